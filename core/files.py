@@ -1,0 +1,106 @@
+"""Files that are whole or absent.
+
+Promises: a file or folder written through here appears under its final name only when it is complete
+and on disk; when writing fails, or the process is killed, what stood there before is untouched. A
+failure of the operating system (full or read-only disk, missing folder) becomes a `UserError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from core.errors import UserError
+
+_HINTS = {
+    errno.ENOSPC: "The disk is full: free some space, or write somewhere else.",
+    errno.EDQUOT: "The disk quota is used up: free some space, or write somewhere else.",
+    errno.EROFS: "The disk is read-only: write somewhere else.",
+    errno.EACCES: "Permission denied: check the rights, or write somewhere else.",
+    errno.EPERM: "Permission denied: check the rights, or write somewhere else.",
+    errno.EFBIG: "The file would be larger than this system allows.",
+}
+
+
+def explain_os_error(error: OSError, path: Path | str, action: str) -> UserError:
+    """The `UserError` for an `OSError` met while `action` ("write", "read") was done to `path`."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return UserError(f"cannot {action} {path}: {reason}", _HINTS.get(error.errno or 0))
+
+
+@contextlib.contextmanager
+def explained(path: Path | str, action: str) -> Iterator[None]:
+    """Turn any `OSError` of the block into a `UserError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, path, action) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling of `path` to write (a file or a folder), then put it in `path`'s place.
+
+    The sibling lies in the same folder, so the final rename is atomic for files. A folder that stood
+    at `path` is moved aside first and removed last. When the block raises, the sibling is removed and
+    `path` is as it was.
+
+    Raises:
+        UserError: The operating system refused; the text names `path` and the reason.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        with explained(path, "write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(partial)
+            yield partial
+            _sync(partial)
+            if path.is_dir():
+                path.replace(old)
+            partial.replace(path)
+    finally:
+        _remove(partial)
+        _remove(old)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content` to `path` as UTF-8, whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename `path` to the first free of `path.1`, `path.2`, …, and return that; None if absent."""
+    if not path.exists():
+        return None
+    number = 1
+    while (kept := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    with explained(path, "rename"):
+        path.replace(kept)
+    return kept
+
+
+def _sync(path: Path) -> None:
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

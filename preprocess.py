@@ -1,0 +1,23 @@
+#!/usr/bin/env python
+"""Turn DICOM radiographs and their annotations into one HDF5 file. See `python preprocess.py --help`."""
+
+from __future__ import annotations
+
+import sys
+
+from core.commands import main as run_command
+
+COMMANDS = ("preprocess", "phantoms")
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    return run_command(
+        "preprocess.py",
+        "DICOM radiographs and run-length-encoded masks in, one HDF5 file out.",
+        COMMANDS,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

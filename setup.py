@@ -1,0 +1,70 @@
+"""The distribution `pneumoseg`: what it needs, and one extra per backend.
+
+    pip install -e '.[tf]'          TensorFlow on the CPU
+    pip install -e '.[tf-gpu]'      TensorFlow with NVIDIA's libraries
+    pip install -e '.[mxnet]'       Apache MXNet on the CPU
+    pip install -e '.[mxnet-gpu]'   Apache MXNet for CUDA 11.7
+
+Add `-c constraints.txt` for the exact versions that the tests ran with.
+"""
+
+from __future__ import annotations
+
+from setuptools import setup
+
+MXNET_NEEDS_NUMPY = "numpy>=1.26,<2"  # MXNet 1.9.1 fails to import with NumPy 2 (numpy.PZERO)
+
+setup(
+    name="pneumoseg",
+    version="0.1.0",
+    description="Pneumothorax segmentation: one network specification, every framework, the same numbers",
+    python_requires=">=3.10,<3.12",
+    packages=[
+        "backends",
+        "backends.mxnet",
+        "backends.reference",
+        "backends.tf",
+        "configs",
+        "core",
+        "core.commands",
+        "data",
+    ],
+    py_modules=["preprocess", "run"],
+    package_data={"configs": ["*.yaml"]},
+    install_requires=[
+        MXNET_NEEDS_NUMPY,
+        "h5py>=3.10",
+        "opencv-python-headless>=4.8,<4.12",  # 4.12 needs NumPy 2
+        "pillow>=10",
+        "pydantic>=2.7,<3",
+        "pydicom>=3.0,<4",
+        "pyjpegls>=1.4",
+        "pylibjpeg-openjpeg>=2.3",
+        "PyYAML>=6",
+        "rich>=13",
+        "safetensors>=0.4",
+        "tensorboardX>=2.6.2",
+    ],
+    extras_require={
+        "tf": ["tensorflow-cpu==2.21.0; sys_platform != 'darwin'", "tensorflow==2.21.0; sys_platform == 'darwin'"],
+        "tf-gpu": ["tensorflow[and-cuda]==2.21.0"],
+        "mxnet": ["mxnet==1.9.1"],
+        "mxnet-gpu": ["mxnet-cu117==1.9.1"],
+        "test": [
+            "hypothesis>=6.100",
+            "import-linter>=2.1",
+            "mypy>=1.11",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={
+        "pneumoseg.backends": [
+            "reference = backends.reference:backend",
+            "tf = backends.tf:backend",
+            "mxnet = backends.mxnet:backend",
+        ],
+    },
+)
