@@ -1,0 +1,133 @@
+"""What a backend is: the contract between this toolkit and a framework.
+
+Promises: the toolkit uses nothing of a backend but what stands here. A backend is described by a
+`Backend`, whose making imports no framework; its implementation is a module with two functions:
+
+    list_devices() -> list[str]                                  "cpu", "gpu:0", …
+    compile(plan, rules, device, precision) -> Model
+
+and a `Model` has the seven methods of the protocol. Arrays at the boundary are NumPy's: images
+(N, H, W, 1) of the plan's size in [0, 1], float32 or float64; masks (N, H, W, 1) in {0, 1}, uint8; state as named
+arrays in the neutral layouts of `core.plan`. The last batch of an epoch may be shorter than the others.
+A backend that cannot honour a rule raises `UserError` with the reason; it never approximates.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat, TypeAlias, cast
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from core.plan import Plan
+    from core.rules import Rules, StepScalars
+
+    Array: TypeAlias = NDArray[np.generic]
+    State: TypeAlias = dict[str, NDArray[np.generic]]
+    KeepMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
+
+Precision: TypeAlias = Literal["float32", "float64"]
+
+
+class Model(Protocol):
+    """A compiled plan with its weights, running statistics and optimiser's moments on one device."""
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> SupportsFloat:
+        """One update of weights, statistics and moments; gives the loss before it.
+
+        May return before the work is done; `float()` of the result waits for it.
+
+        Args:
+            images: (N, H, W, 1).
+            masks: (N, H, W, 1) in {0, 1}.
+            scalars: This step's numbers.
+            keep: For each `Dropout` its mask, (N, h, w, c) in {0, 1}, by the operation's name. None
+                lets the backend draw them, keyed by the rules' seed and the step, so
+                that a resumed run draws the same.
+        """
+        ...
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[SupportsFloat, NDArray[np.float32]]:
+        """The loss with running statistics and without dropout, and the probabilities."""
+        ...
+
+    def predict(self, images: Array) -> NDArray[np.float32]:
+        """Probabilities (N, H, W, 1), float64 where that is the model's precision."""
+        ...
+
+    def gradients(
+        self, images: Array, masks: Array, keep: KeepMasks | None = None
+    ) -> tuple[float, State]:
+        """The training loss and its gradient for each parameter, before clipping; changes nothing."""
+        ...
+
+    def state(self) -> State:
+        """Copies of all arrays: see `core.state` for their names and shapes."""
+        ...
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put arrays back; names and shapes must be exactly those of `core.state`."""
+        ...
+
+    def export(self, directory: Path) -> None:
+        """Write the prediction (images to probabilities) in the framework's own format."""
+        ...
+
+
+class Implementation(Protocol):
+    """The module that a backend's descriptor names."""
+
+    def list_devices(self) -> list[str]:
+        """The devices the framework sees, "cpu" first."""
+        ...
+
+    def compile(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> Model:
+        """Build the plan for one of `list_devices`; weights hold no meaning until `load_state`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The descriptor of a backend.
+
+    Args:
+        name: What stands after `-f` and before `_model`.
+        title: The framework's name for people.
+        module: The framework's top-level module; None where NumPy is enough.
+        distributions: Names under which the framework may be installed.
+        install: The command that installs it.
+        implementation: The module with `list_devices` and `compile`; importing it imports the framework.
+    """
+
+    name: str
+    title: str
+    module: str | None
+    distributions: tuple[str, ...]
+    install: str
+    implementation: str
+
+    def is_available(self) -> bool:
+        """Whether the framework can be found; does not import it."""
+        return self.module is None or importlib.util.find_spec(self.module) is not None
+
+    def version(self) -> str | None:
+        """The installed framework's version; None where it is not installed. Does not import it."""
+        for distribution in self.distributions:
+            try:
+                return importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return None
+
+    def load(self) -> Implementation:
+        """Import the implementation, and the framework with it."""
+        return cast(Implementation, importlib.import_module(self.implementation))

@@ -1,0 +1,54 @@
+"""Where backends are found: the entry-point group `pneumoseg.backends`.
+
+Promises: the toolkit's own backends and third parties' are found in the same way, none is preferred and
+finding one imports no framework. An unknown name is answered with the nearest known one and the list; a
+known one without its framework with the command that installs it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+
+from core.contract import Backend, Implementation
+from core.errors import UserError
+
+GROUP = "pneumoseg.backends"
+
+
+def find_backends() -> dict[str, Backend]:
+    """All registered backends by name, sorted."""
+    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if not entries:
+        raise UserError(
+            "no backend is registered: the package 'pneumoseg' is not installed",
+            "Run: pip install -e '.[tf]' -c constraints.txt    (or .[mxnet], or: make demo)",
+        )
+    return {name: entries[name].load() for name in sorted(entries)}
+
+
+def find_backend(name: str) -> Backend:
+    """The backend called `name`, whether its framework is installed or not."""
+    backends = find_backends()
+    if name not in backends:
+        close = difflib.get_close_matches(name, backends, n=1, cutoff=0.4)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"unknown backend {name!r}{guess} Known: {', '.join(backends)}")
+    return backends[name]
+
+
+def load_backend(name: str) -> tuple[Backend, Implementation]:
+    """The backend called `name` with its framework imported."""
+    backend = find_backend(name)
+    if not backend.is_available():
+        raise UserError(
+            f"backend {name!r} needs {backend.title}, which is not installed",
+            f"Run: {backend.install}",
+        )
+    try:
+        return backend, backend.load()
+    except ImportError as error:
+        raise UserError(
+            f"backend {name!r}: {backend.title} is installed but cannot be imported: {error}",
+            f"Install it anew: {backend.install}",
+        ) from error
