@@ -46,7 +46,10 @@ setup(
         "tensorboardX>=2.6.2",
     ],
     extras_require={
-        "tf": ["tensorflow-cpu==2.21.0; sys_platform != 'darwin'", "tensorflow==2.21.0; sys_platform == 'darwin'"],
+        "tf": [
+            "tensorflow-cpu==2.21.0; sys_platform != 'darwin'",
+            "tensorflow==2.21.0; sys_platform == 'darwin'",
+        ],
         "tf-gpu": ["tensorflow[and-cuda]==2.21.0"],
         "mxnet": ["mxnet==1.9.1"],
         "mxnet-gpu": ["mxnet-cu117==1.9.1"],

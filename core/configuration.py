@@ -51,7 +51,8 @@ class EarlyStop(Strict):
     """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs.
 
     `validation_loss` is the default because Dice is a trap while training is young: a network that
-    draws nothing scores the all-empty floor (0.78 on the competition's data), above one that has begun to learn.
+    draws nothing scores the all-empty floor (0.78 on the competition's data), more than one that has
+    begun to learn.
     """
 
     monitor: Literal["validation_loss", "dice", "dice_positive"] = "validation_loss"

@@ -7,32 +7,31 @@ Promises: the toolkit uses nothing of a backend but what stands here. A backend 
     compile(plan, rules, device, precision) -> Model
 
 and a `Model` has the seven methods of the protocol. Arrays at the boundary are NumPy's: images
-(N, H, W, 1) of the plan's size in [0, 1], float32 or float64; masks (N, H, W, 1) in {0, 1}, uint8; state as named
-arrays in the neutral layouts of `core.plan`. The last batch of an epoch may be shorter than the others.
-A backend that cannot honour a rule raises `UserError` with the reason; it never approximates.
+(N, H, W, 1) of the plan's size in [0, 1], float32 or float64; masks (N, H, W, 1) in {0, 1}, uint8;
+state as named arrays in the neutral layouts of `core.plan`. The last batch of an epoch may be shorter
+than the others. A backend that cannot honour a rule raises `UserError` with the reason; it never approximates.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat, TypeAlias, cast
+from typing import Any, Literal, Protocol, SupportsFloat, TypeAlias, cast
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    from core.plan import Plan
-    from core.rules import Rules, StepScalars
+from core.plan import Plan
+from core.rules import Rules, StepScalars
 
-    Array: TypeAlias = NDArray[np.generic]
-    State: TypeAlias = dict[str, NDArray[np.generic]]
-    KeepMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
-
+Array: TypeAlias = NDArray[Any]
+State: TypeAlias = dict[str, NDArray[Any]]
+KeepMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
 Precision: TypeAlias = Literal["float32", "float64"]
 
 
@@ -56,17 +55,15 @@ class Model(Protocol):
         """
         ...
 
-    def evaluate(self, images: Array, masks: Array) -> tuple[SupportsFloat, NDArray[np.float32]]:
+    def evaluate(self, images: Array, masks: Array) -> tuple[SupportsFloat, Array]:
         """The loss with running statistics and without dropout, and the probabilities."""
         ...
 
-    def predict(self, images: Array) -> NDArray[np.float32]:
+    def predict(self, images: Array) -> Array:
         """Probabilities (N, H, W, 1), float64 where that is the model's precision."""
         ...
 
-    def gradients(
-        self, images: Array, masks: Array, keep: KeepMasks | None = None
-    ) -> tuple[float, State]:
+    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
         """The training loss and its gradient for each parameter, before clipping; changes nothing."""
         ...
 
@@ -122,10 +119,8 @@ class Backend:
     def version(self) -> str | None:
         """The installed framework's version; None where it is not installed. Does not import it."""
         for distribution in self.distributions:
-            try:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 return importlib.metadata.version(distribution)
-            except importlib.metadata.PackageNotFoundError:
-                continue
         return None
 
     def load(self) -> Implementation:

@@ -4,7 +4,7 @@ Promises: `lower` gives the plan of a network for images of one size, or a `User
 names the key whose shapes do not meet. The rules, with n pixels in, stride s and kernel k:
 
     SAME convolution      out = ceil(n/s); pads: total = max((out-1)s + k - n, 0), begin = total // 2
-    SAME transposed       out = n*s; the adjoint of the convolution from n*s to n, so the crops are that one's pads
+    SAME transposed       out = n*s; the adjoint of the convolution from n*s to n: its pads are the crops
 
 As in TensorFlow's SAME, the odd pixel of a padding goes to the end (bottom, right).
 
@@ -155,14 +155,10 @@ class _Builder:
         shape = (kernel, kernel, x.channels, filters)
         weights = self._kernel(name, shape, fan_in=x.channels * kernel**2, gain=2.0)
         y = Tensor(f"{name}/conv", height, width, filters)
-        self._append(
-            Conv2D(y.name, (x.name,), y, weights, (kernel, kernel), stride, (rows, columns))
-        )
+        self._append(Conv2D(y.name, (x.name,), y, weights, (kernel, kernel), stride, (rows, columns)))
         self._add_bias(name)
 
-    def _convolve_transposed(
-        self, name: str, filters: int, kernel: int, stride: int, *, relu: bool
-    ) -> None:
+    def _convolve_transposed(self, name: str, filters: int, kernel: int, stride: int, *, relu: bool) -> None:
         x = self.current
         height, rows = same_crops(x.height, kernel, stride)
         width, columns = same_crops(x.width, kernel, stride)
@@ -177,9 +173,7 @@ class _Builder:
 
     def _kernel(self, name: str, shape: tuple[int, ...], fan_in: float, gain: float) -> str:
         bound = math.sqrt(3.0 * gain / fan_in)  # a uniform number in [-b, b) has variance b**2 / 3
-        self.parameters.append(
-            Parameter(f"{name}/kernel", shape, "kernel", Uniform(to_float32(bound)))
-        )
+        self.parameters.append(Parameter(f"{name}/kernel", shape, "kernel", Uniform(to_float32(bound))))
         return f"{name}/kernel"
 
     def _add_bias(self, name: str) -> None:
@@ -212,9 +206,7 @@ class _Builder:
     def _drop(self, name: str, rate: float) -> None:
         rate = to_float32(rate)
         y = self._like(f"{name}/dropout")
-        self._append(
-            Dropout(y.name, (self.current.name,), y, rate=rate, scale=to_float32(1 / (1 - rate)))
-        )
+        self._append(Dropout(y.name, (self.current.name,), y, rate=rate, scale=to_float32(1 / (1 - rate))))
 
     def _like(self, name: str) -> Tensor:
         return Tensor(name, self.current.height, self.current.width, self.current.channels)

@@ -189,6 +189,11 @@ class Plan:
     blocks: tuple[tuple[str, str], ...] = field(default=())
 
     @property
+    def arrays(self) -> tuple[Parameter | Statistic, ...]:
+        """All that a prediction depends on: parameters, then statistics."""
+        return (*self.parameters, *self.statistics)
+
+    @property
     def output(self) -> Operation:
         """The last operation: logits to probabilities."""
         return self.operations[-1]

@@ -39,9 +39,7 @@ def permutation(seed: int, *path: str | int, count: int) -> NDArray[np.int64]:
     return np.argsort(drawn, kind="stable").astype(np.int64)
 
 
-def keep_mask(
-    seed: int, *path: str | int, shape: tuple[int, ...], rate: float
-) -> NDArray[np.uint8]:
+def keep_mask(seed: int, *path: str | int, shape: tuple[int, ...], rate: float) -> NDArray[np.uint8]:
     """A dropout mask: 1 with probability 1 - `rate`, else 0.
 
     Sixteen random bits decide about each element, so `rate` is honoured to 2**-16.

@@ -1,8 +1,8 @@
 """The arithmetic of training that every backend follows, as rounded numbers.
 
-Promises: a backend learns everything about loss, optimiser and clipping from `Rules`, and everything that changes
-from step to step from `StepScalars`; all of it was computed on the host in float64 and then rounded to
-float32 once. The formulas stand here; each backend writes them in its framework.
+Promises: a backend learns everything about loss, optimiser and clipping from `Rules`, and everything
+that changes from step to step from `StepScalars`; all of it was computed on the host in float64 and
+then rounded to float32 once. The formulas stand here; each backend writes them in its framework.
 
 Loss, with logits x, truth z in {0, 1}, p = sigmoid(x), means and sums over batch, height and width:
 
@@ -14,10 +14,11 @@ Loss, with logits x, truth z in {0, 1}, p = sigmoid(x), means and sums over batc
 Clipping by global norm (Pascanu et al., 2013), before the optimiser:
     g *= min(1, clip_norm / sqrt(sum of all squared gradients))
 
-Adam (Kingma and Ba, 2015, in the form of its section 2's last paragraph), decay as in AdamW (Loshchilov and Hutter, 2019):
+Adam (Kingma and Ba, 2015, in the form of section 2's last paragraph), with the decoupled decay of
+AdamW (Loshchilov and Hutter, 2019) for kernels alone:
     m = beta1 * m + (1 - beta1) * g;    v = beta2 * v + (1 - beta2) * g**2
     w = w - decay * w - size * m / (sqrt(v) + epsilon)
-    size = rate * sqrt(1 - beta2**step) / (1 - beta1**step);  decay = rate * weight_decay for kernels, else 0
+    size = rate * sqrt(1 - beta2**step) / (1 - beta1**step);    decay = rate * weight_decay
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The network as its author writes it: four kinds of block, each with a name.
 
-Promises: a `Network` that exists is well formed: names are unique, exactly one output block
-stands at the end, a skip names an earlier block, unknown keys are refused. Whether shapes meet depends on the
+Promises: a `Network` that exists is well formed: names are unique, exactly one output block stands at
+the end, a skip names an earlier block, unknown keys are refused. Whether shapes meet depends on the
 images' size and is checked by `core.lowering`. Nothing here knows a primitive operation.
 
     conv         convolution (SAME) + bias -> ReLU -> batch norm if asked -> dropout if asked
@@ -78,9 +78,7 @@ class OutputBlock(_Block):
     stride: Size = 2
 
 
-Block = Annotated[
-    ConvBlock | PointwiseBlock | TransposeBlock | OutputBlock, Field(discriminator="kind")
-]
+Block = Annotated[ConvBlock | PointwiseBlock | TransposeBlock | OutputBlock, Field(discriminator="kind")]
 
 
 class BatchNormSettings(Strict):

@@ -30,7 +30,7 @@ def slot_name(slot: str, parameter: str) -> str:
 
 def state_shapes(plan: Plan, rules: Rules) -> dict[str, tuple[int, ...]]:
     """Every array's shape by its name, in a fixed order."""
-    shapes = {array.name: array.shape for array in (*plan.parameters, *plan.statistics)}
+    shapes = {array.name: array.shape for array in plan.arrays}
     for slot in rules.optimizer.slots:
         shapes |= {slot_name(slot, parameter.name): parameter.shape for parameter in plan.parameters}
     return shapes
@@ -42,7 +42,7 @@ def initial_state(plan: Plan, rules: Rules, seed: int) -> dict[str, NDArray[np.f
     Each kernel is drawn by a stream keyed by the seed and its own name, so adding a block changes no
     other block's weights.
     """
-    state = {array.name: _initial(array, seed) for array in (*plan.parameters, *plan.statistics)}
+    state = {array.name: _initial(array, seed) for array in plan.arrays}
     for name, shape in state_shapes(plan, rules).items():
         state.setdefault(name, np.zeros(shape, np.float32))
     return state
@@ -64,9 +64,7 @@ def check_state(
         raise UserError(f"{source}: unknown {_some(extra)}; the network has no such array")
     for name, shape in expected.items():
         if tuple(received[name].shape) != shape:
-            raise UserError(
-                f"{source}: {name} has shape {tuple(received[name].shape)}, expected {shape}"
-            )
+            raise UserError(f"{source}: {name} has shape {tuple(received[name].shape)}, expected {shape}")
         if received[name].dtype.kind != "f":
             raise UserError(f"{source}: {name} has type {received[name].dtype}, expected a float")
 

@@ -1,10 +1,10 @@
 """The command lines of `run.py` and `preprocess.py`: one file a subcommand, joined here.
 
-Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and `run(arguments)
--> int | None`. A subcommand's module is imported only when it is asked for or its options are shown, and it
-imports at its top nothing but the standard library, so `--help` answers at once. `-f` may stand before or after the
-subcommand's name; without a name the first subcommand of the list runs. Errors of the user end as
-one message on standard error and exit status 1 (2 for a wrong command line, 130 for Ctrl-C).
+Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and
+`run(arguments) -> int | None`. It imports at its top nothing but the standard library, so `--help`
+answers at once. `-f` may stand before or after the subcommand's name; without a name the first
+subcommand of the list runs. Errors of the user end as one message on standard error and exit status 1
+(2 for a wrong command line, 130 for Ctrl-C).
 """
 
 from __future__ import annotations

@@ -1,0 +1,203 @@
+"""A plan compiled to NumPy: it walks the operations forward, and backward with the chain rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.reference import losses, operations, optimizers
+from backends.reference.devices import list_devices
+from backends.reference.operations import Floats
+from core.contract import Array, KeepMasks, Precision, State
+from core.plan import (
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Operation,
+    Plan,
+    Relu,
+    Sigmoid,
+)
+from core.randomness import keep_mask
+from core.rules import Rules, StepScalars
+from core.state import check_state, slot_name, state_shapes
+
+__all__ = ["ReferenceModel", "compile", "list_devices"]
+
+
+class ReferenceModel:
+    """The judge: see `core.contract.Model` for what each method promises."""
+
+    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+        self._plan, self._rules = plan, rules
+        self._dtype = np.dtype(precision)
+        self._arrays: dict[str, Floats] = {
+            name: np.zeros(shape, self._dtype) for name, shape in state_shapes(plan, rules).items()
+        }
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        """One update; gives the loss before it."""
+        keep = self._draw(len(images), scalars.step) if keep is None else keep
+        loss, gradients, batch_statistics = self._differentiate(images, masks, keep)
+        if self._rules.clip_norm is not None:
+            gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
+        for parameter in self._plan.parameters:
+            name = parameter.name
+            optimizers.adam(
+                self._rules.optimizer,
+                scalars,
+                parameter,
+                self._arrays[name],
+                self._arrays[slot_name("m", name)],
+                self._arrays[slot_name("v", name)],
+                gradients[name],
+            )
+        for operation in self._plan.batch_norms:
+            momentum = self._dtype.type(operation.momentum)
+            for name in (operation.moving_mean, operation.moving_variance):
+                running = self._arrays[name]
+                running[...] = momentum * running + (1 - momentum) * batch_statistics[name]
+        return loss
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[float, NDArray[Any]]:
+        """Loss and probabilities with running statistics."""
+        logits = self._forward(images)[self._plan.logits]
+        loss, _ = losses.total(self._rules.loss, logits, masks.astype(self._dtype))
+        return float(loss), operations.sigmoid(logits)
+
+    def predict(self, images: Array) -> NDArray[Any]:
+        """Probabilities."""
+        return operations.sigmoid(self._forward(images)[self._plan.logits])
+
+    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+        """Training loss and gradients; changes nothing."""
+        keep = self._draw(len(images), 0) if keep is None else keep
+        loss, gradients, _ = self._differentiate(images, masks, keep)
+        return loss, dict(gradients)
+
+    def state(self) -> State:
+        """Copies of all arrays."""
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put arrays back."""
+        check_state(state, state_shapes(self._plan, self._rules))
+        for name, array in self._arrays.items():
+            array[...] = state[name]
+
+    def export(self, directory: Path) -> None:
+        """Weights and statistics as `weights.npz`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        arrays = {array.name: self._arrays[array.name] for array in self._plan.arrays}
+        np.savez(directory / "weights.npz", **arrays)
+
+    def _draw(self, count: int, step: int) -> KeepMasks:
+        return {
+            op.name: keep_mask(
+                self._rules.seed,
+                "dropout",
+                op.name,
+                step,
+                shape=(count, op.output.height, op.output.width, op.output.channels),
+                rate=op.rate,
+            )
+            for op in self._plan.dropouts
+        }
+
+    def _forward(self, images: Array, keep: KeepMasks | None = None) -> dict[str, Floats]:
+        """Every tensor by name; with `keep` as in training, the batch's statistics among them."""
+        values: dict[str, Floats] = {self._plan.input.name: images.astype(self._dtype)}
+        for op in self._plan.operations[:-1]:
+            values[op.output.name] = self._apply(op, values, keep)
+        return values
+
+    def _apply(self, op: Operation, values: dict[str, Floats], keep: KeepMasks | None) -> Floats:
+        x, arrays = values[op.input], self._arrays
+        match op:
+            case Conv2D():
+                return operations.conv2d(op, x, arrays[op.kernel])
+            case ConvTranspose2D():
+                return operations.conv_transpose2d(op, x, arrays[op.kernel])
+            case Bias():
+                return operations.bias(op, x, arrays[op.bias])
+            case Relu():
+                return operations.relu(op, x)
+            case BatchNorm():
+                y, values[op.moving_mean], values[op.moving_variance] = operations.batch_norm(
+                    op,
+                    x,
+                    arrays[op.gamma],
+                    arrays[op.beta],
+                    arrays[op.moving_mean],
+                    arrays[op.moving_variance],
+                    training=keep is not None,
+                )
+                return y
+            case Dropout():
+                return x if keep is None else operations.dropout(op, x, keep[op.name])
+            case Concat():
+                return operations.concat(op, [values[name] for name in op.inputs])
+            case Sigmoid():
+                return operations.sigmoid(x)
+        raise NotImplementedError(f"the reference has no {type(op).__name__}")
+
+    def _differentiate(
+        self, images: Array, masks: Array, keep: KeepMasks
+    ) -> tuple[float, dict[str, Floats], dict[str, Floats]]:
+        """Loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
+        values = self._forward(images, keep)
+        loss, d_logits = losses.total(self._rules.loss, values[self._plan.logits], masks.astype(self._dtype))
+        flowing = {self._plan.logits: d_logits}
+        gradients: dict[str, Floats] = {}
+        for op in reversed(self._plan.operations[:-1]):
+            dy = flowing.pop(op.output.name)
+            for name, dx in zip(op.inputs, self._backward(op, values, dy, keep, gradients), strict=True):
+                flowing[name] = flowing[name] + dx if name in flowing else dx
+        statistics = {array.name: values[array.name] for array in self._plan.statistics}
+        return float(loss), gradients, statistics
+
+    def _backward(
+        self,
+        op: Operation,
+        values: dict[str, Floats],
+        dy: Floats,
+        keep: KeepMasks,
+        gradients: dict[str, Floats],
+    ) -> list[Floats]:
+        """Gradients of the operation's inputs; those of its parameters go into `gradients`."""
+        x, arrays = values[op.input], self._arrays
+        match op:
+            case Conv2D():
+                dx, gradients[op.kernel] = operations.conv2d_backward(op, x, arrays[op.kernel], dy)
+            case ConvTranspose2D():
+                dx, gradients[op.kernel] = operations.conv_transpose2d_backward(op, x, arrays[op.kernel], dy)
+            case Bias():
+                dx, gradients[op.bias] = operations.bias_backward(dy)
+            case Relu():
+                dx = operations.relu_backward(x, dy)
+            case BatchNorm():
+                dx, gradients[op.gamma], gradients[op.beta] = operations.batch_norm_backward(
+                    op, x, arrays[op.gamma], dy
+                )
+            case Dropout():
+                dx = operations.dropout(op, dy, keep[op.name])
+            case Concat():
+                return operations.concat_backward([values[name] for name in op.inputs], dy)
+            case _:
+                raise NotImplementedError(f"the reference has no backward of {type(op).__name__}")
+        return [dx]
+
+
+def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
+    """The plan in NumPy; `device` can only be the CPU."""
+    del device
+    return ReferenceModel(plan, rules, precision)

@@ -1,0 +1,170 @@
+"""Each primitive operation of `core.plan` in NumPy, forward and backward.
+
+Promises: written from the definitions in `core.plan`, tap by tap, with nothing shared with any
+framework; the type of the arrays (float32 or float64) is the type of the arithmetic. Arrays are
+(N, H, W, C). `<operation>_backward` takes the gradient of the result and gives those of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.plan import BatchNorm, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads
+
+Floats = NDArray[np.floating[Any]]
+
+
+def conv2d(operation: Conv2D, x: Floats, kernel: Floats) -> Floats:
+    """Sum over the kernel's taps of strided views of the padded input."""
+    out = operation.output
+    padded = _pad(x, operation.pads)
+    y = np.zeros((len(x), out.height, out.width, out.channels), x.dtype)
+    for a, b, tap in _taps(operation):
+        y += padded[tap] @ kernel[a, b]
+    return y
+
+
+def conv2d_backward(operation: Conv2D, x: Floats, kernel: Floats, dy: Floats) -> tuple[Floats, Floats]:
+    """Gradients of the input and of the kernel."""
+    padded = _pad(x, operation.pads)
+    d_padded, d_kernel = np.zeros_like(padded), np.zeros_like(kernel)
+    for a, b, tap in _taps(operation):
+        d_padded[tap] += dy @ kernel[a, b].T
+        d_kernel[a, b] = np.tensordot(padded[tap], dy, axes=((0, 1, 2), (0, 1, 2)))
+    return _crop(d_padded, operation.pads, x.shape), d_kernel
+
+
+def conv_transpose2d(operation: ConvTranspose2D, x: Floats, kernel: Floats) -> Floats:
+    """Every input pixel adds its multiple of the kernel to the output, which is then cropped."""
+    out = operation.output
+    full = np.zeros((len(x), *_full_size(operation), out.channels), x.dtype)
+    for a, b, tap in _taps(operation, x.shape):
+        full[tap] += x @ kernel[a, b].T
+    return _crop(full, operation.crops, (len(x), out.height, out.width, out.channels))
+
+
+def conv_transpose2d_backward(
+    operation: ConvTranspose2D, x: Floats, kernel: Floats, dy: Floats
+) -> tuple[Floats, Floats]:
+    """Gradients of the input and of the kernel."""
+    d_full = _pad(dy, operation.crops)
+    dx, d_kernel = np.zeros_like(x), np.zeros_like(kernel)
+    for a, b, tap in _taps(operation, x.shape):
+        dx += d_full[tap] @ kernel[a, b]
+        d_kernel[a, b] = np.tensordot(d_full[tap], x, axes=((0, 1, 2), (0, 1, 2)))
+    return dx, d_kernel
+
+
+def bias(_: Operation, x: Floats, b: Floats) -> Floats:
+    """Add b to every pixel."""
+    return x + b
+
+
+def bias_backward(dy: Floats) -> tuple[Floats, Floats]:
+    """Gradients of the input and of b."""
+    return dy, dy.sum(axis=(0, 1, 2))
+
+
+def relu(_: Operation, x: Floats) -> Floats:
+    """Negative numbers become 0."""
+    return np.maximum(x, 0)
+
+
+def relu_backward(x: Floats, dy: Floats) -> Floats:
+    """0 where the input was 0 or negative."""
+    return np.where(x > 0, dy, 0)
+
+
+def batch_norm(
+    operation: BatchNorm,
+    x: Floats,
+    gamma: Floats,
+    beta: Floats,
+    mean: Floats,
+    variance: Floats,
+    training: bool,
+) -> tuple[Floats, Floats, Floats]:
+    """The normalised input, and the mean and variance that normalised it (the batch's in training)."""
+    if training:
+        mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    inverse = 1 / np.sqrt(variance + x.dtype.type(operation.epsilon))
+    return (x - mean) * (inverse * gamma) + beta, mean, variance
+
+
+def batch_norm_backward(
+    operation: BatchNorm, x: Floats, gamma: Floats, dy: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of the input, gamma and beta through the batch's own statistics."""
+    pixels = x.size // x.shape[-1]
+    inverse = 1 / np.sqrt(x.var(axis=(0, 1, 2)) + x.dtype.type(operation.epsilon))
+    normalised = (x - x.mean(axis=(0, 1, 2))) * inverse
+    d_beta = dy.sum(axis=(0, 1, 2))
+    d_gamma = (dy * normalised).sum(axis=(0, 1, 2))
+    dx = gamma * inverse / pixels * (pixels * dy - d_beta - normalised * d_gamma)
+    return dx, d_gamma, d_beta
+
+
+def dropout(operation: Dropout, x: Floats, keep: NDArray[np.uint8]) -> Floats:
+    """Elements to keep, scaled up; the others 0. Its own backward, applied to the gradient."""
+    return x * keep.astype(x.dtype) * x.dtype.type(operation.scale)
+
+
+def concat(_: Concat, xs: Sequence[Floats]) -> Floats:
+    """Join along the channels."""
+    return np.concatenate(xs, axis=-1)
+
+
+def concat_backward(xs: Sequence[Floats], dy: Floats) -> list[Floats]:
+    """Each input's share of the gradient."""
+    return np.split(dy, np.cumsum([x.shape[-1] for x in xs])[:-1], axis=-1)
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)) without overflow."""
+    e = np.exp(-np.abs(x))
+    y: Floats = np.where(x >= 0, 1, e) / (1 + e)
+    return y
+
+
+def _taps(
+    operation: Conv2D | ConvTranspose2D, shape: tuple[int, ...] | None = None
+) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
+    """Each tap (a, b) of the kernel with the strided window of the large side that it meets."""
+    height, width = shape[1:3] if shape is not None else (operation.output.height, operation.output.width)
+    rows, columns = operation.kernel_size
+    s = operation.stride
+    for a in range(rows):
+        for b in range(columns):
+            yield (
+                a,
+                b,
+                (
+                    slice(None),
+                    slice(a, a + (height - 1) * s + 1, s),
+                    slice(b, b + (width - 1) * s + 1, s),
+                ),
+            )
+
+
+def _full_size(operation: ConvTranspose2D) -> tuple[int, int]:
+    (top, bottom), (left, right) = operation.crops
+    return operation.output.height + top + bottom, operation.output.width + left + right
+
+
+def _pad(x: Floats, pads: tuple[Pads, Pads]) -> Floats:
+    """Add zeros at the sides; a negative number cuts off."""
+    rows, columns = pads
+    grown = np.pad(x, ((0, 0), *((max(begin, 0), max(end, 0)) for begin, end in (rows, columns)), (0, 0)))
+    return grown[:, : grown.shape[1] + min(rows[1], 0), : grown.shape[2] + min(columns[1], 0)]
+
+
+def _crop(x: Floats, crops: tuple[Pads, Pads], shape: tuple[int, ...]) -> Floats:
+    """Cut the sides off; where that leaves less than `shape`, append zeros."""
+    (top, _), (left, _) = crops
+    cut = x[:, top : top + shape[1], left : left + shape[2]]
+    missing = [(0, wanted - got) for wanted, got in zip(shape, cut.shape, strict=True)]
+    return np.pad(cut, missing)

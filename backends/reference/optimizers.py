@@ -1,0 +1,38 @@
+"""Clipping and Adam of `core.rules` in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from backends.reference.operations import Floats
+from core.plan import Parameter
+from core.rules import AdamRule, StepScalars
+
+
+def clip_by_global_norm(gradients: Mapping[str, Floats], clip_norm: float) -> dict[str, Floats]:
+    """Scale all gradients together so that their norm is at most `clip_norm`."""
+    norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients.values()))
+    factor = 1.0 if norm <= clip_norm else clip_norm / norm
+    return {name: gradient * gradient.dtype.type(factor) for name, gradient in gradients.items()}
+
+
+def adam(
+    rule: AdamRule,
+    scalars: StepScalars,
+    parameter: Parameter,
+    w: Floats,
+    m: Floats,
+    v: Floats,
+    gradient: Floats,
+) -> None:
+    """One update of the weights and both moments, in place."""
+    number = w.dtype.type
+    beta1, beta2 = number(rule.beta1), number(rule.beta2)
+    m[...] = beta1 * m + (1 - beta1) * gradient
+    v[...] = beta2 * v + (1 - beta2) * gradient**2
+    step = number(scalars.size) * m / (np.sqrt(v) + number(rule.epsilon))
+    if parameter.role == "kernel" and scalars.decay:
+        step += number(scalars.decay) * w
+    w -= step
