@@ -1,0 +1,224 @@
+"""The competition's annotation file (`train-rle.csv`), in every form in which it circulates.
+
+Promises: `read_annotations` gives, per image, its rows with their line numbers, and counts what it
+saw. Accepted: spaces around names and values, a header or none, a byte order mark, CRLF, gzip (told
+by content), commas, semicolons or tabs, several rows per image, blank lines. What a row means:
+
+- `-1`             the image has no pneumothorax;
+- numbers          one annotation; several of an image are joined by OR, never summed;
+- `-1` and numbers for one image: the image is positive, and counted in `contradictory`;
+- an empty or missing cell: the row says nothing (it is *not* taken for -1), and its line number is
+  in `blank_rows`. An image with no other row is therefore unlabelled.
+
+It decodes no mask, because it does not know their sizes: `combined_mask` does, and names the
+row at fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import UserError
+from core.files import explained
+from data import rle
+
+_EXPECTED = "Expected the competition's train-rle.csv: two columns, ImageId and EncodedPixels."
+_ID_NAMES = frozenset({"imageid", "image_id"})
+_RLE_NAMES = frozenset({"encodedpixels", "encoded_pixels", "rle"})
+_PLAUSIBLE_RLE = re.compile(r"\s*(-1|[0-9\s]*)\s*", re.ASCII)
+_LONGEST_CELL = 1 << 28  # csv refuses 131,072 characters by default; big masks have more
+
+
+class Row(NamedTuple):
+    """One annotation row: its line in the file (from 1) and its run-length encoding."""
+
+    number: int
+    text: str
+
+    @property
+    def empty(self) -> bool:
+        """Whether the row says that there is no pneumothorax."""
+        return self.text == rle.EMPTY
+
+
+class AnnotationError(ValueError):
+    """A row that is no mask of its image; the text names the row and the reason."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The content of an annotation file.
+
+    Attributes:
+        path: The file.
+        sha256: Hash of the file's bytes as they lie on disk, in hexadecimal.
+        rows_of: Image id to its rows, in the file's order; each image has at least one.
+        rows: Rows that say something.
+        images: Images with a row.
+        positives: Images with a row other than -1.
+        several: Images with more than one such row.
+        contradictory: Images that have both -1 and another row; they count as positive.
+        blank_rows: Line numbers of rows without an id or without a value.
+    """
+
+    path: Path
+    sha256: str
+    rows_of: Mapping[str, tuple[Row, ...]]
+    rows: int
+    images: int
+    positives: int
+    several: int
+    contradictory: int
+    blank_rows: tuple[int, ...]
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read an annotation file.
+
+    Raises:
+        UserError: The file is missing, unreadable, or not an annotation file; names the row.
+    """
+    with explained(path, "read the annotations"):
+        content = path.read_bytes()
+    rows_of: dict[str, list[Row]] = {}
+    blank: list[int] = []
+    for number, image_id, text in _cells(path, _text(path, content)):
+        if image_id and text:
+            rows_of.setdefault(image_id, []).append(Row(number, text))
+        else:
+            blank.append(number)
+    if not rows_of:
+        raise UserError(f"{path} contains no annotation.", _EXPECTED)
+    annotated = [sum(not row.empty for row in rows) for rows in rows_of.values()]
+    return Annotations(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows_of={image_id: tuple(rows) for image_id, rows in rows_of.items()},
+        rows=sum(map(len, rows_of.values())),
+        images=len(rows_of),
+        positives=sum(count > 0 for count in annotated),
+        several=sum(count > 1 for count in annotated),
+        contradictory=sum(
+            0 < count < len(rows) for count, rows in zip(annotated, rows_of.values(), strict=True)
+        ),
+        blank_rows=tuple(blank),
+    )
+
+
+def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.uint8]:
+    """All annotations of one image in one mask.
+
+    Args:
+        rows: The image's rows.
+        height: Rows of the original image, in pixels.
+        width: Columns of the original image, in pixels.
+
+    Returns:
+        (height, width) uint8, 1 where any row sets the pixel.
+
+    Raises:
+        AnnotationError: A row is malformed or runs outside of the image.
+    """
+    mask = np.zeros((height, width), dtype=np.uint8)
+    for row in rows:
+        mask |= _decoded(row, height, width)
+    return mask
+
+
+def _decoded(row: Row, height: int, width: int) -> NDArray[np.uint8]:
+    try:
+        return rle.decode(row.text, height, width)
+    except rle.RleError as error:
+        raise AnnotationError(f"annotation row {row.number}: {error}") from error
+
+
+def _text(path: Path, content: bytes) -> str:
+    """The file's characters, gzip and byte order mark removed."""
+    try:
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except (EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole gzip file: {error}") from error
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        found = content[error.start : error.start + 8]
+        raise UserError(f"{path}, row {row}: not UTF-8 text ({found!r}).", _EXPECTED) from error
+
+
+def _cells(path: Path, text: str) -> Iterator[tuple[int, str, str]]:
+    """Line number, image id and run-length encoding of each row that is not a blank line."""
+    first_line = text.lstrip().split("\n", 1)[0]
+    delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
+    columns: tuple[int, int] | None = None
+    width = 0
+    with _long_cells():
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            for cells in reader:
+                row = [cell.strip() for cell in cells]
+                if not any(row):
+                    continue
+                if columns is None:
+                    width = len(row)
+                    columns = _header(path, row, reader.line_num)
+                    if columns is not None:
+                        continue
+                    columns = _headless(path, row, reader.line_num)
+                yield (reader.line_num, *_pick(row, columns, width))
+        except csv.Error as error:
+            raise UserError(f"{path}, row {reader.line_num}: {error}.", _EXPECTED) from error
+
+
+def _header(path: Path, row: Sequence[str], number: int) -> tuple[int, int] | None:
+    """Where the two columns are if this row is a header; None if it is none."""
+    names = [name.casefold() for name in row]
+    ids = [index for index, name in enumerate(names) if name in _ID_NAMES]
+    encodings = [index for index, name in enumerate(names) if name in _RLE_NAMES]
+    if not ids and not encodings:
+        return None
+    if len(ids) != 1 or len(encodings) != 1:
+        raise UserError(f"{path}, row {number}: the columns are {', '.join(row)}.", _EXPECTED)
+    return ids[0], encodings[0]
+
+
+def _headless(path: Path, row: Sequence[str], number: int) -> tuple[int, int]:
+    """The two columns of a file without header, whose first row this must plausibly be."""
+    if len(row) != 2 or not row[0] or _PLAUSIBLE_RLE.fullmatch(row[1]) is None:
+        shown = ",".join(row)[:80]
+        raise UserError(f"{path}, row {number}: not an annotation: {shown!r}.", _EXPECTED)
+    return 0, 1
+
+
+def _pick(row: Sequence[str], columns: tuple[int, int], width: int) -> tuple[str, str]:
+    """Id and encoding of a row, empty where the cell is missing; `width` is the first row's."""
+    image_id, text = (row[column] if column < len(row) else "" for column in columns)
+    surplus = [cell for cell in row[width:] if cell]
+    if surplus:
+        # Numbers separated by the delimiter: keep them, so that decoding fails and names the row,
+        # rather than taking the first number for the whole annotation.
+        text = ",".join([text, *surplus])
+    return image_id, text
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let csv read long cells meanwhile; its limit is a setting of the whole process."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

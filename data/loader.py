@@ -1,0 +1,125 @@
+"""Batches for training and evaluation, read ahead in the background.
+
+Promises: the batches of an epoch depend on the file, the indices, the batch size, the seed and the
+epoch's number alone, byte for byte; the last, short batch is used; an epoch entered in the middle
+gives the very batches that an uninterrupted one would have given from there. Each batch has arrays of
+its own, which nothing overwrites while somebody holds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Generator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.randomness import permutation
+from data.store import Store
+
+_READ_AHEAD = 2  # batches; one being read and one waiting keep any consumer busy
+
+
+class Batch(NamedTuple):
+    """Some images of a store.
+
+    Attributes:
+        images: (n, H, W, 1) float32 in [0, 1].
+        masks: (n, H, W, 1) uint8 in {0, 1}.
+        indices: (n,) int64, where in the store they lie.
+    """
+
+    images: NDArray[np.float32]
+    masks: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+
+
+class Loader:
+    """Batches of chosen images of a store.
+
+    Args:
+        store: An open store; it must stay open while batches are read.
+        indices: (n,) which of its images, in the order for an unshuffled loader.
+        batch_size: Images in each batch but the last.
+        seed: Key of the shuffling; None leaves the images in the given order.
+
+    Raises:
+        ValueError: A batch size below 1, or no images.
+    """
+
+    def __init__(
+        self, store: Store, indices: NDArray[np.int64], batch_size: int, seed: int | None = None
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"the batch size must be at least 1. Received: {batch_size}")
+        if len(indices) == 0:
+            raise ValueError("a loader needs at least one image. Received: no indices")
+        self.store = store
+        self.batch_size = batch_size
+        self.seed = seed
+        self._indices = np.array(indices, dtype=np.int64)
+
+    @property
+    def images(self) -> int:
+        """Images in an epoch."""
+        return len(self._indices)
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch, the last, short one included."""
+        return -(-self.images // self.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices in the store in the order in which an epoch visits them, (n,) int64."""
+        if self.seed is None:
+            return self._indices.copy()
+        return self._indices[permutation(self.seed, "order", epoch, count=self.images)]
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """The batches of an epoch, read ahead by a thread that lives as long as the generator.
+
+        Args:
+            epoch: Number of the epoch; with a seed it decides the order.
+            start: Batches to leave out at the beginning.
+
+        Raises:
+            UserError: The file could not be read (raised where the batch is asked for).
+        """
+        order = self.order(epoch)
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=_READ_AHEAD)
+        stop = threading.Event()
+
+        def read_ahead() -> None:
+            try:
+                for number in range(start, self.batches):
+                    if stop.is_set():
+                        return
+                    ready.put(self._batch(order, number))
+                ready.put(None)
+            except BaseException as error:  # for the consumer, who would else wait for ever
+                ready.put(error)
+
+        # A daemon, so that a program that fails while holding a half-used generator can still end.
+        thread = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    ready.get_nowait()  # makes room for the one `put` that may be waiting
+            thread.join()
+
+    def _batch(self, order: NDArray[np.int64], number: int) -> Batch:
+        indices = order[number * self.batch_size : (number + 1) * self.batch_size].copy()
+        shape = (len(indices), self.store.height, self.store.width, 1)
+        batch = Batch(np.empty(shape, np.float32), np.empty(shape, np.uint8), indices)
+        self.store.read(indices, batch.images, batch.masks)
+        return batch

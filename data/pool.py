@@ -1,0 +1,138 @@
+"""Work spread over processes, with results in order and memory bounded.
+
+Promises: `ordered` yields one result an item in the items' order, whatever the number of workers,
+with at most a few items per worker under way. A worker that dies (a decoder's crash, the system's
+memory killer) costs one item, which `crashed` turns into a result; the rest goes on. Workers ignore
+Ctrl-C, which is the parent's to handle, and end with the parent even if it is killed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import cv2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_UNDER_WAY = 4  # items per worker
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ordered(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    crashed: Callable[[Item], Result],
+    prepare: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[Result]:
+    """Apply a function to each item in other processes.
+
+    Args:
+        function: A module's function (it is looked up by name in the workers).
+        items: What to apply it to.
+        workers: Processes.
+        crashed: The result, made here, for an item whose process died on it even when alone.
+        prepare: Called once in each worker, with `arguments`, before any item.
+        arguments: See `prepare`.
+
+    Yields:
+        The results, in the order of the items.
+    """
+    done = 0
+    while done < len(items):
+        try:
+            for result in _run(function, items[done:], workers, prepare, arguments):
+                yield result
+                done += 1
+        except BrokenProcessPool:
+            # Which of the items under way did it is not known: try each of them alone.
+            for item in items[done : done + workers * _UNDER_WAY]:
+                yield _alone(function, item, crashed, prepare, arguments)
+                done += 1
+
+
+def _alone(
+    function: Callable[[Item], Result],
+    item: Item,
+    crashed: Callable[[Item], Result],
+    prepare: Callable[..., None] | None,
+    arguments: tuple[Any, ...],
+) -> Result:
+    try:
+        (result,) = _run(function, [item], 1, prepare, arguments)
+    except BrokenProcessPool:
+        return crashed(item)
+    return result
+
+
+def _run(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    prepare: Callable[..., None] | None,
+    arguments: tuple[Any, ...],
+) -> Iterator[Result]:
+    """One pool from start to end.
+
+    Raises:
+        BrokenProcessPool: A worker died; the items not yet yielded are to be done again.
+    """
+    pool = ProcessPoolExecutor(min(workers, len(items)), _context(), _start_worker, (prepare, arguments))
+    try:
+        waiting = iter(items)
+        under_way: deque[Future[Result]] = deque(
+            pool.submit(function, item) for item in itertools.islice(waiting, workers * _UNDER_WAY)
+        )
+        while under_way:
+            result = under_way.popleft().result()
+            under_way.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context() -> Any:
+    """Never fork: the caller may have threads (a framework's, a reader's) that would not survive."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload([__name__])  # the imports are then paid once, not per worker
+    return context
+
+
+def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)  # the parallelism is the pool's
+    warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
+    logging.disable(logging.CRITICAL)
+    if prepare is not None:
+        prepare(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Without this, workers of a killed parent wait for work for ever (they hold both pipe ends)."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
