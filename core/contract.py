@@ -9,7 +9,8 @@ Promises: the toolkit uses nothing of a backend but what stands here. A backend 
 and a `Model` has the seven methods of the protocol. Arrays at the boundary are NumPy's: images
 (N, H, W, 1) of the plan's size in [0, 1], float32 or float64; masks (N, H, W, 1) in {0, 1}, uint8;
 state as named arrays in the neutral layouts of `core.plan`. The last batch of an epoch may be shorter
-than the others. A backend that cannot honour a rule raises `UserError` with the reason; it never approximates.
+than the others. A backend that cannot honour a rule raises `UserError` with the reason; it never
+approximates.
 """
 
 from __future__ import annotations

@@ -1,0 +1,168 @@
+"""A plan compiled to TensorFlow: one `tf.function` for each way the model is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from backends.tf import losses, operations, optimizers
+from backends.tf.devices import framework_device, list_devices
+from backends.tf.framework import tf
+from backends.tf.operations import Tensor
+from core.contract import Array, KeepMasks, Precision, State
+from core.plan import Plan
+from core.randomness import words
+from core.rules import Rules, StepScalars
+from core.state import check_state, slot_name, state_shapes
+
+__all__ = ["TensorFlowModel", "compile", "list_devices"]
+
+
+class TensorFlowModel:
+    """See `core.contract.Model` for what each method promises."""
+
+    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+        self._plan, self._rules, self._device = plan, rules, framework_device(device)
+        self._dtype = tf.as_dtype(precision)
+        with tf.device(self._device):
+            self._arrays = {
+                name: tf.Variable(tf.zeros(shape, self._dtype), name=name, trainable=False)
+                for name, shape in state_shapes(plan, rules).items()
+            }
+        size = (None, plan.input.height, plan.input.width)
+        images = tf.TensorSpec((*size, plan.input.channels), self._dtype)
+        masks = tf.TensorSpec((*size, 1), tf.uint8)
+        scalar, step = tf.TensorSpec((), self._dtype), tf.TensorSpec((), tf.int64)
+        keep = {
+            op.name: tf.TensorSpec((None, op.output.height, op.output.width, op.output.channels), tf.uint8)
+            for op in plan.dropouts
+        }
+        self._update = tf.function(self._graph_update, [images, masks, scalar, scalar, keep])
+        self._evaluate = tf.function(self._graph_evaluate, [images, masks])
+        self._predict = tf.function(self._graph_predict, [images])
+        self._differentiate = tf.function(self._graph_differentiate, [images, masks, keep])
+        self._draw = tf.function(self._graph_draw, [tf.TensorSpec((), tf.int32), step])
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> Tensor:
+        """One update; gives the loss before it."""
+        with tf.device(self._device):
+            kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
+            return self._update(
+                self._floats(images),
+                tf.constant(masks, tf.uint8),
+                tf.constant(scalars.size, self._dtype),
+                tf.constant(scalars.decay, self._dtype),
+                kept,
+            )
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
+        """Loss and probabilities with running statistics."""
+        with tf.device(self._device):
+            loss, probabilities = self._evaluate(self._floats(images), tf.constant(masks, tf.uint8))
+        return loss, probabilities.numpy()
+
+    def predict(self, images: Array) -> Array:
+        """Probabilities."""
+        with tf.device(self._device):
+            probabilities: Array = self._predict(self._floats(images)).numpy()
+        return probabilities
+
+    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+        """Training loss and gradients; changes nothing."""
+        with tf.device(self._device):
+            kept = self._draw(len(images), 0) if keep is None else self._given(keep)
+            loss, gradients, _ = self._differentiate(self._floats(images), tf.constant(masks, tf.uint8), kept)
+        return float(loss), {name: gradient.numpy() for name, gradient in gradients.items()}
+
+    def state(self) -> State:
+        """Copies of all arrays."""
+        return {name: variable.numpy().copy() for name, variable in self._arrays.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put arrays back."""
+        check_state(state, state_shapes(self._plan, self._rules))
+        for name, variable in self._arrays.items():
+            variable.assign(tf.constant(state[name], self._dtype))
+
+    def export(self, directory: Path) -> None:
+        """Write a SavedModel: signature `serving_default`, `images` to `probabilities`."""
+        images = tf.TensorSpec(
+            (None, self._plan.input.height, self._plan.input.width, self._plan.input.channels),
+            self._dtype,
+            name="images",
+        )
+        module = tf.Module()
+        # SavedModel stores what hangs on the module: what a prediction needs, without the moments.
+        module.arrays = {
+            array.name.replace("/", "_"): self._arrays[array.name] for array in self._plan.arrays
+        }
+        module.predict = tf.function(lambda images: {"probabilities": self._graph_predict(images)}, [images])
+        tf.saved_model.save(module, str(directory), signatures=module.predict)
+
+    def _floats(self, images: Array) -> Tensor:
+        return tf.constant(images, self._dtype)
+
+    def _given(self, keep: KeepMasks) -> dict[str, Tensor]:
+        return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
+
+    def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
+        """Dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
+        masks = {}
+        for op in self._plan.dropouts:
+            shape = tf.stack([count, op.output.height, op.output.width, op.output.channels])
+            key = words(self._rules.seed, "dropout", op.name, count=1).astype(np.int64)
+            drawn = tf.random.stateless_uniform(shape, tf.stack([tf.constant(key[0]), step]))
+            masks[op.name] = tf.cast(drawn >= op.rate, tf.uint8)
+        return masks
+
+    def _graph_differentiate(
+        self, images: Tensor, masks: Tensor, keep: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        parameters = {parameter.name: self._arrays[parameter.name] for parameter in self._plan.parameters}
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(parameters)
+            logits, statistics = operations.forward(self._plan, images, self._arrays, keep)
+            loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
+        return loss, tape.gradient(loss, parameters), statistics
+
+    def _graph_update(
+        self, images: Tensor, masks: Tensor, size: Tensor, decay: Tensor, keep: dict[str, Tensor]
+    ) -> Tensor:
+        loss, gradients, statistics = self._graph_differentiate(images, masks, keep)
+        if self._rules.clip_norm is not None:
+            gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
+        for parameter in self._plan.parameters:
+            name = parameter.name
+            optimizers.adam(
+                self._rules.optimizer,
+                size,
+                decay,
+                parameter,
+                self._arrays[name],
+                self._arrays[slot_name("m", name)],
+                self._arrays[slot_name("v", name)],
+                gradients[name],
+            )
+        for op in self._plan.batch_norms:
+            momentum = tf.constant(op.momentum, self._dtype)
+            for name in (op.moving_mean, op.moving_variance):
+                running = self._arrays[name]
+                running.assign(momentum * running + (1 - momentum) * statistics[name])
+        return loss
+
+    def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        logits, _ = operations.forward(self._plan, images, self._arrays, keep=None)
+        return losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype)), operations.sigmoid(logits)
+
+    def _graph_predict(self, images: Tensor) -> Tensor:
+        logits, _ = operations.forward(self._plan, images, self._arrays, keep=None)
+        return operations.sigmoid(logits)
+
+
+def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
+    """The plan in TensorFlow on one of `list_devices`."""
+    return TensorFlowModel(plan, rules, device, precision)

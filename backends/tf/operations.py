@@ -1,0 +1,128 @@
+"""Each primitive operation of `core.plan` in TensorFlow. Arrays are (N, H, W, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backends.tf.framework import tf
+from core.plan import (
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Operation,
+    Plan,
+    Relu,
+)
+
+Tensor = Any
+"""A `tf.Tensor`; TensorFlow ships no type information."""
+
+
+def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolution with explicit pads."""
+    pads = [[0, 0], *(list(side) for side in operation.pads), [0, 0]]
+    return tf.nn.conv2d(x, kernel, operation.stride, pads)
+
+
+def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
+    """The gradient of the convolution whose pads are the crops; an end short of pixels is zeros."""
+    out = operation.output
+    shape = tf.stack([tf.shape(x)[0], out.height, out.width, out.channels])
+    pads = [[0, 0], *([begin, max(end, 0)] for begin, end in operation.crops), [0, 0]]
+    return tf.nn.conv2d_transpose(x, kernel, shape, operation.stride, pads)
+
+
+def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
+    """Add b to every pixel."""
+    return tf.nn.bias_add(x, b)
+
+
+def relu(_: Operation, x: Tensor) -> Tensor:
+    """Negative numbers become 0."""
+    return tf.nn.relu(x)
+
+
+def batch_norm(
+    operation: BatchNorm,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalised input, and the mean and biased variance that normalised it."""
+    if x.dtype == tf.float64:  # the fused kernel has no float64
+        if training:
+            mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
+        y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, operation.epsilon)
+        return y, mean, variance
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=[] if training else mean,
+        variance=[] if training else variance,
+        epsilon=operation.epsilon,
+        is_training=training,
+    )
+    if training:  # the fused kernel gives the Bessel-corrected variance, though it normalises by the biased
+        pixels = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+        variance *= (pixels - 1) / pixels
+    return y, mean, variance
+
+
+def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
+    """Elements to keep, scaled up; the others 0."""
+    return x * tf.cast(keep, x.dtype) * tf.constant(operation.scale, x.dtype)
+
+
+def concat(_: Concat, xs: Sequence[Tensor]) -> Tensor:
+    """Join along the channels."""
+    return tf.concat(xs, axis=-1)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return tf.sigmoid(x)
+
+
+def forward(
+    plan: Plan, images: Tensor, arrays: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    values = {plan.input.name: images}
+    statistics: dict[str, Tensor] = {}
+    for op in plan.operations[:-1]:
+        x = values[op.input]
+        match op:
+            case Conv2D():
+                y = conv2d(op, x, arrays[op.kernel])
+            case ConvTranspose2D():
+                y = conv_transpose2d(op, x, arrays[op.kernel])
+            case Bias():
+                y = bias(op, x, arrays[op.bias])
+            case Relu():
+                y = relu(op, x)
+            case BatchNorm():
+                y, statistics[op.moving_mean], statistics[op.moving_variance] = batch_norm(
+                    op,
+                    x,
+                    arrays[op.gamma],
+                    arrays[op.beta],
+                    arrays[op.moving_mean],
+                    arrays[op.moving_variance],
+                    training=keep is not None,
+                )
+            case Dropout():
+                y = x if keep is None else dropout(op, x, keep[op.name])
+            case Concat():
+                y = concat(op, [values[name] for name in op.inputs])
+            case _:
+                raise NotImplementedError(f"tf has no {type(op).__name__}")
+        values[op.output.name] = y
+    return values[plan.logits], statistics

@@ -1,0 +1,45 @@
+"""Clipping and Adam of `core.rules` in TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backends.tf.framework import tf
+from backends.tf.operations import Tensor
+from core.plan import Parameter
+from core.rules import AdamRule
+
+
+def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> dict[str, Tensor]:
+    """Scale all gradients together so that their norm is at most `clip_norm`."""
+    norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients.values()]))
+    factor = tf.where(norm <= clip_norm, tf.ones_like(norm), clip_norm / norm)
+    return {name: gradient * factor for name, gradient in gradients.items()}
+
+
+def adam(
+    rule: AdamRule,
+    size: Tensor,
+    decay: Tensor,
+    parameter: Parameter,
+    w: Tensor,
+    m: Tensor,
+    v: Tensor,
+    gradient: Tensor,
+) -> None:
+    """One update of the weights and both moments, in place."""
+    if parameter.role == "kernel":
+        w.assign_sub(decay * w)
+    # With both powers 0 the operator's own bias correction is 1: `size` holds it already.
+    tf.raw_ops.ResourceApplyAdam(
+        var=w.handle,
+        m=m.handle,
+        v=v.handle,
+        beta1_power=tf.zeros_like(size),
+        beta2_power=tf.zeros_like(size),
+        lr=size,
+        beta1=tf.constant(rule.beta1, w.dtype),
+        beta2=tf.constant(rule.beta2, w.dtype),
+        epsilon=tf.constant(rule.epsilon, w.dtype),
+        grad=gradient,
+    )
