@@ -64,7 +64,7 @@ def ordered(
             for result in _run(function, items[done:], workers, prepare, arguments):
                 yield result
                 done += 1
-        except BrokenProcessPool:
+        except BrokenProcessPool:  # noqa: PERF203  it happens once in a blue moon
             # Which of the items under way did it is not known: try each of them alone.
             for item in items[done : done + workers * _UNDER_WAY]:
                 yield _alone(function, item, crashed, prepare, arguments)
@@ -97,7 +97,9 @@ def _run(
     Raises:
         BrokenProcessPool: A worker died; the items not yet yielded are to be done again.
     """
-    pool = ProcessPoolExecutor(min(workers, len(items)), _context(), _start_worker, (prepare, arguments))
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), _context(function.__module__), _start_worker, (prepare, arguments)
+    )
     try:
         waiting = iter(items)
         under_way: deque[Future[Result]] = deque(
@@ -111,12 +113,13 @@ def _run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _context() -> Any:
+def _context(module: str) -> Any:
     """Never fork: the caller may have threads (a framework's, a reader's) that would not survive."""
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload([__name__])  # the imports are then paid once, not per worker
+    if "forkserver" not in methods:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])  # its imports are then paid once, not by each worker
     return context
 
 

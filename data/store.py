@@ -38,7 +38,6 @@ SCALE = 255.0
 
 _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
 _NUMBERED = re.compile(r"(images|ann|ids|sizes|positive)_(0|[1-9][0-9]*)")
-_LONGEST_ID = 1024
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,7 @@ class Store:
             dataset = self._column("ids", number, (len(part.images),))
             if h5py.check_string_dtype(dataset.dtype) is None:
                 raise _broken(self.path, f"ids_{number}", f"type {dataset.dtype}", "strings")
-            found += dataset.asstr(errors="replace")[:]
+            found.extend(dataset.asstr(errors="replace")[:])
         return tuple(found)
 
     def _read_sizes(self) -> NDArray[np.int32]:
@@ -262,7 +261,8 @@ class Store:
         found = [
             self._column("sizes", number, (len(part.images), 2))[:] for number, part in enumerate(self._parts)
         ]
-        return np.concatenate(found).astype(np.int32)
+        sizes: NDArray[np.int32] = np.concatenate(found).astype(np.int32)
+        return sizes
 
     def _read_positive(self) -> NDArray[np.bool_]:
         if self._complete("positive"):
@@ -270,7 +270,8 @@ class Store:
                 self._column("positive", number, (len(part.images),))[:]
                 for number, part in enumerate(self._parts)
             ]
-            return np.concatenate(found).astype(bool)
+            positive: NDArray[np.bool_] = np.concatenate(found).astype(bool)
+            return positive
         greatest = []
         for number, part in enumerate(self._parts):
             for index in range(len(part.masks)):

@@ -1,0 +1,162 @@
+"""`python preprocess.py`: DICOM radiographs and annotations in, one HDF5 file out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data.preprocessing import Remark, Report
+
+HELP = "turn DICOM radiographs and run-length-encoded masks into one HDF5 file"
+
+_MOST_SHOWN = 5  # of each kind of remark; the counts are always whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--images",
+        type=Path,
+        default=Path("dicom-images-train"),
+        metavar="DIR",
+        help="folder with DICOM files at any depth",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        default=Path("train-rle.csv"),
+        metavar="FILE",
+        help="the competition's annotation file, .csv or .csv.gz",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("pneumothorax.h5"),
+        metavar="FILE",
+        help="the file to write",
+    )
+    parser.add_argument("--size", type=int, default=384, help="height and width of the images")
+    parser.add_argument("--per-dataset", type=int, default=512, help="images in each dataset")
+    parser.add_argument(
+        "--storage",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="how pixels are kept; uint8 takes a quarter of the space",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the work and show what became of every file."""
+    from rich.console import Console
+
+    from data.preprocessing import Settings, preprocess
+
+    console = Console()
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings.__annotations__})
+    try:
+        with _progress(console) as bar:
+            tasks: dict[str, Any] = {}
+
+            def show(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, total=total)
+                bar.update(tasks[what], completed=done)
+
+            report = preprocess(settings, show)
+    except KeyboardInterrupt:
+        print(
+            f"{settings.out} was not written; the same command goes on from here "
+            f"(finished work is in {settings.out}.staging).",
+            file=sys.stderr,
+        )
+        raise
+    _show(console, report)
+    return 0
+
+
+def _progress(console: Console) -> Any:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _show(console: Console, report: Report) -> None:
+    """The table of counts, then the first remarks of each kind."""
+    from rich.table import Table
+
+    table = Table(title=f"{report.out}", title_justify="left")
+    table.add_column("what")
+    table.add_column("how many", justify="right")
+    for what, number in _counts(report):
+        table.add_row(what, number)
+    console.print(table)
+    for title, remarks in (
+        ("unreadable", report.unreadable),
+        ("bad annotation", report.bad_annotation),
+        ("duplicate id", report.duplicates),
+        ("without annotation", report.without_annotation),
+        ("note", report.notes),
+    ):
+        _show_remarks(console, title, remarks)
+    for title, names in (
+        ("annotation without image", report.without_image),
+        ("annotation row without id or value", tuple(map(str, report.blank_rows))),
+    ):
+        if names:
+            more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+            line = f"{title}: {', '.join(names[:_MOST_SHOWN])}{more}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _counts(report: Report) -> list[tuple[str, str]]:
+    """The lines of the table; what did not happen is left out unless one would look for it."""
+    always = [
+        ("DICOM files found", report.found),
+        ("images written", report.written),
+        ("  with a pneumothorax", report.positives),
+        ("  with several annotations", report.several),
+        ("skipped: unreadable", len(report.unreadable)),
+        ("skipped: without annotation", len(report.without_annotation)),
+        ("skipped: bad annotation", len(report.bad_annotation)),
+        ("skipped: id seen before", len(report.duplicates)),
+        ("annotations without image", len(report.without_image)),
+    ]
+    seldom = [
+        ("masks too small for this size", report.vanished),
+        ("both -1 and annotated (positive)", report.contradictory),
+        ("annotation rows without id or value", len(report.blank_rows)),
+        ("taken over from an interrupted run", report.resumed),
+    ]
+    counts = [*always, *(line for line in seldom if line[1]), ("datasets of images", report.datasets)]
+    size = f"{report.size_in_bytes / 1e6:,.1f} MB"
+    return [*((what, f"{number:,}") for what, number in counts), ("size of the file", size)]
+
+
+def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:
+    for remark in remarks[:_MOST_SHOWN]:
+        reason = f": {remark.reason}" if remark.reason else ""
+        console.print(f"{title}: {remark.file}{reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(remarks) > _MOST_SHOWN:
+        console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more", markup=False, highlight=False)

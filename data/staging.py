@@ -1,0 +1,240 @@
+"""Finished images on their way into the HDF5 file.
+
+Promises: what `Staging.append` has recorded survives the end of the process, however it ends, and
+`Staging.open` gives it back if it was made from the same sources with the same settings; a row that
+is not whole (its checksum differs) is dropped together with everything after it. Memory does not grow
+with the number of images. One process at a time may hold a staging folder.
+
+In the folder: `fingerprint` (what the rows were made from), `images.raw` and `masks.raw` (the rows,
+one after the other) and `journal.jsonl` (one line per source file, in the order of the files, also
+for those that gave no row).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from core.errors import UserError
+from core.files import explained
+
+if sys.platform != "win32":
+    import fcntl
+
+_NAMES = ("images.raw", "masks.raw", "journal.jsonl")
+_BLOCK = 32  # rows copied at a time when the rows are read back
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one source file.
+
+    Attributes:
+        file: The file's path below the images folder, with `/`.
+        status: "kept", or why there is no row: see `data.preprocessing`.
+        reason: In words, for a reader; "" if there is nothing to say.
+        image_id: The image's id, "" if it is not known.
+        height: Of the original image, in pixels; 0 if it is not known.
+        width: Of the original image, in pixels; 0 if it is not known.
+        positive: Whether the annotation at the original size sets a pixel.
+        vanished: Whether none is left at the size of the row.
+        checksum: CRC-32 of the row's image followed by its mask; 0 without a row.
+    """
+
+    file: str
+    status: str
+    reason: str = ""
+    image_id: str = ""
+    height: int = 0
+    width: int = 0
+    positive: bool = False
+    vanished: bool = False
+    checksum: int = 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether the file gave a row."""
+        return self.status == "kept"
+
+
+def checksum(image: NDArray[Any], mask: NDArray[np.uint8]) -> int:
+    """CRC-32 of a row."""
+    return zlib.crc32(mask.data, zlib.crc32(image.data))
+
+
+class Staging:
+    """An open staging folder.
+
+    Attributes:
+        folder: Where it is.
+        entries: What became of the source files so far, in their order.
+    """
+
+    def __init__(self, folder: Path, storage: str, size: tuple[int, int]) -> None:
+        self.folder = folder
+        self.entries: list[Entry] = []
+        self._image_type, self._size = np.dtype(storage), size
+        self._files: tuple[io.FileIO, ...] = ()  # the lock, then those of `_NAMES`
+
+    @classmethod
+    def open(cls, folder: Path, fingerprint: str, storage: str, size: tuple[int, int]) -> Staging:
+        """Take a staging folder, with what it holds if the fingerprint is the same.
+
+        Args:
+            folder: Made if absent; emptied if it was made from something else.
+            fingerprint: What the rows depend on; one line.
+            storage: Type of the images, "float32" or "uint8".
+            size: Height and width of the rows.
+
+        Raises:
+            UserError: Another process holds the folder, or the operating system refused.
+        """
+        staging = cls(folder, storage, size)
+        with explained(folder, "write"):
+            folder.mkdir(parents=True, exist_ok=True)
+            staging._take_lock()
+            try:
+                mark = folder / "fingerprint"
+                same = mark.is_file() and mark.read_text("utf-8") == fingerprint
+                if not same:
+                    mark.unlink(missing_ok=True)  # first, so that no old row ever bears a new mark
+                    for name in _NAMES:
+                        (folder / name).unlink(missing_ok=True)
+                staging._recover()
+                mark.write_text(fingerprint, "utf-8")
+            except BaseException:
+                staging.close()
+                raise
+        return staging
+
+    def append(
+        self, entry: Entry, image: NDArray[Any] | None = None, mask: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Record what became of the next source file, with its row if it gave one.
+
+        Raises:
+            UserError: The operating system refused (the disk is full, say).
+        """
+        _, images, masks, journal = self._files
+        with explained(self.folder, "write"):
+            if image is not None and mask is not None:
+                _write(images, image.data)
+                _write(masks, mask.data)
+            # Unbuffered and last: a line in the journal means that its row is written.
+            _write(journal, json.dumps(asdict(entry)).encode() + b"\n")
+        self.entries.append(entry)
+
+    def blocks(self) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8]]]:
+        """The rows, some at a time: images (m, H, W) and masks (m, H, W).
+
+        Raises:
+            UserError: The folder can no longer be read.
+        """
+        kept = sum(entry.kept for entry in self.entries)
+        with explained(self.folder, "read"), self._open_rows("rb") as (images, masks):
+            for start in range(0, kept, _BLOCK):
+                shape = (min(_BLOCK, kept - start), *self._size)
+                yield _read(images, shape, self._image_type), _read(masks, shape, np.uint8)
+
+    def close(self) -> None:
+        """Let go of the folder; what is recorded stays."""
+        for file in self._files:
+            file.close()
+        self._files = ()
+
+    def discard(self) -> None:
+        """Let go of the folder and remove it."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _open_rows(self, mode: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        with (
+            (self.folder / "images.raw").open(mode) as images,
+            (self.folder / "masks.raw").open(mode) as masks,
+        ):
+            yield images, masks
+
+    def _recover(self) -> None:
+        """Take what is whole, cut off the rest, and get ready to append."""
+        for name in _NAMES:
+            (self.folder / name).touch()
+        lines = (self.folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+        recorded = 0
+        with self._open_rows("rb") as (images, masks):
+            for line in lines:
+                entry = _parse(line)
+                if entry is None or (entry.kept and not self._whole(entry, images, masks)):
+                    break
+                self.entries.append(entry)
+                recorded += len(line)
+        kept, pixels = sum(entry.kept for entry in self.entries), self._size[0] * self._size[1]
+        lengths = (kept * pixels * self._image_type.itemsize, kept * pixels, recorded)
+        for name, length in zip(_NAMES, lengths, strict=True):
+            file = (self.folder / name).open("r+b", buffering=0)
+            self._files += (file,)
+            file.truncate(length)
+            file.seek(length)
+
+    def _whole(self, entry: Entry, images: IO[bytes], masks: IO[bytes]) -> bool:
+        try:
+            image = _read(images, self._size, self._image_type)
+            return checksum(image, _read(masks, self._size, np.uint8)) == entry.checksum
+        except EOFError:
+            return False
+
+    def _take_lock(self) -> None:
+        """Hold the folder until `close`, or until this process ends in whatever way."""
+        file = (self.folder / "lock").open("ab", buffering=0)
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.close()
+                raise UserError(
+                    f"another process is writing to {self.folder}.",
+                    "Wait for it, or choose another --out.",
+                ) from error
+        self._files = (file,)
+
+
+def _parse(line: bytes) -> Entry | None:
+    """The entry of a whole line of the journal, else None."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _read(file: IO[bytes], shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
+    """The next rows of a file.
+
+    Raises:
+        EOFError: There are not so many.
+    """
+    rows = np.empty(shape, dtype=kind)
+    content = file.read(rows.nbytes)
+    if len(content) != rows.nbytes:
+        raise EOFError(f"{len(content)} of {rows.nbytes} bytes")
+    rows.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, dtype=np.uint8)
+    return rows
+
+
+def _write(file: io.FileIO, content: bytes | memoryview) -> None:
+    """All of it: an unbuffered file may take only a part, for example before the disk is full."""
+    view = memoryview(content).cast("B")
+    while view:
+        view = view[file.write(view) :]
