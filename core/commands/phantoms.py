@@ -1,0 +1,51 @@
+"""`python preprocess.py phantoms`: a synthetic data set in the competition's layout."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write a synthetic data set (DICOM and train-rle.csv) to try everything with"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write to")
+    parser.add_argument("--count", type=int, default=200, help="how many images")
+    parser.add_argument("--size", type=int, default=1024, help="height and width in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="decides everything that is drawn")
+    parser.add_argument(
+        "--positive-fraction",
+        type=float,
+        default=0.22,
+        metavar="SHARE",
+        help="share of the images with a pneumothorax",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace images and annotations that are there"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw, and say what to do next."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from data.phantoms import PhantomSettings, write_phantoms
+
+    console = Console()
+    names = PhantomSettings.__annotations__
+    settings = PhantomSettings(**{name: getattr(arguments, name) for name in names})
+    with Progress(console=console) as bar:
+        task = bar.add_task("drawing", total=settings.count)
+        report = write_phantoms(settings, lambda what, done, total: bar.update(task, completed=done))
+    console.print(
+        f"{report.count} phantoms, {report.positives} with a pneumothorax, {report.several} of "
+        f"them annotated in several rows, {report.without_annotation} without annotation.\n"
+        f"Next: python preprocess.py --images {report.images} --annotations {report.annotations}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
