@@ -91,7 +91,7 @@ class _Dice:
         """(height, width) about normal: mean 0, standard deviation 1 (sums of four uniforms)."""
         drawn = words(self.seed, "phantom", self.number, name, count=height * width)
         sums = drawn.astype("<u8", copy=False).view("<u2").reshape(height, width, 4).sum(axis=2)
-        return ((sums / 65535.0 - 2.0) * math.sqrt(3.0)).astype(np.float32)
+        return np.asarray((sums / 65535.0 - 2.0) * math.sqrt(3.0), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,14 @@ class _Artist:
         shift = np.array([self.dice.between("x", -0.025, 0.025), self.dice.between("y", -0.02, 0.05)])
         centre = np.array([0.5, 0.45])
         moved = centre + shift - linear @ centre
-        return np.concatenate([linear, moved[:, None]], axis=1) * self.size
+        return np.asarray(np.concatenate([linear, moved[:, None]], axis=1) * self.size)
 
     def _pose(self, points: Points) -> Points:
-        return points @ self._matrix[:, :2].T + self._matrix[:, 2]
+        return np.asarray(points @ self._matrix[:, :2].T + self._matrix[:, 2])
 
     def _varied(self, name: str, points: tuple[tuple[float, float], ...], spread: float) -> Points:
         moves = self.dice.many(name, 2 * len(points)).reshape(-1, 2) - 0.5
-        return np.array(points) + 2 * spread * moves
+        return np.asarray(np.array(points) + 2 * spread * moves)
 
     def _pixels(self, fraction: float) -> int:
         """A length in whole pixels, at least one."""
@@ -195,7 +195,7 @@ class _Artist:
             region = self._crescent(name, lung, low=name == "second" and which == first)
             if region.mean() >= _SMALLEST_REGION:
                 regions.append(region & field)
-                left &= 1 - region
+                left[region == 1] = 0
         return tuple(regions), left
 
     def _crescent(self, name: str, lung: _Lung, low: bool) -> NDArray[np.uint8]:
@@ -234,7 +234,7 @@ class _Artist:
         """Denser below the diaphragm, lighter towards the sides."""
         x, y = self._grid()
         below = 1 / (1 + np.exp((0.70 - y) * 30))
-        return (0.14 * below - 0.35 * (x - 0.5) ** 2).astype(np.float32)
+        return np.asarray(0.14 * below - 0.35 * (x - 0.5) ** 2, dtype=np.float32)
 
     def _mediastinum(self) -> Layer:
         """The strip between the lungs, with spine and the dark air of the trachea."""
@@ -242,14 +242,14 @@ class _Artist:
         strip = np.exp(-(((x - 0.5) / 0.055) ** 2)) * 0.10
         spine = np.exp(-(((x - 0.5) / 0.032) ** 6)) * (0.035 + 0.02 * np.sin(y * 2 * math.pi * 15))
         trachea = np.exp(-(((x - 0.495) / 0.016) ** 4)) / (1 + np.exp((y - 0.33) * 40)) * 0.10
-        return (strip + spine - trachea).astype(np.float32)
+        return np.asarray(strip + spine - trachea, dtype=np.float32)
 
     def _heart(self) -> Layer:
         x, y = self._grid()
         wide = self.dice.between("heart", 0.13, 0.165)
         tilted = (x - 0.555) * 0.88 + (y - 0.60) * 0.47, (y - 0.60) * 0.88 - (x - 0.555) * 0.47
         radius = (tilted[0] / wide) ** 2 + (tilted[1] / 0.125) ** 2
-        return (1 / (1 + np.exp(np.minimum(radius - 1, 9) * 9))).astype(np.float32)
+        return np.asarray(1 / (1 + np.exp(np.minimum(radius - 1, 9) * 9)), dtype=np.float32)
 
     def _vessels(self) -> Layer:
         """Branches from each hilum, thinner as they go."""
@@ -287,7 +287,7 @@ class _Artist:
         inner = self._lines([(points, 0.012) for points, _ in ribs])
         rib = self._soft(outer, 0.002) * 0.05 + self._soft(outer - inner, 0.0015) * 0.045
         clavicle = self._soft(self._lines(self._clavicles()), 0.003) * 0.11
-        return (rib * (0.35 + 0.65 * lung) + clavicle).astype(np.float32)
+        return np.asarray(rib * (0.35 + 0.65 * lung) + clavicle, dtype=np.float32)
 
     def _clavicles(self) -> list[tuple[Points, float]]:
         span = np.linspace(0, 1, 16)

@@ -127,7 +127,7 @@ def write_phantoms(settings: PhantomSettings, progress: Progress | None = None) 
             drawn.append(result)
             if progress is not None:
                 progress("drawing", len(drawn), len(tasks))
-    unannotated = 1 if settings.count >= _ENOUGH_FOR_ODDITIES else 0
+    unannotated = _unannotated(settings)
     listed = drawn[: len(drawn) - unannotated]
     write_text(annotations, _table(settings.seed, listed))
     return PhantomReport(
@@ -162,12 +162,20 @@ def _check(settings: PhantomSettings) -> None:
 
 
 def _tasks(settings: PhantomSettings, folder: Path) -> list[_Task]:
-    """Which phantoms are positive: exactly the share asked for, at places drawn by the seed."""
+    """Which phantoms are positive: the share asked for, at places drawn by the seed.
+
+    The phantom that gets no annotation is the last one, and never positive.
+    """
     wanted = round(settings.count * settings.positive_fraction)
-    order = permutation(settings.seed, "positives", count=settings.count)
+    order = permutation(settings.seed, "positives", count=settings.count - _unannotated(settings))
     positive = np.zeros(settings.count, dtype=bool)
     positive[order[:wanted]] = True
     return [_Task(n, bool(positive[n]), folder, settings) for n in range(settings.count)]
+
+
+def _unannotated(settings: PhantomSettings) -> int:
+    """Phantoms without a row in the annotation file."""
+    return 1 if settings.count >= _ENOUGH_FOR_ODDITIES else 0
 
 
 def _write_one(task: _Task) -> _Drawn:

@@ -39,7 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     settings = PhantomSettings(**{name: getattr(arguments, name) for name in names})
     with Progress(console=console) as bar:
         task = bar.add_task("drawing", total=settings.count)
-        report = write_phantoms(settings, lambda what, done, total: bar.update(task, completed=done))
+
+        def show(_what: str, done: int, _total: int) -> None:
+            bar.update(task, completed=done)
+
+        report = write_phantoms(settings, show)
     console.print(
         f"{report.count} phantoms, {report.positives} with a pneumothorax, {report.several} of "
         f"them annotated in several rows, {report.without_annotation} without annotation.\n"
