@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from core.errors import UserError
 from core.files import explained
@@ -45,6 +46,12 @@ class Loss(Strict):
     dice: Weight = 1.0
     focal: Weight = 0.0
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 2.0
+
+    @model_validator(mode="after")
+    def _has_a_part(self) -> Self:
+        if self.bce == self.dice == self.focal == 0:
+            raise UserError("training.loss: bce, dice and focal are all 0; there is nothing to minimise")
+        return self
 
 
 class EarlyStop(Strict):

@@ -1,8 +1,9 @@
 """Where backends are found: the entry-point group `pneumoseg.backends`.
 
-Promises: the toolkit's own backends and third parties' are found in the same way, none is preferred and
-finding one imports no framework. An unknown name is answered with the nearest known one and the list; a
-known one without its framework with the command that installs it.
+Promises: the toolkit's own backends and third parties' are found in the same way, none is preferred
+and finding one imports no framework. An unknown name is answered with the nearest known one and the
+list; a known one without its framework with the command that installs it. A backend that is broken
+stands in no other's way.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ from core.errors import UserError
 GROUP = "pneumoseg.backends"
 
 
-def find_backends() -> dict[str, Backend]:
-    """All registered backends by name, sorted."""
-    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
-    if not entries:
-        raise UserError(
-            "no backend is registered: the package 'pneumoseg' is not installed",
-            "Run: pip install -e '.[tf]' -c constraints.txt    (or .[mxnet], or: make demo)",
-        )
-    return {name: entries[name].load() for name in sorted(entries)}
+def backend_names() -> list[str]:
+    """The names of all registered backends, sorted."""
+    return sorted(_entries())
 
 
 def find_backend(name: str) -> Backend:
-    """The backend called `name`, whether its framework is installed or not."""
-    backends = find_backends()
-    if name not in backends:
-        close = difflib.get_close_matches(name, backends, n=1, cutoff=0.4)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown backend {name!r}{guess} Known: {', '.join(backends)}")
-    return backends[name]
+    """The descriptor of the backend called `name`, whether its framework is installed or not."""
+    entries = _entries()
+    if name not in entries:
+        close = difflib.get_close_matches(name, entries, n=1, cutoff=0.4)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"unknown backend {name!r}; {guess}Known: {', '.join(sorted(entries))}")
+    try:
+        descriptor = entries[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"backend {name!r} is broken: {entries[name].value}: {error}") from error
+    if not isinstance(descriptor, Backend):
+        raise UserError(f"backend {name!r} is broken: {entries[name].value} is not a core.contract.Backend")
+    return descriptor
 
 
 def load_backend(name: str) -> tuple[Backend, Implementation]:
@@ -52,3 +53,13 @@ def load_backend(name: str) -> tuple[Backend, Implementation]:
             f"backend {name!r}: {backend.title} is installed but cannot be imported: {error}",
             f"Install it anew: {backend.install}",
         ) from error
+
+
+def _entries() -> dict[str, importlib.metadata.EntryPoint]:
+    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if not entries:
+        raise UserError(
+            "no backend is registered: the package 'pneumoseg' is not installed",
+            "Run: pip install -e '.[tf]' -c constraints.txt    (or .[mxnet], or: make demo)",
+        )
+    return entries

@@ -13,6 +13,7 @@ from backends.reference import losses, operations, optimizers
 from backends.reference.devices import list_devices
 from backends.reference.operations import Floats
 from core.contract import Array, KeepMasks, Precision, State
+from core.dropout import draw_keep_masks
 from core.plan import (
     BatchNorm,
     Bias,
@@ -25,7 +26,6 @@ from core.plan import (
     Relu,
     Sigmoid,
 )
-from core.randomness import keep_mask
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
@@ -46,7 +46,8 @@ class ReferenceModel:
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
     ) -> float:
         """One update; gives the loss before it."""
-        keep = self._draw(len(images), scalars.step) if keep is None else keep
+        if keep is None:
+            keep = draw_keep_masks(self._plan, self._rules.seed, scalars.step, len(images))
         loss, gradients, batch_statistics = self._differentiate(images, masks, keep)
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
@@ -80,7 +81,8 @@ class ReferenceModel:
 
     def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
-        keep = self._draw(len(images), 0) if keep is None else keep
+        if keep is None:
+            keep = draw_keep_masks(self._plan, self._rules.seed, 0, len(images))
         loss, gradients, _ = self._differentiate(images, masks, keep)
         return loss, dict(gradients)
 
@@ -99,19 +101,6 @@ class ReferenceModel:
         directory.mkdir(parents=True, exist_ok=True)
         arrays = {array.name: self._arrays[array.name] for array in self._plan.arrays}
         np.savez(directory / "weights.npz", **arrays)
-
-    def _draw(self, count: int, step: int) -> KeepMasks:
-        return {
-            op.name: keep_mask(
-                self._rules.seed,
-                "dropout",
-                op.name,
-                step,
-                shape=(count, op.output.height, op.output.width, op.output.channels),
-                rate=op.rate,
-            )
-            for op in self._plan.dropouts
-        }
 
     def _forward(self, images: Array, keep: KeepMasks | None = None) -> dict[str, Floats]:
         """Every tensor by name; with `keep` as in training, the batch's statistics among them."""

@@ -1,0 +1,177 @@
+"""Checkpoints: a run stopped at any step, in one file that every backend reads.
+
+Promises: a checkpoint holds all that continuing needs: the configuration, every array of the model, the
+optimiser's moments, and how far the run had come. The file is safetensors with JSON metadata,
+so reading one runs no code; it is written whole or not at all. A file that is not one, or
+whose arrays are not the network's, is a `UserError` that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from core.configuration import Configuration, key_path, parse_configuration
+from core.errors import UserError
+from core.files import explained, write_bytes
+
+FORMAT = "pneumoseg-checkpoint"
+VERSION = 1
+
+# What may change between a run and its continuation; all else decides about batches or arithmetic.
+_FREE_KEYS = ("training.epochs", "training.early_stop", "training.optimizer.learning_rate")
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to; a line of `history.json`.
+
+    Args:
+        epoch: From 1.
+        loss: Mean training loss over the epoch's images, each batch before its update.
+        validation_loss: The same loss after the epoch, on the scored images, without dropout.
+        dice: See `core.metrics.Scores`, as the two after it.
+        dice_all_empty: The floor.
+        dice_positive: None where no scored image is positive.
+        learning_rate: Of the epoch's last step.
+        images_per_second: Trained images over the time training took, scoring left out.
+        scored_on: "validation", or "training" where no image was held out.
+        step: Updates made since the run began.
+    """
+
+    epoch: int
+    loss: float
+    validation_loss: float
+    dice: float
+    dice_all_empty: float
+    dice_positive: float | None
+    learning_rate: float
+    images_per_second: float
+    scored_on: str
+    step: int
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What of the data a run depends on, so that it is not continued on other data."""
+
+    images: int
+    positives: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Args:
+        step: Updates made.
+        batch: Batches done of the epoch under way, whose number is `len(history) + 1`.
+        loss_sum: Sum over those batches of loss times images.
+        images: Images of those batches.
+        history: The finished epochs.
+    """
+
+    step: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    images: int = 0
+    history: tuple[EpochRecord, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run stopped after a step."""
+
+    configuration: Configuration
+    data: DataFacts
+    progress: Progress
+    arrays: dict[str, NDArray[Any]]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, replacing the one at `path`."""
+    content = {
+        "configuration": checkpoint.configuration.model_dump(mode="json"),
+        "data": dataclasses.asdict(checkpoint.data),
+        "progress": dataclasses.asdict(checkpoint.progress),
+    }
+    metadata = {"format": FORMAT, "version": str(VERSION), "content": json.dumps(content, allow_nan=False)}
+    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+    write_bytes(path, save(arrays, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: There is no such file, or it is not a checkpoint of this version.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}", "Train first: python run.py -f tf")
+    try:
+        with explained(path, "read"), safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a checkpoint or is damaged: {error}") from error
+    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+        found = {key: metadata.get(key) for key in ("format", "version")}
+        raise UserError(f"{path}: expected a {FORMAT} of version {VERSION}; received {found}")
+    try:
+        content = json.loads(metadata["content"])
+        return Checkpoint(
+            configuration=parse_configuration(content["configuration"], source=str(path)),
+            data=TypeAdapter(DataFacts).validate_python(content["data"]),
+            progress=TypeAdapter(Progress).validate_python(content["progress"]),
+            arrays=arrays,
+        )
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: the metadata are damaged: {error}") from error
+
+
+def check_continuation(checkpoint: Checkpoint, configuration: Configuration, data: DataFacts) -> None:
+    """Refuse to continue a run with another network, other data or another arithmetic.
+
+    Raises:
+        UserError: The text names the first key or fact that differs and both its values.
+    """
+    before, after = checkpoint.configuration.model_dump(), configuration.model_dump()
+    if difference := _first_difference(before, after, ()):
+        path, old, new = difference
+        raise UserError(
+            f"cannot resume: {path} was {old!r} in the checkpoint and is now {new!r}",
+            f"Only {', '.join(_FREE_KEYS)} may change; start anew without --resume for the rest.",
+        )
+    if checkpoint.data != data:
+        raise UserError(
+            f"cannot resume on other data: the checkpoint was trained on {_describe(checkpoint.data)}, "
+            f"--data holds {_describe(data)}"
+        )
+
+
+def _first_difference(old: Any, new: Any, path: tuple[str | int, ...]) -> tuple[str, Any, Any] | None:
+    if key_path(path) in _FREE_KEYS or old == new:
+        return None
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        pairs = [(key, old[key], new[key]) for key in old]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(index, *both) for index, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return key_path(path), old, new
+    found = (_first_difference(a, b, (*path, key)) for key, a, b in pairs)
+    return next((difference for difference in found if difference), None)
+
+
+def _describe(data: DataFacts) -> str:
+    return f"{data.images} images ({data.positives} positive) of {data.height}x{data.width}"

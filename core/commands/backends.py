@@ -1,0 +1,40 @@
+"""`python run.py backends`: which backends there are, installed or how to install them, with devices."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "list the backends: installed or how to install them, version, devices"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list."""
+    import dataclasses
+    import json
+
+    from core.probing import probe_all
+
+    found = probe_all()
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(backend) for backend in found], indent=1))
+        return 0
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("-f", "framework", "version", "devices", "state")
+    for backend in found:
+        state = "ready" if backend.error is None else backend.error
+        table.add_row(
+            backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
+        )
+    Console(highlight=False).print(table)
+    for backend in found:
+        if not backend.installed:
+            print(f"install {backend.name}: {backend.install}")
+    return 0

@@ -1,0 +1,89 @@
+"""What the commands show on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from core.checkpoint import EpochRecord
+from core.pictures import Sample
+from core.plan import Plan
+from core.summary import summarise_plan
+from core.training import Observer
+
+
+def print_network(console: Console, plan: Plan) -> None:
+    """The table of blocks with shapes and numbers of parameters."""
+    rows = summarise_plan(plan)
+    total = sum(row.parameters for row in rows)
+    table = Table(title=f"network: {plan.input} in, {rows[-1].output} out, {total:,} parameters")
+    table.add_column("block", no_wrap=True)
+    table.add_column("operations")
+    table.add_column("output", justify="right", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.name, row.operations, row.output, f"{row.parameters:,}")
+    console.print(table)
+
+
+class TrainingConsole(Observer):
+    """A live bar for the epoch under way and one line for each that is done."""
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        self._console, self._epochs = console, epochs
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", note="", visible=False)
+
+    def __enter__(self) -> TrainingConsole:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def epoch_started(self, epoch: int, done: int, batches: int) -> None:
+        """Show an empty bar."""
+        description = f"epoch {epoch}/{self._epochs}"
+        self._bar.reset(
+            self._task, description=description, completed=done, total=batches, note="", visible=True
+        )
+
+    def batch_trained(self, loss: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, advance=1, note=f"loss {loss:.4f}")
+
+    def scoring_started(self, batches: int) -> None:
+        """Show an empty bar for scoring."""
+        self._bar.reset(self._task, description="scoring", completed=0, total=batches, note="")
+
+    def batch_scored(self) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, advance=1)
+
+    def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
+        """Print the epoch's line."""
+        del samples
+        width = len(str(self._epochs))
+        of_positives = "   -  " if record.dice_positive is None else f"{record.dice_positive:.4f}"
+        self._bar.update(self._task, visible=False)
+        self._console.print(
+            f"epoch {record.epoch:>{width}}/{self._epochs}  loss {record.loss:.4f}  "
+            f"{record.scored_on}: loss {record.validation_loss:.4f}  Dice {record.dice:.4f} "
+            f"(all-empty {record.dice_all_empty:.4f})  positives {of_positives}  "
+            f"{record.images_per_second:.1f} images/s{'  best' if best else ''}",
+            soft_wrap=True,
+        )

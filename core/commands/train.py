@@ -1,0 +1,43 @@
+"""`python run.py [train] -f NAME`: train a network, or go on with one."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "train a network (the default command)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "-f", "--framework", required=True, metavar="NAME", help="backend: tf, mxnet, reference"
+    )
+    parser.add_argument("--config", metavar="FILE", help="network and training (default: configs/fcn.yaml)")
+    parser.add_argument("--data", default="pneumothorax.h5", metavar="FILE", help="made by preprocess.py")
+    parser.add_argument("--out", default=".", metavar="DIR", help="where NAME_model/ and NAME_logs/ are made")
+    parser.add_argument("--epochs", metavar="N", help="overrides training.epochs")
+    parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
+    parser.add_argument("--learning-rate", metavar="X", help="overrides training.optimizer.learning_rate")
+    parser.add_argument("--seed", metavar="N", help="overrides training.seed")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|gpu|gpu:N", help="where to compute")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="MODEL_DIR",
+        help="go on from NAME_model/, or from the given folder of any backend",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override any key of the configuration, as in training.epochs=3; may be repeated",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; gives 0, or 130 after Ctrl-C."""
+    from core.commands import training_run
+
+    return training_run.run(arguments)

@@ -1,0 +1,76 @@
+"""What each backend can do on this machine, found out without importing its framework here.
+
+Promises: each framework is imported in a process of its own, so that one that crashes, hangs or prints
+cannot disturb this one, nor two frameworks each other.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from core.errors import UserError
+from core.registry import backend_names, find_backend
+
+TIMEOUT_S = 120
+_MARK = "devices: "
+_CODE = (
+    "import json, sys; from core.registry import load_backend; "
+    f"print({_MARK!r} + json.dumps(load_backend(sys.argv[1])[1].list_devices()))"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A backend on this machine.
+
+    Args:
+        name: What stands after `-f`.
+        title: The framework's name.
+        installed: Whether the framework can be found.
+        version: Of the framework, where installed.
+        devices: What the framework sees.
+        install: The command that installs it.
+        error: Why it cannot be used; None where it can.
+    """
+
+    name: str
+    title: str
+    installed: bool
+    version: str | None
+    devices: list[str]
+    install: str
+    error: str | None
+
+
+def probe_all() -> list[Probe]:
+    """Every registered backend, probed at the same time."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(probe, backend_names()))
+
+
+def probe(name: str) -> Probe:
+    """One backend: whether it is installed, its version, its devices."""
+    try:
+        backend = find_backend(name)
+    except UserError as broken:
+        return Probe(name, name, False, None, [], "-", broken.message)
+    installed = backend.is_available()
+    devices, error = _list_devices(backend.name) if installed else ([], "not installed")
+    return Probe(backend.name, backend.title, installed, backend.version(), devices, backend.install, error)
+
+
+def _list_devices(name: str) -> tuple[list[str], str | None]:
+    command = [sys.executable, "-c", _CODE, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return [], f"did not answer within {TIMEOUT_S} s"
+    for line in done.stdout.splitlines():
+        if line.startswith(_MARK):
+            return json.loads(line[len(_MARK) :]), None
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    return [], f"cannot be imported (exit status {done.returncode}): {lines[-1]}"
