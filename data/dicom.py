@@ -149,6 +149,21 @@ def sop_instance_uid(dataset: Dataset) -> str:
     return str(dataset.get("SOPInstanceUID", "") or "").strip()
 
 
+def check(path: Path, dataset: Dataset) -> int:
+    """Refuse, by its header alone, a data set that is no grey image of a sane size.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        UnreadableImage: With the reason.
+    """
+    try:
+        return _check_header(dataset)
+    except Exception as error:  # see `_reason`
+        raise UnreadableImage(path, _reason(error)) from error
+
+
 def read_radiograph(path: Path) -> Radiograph:
     """Read a file's radiograph; see the module's text for the pipeline.
 
@@ -164,8 +179,8 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
     Raises:
         UnreadableImage: As `read_radiograph`.
     """
+    frames = check(path, dataset)
     try:
-        frames = _check_header(dataset)
         pixels = _normalised(_stored_values(dataset), dataset)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             np.subtract(np.float32(1), pixels, out=pixels)
@@ -184,8 +199,8 @@ def _read_bare(path: Path) -> Dataset:
 
 def _check_header(dataset: Dataset) -> int:
     """Refuse what is no grey image of a sane size; return the number of frames."""
-    if "PixelData" not in dataset:
-        raise ValueError("it has no pixel data")
+    if "PixelData" not in dataset:  # also what pydicom makes of a file that is cut off
+        raise ValueError("it has no pixel data, or is cut off before their end")
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     samples = dataset.get("SamplesPerPixel", 1)
     if photometric not in _MONOCHROME or samples != 1:

@@ -273,6 +273,7 @@ def convert(file: Path, settings: Settings, rows_of: Mapping[str, tuple[Row, ...
         uid = dicom.sop_instance_uid(dataset)
         image_id = stem if stem in rows_of or uid not in rows_of else uid
         if image_id not in rows_of:
+            dicom.check(file, dataset)
             return _Outcome(Entry(name, "without annotation", image_id=image_id))
         radiograph = dicom.radiograph(file, dataset)
     except dicom.UnreadableImage as error:

@@ -17,6 +17,8 @@ too: its ids are "0", "1", …, and what is positive is found by looking.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ SCALE = 255.0
 """What uint8 storage divides by."""
 
 _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
+_OVERHEAD = 4096  # bytes of HDF5's own for a dataset, more than enough
 _NUMBERED = re.compile(r"(images|ann|ids|sizes|positive)_(0|[1-9][0-9]*)")
 
 
@@ -82,6 +85,43 @@ def write(
     Raises:
         OSError: The operating system refused (the disk is full, say).
     """
+    try:
+        _reserve(path, rows, size, per_dataset, storage)
+        return _write(path, rows, size, blocks, per_dataset, storage, attributes)
+    except (OSError, RuntimeError) as error:
+        raise _os_error(error) from error
+
+
+def _reserve(path: Path, rows: Rows, size: tuple[int, int], per_dataset: int, storage: str) -> None:
+    """Fail now if the disk has no room for the file.
+
+    HDF5 must not be the one to find out: when its last flush fails, h5py raises from destructors and
+    the process may end with a segmentation fault.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    count = len(rows.ids)
+    pixels = size[0] * size[1] * (np.dtype(storage).itemsize + 1)
+    longest = max(len(image_id.encode()) for image_id in rows.ids)
+    datasets = 5 * -(-count // per_dataset)
+    total = count * (pixels + longest + 9) + datasets * _OVERHEAD + 4 * _OVERHEAD
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, total)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot
+                raise
+
+
+def _write(
+    path: Path,
+    rows: Rows,
+    size: tuple[int, int],
+    blocks: Iterator[tuple[NDArray[Any], NDArray[np.uint8]]],
+    per_dataset: int,
+    storage: str,
+    attributes: Mapping[str, str | int | float],
+) -> int:
     count = len(rows.ids)
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
@@ -94,6 +134,17 @@ def write(
             pairs.append(_create(file, number, part, rows, size, storage))
         _fill(pairs, per_dataset, blocks)
     return len(starts)
+
+
+def _os_error(error: OSError | RuntimeError) -> OSError:
+    """The error of the system behind one of HDF5.
+
+    On a full disk h5py raises RuntimeError while closing, and the system's number is in its text.
+    """
+    number = re.search(r"errno = (\d+)", str(error))
+    if number is None:
+        return error if isinstance(error, OSError) else OSError(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _create(

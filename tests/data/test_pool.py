@@ -1,0 +1,106 @@
+"""Work in other processes: order, crashes, and what becomes of orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data.pool import available_cores, ordered
+
+ROOT = Path(__file__).parents[2]
+
+
+def square(number: int) -> int:
+    time.sleep(0.02 if number % 3 == 0 else 0)  # so that later ones finish first
+    return number * number
+
+
+def square_or_die(number: int) -> int:
+    if number % 5 == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def square_or_raise(number: int) -> int:
+    if number == 3:
+        raise KeyError(number)
+    return number * number
+
+
+def lost(number: int) -> int:
+    return -number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order(workers: int) -> None:
+    numbers = list(range(25))
+    found = list(ordered(square, numbers, workers=workers, crashed=lost))
+    assert found == [number * number for number in numbers]
+
+
+def test_nothing_to_do() -> None:
+    assert list(ordered(square, [], workers=2, crashed=lost)) == []
+
+
+def test_a_dying_worker_costs_its_item_alone() -> None:
+    found = list(ordered(square_or_die, list(range(12)), workers=2, crashed=lost))
+    assert found == [-n if n % 5 == 3 else n * n for n in range(12)]
+
+
+def test_exceptions_are_the_callers() -> None:
+    with pytest.raises(KeyError):
+        list(ordered(square_or_raise, list(range(9)), workers=2, crashed=lost))
+
+
+def test_cores() -> None:
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+ORPHANS = """
+import os, sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+from data.pool import ordered
+from test_pool import lost, wait
+if __name__ == "__main__":
+    for _ in ordered(wait, [{folder!r}] * 4, workers=2, crashed=lost):
+        pass
+"""
+
+
+def wait(folder: str) -> int:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+    return 0
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """Without a watch they would wait for work for ever: they hold both ends of the pipe."""
+    (tmp_path / "pids").mkdir()
+    script = tmp_path / "orphans.py"
+    tests = str(Path(__file__).parent)
+    script.write_text(ORPHANS.format(root=str(ROOT), tests=tests, folder=str(tmp_path / "pids")))
+    parent = subprocess.Popen([sys.executable, str(script)])
+    deadline = time.monotonic() + 30
+    while len(list((tmp_path / "pids").iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [int(file.name) for file in (tmp_path / "pids").iterdir()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in workers)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

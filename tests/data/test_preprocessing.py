@@ -1,0 +1,374 @@
+"""The whole way from DICOM and CSV to HDF5, on phantoms and on wrecks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import make_dataset
+from numpy.typing import NDArray
+from test_resize import exact
+
+from core.errors import UserError
+from data import dicom, rle
+from data.annotations import combined_mask, read_annotations
+from data.phantoms import PhantomSettings, write_phantoms
+from data.preprocessing import Report, Settings, preprocess
+from data.store import Store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve phantoms of 96 pixels, half of them positive; the last without annotation."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(PhantomSettings(folder, count=12, size=96, seed=5, positive_fraction=0.5, workers=2))
+    return folder
+
+
+def settings(sources: Path, out: Path, **changes: Any) -> Settings:
+    return dataclasses.replace(
+        Settings(
+            images=sources / "dicom-images-train",
+            annotations=sources / "train-rle.csv",
+            out=out,
+            size=40,
+            workers=1,
+        ),
+        **changes,
+    )
+
+
+def arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with h5py.File(path) as file:
+        return {name: file[name][:] for name in file}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = arrays(one), arrays(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        assert values.dtype == second[name].dtype
+        assert values.tobytes() == second[name].tobytes(), name
+
+
+def test_images_and_masks_are_the_sources(phantoms: Path, tmp_path: Path) -> None:
+    report = preprocess(settings(phantoms, tmp_path / "a.h5"))
+    assert (report.found, report.written, report.datasets) == (12, 11, 1)
+    assert (report.positives, report.unreadable, report.bad_annotation) == (6, (), ())
+    assert len(report.without_annotation) == len(report.without_image) == 1
+    annotations = read_annotations(phantoms / "train-rle.csv")
+    paths = {path.stem: path for path in dicom.find(phantoms)}
+    with Store.open(tmp_path / "a.h5") as store:
+        assert store.positive.sum() == 6
+        assert store.attributes["annotations_sha256"] == annotations.sha256
+        images = np.empty((11, 40, 40, 1), np.float32)
+        masks = np.empty((11, 40, 40, 1), np.uint8)
+        store.read(np.arange(11), images, masks)
+        for row, image_id in enumerate(store.ids):
+            stored = pydicom.dcmread(paths[image_id]).pixel_array
+            np.testing.assert_allclose(images[row, ..., 0], exact(stored, 40, 40) / 255, atol=2e-6)
+            full = combined_mask(annotations.rows_of[image_id], 96, 96)
+            np.testing.assert_array_equal(masks[row, ..., 0], exact(full, 40, 40) >= 0.5 - 1e-9)
+            assert store.sizes[row].tolist() == [96, 96]
+            assert store.positive[row] == full.any()
+
+
+def test_the_number_of_workers_does_not_matter(phantoms: Path, tmp_path: Path) -> None:
+    preprocess(settings(phantoms, tmp_path / "one.h5", per_dataset=3, workers=1))
+    preprocess(settings(phantoms, tmp_path / "two.h5", per_dataset=3, workers=2))
+    assert_same(tmp_path / "one.h5", tmp_path / "two.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.h5", "two.h5"]
+
+
+def test_the_last_dataset_is_shorter(phantoms: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    shutil.copytree(phantoms, few)
+    for path in dicom.find(few)[7:]:
+        path.unlink()
+    report = preprocess(settings(few, tmp_path / "a.h5", per_dataset=3))
+    found = arrays(tmp_path / "a.h5")
+    lengths = [len(found[f"images_{number}"]) for number in range(report.datasets)]
+    assert sum(lengths) == report.written >= 6
+    assert lengths[:2] == [3, 3] if report.written > 6 else [3, 3]
+    assert lengths[-1] == (report.written - 1) % 3 + 1
+
+
+def test_uint8_storage_gives_the_same_batches(phantoms: Path, tmp_path: Path) -> None:
+    wide = preprocess(settings(phantoms, tmp_path / "float32.h5"))
+    narrow = preprocess(settings(phantoms, tmp_path / "uint8.h5", storage="uint8"))
+    assert narrow.size_in_bytes < wide.size_in_bytes / 2
+    read: list[NDArray[np.float32]] = []
+    for name in ("float32", "uint8"):
+        with Store.open(tmp_path / f"{name}.h5") as store:
+            images = np.empty((11, 40, 40, 1), np.float32)
+            store.read(np.arange(11), images, np.empty((11, 40, 40, 1), np.uint8))
+            read.append(images)
+    np.testing.assert_allclose(*read, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(read[1], np.rint(read[1] * 255).astype(np.float32) / 255)
+
+
+@pytest.fixture
+def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, Report]:
+    """A folder with something of everything that goes wrong, preprocessed."""
+    folder = tmp_path / "ugly"
+    shutil.copytree(phantoms, folder)
+    images = folder / "dicom-images-train"
+    whole = [path for path in dicom.find(images) if path.stem in annotated(folder)]
+    shutil.copy(whole[0], images / "zzz-again.dcm")  # its SOP Instance UID has annotations
+    (images / "torn.dcm").write_bytes(whole[1].read_bytes()[:1000])
+    tall = np.zeros((90, 48), np.uint8)
+    tall[30:60, 20:22] = 200
+    for name, encoding in {
+        "tiny": "2000 1",
+        "outside": "0 5000",
+        "odd": "1 2 3",
+        "both": "10 9",
+        "blank": "",
+        "ones": "0 4320",
+    }.items():
+        make_dataset(tall).save_as(images / f"{name}.dcm")
+        with (folder / "train-rle.csv").open("a") as file:
+            file.write(f"{name}, {encoding}\n")
+    with (folder / "train-rle.csv").open("a") as file:
+        file.write("both, -1\n")
+    return folder, preprocess(settings(folder, tmp_path / "a.h5", per_dataset=4))
+
+
+def annotated(folder: Path) -> set[str]:
+    return set(read_annotations(folder / "train-rle.csv").rows_of)
+
+
+def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> None:
+    _, report = ugly
+    assert (report.found, report.written) == (20, 14)
+    assert [remark.file for remark in report.duplicates] == ["zzz-again.dcm"]
+    assert [remark.file for remark in report.unreadable] == ["torn.dcm"]
+    assert report.unreadable[0].reason
+    bad = {remark.file: remark.reason for remark in report.bad_annotation}
+    lines = (ugly[0] / "train-rle.csv").read_text().splitlines()
+    assert bad.keys() == {"outside.dcm", "odd.dcm"}
+    assert f"row {lines.index('outside, 0 5000') + 1}:" in bad["outside.dcm"]
+    assert "5000" in bad["outside.dcm"]
+    assert f"row {lines.index('odd, 1 2 3') + 1}:" in bad["odd.dcm"]
+    assert "blank.dcm" in [remark.file for remark in report.without_annotation]
+    assert report.blank_rows == (lines.index("blank, ") + 1,)
+    assert (report.vanished, report.contradictory, report.positives) == (1, 1, 9)
+
+
+def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, Report]) -> None:
+    folder, report = ugly
+    with Store.open(report.out) as store:
+        assert len(set(store.ids)) == store.count == 14
+        assert not {"torn", "outside", "odd", "blank"} & set(store.ids)
+        row = store.ids.index("ones")
+        images, masks = np.empty((1, 40, 40, 1), np.float32), np.empty((1, 40, 40, 1), np.uint8)
+        store.read(np.array([row]), images, masks)
+        assert masks.all()
+        assert store.sizes[row].tolist() == [90, 48]
+        tall = dicom.read_radiograph(folder / "dicom-images-train" / "ones.dcm").pixels
+        np.testing.assert_allclose(images[0, ..., 0], exact(tall, 40, 40), atol=2e-6)
+        tiny = store.ids.index("tiny")
+        assert store.positive[tiny]  # although nothing of it is left at 40 x 40
+
+
+def test_a_file_is_found_by_its_uid(phantoms: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed"
+    shutil.copytree(phantoms, renamed)
+    paths = dicom.find(renamed)
+    for number, path in enumerate(paths):
+        path.rename(path.with_name(f"{number:03d}.dcm"))
+    preprocess(settings(phantoms, tmp_path / "stems.h5"))
+    preprocess(settings(renamed, tmp_path / "uids.h5"))
+    assert_same(tmp_path / "stems.h5", tmp_path / "uids.h5")
+
+
+def test_a_mask_is_not_transposed(tmp_path: Path) -> None:
+    """The commonest mistake with this format, and the costliest (mean Dice 0.08)."""
+    pixels = np.zeros((60, 30), np.uint8)
+    pixels[5:20, 20:29] = 255  # top right
+    (tmp_path / "dicom-images-train").mkdir()
+    make_dataset(pixels).save_as(tmp_path / "dicom-images-train" / "x.dcm")
+    (tmp_path / "train-rle.csv").write_text(f"x, {rle.encode(pixels)}\n")
+    preprocess(settings(tmp_path, tmp_path / "a.h5", size=30))
+    found = arrays(tmp_path / "a.h5")
+    np.testing.assert_array_equal(found["ann_0"][0] == 1, found["images_0"][0] >= 0.5)
+
+
+@pytest.mark.parametrize("sub", ["nothing", "text", "unlabelled"])
+def test_no_image_that_can_be_used(phantoms: Path, tmp_path: Path, sub: str) -> None:
+    images = tmp_path / "dicom-images-train"
+    images.mkdir()
+    shutil.copy(phantoms / "train-rle.csv", tmp_path)
+    if sub == "text":
+        (images / "a.dcm").write_text("nothing to see")
+    if sub == "unlabelled":
+        make_dataset(np.zeros((8, 8), np.uint8)).save_as(images / "stranger.dcm")
+    with pytest.raises(UserError, match="dicom-images-train"):
+        preprocess(settings(tmp_path, tmp_path / "a.h5"))
+    assert not list(tmp_path.glob("a.h5*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"size": 0}, "--size"),
+        ({"size": 100_000}, "--size"),
+        ({"per_dataset": 0}, "--per-dataset"),
+        ({"workers": 0}, "--workers"),
+        ({"storage": "float16"}, "float16"),
+        ({"images": Path("nowhere")}, "nowhere"),
+        ({"annotations": Path("nowhere.csv")}, "nowhere.csv"),
+        ({"out": Path()}, "folder"),
+    ],
+)
+def test_bad_settings(phantoms: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        preprocess(dataclasses.replace(settings(phantoms, tmp_path / "a.h5"), **change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_is_replaced_only_when_asked(phantoms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    out.write_text("precious")
+    with pytest.raises(UserError, match="--overwrite"):
+        preprocess(settings(phantoms, out))
+    assert out.read_text() == "precious"
+    preprocess(settings(phantoms, out, overwrite=True))
+    Store.open(out).close()
+
+
+class Stop(Exception):  # noqa: N818  it is no error
+    """Stands for whatever ends a run."""
+
+
+def test_an_interrupted_run_is_taken_up(phantoms: Path, tmp_path: Path) -> None:
+    preprocess(settings(phantoms, tmp_path / "whole.h5", per_dataset=4))
+    out = tmp_path / "a.h5"
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(settings(phantoms, out, per_dataset=4), interrupt)
+    assert not out.exists()
+    seen: list[int] = []
+    report = preprocess(
+        settings(phantoms, out, per_dataset=4),
+        lambda what, done, _: seen.append(done) if what == "reading" else None,
+    )
+    assert report.resumed == seen[0] == 5
+    assert_same(tmp_path / "whole.h5", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
+
+
+def test_changed_sources_are_read_again(phantoms: Path, tmp_path: Path) -> None:
+    sources = tmp_path / "sources"
+    shutil.copytree(phantoms, sources)
+
+    def interrupt(_what: str, done: int, _total: int) -> None:
+        if done == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(settings(sources, tmp_path / "a.h5"), interrupt)
+    os.utime(dicom.find(sources)[0], ns=(1, 1))
+    assert preprocess(settings(sources, tmp_path / "a.h5")).resumed == 0
+
+
+def run(*words: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`python preprocess.py`, if wanted with a greatest file size in bytes."""
+    program = [sys.executable, str(ROOT / "preprocess.py"), *words]
+    if limit is not None:
+        code = (
+            "import resource, runpy, sys; "
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+            f"sys.argv = {program[1:]!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        program = [sys.executable, "-c", code]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+
+
+def options(sources: Path, out: Path) -> list[str]:
+    return [
+        *("--images", str(sources / "dicom-images-train")),
+        *("--annotations", str(sources / "train-rle.csv")),
+        *("--out", str(out), "--size", "40", "--workers", "1"),
+    ]
+
+
+def test_the_command(phantoms: Path, tmp_path: Path) -> None:
+    words = options(phantoms, tmp_path / "a.h5")
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    assert "images written" in done.stdout
+    again = run(*words)
+    assert again.returncode == 1
+    assert "--overwrite" in again.stderr
+    missing = run("--images", "nowhere")
+    assert missing.returncode == 1
+    assert "nowhere" in missing.stderr
+    assert "Kaggle" in missing.stderr
+    for outcome in (again, missing):
+        assert "Traceback" not in outcome.stderr
+    assert run(*words, "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize("limit", [20_000, 90_000])
+def test_a_full_disk(phantoms: Path, tmp_path: Path, limit: int) -> None:
+    """Once while rows are staged (70 kB), once while the final file (90 kB) is written."""
+    full = run(*options(phantoms, tmp_path / "a.h5"), limit=limit)
+    assert full.returncode == 1, full.stderr
+    assert "Traceback" not in full.stderr
+    assert "error: cannot write" in full.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5.staging"]
+    preprocess(settings(phantoms, tmp_path / "a.h5"))
+    preprocess(settings(phantoms, tmp_path / "whole.h5"))
+    assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_from_outside(phantoms: Path, tmp_path: Path, sent: int) -> None:
+    preprocess(settings(phantoms, tmp_path / "whole.h5"))
+    out = tmp_path / "a.h5"
+    staging = tmp_path / "a.h5.staging" / "journal.jsonl"
+    program = [sys.executable, str(ROOT / "preprocess.py"), *options(phantoms, out)]
+    process = subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 30
+    while not staging.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=30)
+    assert "Traceback" not in errors
+    assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL)
+    assert not out.exists()
+    preprocess(settings(phantoms, out))
+    assert_same(tmp_path / "whole.h5", out)
+
+
+def test_real_lungs(real_data: Path, tmp_path: Path) -> None:
+    report = preprocess(settings(real_data / "lungs-mini", tmp_path / "a.h5", size=128))
+    assert (report.found, report.written, report.positives) == (9, 9, 9)
+    with Store.open(tmp_path / "a.h5") as store:
+        images = np.empty((9, 128, 128, 1), np.float32)
+        masks = np.empty((9, 128, 128, 1), np.uint8)
+        store.read(np.arange(9), images, masks)
+    share = masks.mean(axis=(1, 2, 3))
+    assert (share > 0.2).all()
+    assert (share < 0.6).all()
+    inside = [images[n][masks[n] == 1].mean() for n in range(9)]
+    outside = [images[n][34:94][masks[n][34:94] == 0].mean() for n in range(9)]
+    assert sum(a < b for a, b in zip(inside, outside, strict=True)) >= 8  # lungs hold air

@@ -1,0 +1,106 @@
+"""What survives an interruption, and what is dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.errors import UserError
+from data.staging import Entry, Staging, checksum
+
+SIZE = (3, 5)
+ROWS = 6
+
+
+def row(number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    random = np.random.default_rng(number)
+    return random.random(SIZE).astype(np.float32), random.integers(0, 2, SIZE).astype(np.uint8)
+
+
+def entry(number: int) -> Entry:
+    if number % 3 == 2:
+        return Entry(f"{number}.dcm", "unreadable", "torn \udcff")
+    return Entry(f"{number}.dcm", "kept", checksum=checksum(*row(number)))
+
+
+def fill(staging: Staging, stop: int = ROWS) -> None:
+    for number in range(len(staging.entries), stop):
+        kept = entry(number).kept
+        staging.append(entry(number), *(row(number) if kept else (None, None)))
+
+
+def opened(folder: Path, fingerprint: str = "same") -> Staging:
+    return Staging.open(folder / "staging", fingerprint, "float32", SIZE)
+
+
+def assert_whole(staging: Staging) -> None:
+    assert staging.entries == [entry(number) for number in range(ROWS)]
+    blocks = list(staging.blocks())
+    expected = [row(number) for number in range(ROWS) if entry(number).kept]
+    for index in (0, 1):
+        found = np.concatenate([block[index] for block in blocks])
+        np.testing.assert_array_equal(found, np.stack([pair[index] for pair in expected]))
+
+
+def test_what_was_appended_is_there(tmp_path: Path) -> None:
+    staging = opened(tmp_path)
+    fill(staging)
+    assert_whole(staging)
+    staging.discard()
+    assert not (tmp_path / "staging").exists()
+
+
+@pytest.mark.parametrize("done", range(ROWS + 1))
+def test_it_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
+    first = opened(tmp_path)
+    fill(first, done)
+    first.close()
+    second = opened(tmp_path)
+    assert len(second.entries) == done
+    fill(second)
+    assert_whole(second)
+    second.close()
+
+
+@pytest.mark.parametrize("name", ["images.raw", "masks.raw", "journal.jsonl"])
+@pytest.mark.parametrize("damage", ["cut", "grown", "changed", "gone"])
+def test_damage_costs_rows_but_is_never_used(tmp_path: Path, name: str, damage: str) -> None:
+    first = opened(tmp_path)
+    fill(first)
+    first.close()
+    path = tmp_path / "staging" / name
+    content = path.read_bytes()
+    half = len(content) // 2
+    if damage == "gone":
+        path.unlink()
+    else:
+        changed = content[:half] + b"\x7f" + content[half + 1 :]
+        path.write_bytes({"cut": content[:-1], "grown": content + b"{", "changed": changed}[damage])
+    second = opened(tmp_path)
+    assert len(second.entries) <= ROWS
+    assert second.entries == [entry(number) for number in range(len(second.entries))]
+    fill(second)
+    assert_whole(second)
+    second.close()
+
+
+def test_other_sources_start_anew(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    fill(first)
+    first.close()
+    second = opened(tmp_path, "other")
+    assert second.entries == []
+    fill(second)
+    assert_whole(second)
+    second.close()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    with pytest.raises(UserError, match="another process"):
+        opened(tmp_path)
+    first.close()
+    opened(tmp_path).close()

@@ -1,0 +1,188 @@
+"""The HDF5 contract: what is written, what is read back, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.errors import UserError
+from data.store import Rows, Store, write
+
+COUNT, HEIGHT, WIDTH = 7, 5, 4
+
+
+def content() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    random = np.random.default_rng(7)
+    images = (random.integers(0, 256, (COUNT, HEIGHT, WIDTH)) / 255).astype(np.float32)
+    masks = (random.random((COUNT, HEIGHT, WIDTH)) < 0.4).astype(np.uint8)
+    masks[[2, 5]] = 0
+    return images, masks
+
+
+def write_store(path: Path, storage: str = "float32", per_dataset: int = 3, block: int = 2) -> None:
+    images, masks = content()
+    stored: NDArray[Any] = images
+    if storage == "uint8":
+        stored = np.rint(images * 255).astype(np.uint8)
+
+    def blocks() -> Iterator[tuple[NDArray[Any], NDArray[np.uint8]]]:
+        for start in range(0, COUNT, block):
+            yield stored[start : start + block], masks[start : start + block]
+
+    rows = Rows(
+        ids=[f"é{number}" + "x" * number for number in range(COUNT)],
+        sizes=np.arange(2 * COUNT, dtype=np.int32).reshape(COUNT, 2),
+        positive=np.array([True, True, False, True, True, True, True]),  # 5: vanished when shrunk
+    )
+    write(
+        path,
+        rows,
+        (HEIGHT, WIDTH),
+        blocks(),
+        per_dataset=per_dataset,
+        storage=storage,
+        attributes={"annotations_sha256": "abc"},
+    )
+
+
+def read_all(store: Store, indices: list[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    shape = (len(indices), store.height, store.width, 1)
+    images, masks = np.full(shape, 9, np.float32), np.full(shape, 9, np.uint8)
+    store.read(np.array(indices), images, masks)
+    return images, masks
+
+
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+@pytest.mark.parametrize(("per_dataset", "block"), [(3, 2), (2, 5), (7, 7), (100, 1), (1, 3)])
+def test_what_is_written_is_read(tmp_path: Path, storage: str, per_dataset: int, block: int) -> None:
+    write_store(tmp_path / "a.h5", storage, per_dataset, block)
+    images, masks = content()
+    order = [6, 0, 3, 3, 2, 5, 1, 4]
+    with Store.open(tmp_path / "a.h5") as store:
+        assert (store.count, store.height, store.width) == (COUNT, HEIGHT, WIDTH)
+        found_images, found_masks = read_all(store, order)
+        np.testing.assert_array_equal(found_images[..., 0], images[order])
+        np.testing.assert_array_equal(found_masks[..., 0], masks[order])
+        assert store.ids[:2] == ("é0", "é1x")
+        np.testing.assert_array_equal(store.sizes, np.arange(14).reshape(7, 2))
+        assert store.positive.tolist() == [True, True, False, True, True, True, True]
+        assert store.attributes["annotations_sha256"] == "abc"
+        assert store.attributes["images"] == COUNT
+
+
+def test_the_layout_is_the_contract(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert [len(file[f"images_{n}"]) for n in range(3)] == [3, 3, 1]
+        for number in range(3):
+            images, masks = file[f"images_{number}"], file[f"ann_{number}"]
+            assert images.shape == masks.shape == (len(images), HEIGHT, WIDTH, 1)
+            assert (images.dtype, masks.dtype) == (np.float32, np.uint8)
+            assert images.chunks is None
+            assert masks.chunks is None
+        assert len(file) == 15
+
+
+def test_a_file_with_images_and_masks_alone(tmp_path: Path) -> None:
+    images, masks = content()
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        for number, part in enumerate((slice(0, 4), slice(4, 7))):
+            file[f"images_{number}"] = images[part, ..., None]
+            file.create_dataset(f"ann_{number}", data=masks[part, ..., None], compression="gzip")
+        file["something else"] = 3
+    with Store.open(tmp_path / "foreign.h5") as store:
+        assert store.ids == tuple("0123456")
+        assert store.positive.tolist() == [bool(mask.any()) for mask in masks]
+        np.testing.assert_array_equal(store.sizes[0], [HEIGHT, WIDTH])
+        np.testing.assert_array_equal(read_all(store, [5, 1])[0][..., 0], images[[5, 1]])
+
+
+def test_indices_that_are_not_there(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.h5")
+    with Store.open(tmp_path / "a.h5") as store:
+        for bad in (-1, 7):
+            with pytest.raises(IndexError, match=str(bad)):
+                read_all(store, [0, bad])
+
+
+def replace(name: str, **options: Any) -> Callable[[h5py.File], None]:
+    def breaking(file: h5py.File) -> None:
+        del file[name]
+        if options:
+            file.create_dataset(name, **options)
+
+    return breaking
+
+
+def no_scale(file: h5py.File) -> None:
+    images = np.zeros((3, HEIGHT, WIDTH, 1), np.uint8)
+    replace("images_1", data=images)(file)
+
+
+def no_images(file: h5py.File) -> None:
+    for number in range(3):
+        del file[f"images_{number}"]
+
+
+def mask_of_255(file: h5py.File) -> None:
+    for number in range(3):
+        del file[f"positive_{number}"]
+    file["ann_1"][1, 2, 3] = 255
+
+
+@pytest.mark.parametrize(
+    ("breaking", "says"),
+    [
+        (no_images, ["images_0", "ann_0", "no such dataset"]),
+        (replace("ann_0"), ["ann_0", "no such dataset", "(3, 5, 4, 1)"]),
+        (replace("images_1"), ["images_1", "no such dataset"]),
+        (replace("images_2"), ["images_2", "no such dataset"]),
+        (replace("ann_1", shape=(2, 5, 4, 1), dtype="u1"), ["ann_1", "(2, 5, 4, 1)", "(3, 5, 4"]),
+        (replace("images_0", shape=(3, 5, 4), dtype="f4"), ["images_0", "(3, 5, 4)"]),
+        (replace("images_0", shape=(3, 5, 4, 3), dtype="f4"), ["images_0", "(3, 5, 4, 3)"]),
+        (replace("images_0", shape=(0, 5, 4, 1), dtype="f4"), ["images_0", "(0, 5, 4, 1)"]),
+        (replace("images_1", shape=(3, 9, 4, 1), dtype="f4"), ["images_1", "(3, 9, 4, 1)"]),
+        (replace("images_1", shape=(3, 5, 4, 1), dtype="f8"), ["images_1", "float64", "float32"]),
+        (replace("ann_2", shape=(1, 5, 4, 1), dtype="i4"), ["ann_2", "int32", "uint8"]),
+        (replace("ids_1"), ["ids_1"]),
+        (replace("ids_1", shape=(3,), dtype="i4"), ["ids_1", "int32", "strings"]),
+        (replace("sizes_2", shape=(1, 3), dtype="i4"), ["sizes_2", "(1, 3)"]),
+        (replace("positive_0", shape=(2,), dtype="u1"), ["positive_0", "(2,)"]),
+        (no_scale, ["images_1", "scale"]),
+        (mask_of_255, ["ann_1", "255"]),
+    ],
+)
+def test_a_broken_contract_is_named(
+    tmp_path: Path, breaking: Callable[[h5py.File], None], says: list[str]
+) -> None:
+    path = tmp_path / "a.h5"
+    write_store(path)
+    with h5py.File(path, "r+") as file:
+        breaking(file)
+    with pytest.raises(UserError) as caught:
+        Store.open(path)
+    for part in [str(path), "expected", "python preprocess.py", *says]:
+        assert part in str(caught.value)
+    path.unlink()  # nothing holds it
+
+
+@pytest.mark.parametrize("kept", [0, 7, 700, 5000])
+def test_files_cut_off(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "a.h5"
+    write_store(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
+        Store.open(path)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        Store.open(tmp_path / "a.h5")
+    with pytest.raises(UserError, match="folder"):
+        Store.open(tmp_path)
