@@ -1,0 +1,200 @@
+"""A plan compiled to MXNet: one symbol and one `CachedOp` for each way the model is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.mxnet import losses, operations, optimizers
+from backends.mxnet.devices import framework_device, list_devices
+from backends.mxnet.framework import mx
+from backends.mxnet.operations import Symbol
+from core.contract import Array, KeepMasks, Precision, State
+from core.plan import Plan
+from core.randomness import words
+from core.rules import Rules, StepScalars
+from core.state import check_state, slot_name, state_shapes
+
+__all__ = ["MXNetModel", "compile", "list_devices"]
+
+_IMAGES, _MASKS = "images", "masks"
+
+
+class MXNetModel:
+    """See `core.contract.Model` for what each method promises."""
+
+    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+        self._plan, self._rules, self._context = plan, rules, framework_device(device)
+        self._dtype = precision
+        self._arrays = {
+            name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
+            for name, shape in state_shapes(plan, rules).items()
+        }
+        for parameter in plan.parameters:
+            self._arrays[parameter.name].attach_grad()
+        self._learn = _Graph(self._learning_symbol(), self._arrays)
+        self._evaluate = _Graph(self._evaluating_symbol(), self._arrays)
+        self._predict = _Graph(self._predicting_symbol(), self._arrays)
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> _Loss:
+        """One update; gives the loss before it."""
+        kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
+        loss, gradients = self._differentiate(images, masks, kept)
+        if self._rules.clip_norm is not None:
+            gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
+        for parameter in self._plan.parameters:
+            name = parameter.name
+            optimizers.adam(
+                self._rules.optimizer,
+                scalars,
+                parameter,
+                self._arrays[name],
+                self._arrays[slot_name("m", name)],
+                self._arrays[slot_name("v", name)],
+                gradients[name],
+            )
+        return loss
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[_Loss, Array]:
+        """Loss and probabilities with running statistics."""
+        inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks)}
+        loss, probabilities = self._evaluate(inputs)
+        return _Loss(loss), probabilities.asnumpy()
+
+    def predict(self, images: Array) -> Array:
+        """Probabilities."""
+        probabilities: Array = self._predict({_IMAGES: self._floats(images)}).asnumpy()
+        return probabilities
+
+    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+        """Training loss and gradients; changes nothing."""
+        kept = self._draw(len(images), 0) if keep is None else self._given(keep)
+        # Running statistics move in backward, whether an update follows or not.
+        before = {array.name: self._arrays[array.name].copy() for array in self._plan.statistics}
+        loss, gradients = self._differentiate(images, masks, kept)
+        for name, array in before.items():
+            self._arrays[name][:] = array
+        return float(loss), {name: _to_neutral(gradient) for name, gradient in gradients.items()}
+
+    def state(self) -> State:
+        """Copies of all arrays."""
+        return {name: _to_neutral(array) for name, array in self._arrays.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put arrays back."""
+        check_state(state, state_shapes(self._plan, self._rules))
+        for name, array in self._arrays.items():
+            array[:] = mx.nd.array(_to_inner(state[name]), ctx=self._context, dtype=self._dtype)
+
+    def export(self, directory: Path) -> None:
+        """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities."""
+        directory.mkdir(parents=True, exist_ok=True)
+        symbol = self._predicting_symbol()
+        symbol.save(str(directory / "model-symbol.json"))
+        kinds = dict.fromkeys(symbol.list_arguments(), "arg") | dict.fromkeys(
+            symbol.list_auxiliary_states(), "aux"
+        )
+        saved = {f"{kinds[array.name]}:{array.name}": self._arrays[array.name] for array in self._plan.arrays}
+        mx.nd.save(str(directory / "model-0000.params"), saved)
+
+    def _floats(self, images: Array) -> Any:
+        return mx.nd.array(images, ctx=self._context, dtype=self._dtype)
+
+    def _bytes(self, masks: Array) -> Any:
+        return mx.nd.array(masks, ctx=self._context, dtype=np.uint8)
+
+    def _given(self, keep: KeepMasks) -> dict[str, Any]:
+        return {op.name: self._bytes(keep[op.name]) for op in self._plan.dropouts}
+
+    def _draw(self, count: int, step: int) -> dict[str, Any]:
+        """Dropout masks from MXNet's own generator, keyed by seed, name and step."""
+        masks = {}
+        for op in self._plan.dropouts:
+            key = words(self._rules.seed, "dropout", op.name, step, count=1)[0] >> np.uint64(33)
+            mx.random.seed(int(key), ctx=self._context)
+            shape = (count, op.output.height, op.output.width, op.output.channels)
+            masks[op.name] = mx.nd.random.uniform(shape=shape, ctx=self._context) >= op.rate
+        return masks
+
+    def _differentiate(
+        self, images: Array, masks: Array, keep: dict[str, Any]
+    ) -> tuple[_Loss, dict[str, Any]]:
+        inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks), **keep}
+        with mx.autograd.record(train_mode=True):
+            loss = self._learn(inputs)
+        loss.backward()
+        return _Loss(loss), {
+            parameter.name: self._arrays[parameter.name].grad for parameter in self._plan.parameters
+        }
+
+    def _symbols(self, *, training: bool) -> tuple[Symbol, Symbol]:
+        """Logits and masks, both (N, 1, H, W)."""
+        arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
+        keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
+        logits = operations.forward(self._plan, self._channels_first(_IMAGES), arrays, keep)
+        return logits, self._channels_first(_MASKS)
+
+    def _channels_first(self, name: str) -> Symbol:
+        variable = mx.sym.Variable(name)
+        return mx.sym.transpose(mx.sym.cast(variable, dtype=self._dtype), axes=(0, 3, 1, 2))
+
+    def _learning_symbol(self) -> Symbol:
+        logits, masks = self._symbols(training=True)
+        return losses.total(self._rules.loss, logits, masks)
+
+    def _evaluating_symbol(self) -> Symbol:
+        logits, masks = self._symbols(training=False)
+        return mx.sym.Group([losses.total(self._rules.loss, logits, masks), _probabilities(logits)])
+
+    def _predicting_symbol(self) -> Symbol:
+        logits, _ = self._symbols(training=False)
+        return _probabilities(logits)
+
+
+class _Graph:
+    """A symbol that runs on the model's arrays and the inputs it is called with, both by name."""
+
+    def __init__(self, symbol: Symbol, arrays: Mapping[str, Any]) -> None:
+        self._names, self._arrays = symbol.list_inputs(), arrays
+        self._run = mx.nd.CachedOp(symbol, [("static_alloc", True), ("static_shape", True)])
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Any:
+        return self._run(*(inputs[name] if name in inputs else self._arrays[name] for name in self._names))
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """A number that MXNet may still be computing; `float()` waits for it."""
+
+    array: Any
+
+    def __float__(self) -> float:
+        return float(self.array.asscalar())
+
+
+def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
+    """The plan in MXNet on one of `list_devices`."""
+    return MXNetModel(plan, rules, device, precision)
+
+
+def _probabilities(logits: Symbol) -> Symbol:
+    return mx.sym.transpose(operations.sigmoid(logits), axes=(0, 2, 3, 1))
+
+
+def _inner_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in (3, 2, 0, 1)) if len(shape) == 4 else shape
+
+
+def _to_inner(array: Array) -> Array:
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+
+
+def _to_neutral(array: Any) -> Array:
+    host: Array = array.asnumpy()
+    return np.ascontiguousarray(host.transpose(2, 3, 1, 0)) if host.ndim == 4 else host

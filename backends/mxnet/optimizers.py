@@ -1,0 +1,52 @@
+"""Clipping and Adam of `core.rules` in MXNet; nothing here waits for a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backends.mxnet.framework import mx
+from core.plan import Parameter
+from core.rules import AdamRule, StepScalars
+
+Array = Any
+"""An `mx.nd.NDArray`; MXNet ships no type information."""
+
+
+def clip_by_global_norm(gradients: Mapping[str, Array], clip_norm: float) -> dict[str, Array]:
+    """Scale all gradients together so that their norm is at most `clip_norm`."""
+    norm = mx.nd.sqrt(mx.nd.add_n(*[mx.nd.sum(gradient**2) for gradient in gradients.values()]))
+    factor = mx.nd.where(norm <= clip_norm, mx.nd.ones_like(norm), clip_norm / norm)
+    return {
+        name: mx.nd.broadcast_mul(gradient, _as(gradient, factor)) for name, gradient in gradients.items()
+    }
+
+
+def adam(
+    rule: AdamRule,
+    scalars: StepScalars,
+    parameter: Parameter,
+    w: Array,
+    m: Array,
+    v: Array,
+    gradient: Array,
+) -> None:
+    """One update of the weights and both moments, in place."""
+    if parameter.role == "kernel" and scalars.decay:
+        w -= scalars.decay * w
+    mx.nd.adam_update(
+        w,
+        gradient,
+        m,
+        v,
+        lr=scalars.size,
+        beta1=rule.beta1,
+        beta2=rule.beta2,
+        epsilon=rule.epsilon,
+        out=w,
+    )
+
+
+def _as(like: Array, scalar: Array) -> Array:
+    """A one-element array with as many axes as `like`."""
+    return scalar.reshape((1,) * like.ndim)
