@@ -134,7 +134,8 @@ def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.ui
     """
     mask = np.zeros((height, width), dtype=np.uint8)
     for row in rows:
-        mask |= _decoded(row, height, width)
+        if not row.empty:
+            mask |= _decoded(row, height, width)
     return mask
 
 

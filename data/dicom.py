@@ -275,10 +275,11 @@ def _normalised(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.flo
         low, high = min(low, high), max(low, high)
     if not np.isfinite([low, high]).all() or low == high:
         raise ValueError(f"its rescaled values span {low} to {high}")
-    if low == 0 and values.dtype.kind == "u":
-        pixels = np.divide(values, np.float32(high), dtype=np.float32)
-    else:
-        pixels = ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
+    if low == 0 and values.dtype.kind == "u":  # nearly every file: exact, and in half the time
+        pixels = values.astype(np.float32)
+        pixels /= np.float32(high)
+        return pixels if high == np.iinfo(values.dtype).max else np.minimum(pixels, 1, out=pixels)
+    pixels = ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError("its rescaled values are not all finite")
     return np.clip(pixels, 0, 1, out=pixels)

@@ -285,8 +285,11 @@ def convert(file: Path, settings: Settings, rows_of: Mapping[str, tuple[Row, ...
     except AnnotationError as error:
         return _Outcome(entry("bad annotation", str(error)))
     image = _stored(resize_image(radiograph.pixels, settings.size, settings.size), settings.storage)
-    mask = resize_mask(full, settings.size, settings.size)
     positive = bool(full.any())
+    if positive:
+        mask = resize_mask(full, settings.size, settings.size)
+    else:  # four in five: spare the work
+        mask = np.zeros((settings.size, settings.size), dtype=np.uint8)
     vanished = positive and not mask.any()
     row = entry("kept", radiograph.note, positive=positive, vanished=vanished, checksum=checksum(image, mask))
     return _Outcome(row, image, mask)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,20 @@ def test_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["dicom-images-train", "mine.txt", "train-rle.csv"]
     assert len(dicom.find(tmp_path)) == 2
+
+
+def test_the_command(tmp_path: Path) -> None:
+    program = Path(__file__).parents[2] / "preprocess.py"
+    words = ["phantoms", "--out", str(tmp_path / "demo"), "--count", "3", "--size", "64"]
+    for code, says in ((0, "3 phantoms"), (1, "not empty")):
+        done = subprocess.run(
+            [sys.executable, str(program), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stderr
+        assert says in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    assert len(dicom.find(tmp_path / "demo")) == 3
