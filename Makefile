@@ -1,0 +1,40 @@
+# Two commands: `make demo` sees the whole chain work, `make test` runs every check.
+# FRAMEWORK=mxnet make demo does the same with MXNet. Both install into .venv by themselves.
+
+FRAMEWORK ?= tf
+PYTHON ?=
+export PYTHON
+
+BIN := .venv/bin
+SOURCES := backends core data tests benchmarks run.py preprocess.py setup.py
+
+.PHONY: demo test .environment lint types imports unit clean
+
+demo:
+	@.ci/environment $(FRAMEWORK)
+	$(BIN)/python preprocess.py phantoms --out demo --count 320 --size 512 --overwrite
+	$(BIN)/python preprocess.py --images demo/dicom-images-train --annotations demo/train-rle.csv \
+	    --out demo/pneumothorax.h5 --size 128 --overwrite
+	$(BIN)/python run.py -f $(FRAMEWORK) --config configs/demo.yaml --data demo/pneumothorax.h5 --out demo
+	@echo "Look at demo/$(FRAMEWORK)_model/predictions.png"
+
+test: .environment lint types imports unit
+
+.environment:
+	@.ci/environment tf,mxnet,test
+
+lint: .environment
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: .environment
+	$(BIN)/mypy
+
+imports: .environment
+	$(BIN)/lint-imports --no-cache
+
+unit: .environment
+	$(BIN)/pytest -n 2
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
