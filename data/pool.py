@@ -8,6 +8,7 @@ Ctrl-C, which is the parent's to handle, and end with the parent even if it is k
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, TypeVar
 
 import cv2
@@ -102,9 +104,10 @@ def _run(
     )
     try:
         waiting = iter(items)
-        under_way: deque[Future[Result]] = deque(
-            pool.submit(function, item) for item in itertools.islice(waiting, workers * _UNDER_WAY)
-        )
+        under_way: deque[Future[Result]] = deque()
+        with _uninterrupted():  # the first `submit` starts the workers
+            for item in itertools.islice(waiting, workers * _UNDER_WAY):
+                under_way.append(pool.submit(function, item))
         while under_way:
             result = under_way.popleft().result()
             under_way.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
@@ -120,7 +123,42 @@ def _context(module: str) -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])  # its imports are then paid once, not by each worker
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it has started
+    with _uninterrupted():
+        forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off a Ctrl-C until the end of the block.
+
+    Processes started meanwhile inherit the blocked signal. Otherwise one that is still starting,
+    or is being told what to do, prints a traceback of its own. Blocking alone is not enough here:
+    another thread may take the signal, and Python then still interrupts the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    mask = _block_interrupts()
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _block_interrupts() -> set[signal.Signals] | None:
+    """Block SIGINT for this thread, and return what was blocked before; None if it cannot be."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    return {signal.Signals(number) for number in before}
 
 
 def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
