@@ -85,7 +85,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     tests = str(Path(__file__).parent)
     script.write_text(ORPHANS.format(root=str(ROOT), tests=tests, folder=str(tmp_path / "pids")))
-    parent = subprocess.Popen([sys.executable, str(script)])
+    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while len(list((tmp_path / "pids").iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -346,11 +346,17 @@ def test_a_run_that_is_stopped_from_outside(phantoms: Path, tmp_path: Path, sent
     out = tmp_path / "a.h5"
     staging = tmp_path / "a.h5.staging" / "journal.jsonl"
     program = [sys.executable, str(ROOT / "preprocess.py"), *options(phantoms, out)]
-    process = subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        program,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 30
     while not staging.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(sent)
+    os.killpg(process.pid, sent)  # as the terminal does: the workers get it too
     _, errors = process.communicate(timeout=30)
     assert "Traceback" not in errors
     assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL)
