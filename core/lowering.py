@@ -71,6 +71,19 @@ def lower(network: Network, height: int, width: int, channels: int = 1) -> Plan:
         UserError: A skip joins blocks of different sizes, or the network's output is not as large as
             its input; the text begins with the path of the key.
     """
+    plan = lower_blocks(network, height, width, channels)
+    logits = plan.output.output
+    if (logits.height, logits.width) != (height, width):
+        raise UserError(
+            f"network: images of {height}x{width} would give masks of {logits.height}x{logits.width}",
+            f"The strides going down and up must cancel, and {height} and {width} be multiples of the "
+            f"largest reduction: preprocess with another --size, or change the strides.",
+        )
+    return plan
+
+
+def lower_blocks(network: Network, height: int, width: int, channels: int = 1) -> Plan:
+    """The same for a chain of blocks whose masks need not be as large as the images."""
     builder = _Builder(network, Tensor("image", height, width, channels))
     for index, block in enumerate(network.blocks):
         builder.add_block(index, block)
@@ -116,17 +129,8 @@ class _Builder:
             self._drop(name, rate)
 
     def finish(self) -> Plan:
-        logits, image = self.current, self.image
-        if (logits.height, logits.width) != (image.height, image.width):
-            raise UserError(
-                f"network: images of {image.height}x{image.width} would give masks of "
-                f"{logits.height}x{logits.width}",
-                f"The strides going down and up must cancel, and {image.height} and {image.width} "
-                f"be multiples of the largest reduction: preprocess with another --size, or change "
-                f"the strides.",
-            )
         name = f"{self.network.blocks[-1].name}/sigmoid"
-        self._append(Sigmoid(name, (logits.name,), self._like(name)))
+        self._append(Sigmoid(name, (self.current.name,), self._like(name)))
         blocks = tuple((block, tensor.name) for block, tensor in self.outputs.items())
         return Plan(
             self.image, tuple(self.operations), tuple(self.parameters), tuple(self.statistics), blocks

@@ -11,6 +11,7 @@ from backends.tf import losses, operations, optimizers
 from backends.tf.devices import framework_device, list_devices
 from backends.tf.framework import tf
 from backends.tf.operations import Tensor
+from core import plan as plans
 from core.contract import Array, KeepMasks, Precision, State
 from core.plan import Plan
 from core.randomness import words
@@ -31,14 +32,10 @@ class TensorFlowModel:
                 name: tf.Variable(tf.zeros(shape, self._dtype), name=name, trainable=False)
                 for name, shape in state_shapes(plan, rules).items()
             }
-        size = (None, plan.input.height, plan.input.width)
-        images = tf.TensorSpec((*size, plan.input.channels), self._dtype)
-        masks = tf.TensorSpec((*size, 1), tf.uint8)
+        images = tf.TensorSpec(_shape(plan.input), self._dtype)
+        masks = tf.TensorSpec(_shape(plan.output.output), tf.uint8)
         scalar, step = tf.TensorSpec((), self._dtype), tf.TensorSpec((), tf.int64)
-        keep = {
-            op.name: tf.TensorSpec((None, op.output.height, op.output.width, op.output.channels), tf.uint8)
-            for op in plan.dropouts
-        }
+        keep = {op.name: tf.TensorSpec(_shape(op.output), tf.uint8) for op in plan.dropouts}
         self._update = tf.function(self._graph_update, [images, masks, scalar, scalar, keep])
         self._evaluate = tf.function(self._graph_evaluate, [images, masks])
         self._predict = tf.function(self._graph_predict, [images])
@@ -90,11 +87,7 @@ class TensorFlowModel:
 
     def export(self, directory: Path) -> None:
         """Write a SavedModel: signature `serving_default`, `images` to `probabilities`."""
-        images = tf.TensorSpec(
-            (None, self._plan.input.height, self._plan.input.width, self._plan.input.channels),
-            self._dtype,
-            name="images",
-        )
+        images = tf.TensorSpec(_shape(self._plan.input), self._dtype, name="images")
         module = tf.Module()
         # SavedModel stores what hangs on the module: what a prediction needs, without the moments.
         module.arrays = {
@@ -166,3 +159,7 @@ class TensorFlowModel:
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
     """The plan in TensorFlow on one of `list_devices`."""
     return TensorFlowModel(plan, rules, device, precision)
+
+
+def _shape(tensor: plans.Tensor) -> tuple[int | None, ...]:
+    return None, tensor.height, tensor.width, tensor.channels

@@ -1,0 +1,83 @@
+"""What `export` writes loads in the bare framework, without this project, and predicts the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from remote import Remote
+
+from core.configuration import load_configuration
+from core.contract import Implementation
+from core.lowering import lower
+from core.state import initial_state
+
+IMAGES = np.random.default_rng(3).random((3, 32, 48, 1), dtype=np.float32)
+
+TF = """
+import sys, numpy as np, tensorflow as tf
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+np.save(sys.argv[3], serve(images=tf.constant(np.load(sys.argv[2])))["probabilities"].numpy())
+"""
+MXNET = """
+import sys, numpy as np
+np.bool = bool
+import mxnet as mx
+folder = sys.argv[1]
+net = mx.gluon.SymbolBlock.imports(f"{folder}/model-symbol.json", ["images"], f"{folder}/model-0000.params")
+by_gluon = net(mx.nd.array(np.load(sys.argv[2]))).asnumpy()
+symbol, arguments, auxiliary = mx.model.load_checkpoint(f"{folder}/model", 0)
+arguments["images"] = mx.nd.array(np.load(sys.argv[2]))
+by_module = symbol.bind(mx.cpu(), arguments, aux_states=auxiliary).forward()[0].asnumpy()
+assert np.array_equal(by_gluon, by_module)
+np.save(sys.argv[3], by_gluon)
+"""
+NUMPY = """
+import sys, numpy as np
+weights = np.load(f"{sys.argv[1]}/weights.npz", allow_pickle=False)
+assert weights["mask/kernel"].shape == (3, 3, 1, 64), weights["mask/kernel"].shape
+"""
+BARE = {"tf": TF, "mxnet": MXNET}
+
+
+def export(implementation: Implementation, folder: Path) -> NDArray[Any]:
+    configuration = load_configuration(Path("fcn_skip"))
+    plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
+    model = implementation.compile(plan, rules, "cpu", "float32")
+    state = initial_state(plan, rules, 1)
+    for name, array in state.items():
+        if name.endswith("moving_mean"):
+            array += 0.1  # so that lost statistics show
+    model.load_state(state)
+    model.export(folder)
+    return model.predict(IMAGES)
+
+
+def test_the_bare_framework_predicts_the_same(remote: Remote, tmp_path: Path) -> None:
+    predicted = remote.call(export, tmp_path / "export")
+    np.save(tmp_path / "images.npy", IMAGES)
+    command = [sys.executable, "-c", BARE[remote.name], "export", "images.npy", "bare.npy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "bare.npy"), predicted, rtol=1e-5, atol=1e-7)
+    assert predicted.std() > 1e-3
+
+
+def test_the_reference_writes_its_arrays(tmp_path: Path) -> None:
+    from backends.reference import model as reference
+
+    export(reference, tmp_path / "export")
+    subprocess.run([sys.executable, "-c", NUMPY, str(tmp_path / "export")], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["reference", "tf", "mxnet"])
+def test_describing_a_backend_imports_no_framework(name: str) -> None:
+    code = (
+        f"import sys, backends.{name}; assert not {{'tensorflow', 'mxnet', 'h5py', 'cv2'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
