@@ -6,7 +6,7 @@ PYTHON ?=
 export PYTHON
 
 BIN := .venv/bin
-SOURCES := backends core data tests benchmarks run.py preprocess.py setup.py
+SOURCES := backends core data tests run.py preprocess.py setup.py $(wildcard benchmarks)
 
 .PHONY: demo test .environment lint types imports unit clean
 
