@@ -46,9 +46,10 @@ setup(
         "tensorboardX>=2.6.2",
     ],
     extras_require={
+        # The CPU build exists for x86-64 Linux and Windows alone.
         "tf": [
-            "tensorflow-cpu==2.21.0; sys_platform != 'darwin'",
-            "tensorflow==2.21.0; sys_platform == 'darwin'",
+            "tensorflow-cpu==2.21.0; sys_platform != 'darwin' and platform_machine != 'aarch64'",
+            "tensorflow==2.21.0; sys_platform == 'darwin' or platform_machine == 'aarch64'",
         ],
         "tf-gpu": ["tensorflow[and-cuda]==2.21.0"],
         "mxnet": ["mxnet==1.9.1"],
