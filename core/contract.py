@@ -77,7 +77,11 @@ class Model(Protocol):
         ...
 
     def export(self, directory: Path) -> None:
-        """Write the prediction (images to probabilities) in the framework's own format."""
+        """Write the prediction (images to probabilities) in the framework's own format.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
         ...
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+# Not SummaryWriter: its thread dies on a full disk, and the next flush then waits for ever.
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
 
 from core.checkpoint import EpochRecord
 from core.files import explained
@@ -27,30 +32,39 @@ class TensorBoardLog(Observer):
     """Scalars of every epoch, and pictures of scored images whenever the best model changes.
 
     Args:
-        folder: Where the event files go.
+        folder: Where the event file goes.
         epochs: Epochs that an earlier part of the run has logged; later ones it logged are hidden.
         threshold: From which probability a pixel counts as found.
+
+    Raises:
+        UserError: The file cannot be written, here or in any method.
     """
 
     def __init__(self, folder: Path, epochs: int, threshold: float) -> None:
-        self._threshold = threshold
+        self._folder, self._threshold = folder, threshold
         with explained(folder, "write"):
             folder.mkdir(parents=True, exist_ok=True)
-            purge = epochs + 1 if epochs else None
-            self._writer = SummaryWriter(str(folder), purge_step=purge)
+            self._file = EventsWriter(str(folder / "events"))
+            if epochs:
+                self._write(epochs + 1, session_log=SessionLog(status=SessionLog.START))
+            self._file.flush()
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
         """Write the record; see the class."""
-        for tag, name in _SCALARS.items():
-            if (value := getattr(record, name)) is not None:
-                self._writer.add_scalar(tag, value, record.epoch)
-        if best:
-            for number, sample in enumerate(samples, start=1):
+        with explained(self._folder, "write"):
+            for tag, name in _SCALARS.items():
+                if (value := getattr(record, name)) is not None:
+                    self._write(record.epoch, summary=scalar(tag, value))
+            for number, sample in enumerate(samples if best else (), start=1):
                 picture = draw_sample(sample, self._threshold)
-                tag = f"validation/{number}"
-                self._writer.add_image(tag, picture, record.epoch, dataformats="HWC")
-        self._writer.flush()
+                tag = f"{record.scored_on}/{number}"
+                self._write(record.epoch, summary=image(tag, picture, dataformats="HWC"))
+            self._file.flush()
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        with explained(self._folder, "write"):
+            self._file.close()
+
+    def _write(self, epoch: int, **content: Any) -> None:
+        self._file.write_event(Event(wall_time=time.time(), step=epoch, **content))

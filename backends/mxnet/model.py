@@ -101,7 +101,10 @@ class MXNetModel:
             symbol.list_auxiliary_states(), "aux"
         )
         saved = {f"{kinds[array.name]}:{array.name}": self._arrays[array.name] for array in self._plan.arrays}
-        mx.nd.save(str(directory / "model-0000.params"), saved)
+        try:
+            mx.nd.save(str(directory / "model-0000.params"), saved)
+        except mx.base.MXNetError as error:  # how MXNet reports a full disk
+            raise OSError("MXNet could not write the parameters; is the disk full?") from error
 
     def _floats(self, images: Array) -> Any:
         return mx.nd.array(images, ctx=self._context, dtype=self._dtype)

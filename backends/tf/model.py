@@ -94,7 +94,10 @@ class TensorFlowModel:
             array.name.replace("/", "_"): self._arrays[array.name] for array in self._plan.arrays
         }
         module.predict = tf.function(lambda images: {"probabilities": self._graph_predict(images)}, [images])
-        tf.saved_model.save(module, str(directory), signatures=module.predict)
+        try:
+            tf.saved_model.save(module, str(directory), signatures=module.predict)
+        except tf.errors.OpError as error:  # how TensorFlow reports a full disk
+            raise OSError(error.message.rpartition("; ")[2]) from error
 
     def _floats(self, images: Array) -> Tensor:
         return tf.constant(images, self._dtype)

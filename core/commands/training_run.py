@@ -32,7 +32,7 @@ DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     folder = Path(arguments.out) / f"{arguments.framework}_model"
     logs = Path(arguments.out) / f"{arguments.framework}_logs"
     source = _resumed_folder(arguments.resume, folder)
