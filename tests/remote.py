@@ -2,11 +2,15 @@
 
 Two frameworks in one process disturb each other (OpenMP, protobuf, memory pools), and a crash of one
 would take the tests with it. So the tests' own process imports none.
+
+The frameworks are chosen by the environment variable PNEUMOSEG_BACKENDS (default: all that the
+toolkit ships). One that is named and cannot be used fails its tests; it never turns into a skip.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -14,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from core.contract import Implementation
 from core.registry import load_backend
 
+BACKENDS = [name for name in os.environ.get("PNEUMOSEG_BACKENDS", "tf,mxnet").split(",") if name]
 TIMEOUT_S = 300
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
 from PIL import Image
+from remote import BACKENDS
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
