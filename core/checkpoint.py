@@ -79,6 +79,7 @@ class Progress:
         batch: Batches done of the epoch under way, whose number is `len(history) + 1`.
         loss_sum: Sum over those batches of loss times images.
         images: Images of those batches.
+        seconds: Time that training them took.
         history: The finished epochs.
     """
 
@@ -86,6 +87,7 @@ class Progress:
     batch: int = 0
     loss_sum: float = 0.0
     images: int = 0
+    seconds: float = 0.0
     history: tuple[EpochRecord, ...] = field(default=())
 
 

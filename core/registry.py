@@ -38,14 +38,20 @@ def find_backend(name: str) -> Backend:
     return descriptor
 
 
-def load_backend(name: str) -> tuple[Backend, Implementation]:
-    """The backend called `name` with its framework imported."""
+def require_backend(name: str) -> Backend:
+    """The descriptor of the backend called `name`, whose framework is installed; imports nothing of it."""
     backend = find_backend(name)
     if not backend.is_available():
         raise UserError(
             f"backend {name!r} needs {backend.title}, which is not installed",
             f"Run: {backend.install}",
         )
+    return backend
+
+
+def load_backend(name: str) -> tuple[Backend, Implementation]:
+    """The backend called `name` with its framework imported."""
+    backend = require_backend(name)
     try:
         return backend, backend.load()
     except ImportError as error:

@@ -143,15 +143,11 @@ class Trainer:
         while len(self.progress.history) < settings.epochs:
             if self._is_stale():
                 return Outcome("early stop", self.progress)
-            began, trained = time.perf_counter(), self.progress.images
-            evaluation: Evaluation | None = None
-            if self._train_epoch():
-                rate = (self.progress.images - trained) / (time.perf_counter() - began)
-                evaluation = self._score()
+            evaluation = self._score() if self._train_epoch() else None
             if evaluation is None:
                 self._save(LAST)
                 return Outcome("interrupted", self.progress)
-            self._finish_epoch(evaluation, rate)
+            self._finish_epoch(evaluation)
         return Outcome("finished", self.progress)
 
     def finish(self) -> Evaluation | None:
@@ -173,6 +169,7 @@ class Trainer:
         for observer in self.observers:
             observer.epoch_started(epoch, self.progress.batch, self.training.batches)
         losses, optimizer = _Losses(self.progress), settings.rules().optimizer
+        began = time.perf_counter() - self.progress.seconds
         for batch in self.training.epoch(epoch, start=self.progress.batch):
             losses.step += 1
             rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
@@ -187,7 +184,7 @@ class Trainer:
             if self.interrupted():
                 break
         self._settle(losses, leave=0)
-        self.progress = losses.progress()
+        self.progress = replace(losses.progress(), seconds=time.perf_counter() - began)
         return self.progress.batch == self.training.batches and not self.interrupted()
 
     def _score(self) -> Evaluation | None:
@@ -204,7 +201,7 @@ class Trainer:
             raise self._diverged(evaluation.loss, "on the scored images")
         return evaluation
 
-    def _finish_epoch(self, evaluation: Evaluation, rate: float) -> None:
+    def _finish_epoch(self, evaluation: Evaluation) -> None:
         scores, progress = evaluation.scores, self.progress
         record = EpochRecord(
             epoch=len(progress.history) + 1,
@@ -214,7 +211,7 @@ class Trainer:
             dice_all_empty=scores.dice_all_empty,
             dice_positive=scores.dice_positive,
             learning_rate=self.configuration.training.optimizer.learning_rate,
-            images_per_second=rate,
+            images_per_second=progress.images / progress.seconds,
             scored_on="training" if self.validation is None else "validation",
             step=progress.step,
         )

@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.files import explained, set_aside
 from core.logs import TensorBoardLog
 from core.lowering import lower
-from core.registry import load_backend
+from core.registry import load_backend, require_backend
 from core.state import initial_state
 from core.training import BEST, LAST, Outcome, Trainer
 from data.loader import Loader
@@ -32,6 +32,7 @@ DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
+    require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
     console = Console(highlight=False, soft_wrap=True)
     folder = Path(arguments.out) / f"{arguments.framework}_model"
     logs = Path(arguments.out) / f"{arguments.framework}_logs"
