@@ -1,0 +1,60 @@
+"""Pictures: outlines where they belong, in their colours."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from core.pictures import Sample, draw_sample, draw_sheet, outline
+
+
+def test_an_outline_is_the_mask_without_its_inside() -> None:
+    mask = np.zeros((6, 7), np.uint8)
+    mask[1:5, 2:6] = 1
+    mask[0, 0] = 1
+    edge = outline(mask)
+    assert edge.sum() == 13
+    assert edge[0, 0]
+    assert not edge[2:4, 3:5].any()
+    assert not (edge & (mask == 0)).any()
+    assert outline(np.ones((5, 4))).sum() == 2 * 4 + 2 * 3
+
+
+def sample(height: int, width: int) -> Sample:
+    rng = np.random.default_rng(height)
+    truth, probability = np.zeros((height, width), np.uint8), np.zeros((height, width))
+    truth[2:9, 3:12] = 1
+    probability[5:11, 8:15] = 0.7
+    return Sample(rng.uniform(0.2, 0.6, (height, width)), truth, probability, 0.25)
+
+
+def test_truth_is_green_prediction_red_and_both_yellow() -> None:
+    picture = draw_sample(sample(16, 20), 0.5)
+    assert picture.shape == (16, 3 * 20 + 2 * 4, 3)
+    plain, overlay, probability = picture[:, :20], picture[:, 24:44], picture[:, 48:]
+    truth, found = outline(sample(16, 20).truth), outline(sample(16, 20).probability >= 0.5)
+    assert (truth & found).any()
+    for mask, colour in (
+        (truth & ~found, (0, 255, 0)),
+        (found & ~truth, (255, 0, 0)),
+        (truth & found, (255, 255, 0)),
+    ):
+        assert (overlay[mask] == colour).all()
+    untouched = ~(truth | found)
+    np.testing.assert_array_equal(overlay[untouched], plain[untouched])
+    assert set(np.unique(probability)) == {0, 178}
+
+
+def test_a_threshold_that_nothing_reaches_draws_no_red() -> None:
+    overlay = draw_sample(sample(16, 20), 0.8)[:, 24:44]
+    assert not ((overlay[..., 0] == 255) & (overlay[..., 1] != 255)).any()
+
+
+def test_a_sheet_is_a_png_with_a_row_for_each_sample() -> None:
+    samples = [sample(16, 20), sample(16, 20)]
+    one, two = (Image.open(io.BytesIO(draw_sheet(samples[:n], 0.5))) for n in (1, 2))
+    assert (one.format, one.mode) == ("PNG", "RGB")
+    assert two.width == one.width
+    assert two.height == 2 * one.height
