@@ -2,13 +2,14 @@
 
 Promises: a checkpoint holds all that continuing needs: the configuration, every array of the model, the
 optimiser's moments, and how far the run had come. The file is safetensors with JSON metadata,
-so reading one runs no code; it is written whole or not at all. A file that is not one, or
-whose arrays are not the network's, is a `UserError` that says what is wrong.
+so reading one runs no code; it is written whole or not at all. It carries a hash of all it says: a file
+that is not a checkpoint, or of which a single bit is not as it was written, is a `UserError`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,8 +109,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "data": dataclasses.asdict(checkpoint.data),
         "progress": dataclasses.asdict(checkpoint.progress),
     }
-    metadata = {"format": FORMAT, "version": str(VERSION), "content": json.dumps(content, allow_nan=False)}
+    text = json.dumps(content, allow_nan=False)
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "content": text,
+        "sha256": _digest(text, arrays),
+    }
     write_bytes(path, save(arrays, metadata))
 
 
@@ -130,6 +137,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
         found = {key: metadata.get(key) for key in ("format", "version")}
         raise UserError(f"{path}: expected a {FORMAT} of version {VERSION}; received {found}")
+    if metadata.get("sha256") != _digest(metadata.get("content", ""), arrays):
+        raise UserError(f"{path} is damaged: its content is not what was written (SHA-256)")
     try:
         content = json.loads(metadata["content"])
         return Checkpoint(
@@ -160,6 +169,15 @@ def check_continuation(checkpoint: Checkpoint, configuration: Configuration, dat
             f"cannot resume on other data: the checkpoint was trained on {_describe(checkpoint.data)}, "
             f"--data holds {_describe(data)}"
         )
+
+
+def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
+    """Hash of the metadata's text and of every array's name, type, shape and bytes."""
+    digest = hashlib.sha256(text.encode("utf-8"))
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\x1f{name} {array.dtype.str} {array.shape}\x1f".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _first_difference(old: Any, new: Any, path: tuple[str | int, ...]) -> tuple[str, Any, Any] | None:
