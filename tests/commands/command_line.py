@@ -1,0 +1,189 @@
+"""The two programs run as a user types them, and what they leave behind.
+
+Promises: every command runs in a process of its own, in the folder it is given, in an environment
+where nothing makes its output differ from that of a pipe on any other machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from data.store import Rows, write
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+NETWORK = """\
+network:
+  batch_norm_settings: {momentum: 0.9}
+  dropout: 0.1
+  blocks:
+    - {name: down, kind: conv, filters: 4}
+    - {name: middle, kind: pointwise}
+    - {name: up, kind: output}
+training:
+  epochs: 2
+  batch_size: 5
+  seed: 7
+  optimizer: {learning_rate: 0.01}
+"""
+
+# Replaces itself by the program after doing something to its own process.
+_LAUNCHERS = {
+    "limit": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)",
+    # Root may write everywhere; without CAP_DAC_OVERRIDE (1) in the set that the new program may
+    # have, it is bound to a file's rights like everybody else.
+    "bound": "import ctypes; os.geteuid() or ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)",
+    # A background job of a shell ignores Ctrl-C, and its children inherit that.
+    "interruptible": "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
+    # The terminal on standard input becomes the one whose Ctrl-C reaches this process.
+    "terminal": "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)",
+}
+
+
+def launcher(kind: str, *values: object) -> list[str]:
+    """The words that come before a Python program to start it in a special way."""
+    code = f"import os, sys; {_LAUNCHERS[kind]}; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    return ["-c", code, *map(str, values)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment without what changes a program's output."""
+    unwanted = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PYTHONPATH", "PYTHONWARNINGS"}
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return {**kept, "COLUMNS": "160", "PYTHONIOENCODING": "utf-8", **changes}
+
+
+def words_of(program: str, *words: str, before: Sequence[str] = ()) -> list[str]:
+    """The whole command line; `before` are options of Python or a `launcher`."""
+    return [sys.executable, *before, str(ROOT / program), *words]
+
+
+def run(
+    *words: str,
+    cwd: Path,
+    program: str = "run.py",
+    before: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        words_of(program, *words, before=before),
+        cwd=cwd,
+        env=environment(**(env or {})),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def succeed(*words: str, cwd: Path, **options: Any) -> str:
+    """Run a command that must succeed without a word on standard error; gives its standard output."""
+    done = run(*words, cwd=cwd, **options)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def train(*words: str, cwd: Path, **options: Any) -> str:
+    """Train on `data.h5` with `network.yaml`, which `prepare` has written."""
+    given = [] if "--resume" in words else ["--config", "network.yaml"]
+    data = [] if "--data" in words else ["--data", "data.h5"]
+    return succeed("-f", "reference", *data, *given, *words, cwd=cwd, **options)
+
+
+def assert_one_error(done: subprocess.CompletedProcess[str], *says: str) -> None:
+    """Exit status 1 and one message, which says all this."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("error: ") == 1, done.stderr
+    for text in says:
+        assert text in done.stderr, f"{text!r} is not in {done.stderr!r}"
+
+
+def refused(*words: str, cwd: Path, says: Sequence[str], **options: Any) -> str:
+    """Run a command that must end with one error and leave the folder as it is; gives the message."""
+    before = content(cwd)
+    done = run(*words, cwd=cwd, **options)
+    assert_one_error(done, *says)
+    assert content(cwd) == before
+    return done.stderr
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder: files with their bytes, folders with None."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def prepare(folder: Path, images: int = 24, size: int = 32, seed: int = 0) -> None:
+    """Write `data.h5`, of which every third image is positive, and `network.yaml`."""
+    write_data(folder / "data.h5", images, size, seed)
+    (folder / "network.yaml").write_text(NETWORK)
+
+
+def write_data(path: Path, images: int, size: int, seed: int) -> None:
+    """Noise, brighter where a rectangle is the mask."""
+    random = np.random.default_rng(seed)
+    masks = np.zeros((images, size, size), np.uint8)
+    for mask in masks[::3]:
+        top, left = random.integers(0, size // 2, 2)
+        height, width = random.integers(4, size // 2, 2)
+        mask[top : top + height, left : left + width] = 1
+    pixels = random.random(masks.shape, np.float32) * 0.7 + 0.3 * masks.astype(np.float32)
+    rows = Rows(
+        ids=[f"image-{number}" for number in range(images)],
+        sizes=np.full((images, 2), size, np.int32),
+        positive=masks.any(axis=(1, 2)),
+    )
+    blocks = iter([(pixels, masks)])
+    write(path, rows, (size, size), blocks, per_dataset=10, storage="float32", attributes={})
+
+
+def history(model: Path) -> list[dict[str, Any]]:
+    """The records of a model's `history.json`."""
+    records: list[dict[str, Any]] = json.loads((model / "history.json").read_text())
+    return records
+
+
+def arrays(model: Path, name: str = LAST) -> dict[str, NDArray[Any]]:
+    """The arrays of a checkpoint."""
+    return load_file(model / name)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same history but for the speed, and the same checkpoints bit for bit."""
+
+    def without_speed(model: Path) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in record.items() if key != "images_per_second"}
+            for record in history(model)
+        ]
+
+    assert without_speed(one) == without_speed(other)
+    for name in (LAST, BEST):
+        first, second = arrays(one, name), arrays(other, name)
+        assert first.keys() == second.keys()
+        for array in first:
+            assert first[array].dtype == second[array].dtype, array
+            assert first[array].tobytes() == second[array].tobytes(), array
+
+
+def imported(trace: str) -> set[str]:
+    """Top-level modules that a program started with `-X importtime` imported."""
+    return {match[1].split(".")[0] for match in re.finditer(r"^import time:.*\| +(\S+)$", trace, re.MULTILINE)}
