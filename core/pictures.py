@@ -19,6 +19,7 @@ Picture = NDArray[np.uint8]
 """(height, width, 3), red, green and blue in 0-255."""
 
 _GAP, _CAPTION = 4, 18
+_SEEN_WELL = 256  # pixels; a sheet enlarges smaller images to about that
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ def draw_sample(sample: Sample, threshold: float) -> Picture:
 
 
 def draw_sheet(samples: Sequence[Sample], threshold: float) -> bytes:
-    """A PNG with one captioned row a sample."""
-    rows = [draw_sample(sample, threshold) for sample in samples]
+    """A PNG with one captioned row a sample; small images are enlarged by a whole factor."""
+    factor = max(_SEEN_WELL // samples[0].image.shape[0], 1)
+    rows = [
+        draw_sample(sample, threshold).repeat(factor, axis=0).repeat(factor, axis=1) for sample in samples
+    ]
     height, width = rows[0].shape[:2]
     sheet = Image.new("RGB", (width, len(rows) * (height + _CAPTION)), "white")
     pen = ImageDraw.Draw(sheet)

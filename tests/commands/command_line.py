@@ -186,4 +186,5 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def imported(trace: str) -> set[str]:
     """Top-level modules that a program started with `-X importtime` imported."""
-    return {match[1].split(".")[0] for match in re.finditer(r"^import time:.*\| +(\S+)$", trace, re.MULTILINE)}
+    lines = re.finditer(r"^import time:.*\| +(\S+)$", trace, re.MULTILINE)
+    return {line[1].split(".")[0] for line in lines}

@@ -58,3 +58,6 @@ def test_a_sheet_is_a_png_with_a_row_for_each_sample() -> None:
     assert (one.format, one.mode) == ("PNG", "RGB")
     assert two.width == one.width
     assert two.height == 2 * one.height
+    assert one.width == (256 // 16) * (3 * 20 + 2 * 4)
+    first = np.asarray(two)[one.height - 256 : one.height : 16, ::16]
+    np.testing.assert_array_equal(first, draw_sample(samples[0], 0.5))
