@@ -7,7 +7,7 @@ import sys
 
 from core.commands import main as run_command
 
-COMMANDS = ("train", "backends")
+COMMANDS = ("train", "backends", "conformance")
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ setup(
         "configs",
         "core",
         "core.commands",
+        "core.conformance",
         "data",
     ],
     py_modules=["preprocess", "run"],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from remote import BACKENDS, Remote
+from selected import BACKENDS
+
+from core.isolation import Isolated
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def remote(request: pytest.FixtureRequest) -> Iterator[Remote]:
+def remote(request: pytest.FixtureRequest) -> Iterator[Isolated]:
     """A backend, by turns each of `BACKENDS`."""
-    with Remote(request.param) as process:
+    with Isolated(request.param) as process:
         yield process

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from remote import BACKENDS
 from safetensors.numpy import load_file
+from selected import BACKENDS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_KEYS = {

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from decimal import Decimal
 
 import numpy as np
+
+from core.errors import UserError
 
 # MXNet assumes hyper-threads and takes half of the cores it sees: 9 instead of 15 images/s on two cores.
 if hasattr(os, "sched_getaffinity"):
@@ -20,4 +23,19 @@ with warnings.catch_warnings():
         np.bool = bool  # type: ignore[attr-defined]
     import mxnet as mx
 
-__all__ = ["mx"]
+__all__ = ["attribute", "mx"]
+
+
+def attribute(number: float) -> str:
+    """A float32 number as the attribute of an operator, spelled so that MXNet reads that very number.
+
+    Its parser misreads one in twenty written with an exponent, as Python writes small ones, by a unit in
+    the last place; positional ones with at most 19 decimals it reads right.
+
+    Raises:
+        UserError: The number is too small to be told in 19 decimals.
+    """
+    text = format(Decimal(number), ".19f")
+    if float(np.float32(text)) != number:
+        raise UserError(f"MXNet reads numbers to 19 decimals and so cannot take {number!r} exactly")
+    return text

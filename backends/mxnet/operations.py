@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backends.mxnet.framework import mx
+from backends.mxnet.framework import attribute, mx
 from core.plan import (
     BatchNorm,
     Bias,
@@ -88,8 +88,8 @@ def batch_norm(
         beta,
         mean,
         variance,
-        eps=operation.epsilon,
-        momentum=operation.momentum,
+        eps=attribute(operation.epsilon),
+        momentum=attribute(operation.momentum),
         fix_gamma=False,  # by default gamma is held at 1
     )
 

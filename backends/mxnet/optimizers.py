@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backends.mxnet.framework import mx
+from backends.mxnet.framework import attribute, mx
 from core.plan import Parameter
 from core.rules import AdamRule, StepScalars
 
@@ -39,10 +39,10 @@ def adam(
         gradient,
         m,
         v,
-        lr=scalars.size,
-        beta1=rule.beta1,
-        beta2=rule.beta2,
-        epsilon=rule.epsilon,
+        lr=attribute(scalars.size),
+        beta1=attribute(rule.beta1),
+        beta2=attribute(rule.beta2),
+        epsilon=attribute(rule.epsilon),
         out=w,
     )
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from remote import Remote
 
 from core.configuration import load_configuration
 from core.contract import Implementation
+from core.isolation import Isolated
 from core.lowering import lower
 from core.state import initial_state
 
@@ -58,7 +58,7 @@ def export(implementation: Implementation, folder: Path) -> NDArray[Any]:
     return model.predict(IMAGES)
 
 
-def test_the_bare_framework_predicts_the_same(remote: Remote, tmp_path: Path) -> None:
+def test_the_bare_framework_predicts_the_same(remote: Isolated, tmp_path: Path) -> None:
     predicted = remote.call(export, tmp_path / "export")
     np.save(tmp_path / "images.npy", IMAGES)
     command = [sys.executable, "-c", BARE[remote.name], "export", "images.npy", "bare.npy"]

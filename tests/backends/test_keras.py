@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from remote import BACKENDS, Remote
+from selected import BACKENDS
 
 from backends.reference import operations
 from core.configuration import load_configuration
 from core.contract import Implementation
+from core.isolation import Isolated
 from core.lowering import lower, same_crops, same_pads
 from core.plan import Conv2D, ConvTranspose2D, Tensor
 from core.rules import adam_step
@@ -27,8 +28,8 @@ Arrays = list[NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
-def tf() -> Iterator[Remote]:
-    with Remote("tf") as process:
+def tf() -> Iterator[Isolated]:
+    with Isolated("tf") as process:
         yield process
 
 
@@ -46,7 +47,7 @@ def same_convolutions(_: Implementation, x: Arrays, k: Arrays, strides: list[int
 
 
 @pytest.mark.parametrize("up", [False, True], ids=["convolution", "transposed"])
-def test_same_is_tensorflows_same_at_every_size(tf: Remote, up: bool) -> None:
+def test_same_is_tensorflows_same_at_every_size(tf: Isolated, up: bool) -> None:
     rng = np.random.default_rng(0)
     # Where the kernel is smaller than the stride TensorFlow refuses the transposed convolution.
     cases = [
@@ -134,7 +135,7 @@ def ours(
     return losses, model.state(), model.predict(images)
 
 
-def test_training_follows_a_network_written_by_hand_in_keras(tf: Remote) -> None:
+def test_training_follows_a_network_written_by_hand_in_keras(tf: Isolated) -> None:
     filters = {0: 4, 1: 6, 2: 5, 4: 3, 5: 4}
     overrides = [f"network.blocks.{block}.filters={count}" for block, count in filters.items()]
     configuration = load_configuration(Path("configs/fcn.yaml"), overrides)

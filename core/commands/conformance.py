@@ -1,0 +1,124 @@
+"""`python run.py conformance -f NAME`: does a backend do what the contract asks of it?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from core.conformance import Outcome
+
+    Table = Mapping[str, Mapping[str, Mapping[str, str]]]
+
+HELP = "check a backend against the contract and show what it can do"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "-f", "--framework", action="append", required=True, metavar="NAME", help="backend; may be repeated"
+    )
+    parser.add_argument("--only", metavar="SUBJECT", help="checks whose name contains this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the suite; 1 where a check failed. A refusal is no failure, and the table tells it."""
+    import json
+
+    from rich.console import Console
+
+    from core.conformance import capabilities
+    from core.files import write_text
+
+    console = Console(highlight=False)
+    names = list(dict.fromkeys(arguments.framework))
+    outcomes = {name: _examine(console, name, arguments.only) for name in names}
+    table = {name: capabilities(of_one) for name, of_one in outcomes.items()}
+    _print(console, table)
+    for name, of_one in outcomes.items():
+        _print_failures(console, name, of_one)
+    if arguments.json:
+        rows = [
+            {
+                "backend": name,
+                "subject": outcome.check.subject,
+                "name": outcome.check.name,
+                "precision": outcome.check.precision,
+                "status": outcome.status,
+                "detail": outcome.detail,
+            }
+            for name, of_one in outcomes.items()
+            for outcome in of_one
+        ]
+        write_text(arguments.json, json.dumps(rows, indent=1) + "\n")
+    if arguments.markdown:
+        write_text(arguments.markdown, _as_markdown(table))
+    return int(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
+
+
+def _examine(console: Console, name: str, only: str | None) -> list[Outcome]:
+    from rich.progress import track
+
+    from core.conformance import all_checks, examine
+    from core.errors import UserError
+    from core.isolation import Isolated
+
+    checks = [check for check in all_checks() if only is None or only in str(check)]
+    if not checks:
+        raise UserError(f"--only {only}: no check's name contains that")
+    with Isolated(name) as backend:
+        steps = track(checks, description=name, console=console, transient=True)
+        return [examine(check, backend) for check in steps]
+
+
+def _print(console: Console, table: Table) -> None:
+    from rich.table import Table as RichTable
+
+    columns = [(name, precision) for name in table for precision in ("float32", "float64")]
+    shown = RichTable("", *(f"{name}\n{precision}" for name, precision in columns))
+    for subject, cells in _rows(table):
+        shown.add_row(subject, *cells)
+    console.print(shown)
+
+
+def _rows(table: Table) -> list[tuple[str, list[str]]]:
+    subjects = dict.fromkeys(subject for row in table.values() for subject in row)
+    return [
+        (subject, [row.get(subject, {}).get(p, "") for row in table.values() for p in ("float32", "float64")])
+        for subject in subjects
+    ]
+
+
+def _print_failures(console: Console, name: str, outcomes: list[Outcome]) -> None:
+    for status in ("failed", "refused"):
+        for outcome in outcomes:
+            if outcome.status == status:
+                console.print(
+                    f"{name} {status}: {outcome.check}: {outcome.detail}", markup=False, soft_wrap=True
+                )
+    passed = sum(outcome.status == "passed" for outcome in outcomes)
+    console.print(f"{name}: {passed} of {len(outcomes)} checks passed", markup=False)
+
+
+def _as_markdown(table: Table) -> str:
+    names = list(table)
+    lines = [
+        "# What each backend can do",
+        "",
+        f"Written by `python run.py conformance {' '.join(f'-f {name}' for name in names)} --markdown FILE`.",
+        "Each cell sums up the checks of `core/conformance` on that subject, float32 / float64: `yes` where",
+        "all pass, `no` where the backend refuses, `partly` where it refuses some, `-` where there is none.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for subject, cells in _rows(table):
+        pairs = [f"{a or '-'} / {b or '-'}" for a, b in zip(cells[::2], cells[1::2], strict=True)]
+        lines.append(f"| {subject} | {' | '.join(pairs)} |")
+    return "\n".join(lines) + "\n"

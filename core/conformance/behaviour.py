@@ -1,0 +1,234 @@
+"""Checks of what `core.contract.Model` promises beside the numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.conformance.cases import Case, Nonconformity, make_case
+from core.conformance.suite import Calls, Check
+from core.contract import Array, Implementation, Model, State
+from core.errors import UserError
+from core.rules import StepScalars
+
+BLOCKS: list[dict[str, Any]] = [
+    {"name": "down", "kind": "conv", "filters": 6},
+    {"name": "mask", "kind": "output"},
+]
+
+
+def behaviour_checks() -> list[Check]:
+    """All of them; float32, because what they promise does not depend on it."""
+    checks: list[tuple[str, str, Callable[[Calls], None]]] = [
+        ("devices", "the CPU comes first", _cpu_first),
+        ("state", "comes back bit for bit", _round_trip),
+        ("state", "a copy once taken does not move", _state_is_a_copy),
+        ("state", "gradients, evaluate and predict change nothing", _pure),
+        ("state", "what does not fit is refused by name", _refusals),
+        ("state", "arrays given are left as they are, and views are read right", _inputs),
+        ("determinism", "training twice gives the same bits", _twice),
+        ("determinism", "interrupted and restored gives the same bits", _restored),
+        ("dropout, masks drawn", "keyed by seed and step", _keyed_dropout),
+        ("dropout, masks drawn", "keep the expected share", _share_kept),
+        ("export", "writes something", _export),
+    ]
+    return [Check(subject, name, "float32", run) for subject, name, run in checks]
+
+
+def _compiled(implementation: Implementation, case: Case) -> Model:
+    model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+    model.load_state(case.state)
+    return model
+
+
+def _require_equal(received: State, expected: State, what: str) -> None:
+    if list(received) != list(expected):
+        raise Nonconformity(f"{what}: the arrays are {list(received)}, expected {list(expected)}")
+    for name, array in expected.items():
+        if received[name].dtype != array.dtype or not np.array_equal(received[name], array):
+            raise Nonconformity(f"{what}: {name} differs")
+
+
+def _devices(implementation: Implementation) -> list[str]:
+    return implementation.list_devices()
+
+
+def _cpu_first(backend: Calls) -> None:
+    if (devices := backend.call(_devices))[:1] != ["cpu"]:
+        raise Nonconformity(f"list_devices() gave {devices}")
+
+
+def _taken(implementation: Implementation, case: Case) -> State:
+    return _compiled(implementation, case).state()
+
+
+def _round_trip(backend: Calls) -> None:
+    case = make_case(BLOCKS, 8, 12)
+    _require_equal(backend.call(_taken, case), case.state, "state after load_state")
+
+
+def _around_step(implementation: Implementation, case: Case) -> tuple[State, State]:
+    model = _compiled(implementation, case)
+    taken = model.state()
+    kept = {name: array.copy() for name, array in taken.items()}
+    model.train_step(*case.batches[0], case.scalars(1))
+    model.state()
+    return taken, kept
+
+
+def _state_is_a_copy(backend: Calls) -> None:
+    taken, kept = backend.call(_around_step, make_case(BLOCKS, 8, 12))
+    _require_equal(taken, kept, "a state taken before a step")
+
+
+def _around_questions(implementation: Implementation, case: Case) -> tuple[State, State]:
+    model = _compiled(implementation, case)
+    before = model.state()
+    model.gradients(*case.batches[0])
+    model.evaluate(*case.batches[0])
+    model.predict(case.batches[0][0])
+    return before, model.state()
+
+
+def _pure(backend: Calls) -> None:
+    before, after = backend.call(_around_questions, make_case(BLOCKS, 8, 12))
+    _require_equal(after, before, "state after gradients, evaluate and predict")
+
+
+def _refusal(implementation: Implementation, case: Case, state: State) -> str | None:
+    """The message of the refusal; None where the state was taken."""
+    try:
+        _compiled(implementation, case).load_state(state)
+    except UserError as refusal:
+        return str(refusal)
+    return None
+
+
+def _refusals(backend: Calls) -> None:
+    case = make_case(BLOCKS, 8, 12)
+    missing = {name: array for name, array in case.state.items() if name != "down/gamma"}
+    extra = case.state | {"down/delta": np.zeros(6, np.float32)}
+    turned = case.state | {"down/kernel": case.state["down/kernel"].transpose(3, 2, 0, 1)}
+    for name, state in (("down/gamma", missing), ("down/delta", extra), ("down/kernel", turned)):
+        message = backend.call(_refusal, case, state)
+        if message is None or name not in message:
+            raise Nonconformity(f"a state wrong in {name} gave {message!r}, expected a UserError naming it")
+
+
+def _read(implementation: Implementation, case: Case) -> tuple[bool, list[Array]]:
+    """Whether the arrays given survived, and predictions of the same images laid out in three ways."""
+    model = _compiled(implementation, case)
+    images, masks = case.batches[0]
+    state = {name: array.copy() for name, array in case.state.items()}
+    kept_images, kept_masks = images.copy(), masks.copy()
+    model.load_state(state)
+    model.train_step(images, masks, case.scalars(1))
+    model.gradients(images, masks)
+    untouched = np.array_equal(images, kept_images) and np.array_equal(masks, kept_masks)
+    untouched &= all(np.array_equal(array, case.state[name]) for name, array in state.items())
+    model.load_state({name: np.asfortranarray(array) for name, array in state.items()})
+    reversed_twice = np.ascontiguousarray(images[:, ::-1])[:, ::-1]
+    read_only = images.copy()
+    read_only.flags.writeable = False
+    return untouched, [model.predict(x) for x in (images, reversed_twice, read_only)]
+
+
+def _inputs(backend: Calls) -> None:
+    untouched, (plain, view, read_only) = backend.call(_read, make_case(BLOCKS, 8, 12))
+    if not untouched:
+        raise Nonconformity("train_step, gradients or load_state changed an array it was given")
+    if not (np.array_equal(plain, view) and np.array_equal(plain, read_only)):
+        raise Nonconformity("a view or a read-only array is predicted otherwise than its copy")
+
+
+def _trained(implementation: Implementation, case: Case) -> State:
+    model = _compiled(implementation, case)
+    for step, batch in enumerate(case.batches, start=1):
+        model.train_step(*batch, case.scalars(step))
+    return model.state()
+
+
+def _trained_in_parts(implementation: Implementation, case: Case) -> State:
+    """The same, every step by a new model that knows only the state left by the one before."""
+    state = case.state
+    for step, batch in enumerate(case.batches, start=1):
+        model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+        model.load_state(state)
+        model.train_step(*batch, case.scalars(step))
+        state = model.state()
+    return state
+
+
+def _twice(backend: Calls) -> None:
+    # Large enough for several threads; dropout drawn by the backend's own generator.
+    case = make_case(BLOCKS, 96, 128, batches=(4, 4, 3, 4), dropout=0.3)
+    _require_equal(backend.call(_trained, case), backend.call(_trained, case), "trained a second time")
+
+
+def _restored(backend: Calls) -> None:
+    case = make_case(BLOCKS, 24, 32, batches=(4, 3, 4), dropout=0.3)
+    parts = backend.call(_trained_in_parts, case)
+    _require_equal(parts, backend.call(_trained, case), "trained in parts")
+
+
+def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> list[Array]:
+    """The output's kernel after one large step from the same state at each of `steps`."""
+    model = _compiled(implementation, case)
+    results = []
+    for step in steps:
+        model.load_state(case.state)
+        model.train_step(*case.batches[0], StepScalars(step, size=1.0))
+        results.append(model.state()["mask/kernel"])
+    return results
+
+
+def _keyed_dropout(backend: Calls) -> None:
+    case = make_case(BLOCKS, 8, 12, dropout=0.5)
+    first, second, first_again = backend.call(_dropped, case, [1, 2, 1])
+    if not np.array_equal(first, first_again):
+        raise Nonconformity("the same step drew different masks")
+    if np.array_equal(first, second):
+        raise Nonconformity("two steps drew the same masks")
+    other_seed = make_case(BLOCKS, 8, 12, dropout=0.5, training={"seed": 1})
+    if np.array_equal(first, backend.call(_dropped, other_seed, [1])[0]):
+        raise Nonconformity("two seeds drew the same masks")
+
+
+def _sums(implementation: Implementation, case: Case) -> tuple[float, float]:
+    """Sum of the activations with the backend's own masks and with masks of ones.
+
+    At logits 0 and empty truth each tap's gradient is the sum of the activations it meets, halved.
+    """
+    model = _compiled(implementation, case)
+    images, masks = case.batches[0]
+    ones = {"down/dropout": np.ones((16, 20, 28, 6), np.uint8)}
+    _, drawn = model.gradients(images, np.zeros_like(masks))
+    _, kept = model.gradients(images, np.zeros_like(masks), keep=ones)
+    return float(drawn["mask/kernel"].sum()), float(kept["mask/kernel"].sum())
+
+
+def _share_kept(backend: Calls) -> None:
+    training = {"loss": {"bce": 1, "dice": 0}}
+    case = make_case(BLOCKS, 40, 56, batches=(16,), batch_norm=False, dropout=0.25, training=training)
+    for name in case.state:
+        if name.startswith("mask/"):
+            case.state[name][...] = 0.0
+    drawn, all_kept = backend.call(_sums, case)
+    # Masks of ones still scale by 1/0.75, so the ratio is the share kept; its deviation is 0.002.
+    if abs(drawn / all_kept - 0.75) > 0.01:
+        raise Nonconformity(f"at rate 0.25 the share kept is {drawn / all_kept:.3f}")
+
+
+def _exported(implementation: Implementation, case: Case, folder: Path) -> list[str]:
+    _compiled(implementation, case).export(folder)
+    return [path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+
+
+def _export(backend: Calls) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        if not backend.call(_exported, make_case(BLOCKS, 8, 12), Path(folder) / "export"):
+            raise Nonconformity("export left no file that holds anything")

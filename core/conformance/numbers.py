@@ -1,0 +1,228 @@
+"""Checks of the numbers: predictions, losses, gradients and training against the judge's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.configuration import load_configuration
+from core.conformance.cases import (
+    TOLERANCE,
+    Case,
+    Nonconformity,
+    case_of,
+    difference,
+    judge,
+    make_case,
+    require_agreement,
+    run_case,
+)
+from core.conformance.networks import random_case
+from core.conformance.suite import Calls, Check
+from core.contract import Precision
+
+PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
+DOWN_UP: list[dict[str, Any]] = [
+    {"name": "down", "kind": "conv", "filters": 4},
+    {"name": "mask", "kind": "output"},
+]
+RANDOM_NETWORKS = 24
+
+
+def number_checks() -> list[Check]:
+    """All of them, the quickest to tell apart first."""
+    checks = [*_geometry(), *_parts(), *_losses(), *_optimizer(), *_extremes()]
+    return [*checks, *_short_batches(), *_random_networks(), *_networks()]
+
+
+def _agreement(subject: str, name: str, case: Case, precision: Precision) -> Check:
+    def run(backend: Calls) -> None:
+        require_agreement(backend.call(run_case, case, precision), judge(case), TOLERANCE[precision])
+
+    return Check(subject, name, precision, run)
+
+
+def _geometry() -> list[Check]:
+    """Kernels smaller than, equal to and larger than the stride, over odd, even and tiny sizes."""
+    checks = []
+    for precision in PRECISIONS:
+        for kernel in (1, 2, 3, 4, 5, 7):
+            for stride in (1, 2, 3):
+                for kind in ("conv", "transpose"):
+                    sizes = [(11, 14), (10, 13), (12, 9)] if kind == "conv" else [(3, 4), (4, 5), (5, 2)]
+                    height, width = sizes[(kernel + stride) % 3]
+                    blocks: list[dict[str, Any]] = [
+                        {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride},
+                        {"name": "mask", "kind": "output", "kernel": 1, "stride": 1},
+                    ]
+                    case = make_case(blocks, height, width, batch_norm=False)
+                    subject = "convolution" if kind == "conv" else "transposed convolution"
+                    name = f"kernel {kernel}, stride {stride}, {height}x{width}"
+                    checks.append(_agreement(subject, name, case, precision))
+            case = make_case([{"name": "mask", "kind": "output", "kernel": kernel}], 5, 6)
+            checks.append(_agreement("output block", f"kernel {kernel}", case, precision))
+    return checks
+
+
+def _parts() -> list[Check]:
+    own_settings = {"batch_norm_settings": {"momentum": 0.6, "epsilon": 0.5}}
+    one = {"name": "one", "kind": "pointwise"}
+    first = {"name": "first", "kind": "conv", "filters": 3, "stride": 1}
+    second = {"name": "second", "kind": "conv", "filters": 4, "stride": 1}
+    mask = {"name": "mask", "kind": "output", "stride": 1}
+    plain: list[dict[str, Any]] = [first, second, mask]
+    parts: list[tuple[str, str, list[dict[str, Any]], dict[str, Any]]] = [
+        ("batch norm", "on", plain, {"batch_norm": True}),
+        ("batch norm", "its own momentum and epsilon", plain, own_settings),
+        ("batch norm", "before a block without", [first, {**second, "batch_norm": False}, mask], {}),
+        ("dropout, masks given", "rate 0.4", plain, {"batch_norm": False, "dropout": 0.4}),
+        ("dropout, masks given", "with batch norm", plain, {"dropout": 0.2}),
+        ("skip", "one block back", [first, second, {**mask, "skip": "first"}], {"batch_norm": False}),
+        ("skip", "the same block twice", [first, {**second, "skip": "first"}, {**mask, "skip": "first"}], {}),
+        ("pointwise", "filters of the block before", [first, one, mask], {}),
+        ("pointwise", "its own filters", [first, {**one, "filters": 2}, mask], {}),
+    ]  # fmt: skip
+    return [
+        _agreement(subject, name, make_case(blocks, 9, 12, **network), precision)
+        for precision in PRECISIONS
+        for subject, name, blocks, network in parts
+    ]
+
+
+def _losses() -> list[Check]:
+    losses: list[tuple[str, dict[str, float]]] = [
+        ("bce", {"bce": 1, "dice": 0}),
+        ("dice", {"bce": 0, "dice": 1}),
+        ("focal", {"bce": 0, "dice": 0, "focal": 1}),
+        ("focal, gamma 0.5", {"bce": 0, "dice": 0, "focal": 1, "focal_gamma": 0.5}),
+        ("a weighted sum", {"bce": 0.3, "dice": 1.7, "focal": 2.5}),
+    ]
+    return [
+        _agreement("losses", name, make_case(DOWN_UP, 8, 10, training={"loss": loss}), precision)
+        for precision in PRECISIONS
+        for name, loss in losses
+    ]
+
+
+def _optimizer() -> list[Check]:
+    settings: list[tuple[str, str, dict[str, Any]]] = [
+        ("Adam", "a step size of its own for each step", {}),
+        ("Adam", "a large epsilon", {"optimizer": {"epsilon": 0.1}}),
+        ("Adam", "short memories", {"optimizer": {"beta1": 0.5, "beta2": 0.6}}),
+        ("weight decay", "kernels alone", {"optimizer": {"weight_decay": 0.5}}),
+        ("gradient clipping", "a norm that is reached", {"clip_norm": 1e-3}),
+        ("gradient clipping", "a norm that is not", {"clip_norm": 1e3}),
+    ]
+    return [
+        _agreement(subject, name, make_case(DOWN_UP, 8, 10, batches=(3,) * 4, training=training), precision)
+        for precision in PRECISIONS
+        for subject, name, training in settings
+    ]
+
+
+def _short_batches() -> list[Check]:
+    case = make_case(DOWN_UP, 9, 12, batches=(4, 1, 3, 4, 2), dropout=0.25)
+    name = "batches of 4, 1, 3, 4 and 2"
+    return [_agreement("short last batch", name, case, precision) for precision in PRECISIONS]
+
+
+def _random_networks() -> list[Check]:
+    return [
+        _agreement("random networks", f"number {seed}", random_case(seed), "float64")
+        for seed in range(RANDOM_NETWORKS)
+    ]
+
+
+def _networks() -> list[Check]:
+    """The toolkit's own networks with everything on, over ten steps."""
+    checks = []
+    for name in ("fcn", "fcn_skip", "unet"):
+        overrides = [
+            "network.batch_norm=true",
+            "network.dropout=0.25",
+            "training.loss.focal=0.5",
+            "training.clip_norm=0.8",
+            "training.optimizer.weight_decay=0.01",
+        ]
+        path = Path(name)
+        for index, block in enumerate(load_configuration(path).network.blocks):
+            if getattr(block, "filters", None):
+                overrides.append(f"network.blocks.{index}.filters={3 + index % 4}")
+        case = case_of(load_configuration(path, overrides), 32, 48, batches=(3, 3, 2, 3, 1, 3, 3, 2, 3, 3))
+        checks.append(_agreement("whole networks", f"{name}, ten steps with everything on", case, "float64"))
+    return [*checks, _first_step()]
+
+
+def _first_step() -> Check:
+    case = case_of(load_configuration(Path("fcn")), 64, 96)
+
+    def run(backend: Calls) -> None:
+        received, expected = backend.call(run_case, case, "float32"), judge(case)
+        # Of the gradients those before the first batch norm going backward: the sums in batch norm's own are
+        # so ill-conditioned at an untrained network that pixel by pixel addition keeps 2 digits of them.
+        for name in ("mask/kernel", "mask/bias", "up2/gamma", "up2/beta"):
+            found = difference(received.gradients[name], expected.gradients[name])
+            _require(found < TOLERANCE["float32"], f"gradient of {name}: relative difference {found:.1e}")
+        for what in ("losses", "predictions"):
+            found = difference(np.array(getattr(received, what)), np.array(getattr(expected, what)))
+            _require(found < 1e-5, f"{what}: relative difference {found:.1e}, allowed 1e-5")
+
+    return Check("whole networks", "fcn, the first step", "float32", run)
+
+
+def _extremes() -> list[Check]:
+    checks = []
+    for precision in PRECISIONS:
+        checks += [_logits_of(logit, precision) for logit in (0.0, 1e4, -1e4, 40.0, -40.0)]
+        checks.append(_half(precision))
+    return checks
+
+
+def _logits_of(logit: float, precision: Precision) -> Check:
+    """All logits are `logit`: kernels 0 and the output's bias set."""
+    blocks = [
+        {"name": "first", "kind": "conv", "filters": 2, "stride": 1},
+        {"name": "mask", "kind": "output", "stride": 1},
+    ]
+    case = make_case(blocks, 5, 6, batch_norm=False, training={"loss": {"bce": 1, "dice": 1, "focal": 1}})
+    for name, array in case.state.items():
+        array[...] = logit if name == "mask/bias" else 0.0
+
+    def run(backend: Calls) -> None:
+        received, expected = backend.call(run_case, case, precision), judge(case)
+        got, wanted = received.gradients["mask/bias"], expected.gradients["mask/bias"]
+        found = difference(received.training_loss, expected.training_loss)
+        allowed = TOLERANCE[precision]
+        _require(found < allowed, f"the loss differs by {found:.1e}, allowed {allowed:g}")
+        _require(bool(np.isfinite(got).all()), f"the gradient is {got}")
+        distance = float(abs(got - wanted).max())
+        _require(
+            distance < allowed * max(1.0, float(abs(wanted).max())),
+            f"the gradient is {got}, the judge's {wanted}",
+        )
+
+    return Check("losses at extreme logits", f"all logits {logit:g}", precision, run)
+
+
+def _half(precision: Precision) -> Check:
+    case = make_case(
+        [{"name": "mask", "kind": "output", "stride": 1}], 5, 6, training={"loss": {"bce": 1, "dice": 0}}
+    )
+    for array in case.state.values():
+        array[...] = 0.0
+    wanted = 0.5 - float(case.batches[0][1].mean())
+
+    def run(backend: Calls) -> None:
+        got = float(backend.call(run_case, case, precision).gradients["mask/bias"][0])
+        _require(
+            abs(got - wanted) < 1e-6, f"the gradient is {got}, sigmoid(0) - truth is {wanted} in the mean"
+        )
+
+    return Check("losses at extreme logits", "the slope at 0 is 1/2 - truth", precision, run)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Nonconformity(otherwise)
