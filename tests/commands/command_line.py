@@ -1,17 +1,20 @@
 """The two programs run as a user types them, and what they leave behind.
 
 Promises: every command runs in a process of its own, in the folder it is given, in an environment
-where nothing makes its output differ from that of a pipe on any other machine.
+where nothing makes its output differ from that of a pipe on any other machine. Only `run_here`
+stays in this process: with small networks, imports take most of a command's time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from core.commands import main
 from data.store import Rows, write
+from preprocess import COMMANDS as PREPROCESS_COMMANDS
+from run import COMMANDS as RUN_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
+COMMANDS = {"run.py": RUN_COMMANDS, "preprocess.py": PREPROCESS_COMMANDS}
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 NETWORK = """\
@@ -43,9 +50,9 @@ training:
 # Replaces itself by the program after doing something to its own process.
 _LAUNCHERS = {
     "limit": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)",
-    # Root may write everywhere; without CAP_DAC_OVERRIDE (1) in the set that the new program may
-    # have, it is bound to a file's rights like everybody else.
-    "bound": "import ctypes; os.geteuid() or ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)",
+    # Root may read and write everything; without CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2) in
+    # the set that the new program may have, it is bound to a file's rights like everybody else.
+    "bound": "import ctypes; os.geteuid() or [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]",
     # A background job of a shell ignores Ctrl-C, and its children inherit that.
     "interruptible": "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
     # The terminal on standard input becomes the one whose Ctrl-C reaches this process.
@@ -90,9 +97,21 @@ def run(
     )
 
 
-def succeed(*words: str, cwd: Path, **options: Any) -> str:
+def run_here(*words: str, cwd: Path, program: str = "run.py") -> subprocess.CompletedProcess[str]:
+    """Run one command without starting a process."""
+    stdout, stderr, before = io.StringIO(), io.StringIO(), Path.cwd()
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            status = main(program, "", COMMANDS[program], words)
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(words, status, stdout.getvalue(), stderr.getvalue())
+
+
+def succeed(*words: str, cwd: Path, how: Callable[..., Any] = run, **options: Any) -> str:
     """Run a command that must succeed without a word on standard error; gives its standard output."""
-    done = run(*words, cwd=cwd, **options)
+    done: subprocess.CompletedProcess[str] = how(*words, cwd=cwd, **options)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
@@ -114,10 +133,12 @@ def assert_one_error(done: subprocess.CompletedProcess[str], *says: str) -> None
         assert text in done.stderr, f"{text!r} is not in {done.stderr!r}"
 
 
-def refused(*words: str, cwd: Path, says: Sequence[str], **options: Any) -> str:
+def refused(
+    *words: str, cwd: Path, says: Sequence[str], how: Callable[..., Any] = run, **options: Any
+) -> str:
     """Run a command that must end with one error and leave the folder as it is; gives the message."""
     before = content(cwd)
-    done = run(*words, cwd=cwd, **options)
+    done: subprocess.CompletedProcess[str] = how(*words, cwd=cwd, **options)
     assert_one_error(done, *says)
     assert content(cwd) == before
     return done.stderr

@@ -1,0 +1,60 @@
+"""`run.py backends` says of every backend whether and with what it can be used, and imports none."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from command_line import imported, run, succeed
+
+from core.registry import backend_names, find_backend
+
+KEYS = {"name", "title", "installed", "version", "devices", "install", "error"}
+FRAMEWORKS = {"mxnet": "mxnet", "reference": "numpy", "tf": "tensorflow"}
+
+
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(FRAMEWORKS[name]) is not None
+
+
+def test_the_json_says_what_is_true_here_and_no_framework_is_imported(tmp_path: Path) -> None:
+    done = run("backends", "--json", cwd=tmp_path, before=["-X", "importtime"])
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(done.stdout)
+    assert [entry["name"] for entry in entries] == backend_names()
+    assert {entry["name"] for entry in entries} >= FRAMEWORKS.keys()
+    for entry in entries:
+        assert entry.keys() == KEYS
+        backend = find_backend(entry["name"])
+        assert (entry["title"], entry["install"]) == (backend.title, backend.install)
+        assert entry["install"].startswith("pip install ")
+        assert entry["installed"] == is_installed(entry["name"])
+        if not entry["installed"]:
+            assert (entry["devices"], entry["error"]) == ([], "not installed")
+            continue
+        assert (entry["version"], entry["error"]) == (backend.version(), None)
+        assert entry["version"][0].isdigit()
+        assert entry["devices"][0] == "cpu"
+        assert all(device.startswith("gpu:") for device in entry["devices"][1:])
+    modules = imported(done.stderr)
+    assert "core" in modules, "the trace of imports could not be read"
+    assert not modules & {"tensorflow", "mxnet", "keras", "cv2", "h5py", "pydicom"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_has_a_line_for_each_backend(tmp_path: Path) -> None:
+    table = succeed("backends", cwd=tmp_path).splitlines()
+    for name in backend_names():
+        backend = find_backend(name)
+        (line,) = (line for line in table if line.startswith(f"│ {name} "))
+        _, title, version, devices, state = (cell.strip() for cell in line.strip("│").split("│"))
+        assert title == backend.title
+        command = f"install {name}: {backend.install}"
+        if is_installed(name):
+            assert (version, state) == (backend.version(), "ready")
+            assert devices.split(", ")[0] == "cpu"
+            assert command not in table
+        else:
+            assert (devices, state) == ("-", "not installed")
+            assert command in table

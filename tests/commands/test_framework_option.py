@@ -1,0 +1,62 @@
+"""`-f NAME` may stand before or after `train`, which may be left out: it is the same command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import assert_same_run, refused, run, run_here, succeed
+
+OPTIONS = ["--data", "data.h5", "--config", "network.yaml", "--epochs", "1"]
+PLAIN = ["train", "-f", "reference", *OPTIONS]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-f", "reference", *OPTIONS],
+        ["-f", "reference", "train", *OPTIONS],
+        [*OPTIONS, "-f", "reference"],
+        ["train", *OPTIONS, "-f", "reference"],
+        ["--framework=reference", *OPTIONS],
+        ["--framework=reference", "train", *OPTIONS],
+        ["--framework", "reference", "train", *OPTIONS],
+        ["train", "--framework=reference", *OPTIONS],
+        ["-f=reference", "train", *OPTIONS],
+        ["-freference", *OPTIONS],
+        pytest.param(
+            ["-freference", "train", *OPTIONS],
+            marks=pytest.mark.xfail(strict=True, reason="-fNAME before a command is not recognised"),
+        ),
+    ],
+    ids=lambda words: " ".join(word for word in words if word not in OPTIONS),
+)
+def test_every_way_to_write_it_trains_the_same(folder: Path, words: list[str]) -> None:
+    succeed(*PLAIN, "--out", "plain", cwd=folder, how=run_here)
+    succeed(*words, "--out", "other", cwd=folder, how=run_here)
+    assert_same_run(folder / "plain/reference_model", folder / "other/reference_model")
+
+
+def test_the_last_of_several_names_counts(folder: Path) -> None:
+    succeed("-f", "tff", "train", *OPTIONS, "-f", "reference", cwd=folder)
+    assert (folder / "reference_model").is_dir()
+    assert not (folder / "tff_model").exists()
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("tff", "tf"), ("mxnett", "mxnet"), ("referenz", "reference")])
+def test_an_unknown_name_is_answered_with_the_nearest_known_one(
+    folder: Path, name: str, nearest: str
+) -> None:
+    message = refused("-f", name, "--config", "network.yaml", cwd=folder, says=[repr(name), "mxnet, "])
+    assert f"did you mean '{nearest}'?" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_name_like_no_other_is_answered_with_the_list(folder: Path) -> None:
+    message = refused("-f", "xyz", cwd=folder, says=["'xyz'", "mxnet, reference, tf"])
+    assert "did you mean" not in message
+
+
+def test_an_unknown_name_is_said_before_the_data_are_missed(tmp_path: Path) -> None:
+    done = run("-f", "tff", cwd=tmp_path)
+    assert "did you mean 'tf'?" in done.stderr

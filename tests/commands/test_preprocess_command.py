@@ -1,0 +1,167 @@
+"""`preprocess.py`: what it refuses, what it leaves out and says so, what it never overwrites."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import content, launcher, refused, run, run_here, succeed
+
+from data.phantoms import PhantomSettings, write_phantoms
+from data.store import Store
+
+IMAGES, ANNOTATIONS = "dicom-images-train", "train-rle.csv"
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve phantoms of 64 pixels; the last has no annotation."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(PhantomSettings(folder, count=COUNT, size=64, seed=9, positive_fraction=0.5, workers=1))
+    return folder
+
+
+@pytest.fixture
+def place(phantoms: Path, tmp_path: Path) -> Path:
+    """A folder with a copy of them where `preprocess.py` looks by itself."""
+    shutil.copytree(phantoms, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+PREPROCESS = ["--size", "32", "--workers", "1"]
+
+
+def preprocess(*words: str, cwd: Path) -> dict[str, str]:
+    """Run it; gives the lines of the table."""
+    return counts(succeed(*PREPROCESS, *words, cwd=cwd, program="preprocess.py"))
+
+
+def counts(output: str) -> dict[str, str]:
+    return dict(re.findall(r"^│ +(.+?) +│ +(.+?) │$", output, re.MULTILINE))
+
+
+def test_an_existing_output_is_replaced_only_when_asked(place: Path) -> None:
+    found = preprocess(cwd=place)
+    assert (found["DICOM files found"], found["images written"]) == (str(COUNT), str(COUNT - 1))
+    says = ["pneumothorax.h5 exists already", "--overwrite"]
+    refused(*PREPROCESS, cwd=place, program="preprocess.py", says=says)
+    first = (place / "pneumothorax.h5").read_bytes()
+    preprocess("--overwrite", "--storage", "uint8", cwd=place)
+    assert len((place / "pneumothorax.h5").read_bytes()) < len(first)
+    with Store.open(place / "pneumothorax.h5") as store:
+        assert store.count == COUNT - 1
+        assert store.attributes["storage"] == "uint8"
+
+
+def test_a_file_that_is_no_data_file_is_not_replaced_either(place: Path) -> None:
+    (place / "pneumothorax.h5").write_text("precious")
+    says = ["pneumothorax.h5 exists already", "--overwrite"]
+    refused(*PREPROCESS, cwd=place, program="preprocess.py", how=run_here, says=says)
+
+
+def test_missing_folders_of_the_output_are_made(place: Path) -> None:
+    preprocess("--out", "new/folder/a.h5", cwd=place)
+    assert [path.name for path in (place / "new/folder").iterdir()] == ["a.h5"]
+
+
+def test_unreadable_files_are_left_out_reported_and_counted(place: Path) -> None:
+    images = sorted((place / IMAGES).rglob("*.dcm"))
+    (place / IMAGES / "torn.dcm").write_bytes(images[0].read_bytes()[:700])
+    (place / IMAGES / "text.dcm").write_text("these are no radiographs\n")
+    (place / IMAGES / "empty.dcm").touch()
+    shutil.copy(images[0], place / IMAGES / "zz-again.dcm")
+    with (place / ANNOTATIONS).open("a") as file:
+        file.write("nobody, 1 2\n")
+    output = succeed(*PREPROCESS, cwd=place, program="preprocess.py")
+    found = counts(output)
+    assert found["DICOM files found"] == str(COUNT + 4)
+    assert found["images written"] == str(COUNT - 1)
+    assert found["skipped: unreadable"] == "3"
+    assert found["skipped: id seen before"] == "1"
+    assert found["skipped: without annotation"] == "1"
+    assert found["annotations without image"] == "2"
+    for name in ("torn", "text", "empty"):
+        assert re.search(rf"^unreadable: {name}\.dcm: \S", output, re.MULTILINE), output
+    assert "duplicate id: zz-again.dcm" in output
+    assert "nobody" in output
+    with Store.open(place / "pneumothorax.h5") as store:
+        assert store.count == COUNT - 1
+
+
+def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
+    for number in range(8):
+        (place / IMAGES / f"bad-{number}.dcm").write_text(f"no radiograph {number}")
+    output = succeed(*PREPROCESS, cwd=place, program="preprocess.py")
+    assert counts(output)["skipped: unreadable"] == "8"
+    assert output.count("unreadable: bad-") == 5
+    assert "unreadable: 3 more" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--images", "nowhere"], ["the images folder nowhere does not exist", "Kaggle", "phantoms"]),
+        (["--images", ANNOTATIONS], [f"the images folder {ANNOTATIONS} is not a folder"]),
+        (["--images", "empty"], ["no DICOM file", "empty"]),
+        (["--annotations", "nowhere.csv"], ["the annotation file nowhere.csv does not exist", "Kaggle"]),
+        (["--annotations", IMAGES], [IMAGES]),
+        (["--size", "0"], ["--size", "0"]),
+        (["--size", "99999"], ["--size", "99999"]),
+        (["--per-dataset", "-1"], ["--per-dataset", "-1"]),
+        (["--workers", "0"], ["--workers", "0"]),
+        (["--out", "empty"], ["empty is a folder"]),
+        (["--out", f"{ANNOTATIONS}/a.h5"], [f"cannot write {ANNOTATIONS}/a.h5", "exists"]),
+    ],
+    ids=lambda value: " ".join(value[:2]),
+)
+def test_what_cannot_be_done_is_one_clear_error(place: Path, words: list[str], says: list[str]) -> None:
+    (place / "empty").mkdir()
+    refused(*PREPROCESS, *words, cwd=place, program="preprocess.py", how=run_here, says=says)
+
+
+@pytest.mark.parametrize("text", ["", "not,a,table\nof,this,kind\n", "\0\1\2\xff"])
+def test_an_annotation_file_of_something_else(place: Path, text: str) -> None:
+    (place / ANNOTATIONS).write_text(text, encoding="latin-1")
+    refused(*PREPROCESS, cwd=place, program="preprocess.py", how=run_here, says=[ANNOTATIONS])
+
+
+def test_an_output_folder_that_must_not_be_written(place: Path) -> None:
+    (place / "sealed").mkdir(mode=0o555)
+    says = ["cannot write sealed/a.h5", "Permission denied"]
+    words = [*PREPROCESS, "--out", "sealed/a.h5"]
+    refused(*words, cwd=place, program="preprocess.py", says=says, before=launcher("bound"))
+
+
+def test_a_file_that_must_not_be_read_is_left_out(place: Path) -> None:
+    (place / ANNOTATIONS).chmod(0)
+    says = ["cannot read", ANNOTATIONS, "Permission denied"]
+    refused(*PREPROCESS, cwd=place, program="preprocess.py", says=says, before=launcher("bound"))
+    (place / ANNOTATIONS).chmod(0o644)
+    first = min((place / IMAGES).rglob("*.dcm"))
+    first.chmod(0)
+    done = run(*PREPROCESS, cwd=place, program="preprocess.py", before=launcher("bound"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert counts(done.stdout)["skipped: unreadable"] == "1"
+    assert first.name in done.stdout
+    assert "Permission denied" in done.stdout
+
+
+def test_phantoms_are_not_drawn_over_other_files(place: Path) -> None:
+    words = ["phantoms", "--out", ".", "--count", "2", "--size", "64", "--workers", "1"]
+    refused(*words, cwd=place, program="preprocess.py", says=["not empty", "--overwrite"])
+    (place / "mine.txt").write_text("precious")
+    said = succeed(*words, "--overwrite", cwd=place, program="preprocess.py")
+    assert "2 phantoms" in said
+    assert (place / "mine.txt").read_text() == "precious"
+    assert len(list((place / IMAGES).rglob("*.dcm"))) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["--count", "0"], ["--size", "7"], ["--positive-fraction", "1.5"], ["--workers", "0"]]
+)
+def test_phantoms_that_cannot_be_drawn(tmp_path: Path, words: list[str]) -> None:
+    refused("phantoms", *words, cwd=tmp_path, program="preprocess.py", how=run_here, says=words)
+    assert not content(tmp_path)
