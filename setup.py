@@ -28,6 +28,7 @@ setup(
         "core",
         "core.commands",
         "core.conformance",
+        "core.parity",
         "data",
     ],
     py_modules=["preprocess", "run"],
@@ -35,6 +36,7 @@ setup(
     install_requires=[
         MXNET_NEEDS_NUMPY,
         "h5py>=3.10",
+        "matplotlib>=3.8",
         "opencv-python-headless>=4.8,<4.12",  # 4.12 needs NumPy 2
         "pillow>=10",
         "pydantic>=2.7,<3",

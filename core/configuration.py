@@ -23,6 +23,9 @@ from core.rounding import to_float32
 from core.rules import AdamRule, LossRule, Rules
 from core.specification import Network, Strict
 
+# PyYAML lets Python's own errors through where a date or a number is impossible, or nesting too deep.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 # 1 - b must be exact in float32 (core.rounding), hence the lower bound.
 Beta = Annotated[float, Field(ge=0.5, lt=1.0)]
@@ -124,7 +127,7 @@ def load_configuration(path: Path, overrides: Sequence[str] = ()) -> Configurati
         text = found.read_text(encoding="utf-8-sig", errors="replace")
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except _NOT_YAML as error:
         raise UserError(f"{found}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{found}: expected the keys 'network' and 'training'; received {content!r}")
@@ -137,13 +140,14 @@ def parse_configuration(
     """Validate a configuration given as plain dictionaries, after `overrides`."""
     for override in overrides:
         _override(content, override)
+    origin = f"{source} with {', '.join(overrides)}" if overrides else source
     try:
         return Configuration.model_validate(content)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors(include_url=False)]
-        raise UserError(f"{source}: " + "\n  ".join(lines)) from error
+        raise UserError(f"{origin}: " + "\n  ".join(lines)) from error
     except UserError as error:
-        raise UserError(f"{source}: {error.message}", error.hint) from error
+        raise UserError(f"{origin}: {error.message}", error.hint) from error
 
 
 def key_path(location: Iterable[str | int]) -> str:
@@ -166,13 +170,14 @@ def _find(path: Path) -> Path:
 
 def _override(content: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    parts = [int(part) if part.isdigit() else part for part in re.split(r"[.\[\]]+", path) if part]
+    found = [part for part in re.split(r"[.\[\]]+", path) if part]
+    parts = [int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in found]
     if not equals or not parts:
         raise UserError(f"--set {override}: expected key.path=value, as in training.epochs=3")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not valid YAML") from error
+    except _NOT_YAML as error:
+        raise UserError(f"--set {override[:200]}: the value is not valid YAML") from error
     here: Any = content
     for index, part in enumerate(parts):
         last = index == len(parts) - 1

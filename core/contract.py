@@ -119,7 +119,9 @@ class Backend:
 
     def is_available(self) -> bool:
         """Whether the framework can be found; does not import it."""
-        return self.module is None or importlib.util.find_spec(self.module) is not None
+        with contextlib.suppress(ImportError, ValueError):  # of a package that would hold the module
+            return self.module is None or importlib.util.find_spec(self.module) is not None
+        return False
 
     def version(self) -> str | None:
         """The installed framework's version; None where it is not installed. Does not import it."""

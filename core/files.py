@@ -29,7 +29,10 @@ _HINTS = {
 def explain_os_error(error: OSError, path: Path | str, action: str) -> UserError:
     """The `UserError` for an `OSError` met while `action` ("write", "read") was done to `path`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return UserError(f"cannot {action} {path}: {reason}", _HINTS.get(error.errno or 0))
+    hint = _HINTS.get(error.errno or 0)
+    if hint and action == "read":
+        hint = hint.replace(", or write somewhere else", "")
+    return UserError(f"cannot {action} {path}: {reason}", hint)
 
 
 @contextlib.contextmanager
@@ -47,17 +50,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The sibling lies in the same folder, so the final rename is atomic for files. A folder that stood
     at `path` is moved aside first and removed last. When the block raises, the sibling is removed and
-    `path` is as it was.
+    `path` is as it was; what a killed process left is cleared up by the next one that writes `path`.
 
     Raises:
         UserError: The operating system refused; the text names `path` and the reason.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     try:
         with explained(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if old.exists() and not path.exists():
+                old.replace(path)
             _remove(partial)
+            _remove(old)
             yield partial
             _sync(partial)
             if path.is_dir():

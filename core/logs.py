@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ class TensorBoardLog(Observer):
         self._folder, self._threshold = folder, threshold
         with explained(folder, "write"):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = EventsWriter(str(folder / "events"))
+            # Named by the second alone, the file of a run resumed at once would replace the one before.
+            self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
             if epochs:
                 self._write(epochs + 1, session_log=SessionLog(status=SessionLog.START))
             self._file.flush()

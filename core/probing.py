@@ -13,14 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.errors import UserError
-from core.registry import backend_names, find_backend
+from core.registry import backend_names, find_backend, load_backend
 
 TIMEOUT_S = 120
-_MARK = "devices: "
-_CODE = (
-    "import json, sys; from core.registry import load_backend; "
-    f"print({_MARK!r} + json.dumps(load_backend(sys.argv[1])[1].list_devices()))"
-)
+_MARK = "pneumoseg probe: "
+_CODE = "import sys; from core.probing import answer; answer(sys.argv[1])"
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Probe:
         installed: Whether the framework can be found.
         version: Of the framework, where installed.
         devices: What the framework sees.
-        install: The command that installs it.
+        install: The command that installs it; empty where the backend itself is broken.
         error: Why it cannot be used; None where it can.
     """
 
@@ -57,10 +54,19 @@ def probe(name: str) -> Probe:
     try:
         backend = find_backend(name)
     except UserError as broken:
-        return Probe(name, name, False, None, [], "-", broken.message)
+        return Probe(name, name, False, None, [], "", broken.message)
     installed = backend.is_available()
-    devices, error = _list_devices(backend.name) if installed else ([], "not installed")
-    return Probe(backend.name, backend.title, installed, backend.version(), devices, backend.install, error)
+    devices, error = _list_devices(name) if installed else ([], "not installed")
+    return Probe(name, backend.title, installed, backend.version(), devices, backend.install, error)
+
+
+def answer(name: str) -> None:
+    """Import the framework and print what it sees: what the process of a probe does."""
+    try:
+        devices, error = load_backend(name)[1].list_devices(), None
+    except UserError as broken:
+        devices, error = [], broken.message
+    print(_MARK + json.dumps([devices, error]))
 
 
 def _list_devices(name: str) -> tuple[list[str], str | None]:
@@ -71,6 +77,7 @@ def _list_devices(name: str) -> tuple[list[str], str | None]:
         return [], f"did not answer within {TIMEOUT_S} s"
     for line in done.stdout.splitlines():
         if line.startswith(_MARK):
-            return json.loads(line[len(_MARK) :]), None
+            devices, error = json.loads(line[len(_MARK) :])
+            return devices, error
     lines = done.stderr.strip().splitlines() or ["no message"]
-    return [], f"cannot be imported (exit status {done.returncode}): {lines[-1]}"
+    return [], f"failed (exit status {done.returncode}): {lines[-1]}"

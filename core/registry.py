@@ -26,13 +26,13 @@ def find_backend(name: str) -> Backend:
     """The descriptor of the backend called `name`, whether its framework is installed or not."""
     entries = _entries()
     if name not in entries:
-        close = difflib.get_close_matches(name, entries, n=1, cutoff=0.4)
+        close = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0.4)
         guess = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"unknown backend {name!r}; {guess}Known: {', '.join(sorted(entries))}")
     try:
         descriptor = entries[name].load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"backend {name!r} is broken: {entries[name].value}: {error}") from error
+    except Exception as error:  # another project's code: it may do anything
+        raise UserError(f"backend {name!r} is broken: {entries[name].value}: {_told(error)}") from error
     if not isinstance(descriptor, Backend):
         raise UserError(f"backend {name!r} is broken: {entries[name].value} is not a core.contract.Backend")
     return descriptor
@@ -54,11 +54,15 @@ def load_backend(name: str) -> tuple[Backend, Implementation]:
     backend = require_backend(name)
     try:
         return backend, backend.load()
-    except ImportError as error:
+    except Exception as error:
         raise UserError(
-            f"backend {name!r}: {backend.title} is installed but cannot be imported: {error}",
+            f"backend {name!r}: {backend.title} is installed but cannot be imported: {_told(error)}",
             f"Install it anew: {backend.install}",
         ) from error
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
 
 
 def _entries() -> dict[str, importlib.metadata.EntryPoint]:

@@ -140,6 +140,8 @@ class Trainer:
     def run(self) -> Outcome:
         """Train until the last epoch, the early stop, or an interruption."""
         settings = self.configuration.training
+        if self.progress.history:  # a run killed before it was written, or continued in another folder
+            self._write_history()
         while len(self.progress.history) < settings.epochs:
             if self._is_stale():
                 return Outcome("early stop", self.progress)
@@ -198,7 +200,7 @@ class Trainer:
         except _InterruptedError:
             return None
         if not math.isfinite(evaluation.loss):
-            raise self._diverged(evaluation.loss, "on the scored images")
+            raise self._diverged(f"the loss is {evaluation.loss} on the scored images")
         return evaluation
 
     def _finish_epoch(self, evaluation: Evaluation) -> None:
@@ -220,8 +222,7 @@ class Trainer:
         if best:
             self._save(BEST)
         self._save(LAST)
-        records = [dataclasses.asdict(record) for record in self.progress.history]
-        write_text(self.folder / "history.json", json.dumps(records, indent=1) + "\n")
+        self._write_history()
         for observer in self.observers:
             observer.epoch_ended(record, best, evaluation.samples)
 
@@ -241,22 +242,28 @@ class Trainer:
 
     def _settle(self, losses: _Losses, leave: int) -> None:
         if (bad := losses.settle(leave)) is not None:
-            raise self._diverged(bad, f"in epoch {len(self.progress.history) + 1}, step {losses.settled}")
+            epoch = len(self.progress.history) + 1
+            raise self._diverged(f"the loss is {bad} in epoch {epoch}, step {losses.settled}")
 
-    def _diverged(self, loss: float, where: str) -> UserError:
+    def _diverged(self, how: str) -> UserError:
         last = self.folder / LAST
         kept = f"The last good checkpoint is kept: {last}" if last.is_file() else "No checkpoint was written"
         rate = self.configuration.training.optimizer.learning_rate
         return UserError(
-            f"training diverged: the loss is {loss} {where}",
+            f"training diverged: {how}",
             f"{kept}. Lower --learning-rate (now {rate:g}), or set training.clip_norm=1.",
         )
 
     def _save(self, name: str) -> None:
-        save_checkpoint(
-            self.folder / name,
-            Checkpoint(self.configuration, self.data, self.progress, self.model.state()),
-        )
+        state = self.model.state()
+        for array, values in state.items():
+            if not np.isfinite(values).all():
+                raise self._diverged(f"{array} is no longer finite")
+        save_checkpoint(self.folder / name, Checkpoint(self.configuration, self.data, self.progress, state))
+
+    def _write_history(self) -> None:
+        records = [dataclasses.asdict(record) for record in self.progress.history]
+        write_text(self.folder / "history.json", json.dumps(records, indent=1) + "\n")
 
     def _scored(self) -> Batches:
         return self.training if self.validation is None else self.validation

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -61,7 +62,7 @@ def _subcommand(names: Sequence[str], words: list[str]) -> tuple[str | None, lis
     """Split the subcommand's name from the words; None asks for the overview (`--help` alone)."""
     head: list[str] = []
     rest = list(words)
-    while rest and (rest[0] == "-f" or rest[0].startswith(("-f=", "--framework"))):
+    while rest and (rest[0].startswith("--framework") or re.match("-f(?!-)", rest[0])):
         takes_value = rest[0] in ("-f", "--framework")
         head, rest = head + rest[: 1 + takes_value], rest[1 + takes_value :]
     if rest and rest[0] in names:

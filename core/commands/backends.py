@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(
             backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     for backend in found:
-        if not backend.installed:
+        if not backend.installed and backend.install:
             print(f"install {backend.name}: {backend.install}")
     return 0

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from core.conformance import capabilities
     from core.files import write_text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     names = list(dict.fromkeys(arguments.framework))
     outcomes = {name: _examine(console, name, arguments.only) for name in names}
     table = {name: capabilities(of_one) for name, of_one in outcomes.items()}
@@ -99,11 +99,9 @@ def _print_failures(console: Console, name: str, outcomes: list[Outcome]) -> Non
     for status in ("failed", "refused"):
         for outcome in outcomes:
             if outcome.status == status:
-                console.print(
-                    f"{name} {status}: {outcome.check}: {outcome.detail}", markup=False, soft_wrap=True
-                )
+                console.print(f"{name} {status}: {outcome.check}: {outcome.detail}", soft_wrap=True)
     passed = sum(outcome.status == "passed" for outcome in outcomes)
-    console.print(f"{name}: {passed} of {len(outcomes)} checks passed", markup=False)
+    console.print(f"{name}: {passed} of {len(outcomes)} checks passed")
 
 
 def _as_markdown(table: Table) -> str:

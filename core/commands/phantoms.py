@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from data.phantoms import PhantomSettings, write_phantoms
 
-    console = Console()
+    console = Console(highlight=False, markup=False)
     names = PhantomSettings.__annotations__
     settings = PhantomSettings(**{name: getattr(arguments, name) for name in names})
     with Progress(console=console) as bar:
@@ -48,8 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"{report.count} phantoms, {report.positives} with a pneumothorax, {report.several} of "
         f"them annotated in several rows, {report.without_annotation} without annotation.\n"
         f"Next: python preprocess.py --images {report.images} --annotations {report.annotations}",
-        markup=False,
-        highlight=False,
         soft_wrap=True,
     )
     return 0

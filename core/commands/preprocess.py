@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from data.preprocessing import Settings, preprocess
 
-    console = Console()
+    console = Console(highlight=False, markup=False)
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__annotations__})
     try:
         with _progress(console) as bar:
@@ -127,7 +127,7 @@ def _show(console: Console, report: Report) -> None:
         if names:
             more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
             line = f"{title}: {', '.join(names[:_MOST_SHOWN])}{more}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
 
 
 def _counts(report: Report) -> list[tuple[str, str]]:
@@ -157,6 +157,6 @@ def _counts(report: Report) -> list[tuple[str, str]]:
 def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:
     for remark in remarks[:_MOST_SHOWN]:
         reason = f": {remark.reason}" if remark.reason else ""
-        console.print(f"{title}: {remark.file}{reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{title}: {remark.file}{reason}", soft_wrap=True)
     if len(remarks) > _MOST_SHOWN:
-        console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more", markup=False, highlight=False)
+        console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")

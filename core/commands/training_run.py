@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from core.commands.console import TrainingConsole, print_network
 from core.configuration import Configuration, load_configuration, parse_configuration
 from core.devices import choose_device
 from core.errors import UserError
-from core.files import explained, set_aside
+from core.files import explained, set_aside, write_bytes
 from core.logs import TensorBoardLog
 from core.lowering import lower
 from core.registry import load_backend, require_backend
@@ -33,7 +33,7 @@ DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
     require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     folder = Path(arguments.out) / f"{arguments.framework}_model"
     logs = Path(arguments.out) / f"{arguments.framework}_logs"
     source = _resumed_folder(arguments.resume, folder)
@@ -122,7 +122,7 @@ def _prepare_folders(console: Console, folder: Path, logs: Path, source: Path | 
         folder.mkdir(parents=True, exist_ok=True)
         for name in (LAST, BEST):
             if source is not None and not (folder / name).exists() and (source / name).exists():
-                shutil.copyfile(source / name, folder / name)
+                write_bytes(folder / name, (source / name).read_bytes())
 
 
 @contextmanager
@@ -150,10 +150,9 @@ def _conclude(console: Console, arguments: argparse.Namespace, trainer: Trainer,
     if outcome.reason == "interrupted":
         where = f"epoch {done + 1}, after {outcome.progress.batch} of {trainer.training.batches} batches"
         console.print(f"Interrupted in {where}; the checkpoint is {trainer.folder / LAST}")
-        out = "" if arguments.out == "." else f" --out {arguments.out}"
-        console.print(
-            f"Go on with: python run.py -f {arguments.framework} --data {arguments.data}{out} --resume"
-        )
+        out = [] if arguments.out == "." else ["--out", arguments.out]
+        words = ["python", "run.py", "-f", arguments.framework, "--data", arguments.data, *out, "--resume"]
+        console.print(f"Go on with: {shlex.join(words)}")
         return 130
     if outcome.reason == "early stop":
         patience = trainer.configuration.training.early_stop.patience

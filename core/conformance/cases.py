@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.comparison import difference, differences
 from core.configuration import Configuration, parse_configuration
 from core.contract import Array, Implementation, Precision, State
 from core.dropout import draw_keep_masks
@@ -136,21 +137,7 @@ def judge(case: Case) -> Results:
     return run_case(reference, case, "float64")
 
 
-def difference(received: Array | float, expected: Array | float, scale: float = 1e-300) -> float:
-    """Norm of the difference over the norm of what is expected; infinite where shapes differ.
-
-    Args:
-        received: An array or a number.
-        expected: The judge's.
-        scale: Least norm to divide by: of something that is 0 but for rounding, only the rounding differs.
-    """
-    a, b = np.asarray(received, np.float64), np.asarray(expected, np.float64)
-    if a.shape != b.shape:
-        return float("inf")
-    return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), scale)
-
-
-def differences(received: Results, expected: Results) -> dict[str, float]:
+def all_differences(received: Results, expected: Results) -> dict[str, float]:
     """Each kind of result and each array with its relative difference."""
     found = {
         "predictions": difference(received.predictions, expected.predictions),
@@ -159,16 +146,10 @@ def differences(received: Results, expected: Results) -> dict[str, float]:
         "training loss": difference(received.training_loss, expected.training_loss),
         "losses of the steps": difference(np.array(received.losses), np.array(expected.losses)),
     }
-    largest = max(float(np.linalg.norm(array)) for array in expected.gradients.values())
-    for what, ours, theirs, scale in (
-        ("gradient of {}", received.gradients, expected.gradients, 1e-3 * largest),
-        ("{} after training", received.state, expected.state, 1e-300),
-    ):
-        for name in ours.keys() | theirs.keys():
-            both = name in ours and name in theirs
-            value = difference(ours[name], theirs[name], scale) if both else float("inf")
-            found[what.format(name)] = value
-    return found
+    gradients = differences(received.gradients, expected.gradients, share=1e-3)
+    found |= {f"gradient of {name}": value for name, value in gradients.items()}
+    arrays = differences(received.state, expected.state)
+    return found | {f"{name} after training": value for name, value in arrays.items()}
 
 
 def require_agreement(received: Results, expected: Results, tolerance: float) -> None:
@@ -177,7 +158,9 @@ def require_agreement(received: Results, expected: Results, tolerance: float) ->
     Raises:
         Nonconformity: The text lists what does, the largest difference first.
     """
-    wrong = {name: value for name, value in differences(received, expected).items() if not value <= tolerance}
+    wrong = {
+        name: value for name, value in all_differences(received, expected).items() if not value <= tolerance
+    }
     if wrong:
         worst = sorted(wrong.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{name} {value:.1e}" for name, value in worst[:6])

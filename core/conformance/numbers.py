@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from core.comparison import difference
 from core.configuration import load_configuration
 from core.conformance.cases import (
     TOLERANCE,
     Case,
     Nonconformity,
     case_of,
-    difference,
     judge,
     make_case,
     require_agreement,

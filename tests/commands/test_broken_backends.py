@@ -29,7 +29,6 @@ PACKAGES = {
         "'twin', 'Twin of NumPy', None, ('numpy',), 'pip install numpy', 'backends.reference.model'"
     ),
 }
-FORGOTTEN = "find_backend expects ImportError and AttributeError alone"
 WORSE = {
     "nested": NOT_INSTALLED.replace("nowhere_framework", "nowhere.framework"),
     "angry": "raise RuntimeError('not on this machine')\n",
@@ -119,7 +118,6 @@ def test_a_third_partys_backend_trains_like_the_own_ones(folder: Path, others: d
 
 
 @pytest.mark.parametrize("name", WORSE)
-@pytest.mark.xfail(strict=True, reason=FORGOTTEN)
 def test_what_else_may_be_wrong_with_a_backend(folder: Path, tmp_path: Path, name: str) -> None:
     env = install(tmp_path / "others", {name: WORSE[name]})
     refused("-f", name, "--data", "data.h5", cwd=folder, env=env, says=[f"backend '{name}'"])
@@ -142,7 +140,6 @@ def unloadable(tmp_path: Path) -> dict[str, str]:
     return env
 
 
-@pytest.mark.xfail(strict=True, reason="load_backend expects ImportError alone")
 def test_a_framework_that_cannot_be_loaded_is_an_error(folder: Path, unloadable: dict[str, str]) -> None:
     words = ["-f", "heavy", "--data", "data.h5", "--config", "network.yaml"]
     refused(*words, cwd=folder, env=unloadable, says=["'heavy'", "libthing.so.1", "pip install heavy"])
@@ -155,7 +152,6 @@ def test_a_framework_that_cannot_be_loaded_is_listed(folder: Path, unloadable: d
     assert found["reference"]["error"] is None
 
 
-@pytest.mark.xfail(strict=True, reason="the message is read as rich's markup")
 def test_the_table_shows_a_message_as_it_is(folder: Path, unloadable: dict[str, str]) -> None:
     done = run("backends", cwd=folder, env=unloadable)
     assert done.returncode == 0, done.stderr

@@ -55,7 +55,6 @@ def test_nothing_is_kept_of_a_run_that_diverges_at_once(folder: Path, batch_norm
     assert not list((folder / MODEL).iterdir())
 
 
-@pytest.mark.xfail(strict=True, reason="NumPy's warnings of overflow are printed too")
 def test_the_error_is_all_that_is_said(folder: Path) -> None:
     words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", "--batch-size", "1"]
     done = run(*words, *DECAY, *STEEP, cwd=folder)

@@ -24,10 +24,7 @@ PLAIN = ["train", "-f", "reference", *OPTIONS]
         ["train", "--framework=reference", *OPTIONS],
         ["-f=reference", "train", *OPTIONS],
         ["-freference", *OPTIONS],
-        pytest.param(
-            ["-freference", "train", *OPTIONS],
-            marks=pytest.mark.xfail(strict=True, reason="-fNAME before a command is not recognised"),
-        ),
+        ["-freference", "train", *OPTIONS],
     ],
     ids=lambda words: " ".join(word for word in words if word not in OPTIONS),
 )

@@ -116,7 +116,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_the_same(
     assert_same_run(whole, place / model)
 
 
-@pytest.mark.xfail(strict=True, reason="the names in the printed command are not quoted")
 def test_names_with_spaces_are_quoted_in_the_command_that_goes_on(whole: Path, place: Path) -> None:
     (place / "data.h5").rename(place / "my data.h5")
     with started(place, [*BEGIN, "--data", "my data.h5", "--out", "my out"]) as process:
@@ -232,11 +231,7 @@ pathlib.Path.replace = killing
         ("history.json:1", 1),
         ("best.safetensors:2", 1),
         ("last.safetensors:2", 1),
-        pytest.param(
-            "history.json:2",
-            2,
-            marks=pytest.mark.xfail(strict=True, reason="history.json is written after an epoch only"),
-        ),
+        ("history.json:2", 2),
         ("export:1", 2),
         ("predictions.png:1", 2),
     ],

@@ -219,7 +219,6 @@ def test_a_finished_run_goes_on_for_longer(folder: Path) -> None:
     assert_same_run(folder / "whole" / MODEL, folder / MODEL)
 
 
-@pytest.mark.xfail(strict=True, reason="an event file's name has seconds: the second file replaces the first")
 def test_tensorboard_shows_all_epochs_of_a_run_that_went_on_at_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +241,6 @@ def test_a_run_goes_on_in_another_folder(folder: Path) -> None:
     assert content(folder / "begun") == begun
 
 
-@pytest.mark.xfail(strict=True, reason="history.json is written after an epoch only")
 def test_a_finished_run_is_whole_in_another_folder_too(folder: Path) -> None:
     train("--out", "begun", cwd=folder, how=run_here)
     train("--resume", f"begun/{MODEL}", "--out", "ended", cwd=folder, how=run_here)
@@ -272,7 +270,6 @@ def test_the_seed_decides_everything(folder: Path) -> None:
         assert_same_run(folder / "one" / MODEL, folder / "other" / MODEL)
 
 
-@pytest.mark.xfail(strict=True, reason="what is printed is read as rich's markup")
 @pytest.mark.parametrize("name", ["scans[old].h5", "scans[/old].h5"])
 def test_a_name_is_printed_as_it_is(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)

@@ -57,10 +57,20 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     assert names(path / "deep") == ["new"]
 
 
-def test_a_remainder_of_a_killed_process_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / f".file.{os.getpid()}.partial").mkdir()
+def test_what_a_killed_process_left_is_cleared_up(tmp_path: Path) -> None:
+    (tmp_path / ".file.partial").mkdir()
+    (tmp_path / ".file.old").mkdir()
     write_bytes(tmp_path / "file", b"x")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_that_a_killed_process_had_moved_aside_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".export.old").mkdir()
+    (tmp_path / ".export.old" / "kept").touch()
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway(tmp_path / "export", ZeroDivisionError())
+    assert names(tmp_path / "export") == ["kept"]
+    assert names(tmp_path) == ["export"]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,7 @@ def test_what_the_system_refuses_is_explained(number: int, hint: str) -> None:
         raise OSError(number, os.strerror(number))
     assert caught.value.message == f"cannot read there.h5: {os.strerror(number)}"
     assert hint in (caught.value.hint or "")
+    assert number != errno.EACCES or "write" not in (caught.value.hint or "")
 
 
 def test_a_file_in_the_place_of_a_folder_is_explained(tmp_path: Path) -> None:

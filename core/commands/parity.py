@@ -1,0 +1,174 @@
+"""`python run.py parity -f A -f B`: the certificate that backends train the same network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from core.configuration import Configuration
+    from core.parity import Certificate
+
+HELP = "train on several backends in step and show how far they are apart"
+
+_SYNTHETIC = (64, 96)
+_PLOTS = (".png", ".svg", ".pdf")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "-f", "--framework", action="append", required=True, metavar="NAME", help="backend; give two or more"
+    )
+    parser.add_argument("--config", default="configs/fcn.yaml", metavar="FILE", help="network and training")
+    parser.add_argument(
+        "--data", metavar="FILE", help="made by preprocess.py (default: synthetic images of 64x96)"
+    )
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="updates to make")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch")
+    parser.add_argument(
+        "--precision",
+        choices=("float64", "float32"),
+        default="float64",
+        help="float64 shows what is meant; float32 is judged by each backend's drift from itself",
+    )
+    parser.add_argument("--drift-runs", type=int, default=3, metavar="N", help="nudged runs of each backend")
+    parser.add_argument(
+        "--relay", action="store_true", help="also hand runs over half-way, each backend to every other"
+    )
+    parser.add_argument("--seed", metavar="N", help="overrides training.seed")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure; 1 where a backend left the budget."""
+    import dataclasses
+    import json
+
+    from rich.console import Console
+
+    from core.errors import UserError
+    from core.files import write_bytes, write_text
+
+    for name, least in (("steps", 1), ("batch_size", 1), ("drift_runs", 1)):
+        if (number := getattr(arguments, name)) < least:
+            raise UserError(f"--{name.replace('_', '-')}: received {number}; expected {least} or more")
+    if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
+        raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
+    console = Console(highlight=False, markup=False)
+    certificate = _certify(arguments, console)
+    _print(console, certificate)
+    if arguments.json:
+        content = {**dataclasses.asdict(certificate), "steps": certificate.steps, "holds": certificate.holds}
+        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+    if arguments.plot:
+        from core.parity.plot import draw
+
+        write_bytes(arguments.plot, draw(certificate, arguments.plot.suffix.lower()))
+    return int(not certificate.holds)
+
+
+def _certify(arguments: argparse.Namespace, console: Console) -> Certificate:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from core.lowering import lower
+    from core.parity import certify
+
+    configuration = _configuration(arguments)
+    columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _images(arguments, configuration) as (batches, data):
+        plan = lower(configuration.network, data.height, data.width)
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=arguments.steps)
+            return certify(
+                arguments.framework,
+                plan,
+                configuration,
+                batches,
+                data,
+                arguments.steps,
+                drift_runs=arguments.drift_runs,
+                relay=arguments.relay,
+                after_step=lambda step: bar.update(task, completed=step),
+            )
+
+
+def _configuration(arguments: argparse.Namespace) -> Configuration:
+    from core.configuration import load_configuration
+
+    fixed = [f"training.precision={arguments.precision}", f"training.batch_size={arguments.batch_size}"]
+    if arguments.seed is not None:
+        fixed.append(f"training.seed={arguments.seed}")
+    return load_configuration(Path(arguments.config), [*arguments.set, *fixed])
+
+
+def _images(arguments: argparse.Namespace, configuration: Configuration) -> Any:
+    """A context with the batches and the facts about them: the file's, split as for training, or drawn."""
+    import contextlib
+
+    from core.checkpoint import DataFacts
+    from core.parity.synthetic import SyntheticBatches
+    from data.loader import Loader
+    from data.splits import stratified_split
+    from data.store import Store
+
+    settings = configuration.training
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Any]:
+        if arguments.data is None:
+            drawn = SyntheticBatches(*_SYNTHETIC, settings.batch_size, settings.seed)
+            yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *_SYNTHETIC)
+            return
+        with Store.open(Path(arguments.data)) as store:
+            split = stratified_split(store.positive, settings.validation_fraction, settings.seed)
+            loader = Loader(store, split.training, settings.batch_size, seed=settings.seed)
+            yield loader, DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
+
+    return opened()
+
+
+def _print(console: Console, certificate: Certificate) -> None:
+    from rich.table import Table
+
+    from core.parity.measures import FACTOR, FLOOR, KINDS
+
+    table = Table(
+        "against " + certificate.base,
+        *KINDS,
+        title=f"largest relative distance over {certificate.steps} steps in {certificate.precision}",
+    )
+    for name, series in certificate.runs.items():
+        table.add_row(name, *(_cell(series.distances[kind]) for kind in KINDS))
+    for name, series in certificate.drifts.items():
+        table.add_row(
+            f"{name}, against itself", *(_cell(series.distances[kind]) for kind in KINDS), style="dim"
+        )
+    table.add_section()
+    table.add_row("largest budget", *(_cell(certificate.budgets[kind]) for kind in KINDS))
+    console.print(table)
+    for violation in certificate.violations:
+        console.print(str(violation), soft_wrap=True)
+    compared = ", ".join(certificate.runs)
+    if certificate.holds:
+        fixed = certificate.precision == "float64"
+        how = "is fixed" if fixed else f"is measured: {FACTOR:g} times the drift, at least {FLOOR:g}"
+        console.print(
+            f"holds: {compared} cannot be told from {certificate.base} at any step. The budget {how}.",
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"DOES NOT HOLD for {', '.join(v.run for v in certificate.violations)}")
+
+
+def _cell(distances: list[float]) -> str:
+    return f"{max(distances):.1e}" if distances else "-"

@@ -1,0 +1,236 @@
+"""Runs the backends in step with each other and keeps what was measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from core.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
+from core.configuration import Configuration
+from core.contract import Precision, State
+from core.dropout import draw_keep_masks
+from core.errors import UserError
+from core.isolation import Isolated
+from core.parity.measures import FACTOR, FIXED_BUDGET, FLOOR, KINDS, Moment, Ruler, Violation, largest
+from core.parity.trajectory import Step, advance, begin, nudged
+from core.plan import Plan
+from core.rules import adam_step
+from core.state import initial_state
+from core.training import Batch, Batches
+
+
+@dataclass
+class Series:
+    """One run from step to step: its loss, and for each kind the largest distance and whose it is."""
+
+    losses: list[float] = field(default_factory=list)
+    distances: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    tensors: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+
+@dataclass
+class Certificate:
+    """What was measured.
+
+    Args:
+        precision: Of all runs.
+        base: The backend that the others are compared with.
+        runs: Distances of each other backend (and relay, "tf > mxnet") from the base.
+        base_losses: The base's loss at each step.
+        drifts: Distances of each nudged run ("tf nudged 1") from that backend's own run; none in float64.
+        budgets: For each kind what was allowed at each step.
+        violations: The first of each run that left the budget.
+        relay_step: After which step relays changed hands; None without relays.
+    """
+
+    precision: Precision
+    base: str
+    runs: dict[str, Series]
+    base_losses: list[float] = field(default_factory=list)
+    drifts: dict[str, Series] = field(default_factory=dict)
+    budgets: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    violations: list[Violation] = field(default_factory=list)
+    relay_step: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made."""
+        return len(self.base_losses)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every run stayed within the budget at every step."""
+        return not self.violations
+
+
+@dataclass
+class _Run:
+    """A model in some process; `name` is its name there too."""
+
+    name: str
+    process: Isolated
+    compared_with: str | None
+    before: State
+
+
+def certify(
+    names: Sequence[str],
+    plan: Plan,
+    configuration: Configuration,
+    batches: Batches,
+    data: DataFacts,
+    steps: int,
+    *,
+    drift_runs: int = 3,
+    relay: bool = False,
+    after_step: Callable[[int], None] = lambda _: None,
+) -> Certificate:
+    """Train on every backend in step and compare.
+
+    Args:
+        names: Backends, two or more; "reference" is the base if it is among them, else the first.
+        plan: The network, lowered for the images.
+        configuration: The run's settings; its precision decides about the budget.
+        batches: The images, in the order that training takes them.
+        data: What the checkpoints of relays say of them.
+        steps: Updates to make.
+        drift_runs: Nudged runs of each backend, in float32.
+        relay: Also hand each backend's run to every other one half-way, through a checkpoint file.
+        after_step: Told of each step that is done.
+
+    Raises:
+        UserError: Fewer than two backends, or one that cannot be used.
+    """
+    names = list(dict.fromkeys(names))
+    if len(names) < 2:
+        raise UserError(f"parity compares two backends or more; received: {', '.join(names)}")
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(Isolated(name)) for name in names}
+        work = _Work(processes, plan, configuration, data, drift_runs, relay)
+        for step, batch in enumerate(_endless(batches), start=1):
+            work.advance(step, batch)
+            if relay and step == steps // 2:
+                work.hand_over(step)
+            after_step(step)
+            if step == steps:
+                break
+        return work.certificate
+
+
+def _endless(batches: Batches) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        epoch += 1
+        yield from batches.epoch(epoch)
+
+
+class _Work:
+    def __init__(
+        self,
+        processes: Mapping[str, Isolated],
+        plan: Plan,
+        configuration: Configuration,
+        data: DataFacts,
+        drift_runs: int,
+        relay: bool,
+    ) -> None:
+        self._processes, self._plan, self._configuration, self._data = processes, plan, configuration, data
+        self._settings = configuration.training
+        self._rules = self._settings.rules()
+        self._ruler = Ruler(plan, self._rules.optimizer.slots)
+        base = "reference" if "reference" in processes else next(iter(processes))
+        others = [name for name in processes if name != base]
+        # Float64 keeps the float32 numbers that are drawn.
+        state: State = {
+            name: array.astype(self._settings.precision)
+            for name, array in initial_state(plan, self._rules, self._settings.seed).items()
+        }
+        self._runs = [self._begin(base, base, None, state)]
+        self._runs += [self._begin(name, name, base, state) for name in others]
+        self.certificate = Certificate(
+            self._settings.precision, base, runs={name: Series() for name in others}
+        )
+        if self._settings.precision == "float32":
+            for name in processes:
+                for number in range(1, drift_runs + 1):
+                    moved = self._nudge(state, number)
+                    self._runs.append(self._begin(f"{name} nudged {number}", name, name, moved))
+                    self.certificate.drifts[f"{name} nudged {number}"] = Series()
+        self._relay = relay
+
+    def _nudge(self, state: State, number: int) -> State:
+        weights = {parameter.name: state[parameter.name] for parameter in self._plan.parameters}
+        return state | nudged(weights, self._settings.seed, number)
+
+    def _begin(self, run: str, backend: str, compared_with: str | None, state: State) -> _Run:
+        process = self._processes[backend]
+        process.call(begin, run, self._plan, self._rules, self._settings.precision, state)
+        return _Run(run, process, compared_with, state)
+
+    def advance(self, step: int, batch: Batch) -> None:
+        """One step of every run, and what it showed."""
+        settings = self._settings
+        scalars = adam_step(
+            self._rules.optimizer, step, settings.optimizer.learning_rate, settings.optimizer.weight_decay
+        )
+        keep = draw_keep_masks(self._plan, settings.seed, step, len(batch.images))
+        images = np.asarray(batch.images, settings.precision)
+        started = [
+            run.process.start(advance, run.name, images, batch.masks, scalars, keep) for run in self._runs
+        ]
+        moments: dict[str, Moment] = {}
+        for run, future in zip(self._runs, started, strict=True):
+            result: Step = run.process.wait(future)
+            moments[run.name] = Moment(result, run.before)
+            run.before = result.state
+        self.certificate.base_losses.append(moments[self.certificate.base].step.loss)
+        found = {
+            run.name: self._ruler.measure(moments[run.name], moments[run.compared_with])
+            for run in self._runs
+            if run.compared_with is not None
+        }
+        for name, series in {**self.certificate.runs, **self.certificate.drifts}.items():
+            if name in found:
+                series.losses.append(moments[name].step.loss)
+                for kind in KINDS:
+                    tensor, distance = largest(found[name][kind])
+                    series.tensors[kind].append(tensor)
+                    series.distances[kind].append(distance)
+        budget = self._budget()
+        for kind in KINDS:
+            self.certificate.budgets[kind].append(budget[kind])
+        already = {violation.run for violation in self.certificate.violations}
+        for name in sorted(self.certificate.runs.keys() & found.keys() - already):
+            if violation := self._ruler.first_violation(name, step, found[name], budget):
+                self.certificate.violations.append(violation)
+
+    def hand_over(self, step: int) -> None:
+        """Begin the relays: every backend goes on from every other one's checkpoint."""
+        self.certificate.relay_step = step
+        backends = list(self._processes)
+        plain = {run.name: run for run in self._runs}
+        with tempfile.TemporaryDirectory() as folder:
+            for giver in backends:
+                path = Path(folder) / f"{giver}.safetensors"
+                progress = replace(Progress(), step=step)
+                state = plain[giver].before
+                save_checkpoint(path, Checkpoint(self._configuration, self._data, progress, state))
+                for taker in backends:
+                    if taker != giver:
+                        name = f"{giver} > {taker}"
+                        received = load_checkpoint(path).arrays
+                        self._runs.append(self._begin(name, taker, self.certificate.base, received))
+                        self.certificate.runs[name] = Series()
+
+    def _budget(self) -> dict[str, float]:
+        if self._settings.precision == "float64":
+            return dict(FIXED_BUDGET)
+        drifts = self.certificate.drifts.values()
+        return {
+            kind: max([FLOOR, *(FACTOR * series.distances[kind][-1] for series in drifts)]) for kind in KINDS
+        }
