@@ -1,0 +1,116 @@
+"""The certificate: it holds where backends agree, and names step, array and operation where one does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from selected import BACKENDS
+
+from core.checkpoint import DataFacts
+from core.commands import main
+from core.configuration import load_configuration
+from core.errors import UserError
+from core.lowering import lower
+from core.parity import KINDS, Certificate, certify
+from core.parity.synthetic import SyntheticBatches
+
+ROOT = Path(__file__).resolve().parents[2]
+FOREIGN = """
+from core.contract import Backend
+from backends.reference.model import ReferenceModel, list_devices
+import dataclasses
+
+backend = Backend("foreign", "Foreign", None, ("numpy",), "-", "foreign")
+
+
+class Foreign(ReferenceModel):
+    def train_step(self, images, masks, scalars, keep=None):
+        if scalars.step == 3:
+            self._arrays["conv2/moving_mean"][0] += 1e-6
+        return super().train_step(images, masks, scalars, keep)
+
+
+def compile(plan, rules, device, precision):
+    return Foreign(plan, rules, precision)
+"""
+
+
+def certified(*names: str, config: str = "fcn", steps: int = 12, **options: bool | int | str) -> Certificate:
+    precision = options.pop("precision", "float64")
+    narrow = {"network.dropout": 0.2, "training.batch_size": 2, "training.precision": precision}
+    overrides = [f"{key}={value}" for key, value in narrow.items()]
+    path = Path(config)
+    for index, block in enumerate(load_configuration(path).network.blocks):
+        if getattr(block, "filters", None):
+            overrides.append(f"network.blocks.{index}.filters={3 + index % 3}")
+    configuration = load_configuration(path, overrides)
+    plan = lower(configuration.network, 32, 48)
+    batches = SyntheticBatches(32, 48, 2, seed=1)
+    return certify(names, plan, configuration, batches, DataFacts(7, 4, 32, 48), steps, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("config", ["fcn", "fcn_skip"])
+def test_all_backends_train_the_same_network_in_float64(config: str) -> None:
+    certificate = certified("reference", *BACKENDS, config=config, relay=True)
+    assert certificate.holds, certificate.violations
+    assert certificate.steps == 12
+    relays = [f"{a} > {b}" for a in ("reference", *BACKENDS) for b in ("reference", *BACKENDS) if a != b]
+    assert sorted(certificate.runs) == sorted([*BACKENDS, *relays])
+    for name, series in certificate.runs.items():
+        assert len(series.losses) == (6 if ">" in name else 12)
+        assert max(series.distances["loss"]) < 1e-12
+        assert all(max(series.distances[kind]) < 1e-9 for kind in KINDS)
+
+
+def test_in_float32_the_budget_is_each_backends_drift_from_itself() -> None:
+    certificate = certified("reference", BACKENDS[0], precision="float32", drift_runs=2, steps=6)
+    drifts = certificate.drifts
+    assert sorted(drifts) == sorted(
+        f"{name} nudged {n}" for name in ("reference", BACKENDS[0]) for n in (1, 2)
+    )
+    for kind in KINDS:
+        for step in range(6):
+            largest = max(series.distances[kind][step] for series in drifts.values())
+            assert certificate.budgets[kind][step] == max(1e-5, 5 * largest)
+    assert 0 < max(drifts["reference nudged 1"].distances["weight"]) < 0.1
+
+
+def test_the_first_fault_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "foreign-1.0.dist-info").mkdir()
+    (tmp_path / "foreign-1.0.dist-info" / "METADATA").write_text("Name: foreign\nVersion: 1.0\n")
+    entry = "[pneumoseg.backends]\nforeign = foreign:backend\n"
+    (tmp_path / "foreign-1.0.dist-info" / "entry_points.txt").write_text(entry)
+    (tmp_path / "foreign.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    certificate = certified("foreign", "reference", steps=5)
+    (violation,) = certificate.violations
+    assert (violation.run, violation.step, violation.kind) == ("foreign", 3, "statistic")
+    assert (violation.tensor, violation.operation) == ("conv2/moving_mean", "conv2/batch_norm")
+    assert violation.distance > violation.budget
+
+
+def test_one_backend_is_no_comparison() -> None:
+    with pytest.raises(UserError, match="two backends or more; received: reference"):
+        certified("reference", "reference")
+
+
+def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["parity", "-f", "reference", "-f", BACKENDS[0], "--config", "demo", "--steps", "3"]
+    files = ["--json", str(tmp_path / "c.json"), "--plot", str(tmp_path / "c.png")]
+    assert main("run.py", "", ("train", "parity"), [*words, *files, "--batch-size", "2"]) == 0
+    assert f"holds: {BACKENDS[0]} cannot be told from reference" in capsys.readouterr().out
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert content["holds"]
+    assert len(content["runs"][BACKENDS[0]]["distances"]["gradient"]) == content["steps"] == 3
+    assert Image.open(tmp_path / "c.png").size[0] > 500
+
+
+@pytest.mark.parametrize("wrong", [["--steps", "0"], ["--plot", "x.txt"], ["--drift-runs", "0"]])
+def test_wrong_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["parity", "-f", "reference", "-f", BACKENDS[0], *wrong]
+    assert main("run.py", "", ("train", "parity"), words) == 1
+    assert capsys.readouterr().err.startswith(f"error: {wrong[0]}")
