@@ -219,9 +219,7 @@ class Trainer:
         )
         self.progress = Progress(step=progress.step, history=(*progress.history, record))
         best = self._best_epoch() == record.epoch
-        if best:
-            self._save(BEST)
-        self._save(LAST)
+        self._save(*([BEST] if best else []), LAST)
         self._write_history()
         for observer in self.observers:
             observer.epoch_ended(record, best, evaluation.samples)
@@ -254,12 +252,14 @@ class Trainer:
             f"{kept}. Lower --learning-rate (now {rate:g}), or set training.clip_norm=1.",
         )
 
-    def _save(self, name: str) -> None:
+    def _save(self, *names: str) -> None:
         state = self.model.state()
         for array, values in state.items():
             if not np.isfinite(values).all():
                 raise self._diverged(f"{array} is no longer finite")
-        save_checkpoint(self.folder / name, Checkpoint(self.configuration, self.data, self.progress, state))
+        checkpoint = Checkpoint(self.configuration, self.data, self.progress, state)
+        for name in names:
+            save_checkpoint(self.folder / name, checkpoint)
 
     def _write_history(self) -> None:
         records = [dataclasses.asdict(record) for record in self.progress.history]

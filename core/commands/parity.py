@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,9 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
     return load_configuration(Path(arguments.config), [*arguments.set, *fixed])
 
 
-def _images(arguments: argparse.Namespace, configuration: Configuration) -> Any:
-    """A context with the batches and the facts about them: the file's, split as for training, or drawn."""
-    import contextlib
-
+@contextlib.contextmanager
+def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
+    """The batches and the facts about them: the file's, split as for training, or drawn."""
     from core.checkpoint import DataFacts
     from core.parity.synthetic import SyntheticBatches
     from data.loader import Loader
@@ -123,18 +123,14 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Any:
 
     settings = configuration.training
 
-    @contextlib.contextmanager
-    def opened() -> Iterator[Any]:
-        if arguments.data is None:
-            drawn = SyntheticBatches(*_SYNTHETIC, settings.batch_size, settings.seed)
-            yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *_SYNTHETIC)
-            return
-        with Store.open(Path(arguments.data)) as store:
-            split = stratified_split(store.positive, settings.validation_fraction, settings.seed)
-            loader = Loader(store, split.training, settings.batch_size, seed=settings.seed)
-            yield loader, DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
-
-    return opened()
+    if arguments.data is None:
+        drawn = SyntheticBatches(*_SYNTHETIC, settings.batch_size, settings.seed)
+        yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *_SYNTHETIC)
+        return
+    with Store.open(Path(arguments.data)) as store:
+        split = stratified_split(store.positive, settings.validation_fraction, settings.seed)
+        loader = Loader(store, split.training, settings.batch_size, seed=settings.seed)
+        yield loader, DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
 
 
 def _print(console: Console, certificate: Certificate) -> None:

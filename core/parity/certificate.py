@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from core.contract import Precision, State
 from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.isolation import Isolated
-from core.parity.measures import FACTOR, FIXED_BUDGET, FLOOR, KINDS, Moment, Ruler, Violation, largest
+from core.parity.measures import FACTOR, FIXED_BUDGET, FLOOR, KINDS, Ruler, Snapshot, Violation, largest
 from core.parity.trajectory import Step, advance, begin, nudged
 from core.plan import Plan
 from core.rules import adam_step
@@ -183,20 +183,20 @@ class _Work:
         started = [
             run.process.start(advance, run.name, images, batch.masks, scalars, keep) for run in self._runs
         ]
-        moments: dict[str, Moment] = {}
+        snapshots: dict[str, Snapshot] = {}
         for run, future in zip(self._runs, started, strict=True):
             result: Step = run.process.wait(future)
-            moments[run.name] = Moment(result, run.before)
+            snapshots[run.name] = Snapshot(result, run.before)
             run.before = result.state
-        self.certificate.base_losses.append(moments[self.certificate.base].step.loss)
+        self.certificate.base_losses.append(snapshots[self.certificate.base].step.loss)
         found = {
-            run.name: self._ruler.measure(moments[run.name], moments[run.compared_with])
+            run.name: self._ruler.measure(snapshots[run.name], snapshots[run.compared_with])
             for run in self._runs
             if run.compared_with is not None
         }
         for name, series in {**self.certificate.runs, **self.certificate.drifts}.items():
             if name in found:
-                series.losses.append(moments[name].step.loss)
+                series.losses.append(snapshots[name].step.loss)
                 for kind in KINDS:
                     tensor, distance = largest(found[name][kind])
                     series.tensors[kind].append(tensor)
@@ -217,7 +217,7 @@ class _Work:
         with tempfile.TemporaryDirectory() as folder:
             for giver in backends:
                 path = Path(folder) / f"{giver}.safetensors"
-                progress = replace(Progress(), step=step)
+                progress = Progress(step=step)
                 state = plain[giver].before
                 save_checkpoint(path, Checkpoint(self._configuration, self._data, progress, state))
                 for taker in backends:

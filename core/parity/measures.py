@@ -58,7 +58,7 @@ class Violation:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """One run at one step: its results and the arrays it started from."""
 
     step: Step
@@ -79,7 +79,7 @@ class Ruler:
             if (name := getattr(operation, key, None)) is not None
         }
 
-    def measure(self, run: Moment, base: Moment) -> dict[str, dict[str, float]]:
+    def measure(self, run: Snapshot, base: Snapshot) -> dict[str, dict[str, float]]:
         """Every distance of a run from the base, each kind in the order in which a fault would show."""
         backward = list(reversed(self._parameters))
         slots = [[slot_name(slot, name) for name in self._parameters] for slot in self._slots]
@@ -110,7 +110,7 @@ class Ruler:
                     return Violation(run, step, kind, tensor, owner, distance, budget[kind])
         return None
 
-    def _updates(self, run: Moment) -> State:
+    def _updates(self, run: Snapshot) -> State:
         return {name: run.step.state[name] - run.before[name] for name in self._parameters}
 
 
