@@ -6,7 +6,7 @@ PYTHON ?=
 export PYTHON
 
 BIN := .venv/bin
-SOURCES := backends core data tests run.py preprocess.py setup.py $(wildcard benchmarks)
+SOURCES := backends core data tests run.py preprocess.py setup.py docs/example-backend $(wildcard benchmarks)
 
 .PHONY: demo test .environment lint types imports unit clean
 
@@ -29,6 +29,7 @@ lint: .environment
 
 types: .environment
 	$(BIN)/mypy
+	MYPYPATH=docs/example-backend $(BIN)/mypy -p pneumoseg_autograd
 
 imports: .environment
 	$(BIN)/lint-imports --no-cache

@@ -58,13 +58,16 @@ setup(
         "mxnet": ["mxnet==1.9.1"],
         "mxnet-gpu": ["mxnet-cu117==1.9.1"],
         "test": [
+            "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "mypy>=1.11",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "setuptools",
             "types-PyYAML",
+            "wheel",
         ],
     },
     entry_points={

@@ -96,10 +96,15 @@ def _rows(table: Table) -> list[tuple[str, list[str]]]:
 
 
 def _print_failures(console: Console, name: str, outcomes: list[Outcome]) -> None:
+    """Every failure and refusal; checks that give the same reason are told together."""
     for status in ("failed", "refused"):
+        same: dict[str, list[str]] = {}
         for outcome in outcomes:
             if outcome.status == status:
-                console.print(f"{name} {status}: {outcome.check}: {outcome.detail}", soft_wrap=True)
+                same.setdefault(outcome.detail, []).append(str(outcome.check))
+        for detail, checks in same.items():
+            more = f" and {len(checks) - 1} more" if len(checks) > 1 else ""
+            console.print(f"{name} {status}: {checks[0]}{more}: {detail}", soft_wrap=True)
     passed = sum(outcome.status == "passed" for outcome in outcomes)
     console.print(f"{name}: {passed} of {len(outcomes)} checks passed")
 

@@ -2,15 +2,12 @@
 
     python run.py conformance -f yours
 
-or with pytest, one test a check:
-
-    from core.conformance import all_checks, examine
-    from core.isolation import Isolated
+or with pytest, one test a check, `backend` being a fixture that gives an `Isolated("yours")`
+(docs/example-backend/tests/test_conformance.py is such a file):
 
     @pytest.mark.parametrize("check", all_checks(), ids=str)
-    def test_conformance(check):
-        with Isolated("yours") as backend:        # better once for all, in a fixture
-            outcome = examine(check, backend)
+    def test_conformance(backend, check):
+        outcome = examine(check, backend)
         assert outcome.status == "passed", outcome.detail
 
 Promises: the judge is the NumPy reference in float64; checks draw the same numbers every time, and a

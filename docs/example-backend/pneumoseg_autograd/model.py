@@ -1,0 +1,116 @@
+"""A plan compiled to autograd: the whole of a backend, in one screen or two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from autograd import value_and_grad
+
+from core.contract import Array, KeepMasks, Precision, State
+from core.dropout import draw_keep_masks
+from core.plan import Plan
+from core.rules import Rules, StepScalars
+from core.state import check_state, slot_name, state_shapes
+from pneumoseg_autograd import losses, operations
+
+
+def list_devices() -> list[str]:
+    """The CPU is all there is."""
+    return ["cpu"]
+
+
+class AutogradModel:
+    """See `core.contract.Model` for what each method promises."""
+
+    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+        self._plan, self._rules, self._dtype = plan, rules, np.dtype(precision)
+        self._arrays = {name: np.zeros(shape, precision) for name, shape in state_shapes(plan, rules).items()}
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        """One update; gives the loss before it."""
+        keep = keep or self._draw(scalars.step, len(images))
+        loss, gradients, statistics = self._differentiate(images, masks, keep)
+        if self._rules.clip_norm is not None:
+            norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients.values()))
+            factor = self._dtype.type(min(1.0, self._rules.clip_norm / norm)) if norm > 0 else 1
+            gradients = {name: g * factor for name, g in gradients.items()}
+        for parameter in self._plan.parameters:
+            decay = scalars.decay if parameter.role == "kernel" else 0.0
+            self._adam(parameter.name, gradients[parameter.name], scalars.size, decay)
+        for op in self._plan.batch_norms:
+            for name in (op.moving_mean, op.moving_variance):
+                running = self._arrays[name]
+                self._arrays[name] = op.momentum * running + (1 - op.momentum) * statistics[name]
+        return loss
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
+        """Loss and probabilities with running statistics."""
+        logits = self._logits(images)
+        loss = losses.total(self._rules.loss, logits, masks.astype(self._dtype))
+        return float(loss), operations.sigmoid(logits)
+
+    def predict(self, images: Array) -> Array:
+        """Probabilities."""
+        probabilities: Array = operations.sigmoid(self._logits(images))
+        return probabilities
+
+    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+        """Training loss and gradients; changes nothing."""
+        loss, gradients, _ = self._differentiate(images, masks, keep or self._draw(0, len(images)))
+        return loss, gradients
+
+    def state(self) -> State:
+        """Copies of all arrays."""
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put arrays back."""
+        check_state(state, state_shapes(self._plan, self._rules))
+        self._arrays = {name: np.array(state[name], self._dtype, order="C") for name in self._arrays}
+
+    def export(self, directory: Path) -> None:
+        """Autograd has no format of its own: the arrays of a prediction as NumPy writes them."""
+        directory.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            directory / "weights.npz", **{array.name: self._arrays[array.name] for array in self._plan.arrays}
+        )
+
+    def _logits(self, images: Array) -> Array:
+        floats = images.astype(self._dtype)
+        logits: Array
+        logits, _ = operations.forward(self._plan, floats, self._arrays, keep=None)
+        return logits
+
+    def _draw(self, step: int, count: int) -> KeepMasks:
+        return draw_keep_masks(self._plan, self._rules.seed, step, count)
+
+    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> tuple[float, State, State]:
+        statistics: State = {}
+
+        def loss_of(parameters: State) -> operations.Array:
+            arrays = {**self._arrays, **{name: parameters[name] for name in names}}
+            logits, found = operations.forward(self._plan, images.astype(self._dtype), arrays, keep)
+            statistics.update(found)
+            return losses.total(self._rules.loss, logits, masks.astype(self._dtype))
+
+        names = [parameter.name for parameter in self._plan.parameters]
+        loss, gradients = value_and_grad(loss_of)({name: self._arrays[name] for name in names})
+        return float(loss), {name: g.astype(self._dtype) for name, g in gradients.items()}, statistics
+
+    def _adam(self, name: str, gradient: Array, size: float, decay: float) -> None:
+        rule, weights = self._rules.optimizer, self._arrays[name]
+        m, v = (self._arrays[slot_name(slot, name)] for slot in rule.slots)
+        m = rule.beta1 * m + (1 - rule.beta1) * gradient
+        v = rule.beta2 * v + (1 - rule.beta2) * np.square(gradient)
+        self._arrays[name] = weights - decay * weights - size * m / (np.sqrt(v) + rule.epsilon)
+        self._arrays |= {slot_name("m", name): m, slot_name("v", name): v}
+
+
+def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> AutogradModel:  # noqa: A001
+    """The plan on autograd; `device` can only be "cpu"."""
+    del device
+    return AutogradModel(plan, rules, precision)

@@ -1,0 +1,105 @@
+"""Each primitive operation of `core.plan` in autograd's NumPy. Arrays are (N, H, W, C).
+
+Only what goes forward is written here: autograd derives what goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import autograd.numpy as np
+from autograd.tracer import getval
+
+from core.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Plan, Relu
+
+Array = Any
+"""A NumPy array, or autograd's box around one."""
+
+
+def conv2d(operation: Conv2D, x: Array, kernel: Array) -> Array:
+    """Convolution: for each tap of the kernel one strided window of the padded input."""
+    x = np.pad(x, ((0, 0), *operation.pads, (0, 0)), mode="constant")
+    return _taps(operation, x, kernel, operation.stride, first=lambda a, b: (a, b))
+
+
+def conv_transpose2d(operation: ConvTranspose2D, x: Array, kernel: Array) -> Array:
+    """Transposed convolution: the input's pixels `stride` apart, then each tap at stride 1."""
+    s, out = operation.stride, operation.output
+    (height, width), (taps_y, taps_x) = x.shape[1:3], operation.kernel_size
+    (top, _), (left, _) = operation.crops
+    x = np.pad(np.reshape(x, (-1, height, 1, width, 1, x.shape[3])), _apart(s), mode="constant")
+    x = np.reshape(x, (-1, height * s, width * s, x.shape[5]))
+    below, right = max(top + out.height - height * s, 0), max(left + out.width - width * s, 0)
+    x = np.pad(x, ((0, 0), (taps_y - 1, below), (taps_x - 1, right), (0, 0)), mode="constant")
+    turned = np.swapaxes(kernel, 2, 3)
+    return _taps(operation, x, turned, 1, lambda a, b: (taps_y - 1 - a + top, taps_x - 1 - b + left))
+
+
+def batch_norm(
+    operation: BatchNorm, x: Array, arrays: Mapping[str, Array], training: bool
+) -> tuple[Array, Array, Array]:
+    """The normalised input, and the mean and biased variance that normalised it."""
+    mean, variance = arrays[operation.moving_mean], arrays[operation.moving_variance]
+    if training:
+        mean = np.mean(x, axis=(0, 1, 2))
+        variance = np.mean((x - mean) ** 2, axis=(0, 1, 2))
+    scale = arrays[operation.gamma] / np.sqrt(variance + operation.epsilon)
+    return (x - mean) * scale + arrays[operation.beta], mean, variance
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), as exp(-softplus(-x)): small numbers keep their digits."""
+    return np.exp(-softplus(-x))
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)); its slope at 0 is 1/2."""
+    return np.logaddexp(x * 0, x)
+
+
+def forward(
+    plan: Plan, images: Array, arrays: Mapping[str, Array], keep: Mapping[str, Array] | None
+) -> tuple[Array, dict[str, Array]]:
+    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    values = {plan.input.name: images}
+    statistics: dict[str, Array] = {}
+    for op in plan.operations[:-1]:
+        x = values[op.input]
+        match op:
+            case Conv2D():
+                y = conv2d(op, x, arrays[op.kernel])
+            case ConvTranspose2D():
+                y = conv_transpose2d(op, x, arrays[op.kernel])
+            case Bias():
+                y = x + arrays[op.bias]
+            case Relu():
+                y = np.where(x > 0, x, 0 * x)
+            case BatchNorm():
+                y, mean, variance = batch_norm(op, x, arrays, training=keep is not None)
+                statistics |= {op.moving_mean: getval(mean), op.moving_variance: getval(variance)}
+            case Dropout():
+                y = x if keep is None else x * (keep[op.name] * x.dtype.type(op.scale))
+            case Concat():
+                y = np.concatenate([values[name] for name in op.inputs], axis=-1)
+            case _:
+                raise NotImplementedError(f"autograd has no {type(op).__name__}")
+        values[op.output.name] = y
+    return values[plan.logits], statistics
+
+
+def _taps(operation: Conv2D | ConvTranspose2D, x: Array, kernel: Array, stride: int, first: Any) -> Array:
+    """The sum over all taps (a, b) of the window that begins at pixel `first(a, b)`, times the tap."""
+    out, y = operation.output, 0.0
+    for a in range(operation.kernel_size[0]):
+        for b in range(operation.kernel_size[1]):
+            i, j = first(a, b)
+            rows = slice(i, i + (out.height - 1) * stride + 1, stride)
+            columns = slice(j, j + (out.width - 1) * stride + 1, stride)
+            y = y + np.matmul(x[:, rows, columns], kernel[a, b])
+    return y
+
+
+def _apart(stride: int) -> tuple[tuple[int, int], ...]:
+    """Pads of (N, H, 1, W, 1, C) that put stride - 1 zeros behind every pixel."""
+    return (0, 0), (0, 0), (0, stride - 1), (0, 0), (0, stride - 1), (0, 0)

@@ -1,0 +1,23 @@
+"""The toolkit's conformance suite on this package's backend: one test a check, nothing else needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from core.conformance import Check, all_checks, examine
+from core.isolation import Isolated
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Isolated]:
+    """The backend by its registered name, in a process of its own."""
+    with Isolated("autograd") as process:
+        yield process
+
+
+@pytest.mark.parametrize("check", all_checks(), ids=str)
+def test_conformance(backend: Isolated, check: Check) -> None:
+    outcome = examine(check, backend)
+    assert outcome.status == "passed", outcome.detail

@@ -1,0 +1,75 @@
+"""The example of a third party's backend: installed as its author would, found, and put to every proof."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import ROOT, TIMEOUT_S, arrays, environment, prepare, succeed
+
+from core.comparison import differences
+from core.conformance import all_checks
+
+EXAMPLE = ROOT / "docs" / "example-backend"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages that holds the example, built from a copy so that the checkout stays clean."""
+    folder = tmp_path_factory.mktemp("example")
+    source = shutil.copytree(EXAMPLE, folder / "source")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # What it needs is installed with the tests; nothing is fetched here.
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "site")]
+    subprocess.run([*pip, *offline, str(source)], check=True, timeout=TIMEOUT_S)
+    return folder / "site"
+
+
+def test_it_is_found_through_its_entry_point(installed: Path, tmp_path: Path) -> None:
+    listed = json.loads(succeed("backends", "--json", cwd=tmp_path, env={"PYTHONPATH": str(installed)}))
+    (found,) = [backend for backend in listed if backend["name"] == "autograd"]
+    assert found["devices"] == ["cpu"]
+    assert not [backend for backend in json.loads(succeed("backends", "--json", cwd=tmp_path))
+                if backend["name"] == "autograd"]  # fmt: skip
+
+
+def test_it_passes_the_conformance_suite_as_its_own_tests(installed: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "tests")]
+    done = subprocess.run(
+        words,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=f"{installed}:{ROOT}"),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=5 * TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (passed,) = re.findall(r"(\d+) passed in ", done.stdout)
+    assert int(passed) == len(all_checks()) > 150
+
+
+def test_it_trains_and_is_taken_over(installed: Path, tmp_path: Path) -> None:
+    prepare(tmp_path, images=12)
+    env = {"PYTHONPATH": str(installed)}
+    begin = ["--data", "data.h5", "--config", "network.yaml", "--set", "training.precision=float64"]
+    for name in ("autograd", "reference"):
+        succeed("-f", name, *begin, cwd=tmp_path, env=env)
+    apart = differences(arrays(tmp_path / "autograd_model"), arrays(tmp_path / "reference_model"))
+    assert 0 < max(apart.values()) < 1e-9
+    go_on = ["--data", "data.h5", "--epochs", "4", "--resume"]
+    succeed("-f", "reference", *go_on, "autograd_model", "--out", "other", cwd=tmp_path, env=env)
+    succeed("-f", "reference", *go_on, cwd=tmp_path, env=env)
+    taken_over, whole = (arrays(tmp_path / name / "reference_model") for name in ("other", "."))
+    assert max(differences(taken_over, whole).values()) < 1e-9
+
+
+def test_the_certificate_holds_for_it(installed: Path, tmp_path: Path) -> None:
+    words = ["parity", "-f", "reference", "-f", "autograd", "--config", "demo", "--steps", "3", "--relay"]
+    output = succeed(*words, "--batch-size", "2", cwd=tmp_path, env={"PYTHONPATH": str(installed)})
+    assert "holds: autograd, reference > autograd, autograd > reference cannot be told" in output
