@@ -26,7 +26,7 @@ class TensorFlowModel:
 
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
-        self._dtype = tf.as_dtype(precision)
+        self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(precision)
         with tf.device(self._device):
             self._arrays = {
                 name: tf.Variable(tf.zeros(shape, self._dtype), name=name, trainable=False)
@@ -105,6 +105,9 @@ class TensorFlowModel:
     def _given(self, keep: KeepMasks) -> dict[str, Tensor]:
         return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
 
+    def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        return operations.forward(self._plan, images, self._arrays, keep, self._on_cpu)
+
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
         masks = {}
@@ -121,7 +124,7 @@ class TensorFlowModel:
         parameters = {parameter.name: self._arrays[parameter.name] for parameter in self._plan.parameters}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parameters)
-            logits, statistics = operations.forward(self._plan, images, self._arrays, keep)
+            logits, statistics = self._forward(images, keep)
             loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
         return loss, tape.gradient(loss, parameters), statistics
 
@@ -151,11 +154,11 @@ class TensorFlowModel:
         return loss
 
     def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        logits, _ = operations.forward(self._plan, images, self._arrays, keep=None)
+        logits, _ = self._forward(images, None)
         return losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype)), operations.sigmoid(logits)
 
     def _graph_predict(self, images: Tensor) -> Tensor:
-        logits, _ = operations.forward(self._plan, images, self._arrays, keep=None)
+        logits, _ = self._forward(images, None)
         return operations.sigmoid(logits)
 
 

@@ -54,6 +54,7 @@ def batch_norm(
     mean: Tensor,
     variance: Tensor,
     training: bool,
+    on_cpu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised input, and the mean and biased variance that normalised it."""
     if x.dtype == tf.float64:  # the fused kernel has no float64
@@ -61,19 +62,14 @@ def batch_norm(
             mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
         y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, operation.epsilon)
         return y, mean, variance
+    if not training:
+        return _normalise(operation, x, gamma, beta, mean, variance), mean, variance
+    if on_cpu:
+        return _batch_norm_on_cpu(operation, x, gamma, beta)
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=gamma,
-        offset=beta,
-        mean=[] if training else mean,
-        variance=[] if training else variance,
-        epsilon=operation.epsilon,
-        is_training=training,
+        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=operation.epsilon, is_training=True
     )
-    if training:  # the fused kernel gives the Bessel-corrected variance, though it normalises by the biased
-        pixels = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
-        variance *= (pixels - 1) / pixels
-    return y, mean, variance
+    return y, mean, _biased(variance, tf.size(x) // x.shape[-1])
 
 
 def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
@@ -92,7 +88,11 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def forward(
-    plan: Plan, images: Tensor, arrays: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None
+    plan: Plan,
+    images: Tensor,
+    arrays: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor] | None,
+    on_cpu: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
@@ -117,6 +117,7 @@ def forward(
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
                     training=keep is not None,
+                    on_cpu=on_cpu,
                 )
             case Dropout():
                 y = x if keep is None else dropout(op, x, keep[op.name])
@@ -126,3 +127,73 @@ def forward(
                 raise NotImplementedError(f"tf has no {type(op).__name__}")
         values[op.output.name] = y
     return values[plan.logits], statistics
+
+
+def _normalise(
+    operation: BatchNorm, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor:
+    """The input normalised by a mean and a biased variance that are known."""
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
+        epsilon=operation.epsilon,
+        is_training=False,
+    ).y
+
+
+def _batch_norm_on_cpu(
+    operation: BatchNorm, x: Tensor, gamma: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm of a training step by the fused kernels, with sums that keep float32's digits.
+
+    The CPU's kernel adds pixel by pixel: over a batch of radiographs its mean and variance are off by
+    up to 2e-4, and so are the gradients behind. These are off by 5e-7.
+    """
+
+    def with_gradient(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[tuple[Tensor, ...], Any]:
+        mean, variance = _moments(x)
+
+        def gradient(dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            found = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy,
+                x=x,
+                scale=gamma,
+                reserve_space_1=mean,
+                reserve_space_2=variance,  # the CPU's kernel wants the variance, a GPU's something else
+                reserve_space_3=[],
+                epsilon=operation.epsilon,
+                is_training=True,
+            )
+            return found.x_backprop, found.scale_backprop, found.offset_backprop
+
+        return (_normalise(operation, x, gamma, beta, mean, variance), mean, variance), gradient
+
+    y, mean, variance = tf.custom_gradient(with_gradient)(x, gamma, beta)
+    return y, mean, variance
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, in two levels: of every column, then of the columns.
+
+    The fused kernel does the first one, told that a row's pixels are so many more channels.
+    """
+    width, channels = x.shape[2], x.shape[3]
+    rows = tf.size(x) // (width * channels)
+    columns = tf.reshape(x, [1, rows, 1, width * channels])
+    ones = tf.ones([width * channels], x.dtype)
+    _, means, variances, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=columns, scale=ones, offset=ones, mean=[], variance=[], epsilon=1.0, is_training=True
+    )
+    means = tf.reshape(means, [width, channels])
+    within = tf.reshape(_biased(variances, rows), [width, channels])
+    mean = tf.reduce_mean(means, axis=0)
+    return mean, tf.reduce_mean(within + tf.math.squared_difference(means, mean), axis=0)
+
+
+def _biased(variance: Tensor, count: Tensor) -> Tensor:
+    """The fused kernel gives the Bessel-corrected variance, though it normalises by the biased."""
+    count = tf.cast(count, variance.dtype)
+    return variance * ((count - 1) / count)
