@@ -30,13 +30,19 @@ class MXNetModel:
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
         self._dtype = precision
+        # A GPU's own kernel adds well enough, and has little float64.
+        self._types = operations.Types(precision, "float64" if device == "cpu" else precision)
         self._arrays = {
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
         }
         for parameter in plan.parameters:
             self._arrays[parameter.name].attach_grad()
-        self._learn = _Graph(self._learning_symbol(), self._arrays)
+        self._batch_statistics = {
+            statistic.name: mx.nd.zeros(statistic.shape, ctx=self._context, dtype=self._types.sums)
+            for statistic in plan.statistics
+        }
+        self._learn = _Graph(self._learning_symbol(), self._arrays | self._batch_statistics)
         self._evaluate = _Graph(self._evaluating_symbol(), self._arrays)
         self._predict = _Graph(self._predicting_symbol(), self._arrays)
 
@@ -59,6 +65,11 @@ class MXNetModel:
                 self._arrays[slot_name("v", name)],
                 gradients[name],
             )
+        for op in self._plan.batch_norms:
+            for name in (op.moving_mean, op.moving_variance):
+                batch = self._batch_statistics[name].astype(self._dtype)
+                running = self._arrays[name]
+                running[:] = running * op.momentum + batch * (1 - op.momentum)
         return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[_Loss, Array]:
@@ -75,11 +86,7 @@ class MXNetModel:
     def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         kept = self._draw(len(images), 0) if keep is None else self._given(keep)
-        # Running statistics move in backward, whether an update follows or not.
-        before = {array.name: self._arrays[array.name].copy() for array in self._plan.statistics}
         loss, gradients = self._differentiate(images, masks, kept)
-        for name, array in before.items():
-            self._arrays[name][:] = array
         return float(loss), {name: _to_neutral(gradient) for name, gradient in gradients.items()}
 
     def state(self) -> State:
@@ -140,7 +147,8 @@ class MXNetModel:
         """Logits and masks, both (N, 1, H, W)."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
-        logits = operations.forward(self._plan, self._channels_first(_IMAGES), arrays, keep)
+        types = self._types if training else None
+        logits = operations.forward(self._plan, self._channels_first(_IMAGES), arrays, keep, types)
         return logits, self._channels_first(_MASKS)
 
     def _channels_first(self, name: str) -> Symbol:

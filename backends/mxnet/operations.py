@@ -7,6 +7,7 @@ Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transpo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from backends.mxnet.framework import attribute, mx
@@ -25,6 +26,14 @@ from core.plan import (
 
 Symbol = Any
 """An `mx.sym.Symbol`; MXNet ships no type information."""
+
+
+@dataclass(frozen=True)
+class Types:
+    """The types of a training graph: of its values, and of what batch norm adds up."""
+
+    values: str
+    sums: str
 
 
 def conv2d(operation: Conv2D, x: Symbol, kernel: Symbol, b: Symbol) -> Symbol:
@@ -79,19 +88,32 @@ def relu(_: Operation, x: Symbol) -> Symbol:
 
 
 def batch_norm(
-    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, mean: Symbol, variance: Symbol
+    operation: BatchNorm,
+    x: Symbol,
+    gamma: Symbol,
+    beta: Symbol,
+    mean: Symbol,
+    variance: Symbol,
+    types: Types | None,
 ) -> Symbol:
-    """The normalised input. The operator itself moves mean and variance: on the CPU in backward."""
-    return mx.sym.BatchNorm(
-        x,
-        gamma,
-        beta,
+    """The normalised input; with `types` as in training, which also puts the batch's own mean and biased
+    variance into `mean` and `variance` (of the type `types.sums`), on the CPU in backward.
+
+    Sums are float64: in float32 the operator adds pixel by pixel, and over a batch of radiographs its mean
+    and variance are off by up to 2e-4.
+    """  # noqa: D205
+    inputs = [x, gamma, beta]
+    if types is not None:
+        inputs = [mx.sym.cast(symbol, dtype=types.sums) for symbol in inputs]
+    y = mx.sym.BatchNorm(
+        *inputs,
         mean,
         variance,
         eps=attribute(operation.epsilon),
-        momentum=attribute(operation.momentum),
+        momentum=0.0,  # of the running average, which the model takes by itself
         fix_gamma=False,  # by default gamma is held at 1
     )
+    return y if types is None else mx.sym.cast(y, dtype=types.values)
 
 
 def dropout(operation: Dropout, x: Symbol, keep: Symbol) -> Symbol:
@@ -110,9 +132,13 @@ def sigmoid(x: Symbol) -> Symbol:
 
 
 def forward(
-    plan: Plan, images: Symbol, arrays: Mapping[str, Symbol], keep: Mapping[str, Symbol] | None
+    plan: Plan,
+    images: Symbol,
+    arrays: Mapping[str, Symbol],
+    keep: Mapping[str, Symbol] | None,
+    types: Types | None,
 ) -> Symbol:
-    """The logits; with `keep` for training, without for prediction."""
+    """The logits; with `keep` and `types` for training, without for prediction."""
     values = {plan.input.name: images}
     biases = {op.input: op.bias for op in plan.operations if isinstance(op, Bias)}
     for op in plan.operations[:-1]:
@@ -135,6 +161,7 @@ def forward(
                     arrays[op.beta],
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
+                    types,
                 )
             case Dropout():
                 y = x if keep is None else dropout(op, x, keep[op.name])

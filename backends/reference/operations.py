@@ -66,7 +66,7 @@ def bias(_: Operation, x: Floats, b: Floats) -> Floats:
 
 def bias_backward(dy: Floats) -> tuple[Floats, Floats]:
     """Gradients of the input and of b."""
-    return dy, dy.sum(axis=(0, 1, 2))
+    return dy, _total(dy)
 
 
 def relu(_: Operation, x: Floats) -> Floats:
@@ -90,7 +90,7 @@ def batch_norm(
 ) -> tuple[Floats, Floats, Floats]:
     """The normalised input, and the mean and variance that normalised it (the batch's in training)."""
     if training:
-        mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+        mean, variance = _moments(x)
     inverse = 1 / np.sqrt(variance + x.dtype.type(operation.epsilon))
     return (x - mean) * (inverse * gamma) + beta, mean, variance
 
@@ -100,10 +100,10 @@ def batch_norm_backward(
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of the input, gamma and beta through the batch's own statistics."""
     pixels = x.size // x.shape[-1]
-    inverse = 1 / np.sqrt(x.var(axis=(0, 1, 2)) + x.dtype.type(operation.epsilon))
-    normalised = (x - x.mean(axis=(0, 1, 2))) * inverse
-    d_beta = dy.sum(axis=(0, 1, 2))
-    d_gamma = (dy * normalised).sum(axis=(0, 1, 2))
+    mean, variance = _moments(x)
+    inverse = 1 / np.sqrt(variance + x.dtype.type(operation.epsilon))
+    normalised = (x - mean) * inverse
+    d_beta, d_gamma = _total(dy), _total(dy * normalised)
     dx = gamma * inverse / pixels * (pixels * dy - d_beta - normalised * d_gamma)
     return dx, d_gamma, d_beta
 
@@ -168,3 +168,15 @@ def _crop(x: Floats, crops: tuple[Pads, Pads], shape: tuple[int, ...]) -> Floats
     cut = x[:, top : top + shape[1], left : left + shape[2]]
     missing = [(0, wanted - got) for wanted, got in zip(shape, cut.shape, strict=True)]
     return np.pad(cut, missing)
+
+
+def _total(x: Floats) -> Floats:
+    """Sum of each channel, added up in float64: NumPy adds along the first axes one by one."""
+    total: Floats = x.sum(axis=(0, 1, 2), dtype=np.float64).astype(x.dtype)
+    return total
+
+
+def _moments(x: Floats) -> tuple[Floats, Floats]:
+    """Mean and biased variance of each channel, added up in float64."""
+    mean, variance = (f(x, axis=(0, 1, 2), dtype=np.float64) for f in (np.mean, np.var))
+    return mean.astype(x.dtype), variance.astype(x.dtype)
