@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from core.comparison import difference
+from core.comparison import difference, differences
 from core.configuration import load_configuration
 from core.conformance.cases import (
     TOLERANCE,
@@ -33,7 +33,7 @@ RANDOM_NETWORKS = 24
 
 def number_checks() -> list[Check]:
     """All of them, the quickest to tell apart first."""
-    checks = [*_geometry(), *_parts(), *_losses(), *_optimizer(), *_extremes()]
+    checks = [*_geometry(), *_parts(), _many_pixels(), *_losses(), *_optimizer(), *_extremes()]
     return [*checks, *_short_batches(), *_random_networks(), *_networks()]
 
 
@@ -89,6 +89,26 @@ def _parts() -> list[Check]:
         for precision in PRECISIONS
         for subject, name, blocks, network in parts
     ]
+
+
+def _many_pixels() -> Check:
+    """Batch norm over 150,000 bright pixels: in float32, added one by one, they lose 3 digits of 7."""
+    one = {"name": "one", "kind": "conv", "filters": 3, "kernel": 1, "stride": 1}
+    mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
+    case = make_case([one, mask], 180, 210, batches=(4,), batch_norm_settings={"momentum": 0.5})
+    for images, _ in case.batches:
+        images[...] = 0.8 + 0.2 * images
+    case.state["one/kernel"][...] = np.reshape([0.7, 1.3, 1.1], (1, 1, 1, 3))
+
+    def run(backend: Calls) -> None:
+        received, expected = backend.call(run_case, case, "float32"), judge(case)
+        for name, allowed in (("one/moving_mean", 1e-6), ("one/moving_variance", 1e-6)):
+            found = difference(received.state[name], expected.state[name])
+            _require(found < allowed, f"{name}: relative difference {found:.1e}, allowed {allowed:g}")
+        found = difference(received.gradients["one/kernel"], expected.gradients["one/kernel"])
+        _require(found < TOLERANCE["float32"], f"gradient of one/kernel: relative difference {found:.1e}")
+
+    return Check("batch norm", "sums over many pixels", "float32", run)
 
 
 def _losses() -> list[Check]:
@@ -160,10 +180,8 @@ def _first_step() -> Check:
 
     def run(backend: Calls) -> None:
         received, expected = backend.call(run_case, case, "float32"), judge(case)
-        # Of the gradients those before the first batch norm going backward: the sums in batch norm's own are
-        # so ill-conditioned at an untrained network that pixel by pixel addition keeps 2 digits of them.
-        for name in ("mask/kernel", "mask/bias", "up2/gamma", "up2/beta"):
-            found = difference(received.gradients[name], expected.gradients[name])
+        found_all = differences(received.gradients, expected.gradients, share=1e-3)
+        for name, found in found_all.items():
             _require(found < TOLERANCE["float32"], f"gradient of {name}: relative difference {found:.1e}")
         for what in ("losses", "predictions"):
             found = difference(np.array(getattr(received, what)), np.array(getattr(expected, what)))

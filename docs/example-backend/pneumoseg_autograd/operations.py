@@ -42,8 +42,8 @@ def batch_norm(
     """The normalised input, and the mean and biased variance that normalised it."""
     mean, variance = arrays[operation.moving_mean], arrays[operation.moving_variance]
     if training:
-        mean = np.mean(x, axis=(0, 1, 2))
-        variance = np.mean((x - mean) ** 2, axis=(0, 1, 2))
+        mean = _mean(x)
+        variance = _mean((x - mean) ** 2)
     scale = arrays[operation.gamma] / np.sqrt(variance + operation.epsilon)
     return (x - mean) * scale + arrays[operation.beta], mean, variance
 
@@ -98,6 +98,11 @@ def _taps(operation: Conv2D | ConvTranspose2D, x: Array, kernel: Array, stride: 
             columns = slice(j, j + (out.width - 1) * stride + 1, stride)
             y = y + np.matmul(x[:, rows, columns], kernel[a, b])
     return y
+
+
+def _mean(x: Array) -> Array:
+    """Mean of each channel, of every column first: NumPy adds along these axes one by one."""
+    return np.mean(np.mean(x, axis=(0, 1)), axis=0)
 
 
 def _apart(stride: int) -> tuple[tuple[int, int], ...]:
