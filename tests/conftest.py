@@ -15,3 +15,13 @@ def remote(request: pytest.FixtureRequest) -> Iterator[Isolated]:
     """A backend, by turns each of `BACKENDS`."""
     with Isolated(request.param) as process:
         yield process
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show which errors were put into the toolkit on purpose, and what caught each."""
+    passed = terminalreporter.stats.get("passed", [])
+    lines = [text for report in passed for key, text in report.user_properties if key == "mutant"]
+    if lines:
+        terminalreporter.section(f"{len(lines)} errors put in on purpose, and what caught them")
+        for line in sorted(lines):
+            terminalreporter.write_line(line if len(line) <= 160 else f"{line[:159]}…")
