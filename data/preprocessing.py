@@ -27,13 +27,11 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from PIL import __version__ as pillow_version
 
 from core.errors import UserError
 from core.files import explained, replacing
-from data import dicom, store
+from data import dicom, frames, store
 from data.annotations import AnnotationError, Annotations, Row, combined_mask, read_annotations
 from data.pool import available_cores, ordered
 from data.resize import resize_image, resize_mask
@@ -202,7 +200,7 @@ def _hint(settings: Settings) -> str:
 def _fingerprint(settings: Settings, annotations: Annotations, files: Sequence[Path]) -> str:
     """What the rows depend on. Neither the workers nor how the file is divided are among it."""
     digest = hashlib.sha256()
-    versions = (np.__version__, cv2.__version__, pydicom.__version__, pillow_version)
+    versions = (np.__version__, cv2.__version__, *frames.versions())
     facts = (store.FORMAT_VERSION, settings.size, settings.storage, annotations.sha256, *versions)
     digest.update(repr(facts).encode())
     for file in files:
