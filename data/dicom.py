@@ -179,7 +179,9 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
     """
     frames = check(path, dataset)
     try:
-        pixels = _normalised(first_frame(dataset), dataset)
+        # What overflows is either harmless (1 / (1 + inf) far below a sigmoid's centre) or refused.
+        with np.errstate(over="ignore", invalid="ignore"):
+            pixels = _normalised(first_frame(dataset), dataset)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             np.subtract(np.float32(1), pixels, out=pixels)
     except Exception as error:  # see `_reason`
@@ -241,8 +243,7 @@ def _normalised(stored: NDArray[np.integer[Any]], dataset: Dataset) -> NDArray[n
     elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         # Its output runs from the image of the smallest stored value to that of the greatest, even
         # when a negative slope makes the former the larger number.
-        with np.errstate(over="ignore"):  # far below a sigmoid's centre: 1 / (1 + inf) is 0 all right
-            values = apply_windowing(values, dataset)
+        values = apply_windowing(values, dataset)
     else:
         low, high = min(low, high), max(low, high)
     if not np.isfinite([low, high]).all() or low == high:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -69,17 +70,11 @@ def jpeg_2000(pixels: NDArray[Any], bits: int) -> FileDataset:
     return encapsulated(pixels, stream, JPEG2000Lossless, stored=bits)
 
 
-def htj2k(pixels: NDArray[Any], bits: int) -> FileDataset:
-    stream = imagecodecs.htj2k_encode(pixels, reversible=True)
-    return encapsulated(pixels, stream, HTJ2KLossless, stored=bits)
-
-
 LOSSLESS: dict[str, Callable[[NDArray[Any], int], FileDataset]] = {
     "native": lambda pixels, bits: make_dataset(pixels, stored=bits),
     "RLE": lambda pixels, bits: compressed(pixels, bits, RLELossless),
     "JPEG-LS": lambda pixels, bits: compressed(pixels, bits, JPEGLSLossless),
     "JPEG 2000": jpeg_2000,
-    "HTJ2K": htj2k,
     "JPEG lossless": lambda pixels, bits: jpeg_lossless(pixels, bits, 7, JPEGLossless),
     "JPEG lossless SV1": lambda pixels, bits: jpeg_lossless(pixels, bits, 1, JPEGLosslessSV1),
 }
@@ -94,6 +89,49 @@ def test_lossless_is_lossless(tmp_path: Path, how: str, bits: int, signed: bool)
     found = first_frame(pydicom.dcmread(tmp_path / "image.dcm"))
     assert found.dtype == pixels.dtype
     np.testing.assert_array_equal(found, pixels)
+
+
+# OpenJPH's streams of `noise(bits, signed, (9, 13))`: only newer releases of imagecodecs encode this.
+HTJ2K_STREAMS = {
+    (8, False): (
+        "|4;u>04YEK0000D0000900000000000000D000090000000000009R90sl|{2mk^A00092QUDA90ssL31q1{@0smY86Cg-XP"
+        "*6}%P*6}%P*6}vNJ#%=02crOPjF>!N>E53R%LP^FfKASE-"
+        ")_tkN^q*00000?f?P*lfWhY07rBH0KgK!62KCG_5jCp0Q>;QbO6Z!hjakI6%Yi_1i(vU7W@E0lmMpw00DFW?(hJCbO68>gaK"
+        "IqRe(r9SLGxD5Z3?#+yDT*m;mcLvGmij0ssIDl>j3#Uo7zeAp?810KhJ)0d%knp@wJlZ!~PC019=%EbC&@l|*5RD+E?JMQuH"
+        "qYP<dd-(3rZ5r6<dS)2es%W-qw!kjgL;+?dpn>hVvb(&e0b~GFL3ZE$G00Djg02-VCb-"
+        "N>klnw^k2z%Qgy=$M{oQCOX^VGcnRTPLN2teAJ0RPz"
+    ),
+    (12, False): (
+        "|4;u>04YEK0000D0000900000000000000D000090000000000009pH0sl|{2mk^A000XAQUDA90ssL31q1{@0smY86Cj9?k"
+        "dTm&kdTm&kdTmwh=~7W02crOPjF>!N>E53R%LP^FfKASE-)_tkN^q*00001I{*RylfVEbIqn4qbN~Rr0206e6F>kH03-"
+        "p2bO3h!0*7<}-"
+        "2MUwbO68r6)*q<@BjrscRSe0DgdIC0F!s?0HQPir=mFi0OB+NzyKDk00C&g02SbrR~z#JBrpB9>{inF1A^Q#0KJ$1Kf@#0^;"
+        "puW_Vz*mGJuzs0LLYSoII2qi}3)Y0eH3mzyL1Z00DN;01K|*vS9ubOs`%K%#!g-5mrGy&;)bS70p%?(uVWs`nS-n-"
+        "*c8jeiG$A6aEWr|1IL?8xWvlJOF0Ac^&1w#KpMeB)oV@3F+5=t&<L8LWZKkEJQ=OI87Umz=_<1&ZqnUTrT3}ARF3{plY1}=p"
+        "<%i6SoVIf969VD9RU|*;8VBST0MUjR;W#=xDd{YIW1(0A43B%2I&VngIXV"
+    ),
+    (16, True): (
+        "|4;u>04YEK0000D0000900000000000000D00009000000000000EBy0sl|{2mk^A000XAQUDA90ssL31q1{@0smY86Cj9?k"
+        "dTm&kdTm&kdTmwh=~7W02crOPjF>!N>E53R%LP^FfKASE-)_tkN^q*00001bpQeXlfVEb-ueRvbN~Rr0206e6F>kH051XubN"
+        "~(g0|#^f7UBg5bO68r6_5Y~@BjrsDCdi_Ks`410Yj7k>ZaZS0yF?xD)aCK0dxSs02b5$0cyYi7LbU~s#NzDcZhT=57okXs=#"
+        "CX3I(|+0e?6EKR!V&gknpRT(JCbUB;gPLIB&A08LJDB=%2MOz6Xb`~e66`!)c;053>@0A7Uv0K2gDA_q24YR-l4YdR-QiTGG"
+        "hAay29I|oZAQq`l!zso%J4xK-"
+        "3mothBlYyNCqvXp^Lk`Jm>oY8|Ybw+Q?%B%f(!eDkE1Up~IIUCOk48AKqtemhN34Y?u%WH%0;DI9=TZh<|5F;ca370fS72=%"
+        "m_^8a#f-SAkHnpJ0Z;O&LUVw=5`Y1n03D$Au*-tduG9-"
+        "EvQ`zAtEY|&;A)`nVzjAzL4yALR)RG{D3Zs+@%|a{D%>}T_t5~k@)dz4KtnnJ|Je"
+    ),
+}
+
+
+@pytest.mark.parametrize(("bits", "signed"), HTJ2K_STREAMS)
+def test_high_throughput_jpeg_2000(bits: int, signed: bool) -> None:
+    pixels = noise(bits, signed, (9, 13))
+    stream = base64.b85decode(HTJ2K_STREAMS[bits, signed])
+    dataset = encapsulated(pixels, stream, HTJ2KLossless, stored=bits)
+    np.testing.assert_array_equal(first_frame(dataset), pixels)
+    dataset.PixelData = encapsulate([stream[: len(stream) // 2]])
+    with pytest.raises(RuntimeError, match="Unable to decode"):
+        first_frame(dataset)
 
 
 @pytest.mark.parametrize("predictor", range(1, 8))

@@ -66,7 +66,7 @@ def by_pydicom(dataset: FileDataset) -> NDArray[np.float64]:
     return 1 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # pydicom's
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp", "ignore:Applying a VOI LUT on a float")
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
 def test_every_combination(bits: int, signed: bool) -> None:
