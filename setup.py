@@ -36,16 +36,21 @@ setup(
     install_requires=[
         MXNET_NEEDS_NUMPY,
         "h5py>=3.10",
+        # 12-bit and lossless JPEG. BSD; the usual pylibjpeg-libjpeg is GPL and reads less. Later ones
+        # need NumPy 2.
+        "imagecodecs>=2025.3.30,<2026.3",
         "matplotlib>=3.8",
         "opencv-python-headless>=4.8,<4.12",  # 4.12 needs NumPy 2
         "pillow>=10",
         "pydantic>=2.7,<3",
         "pydicom>=3.0,<4",
         "pyjpegls>=1.4",
+        "pylibjpeg>=2.0",
         "pylibjpeg-openjpeg>=2.3",
         "PyYAML>=6",
         "rich>=13",
         "safetensors>=0.4",
+        "simplejpeg>=1.8",
         "tensorboardX>=2.6.2",
     ],
     extras_require={

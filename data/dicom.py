@@ -9,35 +9,32 @@ The pipeline (DICOM PS3.4 N.2, PS3.3 C.11.1 and C.11.2): modality LUT or rescale
 window (else the full scale of the stored bits), then division by the range of that result, then the
 inversion of MONOCHROME1, last. For 8 bits without LUT, window or rescale: exactly pixel / 255.
 
-Decoding is left to pydicom with Pillow, OpenJPEG and CharLS. Only the commonest case, baseline
-JPEG, goes to Pillow directly: the same decoder (libjpeg-turbo) in half the time.
+`data.frames` decodes. pydicom does the windows. It does not do the look-up tables: its index into a
+table of 8-bit entries has 8 bits itself, so 12-bit pixels wrap round (seen in pydicom 3.0.2).
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.processing import apply_windowing
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
 )
 
 from core.files import explained
+from data.frames import first_frame
 
 MOST_PIXELS = 100_000_000
 """A header that claims more is refused before any memory is taken; detectors have 20 million."""
@@ -45,6 +42,7 @@ MOST_PIXELS = 100_000_000
 _SUFFIXES = frozenset({".dcm", ".dicom"})
 _MAGIC_AT = 128
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_LEAST_BITS, _MOST_BITS = 8, 16
 _LONGEST_REASON = 200
 _TELLING = (ValueError, RuntimeError, NotImplementedError, OSError)  # whose text is enough
 
@@ -181,7 +179,9 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
     """
     frames = check(path, dataset)
     try:
-        pixels = _normalised(_stored_values(dataset), dataset)
+        # What overflows is either harmless (1 / (1 + inf) far below a sigmoid's centre) or refused.
+        with np.errstate(over="ignore", invalid="ignore"):
+            pixels = _normalised(first_frame(dataset), dataset)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             np.subtract(np.float32(1), pixels, out=pixels)
     except Exception as error:  # see `_reason`
@@ -233,44 +233,17 @@ def _complete_meta(dataset: Dataset) -> None:
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else syntax
 
 
-def _stored_values(dataset: Dataset) -> NDArray[np.generic]:
-    """(height, width) stored values of the first frame, integers."""
-    if dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit and dataset.BitsStored == 8:
-        values = _baseline_jpeg(dataset)
-    else:
-        values = pixel_array(dataset, index=0)
-    expected = (dataset.Rows, dataset.Columns)
-    if values.shape != expected:
-        raise ValueError(f"it decodes to shape {values.shape}, but its header says {expected}")
-    return values
-
-
-def _baseline_jpeg(dataset: Dataset) -> NDArray[np.generic]:
-    frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    frame = next(generate_frames(dataset.PixelData, number_of_frames=frames))
-    with Image.open(io.BytesIO(frame), formats=["JPEG"]) as image:
-        if image.size != (dataset.Columns, dataset.Rows):  # known before anything is decoded
-            raise ValueError(
-                f"its JPEG has {image.size[0]}x{image.size[1]} pixels, "
-                f"but its header says {dataset.Columns}x{dataset.Rows}"
-            )
-        if image.mode != "L":
-            raise ValueError(f"its JPEG is not grey ({image.mode})")
-        return np.asarray(image)
-
-
-def _normalised(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.float32]:
+def _normalised(stored: NDArray[np.integer[Any]], dataset: Dataset) -> NDArray[np.float32]:
     """Modality, VOI, then division by the range of the result: float32 in [0, 1]."""
-    values = stored if _identity_rescale(dataset) else apply_modality_lut(stored, dataset)
-    low, high = _modality_range(dataset)
-    lut = _voi_lut(dataset)
+    values, low, high = _modality(stored, dataset)
+    lut = _whole_lut(dataset, "VOILUTSequence")
     if lut is not None:
-        values = apply_voi_lut(values, dataset)
-        low, high = 0.0, 2.0 ** int(lut.LUTDescriptor[2]) - 1
+        values = _looked_up(values, lut, dataset)
+        low, high = 0.0, _greatest_entry(lut)
     elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         # Its output runs from the image of the smallest stored value to that of the greatest, even
         # when a negative slope makes the former the larger number.
-        values = apply_voi_lut(values, dataset)
+        values = apply_windowing(values, dataset)
     else:
         low, high = min(low, high), max(low, high)
     if not np.isfinite([low, high]).all() or low == high:
@@ -278,43 +251,71 @@ def _normalised(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.flo
     if low == 0 and values.dtype.kind == "u":  # nearly every file: exact, and in half the time
         pixels = values.astype(np.float32)
         pixels /= np.float32(high)
-        return pixels if high == np.iinfo(values.dtype).max else np.minimum(pixels, 1, out=pixels)
-    pixels = ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
+        return pixels if high == 2 ** (8 * values.itemsize) - 1 else np.minimum(pixels, 1, out=pixels)
+    scaled = np.subtract(values, low, dtype=np.float64)
+    scaled /= high - low
+    pixels = scaled.astype(np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError("its rescaled values are not all finite")
     return np.clip(pixels, 0, 1, out=pixels)
 
 
-def _identity_rescale(dataset: Dataset) -> bool:
-    """Whether rescaling would change nothing but the type (and so cost exactness and time)."""
-    if dataset.get("ModalityLUTSequence"):
-        return False
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    return (slope, intercept) == (1, 0)
-
-
-def _modality_range(dataset: Dataset) -> tuple[float, float]:
-    """What the smallest and the greatest stored value become by the modality LUT or rescale."""
-    sequence = dataset.get("ModalityLUTSequence")
-    if sequence:
-        return 0.0, 2.0 ** int(sequence[0].LUTDescriptor[2]) - 1
+def _modality(stored: NDArray[np.integer[Any]], dataset: Dataset) -> tuple[NDArray[Any], float, float]:
+    """Modality LUT or rescale; also what the smallest and the greatest stored value become by it."""
+    slope, intercept = _rescale(dataset)
+    identity = (slope, intercept) == (1, 0)
+    lut = _whole_lut(dataset, "ModalityLUTSequence")
+    if lut is not None:
+        if not identity:
+            raise ValueError("it has both a modality LUT and a rescale slope or intercept")
+        return _looked_up(stored, lut, dataset), 0.0, _greatest_entry(lut)
     bits = int(dataset.BitsStored)
-    signed = int(dataset.get("PixelRepresentation", 0) or 0) == 1
+    signed = stored.dtype.kind == "i"
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    if identity:  # spared: it would change nothing but the type, and so cost exactness and time
+        return stored, low, high
+    return stored * slope + intercept, low * slope + intercept, high * slope + intercept
+
+
+def _rescale(dataset: Dataset) -> tuple[float, float]:
+    """Slope and intercept; they count together or not at all."""
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     if slope is None or intercept is None:
-        return low, high
-    return low * float(slope) + float(intercept), high * float(slope) + float(intercept)
+        return 1.0, 0.0
+    return float(slope), float(intercept)
 
 
-def _voi_lut(dataset: Dataset) -> Dataset | None:
-    """The VOI LUT that applies, if there is a whole one; it is preferred to a window."""
-    sequence = dataset.get("VOILUTSequence")
+def _whole_lut(dataset: Dataset, keyword: str) -> Dataset | None:
+    """The (first) look-up table of a sequence, if there is one with both of its elements."""
+    sequence = dataset.get(keyword)
     if not sequence:
         return None
     item: Dataset = sequence[0]
     whole = item.get("LUTDescriptor") is not None and item.get("LUTData") is not None
     return item if whole else None
+
+
+def _greatest_entry(lut: Dataset) -> float:
+    bits = int(lut.LUTDescriptor[2])
+    if not _LEAST_BITS <= bits <= _MOST_BITS:
+        raise ValueError(f"its look-up table has entries of {bits} bits; 8 to 16 are read")
+    return 2.0**bits - 1
+
+
+def _looked_up(values: NDArray[Any], lut: Dataset, dataset: Dataset) -> NDArray[np.uint16]:
+    """Values through a look-up table (PS3.3 C.11.1.1.1, C.11.2.1.1); ends beyond its ends."""
+    count, first = int(lut.LUTDescriptor[0]) or 1 << 16, int(lut.LUTDescriptor[1])
+    data = lut.LUTData
+    if isinstance(data, bytes):  # OW: words in the file's byte order, or bytes packed into them
+        order = "<" if dataset.original_encoding[1] is not False else ">"
+        table = np.frombuffer(data, np.uint8 if len(data) in (count, count + 1) else f"{order}u2")
+    else:
+        table = np.array(data, dtype=np.uint16, ndmin=1)
+    if len(table) < count:
+        raise ValueError(f"its look-up table has {len(table)} entries, its descriptor says {count}")
+    # In float64, which holds all of these exactly: the difference may need 17 bits and a sign.
+    places = np.clip(np.subtract(values, first, dtype=np.float64), 0, count - 1)
+    return table.astype(np.uint16)[places.astype(np.int64)]
 
 
 def _reason(error: Exception) -> str:

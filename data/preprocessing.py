@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,15 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from PIL import __version__ as pillow_version
 
 from core.errors import UserError
 from core.files import explained, replacing
-from data import dicom, store
+from data import dicom, frames, store
 from data.annotations import AnnotationError, Annotations, Row, combined_mask, read_annotations
-from data.pool import available_cores, ordered
+from data.pool import UNDER_WAY, available_cores, ordered
 from data.resize import resize_image, resize_mask
-from data.staging import Entry, Staging, checksum
+from data.staging import Entry, Staging, checksum, write_whole
 
 Storage = Literal["float32", "uint8"]
 Progress = Callable[[str, int, int], None]
@@ -202,7 +201,7 @@ def _hint(settings: Settings) -> str:
 def _fingerprint(settings: Settings, annotations: Annotations, files: Sequence[Path]) -> str:
     """What the rows depend on. Neither the workers nor how the file is divided are among it."""
     digest = hashlib.sha256()
-    versions = (np.__version__, cv2.__version__, pydicom.__version__, pillow_version)
+    versions = (np.__version__, cv2.__version__, *frames.versions())
     facts = (store.FORMAT_VERSION, settings.size, settings.storage, annotations.sha256, *versions)
     digest.update(repr(facts).encode())
     for file in files:
@@ -238,25 +237,74 @@ class _Outcome(NamedTuple):
     mask: NDArray[np.uint8] | None = None
 
 
+class _Slots:
+    """A file through which the workers hand over their rows.
+
+    A pipe takes as long for a row as the decoder does. A slot is free again once the results of as
+    many items have come; what is in the file means nothing to a later run.
+    """
+
+    def __init__(self, path: Path, settings: Settings, mode: str) -> None:
+        self._path = path
+        with explained(path, "write"):
+            self._file = io.FileIO(path, mode)
+        shape = (settings.size, settings.size)
+        self._image, self._mask = np.empty(shape, settings.storage), np.empty(shape, np.uint8)
+        self._length = self._image.nbytes + self._mask.nbytes
+
+    def put(self, slot: int, image: NDArray[Any], mask: NDArray[np.uint8]) -> None:
+        """Fill a slot, in a worker."""
+        with explained(self._path, "write"):
+            self._file.seek(slot * self._length)
+            for values in (image, mask):
+                write_whole(self._file, values.data)
+
+    def get(self, slot: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """The content of a slot; valid until the next call."""
+        with explained(self._path, "read"):
+            self._file.seek(slot * self._length)
+            for values in (self._image, self._mask):
+                if self._file.readinto(values.data.cast("B")) != values.nbytes:
+                    raise OSError("a row is missing")
+        return self._image, self._mask
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class _Job(NamedTuple):
     """What a worker needs to know besides the file; sent once to each."""
 
     settings: Settings
     rows_of: Mapping[str, tuple[Row, ...]]
+    slots: Path
+
+
+class _Task(NamedTuple):
+    """One file, and the slot for its row."""
+
+    file: Path
+    slot: int
 
 
 _job: _Job | None = None  # set in the workers only, before their first file
+_slots: _Slots | None = None
 
 
 def _prepare(job: _Job) -> None:
-    global _job
-    _job = job
+    global _job, _slots
+    _job, _slots = job, _Slots(job.slots, job.settings, "r+")
 
 
-def _process(file: Path) -> _Outcome:
+def _process(task: _Task) -> Entry:
     """Read and convert one file, in a worker."""
     assert _job is not None
-    return convert(file, _job.settings, _job.rows_of)
+    assert _slots is not None
+    entry, image, mask = convert(task.file, _job.settings, _job.rows_of)
+    if image is not None and mask is not None:
+        _slots.put(task.slot, image, mask)
+    return entry
 
 
 def convert(file: Path, settings: Settings, rows_of: Mapping[str, tuple[Row, ...]]) -> _Outcome:
@@ -302,9 +350,9 @@ def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
     return rounded
 
 
-def _crashed(file: Path, settings: Settings) -> _Outcome:
+def _crashed(task: _Task, settings: Settings) -> Entry:
     reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    return _Outcome(Entry(_name(settings, file), "unreadable", reason, _printable(file.stem)))
+    return Entry(_name(settings, task.file), "unreadable", reason, _printable(task.file.stem))
 
 
 def _read_all(
@@ -317,22 +365,31 @@ def _read_all(
     """Stage what is not staged yet."""
     seen = {entry.image_id for entry in staging.entries if entry.kept}
     progress("reading", len(staging.entries), len(files))
-    outcomes = ordered(
+    workers = settings.workers or available_cores()
+    path, count = staging.folder / "slots.raw", workers * UNDER_WAY + 1
+    tasks = [_Task(file, n % count) for n, file in enumerate(files[len(staging.entries) :])]
+    slots = _Slots(path, settings, "w+")
+    entries = ordered(
         _process,
-        files[len(staging.entries) :],
-        workers=settings.workers or available_cores(),
+        tasks,
+        workers=workers,
         crashed=functools.partial(_crashed, settings=settings),
         prepare=_prepare,
-        arguments=(_Job(settings, rows_of),),
+        arguments=(_Job(settings, rows_of, path),),
     )
-    for entry, image, mask in outcomes:
-        if entry.kept and entry.image_id in seen:
-            reason = f"another file with the id {entry.image_id} came before"
-            staging.append(Entry(entry.file, "duplicate", reason, entry.image_id))
-        else:
-            staging.append(entry, image, mask)
-            seen.add(entry.image_id)
-        progress("reading", len(staging.entries), len(files))
+    try:
+        for task, entry in zip(tasks, entries, strict=True):
+            if entry.kept and entry.image_id in seen:
+                reason = f"another file with the id {entry.image_id} came before"
+                staging.append(Entry(entry.file, "duplicate", reason, entry.image_id))
+            elif entry.kept:
+                staging.append(entry, *slots.get(task.slot))
+                seen.add(entry.image_id)
+            else:
+                staging.append(entry)
+            progress("reading", len(staging.entries), len(files))
+    finally:
+        slots.close()
 
 
 def _check_any(settings: Settings, staging: Staging) -> None:

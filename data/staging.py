@@ -129,10 +129,10 @@ class Staging:
         _, images, masks, journal = self._files
         with explained(self.folder, "write"):
             if image is not None and mask is not None:
-                _write(images, image.data)
-                _write(masks, mask.data)
+                write_whole(images, image.data)
+                write_whole(masks, mask.data)
             # Unbuffered and last: a line in the journal means that its row is written.
-            _write(journal, json.dumps(asdict(entry)).encode() + b"\n")
+            write_whole(journal, json.dumps(asdict(entry)).encode() + b"\n")
         self.entries.append(entry)
 
     def blocks(self) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8]]]:
@@ -233,8 +233,8 @@ def _read(file: IO[bytes], shape: tuple[int, ...], kind: DTypeLike) -> NDArray[A
     return rows
 
 
-def _write(file: io.FileIO, content: bytes | memoryview) -> None:
-    """All of it: an unbuffered file may take only a part, for example before the disk is full."""
+def write_whole(file: io.FileIO, content: bytes | memoryview) -> None:
+    """Write all of it: an unbuffered file may take only a part, for example before the disk is full."""
     view = memoryview(content).cast("B")
     while view:
         view = view[file.write(view) :]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from PIL import Image
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 
 def make_dataset(
@@ -33,3 +38,32 @@ def make_dataset(
     dataset.PixelData = content + b"\0" * (len(content) % 2)
     dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
     return dataset
+
+
+def encapsulated(
+    pixels: NDArray[Any], stream: bytes, syntax: str, *, stored: int | None = None
+) -> FileDataset:
+    """The same with one compressed frame in place of the pixels."""
+    dataset = make_dataset(pixels, stored=stored, syntax=syntax)
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
+
+
+def jpeg(pixels: NDArray[np.uint8], **elements: Any) -> Dataset:
+    """A baseline JPEG data set; `elements` then lie about it."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+    grey = pixels[..., 0] if pixels.ndim == 3 else pixels
+    dataset = encapsulated(grey, stream.getvalue(), JPEGBaseline8Bit)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def lut(entries: NDArray[Any], first: int, bits: int) -> Sequence:
+    """A sequence with one look-up table; `first` is the value that its first entry stands for."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    item.add_new("LUTData", "US", [int(value) for value in entries])
+    return Sequence([item])

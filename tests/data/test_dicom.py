@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 from collections.abc import Callable
@@ -12,20 +11,16 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import make_dataset
+from dicom_files import encapsulated, jpeg, lut, make_dataset
 from numpy.typing import NDArray
 from openjpeg.utils import encode_array
-from PIL import Image
-from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
 )
@@ -40,13 +35,6 @@ def ramp(kind: type[np.generic], low: int, high: int) -> NDArray[Any]:
     """(7, 11) values from low to high, both included, in no symmetric order."""
     values = np.linspace(low, high, 77).round().astype(kind)
     return np.random.default_rng(5).permutation(values).reshape(7, 11)
-
-
-def lut(entries: NDArray[Any], first: int, bits: int) -> Sequence:
-    item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
-    item.add_new("LUTData", "US", [int(value) for value in entries])
-    return Sequence([item])
 
 
 def by_pydicom(path: Path, low: float, high: float) -> NDArray[np.float64]:
@@ -150,9 +138,8 @@ def test_bits_above_the_stored_ones_are_ignored(write_dicom: WriteDicom) -> None
 def test_lossless_jpeg_2000_changes_nothing(write_dicom: WriteDicom, bits: int) -> None:
     kind = np.uint8 if bits == 8 else np.uint16
     stored = np.random.default_rng(2).integers(0, 2**bits, (37, 50)).astype(kind)
-    dataset = make_dataset(stored, stored=bits, syntax=JPEG2000Lossless)
-    dataset.PixelData = encapsulate([encode_array(stored, bits_stored=bits)])
-    dataset["PixelData"].is_undefined_length = True
+    stream = encode_array(stored, bits_stored=bits)
+    dataset = encapsulated(stored, stream, JPEG2000Lossless, stored=bits)
     plain = write_dicom(stored, stored=bits)
     dataset.save_as(plain.with_name("j2k.dcm"))
     found = read_radiograph(plain.with_name("j2k.dcm")).pixels
@@ -189,18 +176,6 @@ def test_without_preamble_and_meta_header(tmp_path: Path, implicit: bool) -> Non
     path = tmp_path / "image.dcm"
     pydicom.dcmwrite(path, dataset, implicit_vr=implicit, little_endian=True)
     np.testing.assert_allclose(read_radiograph(path).pixels, stored / 4095, atol=1e-6)
-
-
-def jpeg(pixels: NDArray[np.uint8], **elements: Any) -> Dataset:
-    """A baseline JPEG data set; `elements` then lie about it."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
-    dataset = make_dataset(pixels[..., 0] if pixels.ndim == 3 else pixels, syntax=JPEGBaseline8Bit)
-    dataset.PixelData = encapsulate([stream.getvalue()])
-    dataset["PixelData"].is_undefined_length = True
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    return dataset
 
 
 def test_baseline_jpeg_is_pydicoms(tmp_path: Path) -> None:

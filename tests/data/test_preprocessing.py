@@ -327,7 +327,7 @@ def test_the_command(phantoms: Path, tmp_path: Path) -> None:
     assert run(*words, "--overwrite").returncode == 0
 
 
-@pytest.mark.parametrize("limit", [20_000, 90_000])
+@pytest.mark.parametrize("limit", [50_000, 90_000])
 def test_a_full_disk(phantoms: Path, tmp_path: Path, limit: int) -> None:
     """Once while rows are staged (70 kB), once while the final file (90 kB) is written."""
     full = run(*options(phantoms, tmp_path / "a.h5"), limit=limit)

@@ -37,6 +37,8 @@ def exact(pixels: NDArray[np.generic], height: int, width: int) -> NDArray[np.fl
     [
         ((102, 96), (38, 36)),
         ((97, 131), (38, 41)),
+        ((72, 88), (27, 33)),  # blocks of 8 -> 3 on both axes
+        ((35, 99), (30, 97)),  # blocks of 7 -> 6, and one too long
         ((64, 64), (32, 16)),
         ((53, 31), (53, 31)),
         ((31, 53), (47, 71)),

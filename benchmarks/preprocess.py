@@ -1,0 +1,266 @@
+#!/usr/bin/env python
+"""How fast `preprocess.py` is, against the decoder's limit and against what people write today.
+
+    python benchmarks/preprocess.py [--count 400] [--repetitions 5] [--workers N] [--json FILE]
+
+On generated radiographs like the competition's (1024x1024, 8 bits, baseline JPEG), in one run:
+
+    command   the whole of `python preprocess.py` with N workers, from its start to its exit
+    limit     decode + resize by area, nothing else, in one thread; the streams are in memory
+    loop      `pixel_array`, `cv2.resize`, append to an HDF5 file, in one thread; no masks
+
+The three take turns, so that whatever else the machine does meets all of them alike, and each round gives
+one ratio; printed are the median, the least and the greatest. The command's start-up (imports, a pool) is
+measured by itself, on a handful of files in every round: the real set has 12,047 files and pays it once,
+like this small one. Both ratios are printed: with start-up, and for each file beyond the handful.
+
+Last, the memory of the command's whole tree of processes (proportional set size, what is shared counted
+once), against the number of files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import cv2  # noqa: E402  the line above finds the project
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+import pydicom  # noqa: E402
+import simplejpeg  # noqa: E402
+from pydicom.encaps import generate_frames  # noqa: E402
+
+from data.dicom import find  # noqa: E402
+from data.phantoms import ANNOTATIONS, IMAGES, PhantomSettings, write_phantoms  # noqa: E402
+from data.pool import available_cores  # noqa: E402
+
+SIZE = 384
+HANDFUL = 8
+SINGLE_THREAD = 100  # files for each of the two loops
+LEAST_OF_LIMIT, LEAST_OF_LOOP = 0.8, 2.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds that one round took: the two commands, then a file in each of the two loops."""
+
+    command: float
+    handful: float
+    limit: float
+    loop: float
+
+
+def main() -> int:
+    """Measure and print; exit status 1 if a target is missed."""
+    arguments = parse()
+    with tempfile.TemporaryDirectory(prefix="pneumoseg-benchmark-") as name:
+        folder = Path(name)
+        print(f"drawing {arguments.count} radiographs …", flush=True)
+        write_phantoms(PhantomSettings(folder / "all", count=arguments.count, seed=1))
+        few = part(folder, HANDFUL)
+        rounds = [
+            measure(folder / "all", few, arguments.workers, number)
+            for number in range(arguments.repetitions + 1)
+        ][1:]  # the first one fills the disk's cache
+        memory = {
+            count: peak_memory(part(folder, count), arguments.workers)
+            for count in (arguments.count // 4, arguments.count // 2, arguments.count)
+        }
+    record = report(arguments, rounds, memory)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0 if record["met"] else 1
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--count", type=int, default=400, help="radiographs")
+    parser.add_argument("--repetitions", type=int, default=5, help="rounds that count")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="of the command")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a record")
+    arguments = parser.parse_args()
+    if arguments.count < 4 * HANDFUL or arguments.repetitions < 1 or arguments.workers < 1:
+        parser.error(f"at least {4 * HANDFUL} radiographs, 1 repetition and 1 worker are needed")
+    return arguments
+
+
+def part(folder: Path, count: int) -> Path:
+    """A folder with the first `count` radiographs, linked, and all annotations."""
+    small = folder / f"part-{count}"
+    images = small / IMAGES
+    images.mkdir(parents=True, exist_ok=True)
+    for path in find(folder / "all")[:count]:
+        os.link(path, images / path.name)
+    shutil.copy(folder / "all" / ANNOTATIONS, small)
+    return small
+
+
+def measure(sources: Path, few: Path, workers: int, number: int) -> Round:
+    """One round; every second one in the other order."""
+    paths = find(sources)[:SINGLE_THREAD]
+    steps: dict[str, Callable[[], float]] = {
+        "limit": lambda: limit(paths),
+        "command": lambda: timed_command(sources, workers),
+        "loop": lambda: loop(paths, sources / "loop.h5"),
+        "handful": lambda: timed_command(few, workers),
+    }
+    names = list(steps)[:: -1 if number % 2 else 1]
+    found = Round(**{name: steps[name]() for name in names})
+    print(f"  round {number}: command {found.command:.2f} s", flush=True)
+    return found
+
+
+def words(sources: Path, workers: int) -> list[str]:
+    """The command line that is measured."""
+    options = {"--images": sources / IMAGES, "--annotations": sources / ANNOTATIONS}
+    options |= {"--out": sources / "out.h5", "--size": SIZE, "--workers": workers}
+    flat = [str(word) for pair in options.items() for word in pair]
+    return [sys.executable, str(ROOT / "preprocess.py"), *flat, "--overwrite"]
+
+
+def timed_command(sources: Path, workers: int) -> float:
+    """Seconds of the whole command."""
+    start = time.perf_counter()
+    subprocess.run(words(sources, workers), check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def limit(paths: Sequence[Path]) -> float:
+    """Seconds a file for what cannot be spared."""
+    streams = []
+    for path in paths:
+        pixel_data = pydicom.dcmread(path).PixelData
+        streams.append(next(generate_frames(pixel_data, number_of_frames=1)))
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    start = time.perf_counter()
+    for stream in streams:
+        pixels = simplejpeg.decode_jpeg(stream, colorspace="GRAY")[..., 0].astype(np.float32)
+        cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    seconds = time.perf_counter() - start
+    cv2.setNumThreads(threads)
+    return seconds / len(paths)
+
+
+def loop(paths: Sequence[Path], out: Path) -> float:
+    """Seconds a file for what people write today."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    start = time.perf_counter()
+    with h5py.File(out, "w") as file:
+        images = file.create_dataset("images", (0, SIZE, SIZE, 1), "f4", maxshape=(None, SIZE, SIZE, 1))
+        for path in paths:
+            pixels = pydicom.dcmread(path).pixel_array
+            small = cv2.resize(pixels, (SIZE, SIZE)) / 255
+            images.resize(len(images) + 1, axis=0)
+            images[-1] = small[..., None]
+    seconds = time.perf_counter() - start
+    cv2.setNumThreads(threads)
+    return seconds / len(paths)
+
+
+def peak_memory(sources: Path, workers: int) -> int:
+    """Greatest proportional set size of the command's processes, in bytes; 0 where it is not told."""
+    process = subprocess.Popen(words(sources, workers), stdout=subprocess.DEVNULL)
+    peak = 0
+    watch = threading.Event()
+    while process.poll() is None:
+        peak = max(peak, sum(proportional(pid) for pid in tree(process.pid)))
+        watch.wait(0.02)
+    if process.returncode:
+        raise SystemExit(f"the command ended with status {process.returncode}")
+    return peak
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(found for child in children for found in tree(int(child)))]
+
+
+def proportional(pid: int) -> int:
+    """Proportional set size of a process, in bytes; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def report(
+    arguments: argparse.Namespace, rounds: Sequence[Round], memory: dict[int, int]
+) -> dict[str, object]:
+    """Print everything; return the record of it."""
+    count, workers = arguments.count, arguments.workers
+    beyond = [(one.command - one.handful) / (count - HANDFUL) for one in rounds]
+    whole = [one.command / count for one in rounds]
+    ratios = {
+        "of the limit, start-up included": ratio([one.limit for one in rounds], whole, workers),
+        "of the limit, beyond start-up": ratio([one.limit for one in rounds], beyond, workers),
+        "over the loop, start-up included": ratio([one.loop for one in rounds], whole, workers),
+        "over the loop, beyond start-up": ratio([one.loop for one in rounds], beyond, workers),
+    }
+    print(
+        f"{count} radiographs of 1024x1024, {workers} workers, {len(rounds)} rounds; median (least, greatest)"
+    )
+    for name, seconds, of in (
+        ("command", [one.command for one in rounds], count),
+        ("handful", [one.handful for one in rounds], HANDFUL),
+        ("limit", [one.limit for one in rounds], 1),
+        ("loop", [one.loop for one in rounds], 1),
+    ):
+        low, middle, high = spread([of / one for one in seconds])
+        print(f"  {name:<8} {middle:8.1f} images/s ({low:.1f}, {high:.1f})")
+    print("per core, images/s of the command")
+    for name, values in ratios.items():
+        low, middle, high = spread(values)
+        print(f"  {name:<34} {middle:6.2f} ({low:.2f}, {high:.2f})")
+    print("greatest memory of all its processes")
+    for files, peak in memory.items():
+        print(f"  {files:6} files {peak / 1e6:8.0f} MB")
+    met = (
+        statistics.median(ratios["of the limit, beyond start-up"]) >= LEAST_OF_LIMIT
+        and statistics.median(ratios["over the loop, beyond start-up"]) >= LEAST_OF_LOOP
+    )
+    targets = f"{LEAST_OF_LIMIT} of the limit, {LEAST_OF_LOOP} over the loop"
+    print(f"targets beyond start-up ({targets}): {'met' if met else 'MISSED'}")
+    return {
+        "count": count,
+        "workers": workers,
+        "rounds": [asdict(one) for one in rounds],
+        "ratios": ratios,
+        "memory": memory,
+        "met": met,
+    }
+
+
+def ratio(bare: Sequence[float], command: Sequence[float], workers: int) -> list[float]:
+    """Round by round: the command's images/s and worker over the bare one's images/s."""
+    return [one / (other * workers) for one, other in zip(bare, command, strict=True)]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Least, median, greatest."""
+    return min(values), statistics.median(values), max(values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
