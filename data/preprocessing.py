@@ -3,7 +3,8 @@
 Promises: the output appears under its name only when it is whole; an existing one is never replaced
 unasked. The same sources and settings give the same arrays whatever the number of workers, and
 whether or not the work was interrupted: started again, it goes on where it was. Every file and every
-annotated image is accounted for in the `Report`. Nothing is labelled wrongly to save an image:
+annotated image is accounted for in the `Report`; `Settings.report` has it written after the output, or
+instead of it where the sources are refused. Nothing is labelled wrongly to save an image:
 
     no annotation row             left out of the file       `without_annotation`
     annotation malformed or       left out                   `bad_annotation`, with the row's number
@@ -11,6 +12,8 @@ annotated image is accounted for in the `Report`. Nothing is labelled wrongly to
     file unreadable               left out                   `unreadable`, with the reason
     id seen before                the first file is kept     `duplicates`
     annotation without a file     nothing to do              `without_image`
+
+`Settings.strict` makes any of these an error, and the output is not written.
 
 An image belongs to the annotations of its file's stem (in the competition that is the SOP Instance
 UID), or else of its SOP Instance UID. This module prints nothing: progress goes to a callback.
@@ -21,7 +24,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,14 +33,16 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from PIL import __version__ as pillow_version
+from pydicom.dataset import Dataset
 
 from core.errors import UserError
 from core.files import explained, replacing
-from data import dicom, store
+from data import dicom, headers, store
 from data.annotations import AnnotationError, Annotations, Row, combined_mask, read_annotations
 from data.pool import available_cores, ordered
+from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
-from data.staging import Entry, Staging, checksum
+from data.staging import FORMAT_VERSION, Entry, Staging, checksum
 
 Storage = Literal["float32", "uint8"]
 Progress = Callable[[str, int, int], None]
@@ -45,12 +50,7 @@ Progress = Callable[[str, int, int], None]
 
 GREATEST_SIZE = 8192
 
-
-class Remark(NamedTuple):
-    """Something said about a source file: its path below the images folder, and what."""
-
-    file: str
-    reason: str
+_MOST_NAMED = 5  # of what --strict objects to; the report has all
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Settings:
         storage: "float32", or "uint8" for a quarter of the bytes at 8 bits a pixel.
         workers: Processes; None takes all cores.
         overwrite: Whether an existing `out` may be replaced.
+        strict: Whether a file left out, or an annotation without a file, is an error.
+        report: Where to write the report as JSON; None writes none.
     """
 
     images: Path
@@ -76,49 +78,8 @@ class Settings:
     storage: Storage = "float32"
     workers: int | None = None
     overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of the sources.
-
-    Attributes:
-        out: The file written.
-        found: DICOM files found.
-        written: Images in the file.
-        datasets: Datasets of images in the file.
-        size_in_bytes: Of the file.
-        resumed: Source files whose result an earlier, interrupted run had left.
-        positives: Images written whose annotation is not empty.
-        several: Images written with more than one annotation.
-        vanished: Positive images whose mask is empty at the size written.
-        contradictory: Images written with both -1 and an annotation (positive).
-        without_annotation: Readable files without an annotation row, left out.
-        bad_annotation: Files left out because a row is malformed or outside of the image.
-        unreadable: Files that could not be read.
-        duplicates: Files left out because their id had come before.
-        without_image: Ids of annotations for which no file was found, sorted.
-        blank_rows: Numbers of annotation rows without id or value.
-        notes: Remarks on images written ("the first of 3 frames").
-    """
-
-    out: Path
-    found: int
-    written: int
-    datasets: int
-    size_in_bytes: int
-    resumed: int
-    positives: int
-    several: int
-    vanished: int
-    contradictory: int
-    without_annotation: tuple[Remark, ...]
-    bad_annotation: tuple[Remark, ...]
-    unreadable: tuple[Remark, ...]
-    duplicates: tuple[Remark, ...]
-    without_image: tuple[str, ...]
-    blank_rows: tuple[int, ...]
-    notes: tuple[Remark, ...]
+    strict: bool = False
+    report: Path | None = None
 
 
 def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
@@ -129,8 +90,9 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
         progress: Told about each file read and each block written.
 
     Raises:
-        UserError: A bad setting, missing sources, an existing output, no image that can be used, or
-            a refusal of the operating system. The output is then as it was before.
+        UserError: A bad setting, missing sources, an existing output, no image that can be used, one
+            left out where that is forbidden, or a refusal of the operating system. The output is then
+            as it was before.
     """
     progress = progress or _silent
     _check(settings)
@@ -147,7 +109,8 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     try:
         resumed = len(staging.entries)
         _read_all(settings, annotations.rows_of, files, staging, progress)
-        _check_any(settings, staging)
+        report = summarise(settings.out, staging.entries, annotations, resumed)
+        _check_outcome(settings, report, staging)
         datasets = _assemble(settings, annotations, staging, progress)
     except UserError as error:
         if not folder.exists():
@@ -157,7 +120,8 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     finally:
         staging.close()
     staging.discard()
-    return _report(settings, annotations, staging.entries, datasets, resumed)
+    written = settings.out.stat().st_size
+    return _reported(settings, replace(report, datasets=datasets, size_in_bytes=written))
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -178,6 +142,10 @@ def _check(settings: Settings) -> None:
         raise UserError(f"--storage must be float32 or uint8. Received: {settings.storage}")
     if settings.out.is_dir():
         raise UserError(f"{settings.out} is a folder; --out names the file to write.")
+    if settings.report is not None and settings.report.is_dir():
+        raise UserError(f"{settings.report} is a folder; --report names the file to write.")
+    if settings.report is not None and settings.report.absolute() == settings.out.absolute():
+        raise UserError(f"--report and --out both name {settings.out}.")
     if settings.out.exists() and not settings.overwrite:
         raise UserError(
             f"{settings.out} exists already.", "Add --overwrite to replace it, or choose another --out."
@@ -203,7 +171,8 @@ def _fingerprint(settings: Settings, annotations: Annotations, files: Sequence[P
     """What the rows depend on. Neither the workers nor how the file is divided are among it."""
     digest = hashlib.sha256()
     versions = (np.__version__, cv2.__version__, pydicom.__version__, pillow_version)
-    facts = (store.FORMAT_VERSION, settings.size, settings.storage, annotations.sha256, *versions)
+    formats = (store.FORMAT_VERSION, FORMAT_VERSION)
+    facts = (*formats, settings.size, settings.storage, annotations.sha256, *versions)
     digest.update(repr(facts).encode())
     for file in files:
         status = _status(file)
@@ -267,32 +236,40 @@ def convert(file: Path, settings: Settings, rows_of: Mapping[str, tuple[Row, ...
         type and the mask (size, size) uint8. Other statuses: "unreadable", "without annotation",
         "bad annotation".
     """
-    name, stem = _name(settings, file), _printable(file.stem)
+    entry = Entry(_name(settings, file), "unreadable", image_id=_printable(file.stem))
     try:
         dataset = dicom.read_dataset(file)
-        uid = dicom.sop_instance_uid(dataset)
-        image_id = stem if stem in rows_of or uid not in rows_of else uid
-        if image_id not in rows_of:
+        entry = replace(entry, **_described(dataset, entry.image_id, rows_of))
+        if entry.image_id not in rows_of:
             dicom.check(file, dataset)
-            return _Outcome(Entry(name, "without annotation", image_id=image_id))
+            return _Outcome(replace(entry, status="without annotation"))
         radiograph = dicom.radiograph(file, dataset)
     except dicom.UnreadableImage as error:
-        return _Outcome(Entry(name, "unreadable", _printable(error.reason), stem))
+        return _Outcome(replace(entry, reason=_printable(error.reason)))
     height, width = radiograph.pixels.shape
-    entry = functools.partial(Entry, name, image_id=image_id, height=height, width=width)
+    entry = replace(entry, height=height, width=width)
     try:
-        full = combined_mask(rows_of[image_id], height, width)
+        full = combined_mask(rows_of[entry.image_id], height, width)
     except AnnotationError as error:
-        return _Outcome(entry("bad annotation", str(error)))
+        return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
     image = _stored(resize_image(radiograph.pixels, settings.size, settings.size), settings.storage)
     positive = bool(full.any())
     if positive:
         mask = resize_mask(full, settings.size, settings.size)
     else:  # four in five: spare the work
         mask = np.zeros((settings.size, settings.size), dtype=np.uint8)
-    vanished = positive and not mask.any()
-    row = entry("kept", radiograph.note, positive=positive, vanished=vanished, checksum=checksum(image, mask))
-    return _Outcome(row, image, mask)
+    entry = replace(entry, positive=positive, vanished=positive and not mask.any())
+    entry = replace(entry, status="kept", reason=radiograph.note, checksum=checksum(image, mask))
+    return _Outcome(entry, image, mask)
+
+
+def _described(dataset: Dataset, stem: str, rows_of: Mapping[str, tuple[Row, ...]]) -> dict[str, Any]:
+    """What the entry of a file takes from its header."""
+    uid = dicom.sop_instance_uid(dataset)
+    return {
+        "image_id": stem if stem in rows_of or uid not in rows_of else uid,
+        **headers.coding(dataset)._asdict(),
+    }
 
 
 def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
@@ -328,25 +305,59 @@ def _read_all(
     for entry, image, mask in outcomes:
         if entry.kept and entry.image_id in seen:
             reason = f"another file with the id {entry.image_id} came before"
-            staging.append(Entry(entry.file, "duplicate", reason, entry.image_id))
+            staging.append(replace(entry, status="duplicate", reason=reason, checksum=0))
         else:
             staging.append(entry, image, mask)
             seen.add(entry.image_id)
         progress("reading", len(staging.entries), len(files))
 
 
-def _check_any(settings: Settings, staging: Staging) -> None:
-    """Refuse to write a file without images (nothing is worth keeping then)."""
-    if any(entry.kept for entry in staging.entries):
+def _reported(settings: Settings, report: Report) -> Report:
+    """The same report, written where the settings want it."""
+    if settings.report is not None:
+        write_report(settings.report, report)
+    return report
+
+
+def _check_outcome(settings: Settings, report: Report, staging: Staging) -> None:
+    """Refuse to write a file without images, or with too few if any is too few; the report is written."""
+    error = _no_image(settings, staging.entries) or _too_strict(settings, report, staging.entries)
+    if error is None:
         return
-    first = staging.entries[0]
-    reason = first.reason or f"no annotation row for {first.image_id}"
-    staging.discard()
-    raise UserError(
-        f"none of the {len(staging.entries)} DICOM files below {settings.images} can be used. "
-        f"The first, {first.file}: {first.status} ({reason}).",
+    _reported(settings, replace(report, error=error.message, written=0))
+    if not any(entry.kept for entry in staging.entries):
+        staging.discard()  # nothing of it is worth keeping
+    raise error
+
+
+def _no_image(settings: Settings, entries: Sequence[Entry]) -> UserError | None:
+    if any(entry.kept for entry in entries):
+        return None
+    return UserError(
+        f"none of the {len(entries)} DICOM files below {settings.images} can be used. "
+        f"The first, {_left_out(entries[0])}.",
         _hint(settings),
     )
+
+
+def _too_strict(settings: Settings, report: Report, entries: Sequence[Entry]) -> UserError | None:
+    """What `--strict` objects to: how much, and the first of it."""
+    missing = [f"{name}: annotated, but there is no such image" for name in report.without_image]
+    found = [*(_left_out(entry) for entry in entries if not entry.kept), *missing]
+    if not settings.strict or not found:
+        return None
+    more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return UserError(
+        f"{report.skipped} of {report.found} DICOM files cannot be used, and {len(missing)} annotated "
+        f"images are missing; --strict forbids both. {'; '.join(found[:_MOST_NAMED])}{more}.",
+        "Mend or remove these, or leave out --strict to have the others written."
+        + (f" All of them are in {settings.report}." if settings.report else " --report names all of them."),
+    )
+
+
+def _left_out(entry: Entry) -> str:
+    """A file without a row, and why."""
+    return f"{entry.file}: {entry.status} ({entry.reason or f'no annotation row for {entry.image_id}'})"
 
 
 def _assemble(settings: Settings, annotations: Annotations, staging: Staging, progress: Progress) -> int:
@@ -382,38 +393,3 @@ def _assemble(settings: Settings, annotations: Annotations, staging: Staging, pr
                 "annotations_sha256": annotations.sha256,
             },
         )
-
-
-def _report(
-    settings: Settings,
-    annotations: Annotations,
-    entries: Sequence[Entry],
-    datasets: int,
-    resumed: int,
-) -> Report:
-    def remarks(status: str) -> tuple[Remark, ...]:
-        return tuple(Remark(entry.file, entry.reason) for entry in entries if entry.status == status)
-
-    kept = [entry for entry in entries if entry.kept]
-    annotated = [[row for row in annotations.rows_of[entry.image_id] if not row.empty] for entry in kept]
-    all_rows = [annotations.rows_of[entry.image_id] for entry in kept]
-    present = {entry.image_id for entry in entries}
-    return Report(
-        out=settings.out,
-        found=len(entries),
-        written=len(kept),
-        datasets=datasets,
-        size_in_bytes=settings.out.stat().st_size,
-        resumed=resumed,
-        positives=sum(entry.positive for entry in kept),
-        several=sum(len(rows) > 1 for rows in annotated),
-        vanished=sum(entry.vanished for entry in kept),
-        contradictory=sum(0 < len(some) < len(rows) for some, rows in zip(annotated, all_rows, strict=True)),
-        without_annotation=remarks("without annotation"),
-        bad_annotation=remarks("bad annotation"),
-        unreadable=remarks("unreadable"),
-        duplicates=remarks("duplicate"),
-        without_image=tuple(sorted(set(annotations.rows_of) - present)),
-        blank_rows=annotations.blank_rows,
-        notes=tuple(Remark(entry.file, entry.reason) for entry in kept if entry.reason),
-    )

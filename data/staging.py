@@ -28,9 +28,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from core.errors import UserError
 from core.files import explained
+from data.headers import UNKNOWN
 
 if sys.platform != "win32":
     import fcntl
+
+FORMAT_VERSION = 2
+"""Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
 
 _NAMES = ("images.raw", "masks.raw", "journal.jsonl")
 _BLOCK = 32  # rows copied at a time when the rows are read back
@@ -49,6 +53,8 @@ class Entry:
         width: Of the original image, in pixels; 0 if it is not known.
         positive: Whether the annotation at the original size sets a pixel.
         vanished: Whether none is left at the size of the row.
+        syntax: Name of the file's transfer syntax, see `data.headers`.
+        bits: Stored bits of its pixels; 0 if they are not known.
         checksum: CRC-32 of the row's image followed by its mask; 0 without a row.
     """
 
@@ -60,6 +66,8 @@ class Entry:
     width: int = 0
     positive: bool = False
     vanished: bool = False
+    syntax: str = UNKNOWN
+    bits: int = 0
     checksum: int = 0
 
     @property

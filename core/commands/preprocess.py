@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from data.preprocessing import Remark, Report
+    from data.report import Remark, Report
 
 HELP = "turn DICOM radiographs and run-length-encoded masks into one HDF5 file"
 
@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--strict", action="store_true", help="write nothing if any file or annotation would be left out"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of every file as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -120,23 +124,28 @@ def _show(console: Console, report: Report) -> None:
         ("note", report.notes),
     ):
         _show_remarks(console, title, remarks)
+    rows = report.annotations
     for title, names in (
         ("annotation without image", report.without_image),
-        ("annotation row without id or value", tuple(map(str, report.blank_rows))),
+        ("annotation row without id or value", rows.blank_rows),
+        ("annotation row of -1 where another is not", rows.contradictory_rows),
+        ("annotation row that is no mask", [number for number, _ in rows.malformed_rows]),
     ):
         if names:
             more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-            line = f"{title}: {', '.join(names[:_MOST_SHOWN])}{more}"
-            console.print(line, soft_wrap=True)
+            console.print(f"{title}: {', '.join(map(str, names[:_MOST_SHOWN]))}{more}", soft_wrap=True)
 
 
 def _counts(report: Report) -> list[tuple[str, str]]:
     """The lines of the table; what did not happen is left out unless one would look for it."""
+    bits = {f"{number} bits" if number else "unknown bits": n for number, n in report.stored_bits.items()}
     always = [
         ("DICOM files found", report.found),
+        *((f"  {name}", number) for name, number in {**report.transfer_syntaxes, **bits}.items()),
         ("images written", report.written),
         ("  with a pneumothorax", report.positives),
-        ("  with several annotations", report.several),
+        *((f"  {_annotations(number)}", n) for number, n in report.annotations_per_image.items()),
+        ("  with overlapping annotations", report.overlapping),
         ("skipped: unreadable", len(report.unreadable)),
         ("skipped: without annotation", len(report.without_annotation)),
         ("skipped: bad annotation", len(report.bad_annotation)),
@@ -146,12 +155,17 @@ def _counts(report: Report) -> list[tuple[str, str]]:
     seldom = [
         ("masks too small for this size", report.vanished),
         ("both -1 and annotated (positive)", report.contradictory),
-        ("annotation rows without id or value", len(report.blank_rows)),
+        ("annotation rows without id or value", len(report.annotations.blank_rows)),
+        ("annotation rows that are no mask", len(report.annotations.malformed_rows)),
         ("taken over from an interrupted run", report.resumed),
     ]
     counts = [*always, *(line for line in seldom if line[1]), ("datasets of images", report.datasets)]
     size = f"{report.size_in_bytes / 1e6:,.1f} MB"
     return [*((what, f"{number:,}") for what, number in counts), ("size of the file", size)]
+
+
+def _annotations(number: int) -> str:
+    return f"with {number or 'no'} annotation{'' if number == 1 else 's'}"
 
 
 def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,15 @@ from core.errors import UserError
 from data import dicom, rle
 from data.annotations import combined_mask, read_annotations
 from data.phantoms import PhantomSettings, write_phantoms
-from data.preprocessing import Report, Settings, preprocess
+from data.preprocessing import Settings, preprocess
+from data.report import Report
 from data.store import Store
 
 ROOT = Path(__file__).parents[2]
+
+
+class Stop(Exception):  # noqa: N818  it is no error
+    """Stands for whatever ends a run."""
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +172,99 @@ def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> No
     assert "5000" in bad["outside.dcm"]
     assert f"row {lines.index('odd, 1 2 3') + 1}:" in bad["odd.dcm"]
     assert "blank.dcm" in [remark.file for remark in report.without_annotation]
-    assert report.blank_rows == (lines.index("blank, ") + 1,)
+    assert report.annotations.blank_rows == (lines.index("blank, ") + 1,)
     assert (report.vanished, report.contradictory, report.positives) == (1, 1, 9)
+
+
+def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
+    """Against counts made from the sources here, by other means."""
+    folder, report = ugly
+    rows = [line.partition(", ")[::2] for line in (folder / "train-rle.csv").read_text().splitlines()[1:]]
+    with Store.open(report.out) as store:
+        per_image = Counter(
+            sum(image_id == name and text != "-1" for name, text in rows) for image_id in store.ids
+        )
+    assert report.annotations_per_image == per_image
+    assert report.several == sum(count for number, count in per_image.items() if number > 1)
+    assert 0 < report.overlapping <= report.several
+    assert report.transfer_syntaxes == {"JPEG Baseline (Process 1)": 14, "Explicit VR Little Endian": 6}
+    bits = Counter(0 if path.stem == "torn" else 8 for path in dicom.find(folder / "dicom-images-train"))
+    assert report.stored_bits == bits  # the torn file ends before it says
+    assert report.skipped == 6 == report.found - report.written
+    assert report.annotations.contradictory_rows == (len(rows) + 1,)
+    assert [number for number, _ in report.annotations.malformed_rows] == [rows.index(("odd", "1 2 3")) + 2]
+
+
+@pytest.mark.parametrize("change", [{}, {"strict": True}], ids=["lenient", "strict"])
+def test_a_resumed_run_reports_the_same(ugly: tuple[Path, Report], tmp_path: Path, change: Any) -> None:
+    folder, _ = ugly
+    wanted = settings(folder, tmp_path / "out.h5", report=tmp_path / "report.json", **change)
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 14:
+            raise Stop
+
+    def finished() -> bytes:
+        with pytest.raises(UserError) if wanted.strict else contextlib.nullcontext():
+            preprocess(wanted)
+        content = (tmp_path / "report.json").read_bytes()
+        for path in [*tmp_path.glob("out.h5*"), tmp_path / "report.json"]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return content
+
+    whole = finished()
+    with pytest.raises(Stop):
+        preprocess(wanted, interrupt)
+    assert not (tmp_path / "report.json").exists()
+    assert finished() == whole
+    content = json.loads(whole)
+    assert content["unreadable"][0]["file"] == "torn.dcm"
+    assert content["annotations"]["malformed_rows"][0]["reason"].startswith("it has 3 numbers")
+    assert bool(content["error"]) == wanted.strict
+    assert content["written"] == (0 if wanted.strict else 14)
+
+
+def test_strict_refuses_what_would_be_left_out(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+    folder, _ = ugly
+    out = tmp_path / "out.h5"
+    with pytest.raises(UserError) as caught:
+        preprocess(settings(folder, out, strict=True))
+    says = [
+        "6 of 20 DICOM files",
+        "1 annotated images are missing",
+        "blank.dcm: without annotation",
+        "2 more",
+    ]
+    for text in [*says, "odd.dcm: bad annotation (annotation row", "leave out --strict", "out.h5.staging"]:
+        assert text in str(caught.value)
+    assert not out.exists()
+    report = preprocess(settings(folder, out))
+    assert (report.resumed, report.written) == (20, 14)
+    preprocess(settings(folder, tmp_path / "again.h5"))
+    assert_same(out, tmp_path / "again.h5")
+
+
+def clean(phantoms: Path, folder: Path) -> Path:
+    """The phantoms without the two oddities that --strict forbids."""
+    shutil.copytree(phantoms, folder)
+    known = annotated(folder)
+    stems = {path.stem for path in dicom.find(folder)}
+    next(path for path in dicom.find(folder) if path.stem not in known).unlink()
+    lines = (folder / "train-rle.csv").read_text().splitlines(keepends=True)
+    (folder / "train-rle.csv").write_text(
+        "".join([lines[0], *(row for row in lines if row.split(",")[0] in stems)])
+    )
+    return folder
+
+
+def test_strict_lets_whole_sources_pass(phantoms: Path, tmp_path: Path) -> None:
+    sources = clean(phantoms, tmp_path / "clean")
+    report = preprocess(settings(sources, tmp_path / "a.h5", strict=True, report=tmp_path / "r.json"))
+    assert (report.written, report.skipped, report.error) == (11, 0, "")
+    with (sources / "train-rle.csv").open("a") as file:
+        file.write("nobody, -1\n")
+    with pytest.raises(UserError, match="nobody: annotated, but"):
+        preprocess(settings(sources, tmp_path / "b.h5", strict=True))
 
 
 def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, Report]) -> None:
@@ -232,6 +331,7 @@ def test_no_image_that_can_be_used(phantoms: Path, tmp_path: Path, sub: str) -> 
         ({"images": Path("nowhere")}, "nowhere"),
         ({"annotations": Path("nowhere.csv")}, "nowhere.csv"),
         ({"out": Path()}, "folder"),
+        ({"report": Path("/")}, "--report"),
     ],
 )
 def test_bad_settings(phantoms: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -248,10 +348,6 @@ def test_an_existing_file_is_replaced_only_when_asked(phantoms: Path, tmp_path: 
     assert out.read_text() == "precious"
     preprocess(settings(phantoms, out, overwrite=True))
     Store.open(out).close()
-
-
-class Stop(Exception):  # noqa: N818  it is no error
-    """Stands for whatever ends a run."""
 
 
 def test_an_interrupted_run_is_taken_up(phantoms: Path, tmp_path: Path) -> None:
