@@ -16,14 +16,19 @@ instead of it where the sources are refused. Nothing is labelled wrongly to save
 `Settings.strict` makes any of these an error, and the output is not written.
 
 An image belongs to the annotations of its file's stem (in the competition that is the SOP Instance
-UID), or else of its SOP Instance UID. This module prints nothing: progress goes to a callback.
+UID), or else of its SOP Instance UID. Without an annotation file (to predict on a test folder) nothing is
+left out for want of a row, the output has no masks, and an image's id is its file's stem, or its SOP
+Instance UID where several files have that stem (`1/image.dcm`, `2/image.dcm`).
+
+This module prints nothing: progress goes to a callback.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,7 +38,6 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from PIL import __version__ as pillow_version
-from pydicom.dataset import Dataset
 
 from core.errors import UserError
 from core.files import explained, replacing
@@ -59,7 +63,7 @@ class Settings:
 
     Attributes:
         images: Folder with DICOM files at any depth.
-        annotations: The competition's annotation file.
+        annotations: The competition's annotation file; None for images without annotations.
         out: The HDF5 file to write.
         size: Height and width of the images written, in pixels.
         per_dataset: Images in each dataset but the last.
@@ -71,7 +75,7 @@ class Settings:
     """
 
     images: Path
-    annotations: Path
+    annotations: Path | None
     out: Path
     size: int = 384
     per_dataset: int = 512
@@ -96,7 +100,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     """
     progress = progress or _silent
     _check(settings)
-    annotations = read_annotations(settings.annotations)
+    annotations = None if settings.annotations is None else read_annotations(settings.annotations)
     files = dicom.find(settings.images)
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", _hint(settings))
@@ -105,10 +109,10 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     with explained(settings.out, "write"):
         settings.out.parent.mkdir(parents=True, exist_ok=True)
     folder = settings.out.with_name(f"{settings.out.name}.staging")
-    staging = Staging.open(folder, fingerprint, settings.storage, size)
+    staging = Staging.open(folder, fingerprint, settings.storage, size, masks=annotations is not None)
     try:
         resumed = len(staging.entries)
-        _read_all(settings, annotations.rows_of, files, staging, progress)
+        _read_all(_Job(settings, _Identities.of(annotations, files)), files, staging, progress)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_outcome(settings, report, staging)
         datasets = _assemble(settings, annotations, staging, progress)
@@ -153,26 +157,31 @@ def _check(settings: Settings) -> None:
     if not settings.images.is_dir():
         what = "is not a folder" if settings.images.exists() else "does not exist"
         raise UserError(f"the images folder {settings.images} {what}.", _hint(settings))
-    if not settings.annotations.is_file():
-        raise UserError(f"the annotation file {settings.annotations} does not exist.", _hint(settings))
+    if settings.annotations is not None and not settings.annotations.is_file():
+        raise UserError(
+            f"the annotation file {settings.annotations} does not exist.",
+            f"For images without annotations, to predict on, add --no-annotations.\n{_hint(settings)}",
+        )
 
 
 def _hint(settings: Settings) -> str:
+    looked = [path.absolute() for path in (settings.images, settings.annotations) if path is not None]
     return (
         "Expected the competition's layout: a folder of DICOM files at any depth (--images) and "
         "train-rle.csv (--annotations).\n"
         "Download both from Kaggle (SIIM-ACR Pneumothorax Segmentation), or make a synthetic set "
         "with: python preprocess.py phantoms\n"
-        f"Looked for {settings.images.absolute()} and {settings.annotations.absolute()}."
+        f"Looked for {' and '.join(map(str, looked))}."
     )
 
 
-def _fingerprint(settings: Settings, annotations: Annotations, files: Sequence[Path]) -> str:
+def _fingerprint(settings: Settings, annotations: Annotations | None, files: Sequence[Path]) -> str:
     """What the rows depend on. Neither the workers nor how the file is divided are among it."""
     digest = hashlib.sha256()
     versions = (np.__version__, cv2.__version__, pydicom.__version__, pillow_version)
     formats = (store.FORMAT_VERSION, FORMAT_VERSION)
-    facts = (*formats, settings.size, settings.storage, annotations.sha256, *versions)
+    labels = "" if annotations is None else annotations.sha256
+    facts = (*formats, settings.size, settings.storage, labels, *versions)
     digest.update(repr(facts).encode())
     for file in files:
         status = _status(file)
@@ -199,19 +208,44 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+@dataclass(frozen=True)
+class _Identities:
+    """How files come by their ids and annotations.
+
+    Attributes:
+        rows_of: Image id to its rows; None without annotations.
+        shared: Stems that several files have.
+    """
+
+    rows_of: Mapping[str, tuple[Row, ...]] | None
+    shared: frozenset[str]
+
+    @classmethod
+    def of(cls, annotations: Annotations | None, files: Sequence[Path]) -> _Identities:
+        stems = Counter(file.stem for file in files)
+        shared = frozenset(stem for stem, count in stems.items() if count > 1)
+        return cls(None if annotations is None else annotations.rows_of, shared)
+
+    def choose(self, file: Path, uid: str) -> str:
+        """The id of a file's image, of which the header says that it is `uid` ("" if it does not)."""
+        stem = _printable(file.stem)
+        if self.rows_of is None:
+            return uid if uid and file.stem in self.shared else stem
+        return stem if stem in self.rows_of or uid not in self.rows_of else uid
+
+
 class _Outcome(NamedTuple):
-    """A worker's result for one file."""
+    """A worker's result for one file: the row is the image and its mask, the image, or nothing."""
 
     entry: Entry
-    image: NDArray[Any] | None = None
-    mask: NDArray[np.uint8] | None = None
+    row: tuple[NDArray[Any], ...] = ()
 
 
 class _Job(NamedTuple):
     """What a worker needs to know besides the file; sent once to each."""
 
     settings: Settings
-    rows_of: Mapping[str, tuple[Row, ...]]
+    identities: _Identities
 
 
 _job: _Job | None = None  # set in the workers only, before their first file
@@ -225,22 +259,24 @@ def _prepare(job: _Job) -> None:
 def _process(file: Path) -> _Outcome:
     """Read and convert one file, in a worker."""
     assert _job is not None
-    return convert(file, _job.settings, _job.rows_of)
+    return convert(file, _job)
 
 
-def convert(file: Path, settings: Settings, rows_of: Mapping[str, tuple[Row, ...]]) -> _Outcome:
+def convert(file: Path, job: _Job) -> _Outcome:
     """Read one file, join it with its annotations and shrink both.
 
     Returns:
         The entry for the journal; with status "kept" also the image (size, size) in the storage's
-        type and the mask (size, size) uint8. Other statuses: "unreadable", "without annotation",
-        "bad annotation".
+        type and, unless nothing is annotated, the mask (size, size) uint8. Other statuses:
+        "unreadable", "without annotation", "bad annotation".
     """
+    settings, rows_of = job.settings, job.identities.rows_of
     entry = Entry(_name(settings, file), "unreadable", image_id=_printable(file.stem))
     try:
         dataset = dicom.read_dataset(file)
-        entry = replace(entry, **_described(dataset, entry.image_id, rows_of))
-        if entry.image_id not in rows_of:
+        image_id = job.identities.choose(file, dicom.sop_instance_uid(dataset))
+        entry = replace(entry, image_id=image_id, **headers.coding(dataset)._asdict())
+        if rows_of is not None and image_id not in rows_of:
             dicom.check(file, dataset)
             return _Outcome(replace(entry, status="without annotation"))
         radiograph = dicom.radiograph(file, dataset)
@@ -248,28 +284,24 @@ def convert(file: Path, settings: Settings, rows_of: Mapping[str, tuple[Row, ...
         return _Outcome(replace(entry, reason=_printable(error.reason)))
     height, width = radiograph.pixels.shape
     entry = replace(entry, height=height, width=width)
-    try:
-        full = combined_mask(rows_of[entry.image_id], height, width)
-    except AnnotationError as error:
-        return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
-    image = _stored(resize_image(radiograph.pixels, settings.size, settings.size), settings.storage)
-    positive = bool(full.any())
-    if positive:
-        mask = resize_mask(full, settings.size, settings.size)
-    else:  # four in five: spare the work
-        mask = np.zeros((settings.size, settings.size), dtype=np.uint8)
-    entry = replace(entry, positive=positive, vanished=positive and not mask.any())
-    entry = replace(entry, status="kept", reason=radiograph.note, checksum=checksum(image, mask))
-    return _Outcome(entry, image, mask)
+    row = [_stored(resize_image(radiograph.pixels, settings.size, settings.size), settings.storage)]
+    if rows_of is not None:
+        try:
+            full = combined_mask(rows_of[image_id], height, width)
+        except AnnotationError as error:
+            return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
+        row.append(_small_mask(full, settings.size))
+        positive = bool(full.any())
+        entry = replace(entry, positive=positive, vanished=positive and not row[1].any())
+    return _Outcome(
+        replace(entry, status="kept", reason=radiograph.note, checksum=checksum(*row)), tuple(row)
+    )
 
 
-def _described(dataset: Dataset, stem: str, rows_of: Mapping[str, tuple[Row, ...]]) -> dict[str, Any]:
-    """What the entry of a file takes from its header."""
-    uid = dicom.sop_instance_uid(dataset)
-    return {
-        "image_id": stem if stem in rows_of or uid not in rows_of else uid,
-        **headers.coding(dataset)._asdict(),
-    }
+def _small_mask(full: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if full.any():
+        return resize_mask(full, size, size)
+    return np.zeros((size, size), dtype=np.uint8)  # four in five: spare the work
 
 
 def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
@@ -285,8 +317,7 @@ def _crashed(file: Path, settings: Settings) -> _Outcome:
 
 
 def _read_all(
-    settings: Settings,
-    rows_of: Mapping[str, tuple[Row, ...]],
+    job: _Job,
     files: Sequence[Path],
     staging: Staging,
     progress: Progress,
@@ -297,17 +328,17 @@ def _read_all(
     outcomes = ordered(
         _process,
         files[len(staging.entries) :],
-        workers=settings.workers or available_cores(),
-        crashed=functools.partial(_crashed, settings=settings),
+        workers=job.settings.workers or available_cores(),
+        crashed=functools.partial(_crashed, settings=job.settings),
         prepare=_prepare,
-        arguments=(_Job(settings, rows_of),),
+        arguments=(job,),
     )
-    for entry, image, mask in outcomes:
+    for entry, row in outcomes:
         if entry.kept and entry.image_id in seen:
             reason = f"another file with the id {entry.image_id} came before"
             staging.append(replace(entry, status="duplicate", reason=reason, checksum=0))
         else:
-            staging.append(entry, image, mask)
+            staging.append(entry, *row)
             seen.add(entry.image_id)
         progress("reading", len(staging.entries), len(files))
 
@@ -360,21 +391,33 @@ def _left_out(entry: Entry) -> str:
     return f"{entry.file}: {entry.status} ({entry.reason or f'no annotation row for {entry.image_id}'})"
 
 
-def _assemble(settings: Settings, annotations: Annotations, staging: Staging, progress: Progress) -> int:
+def _assemble(
+    settings: Settings, annotations: Annotations | None, staging: Staging, progress: Progress
+) -> int:
     """Write the staged rows into the final file; return its number of datasets."""
     kept = [entry for entry in staging.entries if entry.kept]
+    attributes: dict[str, str | int | float] = {"source_files": len(staging.entries)}
+    positive = None
+    if annotations is not None:
+        positive = np.array([entry.positive for entry in kept], dtype=bool)
+        attributes |= {
+            "positives": int(positive.sum()),
+            "annotation_rows": annotations.rows,
+            "annotation_images": annotations.images,
+            "annotations_sha256": annotations.sha256,
+        }
     rows = store.Rows(
         ids=[entry.image_id for entry in kept],
         sizes=np.array([(entry.height, entry.width) for entry in kept], dtype=np.int32),
-        positive=np.array([entry.positive for entry in kept], dtype=bool),
+        positive=positive,
     )
 
-    def blocks() -> Any:
+    def blocks() -> Iterator[tuple[NDArray[Any], ...]]:
         done = 0
         progress("writing", done, len(kept))
-        for images, masks in staging.blocks():
-            yield images, masks
-            done += len(images)
+        for block in staging.blocks():
+            yield block
+            done += len(block[0])
             progress("writing", done, len(kept))
 
     with replacing(settings.out) as partial:
@@ -385,11 +428,5 @@ def _assemble(settings: Settings, annotations: Annotations, staging: Staging, pr
             blocks(),
             per_dataset=settings.per_dataset,
             storage=settings.storage,
-            attributes={
-                "source_files": len(staging.entries),
-                "positives": int(rows.positive.sum()),
-                "annotation_rows": annotations.rows,
-                "annotation_images": annotations.images,
-                "annotations_sha256": annotations.sha256,
-            },
+            attributes=attributes,
         )

@@ -56,7 +56,8 @@ class Report:
         duplicates: Files left out because their id had come before.
         without_image: Ids of annotations for which no file was found, sorted.
         notes: Remarks on images written ("the first of 3 frames").
-        annotations: What was seen in the annotation file, whether or not there is an image for it.
+        annotations: What was seen in the annotation file, whether or not there is an image for it;
+            None without one.
     """
 
     out: Path
@@ -80,7 +81,7 @@ class Report:
     duplicates: tuple[Remark, ...]
     without_image: tuple[str, ...]
     notes: tuple[Remark, ...]
-    annotations: Annotations
+    annotations: Annotations | None
 
     @property
     def skipped(self) -> int:
@@ -88,14 +89,15 @@ class Report:
         return self.found - self.written
 
 
-def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations, resumed: int) -> Report:
+def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations | None, resumed: int) -> Report:
     """What is known when all sources are read and before the output is written."""
 
     def remarks(status: str) -> tuple[Remark, ...]:
         return tuple(Remark(entry.file, entry.reason) for entry in entries if entry.status == status)
 
     kept = [entry for entry in entries if entry.kept]
-    rows_of = {entry.image_id: annotations.rows_of[entry.image_id] for entry in kept}
+    known = annotations.rows_of if annotations else {}
+    rows_of = {entry.image_id: known[entry.image_id] for entry in kept if annotations}
     annotated = [sum(not row.empty for row in rows) for rows in rows_of.values()]
     syntaxes = Counter(entry.syntax for entry in entries)
 
@@ -117,14 +119,14 @@ def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations, res
         positives=sum(entry.positive for entry in kept),
         annotations_per_image=dict(sorted(Counter(annotated).items())),
         several=sum(count > 1 for count in annotated),
-        overlapping=having(annotations.overlapping_rows),
+        overlapping=having(annotations.overlapping_rows if annotations else ()),
         vanished=sum(entry.vanished for entry in kept),
-        contradictory=having(annotations.contradictory_rows),
+        contradictory=having(annotations.contradictory_rows if annotations else ()),
         without_annotation=remarks("without annotation"),
         bad_annotation=remarks("bad annotation"),
         unreadable=remarks("unreadable"),
         duplicates=remarks("duplicate"),
-        without_image=tuple(sorted(set(annotations.rows_of) - {entry.image_id for entry in entries})),
+        without_image=tuple(sorted(set(known) - {entry.image_id for entry in entries})),
         notes=tuple(Remark(entry.file, entry.reason) for entry in kept if entry.reason),
         annotations=annotations,
     )
@@ -140,11 +142,12 @@ def as_json(report: Report) -> str:
         "format": "pneumoseg-report",
         "format_version": FORMAT_VERSION,
         **_fields(report, without={"resumed", "annotations"}),
-        "annotations": _fields(report.annotations, without={"rows_of"}),
+        "annotations": None,
     }
-    content["annotations"]["malformed_rows"] = [
-        {"row": number, "reason": reason} for number, reason in report.annotations.malformed_rows
-    ]
+    if report.annotations is not None:
+        malformed = [{"row": row, "reason": reason} for row, reason in report.annotations.malformed_rows]
+        fields = _fields(report.annotations, without={"rows_of"})
+        content["annotations"] = {**fields, "malformed_rows": malformed}
     return json.dumps(content, indent=1, default=_plain) + "\n"
 
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import assert_one_error, content, launcher, refused, run, run_here, succeed
+from command_line import NETWORK, assert_one_error, content, launcher, refused, run, run_here, succeed
 
 from data.phantoms import PhantomSettings, write_phantoms
 from data.store import Store
@@ -117,6 +117,25 @@ def test_strict_refuses_and_reports_all_the_same(place: Path) -> None:
     report = json.loads((place / "report.json").read_text())
     assert report["error"].splitlines()[0] in done.stderr
     assert len(report["without_annotation"]) == len(report["without_image"]) == 1
+
+
+def test_a_test_folder_is_preprocessed_but_never_trained_on(place: Path) -> None:
+    (place / ANNOTATIONS).unlink()
+    said = refused(*PREPROCESS, cwd=place, program="preprocess.py", how=run_here, says=["--no-annotations"])
+    assert f"the annotation file {ANNOTATIONS} does not exist" in said
+    found = preprocess("--no-annotations", "--strict", cwd=place)
+    assert found["images written"] == found["none of them annotated"] == str(COUNT)
+    assert "with a pneumothorax" not in found
+    (place / "network.yaml").write_text(NETWORK)
+    data = ["--config", "network.yaml", "--data", "pneumothorax.h5"]
+    for words in (["-f", "reference"], ["parity", "-f", "reference", "-f", "reference"]):
+        refused(*words, *data, cwd=place, how=run_here, says=["pneumothorax.h5", "without annotations"])
+
+
+def test_annotations_are_either_named_or_renounced(place: Path) -> None:
+    done = run("--annotations", ANNOTATIONS, "--no-annotations", cwd=place, program="preprocess.py")
+    assert done.returncode == 2
+    assert "not allowed with" in done.stderr
 
 
 def test_of_many_unreadable_files_some_are_named(place: Path) -> None:

@@ -25,7 +25,7 @@ from test_resize import exact
 
 from core.errors import UserError
 from data import dicom, rle
-from data.annotations import combined_mask, read_annotations
+from data.annotations import Annotations, combined_mask, read_annotations
 from data.phantoms import PhantomSettings, write_phantoms
 from data.preprocessing import Settings, preprocess
 from data.report import Report
@@ -155,6 +155,11 @@ def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, Report]:
     return folder, preprocess(settings(folder, tmp_path / "a.h5", per_dataset=4))
 
 
+def summary_of(report: Report) -> Annotations:
+    assert report.annotations is not None
+    return report.annotations
+
+
 def annotated(folder: Path) -> set[str]:
     return set(read_annotations(folder / "train-rle.csv").rows_of)
 
@@ -172,7 +177,7 @@ def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> No
     assert "5000" in bad["outside.dcm"]
     assert f"row {lines.index('odd, 1 2 3') + 1}:" in bad["odd.dcm"]
     assert "blank.dcm" in [remark.file for remark in report.without_annotation]
-    assert report.annotations.blank_rows == (lines.index("blank, ") + 1,)
+    assert summary_of(report).blank_rows == (lines.index("blank, ") + 1,)
     assert (report.vanished, report.contradictory, report.positives) == (1, 1, 9)
 
 
@@ -191,8 +196,8 @@ def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
     bits = Counter(0 if path.stem == "torn" else 8 for path in dicom.find(folder / "dicom-images-train"))
     assert report.stored_bits == bits  # the torn file ends before it says
     assert report.skipped == 6 == report.found - report.written
-    assert report.annotations.contradictory_rows == (len(rows) + 1,)
-    assert [number for number, _ in report.annotations.malformed_rows] == [rows.index(("odd", "1 2 3")) + 2]
+    assert summary_of(report).contradictory_rows == (len(rows) + 1,)
+    assert [number for number, _ in summary_of(report).malformed_rows] == [rows.index(("odd", "1 2 3")) + 2]
 
 
 @pytest.mark.parametrize("change", [{}, {"strict": True}], ids=["lenient", "strict"])
@@ -265,6 +270,49 @@ def test_strict_lets_whole_sources_pass(phantoms: Path, tmp_path: Path) -> None:
         file.write("nobody, -1\n")
     with pytest.raises(UserError, match="nobody: annotated, but"):
         preprocess(settings(sources, tmp_path / "b.h5", strict=True))
+
+
+def test_a_folder_without_annotations(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+    folder, labelled = ugly
+    wanted = settings(folder, tmp_path / "b.h5", annotations=None, per_dataset=4)
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(wanted, interrupt)
+    report = preprocess(wanted)
+    assert (report.resumed, report.found, report.written, report.annotations) == (7, 20, 19, None)
+    assert report.without_annotation == report.bad_annotation == report.without_image == ()
+    assert [remark.file for remark in report.unreadable] == ["torn.dcm"]
+    found = arrays(report.out)
+    assert {name.split("_")[0] for name in found} == {"images", "ids", "sizes"}
+    ids = dict(zip(every(found, "ids"), every(found, "images"), strict=True))
+    assert {b"outside", b"blank", b"zzz-again"} < ids.keys()
+    known = arrays(labelled.out)
+    for image_id, image in zip(every(known, "ids"), every(known, "images"), strict=True):
+        np.testing.assert_array_equal(ids[image_id], image)
+
+
+def every(found: dict[str, NDArray[Any]], name: str) -> list[Any]:
+    """All rows of the numbered datasets of one name."""
+    count = sum(key.startswith(f"{name}_") for key in found)
+    return [row for number in range(count) for row in found[f"{name}_{number}"]]
+
+
+def test_files_of_one_name_go_by_their_uid_where_no_row_tells_them_apart(tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    for number, uid in enumerate(["1.2.7", "1.2.8", "1.2.8", ""]):
+        dataset = make_dataset(random.integers(0, 256, (9, 7), np.uint8))
+        dataset.SOPInstanceUID = uid
+        (tmp_path / "dicom-images-train" / str(number)).mkdir(parents=True)
+        dataset.save_as(tmp_path / "dicom-images-train" / str(number) / "image.dcm")
+    shutil.copy(tmp_path / "dicom-images-train/0/image.dcm", tmp_path / "dicom-images-train/alone.dcm")
+    report = preprocess(settings(tmp_path, tmp_path / "a.h5", annotations=None))
+    assert [remark.file for remark in report.duplicates] == ["2/image.dcm"]
+    with Store.open(report.out) as store:
+        assert store.ids == ("1.2.7", "1.2.8", "image", "alone")
 
 
 def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, Report]) -> None:
