@@ -1,4 +1,4 @@
-"""What a file's header says besides the image: how its pixels are coded.
+"""What a file's header says besides the image: how its pixels are coded, and whose image it is.
 
 Promises: a value for any data set, however wrong its header is; nothing here raises. Whether the
 image can be read is for `data.dicom` to say.
@@ -6,6 +6,8 @@ image can be read is for `data.dicom` to say.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
@@ -45,3 +47,30 @@ def _bits(dataset: Dataset) -> int:
         return max(int(dataset.BitsStored), 0)
     except Exception:  # as above
         return 0
+
+
+def patient_hash(dataset: Dataset, key: bytes) -> str:
+    """A name for the patient that tells nothing without the key.
+
+    Args:
+        dataset: What was read of a file.
+        key: Of the hash; without it, an identifier that can be guessed cannot be checked.
+
+    Returns:
+        64 hexadecimal digits: HMAC-SHA256 of the Patient ID (0010,0020), without spaces around it. Where
+        there is an Issuer of Patient ID (0010,0021), of both, joined by a backslash, which neither may
+        contain (PS3.5 6.2, VR LO). "" if there is no Patient ID.
+    """
+    patient, issuer = (_text(dataset, keyword) for keyword in ("PatientID", "IssuerOfPatientID"))
+    if not patient:
+        return ""
+    message = f"{patient}\\{issuer}" if issuer else patient
+    return hmac.new(key, message.encode("utf-8", "backslashreplace"), hashlib.sha256).hexdigest()
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    try:
+        value = dataset.get(keyword)
+        return "" if value is None else str(value).strip(" \0")
+    except Exception:  # as above
+        return ""

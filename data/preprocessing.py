@@ -20,6 +20,9 @@ UID), or else of its SOP Instance UID. Without an annotation file (to predict on
 left out for want of a row, the output has no masks, and an image's id is its file's stem, or its SOP
 Instance UID where several files have that stem (`1/image.dcm`, `2/image.dcm`).
 
+Patients are told apart by a keyed hash of their identifier; no identifier is ever written, the staging
+folder included. The output has numbers in its place, or the hash if the user gave a key: see `data.store`.
+
 This module prints nothing: progress goes to a callback.
 """
 
@@ -54,6 +57,9 @@ Progress = Callable[[str, int, int], None]
 
 GREATEST_SIZE = 8192
 
+LEAST_KEY_BYTES = 16
+"""Of the key of the patients' hashes."""
+
 _MOST_NAMED = 5  # of what --strict objects to; the report has all
 
 
@@ -72,6 +78,8 @@ class Settings:
         overwrite: Whether an existing `out` may be replaced.
         strict: Whether a file left out, or an annotation without a file, is an error.
         report: Where to write the report as JSON; None writes none.
+        patient_key_file: A file whose bytes are the key of the patients' hashes; None numbers patients.
+        ignore_patients: Take no notice of patients: for files that all bear the same identifier.
     """
 
     images: Path
@@ -84,6 +92,8 @@ class Settings:
     overwrite: bool = False
     strict: bool = False
     report: Path | None = None
+    patient_key_file: Path | None = None
+    ignore_patients: bool = False
 
 
 def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
@@ -104,7 +114,8 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     files = dicom.find(settings.images)
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", _hint(settings))
-    fingerprint = _fingerprint(settings, annotations, files)
+    key = _patient_key(settings)
+    fingerprint = _fingerprint(settings, annotations, files, key)
     size = (settings.size, settings.size)
     with explained(settings.out, "write"):
         settings.out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +123,8 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     staging = Staging.open(folder, fingerprint, settings.storage, size, masks=annotations is not None)
     try:
         resumed = len(staging.entries)
-        _read_all(_Job(settings, _Identities.of(annotations, files)), files, staging, progress)
+        job = _Job(settings, _Identities.of(annotations, files), key or staging.key)
+        _read_all(job, files, staging, progress)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_outcome(settings, report, staging)
         datasets = _assemble(settings, annotations, staging, progress)
@@ -175,13 +187,34 @@ def _hint(settings: Settings) -> str:
     )
 
 
-def _fingerprint(settings: Settings, annotations: Annotations | None, files: Sequence[Path]) -> str:
+def _patient_key(settings: Settings) -> bytes:
+    """The key that the user keeps, b"" without one."""
+    path = settings.patient_key_file
+    if path is None:
+        return b""
+    if settings.ignore_patients:
+        raise UserError("--patient-key-file and --ignore-patients contradict each other.")
+    with explained(path, "read the patients' key"):
+        key = path.read_bytes()
+    if len(key) < LEAST_KEY_BYTES:
+        raise UserError(
+            f"--patient-key-file {path}: it has {len(key)} bytes; a key that cannot be guessed has at least "
+            f"{LEAST_KEY_BYTES}.",
+            f'Make one with: python -c "import secrets; print(secrets.token_hex(32))" > {path}',
+        )
+    return key
+
+
+def _fingerprint(
+    settings: Settings, annotations: Annotations | None, files: Sequence[Path], key: bytes
+) -> str:
     """What the rows depend on. Neither the workers nor how the file is divided are among it."""
     digest = hashlib.sha256()
     versions = (np.__version__, cv2.__version__, pydicom.__version__, pillow_version)
     formats = (store.FORMAT_VERSION, FORMAT_VERSION)
     labels = "" if annotations is None else annotations.sha256
-    facts = (*formats, settings.size, settings.storage, labels, *versions)
+    patients = settings.ignore_patients, hashlib.sha256(key).hexdigest()
+    facts = (*formats, settings.size, settings.storage, labels, *patients, *versions)
     digest.update(repr(facts).encode())
     for file in files:
         status = _status(file)
@@ -246,6 +279,7 @@ class _Job(NamedTuple):
 
     settings: Settings
     identities: _Identities
+    patient_key: bytes
 
 
 _job: _Job | None = None  # set in the workers only, before their first file
@@ -276,6 +310,8 @@ def convert(file: Path, job: _Job) -> _Outcome:
         dataset = dicom.read_dataset(file)
         image_id = job.identities.choose(file, dicom.sop_instance_uid(dataset))
         entry = replace(entry, image_id=image_id, **headers.coding(dataset)._asdict())
+        if not settings.ignore_patients:
+            entry = replace(entry, patient=headers.patient_hash(dataset, job.patient_key))
         if rows_of is not None and image_id not in rows_of:
             dicom.check(file, dataset)
             return _Outcome(replace(entry, status="without annotation"))
@@ -391,6 +427,16 @@ def _left_out(entry: Entry) -> str:
     return f"{entry.file}: {entry.status} ({entry.reason or f'no annotation row for {entry.image_id}'})"
 
 
+def _patients(settings: Settings, kept: Sequence[Entry]) -> list[str]:
+    """What the patients are called in the output; nothing if none is known."""
+    hashes = [entry.patient for entry in kept]
+    if settings.patient_key_file is None:
+        known = dict.fromkeys(filter(None, hashes))
+        numbers = {digest: str(number) for number, digest in enumerate(known)}
+        hashes = [numbers.get(digest, "") for digest in hashes]
+    return hashes if any(hashes) else []
+
+
 def _assemble(
     settings: Settings, annotations: Annotations | None, staging: Staging, progress: Progress
 ) -> int:
@@ -406,10 +452,14 @@ def _assemble(
             "annotation_images": annotations.images,
             "annotations_sha256": annotations.sha256,
         }
+    patients = _patients(settings, kept)
+    if patients:
+        attributes["patients"] = "numbered" if settings.patient_key_file is None else "hashed"
     rows = store.Rows(
         ids=[entry.image_id for entry in kept],
         sizes=np.array([(entry.height, entry.width) for entry in kept], dtype=np.int32),
         positive=positive,
+        patients=patients,
     )
 
     def blocks() -> Iterator[tuple[NDArray[Any], ...]]:

@@ -55,6 +55,8 @@ class Report:
         unreadable: Files that could not be read.
         duplicates: Files left out because their id had come before.
         without_image: Ids of annotations for which no file was found, sorted.
+        patients: Different patients of the images written, as far as they are known.
+        unknown_patients: Images written whose patient is not known.
         notes: Remarks on images written ("the first of 3 frames").
         annotations: What was seen in the annotation file, whether or not there is an image for it;
             None without one.
@@ -80,6 +82,8 @@ class Report:
     unreadable: tuple[Remark, ...]
     duplicates: tuple[Remark, ...]
     without_image: tuple[str, ...]
+    patients: int
+    unknown_patients: int
     notes: tuple[Remark, ...]
     annotations: Annotations | None
 
@@ -127,6 +131,8 @@ def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations | No
         unreadable=remarks("unreadable"),
         duplicates=remarks("duplicate"),
         without_image=tuple(sorted(set(known) - {entry.image_id for entry in entries})),
+        patients=len({entry.patient for entry in kept if entry.patient}),
+        unknown_patients=sum(not entry.patient for entry in kept),
         notes=tuple(Remark(entry.file, entry.reason) for entry in kept if entry.reason),
         annotations=annotations,
     )

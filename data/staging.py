@@ -7,7 +7,8 @@ with the number of images. One process at a time may hold a staging folder.
 
 In the folder: `fingerprint` (what the rows were made from), `images.raw` and, where there are masks,
 `masks.raw` (the rows, one after the other) and `journal.jsonl` (one line per source file, in the
-order of the files, also for those that gave no row).
+order of the files, also for those that gave no row). Also `key`, random and for the owner's eyes alone:
+what the journal says of patients is hashed with it, and the key goes when the folder goes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import secrets
 import shutil
 import sys
 import zlib
@@ -37,6 +40,7 @@ FORMAT_VERSION = 2
 """Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
 
 _ROWS, _JOURNAL = ("images.raw", "masks.raw"), "journal.jsonl"
+_KEY_BYTES = 32
 _BLOCK = 32  # rows copied at a time when the rows are read back
 
 
@@ -55,6 +59,7 @@ class Entry:
         vanished: Whether none is left at the size of the row.
         syntax: Name of the file's transfer syntax, see `data.headers`.
         bits: Stored bits of its pixels; 0 if they are not known.
+        patient: Keyed hash that stands for the patient; "" if the patient is not known.
         checksum: CRC-32 of the row's image, followed by its mask if it has one; 0 without a row.
     """
 
@@ -68,6 +73,7 @@ class Entry:
     vanished: bool = False
     syntax: str = UNKNOWN
     bits: int = 0
+    patient: str = ""
     checksum: int = 0
 
     @property
@@ -90,11 +96,13 @@ class Staging:
     Attributes:
         folder: Where it is.
         entries: What became of the source files so far, in their order.
+        key: 32 random bytes, the same as long as the folder's entries are.
     """
 
     def __init__(self, folder: Path, storage: str, size: tuple[int, int], masks: bool = True) -> None:
         self.folder = folder
         self.entries: list[Entry] = []
+        self.key = b""
         self._size = size
         self._types = {"images.raw": np.dtype(storage), "masks.raw": np.dtype(np.uint8)}
         if not masks:
@@ -124,11 +132,15 @@ class Staging:
             staging._take_lock()
             try:
                 mark = folder / "fingerprint"
+                key = folder / "key"
                 same = mark.is_file() and mark.read_text("utf-8") == fingerprint
+                same = same and key.is_file() and key.stat().st_size == _KEY_BYTES
                 if not same:
                     mark.unlink(missing_ok=True)  # first, so that no old row ever bears a new mark
                     for name in (*_ROWS, _JOURNAL):
                         (folder / name).unlink(missing_ok=True)
+                    _write_secret(key, secrets.token_bytes(_KEY_BYTES))
+                staging.key = key.read_bytes()
                 staging._recover()
                 mark.write_text(fingerprint, "utf-8")
             except BaseException:
@@ -248,6 +260,13 @@ def _read(file: IO[bytes], shape: tuple[int, ...], kind: DTypeLike) -> NDArray[A
         raise EOFError(f"{len(content)} of {rows.nbytes} bytes")
     rows.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, dtype=np.uint8)
     return rows
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    """Write a file that nobody but its owner may read, not even while it is being written."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
 
 
 def _write(file: io.FileIO, content: bytes | memoryview) -> None:

@@ -8,6 +8,12 @@ breaks it, naming the file, the dataset, what it found and what it expected.
     ids_<n>       (k,)          UTF-8 strings: image ids
     sizes_<n>     (k, 2)        int32: height and width of the original image
     positive_<n>  (k,)          uint8: the annotation at the original size is not empty
+    patients_<n>  (k,)          UTF-8 strings: equal for images of one patient, "" where that is unknown
+
+What a patient is called tells nothing about the person. By default it is a number, counted in the order
+in which patients first appear: as good as a hash whose key was thrown away, and the same whenever the
+file is made anew. With a key that the user keeps it is a keyed hash (`data.headers.patient_hash`), so
+that patients can be found again in other files made with the same key.
 
 A file of images without annotations says so (attribute `annotated`: false) and has neither `ann_<n>`
 nor `positive_<n>`, rather than empty masks, which would claim that nobody is ill. It can be read for
@@ -44,7 +50,7 @@ SCALE = 255.0
 
 _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
 _OVERHEAD = 4096  # bytes of HDF5's own for a dataset, more than enough
-_NUMBERED = re.compile(r"(images|ann|ids|sizes|positive)_(0|[1-9][0-9]*)")
+_NUMBERED = re.compile(r"(images|ann|ids|sizes|positive|patients)_(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,13 @@ class Rows:
         ids: Image ids.
         sizes: (k, 2) int32, original height and width.
         positive: (k,) bool; None if nothing is known about any (there are no masks either).
+        patients: Names of their patients, "" where unknown; none at all if no patient is known.
     """
 
     ids: Sequence[str]
     sizes: NDArray[np.int32]
     positive: NDArray[np.bool_] | None
+    patients: Sequence[str] = ()
 
 
 def write(
@@ -107,8 +115,8 @@ def _reserve(path: Path, rows: Rows, size: tuple[int, int], per_dataset: int, st
         return
     count = len(rows.ids)
     pixels = size[0] * size[1] * (np.dtype(storage).itemsize + (rows.positive is not None))
-    longest = max(len(image_id.encode()) for image_id in rows.ids)
-    datasets = 5 * -(-count // per_dataset)
+    longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
+    datasets = 6 * -(-count // per_dataset)
     total = count * (pixels + longest + 9) + datasets * _OVERHEAD + 4 * _OVERHEAD
     with path.open("wb") as file:
         try:
@@ -160,14 +168,20 @@ def _create(
     images = file.create_dataset(f"images_{number}", shape, storage)
     if storage == "uint8":
         images.attrs["scale"] = SCALE
-    ids = [image_id.encode() for image_id in rows.ids[part]]
-    kind = h5py.string_dtype("utf-8", max(map(len, ids)))
-    file.create_dataset(f"ids_{number}", data=np.array(ids, dtype=kind))
+    _create_texts(file, f"ids_{number}", rows.ids[part])
+    if rows.patients:
+        _create_texts(file, f"patients_{number}", rows.patients[part])
     file.create_dataset(f"sizes_{number}", data=rows.sizes[part].astype(np.int32))
     if rows.positive is None:
         return (images,)
     file.create_dataset(f"positive_{number}", data=rows.positive[part].astype(np.uint8))
     return images, file.create_dataset(f"ann_{number}", shape, "uint8")
+
+
+def _create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+    encoded = [text.encode() for text in texts]
+    kind = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
+    file.create_dataset(name, data=np.array(encoded, dtype=kind))
 
 
 def _fill(
@@ -208,6 +222,7 @@ class Store:
         ids: Image ids, in order.
         sizes: (count, 2) int32, original height and width.
         annotated: Whether there are masks.
+        patients: Names of the images' patients, in order; "" where the patient is unknown.
         attributes: The file's attributes, as Python values.
     """
 
@@ -219,7 +234,8 @@ class Store:
         self._starts = np.array([part.start for part in self._parts], dtype=np.int64)
         self.count: int = last.start + len(last.images)
         self.height, self.width = map(int, first.images.shape[1:3])
-        self.ids = self._read_ids()
+        self.ids = self._read_texts("ids") or tuple(map(str, range(self.count)))
+        self.patients = self._read_texts("patients") or ("",) * self.count
         self.sizes = self._read_sizes()
         self.annotated = first.masks is not None
         self._positive = self._read_positive() if self.annotated else None
@@ -316,14 +332,15 @@ class Store:
         except OSError as error:
             raise UserError(f"{self.path} could not be read: {error}.", _MAKE_ONE) from error
 
-    def _read_ids(self) -> tuple[str, ...]:
-        if not self._complete("ids"):
-            return tuple(map(str, range(self.count)))
+    def _read_texts(self, name: str) -> tuple[str, ...]:
+        """An optional column of strings, () if the file has none."""
+        if not self._complete(name):
+            return ()
         found: list[str] = []
         for number, part in enumerate(self._parts):
-            dataset = self._column("ids", number, (len(part.images),))
+            dataset = self._column(name, number, (len(part.images),))
             if h5py.check_string_dtype(dataset.dtype) is None:
-                raise _broken(self.path, f"ids_{number}", f"type {dataset.dtype}", "strings")
+                raise _broken(self.path, f"{name}_{number}", f"type {dataset.dtype}", "strings")
             found.extend(dataset.asstr(errors="replace")[:])
         return tuple(found)
 

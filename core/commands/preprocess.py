@@ -60,6 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
+        "--patient-key-file",
+        type=Path,
+        metavar="FILE",
+        help="name patients by a hash with this key, so that they are found again in other files",
+    )
+    parser.add_argument(
+        "--ignore-patients", action="store_true", help="for files that all bear the same patient identifier"
+    )
+    parser.add_argument(
         "--strict", action="store_true", help="write nothing if any file or annotation would be left out"
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of every file as JSON")
@@ -157,6 +166,8 @@ def _counts(report: Report) -> list[tuple[str, str]]:
         *((f"  {name}", number) for name, number in {**report.transfer_syntaxes, **bits}.items()),
         ("images written", report.written),
         *(_label_counts(report) if report.annotations else [("  none of them annotated", report.written)]),
+        ("  of different patients", report.patients),
+        *([("  of unknown patients", unknown)] if (unknown := report.unknown_patients) else []),
         ("skipped: unreadable", len(report.unreadable)),
         ("skipped: without annotation", len(report.without_annotation)),
         ("skipped: bad annotation", len(report.bad_annotation)),

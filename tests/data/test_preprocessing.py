@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -287,7 +289,7 @@ def test_a_folder_without_annotations(ugly: tuple[Path, Report], tmp_path: Path)
     assert report.without_annotation == report.bad_annotation == report.without_image == ()
     assert [remark.file for remark in report.unreadable] == ["torn.dcm"]
     found = arrays(report.out)
-    assert {name.split("_")[0] for name in found} == {"images", "ids", "sizes"}
+    assert {name.split("_")[0] for name in found} == {"images", "ids", "sizes", "patients"}
     ids = dict(zip(every(found, "ids"), every(found, "images"), strict=True))
     assert {b"outside", b"blank", b"zzz-again"} < ids.keys()
     known = arrays(labelled.out)
@@ -313,6 +315,85 @@ def test_files_of_one_name_go_by_their_uid_where_no_row_tells_them_apart(tmp_pat
     assert [remark.file for remark in report.duplicates] == ["2/image.dcm"]
     with Store.open(report.out) as store:
         assert store.ids == ("1.2.7", "1.2.8", "image", "alone")
+
+
+@pytest.fixture
+def family(phantoms: Path, tmp_path: Path) -> Path:
+    """The phantoms shared out among few patients, one without identifier, one of another issuer."""
+    sources = clean(phantoms, tmp_path / "family")
+    for number, path in enumerate(dicom.find(sources)):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = ["Doe^1 ", "B", "", "Doe^1", "B"][number % 5]
+        if number % 5 == 4:
+            dataset.IssuerOfPatientID = "Elsewhere"
+        dataset.save_as(path)
+    return sources
+
+
+def patients_of(path: Path) -> list[str]:
+    with Store.open(path) as store:
+        return list(store.patients)
+
+
+def test_patients_are_numbered(family: Path, tmp_path: Path) -> None:
+    report = preprocess(settings(family, tmp_path / "a.h5", per_dataset=4))
+    expected = ["0", "1", "", "0", "2"]
+    assert patients_of(report.out) == [expected[number % 5] for number in range(11)]
+    assert (report.patients, report.unknown_patients) == (3, 2)
+    content = report.out.read_bytes()
+    assert b"Doe" not in content
+    out = tmp_path / "b.h5"
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(settings(family, out, per_dataset=4), interrupt)
+    key = tmp_path / "b.h5.staging" / "key"
+    assert len(key.read_bytes()) == 32
+    assert key.stat().st_mode & 0o777 == 0o600
+    journal = (tmp_path / "b.h5.staging" / "journal.jsonl").read_text()
+    assert "Doe" not in journal
+    for word in ("Doe^1", "Doe^1 ", "B"):  # nor a hash that anybody could compute
+        assert hashlib.sha256(word.encode()).hexdigest() not in journal
+    assert preprocess(settings(family, out, per_dataset=4)).resumed == 7
+    assert_same(tmp_path / "a.h5", out)
+
+
+def test_without_its_key_a_staging_folder_is_begun_anew(family: Path, tmp_path: Path) -> None:
+    """Else a patient would have two names."""
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(settings(family, tmp_path / "a.h5"), interrupt)
+    (tmp_path / "a.h5.staging" / "key").write_bytes(b"")
+    assert preprocess(settings(family, tmp_path / "a.h5")).resumed == 0
+    assert len(set(patients_of(tmp_path / "a.h5"))) == 4
+
+
+def test_patients_are_hashed_with_the_users_key(family: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"sixteen bytes it needs\n")
+    report = preprocess(settings(family, tmp_path / "a.h5", patient_key_file=key))
+    doe, other, foreign = (
+        hmac.digest(key.read_bytes(), text, "sha256").hex() for text in (b"Doe^1", b"B", b"B\\Elsewhere")
+    )
+    assert patients_of(report.out)[:6] == [doe, other, "", doe, foreign, doe]
+    key.write_bytes(b"another key of sixteen bytes")
+    preprocess(settings(family, tmp_path / "b.h5", patient_key_file=key))
+    assert doe not in patients_of(tmp_path / "b.h5")
+    ignored = preprocess(settings(family, tmp_path / "c.h5", ignore_patients=True))
+    assert patients_of(ignored.out) == [""] * 11
+    assert (ignored.patients, ignored.unknown_patients) == (0, 11)
+    key.write_bytes(b"too short")
+    for change, says in (({}, "9 bytes"), ({"ignore_patients": True}, "contradict")):
+        with pytest.raises(UserError, match=says):
+            preprocess(settings(family, tmp_path / "d.h5", patient_key_file=key, **change))
+    assert not list(tmp_path.glob("d.h5*"))
 
 
 def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, Report]) -> None:
