@@ -5,13 +5,17 @@ saw. Accepted: spaces around names and values, a header or none, a byte order ma
 by content), commas, semicolons or tabs, several rows per image, blank lines. What a row means:
 
 - `-1`             the image has no pneumothorax;
-- numbers          one annotation; several of an image are joined by OR, never summed;
-- `-1` and numbers for one image: the image is positive, and counted in `contradictory`;
+- numbers          one annotation; several of an image are joined by OR, never summed, so it does not
+  matter that some share pixels: those images are in `overlapping`, the rows in `overlapping_rows`;
+- `-1` and numbers for one image: the image is positive, and counted in `contradictory`; the row
+  with -1 is in `contradictory_rows`;
 - an empty or missing cell: the row says nothing (it is *not* taken for -1), and its line number is
-  in `blank_rows`. An image with no other row is therefore unlabelled.
+  in `blank_rows`. An image with no other row is therefore unlabelled;
+- no numbers, an odd count of them, a negative gap (runs that overlap within the row) or a run beyond
+  any image: the row is in `malformed_rows`, and its image must not be used.
 
 It decodes no mask, because it does not know their sizes: `combined_mask` does, and names the
-row at fault.
+row at fault. It alone can tell that a run lies outside of its image.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +75,11 @@ class Annotations:
         images: Images with a row.
         positives: Images with a row other than -1.
         several: Images with more than one such row.
+        overlapping: Images of which two rows set the same pixel.
         contradictory: Images that have both -1 and another row; they count as positive.
+        overlapping_rows: Line numbers of the rows that share a pixel with an earlier one of their image.
+        contradictory_rows: Line numbers of the rows of -1 where another row says otherwise.
+        malformed_rows: Line number and reason of rows that are no mask of any image.
         blank_rows: Line numbers of rows without an id or without a value.
     """
 
@@ -81,7 +90,11 @@ class Annotations:
     images: int
     positives: int
     several: int
+    overlapping: int
     contradictory: int
+    overlapping_rows: tuple[int, ...]
+    contradictory_rows: tuple[int, ...]
+    malformed_rows: tuple[tuple[int, str], ...]
     blank_rows: tuple[int, ...]
 
 
@@ -103,6 +116,13 @@ def read_annotations(path: Path) -> Annotations:
     if not rows_of:
         raise UserError(f"{path} contains no annotation.", _EXPECTED)
     annotated = [sum(not row.empty for row in rows) for rows in rows_of.values()]
+    malformed: list[tuple[int, str]] = []
+    overlapping = [sharing for rows in rows_of.values() if (sharing := _overlapping(_runs(rows, malformed)))]
+    contradictory = [
+        [row.number for row in rows if row.empty]
+        for count, rows in zip(annotated, rows_of.values(), strict=True)
+        if 0 < count < len(rows)
+    ]
     return Annotations(
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -111,11 +131,40 @@ def read_annotations(path: Path) -> Annotations:
         images=len(rows_of),
         positives=sum(count > 0 for count in annotated),
         several=sum(count > 1 for count in annotated),
-        contradictory=sum(
-            0 < count < len(rows) for count, rows in zip(annotated, rows_of.values(), strict=True)
-        ),
+        overlapping=len(overlapping),
+        contradictory=len(contradictory),
+        overlapping_rows=tuple(sorted(itertools.chain(*overlapping))),
+        contradictory_rows=tuple(sorted(itertools.chain(*contradictory))),
+        malformed_rows=tuple(sorted(malformed)),
         blank_rows=tuple(blank),
     )
+
+
+def _runs(rows: Sequence[Row], malformed: list[tuple[int, str]]) -> dict[int, NDArray[np.int64]]:
+    """The runs of each well-formed row by its number; what is wrong with others joins `malformed`."""
+    found = {}
+    for row in rows:
+        try:
+            found[row.number] = rle.runs(row.text)
+        except rle.RleError as error:  # noqa: PERF203  a row at a time is the point
+            malformed.append((row.number, str(error)))
+    return found
+
+
+def _overlapping(runs_of: Mapping[int, NDArray[np.int64]]) -> list[int]:
+    """The numbers of the rows that share a pixel with one before them.
+
+    Indices of pixels tell that without the image's height: equal indices are equal pixels.
+    """
+    found = []
+    starts = ends = np.empty(0, dtype=np.int64)
+    for number, runs in runs_of.items():
+        # Earlier runs that begin before this one's end, less those that are over when it begins.
+        begun, over = np.searchsorted(starts, runs[:, 1]), np.searchsorted(ends, runs[:, 0], side="right")
+        if (begun > over).any():
+            found.append(number)
+        starts, ends = np.sort(np.append(starts, runs[:, 0])), np.sort(np.append(ends, runs[:, 1]))
+    return found
 
 
 def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.uint8]:

@@ -2,7 +2,8 @@
 
 Promises: `decode` and `encode` are exact inverses for every mask of every shape, a run that reaches
 the last pixel and a mask of all ones included. A text that does not describe a mask of the given
-size raises `RleError`; nothing is ever clipped, repaired or guessed.
+size raises `RleError`; nothing is ever clipped, repaired or guessed. `runs` gives the same runs
+without the image's size, for what can be known before it.
 
 The format: pixel (x, y) has index x * height + y (column by column, from 0). The text alternates
 a gap and a length: how many clear pixels lie between the end of the previous run and this one, then
@@ -25,8 +26,13 @@ from numpy.typing import NDArray
 EMPTY = "-1"
 """The text of a mask without any pixel set."""
 
+LARGEST = 65535 * 65535
+"""Pixels of the largest image in DICOM: Rows and Columns are of VR US, 16 bits (PS3.3 C.7.6.3.1)."""
+
 _NOT_A_NUMBER = re.compile(r"[^0-9\s]|[^\x00-\x7f]")
+_NEGATIVE = re.compile(r"-[0-9]+", re.ASCII)
 _LONGEST_SHOWN = 40
+_MOST_DIGITS = 100  # `int` itself refuses more than 4,300, with a message of its own
 
 
 class RleError(ValueError):
@@ -47,9 +53,9 @@ def encode(mask: NDArray[np.generic]) -> str:
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask has two dimensions (height, width). Received: shape {mask.shape}")
-    flat = np.zeros(mask.size + 2, dtype=np.int8)
+    flat = np.zeros(mask.size + 2, dtype=bool)
     flat[1:-1] = (mask != 0).ravel(order="F")
-    edges = np.flatnonzero(np.diff(flat))  # start, end, start, end, ...
+    edges = np.flatnonzero(flat[1:] != flat[:-1])  # start, end, start, end, ...
     if edges.size == 0:
         return EMPTY
     return " ".join(map(str, np.diff(edges, prepend=0).tolist()))
@@ -83,16 +89,46 @@ def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
     return mask
 
 
+def runs(text: str) -> NDArray[np.int64]:
+    """The runs of a text, in ascending order and apart from one another.
+
+    Args:
+        text: Gaps and lengths, or `-1`; spaces around and between do not matter.
+
+    Returns:
+        (k, 2) indices of each run's first pixel and of the first one after it; runs of no pixel are
+        left out. An index says where a pixel is only together with the image's height.
+
+    Raises:
+        RleError: Not whole numbers, an odd number of them, or runs beyond any image (`LARGEST`).
+    """
+    if text.strip() == EMPTY:
+        return np.empty((0, 2), dtype=np.int64)
+    ends = np.cumsum(_numbers(text, LARGEST, f"at most {LARGEST} pixels")).reshape(-1, 2)
+    if ends[-1, 1] > LARGEST:
+        raise RleError(f"its runs end at pixel {ends[-1, 1]}, but an image has at most {LARGEST}")
+    found: NDArray[np.int64] = ends[ends[:, 0] < ends[:, 1]]
+    return found
+
+
 def _numbers(text: str, size: int, image: str) -> NDArray[np.int64]:
     """The numbers of a text: an even count of integers from 0 to `size`."""
     wrong = _NOT_A_NUMBER.search(text)
     if wrong is not None:
-        raise RleError(f"{_shown(text, wrong.start())} is not a list of whole numbers from 0 on")
-    numbers = [int(word) for word in text.split()]
-    if not numbers:
+        negative = _NEGATIVE.match(text, wrong.start())
+        why = "is not a list of whole numbers from 0 on"
+        if negative is not None:
+            why += f": with {negative[0]} a run would overlap the one before it"
+        raise RleError(f"{_shown(text, wrong.start())} {why}")
+    words = text.split()
+    if not words:
         raise RleError("it is empty; an image without pneumothorax is written -1")
-    if len(numbers) % 2:
-        raise RleError(f"it has {len(numbers)} numbers, but gaps and lengths come in pairs")
+    if len(words) % 2:
+        raise RleError(f"it has {len(words)} numbers, but gaps and lengths come in pairs")
+    longest = max(map(len, words))
+    if longest > _MOST_DIGITS:
+        raise RleError(f"it contains a number of {longest} digits")
+    numbers = [int(word) for word in words]
     if max(numbers) > size:  # checked before the sum, which could otherwise overflow
         raise RleError(f"it contains {max(numbers)}, but the image has only {image}")
     return np.array(numbers, dtype=np.int64)

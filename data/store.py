@@ -8,6 +8,16 @@ breaks it, naming the file, the dataset, what it found and what it expected.
     ids_<n>       (k,)          UTF-8 strings: image ids
     sizes_<n>     (k, 2)        int32: height and width of the original image
     positive_<n>  (k,)          uint8: the annotation at the original size is not empty
+    patients_<n>  (k,)          UTF-8 strings: equal for images of one patient, "" where that is unknown
+
+What a patient is called tells nothing about the person. By default it is a number, counted in the order
+in which patients first appear: as good as a hash whose key was thrown away, and the same whenever the
+file is made anew. With a key that the user keeps it is a keyed hash (`data.headers.patient_hash`), so
+that patients can be found again in other files made with the same key.
+
+A file of images without annotations says so (attribute `annotated`: false) and has neither `ann_<n>`
+nor `positive_<n>`, rather than empty masks, which would claim that nobody is ill. It can be read for
+prediction; whoever asks it for masks or positives gets a `UserError`.
 
 `n` counts from 0 without gaps; k is the same in all datasets but the last, which may be shorter. The
 layout is contiguous: image by image into a prepared batch that reads fastest (4800 images/s of
@@ -34,13 +44,13 @@ from core.errors import UserError
 from core.files import explained
 
 FORMAT = "pneumoseg-data"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SCALE = 255.0
 """What uint8 storage divides by."""
 
 _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
 _OVERHEAD = 4096  # bytes of HDF5's own for a dataset, more than enough
-_NUMBERED = re.compile(r"(images|ann|ids|sizes|positive)_(0|[1-9][0-9]*)")
+_NUMBERED = re.compile(r"(images|ann|ids|sizes|positive|patients)_(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -50,19 +60,21 @@ class Rows:
     Attributes:
         ids: Image ids.
         sizes: (k, 2) int32, original height and width.
-        positive: (k,) bool.
+        positive: (k,) bool; None if nothing is known about any (there are no masks either).
+        patients: Names of their patients, "" where unknown; none at all if no patient is known.
     """
 
     ids: Sequence[str]
     sizes: NDArray[np.int32]
-    positive: NDArray[np.bool_]
+    positive: NDArray[np.bool_] | None
+    patients: Sequence[str] = ()
 
 
 def write(
     path: Path,
     rows: Rows,
     size: tuple[int, int],
-    blocks: Iterator[tuple[NDArray[Any], NDArray[np.uint8]]],
+    blocks: Iterator[tuple[NDArray[Any], ...]],
     *,
     per_dataset: int,
     storage: str,
@@ -75,6 +87,7 @@ def write(
         rows: Ids, sizes and positives of all images.
         size: Height and width of the stored images.
         blocks: Images and masks, (m, H, W) each, in the order of `rows`, any m; all in all as many.
+            Images alone if `rows.positive` is None.
         per_dataset: Images in each dataset but the last.
         storage: "float32" or "uint8".
         attributes: Attributes of the file besides those of the format.
@@ -101,9 +114,9 @@ def _reserve(path: Path, rows: Rows, size: tuple[int, int], per_dataset: int, st
     if not hasattr(os, "posix_fallocate"):
         return
     count = len(rows.ids)
-    pixels = size[0] * size[1] * (np.dtype(storage).itemsize + 1)
-    longest = max(len(image_id.encode()) for image_id in rows.ids)
-    datasets = 5 * -(-count // per_dataset)
+    pixels = size[0] * size[1] * (np.dtype(storage).itemsize + (rows.positive is not None))
+    longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
+    datasets = 6 * -(-count // per_dataset)
     total = count * (pixels + longest + 9) + datasets * _OVERHEAD + 4 * _OVERHEAD
     with path.open("wb") as file:
         try:
@@ -117,7 +130,7 @@ def _write(
     path: Path,
     rows: Rows,
     size: tuple[int, int],
-    blocks: Iterator[tuple[NDArray[Any], NDArray[np.uint8]]],
+    blocks: Iterator[tuple[NDArray[Any], ...]],
     per_dataset: int,
     storage: str,
     attributes: Mapping[str, str | int | float],
@@ -126,13 +139,13 @@ def _write(
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, storage=storage)
-        file.attrs.update(height=size[0], width=size[1], images=count)
+        file.attrs.update(height=size[0], width=size[1], images=count, annotated=rows.positive is not None)
         starts = range(0, count, per_dataset)
-        pairs = []
+        parts = []
         for number, start in enumerate(starts):
             part = slice(start, min(start + per_dataset, count))
-            pairs.append(_create(file, number, part, rows, size, storage))
-        _fill(pairs, per_dataset, blocks)
+            parts.append(_create(file, number, part, rows, size, storage))
+        _fill(parts, per_dataset, blocks)
     return len(starts)
 
 
@@ -149,25 +162,32 @@ def _os_error(error: OSError | RuntimeError) -> OSError:
 
 def _create(
     file: h5py.File, number: int, part: slice, rows: Rows, size: tuple[int, int], storage: str
-) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """Create the datasets of one number, and fill the small ones."""
+) -> tuple[h5py.Dataset, ...]:
+    """Create the datasets of one number, and fill the small ones; gives those of images and masks."""
     shape = (part.stop - part.start, *size, 1)
     images = file.create_dataset(f"images_{number}", shape, storage)
     if storage == "uint8":
         images.attrs["scale"] = SCALE
-    masks = file.create_dataset(f"ann_{number}", shape, "uint8")
-    ids = [image_id.encode() for image_id in rows.ids[part]]
-    kind = h5py.string_dtype("utf-8", max(map(len, ids)))
-    file.create_dataset(f"ids_{number}", data=np.array(ids, dtype=kind))
+    _create_texts(file, f"ids_{number}", rows.ids[part])
+    if rows.patients:
+        _create_texts(file, f"patients_{number}", rows.patients[part])
     file.create_dataset(f"sizes_{number}", data=rows.sizes[part].astype(np.int32))
+    if rows.positive is None:
+        return (images,)
     file.create_dataset(f"positive_{number}", data=rows.positive[part].astype(np.uint8))
-    return images, masks
+    return images, file.create_dataset(f"ann_{number}", shape, "uint8")
+
+
+def _create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+    encoded = [text.encode() for text in texts]
+    kind = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
+    file.create_dataset(name, data=np.array(encoded, dtype=kind))
 
 
 def _fill(
-    pairs: Sequence[tuple[h5py.Dataset, h5py.Dataset]],
+    parts: Sequence[tuple[h5py.Dataset, ...]],
     per_dataset: int,
-    blocks: Iterator[tuple[NDArray[Any], NDArray[np.uint8]]],
+    blocks: Iterator[tuple[NDArray[Any], ...]],
 ) -> None:
     """Spread the blocks over the datasets."""
     position = 0
@@ -176,7 +196,7 @@ def _fill(
         while taken < len(block[0]):
             number, offset = divmod(position, per_dataset)
             length = min(len(block[0]) - taken, per_dataset - offset)
-            for dataset, values in zip(pairs[number], block, strict=True):
+            for dataset, values in zip(parts[number], block, strict=True):
                 dataset[offset : offset + length] = values[taken : taken + length, ..., None]
             taken, position = taken + length, position + length
 
@@ -187,7 +207,7 @@ class _Part:
 
     start: int
     images: h5py.Dataset
-    masks: h5py.Dataset
+    masks: h5py.Dataset | None
     scale: float | None
 
 
@@ -201,7 +221,8 @@ class Store:
         width: Columns of an image.
         ids: Image ids, in order.
         sizes: (count, 2) int32, original height and width.
-        positive: (count,) bool.
+        annotated: Whether there are masks.
+        patients: Names of the images' patients, in order; "" where the patient is unknown.
         attributes: The file's attributes, as Python values.
     """
 
@@ -213,13 +234,26 @@ class Store:
         self._starts = np.array([part.start for part in self._parts], dtype=np.int64)
         self.count: int = last.start + len(last.images)
         self.height, self.width = map(int, first.images.shape[1:3])
-        self.ids = self._read_ids()
+        self.ids = self._read_texts("ids") or tuple(map(str, range(self.count)))
+        self.patients = self._read_texts("patients") or ("",) * self.count
         self.sizes = self._read_sizes()
-        self.positive = self._read_positive()
+        self.annotated = first.masks is not None
+        self._positive = self._read_positive() if self.annotated else None
         self.attributes: dict[str, Any] = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in file.attrs.items()
         }
+
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """Which images have an annotation that is not empty, (count,) bool.
+
+        Raises:
+            UserError: The file has no annotations.
+        """
+        if self._positive is None:
+            raise _unannotated(self.path)
+        return self._positive
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -263,19 +297,21 @@ class Store:
         self,
         indices: NDArray[np.int64],
         images_out: NDArray[np.float32],
-        masks_out: NDArray[np.uint8],
+        masks_out: NDArray[np.uint8] | None,
     ) -> None:
-        """Read some images and masks, in the order of the indices.
+        """Read some images, and their masks if wanted, in the order of the indices.
 
         Args:
             indices: (k,) integers from 0 to count - 1; repetition is allowed.
             images_out: (k, H, W, 1) float32, C order; filled with values in [0, 1].
-            masks_out: (k, H, W, 1) uint8, C order; filled with 0 and 1.
+            masks_out: (k, H, W, 1) uint8, C order; filled with 0 and 1. None reads no masks.
 
         Raises:
             IndexError: An index that is not in the file.
-            UserError: The file can no longer be read.
+            UserError: The file can no longer be read, or masks are wanted and it has none.
         """
+        if masks_out is not None and not self.annotated:
+            raise _unannotated(self.path)
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.count:
             raise IndexError(f"indices from {wanted.min()} to {wanted.max()} of {self.count} images")
@@ -285,7 +321,8 @@ class Store:
             for row, (index, number) in enumerate(zip(wanted.tolist(), numbers.tolist(), strict=True)):
                 part = self._parts[number]
                 source = np.s_[index - part.start : index - part.start + 1]
-                part.masks.read_direct(masks_out, source, np.s_[row : row + 1])
+                if part.masks is not None and masks_out is not None:
+                    part.masks.read_direct(masks_out, source, np.s_[row : row + 1])
                 if part.scale is None:
                     part.images.read_direct(images_out, source, np.s_[row : row + 1])
                 else:
@@ -295,14 +332,15 @@ class Store:
         except OSError as error:
             raise UserError(f"{self.path} could not be read: {error}.", _MAKE_ONE) from error
 
-    def _read_ids(self) -> tuple[str, ...]:
-        if not self._complete("ids"):
-            return tuple(map(str, range(self.count)))
+    def _read_texts(self, name: str) -> tuple[str, ...]:
+        """An optional column of strings, () if the file has none."""
+        if not self._complete(name):
+            return ()
         found: list[str] = []
         for number, part in enumerate(self._parts):
-            dataset = self._column("ids", number, (len(part.images),))
+            dataset = self._column(name, number, (len(part.images),))
             if h5py.check_string_dtype(dataset.dtype) is None:
-                raise _broken(self.path, f"ids_{number}", f"type {dataset.dtype}", "strings")
+                raise _broken(self.path, f"{name}_{number}", f"type {dataset.dtype}", "strings")
             found.extend(dataset.asstr(errors="replace")[:])
         return tuple(found)
 
@@ -325,8 +363,9 @@ class Store:
             return positive
         greatest = []
         for number, part in enumerate(self._parts):
-            for index in range(len(part.masks)):
-                value = int(part.masks[index].max(initial=0))
+            assert part.masks is not None
+            for mask in part.masks:
+                value = int(mask.max(initial=0))
                 if value > 1:
                     raise _broken(self.path, f"ann_{number}", f"the value {value}", "0 and 1 only")
                 greatest.append(value)
@@ -350,14 +389,24 @@ def _parts(path: Path, file: h5py.File) -> list[_Part]:
     if not numbers["images"]:
         found = ", ".join(sorted(map(str, file))[:8]) or "nothing"
         raise _broken(path, "images_0", f"no such dataset (the file has {found})", "it")
+    annotated = is_annotated(file)
+    if not annotated and numbers["ann"]:
+        raise _broken(path, f"ann_{min(numbers['ann'])}", "masks", "none, as 'annotated' is false")
     parts: list[_Part] = []
     start, shape = 0, (None, None, None, 1)
     for number in range(max(numbers["images"] | numbers["ann"]) + 1):
         images = _dataset(path, file, f"images_{number}", shape)
-        masks = _dataset(path, file, f"ann_{number}", images.shape)
-        parts.append(_Part(start, images, masks, _check_types(path, number, images, masks)))
+        masks = _dataset(path, file, f"ann_{number}", images.shape) if annotated else None
+        if masks is not None and masks.dtype != np.uint8:
+            raise _broken(path, f"ann_{number}", f"type {masks.dtype}", "uint8")
+        parts.append(_Part(start, images, masks, _scale(path, number, images)))
         start, shape = start + len(images), (None, *images.shape[1:])
     return parts
+
+
+def is_annotated(file: h5py.File) -> bool:
+    """Whether a file is meant to have masks: it is unless it says that it is not."""
+    return not np.array_equal(file.attrs.get("annotated", True), False)
 
 
 def _dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
@@ -377,10 +426,8 @@ def _dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ..
     return dataset
 
 
-def _check_types(path: Path, number: int, images: h5py.Dataset, masks: h5py.Dataset) -> float | None:
+def _scale(path: Path, number: int, images: h5py.Dataset) -> float | None:
     """The scale of uint8 images, None for float32 ones."""
-    if masks.dtype != np.uint8:
-        raise _broken(path, f"ann_{number}", f"type {masks.dtype}", "uint8")
     if images.dtype == np.float32:
         return None
     if images.dtype != np.uint8:
@@ -396,3 +443,11 @@ def _check_types(path: Path, number: int, images: h5py.Dataset, masks: h5py.Data
 
 def _broken(path: Path, name: str, found: str, expected: str) -> UserError:
     return UserError(f"{path}, dataset {name}: found {found}, expected {expected}.", _MAKE_ONE)
+
+
+def _unannotated(path: Path) -> UserError:
+    return UserError(
+        f"{path} has images without annotations (it was made with --no-annotations): they can be "
+        "predicted on, but neither trained on nor scored.",
+        _MAKE_ONE,
+    )

@@ -118,7 +118,7 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
     from core.checkpoint import DataFacts
     from core.parity.synthetic import SyntheticBatches
     from data.loader import Loader
-    from data.splits import stratified_split
+    from data.splits import split_store
     from data.store import Store
 
     settings = configuration.training
@@ -128,7 +128,7 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
         yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *_SYNTHETIC)
         return
     with Store.open(Path(arguments.data)) as store:
-        split = stratified_split(store.positive, settings.validation_fraction, settings.seed)
+        split = split_store(store, settings.validation_fraction, settings.seed)
         loader = Loader(store, split.training, settings.batch_size, seed=settings.seed)
         yield loader, DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
 

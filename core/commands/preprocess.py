@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from data.preprocessing import Remark, Report
+    from data.report import Remark, Report
 
 HELP = "turn DICOM radiographs and run-length-encoded masks into one HDF5 file"
 
@@ -27,12 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with DICOM files at any depth",
     )
-    parser.add_argument(
+    labels = parser.add_mutually_exclusive_group()
+    labels.add_argument(
         "--annotations",
         type=Path,
         default=Path("train-rle.csv"),
         metavar="FILE",
         help="the competition's annotation file, .csv or .csv.gz",
+    )
+    labels.add_argument(
+        "--no-annotations",
+        dest="annotations",
+        action="store_const",
+        const=None,
+        help="take all images, as of a test folder; the file is for prediction alone",
     )
     parser.add_argument(
         "--out",
@@ -51,6 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--patient-key-file",
+        type=Path,
+        metavar="FILE",
+        help="name patients by a hash with this key, so that they are found again in other files",
+    )
+    parser.add_argument(
+        "--ignore-patients", action="store_true", help="for files that all bear the same patient identifier"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="write nothing if any file or annotation would be left out"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of every file as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -120,38 +141,66 @@ def _show(console: Console, report: Report) -> None:
         ("note", report.notes),
     ):
         _show_remarks(console, title, remarks)
+    _show_names(console, "annotation without image", report.without_image)
+    if (rows := report.annotations) is None:
+        return
     for title, names in (
-        ("annotation without image", report.without_image),
-        ("annotation row without id or value", tuple(map(str, report.blank_rows))),
+        ("annotation row without id or value", rows.blank_rows),
+        ("annotation row of -1 where another is not", rows.contradictory_rows),
+        ("annotation row that is no mask", [number for number, _ in rows.malformed_rows]),
     ):
-        if names:
-            more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-            line = f"{title}: {', '.join(names[:_MOST_SHOWN])}{more}"
-            console.print(line, soft_wrap=True)
+        _show_names(console, title, names)
+
+
+def _show_names(console: Console, title: str, names: Sequence[object]) -> None:
+    if names:
+        more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+        console.print(f"{title}: {', '.join(map(str, names[:_MOST_SHOWN]))}{more}", soft_wrap=True)
 
 
 def _counts(report: Report) -> list[tuple[str, str]]:
     """The lines of the table; what did not happen is left out unless one would look for it."""
-    always = [
+    bits = {f"{number} bits" if number else "unknown bits": n for number, n in report.stored_bits.items()}
+    counts = [
         ("DICOM files found", report.found),
+        *((f"  {name}", number) for name, number in {**report.transfer_syntaxes, **bits}.items()),
         ("images written", report.written),
-        ("  with a pneumothorax", report.positives),
-        ("  with several annotations", report.several),
+        *(_label_counts(report) if report.annotations else [("  none of them annotated", report.written)]),
+        ("  of different patients", report.patients),
+        *([("  of unknown patients", unknown)] if (unknown := report.unknown_patients) else []),
         ("skipped: unreadable", len(report.unreadable)),
         ("skipped: without annotation", len(report.without_annotation)),
         ("skipped: bad annotation", len(report.bad_annotation)),
         ("skipped: id seen before", len(report.duplicates)),
         ("annotations without image", len(report.without_image)),
+        *(line for line in _seldom(report) if line[1]),
+        ("datasets of images", report.datasets),
     ]
-    seldom = [
-        ("masks too small for this size", report.vanished),
-        ("both -1 and annotated (positive)", report.contradictory),
-        ("annotation rows without id or value", len(report.blank_rows)),
-        ("taken over from an interrupted run", report.resumed),
-    ]
-    counts = [*always, *(line for line in seldom if line[1]), ("datasets of images", report.datasets)]
     size = f"{report.size_in_bytes / 1e6:,.1f} MB"
     return [*((what, f"{number:,}") for what, number in counts), ("size of the file", size)]
+
+
+def _label_counts(report: Report) -> list[tuple[str, int]]:
+    return [
+        ("  with a pneumothorax", report.positives),
+        *((f"  {_annotations(number)}", n) for number, n in report.annotations_per_image.items()),
+        ("  with overlapping annotations", report.overlapping),
+    ]
+
+
+def _seldom(report: Report) -> list[tuple[str, int]]:
+    rows = report.annotations
+    return [
+        ("masks too small for this size", report.vanished),
+        ("both -1 and annotated (positive)", report.contradictory),
+        ("annotation rows without id or value", len(rows.blank_rows) if rows else 0),
+        ("annotation rows that are no mask", len(rows.malformed_rows) if rows else 0),
+        ("taken over from an interrupted run", report.resumed),
+    ]
+
+
+def _annotations(number: int) -> str:
+    return f"with {number or 'no'} annotation{'' if number == 1 else 's'}"
 
 
 def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:

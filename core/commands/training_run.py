@@ -24,7 +24,7 @@ from core.registry import load_backend, require_backend
 from core.state import initial_state
 from core.training import BEST, LAST, Outcome, Trainer
 from data.loader import Loader
-from data.splits import Split, stratified_split
+from data.splits import Split, split_store
 from data.store import Store
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         model.load_state(
             initial_state(plan, rules, settings.seed) if checkpoint is None else checkpoint.arrays
         )
-        split = stratified_split(store.positive, settings.validation_fraction, settings.seed)
+        split = split_store(store, settings.validation_fraction, settings.seed)
         print_network(console, plan)
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
         console.print(_describe_data(arguments.data, store, split))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -174,6 +175,16 @@ def write_data(path: Path, images: int, size: int, seed: int) -> None:
     )
     blocks = iter([(pixels, masks)])
     write(path, rows, (size, size), blocks, per_dataset=10, storage="float32", attributes={})
+
+
+def name_patients(path: Path, names: Sequence[str]) -> None:
+    """Say whose images those of a data file are."""
+    with h5py.File(path, "r+") as file:
+        rest = list(names)
+        for number in range(sum(key.startswith("images_") for key in file)):
+            count = len(file[f"images_{number}"])
+            file[f"patients_{number}"] = rest[:count]
+            del rest[:count]
 
 
 def history(model: Path) -> list[dict[str, Any]]:

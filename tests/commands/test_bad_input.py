@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from command_line import LAST, NETWORK, launcher, prepare, refused, run_here, train, write_data
+from command_line import LAST, NETWORK, launcher, name_patients, prepare, refused, run_here, train, write_data
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -53,6 +53,13 @@ def test_a_data_file_that_is_cut_off(folder: Path) -> None:
     for share in (0.1, 0.5, 0.99):
         (folder / "data.h5").write_bytes(whole[: int(len(whole) * share)])
         refused(*OPTIONS, cwd=folder, how=run_here, says=["data.h5", "not a whole HDF5 file"])
+
+
+@pytest.mark.parametrize("words", [[], ["parity", "-f", "reference"]], ids=["train", "parity"])
+def test_images_that_are_all_of_one_patient(folder: Path, words: list[str]) -> None:
+    name_patients(folder / "data.h5", ["anonymous"] * 24)
+    says = ["data.h5", "no image can be held out", "--ignore-patients", "training.validation_fraction=0"]
+    refused(*words, *OPTIONS, cwd=folder, how=run_here, says=says)
 
 
 def replace(name: str, values: Any) -> Callable[[h5py.File], None]:

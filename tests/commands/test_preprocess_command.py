@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-from command_line import content, launcher, refused, run, run_here, succeed
+from command_line import NETWORK, assert_one_error, content, launcher, refused, run, run_here, succeed
 
 from data.phantoms import PhantomSettings, write_phantoms
 from data.store import Store
@@ -91,6 +92,52 @@ def test_unreadable_files_are_left_out_reported_and_counted(place: Path) -> None
         assert store.count == COUNT - 1
 
 
+def test_the_report_says_what_the_table_says(place: Path) -> None:
+    found = preprocess("--report", "new/report.json", cwd=place)
+    report = json.loads((place / "new/report.json").read_text())
+    assert report["format"] == "pneumoseg-report"
+    assert found["DICOM files found"] == str(report["found"]) == str(COUNT)
+    assert report["transfer_syntaxes"] == {"JPEG Baseline (Process 1)": COUNT}
+    assert found["  JPEG Baseline (Process 1)".strip()] == found["8 bits"] == str(COUNT)
+    assert found["with a pneumothorax"] == str(report["positives"])
+    for number, count in report["annotations_per_image"].items():
+        assert found[f"with {'no' if number == '0' else number} annotation{'s' * (number != '1')}"] == str(
+            count
+        )
+    assert sum(report["annotations_per_image"].values()) == report["written"] == COUNT - 1
+    assert report["annotations"]["rows"] > report["annotations"]["images"] >= COUNT - 1
+    assert [remark["file"] for remark in report["without_annotation"]]
+
+
+def test_strict_refuses_and_reports_all_the_same(place: Path) -> None:
+    words = [*PREPROCESS, "--strict", "--report", "report.json"]
+    done = run(*words, cwd=place, program="preprocess.py")
+    assert_one_error(done, "1 of 12 DICOM files", "--strict", "without annotation", "report.json")
+    assert not (place / "pneumothorax.h5").exists()
+    report = json.loads((place / "report.json").read_text())
+    assert report["error"].splitlines()[0] in done.stderr
+    assert len(report["without_annotation"]) == len(report["without_image"]) == 1
+
+
+def test_a_test_folder_is_preprocessed_but_never_trained_on(place: Path) -> None:
+    (place / ANNOTATIONS).unlink()
+    said = refused(*PREPROCESS, cwd=place, program="preprocess.py", how=run_here, says=["--no-annotations"])
+    assert f"the annotation file {ANNOTATIONS} does not exist" in said
+    found = preprocess("--no-annotations", "--strict", cwd=place)
+    assert found["images written"] == found["none of them annotated"] == str(COUNT)
+    assert "with a pneumothorax" not in found
+    (place / "network.yaml").write_text(NETWORK)
+    data = ["--config", "network.yaml", "--data", "pneumothorax.h5"]
+    for words in (["-f", "reference"], ["parity", "-f", "reference", "-f", "reference"]):
+        refused(*words, *data, cwd=place, how=run_here, says=["pneumothorax.h5", "without annotations"])
+
+
+def test_annotations_are_either_named_or_renounced(place: Path) -> None:
+    done = run("--annotations", ANNOTATIONS, "--no-annotations", cwd=place, program="preprocess.py")
+    assert done.returncode == 2
+    assert "not allowed with" in done.stderr
+
+
 def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
     for number in range(8):
         (place / IMAGES / f"bad-{number}.dcm").write_text(f"no radiograph {number}")
@@ -113,6 +160,8 @@ def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
         (["--per-dataset", "-1"], ["--per-dataset", "-1"]),
         (["--workers", "0"], ["--workers", "0"]),
         (["--out", "empty"], ["empty is a folder"]),
+        (["--report", "empty"], ["empty is a folder", "--report"]),
+        (["--report", "same", "--out", "./same"], ["--report and --out both name same"]),
         (["--out", f"{ANNOTATIONS}/a.h5"], [f"cannot write {ANNOTATIONS}/a.h5", "exists"]),
     ],
     ids=lambda value: " ".join(value[:2]),

@@ -18,6 +18,7 @@ from command_line import (
     assert_same_run,
     content,
     history,
+    name_patients,
     refused,
     run_here,
     succeed,
@@ -284,3 +285,10 @@ def test_an_out_that_is_a_file_is_left_alone(folder: Path) -> None:
     for name in ("data.h5", "network.yaml"):
         says = [f"cannot write {name}/{MODEL}", "Not a directory"]
         refused(*words, "--out", name, cwd=folder, how=run_here, says=says)
+
+
+def test_a_patient_is_not_held_out_in_part(folder: Path) -> None:
+    """Four patients of six images, two of them positive: one patient in place of 2 + 3 images."""
+    assert "19 to train, 5 held out" in train("--epochs", "1", cwd=folder, how=run_here)
+    name_patients(folder / "data.h5", [f"{number // 6}" for number in range(24)])
+    assert "18 to train, 6 held out" in train("--epochs", "1", cwd=folder, how=run_here)

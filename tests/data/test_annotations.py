@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from core.errors import UserError
 from data import rle
@@ -56,6 +62,56 @@ def test_counts_rows_and_hash(tmp_path: Path) -> None:
     assert found.blank_rows == (7, 8, 9)
     assert found.rows_of["a"] == (Row(2, "1 2"), Row(4, "3 4"))
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_contradicts_or_is_no_mask_is_named_by_its_row(tmp_path: Path) -> None:
+    lines = ["a, -1", "b, 5 3 1", "a, 1 2", "c, 1 2", "a, -1", "d, 3 4 -2 5", "c, 1 x", "d, -1", "e, 0 1"]
+    path = tmp_path / "rle.csv"
+    path.write_text("\n".join(lines))
+    found = read_annotations(path)
+    assert (found.contradictory, found.contradictory_rows) == (2, (1, 5, 8))
+    reasons = dict(found.malformed_rows)
+    assert reasons.keys() == {2, 6, 7}
+    assert "3 numbers" in reasons[2]
+    assert "-2 a run would overlap" in reasons[6]
+    assert "'1 x'" in reasons[7]
+    assert (found.overlapping, found.overlapping_rows) == (0, ())
+
+
+def by_masks(images: Sequence[Sequence[Row]], height: int, width: int) -> tuple[int, tuple[int, ...]]:
+    """Images with rows that share pixels, and the rows that set a pixel once more; found by drawing."""
+    count, later = 0, list[int]()
+    for rows in images:
+        drawn = np.zeros((height, width), np.uint8)
+        before = len(later)
+        for row in rows:
+            mask = rle.decode(row.text, height, width)
+            later += [row.number] * bool((drawn & mask).any())
+            drawn |= mask
+        count += len(later) > before
+    return count, tuple(sorted(later))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), arrays(np.uint8, (5, 7), elements=st.integers(0, 1)))))
+def test_overlaps_are_those_of_the_masks(drawn: list[tuple[str, NDArray[np.uint8]]]) -> None:
+    sparse = [
+        (image_id, mask & (np.arange(35).reshape(5, 7) % 3 > n % 4))
+        for n, (image_id, mask) in enumerate(drawn)
+    ]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rle.csv"
+        path.write_text(
+            "id, -1\n" + "".join(f"{image_id}, {rle.encode(mask)}\n" for image_id, mask in sparse)
+        )
+        found = read_annotations(path)
+    assert (found.overlapping, found.overlapping_rows) == by_masks(list(found.rows_of.values()), 5, 7)
+
+
+def test_runs_that_only_touch_do_not_overlap(tmp_path: Path) -> None:
+    path = tmp_path / "rle.csv"
+    path.write_text("a, 0 3 4 2\na, 3 4\na, 9 0 0 1\nb, 0 3 4 2\nb, 9 1\nb, 3 5 1 0\n")
+    found = read_annotations(path)
+    assert (found.overlapping, found.overlapping_rows) == (1, (6,))
 
 
 def test_unquoted_delimiters_are_not_cut_off(tmp_path: Path) -> None:
@@ -113,9 +169,13 @@ def test_the_real_file(real_data: Path) -> None:
     path = real_data / "annotations" / "siim-pneumothorax-train-rle.csv.gz"
     found = read_annotations(path)
     assert (found.rows, found.images, found.positives, found.several) == (12954, 12047, 2669, 624)
-    assert (found.contradictory, found.blank_rows) == (0, ())
+    assert len(found.overlapping_rows) == 239
+    assert (found.contradictory, found.malformed_rows, found.blank_rows) == (0, (), ())
+    images, later = by_masks([rows for rows in found.rows_of.values() if len(rows) > 1], 1024, 1024)
+    assert (found.overlapping, found.overlapping_rows) == (images, later)
     single = [rows[0] for rows in found.rows_of.values() if len(rows) == 1 and not rows[0].empty]
-    for row in single[::20]:
+    assert len(single) == 2669 - 624
+    for row in single:
         assert rle.encode(rle.decode(row.text, 1024, 1024)) == row.text
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import hmac
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +27,17 @@ from test_resize import exact
 
 from core.errors import UserError
 from data import dicom, rle
-from data.annotations import combined_mask, read_annotations
+from data.annotations import Annotations, combined_mask, read_annotations
 from data.phantoms import PhantomSettings, write_phantoms
-from data.preprocessing import Report, Settings, preprocess
+from data.preprocessing import Settings, preprocess
+from data.report import Report
 from data.store import Store
 
 ROOT = Path(__file__).parents[2]
+
+
+class Stop(Exception):  # noqa: N818  it is no error
+    """Stands for whatever ends a run."""
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +157,11 @@ def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, Report]:
     return folder, preprocess(settings(folder, tmp_path / "a.h5", per_dataset=4))
 
 
+def summary_of(report: Report) -> Annotations:
+    assert report.annotations is not None
+    return report.annotations
+
+
 def annotated(folder: Path) -> set[str]:
     return set(read_annotations(folder / "train-rle.csv").rows_of)
 
@@ -164,8 +179,221 @@ def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> No
     assert "5000" in bad["outside.dcm"]
     assert f"row {lines.index('odd, 1 2 3') + 1}:" in bad["odd.dcm"]
     assert "blank.dcm" in [remark.file for remark in report.without_annotation]
-    assert report.blank_rows == (lines.index("blank, ") + 1,)
+    assert summary_of(report).blank_rows == (lines.index("blank, ") + 1,)
     assert (report.vanished, report.contradictory, report.positives) == (1, 1, 9)
+
+
+def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
+    """Against counts made from the sources here, by other means."""
+    folder, report = ugly
+    rows = [line.partition(", ")[::2] for line in (folder / "train-rle.csv").read_text().splitlines()[1:]]
+    with Store.open(report.out) as store:
+        per_image = Counter(
+            sum(image_id == name and text != "-1" for name, text in rows) for image_id in store.ids
+        )
+    assert report.annotations_per_image == per_image
+    assert report.several == sum(count for number, count in per_image.items() if number > 1)
+    assert 0 < report.overlapping <= report.several
+    assert report.transfer_syntaxes == {"JPEG Baseline (Process 1)": 14, "Explicit VR Little Endian": 6}
+    bits = Counter(0 if path.stem == "torn" else 8 for path in dicom.find(folder / "dicom-images-train"))
+    assert report.stored_bits == bits  # the torn file ends before it says
+    assert report.skipped == 6 == report.found - report.written
+    assert summary_of(report).contradictory_rows == (len(rows) + 1,)
+    assert [number for number, _ in summary_of(report).malformed_rows] == [rows.index(("odd", "1 2 3")) + 2]
+
+
+@pytest.mark.parametrize("change", [{}, {"strict": True}], ids=["lenient", "strict"])
+def test_a_resumed_run_reports_the_same(ugly: tuple[Path, Report], tmp_path: Path, change: Any) -> None:
+    folder, _ = ugly
+    wanted = settings(folder, tmp_path / "out.h5", report=tmp_path / "report.json", **change)
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 14:
+            raise Stop
+
+    def finished() -> bytes:
+        with pytest.raises(UserError) if wanted.strict else contextlib.nullcontext():
+            preprocess(wanted)
+        content = (tmp_path / "report.json").read_bytes()
+        for path in [*tmp_path.glob("out.h5*"), tmp_path / "report.json"]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return content
+
+    whole = finished()
+    with pytest.raises(Stop):
+        preprocess(wanted, interrupt)
+    assert not (tmp_path / "report.json").exists()
+    assert finished() == whole
+    content = json.loads(whole)
+    assert content["unreadable"][0]["file"] == "torn.dcm"
+    assert content["annotations"]["malformed_rows"][0]["reason"].startswith("it has 3 numbers")
+    assert bool(content["error"]) == wanted.strict
+    assert content["written"] == (0 if wanted.strict else 14)
+
+
+def test_strict_refuses_what_would_be_left_out(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+    folder, _ = ugly
+    out = tmp_path / "out.h5"
+    with pytest.raises(UserError) as caught:
+        preprocess(settings(folder, out, strict=True))
+    says = [
+        "6 of 20 DICOM files",
+        "1 annotated images are missing",
+        "blank.dcm: without annotation",
+        "2 more",
+    ]
+    for text in [*says, "odd.dcm: bad annotation (annotation row", "leave out --strict", "out.h5.staging"]:
+        assert text in str(caught.value)
+    assert not out.exists()
+    report = preprocess(settings(folder, out))
+    assert (report.resumed, report.written) == (20, 14)
+    preprocess(settings(folder, tmp_path / "again.h5"))
+    assert_same(out, tmp_path / "again.h5")
+
+
+def clean(phantoms: Path, folder: Path) -> Path:
+    """The phantoms without the two oddities that --strict forbids."""
+    shutil.copytree(phantoms, folder)
+    known = annotated(folder)
+    stems = {path.stem for path in dicom.find(folder)}
+    next(path for path in dicom.find(folder) if path.stem not in known).unlink()
+    lines = (folder / "train-rle.csv").read_text().splitlines(keepends=True)
+    (folder / "train-rle.csv").write_text(
+        "".join([lines[0], *(row for row in lines if row.split(",")[0] in stems)])
+    )
+    return folder
+
+
+def test_strict_lets_whole_sources_pass(phantoms: Path, tmp_path: Path) -> None:
+    sources = clean(phantoms, tmp_path / "clean")
+    report = preprocess(settings(sources, tmp_path / "a.h5", strict=True, report=tmp_path / "r.json"))
+    assert (report.written, report.skipped, report.error) == (11, 0, "")
+    with (sources / "train-rle.csv").open("a") as file:
+        file.write("nobody, -1\n")
+    with pytest.raises(UserError, match="nobody: annotated, but"):
+        preprocess(settings(sources, tmp_path / "b.h5", strict=True))
+
+
+def test_a_folder_without_annotations(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+    folder, labelled = ugly
+    wanted = settings(folder, tmp_path / "b.h5", annotations=None, per_dataset=4)
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(wanted, interrupt)
+    report = preprocess(wanted)
+    assert (report.resumed, report.found, report.written, report.annotations) == (7, 20, 19, None)
+    assert report.without_annotation == report.bad_annotation == report.without_image == ()
+    assert [remark.file for remark in report.unreadable] == ["torn.dcm"]
+    found = arrays(report.out)
+    assert {name.split("_")[0] for name in found} == {"images", "ids", "sizes", "patients"}
+    ids = dict(zip(every(found, "ids"), every(found, "images"), strict=True))
+    assert {b"outside", b"blank", b"zzz-again"} < ids.keys()
+    known = arrays(labelled.out)
+    for image_id, image in zip(every(known, "ids"), every(known, "images"), strict=True):
+        np.testing.assert_array_equal(ids[image_id], image)
+
+
+def every(found: dict[str, NDArray[Any]], name: str) -> list[Any]:
+    """All rows of the numbered datasets of one name."""
+    count = sum(key.startswith(f"{name}_") for key in found)
+    return [row for number in range(count) for row in found[f"{name}_{number}"]]
+
+
+def test_files_of_one_name_go_by_their_uid_where_no_row_tells_them_apart(tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    for number, uid in enumerate(["1.2.7", "1.2.8", "1.2.8", ""]):
+        dataset = make_dataset(random.integers(0, 256, (9, 7), np.uint8))
+        dataset.SOPInstanceUID = uid
+        (tmp_path / "dicom-images-train" / str(number)).mkdir(parents=True)
+        dataset.save_as(tmp_path / "dicom-images-train" / str(number) / "image.dcm")
+    shutil.copy(tmp_path / "dicom-images-train/0/image.dcm", tmp_path / "dicom-images-train/alone.dcm")
+    report = preprocess(settings(tmp_path, tmp_path / "a.h5", annotations=None))
+    assert [remark.file for remark in report.duplicates] == ["2/image.dcm"]
+    with Store.open(report.out) as store:
+        assert store.ids == ("1.2.7", "1.2.8", "image", "alone")
+
+
+@pytest.fixture
+def family(phantoms: Path, tmp_path: Path) -> Path:
+    """The phantoms shared out among few patients, one without identifier, one of another issuer."""
+    sources = clean(phantoms, tmp_path / "family")
+    for number, path in enumerate(dicom.find(sources)):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = ["Doe^1 ", "B", "", "Doe^1", "B"][number % 5]
+        if number % 5 == 4:
+            dataset.IssuerOfPatientID = "Elsewhere"
+        dataset.save_as(path)
+    return sources
+
+
+def patients_of(path: Path) -> list[str]:
+    with Store.open(path) as store:
+        return list(store.patients)
+
+
+def test_patients_are_numbered(family: Path, tmp_path: Path) -> None:
+    report = preprocess(settings(family, tmp_path / "a.h5", per_dataset=4))
+    expected = ["0", "1", "", "0", "2"]
+    assert patients_of(report.out) == [expected[number % 5] for number in range(11)]
+    assert (report.patients, report.unknown_patients) == (3, 2)
+    content = report.out.read_bytes()
+    assert b"Doe" not in content
+    out = tmp_path / "b.h5"
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(settings(family, out, per_dataset=4), interrupt)
+    key = tmp_path / "b.h5.staging" / "key"
+    assert len(key.read_bytes()) == 32
+    assert key.stat().st_mode & 0o777 == 0o600
+    journal = (tmp_path / "b.h5.staging" / "journal.jsonl").read_text()
+    assert "Doe" not in journal
+    for word in ("Doe^1", "Doe^1 ", "B"):  # nor a hash that anybody could compute
+        assert hashlib.sha256(word.encode()).hexdigest() not in journal
+    assert preprocess(settings(family, out, per_dataset=4)).resumed == 7
+    assert_same(tmp_path / "a.h5", out)
+
+
+def test_without_its_key_a_staging_folder_is_begun_anew(family: Path, tmp_path: Path) -> None:
+    """Else a patient would have two names."""
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "reading" and done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        preprocess(settings(family, tmp_path / "a.h5"), interrupt)
+    (tmp_path / "a.h5.staging" / "key").write_bytes(b"")
+    assert preprocess(settings(family, tmp_path / "a.h5")).resumed == 0
+    assert len(set(patients_of(tmp_path / "a.h5"))) == 4
+
+
+def test_patients_are_hashed_with_the_users_key(family: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"sixteen bytes it needs\n")
+    report = preprocess(settings(family, tmp_path / "a.h5", patient_key_file=key))
+    doe, other, foreign = (
+        hmac.digest(key.read_bytes(), text, "sha256").hex() for text in (b"Doe^1", b"B", b"B\\Elsewhere")
+    )
+    assert patients_of(report.out)[:6] == [doe, other, "", doe, foreign, doe]
+    key.write_bytes(b"another key of sixteen bytes")
+    preprocess(settings(family, tmp_path / "b.h5", patient_key_file=key))
+    assert doe not in patients_of(tmp_path / "b.h5")
+    ignored = preprocess(settings(family, tmp_path / "c.h5", ignore_patients=True))
+    assert patients_of(ignored.out) == [""] * 11
+    assert (ignored.patients, ignored.unknown_patients) == (0, 11)
+    key.write_bytes(b"too short")
+    for change, says in (({}, "9 bytes"), ({"ignore_patients": True}, "contradict")):
+        with pytest.raises(UserError, match=says):
+            preprocess(settings(family, tmp_path / "d.h5", patient_key_file=key, **change))
+    assert not list(tmp_path.glob("d.h5*"))
 
 
 def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, Report]) -> None:
@@ -232,6 +460,7 @@ def test_no_image_that_can_be_used(phantoms: Path, tmp_path: Path, sub: str) -> 
         ({"images": Path("nowhere")}, "nowhere"),
         ({"annotations": Path("nowhere.csv")}, "nowhere.csv"),
         ({"out": Path()}, "folder"),
+        ({"report": Path("/")}, "--report"),
     ],
 )
 def test_bad_settings(phantoms: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -248,10 +477,6 @@ def test_an_existing_file_is_replaced_only_when_asked(phantoms: Path, tmp_path: 
     assert out.read_text() == "precious"
     preprocess(settings(phantoms, out, overwrite=True))
     Store.open(out).close()
-
-
-class Stop(Exception):  # noqa: N818  it is no error
-    """Stands for whatever ends a run."""
 
 
 def test_an_interrupted_run_is_taken_up(phantoms: Path, tmp_path: Path) -> None:

@@ -102,12 +102,43 @@ def test_any_value_but_zero_is_set() -> None:
         ("10 3", "13"),
         ("99999999999999999999999 1", "99999999999999999999999"),
         ("12 12 12 12", "48"),
+        ("1 " + "9" * 5000, "5000 digits"),  # int() refuses these with a ValueError of its own
     ],
 )
 def test_what_is_no_mask_is_refused(text: str, says: str) -> None:
     with pytest.raises(rle.RleError) as caught:
         rle.decode(text, 4, 3)
     assert says in str(caught.value)
+
+
+@given(masks)
+def test_runs_are_those_of_the_mask(mask: NDArray[np.uint8]) -> None:
+    flat = np.zeros(mask.size, np.uint8)
+    for start, end in (found := rle.runs(rle.encode(mask))):
+        flat[start:end] += 1
+    np.testing.assert_array_equal(flat, mask.ravel(order="F"))
+    assert (np.diff(found.ravel()) > 0).all()  # ascending, none of them empty, none that touch
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("1", "1 numbers"),
+        ("4 5 -3 2", "-3 a run would overlap"),
+        ("1 4294836226", "4294836226"),
+    ],
+)
+def test_runs_of_no_mask_at_all(text: str, says: str) -> None:
+    with pytest.raises(rle.RleError) as caught:
+        rle.runs(text)
+    assert says in str(caught.value)
+
+
+def test_runs_may_be_as_large_as_any_image_and_no_larger() -> None:
+    assert rle.runs(" 3 0 4294836219 3 ").tolist() == [[4294836222, 4294836225]]
+    with pytest.raises(rle.RleError, match="4294836226"):
+        rle.runs("3 1 4294836219 3")
 
 
 def test_a_mask_has_two_dimensions() -> None:

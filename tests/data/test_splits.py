@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from data.splits import stratified_split
+from core.errors import UserError
+from core.randomness import permutation
+from data.splits import split_store, stratified_split
+from data.store import Rows, Store, write
 
 
 @given(st.lists(st.booleans(), max_size=40), st.floats(0, 0.99, exclude_max=True), st.integers(0, 5))
@@ -45,3 +53,102 @@ def test_the_seed_decides() -> None:
 def test_a_bad_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="fraction"):
         stratified_split(np.zeros(3, bool), fraction, 0)
+
+
+def without_patients(positive: NDArray[np.bool_], fraction: float, seed: int) -> list[int]:
+    """The held-out images by the rule for images that have nothing to do with one another."""
+    chosen: list[int] = []
+    for label in (False, True):
+        members = np.flatnonzero(positive == label)
+        wanted = 0
+        if fraction and len(members) > 1:
+            wanted = min(max(int(len(members) * fraction + 0.5), 1), len(members) - 1)
+        order = permutation(seed, "split", str(label), count=len(members))
+        chosen += members[order[:wanted]].tolist()
+    return sorted(chosen)
+
+
+FRACTIONS = st.floats(0, 0.99, exclude_max=True)
+
+
+@given(st.lists(st.booleans(), max_size=40), FRACTIONS, st.integers(0, 5), st.data())
+def test_patients_that_come_once_make_no_difference(
+    labels: list[bool], fraction: float, seed: int, data: st.DataObject
+) -> None:
+    positive = np.array(labels, dtype=bool)
+    expected = without_patients(positive, fraction, seed)
+    known = data.draw(st.lists(st.booleans(), min_size=len(labels), max_size=len(labels)))
+    names = [f"p{(7 * number) % 41}" if some else "" for number, some in enumerate(known)]
+    for patients in (None, names, [""] * len(labels)):
+        split = stratified_split(positive, fraction, seed, patients)
+        assert split.validation.tolist() == expected
+
+
+IMAGES = st.lists(st.tuples(st.sampled_from(["", *"abcdefg"]), st.booleans()), max_size=60)
+
+
+@given(IMAGES, FRACTIONS, st.integers(0, 5))
+def test_no_patient_is_on_both_sides(images: list[tuple[str, bool]], fraction: float, seed: int) -> None:
+    patients = [patient for patient, _ in images]
+    positive = np.array([label for _, label in images], dtype=bool)
+    split = stratified_split(positive, fraction, seed, patients)
+    assert sorted([*split.training, *split.validation]) == list(range(len(images)))
+    sides = [{patients[index] for index in part} - {""} for part in split]
+    assert not sides[0] & sides[1]
+    again = stratified_split(
+        positive, fraction, seed, [f"{patient}!" * bool(patient) for patient in patients]
+    )
+    np.testing.assert_array_equal(split.validation, again.validation)  # what they are called is nothing
+    groups = {patient or str(index): set[bool]() for index, patient in enumerate(patients)}
+    for index, (patient, label) in enumerate(images):
+        groups[patient or str(index)].add(label)
+    for label, kind in ((True, [{True}, {True, False}]), (False, [{False}])):
+        held_out, learnt = (int((positive[part] == label).sum()) for part in split[::-1])
+        if held_out + learnt and fraction == 0:
+            assert held_out == 0
+        if fraction and sum(group in kind for group in groups.values()) > 1:
+            assert held_out
+            assert learnt
+
+
+@given(IMAGES, FRACTIONS, st.integers(0, 5))
+def test_the_share_of_positives_is_missed_by_half_a_patient(
+    images: list[tuple[str, bool]], fraction: float, seed: int
+) -> None:
+    patients = [patient for patient, _ in images]
+    positive = np.array([label for _, label in images], dtype=bool)
+    largest = max(Counter(patient for patient, label in images if label and patient).values(), default=1)
+    split = stratified_split(positive, fraction, seed, patients)
+    held_out, wanted = (
+        int(positive[split.validation].sum()),
+        len(without_patients(np.ones(positive.sum(), bool), fraction, 0)),
+    )
+    left = int(positive.sum()) - held_out
+    if held_out > largest and left > largest:  # else one side was in danger of having none
+        assert abs(held_out - wanted) <= largest / 2
+
+
+def test_patients_and_images_must_be_as_many() -> None:
+    with pytest.raises(ValueError, match="3 images need as many patients"):
+        stratified_split(np.zeros(3, bool), 0.5, 0, ["a", "b"])
+
+
+def test_a_patient_with_every_image_leaves_nothing_to_hold_out(tmp_path: Path) -> None:
+    def stored(name: str, patients: list[str]) -> Store:
+        pixels = np.random.default_rng(3).random((6, 5, 4), np.float32)
+        positive = np.array([True, True, True, False, False, False])
+        masks = np.broadcast_to(positive[:, None, None], pixels.shape).astype(np.uint8)
+        rows = Rows(list("uvwxyz"), np.full((6, 2), 9, np.int32), positive, patients)
+        options: dict[str, Any] = {"per_dataset": 4, "storage": "float32", "attributes": {}}
+        write(tmp_path / name, rows, (5, 4), iter([(pixels, masks)]), **options)
+        return Store.open(tmp_path / name)
+
+    with stored("one.h5", ["anonymous"] * 6) as store, pytest.raises(UserError) as caught:
+        split_store(store, 0.4, 1)
+    for says in ("one.h5", "--ignore-patients", "training.validation_fraction=0"):
+        assert says in str(caught.value)
+    with stored("two.h5", ["a", "b", "a", "c", "", "c"]) as store:
+        assert store.patients == ("a", "b", "a", "c", "", "c")
+        split = split_store(store, 0.4, 1)
+        assert split.validation.tolist() == [1, 4]
+        assert split_store(store, 0, 1).validation.tolist() == []

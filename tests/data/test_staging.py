@@ -29,7 +29,7 @@ def entry(number: int) -> Entry:
 def fill(staging: Staging, stop: int = ROWS) -> None:
     for number in range(len(staging.entries), stop):
         kept = entry(number).kept
-        staging.append(entry(number), *(row(number) if kept else (None, None)))
+        staging.append(entry(number), *(row(number) if kept else ()))
 
 
 def opened(folder: Path, fingerprint: str = "same") -> Staging:
@@ -104,3 +104,20 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         opened(tmp_path)
     first.close()
     opened(tmp_path).close()
+
+
+def test_rows_without_masks(tmp_path: Path) -> None:
+    def images() -> Staging:
+        return Staging.open(tmp_path / "staging", "same", "float32", SIZE, masks=False)
+
+    first = images()
+    for number in range(3):
+        first.append(Entry(f"{number}.dcm", "kept", checksum=checksum(row(number)[0])), row(number)[0])
+    first.close()
+    second = images()
+    assert len(second.entries) == 3
+    (block,) = second.blocks()
+    np.testing.assert_array_equal(block[0], np.stack([row(number)[0] for number in range(3)]))
+    assert len(block) == 1
+    second.close()
+    assert "masks.raw" not in [path.name for path in (tmp_path / "staging").iterdir()]

@@ -89,6 +89,32 @@ def test_the_layout_is_the_contract(tmp_path: Path) -> None:
         assert len(file) == 15
 
 
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_images_without_annotations_can_be_predicted_on_alone(tmp_path: Path, storage: str) -> None:
+    images, _ = content()
+    stored = np.rint(images * 255).astype(np.uint8) if storage == "uint8" else images
+    rows = Rows([f"{n}" for n in range(COUNT)], np.full((COUNT, 2), 9, np.int32), positive=None)
+    path = tmp_path / "test.h5"
+    options = {"per_dataset": 4, "storage": storage, "attributes": {}}
+    write(path, rows, (HEIGHT, WIDTH), iter([(stored[:3],), (stored[3:],)]), **options)
+    with h5py.File(path) as file:
+        assert sorted(file) == sorted(f"{name}_{n}" for name in ("images", "ids", "sizes") for n in (0, 1))
+        assert not file.attrs["annotated"]
+    with Store.open(path) as store:
+        assert not store.annotated
+        found = np.empty((COUNT, HEIGHT, WIDTH, 1), np.float32)
+        store.read(np.arange(COUNT)[::-1], found, None)
+        np.testing.assert_array_equal(found[::-1, ..., 0], images)
+        with pytest.raises(UserError, match="--no-annotations"):
+            store.read(np.arange(COUNT), found, np.empty(found.shape, np.uint8))
+        with pytest.raises(UserError, match="--no-annotations"):
+            _ = store.positive
+    with h5py.File(path, "r+") as file:
+        file["ann_1"] = np.zeros((3, HEIGHT, WIDTH, 1), np.uint8)
+    with pytest.raises(UserError, match="ann_1: found masks, expected none"):
+        Store.open(path)
+
+
 def test_a_file_with_images_and_masks_alone(tmp_path: Path) -> None:
     images, masks = content()
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
