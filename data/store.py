@@ -48,9 +48,13 @@ FORMAT_VERSION = 2
 SCALE = 255.0
 """What uint8 storage divides by."""
 
+GREATEST_SIZE = 8192
+"""Of a stored image's height and width, in pixels; `preprocess` writes no larger ones."""
+
 _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
 _OVERHEAD = 4096  # bytes of HDF5's own for a dataset, more than enough
-_NUMBERED = re.compile(r"(images|ann|ids|sizes|positive|patients)_(0|[1-9][0-9]*)")
+COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients")
+_NUMBERED = re.compile(rf"({'|'.join(COLUMNS)})_(0|[1-9][0-9]{{0,8}})")
 
 
 @dataclass(frozen=True)
@@ -262,16 +266,7 @@ class Store:
         Raises:
             UserError: The file is missing, not HDF5, cut off, or breaks the contract.
         """
-        if not path.is_file():
-            what = "is a folder, not a file" if path.is_dir() else "does not exist"
-            raise UserError(f"the data file {path} {what}.", _MAKE_ONE)
-        with explained(path, "read"):
-            path.open("rb").close()
-        try:
-            # Best effort: some network and read-only file systems cannot lock.
-            file = h5py.File(path, "r", locking="best-effort")
-        except OSError as error:
-            raise UserError(f"{path} is not a whole HDF5 file: {error}.", _MAKE_ONE) from error
+        file = open_file(path)
         try:
             return cls(path, file)
         except BaseException:
@@ -376,30 +371,58 @@ class Store:
         return f"{name}_0" in self._file
 
     def _column(self, name: str, number: int, shape: tuple[int, ...]) -> h5py.Dataset:
-        return _dataset(self.path, self._file, f"{name}_{number}", shape)
+        return checked_dataset(self.path, self._file, f"{name}_{number}", shape)
 
 
-def _parts(path: Path, file: h5py.File) -> list[_Part]:
-    """The image and mask datasets of a file, checked."""
-    numbers: dict[str, set[int]] = {"images": set(), "ann": set()}
+def open_file(path: Path) -> h5py.File:
+    """Open an HDF5 file to read, whatever is in it.
+
+    Raises:
+        UserError: The file is missing, not HDF5, or cut off.
+    """
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UserError(f"the data file {path} {what}.", _MAKE_ONE)
+    with explained(path, "read"):
+        path.open("rb").close()
+    try:
+        # Best effort: some network and read-only file systems cannot lock.
+        return h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        raise UserError(f"{path} is not a whole HDF5 file: {error}.", _MAKE_ONE) from error
+
+
+def numbers_of(path: Path, file: h5py.File) -> dict[str, set[int]]:
+    """The numbers that the file's datasets bear, by name ("images", "ann", ...).
+
+    Raises:
+        UserError: There are no images: this is some other file.
+    """
+    numbers: dict[str, set[int]] = {name: set() for name in COLUMNS}
     for key in file:
         match = _NUMBERED.fullmatch(key)
-        if match and match[1] in numbers:
+        if match:
             numbers[match[1]].add(int(match[2]))
     if not numbers["images"]:
         found = ", ".join(sorted(map(str, file))[:8]) or "nothing"
         raise _broken(path, "images_0", f"no such dataset (the file has {found})", "it")
+    return numbers
+
+
+def _parts(path: Path, file: h5py.File) -> list[_Part]:
+    """The image and mask datasets of a file, checked."""
+    numbers = numbers_of(path, file)
     annotated = is_annotated(file)
     if not annotated and numbers["ann"]:
         raise _broken(path, f"ann_{min(numbers['ann'])}", "masks", "none, as 'annotated' is false")
     parts: list[_Part] = []
     start, shape = 0, (None, None, None, 1)
     for number in range(max(numbers["images"] | numbers["ann"]) + 1):
-        images = _dataset(path, file, f"images_{number}", shape)
-        masks = _dataset(path, file, f"ann_{number}", images.shape) if annotated else None
+        images = checked_dataset(path, file, f"images_{number}", shape)
+        masks = checked_dataset(path, file, f"ann_{number}", images.shape) if annotated else None
         if masks is not None and masks.dtype != np.uint8:
             raise _broken(path, f"ann_{number}", f"type {masks.dtype}", "uint8")
-        parts.append(_Part(start, images, masks, _scale(path, number, images)))
+        parts.append(_Part(start, images, masks, scale_of(path, number, images)))
         start, shape = start + len(images), (None, *images.shape[1:])
     return parts
 
@@ -409,8 +432,12 @@ def is_annotated(file: h5py.File) -> bool:
     return not np.array_equal(file.attrs.get("annotated", True), False)
 
 
-def _dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
-    """A dataset of a shape; None stands for any length above zero."""
+def checked_dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
+    """A dataset of a shape; None stands for any length above zero.
+
+    Raises:
+        UserError: There is none of that name, or it has another shape.
+    """
     expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
     try:
         dataset = file.get(name)
@@ -426,8 +453,12 @@ def _dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ..
     return dataset
 
 
-def _scale(path: Path, number: int, images: h5py.Dataset) -> float | None:
-    """The scale of uint8 images, None for float32 ones."""
+def scale_of(path: Path, number: int, images: h5py.Dataset) -> float | None:
+    """The scale of uint8 images, None for float32 ones.
+
+    Raises:
+        UserError: The images are of another type, or lack a scale.
+    """
     if images.dtype == np.float32:
         return None
     if images.dtype != np.uint8:
