@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.randomness import permutation
 from data.store import (
+    DAMAGE,
     FORMAT,
     FORMAT_VERSION,
     GREATEST_SIZE,
     Store,
+    attributes_of,
     checked_dataset,
     is_annotated,
     numbers_of,
@@ -36,7 +38,6 @@ Progress = Callable[[int, int], None]
 """Called with the number of images looked at, and of all."""
 
 _BLOCK_BYTES = 32_000_000
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damaged files
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -95,7 +96,7 @@ class _Inspection:
         self.faults: list[str] = []
         self.numbers = numbers_of(path, file)
         self.count = max(self.numbers["images"]) + 1
-        self.attributes = self._attributes()
+        self.attributes = attributes_of(file)
         self.ours = "format" in self.attributes
         self.annotated = is_annotated(file)
         self.lengths: dict[int, int] = {}  # images in each dataset that can be read
@@ -151,17 +152,6 @@ class _Inspection:
         yield "  too small for this size", f"{max(positives - marked, 0):,}"
         yield "  mean share of the image", f"{self.covered / max(marked, 1):.2%}"
 
-    def _attributes(self) -> dict[str, Any]:
-        found = {}
-        for name in self.file.attrs:
-            try:
-                value = self.file.attrs[name]
-            except _DAMAGE as error:
-                self.faults.append(f"attribute {name}: damaged ({error})")
-                continue
-            found[name] = value.item() if isinstance(value, np.generic) else value
-        return found
-
     def _look_at_numbers(self) -> None:
         """Every column that there is has as many datasets as the images."""
         needed = {"images", *(["ann"] if self.annotated else [])}
@@ -186,7 +176,7 @@ class _Inspection:
         try:
             dataset = checked_dataset(self.path, self.file, f"{name}_{number}", shape)
             stored = dataset.nbytes if dataset.chunks else dataset.id.get_storage_size()
-        except (UserError, *_DAMAGE) as error:
+        except (UserError, *DAMAGE) as error:
             self._fault(error)
             return None
         if stored < dataset.nbytes:
@@ -258,7 +248,7 @@ class _Inspection:
         for start in range(0, len(dataset), step):
             try:
                 block = dataset[start : start + step]
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 self.faults.append(f"{name}: cannot be read from image {start} on ({error})")
                 return
             yield start, block
@@ -279,7 +269,7 @@ class _Inspection:
                 continue
             try:
                 found[number] = dataset.asstr()[:] if strings else dataset[:]
-            except _DAMAGE as error:  # among them strings that are no UTF-8
+            except DAMAGE as error:  # among them strings that are no UTF-8
                 self.faults.append(f"{name}_{number}: cannot be read ({error})")
         return found
 
