@@ -7,7 +7,7 @@ import sys
 
 from core.commands import main as run_command
 
-COMMANDS = ("preprocess", "phantoms")
+COMMANDS = ("preprocess", "phantoms", "verify")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Pictures for the eye: radiograph, truth and prediction side by side.
+"""Pictures for the eye: radiograph, truth and, where there is one, prediction side by side.
 
 Promises: the truth's outline is green, the prediction's red, and yellow where they coincide; a
 probability is shown from black (0) to white (1). Outlines are one pixel wide and lie inside their mask.
@@ -50,21 +50,27 @@ def outline(mask: NDArray[Any]) -> NDArray[np.bool_]:
 def draw_sample(sample: Sample, threshold: float) -> Picture:
     """Radiograph; radiograph with both outlines; probability: (H, 3*W + 2*gap, 3)."""
     plain, probability = _grey(sample.image), _grey(sample.probability)
-    overlay = plain.copy()
-    truth, predicted = outline(sample.truth), outline(sample.probability >= threshold)
-    overlay[truth | predicted] = 0
-    overlay[..., 0][predicted] = 255
-    overlay[..., 1][truth] = 255
-    gap = np.full((plain.shape[0], _GAP, 3), 128, np.uint8)
-    return np.concatenate([plain, gap, overlay, gap, probability], axis=1)
+    overlay = _outlined(plain, outline(sample.truth), outline(sample.probability >= threshold))
+    return _side_by_side(plain, overlay, probability)
+
+
+def draw_overlay(image: NDArray[Any], truth: NDArray[Any]) -> bytes:
+    """A PNG of a radiograph, and beside it the same with the truth's outline.
+
+    Args:
+        image: (H, W) in [0, 1].
+        truth: (H, W) in {0, 1}.
+
+    Returns:
+        A file of (H, 2*W + gap) pixels, small images enlarged by a whole factor.
+    """
+    plain, edge = _grey(image), outline(truth)
+    return _png(Image.fromarray(_enlarged(_side_by_side(plain, _outlined(plain, edge, np.zeros_like(edge))))))
 
 
 def draw_sheet(samples: Sequence[Sample], threshold: float) -> bytes:
     """A PNG with one captioned row a sample; small images are enlarged by a whole factor."""
-    factor = max(_SEEN_WELL // samples[0].image.shape[0], 1)
-    rows = [
-        draw_sample(sample, threshold).repeat(factor, axis=0).repeat(factor, axis=1) for sample in samples
-    ]
+    rows = [_enlarged(draw_sample(sample, threshold)) for sample in samples]
     height, width = rows[0].shape[:2]
     sheet = Image.new("RGB", (width, len(rows) * (height + _CAPTION)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -74,8 +80,32 @@ def draw_sheet(samples: Sequence[Sample], threshold: float) -> bytes:
         caption = f"{kind}, Dice {sample.dice:.3f}   (truth green, prediction red, both yellow)"
         pen.text((2, top + 3), caption, fill="black")
         sheet.paste(Image.fromarray(row), (0, top + _CAPTION))
+    return _png(sheet)
+
+
+def _outlined(plain: Picture, truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Picture:
+    """The picture with two outlines in their colours."""
+    overlay = plain.copy()
+    overlay[truth | predicted] = 0
+    overlay[..., 0][predicted] = 255
+    overlay[..., 1][truth] = 255
+    return overlay
+
+
+def _side_by_side(first: Picture, *others: Picture) -> Picture:
+    gap = np.full((first.shape[0], _GAP, 3), 128, np.uint8)
+    return np.concatenate([first, *(part for other in others for part in (gap, other))], axis=1)
+
+
+def _enlarged(picture: Picture) -> Picture:
+    """A small picture by a whole factor."""
+    factor = max(_SEEN_WELL // picture.shape[0], 1)
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _png(image: Image.Image) -> bytes:
     png = io.BytesIO()
-    sheet.save(png, format="PNG")
+    image.save(png, format="PNG")
     return png.getvalue()
 
 

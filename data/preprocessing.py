@@ -54,8 +54,6 @@ Storage = Literal["float32", "uint8"]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("reading", "writing"), how much of it is done, and of how much."""
 
-GREATEST_SIZE = 8192
-
 LEAST_KEY_BYTES = 16
 """Of the key of the patients' hashes."""
 
@@ -147,7 +145,7 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 def _check(settings: Settings) -> None:
     """Refuse bad settings before any work."""
     for name, value, greatest in (
-        ("--size", settings.size, GREATEST_SIZE),
+        ("--size", settings.size, store.GREATEST_SIZE),
         ("--per-dataset", settings.per_dataset, None),
         ("--workers", 1 if settings.workers is None else settings.workers, None),
     ):

@@ -48,9 +48,18 @@ FORMAT_VERSION = 2
 SCALE = 255.0
 """What uint8 storage divides by."""
 
+GREATEST_SIZE = 8192
+"""Of a stored image's height and width, in pixels; `preprocess` writes no larger ones."""
+
+DAMAGE = (KeyError, OSError, RuntimeError, TypeError, ValueError)
+"""What h5py raises when it meets damage in a file."""
+
 _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
+_LARGEST_ATTRIBUTE = 1 << 16  # bytes; ours have less than a hundred
+_PLAIN_CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)
 _OVERHEAD = 4096  # bytes of HDF5's own for a dataset, more than enough
-_NUMBERED = re.compile(r"(images|ann|ids|sizes|positive|patients)_(0|[1-9][0-9]*)")
+COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients")
+_NUMBERED = re.compile(rf"({'|'.join(COLUMNS)})_(0|[1-9][0-9]{{0,8}})")
 
 
 @dataclass(frozen=True)
@@ -137,9 +146,18 @@ def _write(
 ) -> int:
     count = len(rows.ids)
     with h5py.File(path, "w") as file:
-        file.attrs.update(attributes)
-        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, storage=storage)
-        file.attrs.update(height=size[0], width=size[1], images=count, annotated=rows.positive is not None)
+        ours = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "storage": storage,
+            "height": size[0],
+            "width": size[1],
+            "images": count,
+            "annotated": rows.positive is not None,
+        }
+        for name, value in {**attributes, **ours}.items():
+            # Fixed length: see `attribute`.
+            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
         starts = range(0, count, per_dataset)
         parts = []
         for number, start in enumerate(starts):
@@ -223,7 +241,7 @@ class Store:
         sizes: (count, 2) int32, original height and width.
         annotated: Whether there are masks.
         patients: Names of the images' patients, in order; "" where the patient is unknown.
-        attributes: The file's attributes, as Python values.
+        attributes: The file's attributes, as Python values; what is no single value is left out.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
@@ -239,10 +257,7 @@ class Store:
         self.sizes = self._read_sizes()
         self.annotated = first.masks is not None
         self._positive = self._read_positive() if self.annotated else None
-        self.attributes: dict[str, Any] = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in file.attrs.items()
-        }
+        self.attributes = attributes_of(file)
 
     @property
     def positive(self) -> NDArray[np.bool_]:
@@ -262,16 +277,7 @@ class Store:
         Raises:
             UserError: The file is missing, not HDF5, cut off, or breaks the contract.
         """
-        if not path.is_file():
-            what = "is a folder, not a file" if path.is_dir() else "does not exist"
-            raise UserError(f"the data file {path} {what}.", _MAKE_ONE)
-        with explained(path, "read"):
-            path.open("rb").close()
-        try:
-            # Best effort: some network and read-only file systems cannot lock.
-            file = h5py.File(path, "r", locking="best-effort")
-        except OSError as error:
-            raise UserError(f"{path} is not a whole HDF5 file: {error}.", _MAKE_ONE) from error
+        file = open_file(path)
         try:
             return cls(path, file)
         except BaseException:
@@ -376,45 +382,113 @@ class Store:
         return f"{name}_0" in self._file
 
     def _column(self, name: str, number: int, shape: tuple[int, ...]) -> h5py.Dataset:
-        return _dataset(self.path, self._file, f"{name}_{number}", shape)
+        return checked_dataset(self.path, self._file, f"{name}_{number}", shape)
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open an HDF5 file to read, whatever is in it.
+
+    Raises:
+        UserError: The file is missing, not HDF5, or cut off.
+    """
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UserError(f"the data file {path} {what}.", _MAKE_ONE)
+    with explained(path, "read"):
+        path.open("rb").close()
+    try:
+        # Best effort: some network and read-only file systems cannot lock.
+        return h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        raise UserError(f"{path} is not a whole HDF5 file: {error}.", _MAKE_ONE) from error
+
+
+def numbers_of(path: Path, file: h5py.File) -> dict[str, set[int]]:
+    """The numbers that the file's datasets bear, by name ("images", "ann", ...).
+
+    Raises:
+        UserError: There are no images: this is some other file.
+    """
+    numbers: dict[str, set[int]] = {name: set() for name in COLUMNS}
+    try:
+        keys = [str(key) for key in file]  # a name that is no UTF-8 comes as bytes
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged: {error}.", _MAKE_ONE) from error
+    for key in keys:
+        match = _NUMBERED.fullmatch(key)
+        if match:
+            numbers[match[1]].add(int(match[2]))
+    if not numbers["images"]:
+        found = ", ".join(sorted(keys)[:8]) or "nothing"
+        raise _broken(path, "images_0", f"no such dataset (the file has {found})", "it")
+    return numbers
 
 
 def _parts(path: Path, file: h5py.File) -> list[_Part]:
     """The image and mask datasets of a file, checked."""
-    numbers: dict[str, set[int]] = {"images": set(), "ann": set()}
-    for key in file:
-        match = _NUMBERED.fullmatch(key)
-        if match and match[1] in numbers:
-            numbers[match[1]].add(int(match[2]))
-    if not numbers["images"]:
-        found = ", ".join(sorted(map(str, file))[:8]) or "nothing"
-        raise _broken(path, "images_0", f"no such dataset (the file has {found})", "it")
+    numbers = numbers_of(path, file)
     annotated = is_annotated(file)
     if not annotated and numbers["ann"]:
         raise _broken(path, f"ann_{min(numbers['ann'])}", "masks", "none, as 'annotated' is false")
     parts: list[_Part] = []
     start, shape = 0, (None, None, None, 1)
     for number in range(max(numbers["images"] | numbers["ann"]) + 1):
-        images = _dataset(path, file, f"images_{number}", shape)
-        masks = _dataset(path, file, f"ann_{number}", images.shape) if annotated else None
+        images = checked_dataset(path, file, f"images_{number}", shape)
+        masks = checked_dataset(path, file, f"ann_{number}", images.shape) if annotated else None
         if masks is not None and masks.dtype != np.uint8:
             raise _broken(path, f"ann_{number}", f"type {masks.dtype}", "uint8")
-        parts.append(_Part(start, images, masks, _scale(path, number, images)))
+        parts.append(_Part(start, images, masks, scale_of(path, number, images)))
         start, shape = start + len(images), (None, *images.shape[1:])
     return parts
 
 
 def is_annotated(file: h5py.File) -> bool:
     """Whether a file is meant to have masks: it is unless it says that it is not."""
-    return not np.array_equal(file.attrs.get("annotated", True), False)
+    return attribute(file, "annotated") is not False
 
 
-def _dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
-    """A dataset of a shape; None stands for any length above zero."""
+def attributes_of(file: h5py.File) -> dict[str, Any]:
+    """The attributes of a file that are single values, as Python values."""
+    try:
+        names = [str(name) for name in file.attrs]
+    except DAMAGE:
+        return {}
+    found = {name: attribute(file, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def attribute(of: h5py.File | h5py.Dataset, name: str) -> Any:
+    """An attribute that is one number, truth value or string of fixed length; None if there is none such.
+
+    Strings of variable length lie in HDF5's global heap, and HDF5 reads a damaged heap for ever; an
+    array may claim to be huge. Neither is read.
+    """
+    try:
+        attribute_id = of.attrs.get_id(name)
+        kind = attribute_id.get_type()
+        if attribute_id.shape != () or kind.get_size() > _LARGEST_ATTRIBUTE:
+            return None
+        variable = isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
+        if kind.get_class() not in _PLAIN_CLASSES or variable:
+            return None
+        value = of.attrs[name]
+        value = value.item() if isinstance(value, np.generic) else value
+        return value.decode() if isinstance(value, bytes) else value
+    except DAMAGE:
+        return None
+
+
+def checked_dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
+    """A dataset of a shape; None stands for any length above zero.
+
+    Raises:
+        UserError: There is none of that name, or it has another shape.
+    """
     expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
     try:
         dataset = file.get(name)
-    except (KeyError, OSError, RuntimeError) as error:  # what h5py raises on damaged files
+        getattr(dataset, "dtype", None)  # damaged ones raise here
+    except DAMAGE as error:
         raise _broken(path, name, f"damage ({error})", f"shape {expected}") from error
     if not isinstance(dataset, h5py.Dataset):
         found = "no such dataset" if dataset is None else "something else than a dataset"
@@ -426,19 +500,20 @@ def _dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ..
     return dataset
 
 
-def _scale(path: Path, number: int, images: h5py.Dataset) -> float | None:
-    """The scale of uint8 images, None for float32 ones."""
+def scale_of(path: Path, number: int, images: h5py.Dataset) -> float | None:
+    """The scale of uint8 images, None for float32 ones.
+
+    Raises:
+        UserError: The images are of another type, or lack a scale.
+    """
     if images.dtype == np.float32:
         return None
     if images.dtype != np.uint8:
         raise _broken(path, f"images_{number}", f"type {images.dtype}", "float32 or uint8")
-    try:
-        scale = float(images.attrs["scale"])
-    except (KeyError, TypeError, ValueError):
-        scale = 0.0
-    if not scale > 0:
+    scale = attribute(images, "scale")
+    if not isinstance(scale, (int, float)) or not 0 < scale < np.inf:
         raise _broken(path, f"images_{number}", "uint8 without a scale", "an attribute 'scale' > 0")
-    return scale
+    return float(scale)
 
 
 def _broken(path: Path, name: str, found: str, expected: str) -> UserError:

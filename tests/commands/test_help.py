@@ -22,9 +22,10 @@ MOST_TIMES, MOST_ROUNDS = 3.0, 40
         ("run.py", ["train", "--help"], ["--framework", "--config", "--data", "--out", "--device"]),
         ("run.py", ["-f", "tf", "train", "--help"], ["--framework", "--epochs", "--batch-size"]),
         ("run.py", ["backends", "--help"], ["--json"]),
-        ("preprocess.py", ["--help"], ["preprocess", "phantoms", "--images", "--annotations"]),
+        ("preprocess.py", ["--help"], ["preprocess", "phantoms", "verify", "--images", "--annotations"]),
         ("preprocess.py", ["preprocess", "--help"], ["--storage", "--per-dataset", "--overwrite"]),
         ("preprocess.py", ["phantoms", "--help"], ["--count", "--size", "--positive-fraction"]),
+        ("preprocess.py", ["verify", "--help"], ["file", "--overlays", "--count", "--seed"]),
     ],
 )
 def test_help_shows_commands_and_options(

@@ -107,6 +107,9 @@ def test_the_report_says_what_the_table_says(place: Path) -> None:
     assert sum(report["annotations_per_image"].values()) == report["written"] == COUNT - 1
     assert report["annotations"]["rows"] > report["annotations"]["images"] >= COUNT - 1
     assert [remark["file"] for remark in report["without_annotation"]]
+    said = succeed("verify", cwd=place, program="preprocess.py", how=run_here)
+    assert "no faults" in said
+    assert f"{report['positives']} (" in said
 
 
 def test_strict_refuses_and_reports_all_the_same(place: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from core.pictures import Sample, draw_sample, draw_sheet, outline
+from core.pictures import Sample, draw_overlay, draw_sample, draw_sheet, outline
 
 
 def test_an_outline_is_the_mask_without_its_inside() -> None:
@@ -61,3 +61,11 @@ def test_a_sheet_is_a_png_with_a_row_for_each_sample() -> None:
     assert one.width == (256 // 16) * (3 * 20 + 2 * 4)
     first = np.asarray(two)[one.height - 256 : one.height : 16, ::16]
     np.testing.assert_array_equal(first, draw_sample(samples[0], 0.5))
+
+
+def test_an_overlay_shows_the_radiograph_with_and_without_the_truth() -> None:
+    one = sample(16, 20)
+    picture = np.asarray(Image.open(io.BytesIO(draw_overlay(one.image, one.truth))))
+    assert picture.shape == (256, 16 * (2 * 20 + 4), 3)
+    without_prediction = Sample(one.image, one.truth, np.zeros((16, 20)), 0.0)
+    np.testing.assert_array_equal(picture[::16, ::16], draw_sample(without_prediction, 0.5)[:, :44])

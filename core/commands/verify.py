@@ -1,0 +1,98 @@
+"""`python preprocess.py verify`: is a data file what it should be, and does it look right?"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = "check a data file in full, and draw masks on radiographs for the eye"
+
+_LONGEST_NAME = 120
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=Path("pneumothorax.h5"), help="made by preprocess.py"
+    )
+    parser.add_argument(
+        "--overlays",
+        type=Path,
+        metavar="DIR",
+        help="draw random images, mostly positives, with their masks' outlines: one PNG each",
+    )
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="how many to draw")
+    parser.add_argument("--seed", type=int, default=0, help="decides which are drawn")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look, show what was found; 1 where the file breaks its contract."""
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from core.errors import UserError
+    from data.verification import verify
+
+    if arguments.count < 1:
+        raise UserError(f"--count must be at least 1. Received: {arguments.count}")
+    console = Console(highlight=False, markup=False)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("checking")
+        verdict = verify(arguments.file, lambda done, total: bar.update(task, completed=done, total=total))
+    table = Table(title=f"{arguments.file}", title_justify="left")
+    table.add_column("what")
+    table.add_column("found", justify="right")
+    for fact in verdict.facts:
+        table.add_row(*fact)
+    console.print(table)
+    for fault in verdict.faults:
+        console.print(f"fault: {fault}", soft_wrap=True)
+    if arguments.overlays is not None:
+        _draw(console, arguments)
+    faults = len(verdict.faults)
+    console.print(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "no faults")
+    return int(faults > 0)
+
+
+def _draw(console: Console, arguments: argparse.Namespace) -> None:
+    """One picture an image; a file that cannot be read as a whole gives none."""
+    import numpy as np
+
+    from core.errors import UserError
+    from core.files import explained, write_bytes
+    from core.pictures import draw_overlay
+    from data.store import Store
+    from data.verification import choose
+
+    with explained(arguments.overlays, "write"):
+        arguments.overlays.mkdir(parents=True, exist_ok=True)
+    try:
+        store = Store.open(arguments.file)
+    except UserError as error:
+        console.print(f"no overlays: {error.message}", soft_wrap=True)
+        return
+    with store:
+        chosen = choose(store, arguments.count, arguments.seed)
+        image = np.empty((1, store.height, store.width, 1), np.float32)
+        mask = np.zeros(image.shape, np.uint8)
+        for index in chosen:
+            store.read(np.array([index]), image, mask if store.annotated else None)
+            picture = draw_overlay(image[0, ..., 0], mask[0, ..., 0])
+            write_bytes(arguments.overlays / f"{file_name(store.ids[index])}.png", picture)
+    console.print(f"{len(chosen)} images drawn in {arguments.overlays}", soft_wrap=True)
+
+
+def file_name(image_id: str) -> str:
+    """A name for a file on any system; an id that has to be changed for it keeps part of its hash."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).strip(".-")[:_LONGEST_NAME]
+    if safe == image_id and not _RESERVED.fullmatch(safe):
+        return safe
+    return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
