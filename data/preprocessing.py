@@ -293,17 +293,24 @@ _slots: _Slots | None = None
 
 
 def _prepare(job: _Job) -> None:
-    global _job, _slots
-    _job, _slots = job, _Slots(job.slots, job.settings, "r+")
+    global _job
+    _job = job
+
+
+def _worker_slots(job: _Job) -> _Slots:
+    """This worker's view of the slots; opened late, because a failure here is then the caller's."""
+    global _slots
+    if _slots is None:
+        _slots = _Slots(job.slots, job.settings, "r+")
+    return _slots
 
 
 def _process(task: _Task) -> Entry:
     """Read and convert one file, in a worker."""
     assert _job is not None
-    assert _slots is not None
     entry, image, mask = convert(task.file, _job.settings, _job.rows_of)
     if image is not None and mask is not None:
-        _slots.put(task.slot, image, mask)
+        _worker_slots(_job).put(task.slot, image, mask)
     return entry
 
 
