@@ -15,7 +15,10 @@ table of 8-bit entries has 8 bits itself, so 12-bit pixels wrap round (seen in p
 
 from __future__ import annotations
 
+import io
 import os
+import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +29,10 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels.processing import apply_windowing
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -39,6 +44,10 @@ from data.frames import first_frame
 MOST_PIXELS = 100_000_000
 """A header that claims more is refused before any memory is taken; detectors have 20 million."""
 
+MOST_BYTES = 1 << 29
+"""A longer file, deflated or inflated, is refused; the largest image has 200 million bytes."""
+
+_INFLATED_AT_ONCE = 1 << 20
 _SUFFIXES = frozenset({".dcm", ".dicom"})
 _MAGIC_AT = 128
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
@@ -131,13 +140,15 @@ def read_dataset(path: Path) -> Dataset:
     """The data set of a file, preamble and meta header or not.
 
     Raises:
-        UnreadableImage: Not DICOM, cut off, or refused by the operating system.
+        UnreadableImage: Not DICOM, cut off, too large, or refused by the operating system.
     """
     try:
+        content = _content(path)
+        _check_deflated(content)
         try:
-            return pydicom.dcmread(path)
+            return pydicom.dcmread(io.BytesIO(content))
         except InvalidDicomError:
-            return _read_bare(path)
+            return _read_bare(content)
     except Exception as error:  # see `_reason`
         raise UnreadableImage(path, _reason(error)) from error
 
@@ -189,9 +200,41 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
     return Radiograph(pixels, f"the first of {frames} frames" if frames > 1 else "")
 
 
-def _read_bare(path: Path) -> Dataset:
+def _content(path: Path) -> bytes:
+    """All of a file. From memory, a length that lies gets what is there; a file would make room first."""
+    with open(path, "rb", opener=_open_now) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file of bytes (a pipe or a device)")
+        if status.st_size > MOST_BYTES:
+            raise ValueError(f"it has {status.st_size:,} bytes; the limit is {MOST_BYTES:,}")
+        return file.read(MOST_BYTES)
+
+
+def _open_now(name: str, flags: int) -> int:
+    """Open without waiting for somebody at the other end, should it be a pipe."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_deflated(content: bytes) -> None:
+    """Refuse a deflated data set that would inflate beyond bounds: pydicom inflates it in one go."""
+    if DeflatedExplicitVRLittleEndian.encode() not in content:
+        return
+    file = io.BytesIO(content)
+    read_preamble(file, force=True)
+    if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflater, rest, length = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+    while rest and not inflater.eof:
+        length += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+        if length > MOST_BYTES:
+            raise ValueError(f"its deflated content is longer than {MOST_BYTES:,} bytes, the limit")
+        rest = inflater.unconsumed_tail
+
+
+def _read_bare(content: bytes) -> Dataset:
     """A file without preamble, accepted only if it looks like an image all the same."""
-    dataset = pydicom.dcmread(path, force=True)
+    dataset = pydicom.dcmread(io.BytesIO(content), force=True)
     if "Rows" not in dataset or "Columns" not in dataset:
         raise ValueError("not a DICOM file")
     return dataset

@@ -293,8 +293,16 @@ _slots: Slots | None = None
 
 
 def _prepare(job: _Job) -> None:
-    global _job, _slots
-    _job, _slots = job, Slots(job.slots, _empty_row(job.settings), "r+")
+    global _job
+    _job = job
+
+
+def _worker_slots(job: _Job) -> Slots:
+    """This worker's view of the slots; opened late, because a failure here is then the caller's."""
+    global _slots
+    if _slots is None:
+        _slots = Slots(job.slots, _empty_row(job.settings), "r+")
+    return _slots
 
 
 def _empty_row(settings: Settings) -> list[NDArray[Any]]:
@@ -307,9 +315,9 @@ def _empty_row(settings: Settings) -> list[NDArray[Any]]:
 def _process(task: _Task) -> Entry:
     """Read and convert one file, in a worker."""
     assert _job is not None
-    assert _slots is not None
     entry, row = convert(task.file, _job)
-    _slots.put(task.slot, row)
+    if row:
+        _worker_slots(_job).put(task.slot, row)
     return entry
 
 

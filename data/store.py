@@ -280,9 +280,9 @@ class Store:
         file = open_file(path)
         try:
             return cls(path, file)
-        except BaseException:
+        except BaseException as error:
             file.close()
-            raise
+            raise _damaged(path, error) from error
 
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
@@ -335,8 +335,18 @@ class Store:
                     part.images.read_direct(raw, source)
                     scale = np.float32(part.scale)
                     np.divide(raw[0], scale, out=images_out[row], dtype=np.float32)
-        except OSError as error:
-            raise UserError(f"{self.path} could not be read: {error}.", _MAKE_ONE) from error
+        except Exception as error:
+            raise _damaged(self.path, error) from error
+        self._check_values(images_out, masks_out)
+
+    def _check_values(self, images: NDArray[np.float32], masks: NDArray[np.uint8] | None) -> None:
+        """Refuse what only a damaged file holds; in a loss it would be seen much later, if at all."""
+        for name, values in (("images", images), ("masks", masks)):
+            if values is None or not values.size:
+                continue
+            if not (values.min() >= 0 and values.max() <= 1):  # nor for a NaN
+                found = f"values from {values.min()} to {values.max()}"
+                raise UserError(f"{self.path} is damaged: {name} with {found}.", _MAKE_ONE)
 
     def _read_texts(self, name: str) -> tuple[str, ...]:
         """An optional column of strings, () if the file has none."""
@@ -514,6 +524,13 @@ def scale_of(path: Path, number: int, images: h5py.Dataset) -> float | None:
     if not isinstance(scale, (int, float)) or not 0 < scale < np.inf:
         raise _broken(path, f"images_{number}", "uint8 without a scale", "an attribute 'scale' > 0")
     return float(scale)
+
+
+def _damaged(path: Path, error: BaseException) -> BaseException:
+    """What to raise for an error met in an open file: h5py raises anything over damaged ones."""
+    if isinstance(error, UserError) or not isinstance(error, Exception):
+        return error
+    return UserError(f"{path} is damaged: {type(error).__name__}: {error}.", _MAKE_ONE)
 
 
 def _broken(path: Path, name: str, found: str, expected: str) -> UserError:
