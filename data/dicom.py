@@ -208,7 +208,7 @@ def _content(path: Path) -> bytes:
             raise ValueError("not a file of bytes (a pipe or a device)")
         if status.st_size > MOST_BYTES:
             raise ValueError(f"it has {status.st_size:,} bytes; the limit is {MOST_BYTES:,}")
-        return file.read(MOST_BYTES)
+        return file.read(status.st_size)
 
 
 def _open_now(name: str, flags: int) -> int:

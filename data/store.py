@@ -124,8 +124,12 @@ def _write(
 ) -> int:
     count = len(rows.ids)
     with h5py.File(path, "w") as file:
-        file.attrs.update(attributes)
-        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, storage=storage)
+        texts: dict[str, str | int | float] = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "storage": storage,
+        }
+        file.attrs.update({name: _fixed(value) for name, value in {**attributes, **texts}.items()})
         file.attrs.update(height=size[0], width=size[1], images=count)
         starts = range(0, count, per_dataset)
         pairs = []
@@ -134,6 +138,17 @@ def _write(
             pairs.append(_create(file, number, part, rows, size, storage))
         _fill(pairs, per_dataset, blocks)
     return len(starts)
+
+
+def _fixed(value: str | int | float) -> Any:
+    """An attribute's value, a text as a string of fixed length.
+
+    One of variable length lies in a heap of the file's, and over a damaged heap HDF5 hangs or crashes.
+    """
+    if not isinstance(value, str):
+        return value
+    content = value.encode()
+    return np.array(content, dtype=h5py.string_dtype("utf-8", max(len(content), 1)))
 
 
 def _os_error(error: OSError | RuntimeError) -> OSError:
@@ -202,7 +217,7 @@ class Store:
         ids: Image ids, in order.
         sizes: (count, 2) int32, original height and width.
         positive: (count,) bool.
-        attributes: The file's attributes, as Python values.
+        attributes: The file's attributes that are numbers or texts, as Python values.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
@@ -216,10 +231,7 @@ class Store:
         self.ids = self._read_ids()
         self.sizes = self._read_sizes()
         self.positive = self._read_positive()
-        self.attributes: dict[str, Any] = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in file.attrs.items()
-        }
+        self.attributes: dict[str, Any] = _attributes(file)
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -348,6 +360,22 @@ class Store:
         return _dataset(self.path, self._file, f"{name}_{number}", shape)
 
 
+def _attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
+    """The numbers and texts among the attributes.
+
+    Others are not ours, and HDF5 may crash over what damage has made one (an array of arrays, say).
+    """
+    found = {}
+    for name in item.attrs:
+        attribute = item.attrs.get_id(name)
+        plain = attribute.dtype.kind in "biufS" or h5py.check_string_dtype(attribute.dtype) is not None
+        if attribute.shape == () and plain:
+            value = item.attrs[name]
+            value = value.item() if isinstance(value, np.generic) else value
+            found[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return found
+
+
 def _parts(path: Path, file: h5py.File) -> list[_Part]:
     """The image and mask datasets of a file, checked."""
     numbers: dict[str, set[int]] = {"images": set(), "ann": set()}
@@ -394,7 +422,7 @@ def _check_types(path: Path, number: int, images: h5py.Dataset, masks: h5py.Data
     if images.dtype != np.uint8:
         raise _broken(path, f"images_{number}", f"type {images.dtype}", "float32 or uint8")
     try:
-        scale = float(images.attrs["scale"])
+        scale = float(_attributes(images)["scale"])
     except (KeyError, TypeError, ValueError):
         scale = 0.0
     if not scale > 0:

