@@ -19,7 +19,7 @@ import io
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ def find(folder: Path) -> list[Path]:
 
     A file counts by its suffix (`.dcm`, `.dicom`) or, whatever its name, by the `DICM` mark at byte
     128. Links are followed, each real folder once. macOS' `._*` companions and `DICOMDIR` indexes
-    are passed over: neither holds an image.
+    are passed over: neither holds an image. What cannot be looked into is listed too, so that reading
+    it reports why: a link to nowhere or a pipe with such a suffix, a folder that must not be listed.
 
     Raises:
         UserError: The folder itself cannot be listed.
@@ -102,7 +103,7 @@ def find(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The DICOM files below a folder, in no particular order; subfolders that refuse are empty."""
+    """The DICOM files below a folder, and subfolders that refuse, in no particular order."""
     waiting, seen = [folder], set[tuple[int, int]]()
     while waiting:
         current = waiting.pop()
@@ -114,20 +115,31 @@ def _walk(folder: Path) -> Iterator[Path]:
             # Sorted, so that of two links to one folder the same one is followed everywhere.
             entries = sorted(os.scandir(current), key=lambda entry: entry.name, reverse=True)
         except OSError:
+            yield current
             continue
         for entry in entries:
             path = current / entry.name
-            if entry.is_dir():
+            if _holds(entry.is_dir):
                 waiting.append(path)
-            elif entry.is_file() and _is_dicom(path):
+            elif _is_dicom(path, entry):
                 yield path
 
 
-def _is_dicom(path: Path) -> bool:
+def _holds(question: Callable[[], bool]) -> bool:
+    """What the system says of an entry; no to everything for a link that leads back to itself."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _is_dicom(path: Path, entry: os.DirEntry[str]) -> bool:
     if path.name.startswith("._") or path.name == "DICOMDIR":
         return False
     if path.suffix.lower() in _SUFFIXES:
         return True
+    if not _holds(entry.is_file):  # opening a pipe would wait for its other end
+        return False
     try:
         with path.open("rb") as file:
             file.seek(_MAGIC_AT)

@@ -25,6 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+import data.dicom
 from core.errors import UserError
 from data.dicom import UnreadableImage, find, read_radiograph
 
@@ -273,7 +274,7 @@ def test_find_goes_deep_and_not_in_circles(tmp_path: Path, write_dicom: WriteDic
     (images / "a" / "notes.txt").write_text("DICM is not here")
     (images / "b" / "loop").symlink_to(images, target_is_directory=True)
     (images / "c").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (images / "dangling.dcm").symlink_to(tmp_path / "nowhere")
+    (images / "dangling").symlink_to(tmp_path / "nowhere")
     wanted[4] = images / "c" / "linked.dcm"
     assert find(images) == sorted(wanted)
 
@@ -282,6 +283,49 @@ def test_find_a_very_deep_folder(tmp_path: Path, write_dicom: WriteDicom) -> Non
     deep = "/".join(["d"] * 400)
     path = write_dicom(ramp(np.uint8, 0, 255), f"images/{deep}/1.dcm")
     assert find(tmp_path / "images") == [path]
+
+
+def test_find_a_folder_too_deep_to_open(tmp_path: Path) -> None:
+    """Longer than the 4096 bytes of a path: nothing below can be read, and that is reported."""
+    place = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=place)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    (found,) = find(tmp_path)
+    with pytest.raises(UnreadableImage, match="File name too long"):
+        read_radiograph(found)
+
+
+def test_what_bears_the_suffix_is_found_and_reported(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a pipe.dcm")
+    os.mkfifo(tmp_path / "a pipe")
+    (tmp_path / "device.dcm").symlink_to("/dev/zero")
+    (tmp_path / "itself.dcm").symlink_to(tmp_path / "itself.dcm")
+    (tmp_path / "nowhere.dcm").symlink_to(tmp_path / "is not here")
+    with (tmp_path / "sparse.dcm").open("wb") as file:
+        file.truncate(1 << 40)
+    reasons = ("pipe", "device", "symbolic links", "No such file", "1,099,511,627,776 bytes")
+    for path, reason in zip(find(tmp_path), reasons, strict=True):
+        with pytest.raises(UnreadableImage, match=reason):
+            read_radiograph(path)
+
+
+@pytest.mark.parametrize("meta", ["whole", "without length"])
+def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meta: str) -> None:
+    dataset = make_dataset(np.zeros((1000, 3000), np.uint8), syntax=DeflatedExplicitVRLittleEndian)
+    path = tmp_path / "image.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    if meta == "without length":
+        content = path.read_bytes()
+        path.write_bytes(content[:132] + content[144:])
+    assert path.stat().st_size < 10_000
+    assert read_radiograph(path).pixels.shape == (1000, 3000)
+    monkeypatch.setattr(data.dicom, "MOST_BYTES", 1_000_000)
+    with pytest.raises(UnreadableImage, match="deflated content is longer than 1,000,000"):
+        read_radiograph(path)
 
 
 def test_find_names_a_folder_that_is_not_there(tmp_path: Path) -> None:
