@@ -195,6 +195,7 @@ def _seldom(report: Report) -> list[tuple[str, int]]:
         ("both -1 and annotated (positive)", report.contradictory),
         ("annotation rows without id or value", len(rows.blank_rows) if rows else 0),
         ("annotation rows that are no mask", len(rows.malformed_rows) if rows else 0),
+        ("annotation rows that overlap another", len(rows.overlapping_rows) if rows else 0),
         ("taken over from an interrupted run", report.resumed),
     ]
 
