@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """How fast `preprocess.py` is, against the decoder's limit and against what people write today.
 
-    python benchmarks/preprocess.py [--count 400] [--repetitions 5] [--workers N] [--json FILE]
+    python benchmarks/preprocess.py [--count 400] [--repetitions 5] [--workers N] [--storage uint8]
+                                    [--json FILE]
 
 On generated radiographs like the competition's (1024x1024, 8 bits, baseline JPEG), in one run:
 
@@ -67,17 +68,17 @@ class Round:
 def main() -> int:
     """Measure and print; exit status 1 if a target is missed."""
     arguments = parse()
+    options = ("--size", SIZE, "--workers", arguments.workers, "--storage", arguments.storage)
     with tempfile.TemporaryDirectory(prefix="pneumoseg-benchmark-") as name:
         folder = Path(name)
         print(f"drawing {arguments.count} radiographs …", flush=True)
         write_phantoms(PhantomSettings(folder / "all", count=arguments.count, seed=1))
         few = part(folder, HANDFUL)
         rounds = [
-            measure(folder / "all", few, arguments.workers, number)
-            for number in range(arguments.repetitions + 1)
+            measure(folder / "all", few, options, number) for number in range(arguments.repetitions + 1)
         ][1:]  # the first one fills the disk's cache
         memory = {
-            count: peak_memory(part(folder, count), arguments.workers)
+            count: peak_memory(part(folder, count), options)
             for count in (arguments.count // 4, arguments.count // 2, arguments.count)
         }
     record = report(arguments, rounds, memory)
@@ -92,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=400, help="radiographs")
     parser.add_argument("--repetitions", type=int, default=5, help="rounds that count")
     parser.add_argument("--workers", type=int, default=available_cores(), help="of the command")
+    parser.add_argument("--storage", choices=("float32", "uint8"), default="float32", help="of the command")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a record")
     arguments = parser.parse_args()
     if arguments.count < 4 * HANDFUL or arguments.repetitions < 1 or arguments.workers < 1:
@@ -110,14 +112,14 @@ def part(folder: Path, count: int) -> Path:
     return small
 
 
-def measure(sources: Path, few: Path, workers: int, number: int) -> Round:
+def measure(sources: Path, few: Path, options: Sequence[object], number: int) -> Round:
     """One round; every second one in the other order."""
     paths = find(sources)[:SINGLE_THREAD]
     steps: dict[str, Callable[[], float]] = {
         "limit": lambda: limit(paths),
-        "command": lambda: timed_command(sources, workers),
+        "command": lambda: timed_command(sources, options),
         "loop": lambda: loop(paths, sources / "loop.h5"),
-        "handful": lambda: timed_command(few, workers),
+        "handful": lambda: timed_command(few, options),
     }
     names = list(steps)[:: -1 if number % 2 else 1]
     found = Round(**{name: steps[name]() for name in names})
@@ -125,18 +127,23 @@ def measure(sources: Path, few: Path, workers: int, number: int) -> Round:
     return found
 
 
-def words(sources: Path, workers: int) -> list[str]:
+def words(sources: Path, options: Sequence[object]) -> list[str]:
     """The command line that is measured."""
-    options = {"--images": sources / IMAGES, "--annotations": sources / ANNOTATIONS}
-    options |= {"--out": sources / "out.h5", "--size": SIZE, "--workers": workers}
-    flat = [str(word) for pair in options.items() for word in pair]
-    return [sys.executable, str(ROOT / "preprocess.py"), *flat, "--overwrite"]
+    places = (
+        "--images",
+        sources / IMAGES,
+        "--annotations",
+        sources / ANNOTATIONS,
+        "--out",
+        sources / "out.h5",
+    )
+    return [sys.executable, str(ROOT / "preprocess.py"), *map(str, (*places, *options)), "--overwrite"]
 
 
-def timed_command(sources: Path, workers: int) -> float:
+def timed_command(sources: Path, options: Sequence[object]) -> float:
     """Seconds of the whole command."""
     start = time.perf_counter()
-    subprocess.run(words(sources, workers), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(words(sources, options), check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
@@ -174,9 +181,9 @@ def loop(paths: Sequence[Path], out: Path) -> float:
     return seconds / len(paths)
 
 
-def peak_memory(sources: Path, workers: int) -> int:
+def peak_memory(sources: Path, options: Sequence[object]) -> int:
     """Greatest proportional set size of the command's processes, in bytes; 0 where it is not told."""
-    process = subprocess.Popen(words(sources, workers), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words(sources, options), stdout=subprocess.DEVNULL)
     peak = 0
     watch = threading.Event()
     while process.poll() is None:
@@ -245,6 +252,7 @@ def report(
     return {
         "count": count,
         "workers": workers,
+        "storage": arguments.storage,
         "rounds": [asdict(one) for one in rounds],
         "ratios": ratios,
         "memory": memory,
