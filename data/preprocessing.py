@@ -44,11 +44,10 @@ from core.errors import UserError
 from core.files import explained, replacing
 from data import dicom, frames, headers, store
 from data.annotations import AnnotationError, Annotations, Row, combined_mask, read_annotations
-from data.pool import UNDER_WAY, available_cores, ordered
+from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
-from data.slots import Slots
-from data.staging import FORMAT_VERSION, Entry, Staging, checksum
+from data.staging import FORMAT_VERSION, Entry, Rows, Staging, checksum
 
 Storage = Literal["float32", "uint8"]
 Progress = Callable[[str, int, int], None]
@@ -117,11 +116,10 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     with explained(settings.out, "write"):
         settings.out.parent.mkdir(parents=True, exist_ok=True)
     folder = settings.out.with_name(f"{settings.out.name}.staging")
-    staging = Staging.open(folder, fingerprint, settings.storage, size, masks=annotations is not None)
+    staging = Staging.open(folder, fingerprint, _types(settings), size)
     try:
         resumed = len(staging.entries)
-        identities = _Identities.of(annotations, files)
-        job = _Job(settings, identities, key or staging.key, staging.folder / "slots.raw")
+        job = _Job(settings, _Identities.of(annotations, files), key or staging.key, folder)
         _read_all(job, files, staging, progress)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_outcome(settings, report, staging)
@@ -278,18 +276,18 @@ class _Job(NamedTuple):
     settings: Settings
     identities: _Identities
     patient_key: bytes
-    slots: Path
+    staging: Path
 
 
 class _Task(NamedTuple):
-    """One file, and the slot for its row."""
+    """One file, and its number among all."""
 
     file: Path
-    slot: int
+    number: int
 
 
 _job: _Job | None = None  # set in the workers only, before their first file
-_slots: Slots | None = None
+_rows: Rows | None = None
 
 
 def _prepare(job: _Job) -> None:
@@ -297,19 +295,18 @@ def _prepare(job: _Job) -> None:
     _job = job
 
 
-def _worker_slots(job: _Job) -> Slots:
-    """This worker's view of the slots; opened late, because a failure here is then the caller's."""
-    global _slots
-    if _slots is None:
-        _slots = Slots(job.slots, _empty_row(job.settings), "r+")
-    return _slots
+def _worker_rows(job: _Job) -> Rows:
+    """This worker's view of the rows; opened late, because a failure here is then the caller's."""
+    global _rows
+    if _rows is None:
+        size = (job.settings.size, job.settings.size)
+        _rows = Rows(job.staging, _types(job.settings), size)
+    return _rows
 
 
-def _empty_row(settings: Settings) -> list[NDArray[Any]]:
-    """Arrays like those of every row: the image, and its mask if anything is annotated."""
-    shape = (settings.size, settings.size)
-    types = [settings.storage] if settings.annotations is None else [settings.storage, "uint8"]
-    return [np.empty(shape, kind) for kind in types]
+def _types(settings: Settings) -> list[str]:
+    """Of what a row has: the image, and its mask if anything is annotated."""
+    return [settings.storage] if settings.annotations is None else [settings.storage, "uint8"]
 
 
 def _process(task: _Task) -> Entry:
@@ -317,7 +314,8 @@ def _process(task: _Task) -> Entry:
     assert _job is not None
     entry, row = convert(task.file, _job)
     if row:
-        _worker_slots(_job).put(task.slot, row)
+        with explained(_job.staging, "write"):
+            _worker_rows(_job).put(task.number, row)
     return entry
 
 
@@ -386,31 +384,24 @@ def _read_all(
     """Stage what is not staged yet."""
     seen = {entry.image_id for entry in staging.entries if entry.kept}
     progress("reading", len(staging.entries), len(files))
-    workers = job.settings.workers or available_cores()
-    count = workers * UNDER_WAY + 1
-    tasks = [_Task(file, n % count) for n, file in enumerate(files[len(staging.entries) :])]
-    slots = Slots(job.slots, _empty_row(job.settings), "w+")
+    tasks = [_Task(file, number) for number, file in enumerate(files)][len(staging.entries) :]
     entries = ordered(
         _process,
         tasks,
-        workers=workers,
+        workers=job.settings.workers or available_cores(),
         crashed=functools.partial(_crashed, settings=job.settings),
         prepare=_prepare,
         arguments=(job,),
     )
-    try:
-        for task, entry in zip(tasks, entries, strict=True):
-            if entry.kept and entry.image_id in seen:
-                reason = f"another file with the id {entry.image_id} came before"
-                staging.append(replace(entry, status="duplicate", reason=reason, checksum=0))
-            elif entry.kept:
-                staging.append(entry, *slots.get(task.slot))
-                seen.add(entry.image_id)
-            else:
-                staging.append(entry)
-            progress("reading", len(staging.entries), len(files))
-    finally:
-        slots.close()
+    for entry in entries:
+        if entry.kept and entry.image_id in seen:
+            reason = f"another file with the id {entry.image_id} came before"
+            staging.append(replace(entry, status="duplicate", reason=reason, checksum=0))
+        else:
+            staging.append(entry)
+        if entry.kept:
+            seen.add(entry.image_id)
+        progress("reading", len(staging.entries), len(files))
 
 
 def _reported(settings: Settings, report: Report) -> Report:

@@ -3,17 +3,17 @@
 Promises: what `Staging.append` has recorded survives the end of the process, however it ends, and
 `Staging.open` gives it back if it was made from the same sources with the same settings; a row that
 is not whole (its checksum differs) is dropped together with everything after it. Memory does not grow
-with the number of images. One process at a time may hold a staging folder.
+with the number of images. One process at a time may hold a staging folder; others may put rows into it
+for that one, each at its place (`Rows`).
 
 In the folder: `fingerprint` (what the rows were made from), `images.raw` and, where there are masks,
-`masks.raw` (the rows, one after the other) and `journal.jsonl` (one line per source file, in the
-order of the files, also for those that gave no row). Also `key`, random and for the owner's eyes alone:
+`masks.raw` (row n is that of source file n; where a file gave none there is a hole) and `journal.jsonl`
+(one line per source file, in the order of the files). Also `key`, random and for the owner's eyes alone:
 what the journal says of patients is hashed with it, and the key goes when the folder goes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -21,10 +21,10 @@ import secrets
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -36,12 +36,12 @@ from data.headers import UNKNOWN
 if sys.platform != "win32":
     import fcntl
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
 
 _ROWS, _JOURNAL = ("images.raw", "masks.raw"), "journal.jsonl"
 _KEY_BYTES = 32
-_BLOCK = 32  # rows copied at a time when the rows are read back
+_BLOCK = 4  # rows copied at a time; a large write into a new file takes several times as long a byte
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,56 @@ def checksum(*row: NDArray[Any]) -> int:
     return result
 
 
+class Rows:
+    """The rows of a staging folder, opened by any process.
+
+    Args:
+        folder: Where they are.
+        types: Type of the images, and of the masks if there are any.
+        size: Height and width of a row.
+
+    Raises:
+        OSError: The files are not there.
+    """
+
+    def __init__(self, folder: Path, types: Sequence[DTypeLike], size: tuple[int, int]) -> None:
+        self._types, self._size = [np.dtype(kind) for kind in types], size
+        self._files = [io.FileIO(folder / name, "r+") for name in _ROWS[: len(types)]]
+
+    def put(self, number: int, row: Sequence[NDArray[Any]]) -> None:
+        """Write the row of source file `number`: its image, and its mask if there are any."""
+        for file, array in zip(self._files, row, strict=True):
+            file.seek(number * array.nbytes)
+            view = memoryview(array.data).cast("B")
+            while view:  # all of it: before the disk is full, a file may take a part
+                view = view[file.write(view) :]
+
+    def get(self, number: int, count: int) -> tuple[NDArray[Any], ...]:
+        """The rows of `count` source files from `number` on: images (count, H, W), and their masks.
+
+        Raises:
+            EOFError: There are not so many.
+        """
+        found = []
+        for file, kind in zip(self._files, self._types, strict=True):
+            array = np.empty((count, *self._size), kind)
+            file.seek(number * (array.nbytes // count))
+            if (length := file.readinto(array.data.cast("B"))) != array.nbytes:
+                raise EOFError(f"{length} of {array.nbytes} bytes")
+            found.append(array)
+        return tuple(found)
+
+    def truncate(self, count: int) -> None:
+        """Leave room for the rows of `count` source files."""
+        for file, kind in zip(self._files, self._types, strict=True):
+            file.truncate(count * kind.itemsize * self._size[0] * self._size[1])
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+
 class Staging:
     """An open staging folder.
 
@@ -99,34 +149,31 @@ class Staging:
         key: 32 random bytes, the same as long as the folder's entries are.
     """
 
-    def __init__(self, folder: Path, storage: str, size: tuple[int, int], masks: bool = True) -> None:
+    def __init__(self, folder: Path, types: Sequence[DTypeLike], size: tuple[int, int]) -> None:
         self.folder = folder
         self.entries: list[Entry] = []
         self.key = b""
-        self._size = size
-        self._types = {"images.raw": np.dtype(storage), "masks.raw": np.dtype(np.uint8)}
-        if not masks:
-            del self._types["masks.raw"]
+        self._types, self._size = types, size
         self._lock: io.FileIO | None = None
-        self._files: tuple[io.FileIO, ...] = ()  # those of the rows, then the journal
+        self._rows: Rows | None = None
+        self._journal: io.FileIO | None = None
 
     @classmethod
     def open(
-        cls, folder: Path, fingerprint: str, storage: str, size: tuple[int, int], masks: bool = True
+        cls, folder: Path, fingerprint: str, types: Sequence[DTypeLike], size: tuple[int, int]
     ) -> Staging:
         """Take a staging folder, with what it holds if the fingerprint is the same.
 
         Args:
             folder: Made if absent; emptied if it was made from something else.
             fingerprint: What the rows depend on; one line.
-            storage: Type of the images, "float32" or "uint8".
+            types: Type of the images, and of the masks if a row has one besides its image.
             size: Height and width of the rows.
-            masks: Whether a row has a mask besides its image.
 
         Raises:
             UserError: Another process holds the folder, or the operating system refused.
         """
-        staging = cls(folder, storage, size, masks)
+        staging = cls(folder, types, size)
         with explained(folder, "write"):
             folder.mkdir(parents=True, exist_ok=True)
             staging._take_lock()
@@ -149,17 +196,24 @@ class Staging:
         return staging
 
     def append(self, entry: Entry, *row: NDArray[Any]) -> None:
-        """Record what became of the next source file, with its row if it gave one.
+        """Record what became of the next source file, whose row, if it gave one, is in its place by now.
+
+        Args:
+            entry: For the journal.
+            row: Put in its place before that; none if there is none, or another process put it there.
 
         Raises:
             UserError: The operating system refused (the disk is full, say).
         """
-        *rows, journal = self._files
+        assert self._rows is not None
+        assert self._journal is not None
         with explained(self.folder, "write"):
-            for file, array in zip(rows, row, strict=False):
-                write_whole(file, array.data)
+            if row:
+                self._rows.put(len(self.entries), row)
             # Unbuffered and last: a line in the journal means that its row is written.
-            write_whole(journal, json.dumps(asdict(entry)).encode() + b"\n")
+            view = memoryview(json.dumps(asdict(entry)).encode() + b"\n")
+            while view:
+                view = view[self._journal.write(view) :]
         self.entries.append(entry)
 
     def blocks(self) -> Iterator[tuple[NDArray[Any], ...]]:
@@ -168,58 +222,54 @@ class Staging:
         Raises:
             UserError: The folder can no longer be read.
         """
-        kept = sum(entry.kept for entry in self.entries)
-        with explained(self.folder, "read"), self._open_rows() as files:
-            for start in range(0, kept, _BLOCK):
-                yield self._read_row(files, min(_BLOCK, kept - start))
+        assert self._rows is not None
+        with explained(self.folder, "read"):
+            for first, last in self._stretches():
+                for number in range(first, last, _BLOCK):
+                    yield self._rows.get(number, min(_BLOCK, last - number))
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        """From where to where every source file gave a row."""
+        first = 0
+        for number, entry in enumerate(self.entries):
+            if not entry.kept:
+                yield first, number
+                first = number + 1
+        yield first, len(self.entries)
 
     def close(self) -> None:
         """Let go of the folder; what is recorded stays."""
-        for file in self._files:
-            file.close()
-        self._files = ()
-        if self._lock is not None:
-            self._lock.close()
+        for file in (self._rows, self._journal, self._lock):
+            if file is not None:
+                file.close()
 
     def discard(self) -> None:
         """Let go of the folder and remove it."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def _open_rows(self) -> Iterator[list[IO[bytes]]]:
-        with contextlib.ExitStack() as stack:
-            yield [stack.enter_context((self.folder / name).open("rb")) for name in self._types]
-
-    def _read_row(self, files: list[IO[bytes]], count: int) -> tuple[NDArray[Any], ...]:
-        """The next `count` rows; `EOFError` if there are not so many."""
-        types = self._types.values()
-        return tuple(_read(file, (count, *self._size), kind) for file, kind in zip(files, types, strict=True))
-
     def _recover(self) -> None:
         """Take what is whole, cut off the rest, and get ready to append."""
-        for name in (*self._types, _JOURNAL):
+        for name in (*_ROWS[: len(self._types)], _JOURNAL):
             (self.folder / name).touch()
-        lines = (self.folder / _JOURNAL).read_bytes().splitlines(keepends=True)
+        self._rows = Rows(self.folder, self._types, self._size)
+        self._journal = io.FileIO(self.folder / _JOURNAL, "r+")
         recorded = 0
-        with self._open_rows() as files:
-            for line in lines:
-                entry = _parse(line)
-                if entry is None or (entry.kept and not self._whole(entry, files)):
-                    break
-                self.entries.append(entry)
-                recorded += len(line)
-        pixels = sum(entry.kept for entry in self.entries) * self._size[0] * self._size[1]
-        lengths = {name: pixels * kind.itemsize for name, kind in self._types.items()}
-        for name, length in (lengths | {_JOURNAL: recorded}).items():
-            file = (self.folder / name).open("r+b", buffering=0)
-            self._files += (file,)
-            file.truncate(length)
-            file.seek(length)
+        for line in self._journal.readall().splitlines(keepends=True):
+            entry = _parse(line)
+            if entry is None or (entry.kept and not self._whole(entry)):
+                break
+            self.entries.append(entry)
+            recorded += len(line)
+        self._rows.truncate(len(self.entries))
+        self._journal.truncate(recorded)
+        self._journal.seek(recorded)
 
-    def _whole(self, entry: Entry, files: list[IO[bytes]]) -> bool:
+    def _whole(self, entry: Entry) -> bool:
+        """Whether the row of the next entry is what it was."""
+        assert self._rows is not None
         try:
-            return checksum(*self._read_row(files, 1)) == entry.checksum
+            return checksum(*self._rows.get(len(self.entries), 1)) == entry.checksum
         except EOFError:
             return False
 
@@ -248,29 +298,8 @@ def _parse(line: bytes) -> Entry | None:
         return None
 
 
-def _read(file: IO[bytes], shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
-    """The next rows of a file.
-
-    Raises:
-        EOFError: There are not so many.
-    """
-    rows = np.empty(shape, dtype=kind)
-    content = file.read(rows.nbytes)
-    if len(content) != rows.nbytes:
-        raise EOFError(f"{len(content)} of {rows.nbytes} bytes")
-    rows.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, dtype=np.uint8)
-    return rows
-
-
 def _write_secret(path: Path, content: bytes) -> None:
     """Write a file that nobody but its owner may read, not even while it is being written."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
-
-
-def write_whole(file: io.FileIO, content: bytes | memoryview) -> None:
-    """Write all of it: an unbuffered file may take only a part, for example before the disk is full."""
-    view = memoryview(content).cast("B")
-    while view:
-        view = view[file.write(view) :]

@@ -33,7 +33,7 @@ def fill(staging: Staging, stop: int = ROWS) -> None:
 
 
 def opened(folder: Path, fingerprint: str = "same") -> Staging:
-    return Staging.open(folder / "staging", fingerprint, "float32", SIZE)
+    return Staging.open(folder / "staging", fingerprint, ("float32", "uint8"), SIZE)
 
 
 def assert_whole(staging: Staging) -> None:
@@ -108,7 +108,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_rows_without_masks(tmp_path: Path) -> None:
     def images() -> Staging:
-        return Staging.open(tmp_path / "staging", "same", "float32", SIZE, masks=False)
+        return Staging.open(tmp_path / "staging", "same", ("float32",), SIZE)
 
     first = images()
     for number in range(3):
