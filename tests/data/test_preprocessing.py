@@ -317,6 +317,16 @@ def test_files_of_one_name_go_by_their_uid_where_no_row_tells_them_apart(tmp_pat
         assert store.ids == ("1.2.7", "1.2.8", "image", "alone")
 
 
+def test_a_wreck_keeps_no_good_file_of_the_same_id_out(phantoms: Path, tmp_path: Path) -> None:
+    good = dicom.find(phantoms)[1]
+    for name, content in (("a", good.read_bytes()[:700]), ("b", good.read_bytes())):
+        (tmp_path / "dicom-images-train" / name).mkdir(parents=True)
+        (tmp_path / "dicom-images-train" / name / good.name).write_bytes(content)
+    report = preprocess(settings(tmp_path, tmp_path / "a.h5", annotations=None))
+    assert [remark.file for remark in report.unreadable] == [f"a/{good.name}"]
+    assert (report.written, report.duplicates) == (1, ())
+
+
 @pytest.fixture
 def family(phantoms: Path, tmp_path: Path) -> Path:
     """The phantoms shared out among few patients, one without identifier, one of another issuer."""
