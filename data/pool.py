@@ -28,8 +28,7 @@ import cv2
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-UNDER_WAY = 4
-"""Items per worker that have been handed out but not yet yielded; one more is about to be."""
+_UNDER_WAY = 4  # items per worker
 
 
 def available_cores() -> int:
@@ -69,7 +68,7 @@ def ordered(
                 done += 1
         except BrokenProcessPool:  # noqa: PERF203  it happens once in a blue moon
             # Which of the items under way did it is not known: try each of them alone.
-            for item in items[done : done + workers * UNDER_WAY]:
+            for item in items[done : done + workers * _UNDER_WAY]:
                 yield _alone(function, item, crashed, prepare, arguments)
                 done += 1
 
@@ -107,7 +106,7 @@ def _run(
         waiting = iter(items)
         under_way: deque[Future[Result]] = deque()
         with _uninterrupted():  # the first `submit` starts the workers
-            for item in itertools.islice(waiting, workers * UNDER_WAY):
+            for item in itertools.islice(waiting, workers * _UNDER_WAY):
                 under_way.append(pool.submit(function, item))
         while under_way:
             result = under_way.popleft().result()

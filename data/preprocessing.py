@@ -47,7 +47,7 @@ from data.annotations import AnnotationError, Annotations, Row, combined_mask, r
 from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
-from data.staging import FORMAT_VERSION, Entry, Rows, Staging, checksum
+from data.staging import FORMAT_VERSION, Entry, RowFiles, Staging, checksum
 
 Storage = Literal["float32", "uint8"]
 Progress = Callable[[str, int, int], None]
@@ -287,7 +287,7 @@ class _Task(NamedTuple):
 
 
 _job: _Job | None = None  # set in the workers only, before their first file
-_rows: Rows | None = None
+_rows: RowFiles | None = None
 
 
 def _prepare(job: _Job) -> None:
@@ -295,12 +295,12 @@ def _prepare(job: _Job) -> None:
     _job = job
 
 
-def _worker_rows(job: _Job) -> Rows:
+def _worker_rows(job: _Job) -> RowFiles:
     """This worker's view of the rows; opened late, because a failure here is then the caller's."""
     global _rows
     if _rows is None:
         size = (job.settings.size, job.settings.size)
-        _rows = Rows(job.staging, _types(job.settings), size)
+        _rows = RowFiles(job.staging, _types(job.settings), size)
     return _rows
 
 
@@ -349,18 +349,15 @@ def convert(file: Path, job: _Job) -> _Outcome:
             full = combined_mask(rows_of[image_id], height, width)
         except AnnotationError as error:
             return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
-        row.append(_small_mask(full, settings.size))
         positive = bool(full.any())
+        if positive:
+            row.append(resize_mask(full, settings.size, settings.size))
+        else:  # four in five: spare the work
+            row.append(np.zeros_like(row[0], np.uint8))
         entry = replace(entry, positive=positive, vanished=positive and not row[1].any())
     return _Outcome(
         replace(entry, status="kept", reason=radiograph.note, checksum=checksum(*row)), tuple(row)
     )
-
-
-def _small_mask(full: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    if full.any():
-        return resize_mask(full, size, size)
-    return np.zeros((size, size), dtype=np.uint8)  # four in five: spare the work
 
 
 def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:

@@ -4,7 +4,7 @@ Promises: what `Staging.append` has recorded survives the end of the process, ho
 `Staging.open` gives it back if it was made from the same sources with the same settings; a row that
 is not whole (its checksum differs) is dropped together with everything after it. Memory does not grow
 with the number of images. One process at a time may hold a staging folder; others may put rows into it
-for that one, each at its place (`Rows`).
+for that one, each at its place (`RowFiles`).
 
 In the folder: `fingerprint` (what the rows were made from), `images.raw` and, where there are masks,
 `masks.raw` (row n is that of source file n; where a file gave none there is a hole) and `journal.jsonl`
@@ -90,7 +90,7 @@ def checksum(*row: NDArray[Any]) -> int:
     return result
 
 
-class Rows:
+class RowFiles:
     """The rows of a staging folder, opened by any process.
 
     Args:
@@ -110,9 +110,7 @@ class Rows:
         """Write the row of source file `number`: its image, and its mask if there are any."""
         for file, array in zip(self._files, row, strict=True):
             file.seek(number * array.nbytes)
-            view = memoryview(array.data).cast("B")
-            while view:  # all of it: before the disk is full, a file may take a part
-                view = view[file.write(view) :]
+            _write(file, array.data)
 
     def get(self, number: int, count: int) -> tuple[NDArray[Any], ...]:
         """The rows of `count` source files from `number` on: images (count, H, W), and their masks.
@@ -155,7 +153,7 @@ class Staging:
         self.key = b""
         self._types, self._size = types, size
         self._lock: io.FileIO | None = None
-        self._rows: Rows | None = None
+        self._rows: RowFiles | None = None
         self._journal: io.FileIO | None = None
 
     @classmethod
@@ -211,9 +209,7 @@ class Staging:
             if row:
                 self._rows.put(len(self.entries), row)
             # Unbuffered and last: a line in the journal means that its row is written.
-            view = memoryview(json.dumps(asdict(entry)).encode() + b"\n")
-            while view:
-                view = view[self._journal.write(view) :]
+            _write(self._journal, json.dumps(asdict(entry)).encode() + b"\n")
         self.entries.append(entry)
 
     def blocks(self) -> Iterator[tuple[NDArray[Any], ...]]:
@@ -252,7 +248,7 @@ class Staging:
         """Take what is whole, cut off the rest, and get ready to append."""
         for name in (*_ROWS[: len(self._types)], _JOURNAL):
             (self.folder / name).touch()
-        self._rows = Rows(self.folder, self._types, self._size)
+        self._rows = RowFiles(self.folder, self._types, self._size)
         self._journal = io.FileIO(self.folder / _JOURNAL, "r+")
         recorded = 0
         for line in self._journal.readall().splitlines(keepends=True):
@@ -303,3 +299,10 @@ def _write_secret(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
+
+
+def _write(file: io.FileIO, content: bytes | memoryview) -> None:
+    """All of it: an unbuffered file may take only a part, for example before the disk is full."""
+    view = memoryview(content).cast("B")
+    while view:
+        view = view[file.write(view) :]
