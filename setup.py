@@ -36,9 +36,11 @@ setup(
     install_requires=[
         MXNET_NEEDS_NUMPY,
         "h5py>=3.10",
+        "highdicom>=0.25",  # DICOM Segmentation objects
         # 12-bit and lossless JPEG. BSD; the usual pylibjpeg-libjpeg is GPL and reads less. Later ones
         # need NumPy 2.
         "imagecodecs>=2025.3.30,<2026.3",
+        "Jinja2>=3.1",
         "matplotlib>=3.8",
         "opencv-python-headless>=4.8,<4.12",  # 4.12 needs NumPy 2
         "pillow>=10",
@@ -70,6 +72,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "selenium>=4.20",
             "setuptools",
             "types-PyYAML",
             "wheel",
