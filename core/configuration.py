@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from core.errors import UserError
 from core.files import explained
+from core.recipe import ConstantSchedule, Schedule
 from core.rounding import to_float32
 from core.rules import AdamRule, LossRule, Rules
 from core.specification import Network, Strict
@@ -81,6 +82,7 @@ class Training(Strict):
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     optimizer: Adam = Adam()
+    schedule: Schedule = ConstantSchedule()
     loss: Loss = Loss()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     dropout_masks: Literal["host", "device"] = "host"
@@ -198,6 +200,7 @@ def _explain(item: Any) -> str:
         part
         for before, part in zip([None, *item["loc"]], item["loc"], strict=False)
         if not (isinstance(before, int) and part in ("conv", "pointwise", "transpose", "output"))
+        and not (before == "schedule" and part in ("constant", "step", "cosine", "plateau"))
     ]
     path = key_path(location)
     if item["type"] == "extra_forbidden":

@@ -33,9 +33,11 @@ from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.files import replacing, write_bytes, write_text
 from core.metrics import Scores, dice_per_image, summarise
+from core.monitoring import best_epoch, is_stale
 from core.pictures import Sample, draw_sheet
 from core.plan import Plan
 from core.rules import adam_step
+from core.schedules import learning_rate
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 _POSITIVE_SAMPLES, _NEGATIVE_SAMPLES = 4, 2
@@ -143,7 +145,7 @@ class Trainer:
         if self.progress.history:  # a run killed before it was written, or continued in another folder
             self._write_history()
         while len(self.progress.history) < settings.epochs:
-            if self._is_stale():
+            if is_stale(self.progress.history, settings.early_stop):
                 return Outcome("early stop", self.progress)
             evaluation = self._score() if self._train_epoch() else None
             if evaluation is None:
@@ -174,7 +176,7 @@ class Trainer:
         began = time.perf_counter() - self.progress.seconds
         for batch in self.training.epoch(epoch, start=self.progress.batch):
             losses.step += 1
-            rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
+            rate, decay = self._rate(losses.step), settings.optimizer.weight_decay
             scalars = adam_step(optimizer, losses.step, rate, decay)
             keep = None
             if settings.dropout_masks == "host":
@@ -212,31 +214,22 @@ class Trainer:
             dice=scores.dice,
             dice_all_empty=scores.dice_all_empty,
             dice_positive=scores.dice_positive,
-            learning_rate=self.configuration.training.optimizer.learning_rate,
+            learning_rate=self._rate(progress.step),
             images_per_second=progress.images / progress.seconds,
             scored_on="training" if self.validation is None else "validation",
             step=progress.step,
         )
         self.progress = Progress(step=progress.step, history=(*progress.history, record))
-        best = self._best_epoch() == record.epoch
+        best = best_epoch(self.progress.history, self.configuration.training.early_stop) == record.epoch
         self._save(*([BEST] if best else []), LAST)
         self._write_history()
         for observer in self.observers:
             observer.epoch_ended(record, best, evaluation.samples)
 
-    def _best_epoch(self) -> int:
-        """The first epoch that no later one beats by more than `min_delta`; 0 before the first."""
-        monitor, best, value = self.configuration.training.early_stop, 0, math.inf
-        for record in self.progress.history:
-            score = getattr(record, monitor.monitor)
-            lower = score if monitor.monitor == "validation_loss" else -(score or 0.0)
-            if lower < value - monitor.min_delta or best == 0:
-                best, value = record.epoch, lower
-        return best
-
-    def _is_stale(self) -> bool:
-        stop = self.configuration.training.early_stop
-        return stop.enabled and len(self.progress.history) - self._best_epoch() >= stop.patience
+    def _rate(self, step: int) -> float:
+        """The learning rate of an update of the epoch under way."""
+        settings = self.configuration.training
+        return learning_rate(settings, step, self.training.batches, self.progress.history)
 
     def _settle(self, losses: _Losses, leave: int) -> None:
         if (bad := losses.settle(leave)) is not None:

@@ -31,10 +31,10 @@ def print_network(console: Console, plan: Plan) -> None:
 
 
 class TrainingConsole(Observer):
-    """A live bar for the epoch under way and one line for each that is done."""
+    """A live bar for the epoch under way and one line for each that is done, with the rate if asked."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
-        self._console, self._epochs = console, epochs
+    def __init__(self, console: Console, epochs: int, show_rate: bool = False) -> None:
+        self._console, self._epochs, self._show_rate = console, epochs, show_rate
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -79,11 +79,12 @@ class TrainingConsole(Observer):
         del samples
         width = len(str(self._epochs))
         of_positives = "   -  " if record.dice_positive is None else f"{record.dice_positive:.4f}"
+        rate = f"rate {record.learning_rate:.2e}  " if self._show_rate else ""
         self._bar.update(self._task, visible=False)
         self._console.print(
             f"epoch {record.epoch:>{width}}/{self._epochs}  loss {record.loss:.4f}  "
             f"{record.scored_on}: loss {record.validation_loss:.4f}  Dice {record.dice:.4f} "
             f"(all-empty {record.dice_all_empty:.4f})  positives {of_positives}  "
-            f"{record.images_per_second:.1f} images/s{'  best' if best else ''}",
+            f"{rate}{record.images_per_second:.1f} images/s{'  best' if best else ''}",
             soft_wrap=True,
         )

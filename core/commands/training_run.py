@@ -20,6 +20,7 @@ from core.errors import UserError
 from core.files import explained, set_aside, write_bytes
 from core.logs import TensorBoardLog
 from core.lowering import lower
+from core.recipe import ConstantSchedule
 from core.registry import load_backend, require_backend
 from core.state import initial_state
 from core.training import BEST, LAST, Outcome, Trainer
@@ -59,7 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
         _prepare_folders(console, folder, logs, source)
         progress = Progress() if checkpoint is None else checkpoint.progress
         log = TensorBoardLog(logs, len(progress.history), settings.threshold)
-        with _interruptible() as interrupted, TrainingConsole(console, settings.epochs) as shown:
+        with (
+            _interruptible() as interrupted,
+            TrainingConsole(
+                console, settings.epochs, show_rate=settings.schedule != ConstantSchedule()
+            ) as shown,
+        ):
             trainer = Trainer(
                 model=model,
                 plan=plan,

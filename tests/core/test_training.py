@@ -169,10 +169,55 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_file(tmp_path / LAST)[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("masks", ["host", "device"])
-def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, masks: str) -> None:
-    configuration = configured(f"training.dropout_masks={masks}")
+class Noting(ReferenceModel):
+    """The reference, which writes down the step sizes that it is given."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.scalars: list[StepScalars] = []
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        self.scalars.append(scalars)
+        return super().train_step(images, masks, scalars, keep)
+
+
+def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
+    configuration = configured("training.schedule={name: cosine, warmup_epochs: 1}")
+    plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
+    model = Noting(plan, rules, "float32")
+    outcome = prepared(tmp_path, configuration, model=model).run()
+    falling = [0.01 * (1 + math.cos(math.pi * done / 6)) for done in range(6)]
+    rates = [0.02 / 3, 0.04 / 3, 0.02, *falling]
+    assert model.scalars == [adam_step(rules.optimizer, n, rate) for n, rate in enumerate(rates, 1)]
+    recorded = [record.learning_rate for record in outcome.progress.history]
+    assert recorded == pytest.approx([0.02, falling[2], falling[5]])
+
+
+def test_a_plateau_lowers_the_rate_of_the_next_epoch(tmp_path: Path) -> None:
+    configuration = configured("training.epochs=6", "training.schedule={name: plateau, patience: 1}")
+    model = scripted(configuration, validation=(5, 6, 4, 4, 3, 2))
+    outcome = prepared(tmp_path, configuration, model=model).run()
+    recorded = [record.learning_rate for record in outcome.progress.history]
+    assert recorded == [0.02, 0.02, 0.01, 0.01, 0.005, 0.005]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.dropout_masks=host",
+        "training.dropout_masks=device",
+        "training.schedule={name: cosine, warmup_epochs: 0.5}",
+        "training.schedule={name: plateau, factor: 0.1, patience: 1}",
+    ],
+)
+def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, override: str) -> None:
+    # No epoch is as much better as that, or there would be no plateau.
+    configuration = configured(override, "training.early_stop={min_delta: 0.5, enabled: false}")
     whole = prepared(tmp_path / "whole", configuration).run()
+    rates = {record.learning_rate for record in whole.progress.history}
+    assert (len(rates) > 1) == ("schedule" in override)
     # 3 batches of training and 3 of scoring in each of 3 epochs, and one more question at each epoch's end.
     for after in range(22):
         folder = tmp_path / str(after)
