@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from core.errors import UserError
 from core.files import explained
-from core.recipe import ConstantSchedule, Schedule
+from core.recipe import Augmentation, ConstantSchedule, Sampling, Schedule
 from core.rounding import to_float32
 from core.rules import AdamRule, LossRule, Rules
 from core.specification import Network, Strict
@@ -85,6 +85,8 @@ class Training(Strict):
     schedule: Schedule = ConstantSchedule()
     loss: Loss = Loss()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    sampling: Sampling | None = None
+    augmentation: Augmentation = Augmentation()
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
 

@@ -69,3 +69,30 @@ class PlateauSchedule(_Schedule):
 Schedule: TypeAlias = Annotated[
     ConstantSchedule | StepSchedule | CosineSchedule | PlateauSchedule, Field(discriminator="name")
 ]
+
+
+class Sampling(Strict):
+    """Share of positives in each batch, from `positives` in the first epoch to `final` in `over_epochs`.
+
+    `final` null is `positives`; `over_epochs` null are all epochs of the run. See `data.sampling`.
+    """
+
+    positives: Share
+    final: Share | None = None
+    over_epochs: Epochs | None = None
+
+
+class Augmentation(Strict):
+    """How images are altered for training; all zero alters nothing. See `data.augmentation`."""
+
+    horizontal_flip: Share = 0.0
+    shift: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    affine_probability: Share = 1.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    intensity_probability: Share = 1.0
+    noise: Share = 0.0
+    noise_probability: Share = 1.0

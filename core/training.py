@@ -121,8 +121,9 @@ class Trainer:
         configuration: The run's settings.
         data: What the run depends on of the data.
         training: Batches to learn from.
-        validation: Batches to score; None scores the training images, in whatever order they come.
+        validation: Batches to score.
         folder: Where the model is written.
+        held_out: False says that `validation` holds the training images, as nothing was held out.
         observers: Told of everything that happens.
         interrupted: Asked after each batch; True stops the run after writing a checkpoint.
         progress: How far the run has come.
@@ -133,8 +134,9 @@ class Trainer:
     configuration: Configuration
     data: DataFacts
     training: Batches
-    validation: Batches | None
+    validation: Batches
     folder: Path
+    held_out: bool = True
     observers: Sequence[Observer] = ()
     interrupted: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
@@ -162,7 +164,7 @@ class Trainer:
         with replacing(self.folder / "export") as partial:
             partial.mkdir()
             self.model.export(partial)
-        evaluation = evaluate(self.model, self._scored(), self.configuration.training.threshold)
+        evaluation = evaluate(self.model, self.validation, self.configuration.training.threshold)
         sheet = draw_sheet(evaluation.samples, self.configuration.training.threshold)
         write_bytes(self.folder / "predictions.png", sheet)
         return evaluation
@@ -194,10 +196,10 @@ class Trainer:
     def _score(self) -> Evaluation | None:
         """Score the held-out images; None when interrupted."""
         for observer in self.observers:
-            observer.scoring_started(self._scored().batches)
+            observer.scoring_started(self.validation.batches)
         try:
             evaluation = evaluate(
-                self.model, self._scored(), self.configuration.training.threshold, self._on_scored
+                self.model, self.validation, self.configuration.training.threshold, self._on_scored
             )
         except _InterruptedError:
             return None
@@ -216,7 +218,7 @@ class Trainer:
             dice_positive=scores.dice_positive,
             learning_rate=self._rate(progress.step),
             images_per_second=progress.images / progress.seconds,
-            scored_on="training" if self.validation is None else "validation",
+            scored_on="validation" if self.held_out else "training",
             step=progress.step,
         )
         self.progress = Progress(step=progress.step, history=(*progress.history, record))
@@ -257,9 +259,6 @@ class Trainer:
     def _write_history(self) -> None:
         records = [dataclasses.asdict(record) for record in self.progress.history]
         write_text(self.folder / "history.json", json.dumps(records, indent=1) + "\n")
-
-    def _scored(self) -> Batches:
-        return self.training if self.validation is None else self.validation
 
     def _on_scored(self) -> None:
         if self.interrupted():

@@ -116,8 +116,8 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
     """The batches and the facts about them: the file's, split as for training, or drawn."""
     from core.checkpoint import DataFacts
+    from core.commands.batches import training_batches
     from core.parity.synthetic import SyntheticBatches
-    from data.loader import Loader
     from data.splits import split_store
     from data.store import Store
 
@@ -129,7 +129,7 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
         return
     with Store.open(Path(arguments.data)) as store:
         split = split_store(store, settings.validation_fraction, settings.seed)
-        loader = Loader(store, split.training, settings.batch_size, seed=settings.seed)
+        loader = training_batches(store, split.training, settings)
         yield loader, DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
 
 

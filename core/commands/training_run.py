@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 
 from core.checkpoint import Checkpoint, DataFacts, Progress, check_continuation, load_checkpoint
+from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.configuration import Configuration, load_configuration, parse_configuration
 from core.devices import choose_device
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
         console.print(_describe_data(arguments.data, store, split))
         _prepare_folders(console, folder, logs, source)
+        held_out = len(split.validation) > 0
+        scored = split.validation if held_out else split.training
         progress = Progress() if checkpoint is None else checkpoint.progress
         log = TensorBoardLog(logs, len(progress.history), settings.threshold)
         with (
@@ -71,11 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
                 plan=plan,
                 configuration=configuration,
                 data=facts,
-                training=Loader(store, split.training, settings.batch_size, seed=settings.seed),
-                validation=Loader(store, split.validation, settings.batch_size)
-                if len(split.validation)
-                else None,
+                training=training_batches(store, split.training, settings),
+                validation=Loader(store, scored, settings.batch_size),
                 folder=folder,
+                held_out=held_out,
                 observers=(shown, log),
                 interrupted=interrupted,
                 progress=progress,

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shuffling import COUNT, unshuffled, write_store
+from shuffling import COUNT, SAMPLING, badly_sampled, unshuffled, write_store
 
 from backends.reference import losses, operations
 from backends.reference.model import ReferenceModel
 from core.conformance import Check, all_checks, examine
 from core.contract import Array, Implementation, KeepMasks, Precision, State
 from core.plan import BatchNorm, Conv2D, ConvTranspose2D, Dropout, Operation, Plan
-from core.randomness import permutation
+from core.randomness import permutation, uniform
 from core.rules import Rules, StepScalars, adam_step
 from data.loader import Loader
+from data.sampling import sampled
 from data.store import Store
 
 
@@ -299,6 +300,71 @@ def test_an_order_that_is_not_random_is_caught(
     assert kind.__doc__ is not None
     name = kind.__doc__.splitlines()[0].rstrip(".")
     record_property("mutant", f"shuffling: {name}: {reason}")
+
+
+class Unmixed(Loader):
+    """The positives of a batch always come first."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        order = super().order(epoch)
+        batch = np.arange(self.images) // self.batch_size
+        return order[np.lexsort((~self.store.positive[order], batch))]
+
+
+class Independent(Loader):
+    """Every place's image is drawn anew, with replacement."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        order = super().order(epoch)
+        lots = uniform(epoch, shape=(self.images,))
+        for label in (True, False):
+            members = self._indices[self.store.positive == label]
+            places = np.flatnonzero(self.store.positive[order] == label)
+            order[places] = members[(lots[places] * len(members)).astype(int)]
+        return order
+
+
+class DealtAnew(Loader):
+    """Every epoch begins with packs of its own."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        return self._indices[sampled(self._positive, self.batch_size, SAMPLING, epoch, 1)]
+
+
+class SamePacks(Loader):
+    """The packs are shuffled once for all."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        order = super().order(epoch)
+        for label in (True, False):
+            members = np.flatnonzero(self.store.positive == label)
+            places = np.flatnonzero(self.store.positive[order] == label)
+            order[places] = members[(4 * (epoch - 1) + np.arange(len(places))) % len(members)]
+        return order
+
+
+class RoundedBatchByBatch(Loader):
+    """Each batch rounds its share by itself."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        sizes = [3, 3, 2]
+        parts = [
+            sampled(self._positive, 3, SAMPLING, epoch, number)[:size] for number, size in enumerate(sizes)
+        ]
+        return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("kind", [Unmixed, Independent, DealtAnew, SamePacks, RoundedBatchByBatch])
+def test_sampling_that_is_not_as_promised_is_caught(
+    kind: type[Loader], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    write_store(tmp_path / "a.h5")
+    with Store.open(tmp_path / "a.h5") as store:
+        assert badly_sampled(Loader(store, np.arange(COUNT), 3, 1, SAMPLING)) is None
+        reason = badly_sampled(kind(store, np.arange(COUNT), 3, 1, SAMPLING))
+    assert reason is not None
+    name = (kind.__doc__ or "").splitlines()[0].rstrip(".")
+    record_property("mutant", f"sampling: {name}: {reason}")
 
 
 def test_without_an_error_nothing_is_caught() -> None:
