@@ -89,6 +89,7 @@ class Training(Strict):
     augmentation: Augmentation = Augmentation()
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
+    average_best: Annotated[int, Field(ge=0, le=100)] = 0
 
     def rules(self) -> Rules:
         """The arithmetic of this training, rounded for the backends."""

@@ -188,6 +188,21 @@ def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.ui
     return mask
 
 
+def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """The runs of the mask that `combined_mask` gives, which do not depend on its size.
+
+    Args:
+        rows: The image's rows.
+
+    Returns:
+        (k, 2) as of `data.rle.union`; none for an image without pneumothorax.
+
+    Raises:
+        RleError: A row is malformed.
+    """
+    return rle.union(*(rle.runs(row.text) for row in rows))
+
+
 def _decoded(row: Row, height: int, width: int) -> NDArray[np.uint8]:
     try:
         return rle.decode(row.text, height, width)

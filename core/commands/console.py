@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from core.averaging import Average
 from core.checkpoint import EpochRecord
 from core.pictures import Sample
 from core.plan import Plan
@@ -68,11 +69,28 @@ class TrainingConsole(Observer):
 
     def scoring_started(self, batches: int) -> None:
         """Show an empty bar for scoring."""
-        self._bar.reset(self._task, description="scoring", completed=0, total=batches, note="")
+        self._bar.reset(self._task, description="scoring", completed=0, total=batches, note="", visible=True)
 
     def batch_scored(self) -> None:
         """Move the bar."""
         self._bar.update(self._task, advance=1)
+
+    def averaging_started(self, batches: int) -> None:
+        """Show an empty bar for the statistics of an average."""
+        self._bar.reset(
+            self._task, description="averaging", completed=0, total=batches, note="", visible=True
+        )
+
+    def averaged(self, average: Average) -> None:
+        """Say whether the average of the best epochs is used."""
+        self._bar.update(self._task, visible=False)
+        name = average.monitor.replace("_", " ")
+        anew = ", with statistics taken anew" if average.taken_anew else ""
+        self._console.print(
+            f"Average of epochs {', '.join(map(str, average.epochs))}{anew}: {name} {abs(average.score):.4f}"
+            f", to beat {abs(average.to_beat):.4f}; it is {'' if average.is_better else 'not '}used",
+            soft_wrap=True,
+        )
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
         """Print the epoch's line."""

@@ -12,7 +12,15 @@ from types import FrameType
 
 from rich.console import Console
 
-from core.checkpoint import Checkpoint, DataFacts, Progress, check_continuation, load_checkpoint
+from core.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    DataFacts,
+    Progress,
+    check_continuation,
+    load_checkpoint,
+)
 from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.configuration import Configuration, load_configuration, parse_configuration
@@ -24,7 +32,7 @@ from core.lowering import lower
 from core.recipe import ConstantSchedule
 from core.registry import load_backend, require_backend
 from core.state import initial_state
-from core.training import BEST, LAST, Outcome, Trainer
+from core.training import Outcome, Trainer
 from data.loader import Loader
 from data.splits import Split, split_store
 from data.store import Store

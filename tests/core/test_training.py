@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from backends.reference.model import ReferenceModel
-from core.checkpoint import DataFacts, EpochRecord, Progress, load_checkpoint
+from core.checkpoint import BEST, LAST, DataFacts, EpochRecord, Progress, load_checkpoint
 from core.configuration import Configuration, parse_configuration
 from core.contract import Array, KeepMasks
 from core.dropout import draw_keep_masks
@@ -24,7 +24,7 @@ from core.metrics import dice_per_image
 from core.pictures import Sample
 from core.rules import StepScalars, adam_step
 from core.state import initial_state
-from core.training import BEST, LAST, Observer, Trainer, evaluate
+from core.training import Observer, Trainer, evaluate
 
 HEIGHT, WIDTH, IMAGES, HELD_OUT = 12, 8, 11, 5
 
