@@ -80,6 +80,8 @@ class Training(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["float32", "float64"] = "float32"
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    fold: Annotated[int, Field(ge=0)] | None = None
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     optimizer: Adam = Adam()
     schedule: Schedule = ConstantSchedule()
@@ -90,6 +92,15 @@ class Training(Strict):
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
     average_best: Annotated[int, Field(ge=0, le=100)] = 0
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_folds(self) -> Self:
+        if self.fold is not None and (self.folds is None or self.fold >= self.folds):
+            raise UserError(
+                f"training.fold must be one of the folds, from 0 to training.folds - 1; "
+                f"received fold={self.fold}, folds={self.folds}"
+            )
+        return self
 
     def rules(self) -> Rules:
         """The arithmetic of this training, rounded for the backends."""

@@ -123,8 +123,8 @@ def fold_of_store(store: Store, folds: int, fold: int, seed: int) -> Split:
     fold_of = stratified_folds(store.positive, folds, seed, store.patients)
     if len(set(fold_of.tolist())) < folds:
         raise UserError(
-            f"{store.path}: {store.count} images cannot be divided into training.folds={folds}, as those of one "
-            f"patient stay together and there are {len(set(_groups(store.patients).tolist()))} patients.",
+            f"{store.path}: {store.count} images cannot be divided into training.folds={folds}, as images of "
+            f"one patient stay together and there are {len(set(_groups(store.patients).tolist()))} patients.",
             "Take fewer folds.",
         )
     held_out = fold_of == fold
