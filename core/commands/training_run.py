@@ -13,7 +13,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from core.checkpoint import BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
+from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
 from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.commands.runs import Run, plan_runs
@@ -188,9 +188,9 @@ class _Session:
             f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
             f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
         )
-        self.console.print(
-            f"Written: {trainer.folder}/ ({BEST}, {LAST}, export/, history.json, predictions.png) and logs"
-        )
+        files = [name for name in (AVERAGED, BEST, LAST) if (trainer.folder / name).is_file()]
+        written = ", ".join([*files, "export/", "history.json", "predictions.png"])
+        self.console.print(f"Written: {trainer.folder}/ ({written}) and logs")
 
 
 def _split(store: Store, settings: Training) -> Split:

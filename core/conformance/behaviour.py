@@ -28,6 +28,7 @@ def behaviour_checks() -> list[Check]:
         ("state", "comes back bit for bit", _round_trip),
         ("state", "a copy once taken does not move", _state_is_a_copy),
         ("state", "gradients, evaluate and predict change nothing", _pure),
+        ("state", "an update of size 0 moves running statistics and no weight", _size_0),
         ("state", "what does not fit is refused by name", _refusals),
         ("state", "arrays given are left as they are, and views are read right", _inputs),
         ("determinism", "training twice gives the same bits", _twice),
@@ -97,6 +98,24 @@ def _around_questions(implementation: Implementation, case: Case) -> tuple[State
 def _pure(backend: Calls) -> None:
     before, after = backend.call(_around_questions, make_case(BLOCKS, 8, 12))
     _require_equal(after, before, "state after gradients, evaluate and predict")
+
+
+def _after_size_0(implementation: Implementation, case: Case) -> State:
+    model = _compiled(implementation, case)
+    model.train_step(*case.batches[0], StepScalars(1, size=0.0))
+    return model.state()
+
+
+def _size_0(backend: Calls) -> None:
+    """What `core.averaging` takes statistics with."""
+    case = make_case(BLOCKS, 8, 12)
+    after = backend.call(_after_size_0, case)
+    for parameter in case.plan.parameters:
+        if not np.array_equal(after[parameter.name], case.state[parameter.name]):
+            raise Nonconformity(f"an update of size 0 changed {parameter.name}")
+    for statistic in case.plan.statistics:
+        if np.array_equal(after[statistic.name], case.state[statistic.name]):
+            raise Nonconformity(f"an update of size 0 left {statistic.name} as it was")
 
 
 def _refusal(implementation: Implementation, case: Case, state: State) -> str | None:
