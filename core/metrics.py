@@ -38,9 +38,25 @@ def dice_per_image(predicted: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.f
     """Dice of each image of two (N, ...) arrays of 0 and 1 (or booleans), as (N,)."""
     p = predicted.reshape(len(predicted), -1).astype(bool)
     t = truth.reshape(len(truth), -1).astype(bool)
-    overlap = np.count_nonzero(p & t, axis=1)
-    total = np.count_nonzero(p, axis=1) + np.count_nonzero(t, axis=1)
+    return dice_from_counts(
+        np.count_nonzero(p & t, axis=1), np.count_nonzero(p, axis=1), np.count_nonzero(t, axis=1)
+    )
+
+
+def dice_from_counts(
+    overlap: NDArray[np.int64], predicted: NDArray[np.int64], truth: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Dice of each image from numbers of pixels, all (N,): set in both masks, and in either."""
+    total = predicted + truth
     return np.where(total == 0, 1.0, 2.0 * overlap / np.maximum(total, 1))
+
+
+def iou_from_counts(
+    overlap: NDArray[np.int64], predicted: NDArray[np.int64], truth: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Intersection over union (Jaccard) from what `dice_from_counts` takes, 1 where both masks are empty."""
+    union = predicted + truth - overlap
+    return np.where(union == 0, 1.0, overlap / np.maximum(union, 1))
 
 
 def summarise(dice: NDArray[np.float64], positive: NDArray[np.bool_]) -> Scores:

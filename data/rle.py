@@ -3,7 +3,7 @@
 Promises: `decode` and `encode` are exact inverses for every mask of every shape, a run that reaches
 the last pixel and a mask of all ones included. A text that does not describe a mask of the given
 size raises `RleError`; nothing is ever clipped, repaired or guessed. `runs` gives the same runs
-without the image's size, for what can be known before it.
+without the image's size, for what can be known before it; `union` and `overlap` are the sets' own.
 
 The format: pixel (x, y) has index x * height + y (column by column, from 0). The text alternates
 a gap and a length: how many clear pixels lie between the end of the previous run and this one, then
@@ -18,6 +18,7 @@ at the last pixel and whose decoder returns the transpose; neither happens here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -109,6 +110,53 @@ def runs(text: str) -> NDArray[np.int64]:
         raise RleError(f"its runs end at pixel {ends[-1, 1]}, but an image has at most {LARGEST}")
     found: NDArray[np.int64] = ends[ends[:, 0] < ends[:, 1]]
     return found
+
+
+def union(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The runs of all pixels that any part sets.
+
+    Args:
+        parts: Each (k, 2) as `runs` gives them.
+
+    Returns:
+        (k, 2), ascending, none that touch.
+    """
+    if not parts:
+        return np.empty((0, 2), dtype=np.int64)
+    joined = np.concatenate(parts)
+    joined = joined[np.argsort(joined[:, 0], kind="stable")]
+    reached = np.maximum.accumulate(joined[:, 1])
+    first = np.append(True, joined[1:, 0] > reached[:-1])[: len(joined)]
+    last = np.append(first[1:], True)[: len(joined)]
+    return np.stack([joined[first, 0], reached[last]], axis=1)
+
+
+def area(runs_: NDArray[np.int64]) -> int:
+    """How many pixels the runs of a mask set."""
+    return int((runs_[:, 1] - runs_[:, 0]).sum())
+
+
+def overlap(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
+    """How many pixels two masks share.
+
+    Args:
+        one: (k, 2) runs, ascending and apart from one another (`runs`, `union`).
+        other: The same of a mask of the same height.
+    """
+    if not len(one) or not len(other):
+        return 0
+    return int((_before(one, other[:, 1]) - _before(one, other[:, 0])).sum())
+
+
+def _before(runs_: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many pixels of the runs have an index below each of some."""
+    lengths = runs_[:, 1] - runs_[:, 0]
+    whole = np.append(0, np.cumsum(lengths))
+    begun = np.searchsorted(runs_[:, 0], indices)  # the last of them may not be over
+    last = np.maximum(begun - 1, 0)
+    beyond = np.where(begun > 0, np.maximum(runs_[last, 1] - indices, 0), 0)
+    counted: NDArray[np.int64] = whole[begun] - beyond
+    return counted
 
 
 def _numbers(text: str, size: int, image: str) -> NDArray[np.int64]:
