@@ -176,10 +176,13 @@ def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.ui
 
 
 def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:
-    """All annotations of one image as runs, whatever the image's size.
+    """The runs of the mask that `combined_mask` gives, which do not depend on its size.
+
+    Args:
+        rows: The image's rows.
 
     Returns:
-        (k, 2) as `rle.runs` has them; none that touch.
+        (k, 2) as of `data.rle.union`; none for an image without pneumothorax.
 
     Raises:
         AnnotationError: A row is malformed.
@@ -190,7 +193,7 @@ def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:
             found.append(rle.runs(row.text))
         except rle.RleError as error:  # noqa: PERF203  a row at a time is the point
             raise AnnotationError(f"annotation row {row.number}: {error}") from error
-    return rle.union(found)
+    return rle.union(*found)
 
 
 def _decoded(row: Row, height: int, width: int) -> NDArray[np.uint8]:
