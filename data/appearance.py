@@ -16,7 +16,8 @@ How each is seen, without decoding a mask:
   same test. The mask of a square image becomes its mirror image instead, as smooth as before; but a
   pneumothorax lies under the apex and along the side, and that is no longer so. `orientation` weighs
   where a mask lies. Its weights were fitted to the competition's 2,669 masks against their transposes;
-  of masks that it was not fitted to, it judges 86 % right, so a handful are needed.
+  of masks that it was not fitted to, it judges 86 % right, so it takes a handful: of five transposed
+  masks 72 % are noticed, of twenty 99 %; five right ones raise a false alarm in 0.04 %.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from data import rle
 _LEAST_RUNS = 8  # of a mask that can speak of its height
 _LEAST_PERIOD, _GREATEST_PERIOD = 16, 1 << 16
 _NEIGHBOURS = 3  # runs on: a column may have several
-_BLUR = 2  # pixels by which a slanted outline moves from a column to the next
-_TELLING = 1 / 64  # heights closer than this share cannot be told from a slanted outline
+_BLUR = 2  # pixels by which most outlines move from a column to the next, at most
+_SLANT = 16  # heights that differ by fewer pixels cannot be told from an outline as steep as that
 _LEAST_ABSOLUTE = 4  # runs that must grow, so that it is no accident
 
 _MOST_COVERED = 0.2  # share of the image; 99 % of the competition's masks cover less than 0.08
@@ -112,7 +113,7 @@ def _speaks(mask: Mask) -> bool:
 
 
 def _differ(one: int, other: int) -> bool:
-    return abs(one - other) > _TELLING * max(one, other)
+    return abs(one - other) >= _SLANT
 
 
 def _prefers(mask: Mask, period: int) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -245,18 +246,25 @@ def images_of(folder: Path, progress: Callable[[int, int], None]) -> dict[str, S
         raise UserError(f"{folder} contains no DICOM file.")
     identities = _Identities.of(None, files)
     found: dict[str, Size | None] = {}
-    for done, file in enumerate(files, 1):
-        uid, size = "", None
-        try:
-            dataset = dicom.read_dataset(file)
-            uid = dicom.sop_instance_uid(dataset)
-            dicom.check(file, dataset)
-            size = int(dataset.Rows), int(dataset.Columns)
-        except dicom.UnreadableImage:
-            pass
-        found.setdefault(identities.choose(file, uid), size)
-        progress(done, len(files))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
+        for done, file in enumerate(files, 1):
+            uid, size = _header(file)
+            found.setdefault(identities.choose(file, uid), size)
+            progress(done, len(files))
     return found
+
+
+def _header(file: Path) -> tuple[str, Size | None]:
+    """SOP Instance UID and size, as far as they can be read."""
+    uid = ""
+    try:
+        dataset = dicom.read_dataset(file)
+        uid = dicom.sop_instance_uid(dataset)
+        dicom.check(file, dataset)
+    except dicom.UnreadableImage:
+        return uid, None
+    return uid, (int(dataset.Rows), int(dataset.Columns))
 
 
 def images_of_sample(sample: Path, size: Size) -> dict[str, Size | None]:
@@ -311,11 +319,11 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
         for image_id in images or ()
         if image_id not in first
     ]
-    warnings = _looked_at(masks)
+    likely = _looked_at(masks)
     unsized = tuple(image_id for image_id, known in (images or {}).items() if known is None)
     if unsized:
-        warnings.append(f"{_images(unsized)} cannot be read, so that sizes are not known: {named(unsized)}")
-    return Verdict(len(table.rows), len(first), positives, tuple(faults), tuple(warnings))
+        likely.append(f"{_images(unsized)} cannot be read, so that sizes are not known: {named(unsized)}")
+    return Verdict(len(table.rows), len(first), positives, tuple(faults), tuple(likely))
 
 
 def _header_faults(table: Table) -> Iterator[Fault]:
