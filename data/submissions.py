@@ -134,7 +134,7 @@ def compare(path: Path, annotations: Annotations, missing: Missing = "error") ->
     if len(absent) == len(annotations.rows_of):
         raise UserError(
             f"{path} has none of the {_images(absent)} that {annotations.path} annotates.",
-            f"The submission has {named(tuple(found))}; annotated are {named(absent)}.",
+            f"The submission has {named(tuple(found)) or 'no row'}; annotated are {named(absent)}.",
         )
     if absent and missing == "error":
         raise UserError(
