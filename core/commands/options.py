@@ -8,7 +8,9 @@ import argparse
 def add_prediction_options(parser: argparse.ArgumentParser, batch_size: int = 16) -> None:
     """How a model predicts: --tta, --batch-size, --device."""
     parser.add_argument(
-        "--tta", action="store_true", help="predict mirror images too and take the mean (test-time augmentation)"
+        "--tta",
+        action="store_true",
+        help="predict mirror images too and take the mean (test-time augmentation)",
     )
     parser.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="images at a time")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|gpu|gpu:N", help="where to compute")
@@ -19,7 +21,9 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "thresholds", "each overrides the model's own (thresholds.json; without such a file 0.5, 0, 0.5)"
     )
-    group.add_argument("--pixel", type=float, metavar="P", help="probability from which a pixel is in the mask")
+    group.add_argument(
+        "--pixel", type=float, metavar="P", help="probability from which a pixel is in the mask"
+    )
     group.add_argument(
         "--area", type=float, metavar="A", help="pixels, of a 1024x1024 image, that must reach the score"
     )
