@@ -7,9 +7,10 @@ KiB. All such triplets are tried with every area of `AREAS`. What is sought is t
 
 Against chance: the best triplet of a small set is often a lone peak, which another set does not have. So
 what is maximised is the mean Dice over the neighbours of a triplet (both probabilities up to `reach` levels
-away, areas one step): the middle of a plateau wins, not the edge of a cliff; and of equals the one nearest
-to the middle of them all. `reach` is wider the fewer images there are of the rarer kind. A triplet that
-scores less than the defaults is not taken.
+away, areas one step), and of triplets that cannot be told apart (within a tenth of the standard error of the
+mean) the one nearest to the middle of them all is taken: the middle of a plateau wins, not the edge of a
+cliff. `reach` is wider the fewer images there are of the rarer kind. A triplet that scores less than the
+defaults on the images themselves is not taken.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ AREAS = (
 """What is tried, in pixels of a 1024x1024 image; the competition's winners used 1000 and 2000."""
 
 _SHOWN = 4  # levels between two lines of a surface
+_ALIKE = 0.1  # of a standard error
 _PARTS = 5  # of the images, for cross-fitting
 
 
@@ -226,7 +228,10 @@ def _best(images: Histograms, sums: NDArray[np.float64]) -> Thresholds:
         sums: (areas, 128, 128) their `dice_sums`.
     """
     smooth = _neighbourhoods(sums / len(images), _reach(images))
-    candidates = np.argwhere(smooth >= np.nanmax(smooth) - 1e-9)
+    area, score, pixel = np.unravel_index(np.nanargmax(smooth), smooth.shape)
+    spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS)).std()
+    tolerance = _ALIKE * float(spread) / math.sqrt(len(images)) + 1e-9
+    candidates = np.argwhere(smooth >= smooth[area, score, pixel] - tolerance)
     scale = np.array([len(AREAS), LEVELS, LEVELS])
     distance = np.square((candidates - candidates.mean(axis=0)) / scale).sum(axis=1)
     area, score, pixel = candidates[np.argmin(distance)].tolist()

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 
 
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    """The file to work on: --data."""
+    parser.add_argument("--data", default="pneumothorax.h5", metavar="FILE", help="made by preprocess.py")
+
+
 def add_prediction_options(parser: argparse.ArgumentParser, batch_size: int = 16) -> None:
     """How a model predicts: --tta, --batch-size, --device."""
     parser.add_argument(
