@@ -228,7 +228,7 @@ def _best(images: Histograms, sums: NDArray[np.float64]) -> Thresholds:
         sums: (areas, 128, 128) their `dice_sums`.
     """
     smooth = _neighbourhoods(sums / len(images), _reach(images))
-    area, score, pixel = np.unravel_index(np.nanargmax(smooth), smooth.shape)
+    area, score, pixel = (int(place) for place in np.unravel_index(np.nanargmax(smooth), smooth.shape))
     spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS)).std()
     tolerance = _ALIKE * float(spread) / math.sqrt(len(images)) + 1e-9
     candidates = np.argwhere(smooth >= smooth[area, score, pixel] - tolerance)
