@@ -41,9 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from core.files import write_text
+    from core.files import check_place, write_text
     from data.submissions import check
 
+    if arguments.json:
+        check_place(arguments.json)
     size = _size(arguments)
     console = Console(highlight=False, markup=False)
     images = _images(console, arguments, size)

@@ -40,10 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from core.files import write_text
+    from core.files import check_place, write_text
     from data.annotations import read_annotations
     from data.submissions import compare, named
 
+    if arguments.json:
+        check_place(arguments.json)
     console = Console(highlight=False, markup=False)
     with console.status("comparing"):
         annotations = read_annotations(arguments.annotations)
@@ -82,12 +84,14 @@ _LINES = (
 
 def _scores(comparison: Comparison) -> dict[str, Any]:
     """All that is shown or written, by its key."""
-    from core.metrics import dice_from_counts, iou_from_counts, summarise
+    import dataclasses
+
+    from core.metrics import Confusion, dice_of_counts, iou_of_counts, summarise
 
     counts = comparison.overlap, comparison.predicted, comparison.truth
     positive, alarm = comparison.truth > 0, comparison.predicted > 0
-    dice = summarise(dice_from_counts(*counts), positive)
-    iou = summarise(iou_from_counts(*counts), positive)
+    dice = summarise(dice_of_counts(*counts), positive)
+    iou = summarise(iou_of_counts(*counts), positive)
     return {
         "dice": dice.dice,
         "dice_all_empty": dice.dice_all_empty,
@@ -96,10 +100,7 @@ def _scores(comparison: Comparison) -> dict[str, Any]:
         "iou_positive": iou.dice_positive,
         "images": dice.images,
         "positives": dice.positives,
-        "tp": int((alarm & positive).sum()),
-        "fp": int((alarm & ~positive).sum()),
-        "fn": int((~alarm & positive).sum()),
-        "tn": int((~alarm & ~positive).sum()),
+        **dataclasses.asdict(Confusion.count(alarm, positive)),
         "missing": len(comparison.missing),
         "unknown": len(comparison.unknown),
         "several_rows": len(comparison.several),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.metrics import dice_from_counts, iou_from_counts, summarise
+from core.metrics import dice_of_counts, iou_of_counts, summarise
 from data import rle
 from data.annotations import Annotations, combined_runs, read_annotations
 from data.submissions import (
@@ -134,9 +134,9 @@ def test_counts_are_those_of_decoded_masks(tmp_path: Path) -> None:
     counts = found.overlap, found.predicted, found.truth
     expected = [competition_dice(p, t) for p, t in pairs]
     assert {0.0, 1.0} < set(expected)
-    np.testing.assert_allclose(dice_from_counts(*counts), expected, rtol=1e-15)
+    np.testing.assert_allclose(dice_of_counts(*counts), expected, rtol=1e-15)
     ious = [len(p & t) / len(p | t) if p | t else 1.0 for p, t in pairs]
-    np.testing.assert_allclose(iou_from_counts(*counts), ious, rtol=1e-15)
+    np.testing.assert_allclose(iou_of_counts(*counts), ious, rtol=1e-15)
 
 
 TRUTH = "ImageId,EncodedPixels\na,1 2\nb,-1\nc,3 4\nd,0 1\nd,1 x\n"
@@ -318,7 +318,7 @@ def test_the_competitions_file(tmp_path: Path, real_data: Path) -> None:
 
     def score(found: Comparison) -> tuple[float, float, float | None]:
         counts = found.overlap, found.predicted, found.truth
-        scores = summarise(dice_from_counts(*counts), found.truth > 0)
+        scores = summarise(dice_of_counts(*counts), found.truth > 0)
         assert (scores.images, scores.positives) == (12047, 2669)
         return scores.dice, round(scores.dice_all_empty, 4), scores.dice_positive
 
