@@ -48,12 +48,16 @@ class Run:
 
     def is_done(self) -> bool:
         """Whether nothing is left to do: the last epoch is trained, and what follows it was written after."""
-        last, written = self.folder / LAST, self.folder / "predictions.png"
-        if self.source is None or not last.is_file() or not written.is_file():
+        if self.source is None or not self.has_after_training("predictions.png"):
             return False
-        settings, history = self.configuration.training, load_checkpoint(last).progress.history
-        trained = len(history) >= settings.epochs or is_stale(history, settings.early_stop)
-        return trained and written.stat().st_mtime_ns >= last.stat().st_mtime_ns
+        settings, history = self.configuration.training, load_checkpoint(self.folder / LAST).progress.history
+        return len(history) >= settings.epochs or is_stale(history, settings.early_stop)
+
+    def has_after_training(self, name: str) -> bool:
+        """Whether a file of the folder was written after the newest checkpoint."""
+        last, written = self.folder / LAST, self.folder / name
+        there = last.is_file() and written.is_file()
+        return there and written.stat().st_mtime_ns >= last.stat().st_mtime_ns
 
 
 @dataclass(frozen=True)

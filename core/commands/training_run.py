@@ -16,9 +16,11 @@ from rich.console import Console
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
 from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
-from core.commands.runs import Run, plan_runs
+from core.commands.held_out import facts_of, split_of
+from core.commands.runs import Run, Runs, plan_runs
+from core.commands.tuning_run import tune_trained
 from core.configuration import Training
-from core.contract import Model
+from core.contract import Implementation, Model
 from core.devices import choose_device
 from core.errors import UserError
 from core.logs import TensorBoardLog
@@ -27,9 +29,9 @@ from core.plan import Plan
 from core.recipe import ConstantSchedule, CosineSchedule
 from core.registry import load_backend, require_backend
 from core.state import initial_state
+from core.thresholds import FILE as THRESHOLDS
 from core.training import Outcome, Trainer
 from data.loader import Loader
-from data.splits import Split, fold_of_store, split_store
 from data.store import Store
 
 
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     planned = plan_runs(arguments)
     with Store.open(Path(arguments.data)) as store:
-        facts = DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
+        facts = facts_of(store)
         for one in planned.runs:
             if (checkpoint := one.checkpoint()) is not None:
                 check_continuation(checkpoint, one.configuration, facts)
@@ -49,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         device = choose_device(arguments.device, implementation.list_devices(), backend.title)
         rules, precision = configuration.training.rules(), configuration.training.precision
         model = implementation.compile(plan, rules, device, precision)
-        session = _Session(console, arguments, plan, model, alone=len(planned.runs) == 1)
+        session = _Session(
+            console, arguments, store, plan, implementation, device, model, len(planned.runs) == 1
+        )
         work = [(one, _Data.of(store, one.configuration.training, facts)) for one in planned.runs]
         print_network(console, plan)
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
@@ -57,12 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
         for one, data in work:
             if len(work) > 1 and one.is_done():
                 console.print(f"{_fold(one)}: finished already, {one.folder}")
+                if not one.has_after_training(THRESHOLDS):  # killed before they were found
+                    session.tune(one.folder, one.configuration.training)
                 continue
             if len(work) > 1:
                 console.print(f"{_fold(one)}:")
             console.print(data.describe(arguments.data))
             if status := session.train(one, data):
                 return status
+        if configuration.training.folds is not None:
+            session.tune_together(planned, configuration.training)
     if len(work) > 1:
         console.print(
             f"All {len(work)} folds are trained; together they predict as an ensemble: {planned.folder}"
@@ -81,7 +89,7 @@ class _Data:
 
     @classmethod
     def of(cls, store: Store, settings: Training, facts: DataFacts) -> _Data:
-        split = _split(store, settings)
+        split = split_of(store, settings)
         held_out = len(split.validation) > 0
         return cls(
             facts,
@@ -107,7 +115,10 @@ class _Session:
 
     console: Console
     arguments: argparse.Namespace
+    store: Store
     plan: Plan
+    implementation: Implementation
+    device: str
     model: Model
     alone: bool
 
@@ -147,7 +158,22 @@ class _Session:
                 self._tell_interruption(one, trainer, outcome)
                 return 130
             self._conclude(trainer, outcome)
+        self.tune(one.folder, settings)
+        names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
+        written = ", ".join(name for name in names if (one.folder / name).exists())
+        self.console.print(f"Written: {one.folder}/ ({written}) and logs")
         return 0
+
+    def tune(self, folder: Path, settings: Training) -> None:
+        """Find the thresholds of the model, or of the folds, in a folder."""
+        tune_trained(self.console, self.store, folder, self.implementation, self.device, settings.batch_size)
+
+    def tune_together(self, planned: Runs, settings: Training) -> None:
+        """Find the thresholds of all folds together once each is there; until then no old ones may hold."""
+        if all((planned.folder / f"fold{number}" / BEST).is_file() for number in range(settings.folds or 0)):
+            self.tune(planned.folder, settings)
+        else:
+            (planned.folder / THRESHOLDS).unlink(missing_ok=True)
 
     def _tell_changes(self, checkpoint: Checkpoint, settings: Training) -> None:
         """What of the recipe spans the whole run follows another number of epochs from here on."""
@@ -188,15 +214,6 @@ class _Session:
             f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
             f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
         )
-        files = [name for name in (AVERAGED, BEST, LAST) if (trainer.folder / name).is_file()]
-        written = ", ".join([*files, "export/", "history.json", "predictions.png"])
-        self.console.print(f"Written: {trainer.folder}/ ({written}) and logs")
-
-
-def _split(store: Store, settings: Training) -> Split:
-    if settings.folds is None:
-        return split_store(store, settings.validation_fraction, settings.seed)
-    return fold_of_store(store, settings.folds, settings.fold or 0, settings.seed)
 
 
 def _fold(one: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -28,6 +29,7 @@ from test_interrupted_training import KILLER, go_on, started, wait_for_line
 
 from core.checkpoint import load_checkpoint
 from core.inference import find_members
+from core.thresholds import load_thresholds
 from data.splits import stratified_folds
 from data.store import Store
 
@@ -53,6 +55,10 @@ def assert_same_folds(whole: Path, folder: Path, model: str = MODEL) -> None:
             assert (folder / model / name / file).stat().st_size == (
                 whole / MODEL / name / file
             ).stat().st_size
+    for name in ("", "fold0", "fold1", "fold2"):
+        found = load_thresholds(folder / model / name)
+        assert found is not None
+        assert found == load_thresholds(whole / MODEL / name)
 
 
 def test_every_fold_has_a_folder_of_its_own(whole: Path) -> None:
@@ -65,13 +71,16 @@ def test_every_fold_has_a_folder_of_its_own(whole: Path) -> None:
         name = f"fold{number}"
         model = whole / MODEL / name
         assert {path.name for path in model.iterdir()} == {
-            LAST, BEST, "history.json", "export", "predictions.png"
+            LAST, BEST, "history.json", "export", "predictions.png", "thresholds.json"
         }  # fmt: skip
         settings = load_checkpoint(model / LAST).configuration.training
         assert (settings.folds, settings.fold) == (3, number)
         scalars, _ = shown(whole / LOGS / name)
         assert sorted(scalars["loss/training"]) == [1, 2]
-    assert {path.name for path in (whole / MODEL).iterdir()} == {"fold0", "fold1", "fold2"}
+    assert {path.name for path in (whole / MODEL).iterdir()} == {"fold0", "fold1", "fold2", "thresholds.json"}
+    found = json.loads((whole / MODEL / "thresholds.json").read_text())
+    assert (found["images"], found["positives"]) == (24, 8), "each image by the fold that has not seen it"
+    assert [Path(path).parts[0] for path in found["checkpoints"]] == ["fold0", "fold1", "fold2"]
     members = find_members([whole / MODEL])
     assert [member.folder.name for member in members] == ["fold0", "fold1", "fold2"]
 
@@ -102,13 +111,13 @@ LARGE = [*BEGIN, "--batch-size", "3"]
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `whole`, with an epoch that takes a while."""
     folder = tmp_path_factory.mktemp("large")
-    prepare(folder, images=240)
+    prepare(folder, images=180)
     train(*LARGE[4:], cwd=folder, how=run_here)
     return folder
 
 
 def test_an_interrupted_run_goes_on_with_the_fold_under_way(large: Path, tmp_path: Path) -> None:
-    prepare(tmp_path, images=240)
+    prepare(tmp_path, images=180)
     with started(tmp_path, LARGE) as process:
         wait_for_line(process, "fold 1:")
         wait_for_line(process, "epoch 1/2")
@@ -124,14 +133,14 @@ def test_an_interrupted_run_goes_on_with_the_fold_under_way(large: Path, tmp_pat
 
 
 def test_a_fold_alone_is_resumed_alone(large: Path, tmp_path: Path) -> None:
-    prepare(tmp_path, images=240)
+    prepare(tmp_path, images=180)
     with started(tmp_path, [*LARGE, "--fold", "1"]) as process:
         wait_for_line(process, "epoch 1/2")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate()
     assert "--fold 1 --resume" in output
     go_on(output, tmp_path)
-    assert [path.name for path in (tmp_path / MODEL).iterdir()] == ["fold1"]
+    assert [path.name for path in (tmp_path / MODEL).iterdir()] == ["fold1"], "no thresholds of an ensemble"
     assert_same_run(large / MODEL / "fold1", tmp_path / MODEL / "fold1")
 
 
@@ -145,11 +154,9 @@ def test_without_its_number_all_folds_are_resumed(whole: Path, folder: Path) -> 
 @pytest.mark.parametrize(
     ("moment", "done"),
     [
-        ("last.safetensors:2", []),
         ("predictions.png:1", []),
+        ("thresholds.json:1", [0]),
         ("last.safetensors:3", [0]),
-        ("best.safetensors:3", [0]),
-        ("export:3", [0, 1]),
     ],
 )
 def test_a_run_killed_between_two_files_ends_the_same(
