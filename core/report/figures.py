@@ -85,8 +85,8 @@ def dice_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
     return Plot(
         "Dice while training",
         plot.svg,
-        "Strong: all scored images; faint: the positive ones; dashes: the floor. Counted at the network's size "
-        "with a threshold of 0.5, so not the numbers above.",
+        "Strong: all scored images; faint: the positive ones; dashes: the floor. Counted at the network's "
+        "size with a threshold of 0.5, so not the numbers above.",
     )
 
 
@@ -164,7 +164,7 @@ def surface(model: Evaluation, grid: Surface) -> Plot:
         _label(plot.axes, _threshold_label(grid.column_name), _threshold_label(grid.row_name))
         plot.axes.spines[:].set_visible(False)
         bar = plot.figure.colorbar(image, ax=plot.axes, pad=0.02)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     best = {grid.column_name: grid.columns[best_column], grid.row_name: grid.rows[best_row]}
     there = ", ".join(f"{name} {_value(value)}" for name, value in best.items())
     caption = (
