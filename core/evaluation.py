@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -241,8 +242,11 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """For headings: backend and model folders, as "tf: tf_model"."""
-        return f"{self.origin.backend}: {', '.join(member.folder for member in self.origin.members)}"
+        """For headings: backend and model folders, as "tf: tf_model"; of folds the folder they lie in."""
+        folders = [Path(member.folder) for member in self.origin.members]
+        if len(folders) > 1 and len({folder.parent for folder in folders}) == 1:
+            return f"{self.origin.backend}: {folders[0].parent} ({len(folders)} models)"
+        return f"{self.origin.backend}: {', '.join(map(str, folders))}"
 
     def as_json(self) -> dict[str, Any]:
         """All but the pictures, of plain numbers, strings, lists and dictionaries.

@@ -386,7 +386,7 @@ def _logarithmic(axes: Axes, which: str) -> None:
     low, high = sorted(axis.get_view_interval())
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
-    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
         if len(ticks) < 3:
             ticks = [d * 10.0**power for power in decades for d in digits if low <= d * 10.0**power <= high]
     axis.set_ticks(ticks, [f"{tick:,.0f}" for tick in ticks])

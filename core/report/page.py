@@ -34,6 +34,7 @@ _HEADINGS: dict[CaseKind, str] = {
     "false positive": "False alarms: something was drawn where there is nothing",
     "best positive": "Best",
 }
+_MORE_CASES: dict[CaseKind, int] = {"worst positive": 2, "false positive": 1}  # of each further model
 
 
 def write_report(path: Path, evaluations: Sequence[Evaluation]) -> None:
@@ -199,11 +200,12 @@ def _training_legend(models: list[Model]) -> list[tuple[int, str]]:
 
 
 def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
-    """Under each heading its pictures. An image that several models show stands under the first one's."""
-    first: dict[str, Case] = {}
-    for model in models:
-        for case in model.record.cases:
-            first.setdefault(case.row.id, case)
+    """Under each heading its pictures: the first model's cases, and the worst of the others that it lacks."""
+    first = {case.row.id: case for case in models[0].record.cases}
+    for model in models[1:]:
+        for kind, count in _MORE_CASES.items():
+            fresh = [case for case in model.record.cases if case.kind == kind and case.row.id not in first]
+            first.update({case.row.id: case for case in fresh[:count]})
     pictured = [{case.row.id: case for case in model.record.cases} for model in models]
     rows = [{row.id: row for row in model.record.rows if row.id in first} for model in models]
     groups: dict[CaseKind, list[Picture]] = {kind: [] for kind in _HEADINGS}
