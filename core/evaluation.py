@@ -20,7 +20,7 @@ from core.checkpoint import EpochRecord
 from core.pictures import Sample
 from core.thresholds import Thresholds
 
-CaseKind = Literal["worst positive", "false positive", "best positive"]
+CaseKind = Literal["worst positive", "false positive", "best positive", "for comparison"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Case:
 
     Args:
         kind: "worst positive": a true mask, low Dice; "false positive": a predicted mask without a true one;
-            "best positive": a true mask, high Dice.
+            "best positive": a true mask, high Dice; "for comparison": a case of the model beside this one.
         row: Its scores.
         sample: Image, truth, probability and Dice.
         predicted: The predicted mask, (h, w) in {0, 1}.
@@ -229,7 +229,7 @@ class Evaluation:
         rows: One an image, in the order of the data file.
         surfaces: Mean Dice on these images over the thresholds; empty where not asked for.
         cases: Worst positives (lowest Dice first), then false positives (highest existence score first),
-            then best positives (highest Dice first).
+            then best positives (highest Dice first), then those for comparison (in the order of the rows).
     """
 
     origin: Origin

@@ -201,7 +201,7 @@ def _training_legend(models: list[Model]) -> list[tuple[int, str]]:
 
 def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
     """Under each heading its pictures: the first model's cases, and the worst of the others that it lacks."""
-    first = {case.row.id: case for case in models[0].record.cases}
+    first = {case.row.id: case for case in models[0].record.cases if case.kind in _HEADINGS}
     for model in models[1:]:
         for kind, count in _MORE_CASES.items():
             fresh = [case for case in model.record.cases if case.kind == kind and case.row.id not in first]
