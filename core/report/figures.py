@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from core.checkpoint import EpochRecord
 from core.evaluation import Calibration, Evaluation, MemberRecord, Surface
 from core.report.findings import roc_curve
-from core.report.svg import INK, LINE, MUTED, PAPER, colour, dashes, drawing
+from core.report.svg import INK, LINE, MUTED, PAPER, colour, drawing, stroke
 from core.thresholds import AREA_SIZE, Thresholds
 
 _BINS = 25
@@ -55,7 +55,7 @@ def loss_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
             training = [record.loss for record in member.history]
             validation = [record.validation_loss for record in member.history]
             plot.axes.plot(epochs, training, color=colour(number), linewidth=0.8, alpha=0.5)
-            plot.axes.plot(epochs, validation, color=colour(number), linestyle=dashes(number))
+            plot.axes.plot(epochs, validation, **stroke(number))
             _mark_epoch(plot.axes, number, member, validation)
             values += training + validation
         _scale(plot.axes, values)
@@ -78,7 +78,7 @@ def dice_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
             positive = [_number(record.dice_positive) for record in member.history]
             plot.axes.plot(epochs, floor, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             plot.axes.plot(epochs, positive, color=colour(number), linewidth=0.8, alpha=0.5)
-            plot.axes.plot(epochs, dice, color=colour(number), linestyle=dashes(number))
+            plot.axes.plot(epochs, dice, **stroke(number))
             _mark_epoch(plot.axes, number, member, dice)
         plot.axes.set_ylim(-0.02, 1.02)
         _label(plot.axes, "epoch", "Dice")
@@ -98,7 +98,7 @@ def rate_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
         values: list[float] = []
         for number, member, epochs in _curves(evaluations):
             rates = [record.learning_rate for record in member.history]
-            plot.axes.plot(epochs, rates, color=colour(number), linestyle=dashes(number))
+            plot.axes.plot(epochs, rates, **stroke(number))
             values += rates
         _scale(plot.axes, values)
         _label(plot.axes, "epoch", "learning rate")
@@ -148,12 +148,16 @@ def surface(model: Evaluation, grid: Surface) -> Plot:
     dice = np.array([[_number(value) for value in row] for row in grid.dice])
     row, column = _nearest(grid, model.summary.thresholds)
     best_row, best_column = np.unravel_index(int(np.nanargmax(dice)), dice.shape)
+    floor, most = model.summary.dice_all_empty, float(np.nanmax(dice))
+    least = max(float(np.nanmin(dice)), floor) if most > floor else float(np.nanmin(dice))
     alt = (
         f"Heat map: mean Dice over the {grid.column_name} and {grid.row_name} thresholds, "
         f"from {np.nanmin(dice):.4f} to {np.nanmax(dice):.4f}; in use: {dice[row, column]:.4f}."
     )
     with drawing(alt) as plot:
-        image = plot.axes.imshow(dice, origin="lower", aspect="auto", cmap="viridis", interpolation="nearest")
+        image = plot.axes.imshow(
+            dice, vmin=least, origin="lower", aspect="auto", cmap="viridis", interpolation="nearest"
+        )
         plot.axes.plot(
             [column], [row], "o", markersize=7, color="none", markeredgecolor="white", markeredgewidth=2.4
         )
@@ -163,7 +167,9 @@ def surface(model: Evaluation, grid: Surface) -> Plot:
         _grid_ticks(plot.axes, grid)
         _label(plot.axes, _threshold_label(grid.column_name), _threshold_label(grid.row_name))
         plot.axes.spines[:].set_visible(False)
-        bar = plot.figure.colorbar(image, ax=plot.axes, pad=0.02)
+        bar = plot.figure.colorbar(
+            image, ax=plot.axes, pad=0.02, extend="min" if least == floor else "neither"
+        )
         bar.outline.set_visible(False)
     best = {grid.column_name: grid.columns[best_column], grid.row_name: grid.rows[best_row]}
     there = ", ".join(f"{name} {_value(value)}" for name, value in best.items())
@@ -174,6 +180,8 @@ def surface(model: Evaluation, grid: Surface) -> Plot:
         caption += "No pair of this grid does better on these images."
     else:
         caption += f"Best of this grid on these images: {np.nanmax(dice):.4f} at {there}."
+    if least == floor:
+        caption += " Darkest: the floor, or less."
     return Plot(f"{grid.row_name.capitalize()} and {grid.column_name}", plot.svg, caption)
 
 
@@ -191,7 +199,8 @@ def _nearest(grid: Surface, used: Thresholds) -> tuple[int, int]:
 def _grid_ticks(axes: Axes, grid: Surface) -> None:
     for axis, values in ((axes.xaxis, grid.columns), (axes.yaxis, grid.rows)):
         step = math.ceil(len(values) / 6)
-        axis.set_ticks(range(0, len(values), step), [_value(value) for value in values[::step]])
+        texts = [f"{value:.0f}" if max(values) > 1 else f"{value:.2f}" for value in values[::step]]
+        axis.set_ticks(range(0, len(values), step), texts)
 
 
 def _threshold_label(name: str) -> str:
@@ -214,7 +223,7 @@ def roc(evaluations: Sequence[Evaluation]) -> Plot | None:
         plot.axes.plot([0, 1], [0, 1], color=LINE, linewidth=0.8)
         for number, model in drawn:
             false, true = roc_curve(model.rows)
-            plot.axes.plot(false, true, color=colour(number), linestyle=dashes(number), clip_on=False)
+            plot.axes.plot(false, true, **stroke(number), clip_on=False)
             found, cleared = model.summary.sensitivity, model.summary.specificity
             if found is not None and cleared is not None:
                 point = {"color": colour(number), "markersize": 6, "markeredgecolor": PAPER, "zorder": 5}
@@ -273,7 +282,7 @@ def reliability(evaluations: Sequence[Evaluation], kind: str) -> Plot:
         for number, model in enumerate(evaluations):
             bins = [bar for bar in calibration(model).bins if bar.predicted is not None]
             x, y = [_number(bar.predicted) for bar in bins], [_number(bar.observed) for bar in bins]
-            plot.axes.plot(x, y, color=colour(number), linestyle=dashes(number), linewidth=1, clip_on=False)
+            plot.axes.plot(x, y, **stroke(number), clip_on=False)
             weight = np.sqrt([bar.count / max(b.count for b in bins) for bar in bins])
             plot.axes.scatter(x, y, 8 + 40 * weight, color=colour(number), linewidths=0, clip_on=False)
         _unit_square(plot.axes)
@@ -297,9 +306,7 @@ def dice_distribution(evaluations: Sequence[Evaluation]) -> Plot | None:
         for number, model in enumerate(evaluations):
             dice = np.sort([row.dice for row in model.rows if row.truth_pixels])
             reached = np.linspace(1, 0, len(dice) + 1)
-            plot.axes.stairs(
-                reached, [0, *dice, 1], baseline=None, color=colour(number), linestyle=dashes(number)
-            )
+            plot.axes.stairs(reached, [0, *dice, 1], baseline=None, **stroke(number))
         _unit_square(plot.axes)
         _label(plot.axes, "Dice", "share of positives")
     return Plot(
@@ -321,9 +328,7 @@ def dice_by_size(evaluations: Sequence[Evaluation]) -> Plot | None:
                 parts = np.array_split(np.argsort(true, kind="stable"), 5)
                 centres = [float(np.median(true[part])) for part in parts]
                 medians = [float(np.median(dice[part])) for part in parts]
-                plot.axes.plot(
-                    centres, medians, color=colour(number), linestyle=dashes(number), linewidth=1.6
-                )
+                plot.axes.plot(centres, medians, **stroke(number))
         plot.axes.set_ylim(-0.03, 1.03)
         _logarithmic(plot.axes, "x")
         _label(plot.axes, "true area (pixels at 1024x1024)", "Dice")
