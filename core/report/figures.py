@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from core.checkpoint import EpochRecord
 from core.evaluation import Calibration, Evaluation, MemberRecord, Surface
 from core.report.findings import roc_curve
 from core.report.svg import INK, LINE, MUTED, PAPER, colour, drawing, stroke
@@ -121,11 +120,9 @@ def _curves(evaluations: Sequence[Evaluation]) -> Iterator[tuple[int, MemberReco
 
 
 def _mark_epoch(axes: Axes, number: int, member: MemberRecord, values: Sequence[float]) -> None:
-    def epoch(record: EpochRecord) -> int:
-        return record.epoch
-
+    """A dot where the evaluated checkpoint is."""
     for record, value in zip(member.history, values, strict=True):
-        if epoch(record) == member.epoch:
+        if record.epoch == member.epoch:
             axes.plot(
                 [record.epoch], [value], "o", color=colour(number), markersize=4.5, markeredgecolor=PAPER
             )
