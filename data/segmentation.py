@@ -190,7 +190,7 @@ def _header(source: Dataset, shape: tuple[int, ...]) -> Dataset:
 def _valid(source: Dataset, tag: Any) -> DataElement | None:
     """An element to copy; None for what is not copied or is no value of its kind."""
     try:
-        element = source[tag]
+        element: DataElement = source[tag]
         keyword = element.keyword
         if not keyword or _NOT_COPIED.fullmatch(keyword):
             return None
