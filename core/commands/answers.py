@@ -1,4 +1,4 @@
-"""From what a network says to an answer about the whole image: the one path of `evaluate`, `tune` and `predict`.
+"""From what a network says to an answer about the whole image, for every command that gives one.
 
 Promises: a probability map is brought to the original size by `data.resize.resize_image` and nothing else,
 and becomes a mask only there; so a mask that is scored is the mask that is submitted, pixel for pixel.
