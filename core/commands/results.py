@@ -201,7 +201,7 @@ def _verdict(source: Source, found: Answer, truth: NDArray[np.uint8] | None, thr
     if pixels:
         words.append(f"{pixels / found.mask.size:.1%} of the image")
         if (area := area_mm2(source, pixels)) is not None:
-            words.append(f"{area / 100:.1f} cm²")
+            words.append(f"{area / 100:.1f} cm2")
     if truth is not None:
         words.append(f"truth {'positive' if truth.any() else 'negative'}")
         words.append(f"Dice {dice_per_image(found.mask[np.newaxis], truth[np.newaxis])[0]:.3f}")
