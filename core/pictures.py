@@ -172,7 +172,8 @@ def _heated(plain: Picture, probability: NDArray[Any]) -> Picture:
     opacity = (_HEAT_OPACITY * np.minimum(2 * levels, 1)).astype(np.float32)[:, np.newaxis]
     laid_over = _colours(levels).astype(np.float32) * opacity
     level = np.clip(np.rint(probability * 255), 0, 255).astype(np.uint8)
-    return np.rint(plain * (1 - opacity)[level] + laid_over[level]).astype(np.uint8)
+    mixed: Picture = np.rint(plain * (1 - opacity)[level] + laid_over[level]).astype(np.uint8)
+    return mixed
 
 
 def _colours(probability: NDArray[Any]) -> Picture:

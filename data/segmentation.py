@@ -36,7 +36,7 @@ from pydicom.config import RAISE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pydicom.valuerep import STR_VR, PersonName, validate_value
 
 SERIES_NUMBER = 1000
@@ -148,29 +148,37 @@ def _segmentation(
     made.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in made.DimensionIndexSequence:
         index.DimensionOrganizationUID = organization
-    if int(source.get("NumberOfFrames", 1) or 1) > 1:
-        for item in _references(made):
-            item.ReferencedFrameNumber = 1  # the frame that `data.dicom` reads
+    several = int(source.get("NumberOfFrames", 1) or 1) > 1
+    for item in _references(made):
+        item.ReferencedSOPClassUID = _text(source, "SOPClassUID")
+        if several and "PurposeOfReferenceCodeSequence" in item:  # what this frame was derived from
+            item.ReferencedFrameNumber = 1  # the one that `data.dicom` reads
     return made
 
 
 def _references(made: Dataset) -> Iterator[Dataset]:
-    """The places where the source image is referenced as pixels."""
-    for frame in made.PerFrameFunctionalGroupsSequence:
-        for derivation in frame.DerivationImageSequence:
-            yield from derivation.SourceImageSequence
-    yield from made.get("SourceImageSequence", ())
+    """The places where an image is referenced; there is but one image to reference."""
+    for element in made:
+        if element.VR == "SQ":
+            for item in element.value:
+                if "ReferencedSOPInstanceUID" in item:
+                    yield item
+                yield from _references(item)
 
 
 def _header(source: Dataset, shape: tuple[int, ...]) -> Dataset:
-    """The source as far as it is copied or referenced: values that the standard allows, and no pixels."""
+    """The source as far as it is copied or referenced: values that the standard allows, and no pixels.
+
+    To highdicom it is a secondary capture of one frame, whatever it is: it treats others by what their kind
+    should have (functional groups, planes in space) and knows only the standard's. `_references` mends it.
+    """
     header = Dataset()
     for tag in source.keys():  # noqa: SIM118  elements are parsed when looked at, which may fail
         element = _valid(source, tag)
         if element is not None:
             header.add(element)
     for keyword in _REQUIRED_UIDS:
-        value = str(source.get(keyword) or "").strip(" \0")
+        value = _text(source, keyword)
         if not value:
             raise NoSegmentation(f"its header has no {keyword}")
         if not UID(value).is_valid or len(value) > _LONGEST_UID:
@@ -182,13 +190,19 @@ def _header(source: Dataset, shape: tuple[int, ...]) -> Dataset:
     if header.PatientSex not in _SEXES:
         header.PatientSex = ""
     header.Rows, header.Columns = shape
+    header.SOPClassUID = SecondaryCaptureImageStorage
+    header.pop("NumberOfFrames", None)
     if "Modality" not in header:
         header.Modality = "OT"
     return header
 
 
+def _text(source: Dataset, keyword: str) -> str:
+    return str(source.get(keyword) or "").strip(" \0")
+
+
 def _valid(source: Dataset, tag: Any) -> DataElement | None:
-    """An element to copy; None for what is not copied or is no value of its kind."""
+    """A copy of an element; None for what is not copied or is no value of its kind."""
     try:
         element: DataElement = source[tag]
         keyword = element.keyword
@@ -202,7 +216,7 @@ def _valid(source: Dataset, tag: Any) -> DataElement | None:
                 validate_value(element.VR, str(value), RAISE)
         if element.VR == "PN":  # anew: it remembers the source's encoding
             return DataElement(tag, "PN", [PersonName(str(value or "")) for value in values])
-        return element
+        return DataElement(tag, element.VR, element.value)
     except Exception:  # as in `write_segmentation`
         return None
 
