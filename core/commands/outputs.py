@@ -62,7 +62,9 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
         for name, path in inputs:
             _check_apart(output, name, path, ("is", "would contain"))
         for other in outputs[:index]:
-            _check_apart(output, other.option, other.path, ("is", "would contain", "would lie in"))
+            _check_apart(
+                output, f"the place of {other.option}", other.path, ("is", "would contain", "would lie in")
+            )
         if isinstance(output, OutputFile):
             _check_file(output, overwrite)
         else:

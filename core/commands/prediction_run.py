@@ -151,7 +151,10 @@ def _check_outputs(arguments: argparse.Namespace, models: Sequence[Path]) -> Non
         and OutputFile("--probabilities", arguments.probabilities, probabilities.is_one),
         arguments.json and OutputFile("--json", arguments.json, begins_with(beginning)),
     ]
-    inputs = [("the images in", arguments.images), *(("the model", folder) for folder in models)]
+    inputs = [
+        ("the folder of the images", arguments.images),
+        *(("the folder of a model", folder) for folder in models),
+    ]
     if arguments.annotations is not None:
         inputs.append(("the annotations", arguments.annotations))
     outputs = [output for output in wanted if output is not None]
