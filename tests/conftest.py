@@ -19,7 +19,7 @@ def remote(request: pytest.FixtureRequest) -> Iterator[Isolated]:
         yield process
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real files; without it the test is skipped, and says so."""
     folder = os.environ.get("PNEUMOSEG_REAL_DATA")

@@ -1,4 +1,4 @@
-"""What the tests of `data` share: DICOM files made to order, and the folder of real ones."""
+"""What the tests of `data` share: DICOM files made to order."""
 
 from __future__ import annotations
 
