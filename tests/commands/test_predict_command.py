@@ -459,3 +459,44 @@ def test_real_radiographs(place: Path, real_data: Path) -> None:
         else:
             assert not made.exists()
             assert re.search(rf"no Segmentation object: \S*{re.escape(path.name)}: its header has no", said)
+
+
+def scored_and_evaluated(place: Path, images: str, annotations: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `score` says of `predict`, and `evaluate` of a data file of the same images."""
+    save_thresholds(place / MODEL, Thresholds(0.3, 500, 0.6))
+    sources = ["--images", images, "--annotations", annotations, "--workers", "1"]
+    made = ["--size", str(SIZE), "--out", "data.h5"]
+    succeed(*sources, *made, cwd=place, how=run_here, program="preprocess.py")
+    data = ["--data", "data.h5", "--split", "all"]
+    succeed("evaluate", "-f", "reference", *data, "--json", "evaluated.json", cwd=place, how=run_here)
+    succeed(*PREDICT, "--images", images, cwd=place, how=run_here)
+    assert "no faults" in succeed("check", "submission.csv", "--images", images, cwd=place, how=run_here)
+    truth = ["--annotations", annotations, "--json", "scored.json"]
+    succeed("score", "submission.csv", *truth, cwd=place, how=run_here)
+    scored, evaluated = (json.loads((place / f"{name}.json").read_text()) for name in ("scored", "evaluated"))
+    return scored, evaluated
+
+
+def assert_same_scores(scored: dict[str, Any], evaluated: dict[str, Any]) -> None:
+    assert 0 < scored["dice_positive"] < 1
+    for key in ("dice", "dice_all_empty", "dice_positive", "iou", "tp", "fp", "fn", "tn"):
+        assert scored[key] == pytest.approx(evaluated[key], abs=1e-6), key
+
+
+def test_the_submission_scores_what_evaluate_prints(place: Path) -> None:
+    rows = ["ImageId, EncodedPixels"]
+    for name, (height, width) in SIZES.items():
+        truth = np.zeros((height, width), np.uint8)
+        if name != "b/b":
+            truth[height // 4 : height // 2, width // 6 : width // 2] = name != "b/c"
+        rows.append(f"{Path(name).name}, {rle.encode(truth)}")
+    (place / "truth.csv").write_text("\n".join(rows))
+    scored, evaluated = scored_and_evaluated(place, IMAGES, "truth.csv")
+    assert_same_scores(scored, evaluated)
+    assert (scored["tp"], scored["fp"], scored["fn"], scored["tn"]) == (2, 1, 1, 1)
+
+
+def test_the_same_on_real_radiographs(place: Path, real_data: Path) -> None:
+    lungs = real_data / "lungs-mini"
+    found = scored_and_evaluated(place, str(lungs / "dicom-images-train"), str(lungs / "train-rle.csv"))
+    assert_same_scores(*found)
