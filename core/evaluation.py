@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from core.checkpoint import EpochRecord
 from core.pictures import Sample
 from core.thresholds import Thresholds
 
-CaseKind = Literal["worst positive", "false positive", "best positive"]
+CaseKind = Literal["worst positive", "false positive", "best positive", "for comparison"]
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class Case:
 
     Args:
         kind: "worst positive": a true mask, low Dice; "false positive": a predicted mask without a true one;
-            "best positive": a true mask, high Dice.
+            "best positive": a true mask, high Dice; "for comparison": a case of the model beside this one.
         row: Its scores.
         sample: Image, truth, probability and Dice.
         predicted: The predicted mask, (h, w) in {0, 1}.
@@ -228,7 +229,7 @@ class Evaluation:
         rows: One an image, in the order of the data file.
         surfaces: Mean Dice on these images over the thresholds; empty where not asked for.
         cases: Worst positives (lowest Dice first), then false positives (highest existence score first),
-            then best positives (highest Dice first).
+            then best positives (highest Dice first), then those for comparison (in the order of the rows).
     """
 
     origin: Origin
@@ -241,8 +242,11 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """For headings: backend and model folders, as "tf: tf_model"."""
-        return f"{self.origin.backend}: {', '.join(member.folder for member in self.origin.members)}"
+        """For headings: backend and model folders, as "tf: tf_model"; of folds the folder they lie in."""
+        folders = [Path(member.folder) for member in self.origin.members]
+        if len(folders) > 1 and len({folder.parent for folder in folders}) == 1:
+            return f"{self.origin.backend}: {folders[0].parent} ({len(folders)} models)"
+        return f"{self.origin.backend}: {', '.join(map(str, folders))}"
 
     def as_json(self) -> dict[str, Any]:
         """All but the pictures, of plain numbers, strings, lists and dictionaries.

@@ -145,14 +145,17 @@ class Scorer:
 
     Args:
         thresholds: What the masks are made with.
+        also: Ids of images whose pictures are kept in any case, to be compared with another model's.
     """
 
     thresholds: Thresholds
+    also: frozenset[str] = frozenset()
     _tallies: dict[int, Tally] = field(default_factory=dict)
     _reliability: Reliability = field(default_factory=Reliability)
     _cases: dict[CaseKind, list[tuple[tuple[float, float, int], Case]]] = field(
         default_factory=lambda: {kind: [] for kind in CASES}
     )
+    _compared: dict[int, Case] = field(default_factory=dict)
 
     def add(self, place: int, found: Tally) -> list[CaseKind]:
         """Count an image; gives the kinds of case that it now is one of the first of.
@@ -163,15 +166,19 @@ class Scorer:
         """
         self._reliability = self._reliability + found.reliability
         self._tallies[place] = found
-        return [
+        kinds = [
             kind
             for kind, order in _orders(found.row).items()
             if len(kept := self._cases[kind]) < CASES[kind] or (*order, place) < kept[-1][0]
         ]
+        return [*kinds, "for comparison"] if found.row.id in self.also else kinds
 
     def show(self, place: int, kind: CaseKind, sample: Sample, predicted: NDArray[np.uint8]) -> None:
         """Keep the pictures of an image that `add` has asked for."""
         row = self._tallies[place].row
+        if kind == "for comparison":
+            self._compared[place] = Case(kind, row, sample, predicted)
+            return
         kept = self._cases[kind]
         kept.append(((*_orders(row)[kind], place), Case(kind, row, sample, predicted)))
         kept.sort(key=lambda entry: entry[0])
@@ -201,11 +208,14 @@ class Scorer:
         return [self._tallies[place] for place in sorted(self._tallies)]
 
     def _chosen_cases(self) -> tuple[Case, ...]:
-        """With few positives the best are among the worst; they are shown once."""
+        """Each image once: with few positives the best are among the worst."""
         chosen = {kind: [case for _, case in kept] for kind, kept in self._cases.items()}
         worst = {case.row.id for case in chosen["worst positive"]}
         best = [case for case in chosen["best positive"] if case.row.id not in worst]
-        return (*chosen["worst positive"], *chosen["false positive"], *best)
+        own = [*chosen["worst positive"], *chosen["false positive"], *best]
+        ids = {case.row.id for case in own}
+        compared = [self._compared[place] for place in sorted(self._compared)]
+        return (*own, *(case for case in compared if case.row.id not in ids))
 
 
 def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:

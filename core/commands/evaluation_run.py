@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -36,19 +35,21 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (arguments.json, arguments.report):
         if path is not None:
             check_place(path)
-    write_report = None if arguments.report is None else _report_writer()
     found: list[Evaluation] = []
     with Store.open(Path(arguments.data)) as store:
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
-            found.append(_evaluate(console, arguments, store, name, folders, members))
+            compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
+            found.append(_evaluate(console, arguments, store, name, folders, members, compared))
     _print(console, arguments, found)
     if arguments.json is not None:
         content = [evaluation.as_json() for evaluation in found]
         written = content[0] if len(content) == 1 else content
         write_text(arguments.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
-    if write_report is not None:
+    if arguments.report is not None:
+        from core.report import write_report  # matplotlib and Jinja2, which nothing else here needs
+
         write_report(arguments.report, found)
         console.print(f"Written: {arguments.report}")
     return 0
@@ -73,6 +74,7 @@ def _evaluate(
     name: str,
     folders: Sequence[Path],
     members: Sequence[Member],
+    compared: frozenset[str],
 ) -> Evaluation:
     backend = require_backend(name)
     thresholds, source = chosen_thresholds(arguments, folders)
@@ -86,7 +88,7 @@ def _evaluate(
             return predictor.begin
 
         title = f"{name}: {', '.join(map(str, folders))}"
-        scored = score(console, store, parts, open_models, thresholds, arguments.batch_size, title)
+        scored = score(console, store, parts, open_models, thresholds, arguments.batch_size, title, compared)
     origin = Origin(
         backend=name,
         framework=backend.title,
@@ -116,17 +118,6 @@ def _record(member: Member) -> MemberRecord:
         step=progress.step,
         history=newest.history,
     )
-
-
-def _report_writer() -> Callable[[Path, Sequence[Evaluation]], None]:
-    """The writer of reports, looked for before anything is computed."""
-    try:
-        writer: Callable[[Path, Sequence[Evaluation]], None] = importlib.import_module(
-            "core.report"
-        ).write_report
-        return writer
-    except ImportError as error:
-        raise UserError("--report: this version cannot write reports") from error
 
 
 def _print(console: Console, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:

@@ -52,9 +52,10 @@ def score(
     thresholds: Thresholds,
     batch_size: int,
     title: str = "scoring",
+    also: frozenset[str] = frozenset(),
 ) -> Scored:
-    """Score the images of all shares, with a bar on the console."""
-    scorer, clock = Scorer(thresholds), _Clock()
+    """Score the images of all shares, with a bar on the console; `also` as in `Scorer`."""
+    scorer, clock = Scorer(thresholds, also), _Clock()
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     silent = not console.is_terminal  # a bar that nobody sees would leave an empty line
     progress = Progress(*columns, console=console, transient=True, disable=silent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -162,21 +163,16 @@ def test_the_record_tells_where_it_comes_from(folder: Path) -> None:
 def test_several_models_stand_side_by_side(folder: Path) -> None:
     shutil.copytree(folder / "reference_model", folder / "other")
     (folder / "other" / FILE).unlink()
-    words = [
-        "evaluate",
-        "-f",
-        "reference",
-        "--model",
-        "reference_model",
-        "--model",
-        "other",
-        "--json",
-        "e.json",
-    ]
-    text = succeed(*words, "--data", "data.h5", cwd=folder, how=run_here)
+    names = ("reference_model", "other")
+    words = ["evaluate", "-f", "reference", "--model", names[0], "--model", names[1], "--data", "data.h5"]
+    text = succeed(*words, "--json", "e.json", "--report", "e.html", cwd=folder, how=run_here)
     first, second = json.loads((folder / "e.json").read_text())
     assert second["thresholds"]["area"] == 0
     assert first["auroc"] != 0
+    page = (folder / "e.html").read_text(encoding="utf-8")
+    shown = [set(re.findall(f'alt="Probability of reference: {name} for ([^"]+)"', page)) for name in names]
+    assert shown[0] <= shown[1], "the same images for both"
+    assert len(shown[0]) > 4
     for scores in (first, second):
         assert f"{scores['dice']:.4f} ({scores['dice_all_empty']:.4f})" in text
 

@@ -30,9 +30,11 @@ ORIGIN = Origin(
 )
 
 
-def evaluate(count: int, order: NDArray[np.int64], thresholds: Thresholds) -> Evaluation:
+def evaluate(
+    count: int, order: NDArray[np.int64], thresholds: Thresholds, also: frozenset[str] = frozenset()
+) -> Evaluation:
     """Random images of 21x17, the i-th of which depends on i alone; added in some order."""
-    scorer = Scorer(thresholds)
+    scorer = Scorer(thresholds, also)
     for place in order.tolist():
         random = np.random.default_rng(place)
         truth = (random.random((21, 17)) < 0.3).astype(np.uint8) * (place % 4 == 0)
@@ -116,6 +118,18 @@ def test_cases_are_the_worst_and_the_best() -> None:
     assert kinds == sorted(kinds, key=list(CASES).index)
     for case in result.cases:
         assert int(case.predicted.sum()) == case.row.predicted_pixels
+
+
+def test_cases_of_another_model_are_kept_for_comparison() -> None:
+    thresholds = Thresholds(0.4, 20000, 0.6)
+    own = [case.row.id for case in evaluate(80, np.arange(80), thresholds).cases]
+    ordinary = [f"id-{place}" for place in (70, 3, 21) if f"id-{place}" not in own]
+    mixed = np.random.default_rng(2).permutation(80)
+    cases = evaluate(80, mixed, thresholds, frozenset([*ordinary, own[1], "not here"])).cases
+    assert [case.row.id for case in cases[: len(own)]] == own
+    assert sorted(case.row.id for case in cases[len(own) :]) == sorted(ordinary)
+    assert ordinary
+    assert {case.kind for case in cases[len(own) :]} == {"for comparison"}
 
 
 def test_few_positives_are_shown_once() -> None:
