@@ -17,7 +17,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
@@ -40,18 +40,18 @@ def available_cores() -> int:
 
 def ordered(
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     *,
     workers: int,
     crashed: Callable[[Item], Result],
     prepare: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Apply a function to each item in other processes.
 
     Args:
         function: A module's function (it is looked up by name in the workers).
-        items: What to apply it to.
+        items: What to apply it to; taken one by one, a few ahead of what was yielded.
         workers: Processes.
         crashed: The result, made here, for an item whose process died on it even when alone.
         prepare: Called once in each worker, with `arguments`, before any item.
@@ -60,17 +60,15 @@ def ordered(
     Yields:
         The results, in the order of the items.
     """
-    done = 0
-    while done < len(items):
+    waiting, taken = iter(items), deque[Item]()
+    while True:
         try:
-            for result in _run(function, items[done:], workers, prepare, arguments):
-                yield result
-                done += 1
+            yield from _run(function, waiting, taken, workers, prepare, arguments)
+            return
         except BrokenProcessPool:  # noqa: PERF203  it happens once in a blue moon
             # Which of the items under way did it is not known: try each of them alone.
-            for item in items[done : done + workers * _UNDER_WAY]:
-                yield _alone(function, item, crashed, prepare, arguments)
-                done += 1
+            while taken:
+                yield _alone(function, taken.popleft(), crashed, prepare, arguments)
 
 
 def _alone(
@@ -81,7 +79,7 @@ def _alone(
     arguments: tuple[Any, ...],
 ) -> Result:
     try:
-        (result,) = _run(function, [item], 1, prepare, arguments)
+        (result,) = _run(function, iter([item]), deque(), 1, prepare, arguments)
     except BrokenProcessPool:
         return crashed(item)
     return result
@@ -89,28 +87,33 @@ def _alone(
 
 def _run(
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    waiting: Iterator[Item],
+    taken: deque[Item],
     workers: int,
     prepare: Callable[..., None] | None,
     arguments: tuple[Any, ...],
 ) -> Iterator[Result]:
-    """One pool from start to end.
+    """One pool from start to end; `taken` holds the items whose results are not yet yielded.
 
     Raises:
-        BrokenProcessPool: A worker died; the items not yet yielded are to be done again.
+        BrokenProcessPool: A worker died; the items in `taken` are to be done again.
     """
-    pool = ProcessPoolExecutor(
-        min(workers, len(items)), _context(function.__module__), _start_worker, (prepare, arguments)
-    )
-    try:
-        waiting = iter(items)
-        under_way: deque[Future[Result]] = deque()
-        with _uninterrupted():  # the first `submit` starts the workers
-            for item in itertools.islice(waiting, workers * _UNDER_WAY):
+    context = _context(function.__module__)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (prepare, arguments))
+    under_way: deque[Future[Result]] = deque()
+
+    def take(most: int) -> None:
+        for item in itertools.islice(waiting, most):
+            taken.append(item)
+            with _uninterrupted():  # a worker may start with it
                 under_way.append(pool.submit(function, item))
+
+    try:
+        take(workers * _UNDER_WAY)
         while under_way:
             result = under_way.popleft().result()
-            under_way.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
+            take(1)
+            taken.popleft()  # not before: `take` may find the pool broken
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -30,8 +30,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -46,11 +45,11 @@ from data import dicom, frames, headers, store
 from data.annotations import (
     AnnotationError,
     Annotations,
-    Row,
     combined_mask,
     combined_runs,
     read_annotations,
 )
+from data.identities import Identities, printable
 from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
@@ -126,7 +125,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     staging = Staging.open(folder, fingerprint, _types(settings), size)
     try:
         resumed = len(staging.entries)
-        job = _Job(settings, _Identities.of(annotations, files), key or staging.key, folder)
+        job = _Job(settings, Identities.of(annotations, files), key or staging.key, folder)
         _read_all(job, files, staging, progress)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_outcome(settings, report, staging)
@@ -236,38 +235,7 @@ def _status(file: Path) -> tuple[int, int]:
 
 def _name(settings: Settings, file: Path) -> str:
     """A file's path below the images folder, in characters that can be printed and stored."""
-    return _printable(file.relative_to(settings.images).as_posix())
-
-
-def _printable(text: str) -> str:
-    """Bytes of a name that are no UTF-8 become escapes, written with a backslash."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-@dataclass(frozen=True)
-class _Identities:
-    """How files come by their ids and annotations.
-
-    Attributes:
-        rows_of: Image id to its rows; None without annotations.
-        shared: Stems that several files have.
-    """
-
-    rows_of: Mapping[str, tuple[Row, ...]] | None
-    shared: frozenset[str]
-
-    @classmethod
-    def of(cls, annotations: Annotations | None, files: Sequence[Path]) -> _Identities:
-        stems = Counter(file.stem for file in files)
-        shared = frozenset(stem for stem, count in stems.items() if count > 1)
-        return cls(None if annotations is None else annotations.rows_of, shared)
-
-    def choose(self, file: Path, uid: str) -> str:
-        """The id of a file's image, of which the header says that it is `uid` ("" if it does not)."""
-        stem = _printable(file.stem)
-        if self.rows_of is None:
-            return uid if uid and file.stem in self.shared else stem
-        return stem if stem in self.rows_of or uid not in self.rows_of else uid
+    return printable(file.relative_to(settings.images).as_posix())
 
 
 class _Outcome(NamedTuple):
@@ -281,7 +249,7 @@ class _Job(NamedTuple):
     """What a worker needs to know besides the file; sent once to each."""
 
     settings: Settings
-    identities: _Identities
+    identities: Identities
     patient_key: bytes
     staging: Path
 
@@ -335,7 +303,7 @@ def convert(file: Path, job: _Job) -> _Outcome:
         "unreadable", "without annotation", "bad annotation".
     """
     settings, rows_of = job.settings, job.identities.rows_of
-    entry = Entry(_name(settings, file), "unreadable", image_id=_printable(file.stem))
+    entry = Entry(_name(settings, file), "unreadable", image_id=printable(file.stem))
     try:
         dataset = dicom.read_dataset(file)
         image_id = job.identities.choose(file, dicom.sop_instance_uid(dataset))
@@ -347,7 +315,7 @@ def convert(file: Path, job: _Job) -> _Outcome:
             return _Outcome(replace(entry, status="without annotation"))
         radiograph = dicom.radiograph(file, dataset)
     except dicom.UnreadableImage as error:
-        return _Outcome(replace(entry, reason=_printable(error.reason)))
+        return _Outcome(replace(entry, reason=printable(error.reason)))
     height, width = radiograph.pixels.shape
     entry = replace(entry, height=height, width=width)
     row = [_stored(resize_image(radiograph.pixels, settings.size, settings.size), settings.storage)]
@@ -376,7 +344,7 @@ def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
 
 def _crashed(task: _Task, settings: Settings) -> Entry:
     reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    return Entry(_name(settings, task.file), "unreadable", reason, _printable(task.file.stem))
+    return Entry(_name(settings, task.file), "unreadable", reason, printable(task.file.stem))
 
 
 def _read_all(

@@ -32,6 +32,7 @@ too: its ids are "0", "1", …, and what is positive is found by looking.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -116,30 +117,35 @@ def write(
     Raises:
         OSError: The operating system refused (the disk is full, say).
     """
-    try:
-        _reserve(path, rows, size, per_dataset, storage)
+    with system_errors():
+        check_room(path, _bytes(rows, size, per_dataset, storage))
         return _write(path, rows, size, blocks, per_dataset, storage, attributes)
-    except (OSError, RuntimeError) as error:
-        raise _os_error(error) from error
 
 
-def _reserve(path: Path, rows: Rows, size: tuple[int, int], per_dataset: int, storage: str) -> None:
-    """Fail now if the disk has no room for the file.
-
-    HDF5 must not be the one to find out: when its last flush fails, h5py raises from destructors and
-    the process may end with a segmentation fault.
-    """
-    if not hasattr(os, "posix_fallocate"):
-        return
+def _bytes(rows: Rows, size: tuple[int, int], per_dataset: int, storage: str) -> int:
+    """How many the file has at most, but for HDF5's own beginning and end."""
     count = len(rows.ids)
     pixels = size[0] * size[1] * (np.dtype(storage).itemsize + (rows.positive is not None))
     longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
     datasets = len(COLUMNS) * -(-count // per_dataset)
     runs = 24 * sum(map(len, rows.runs))
-    total = count * (pixels + longest + 9) + runs + datasets * _OVERHEAD + 4 * _OVERHEAD
+    return count * (pixels + longest + 9) + runs + datasets * _OVERHEAD
+
+
+def check_room(path: Path, size: int) -> None:
+    """Fail now if the disk has no room for a file of `size` bytes and HDF5's own.
+
+    HDF5 must not be the one to find out: when its last flush fails, h5py raises from destructors and
+    the process may end with a segmentation fault.
+
+    Raises:
+        OSError: It has not.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
     with path.open("wb") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, total)
+            os.posix_fallocate(file.fileno(), 0, size + 4 * _OVERHEAD)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot
                 raise
@@ -156,7 +162,7 @@ def _write(
 ) -> int:
     count = len(rows.ids)
     with h5py.File(path, "w") as file:
-        ours = {
+        ours: dict[str, str | int | float] = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "storage": storage,
@@ -165,9 +171,7 @@ def _write(
             "images": count,
             "annotated": rows.positive is not None,
         }
-        for name, value in {**attributes, **ours}.items():
-            # Fixed length: see `attribute`.
-            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+        set_attributes(file, {**attributes, **ours})
         starts = range(0, count, per_dataset)
         parts = []
         for number, start in enumerate(starts):
@@ -175,6 +179,21 @@ def _write(
             parts.append(_create(file, number, part, rows, size, storage))
         _fill(parts, per_dataset, blocks)
     return len(starts)
+
+
+def set_attributes(file: h5py.File, attributes: Mapping[str, str | int | float]) -> None:
+    """Attributes of a file; strings are of fixed length: see `attribute`."""
+    for name, value in attributes.items():
+        file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+
+
+@contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """What HDF5 raises when the operating system refuses, as the error that it was."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _os_error(error) from error
 
 
 def _os_error(error: OSError | RuntimeError) -> OSError:
@@ -196,9 +215,9 @@ def _create(
     images = file.create_dataset(f"images_{number}", shape, storage)
     if storage == "uint8":
         images.attrs["scale"] = SCALE
-    _create_texts(file, f"ids_{number}", rows.ids[part])
+    create_texts(file, f"ids_{number}", rows.ids[part])
     if rows.patients:
-        _create_texts(file, f"patients_{number}", rows.patients[part])
+        create_texts(file, f"patients_{number}", rows.patients[part])
     file.create_dataset(f"sizes_{number}", data=rows.sizes[part].astype(np.int32))
     if rows.positive is None:
         return (images,)
@@ -209,7 +228,8 @@ def _create(
     return images, file.create_dataset(f"ann_{number}", shape, "uint8")
 
 
-def _create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+def create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+    """A column of strings."""
     encoded = [text.encode() for text in texts]
     kind = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
     file.create_dataset(name, data=np.array(encoded, dtype=kind))
