@@ -35,7 +35,7 @@ from core.files import replacing, write_bytes, write_text
 from core.metrics import Scores, dice_per_image, summarise
 from core.pictures import Sample, draw_sheet
 from core.plan import Plan
-from core.rules import adam_step
+from core.rules import step_scalars
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 _POSITIVE_SAMPLES, _NEGATIVE_SAMPLES = 4, 2
@@ -175,7 +175,7 @@ class Trainer:
         for batch in self.training.epoch(epoch, start=self.progress.batch):
             losses.step += 1
             rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
-            scalars = adam_step(optimizer, losses.step, rate, decay)
+            scalars = step_scalars(optimizer, losses.step, rate, decay)
             keep = None
             if settings.dropout_masks == "host":
                 keep = draw_keep_masks(self.plan, settings.seed, losses.step, len(batch.images))

@@ -19,7 +19,7 @@ from core.isolation import Isolated
 from core.parity.measures import FACTOR, FIXED_BUDGET, FLOOR, KINDS, Ruler, Snapshot, Violation, largest
 from core.parity.trajectory import Step, advance, begin, nudged
 from core.plan import Plan
-from core.rules import adam_step
+from core.rules import step_scalars
 from core.state import initial_state
 from core.training import Batch, Batches
 
@@ -175,7 +175,7 @@ class _Work:
     def advance(self, step: int, batch: Batch) -> None:
         """One step of every run, and what it showed."""
         settings = self._settings
-        scalars = adam_step(
+        scalars = step_scalars(
             self._rules.optimizer, step, settings.optimizer.learning_rate, settings.optimizer.weight_decay
         )
         keep = draw_keep_masks(self._plan, settings.seed, step, len(batch.images))

@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.lowering import lower
 from core.metrics import dice_per_image
 from core.pictures import Sample
-from core.rules import StepScalars, adam_step
+from core.rules import StepScalars, step_scalars
 from core.state import initial_state
 from core.training import BEST, LAST, Observer, Trainer, evaluate
 
@@ -151,7 +151,7 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
         for batch in data.epoch(epoch):
             step += 1
             keep = draw_keep_masks(plan, 0, step, len(batch.images))
-            scalars = adam_step(rules.optimizer, step, 0.02)
+            scalars = step_scalars(rules.optimizer, step, 0.02)
             losses += [model.train_step(batch.images, batch.masks, scalars, keep)] * len(batch.images)
         record = outcome.progress.history[epoch - 1]
         assert (record.epoch, record.step) == (epoch, 3 * epoch)
