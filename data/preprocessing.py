@@ -43,7 +43,14 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.files import explained, replacing
 from data import dicom, frames, headers, store
-from data.annotations import AnnotationError, Annotations, Row, combined_mask, read_annotations
+from data.annotations import (
+    AnnotationError,
+    Annotations,
+    Row,
+    combined_mask,
+    combined_runs,
+    read_annotations,
+)
 from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
@@ -465,8 +472,9 @@ def _assemble(
     """Write the staged rows into the final file; return its number of datasets."""
     kept = [entry for entry in staging.entries if entry.kept]
     attributes: dict[str, str | int | float] = {"source_files": len(staging.entries)}
-    positive = None
+    positive, runs = None, list[NDArray[np.int64]]()
     if annotations is not None:
+        runs = [combined_runs(annotations.rows_of[entry.image_id]) for entry in kept]
         positive = np.array([entry.positive for entry in kept], dtype=bool)
         attributes |= {
             "positives": int(positive.sum()),
@@ -482,6 +490,7 @@ def _assemble(
         sizes=np.array([(entry.height, entry.width) for entry in kept], dtype=np.int32),
         positive=positive,
         patients=patients,
+        runs=runs,
     )
 
     def blocks() -> Iterator[tuple[NDArray[Any], ...]]:

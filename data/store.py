@@ -9,15 +9,20 @@ breaks it, naming the file, the dataset, what it found and what it expected.
     sizes_<n>     (k, 2)        int32: height and width of the original image
     positive_<n>  (k,)          uint8: the annotation at the original size is not empty
     patients_<n>  (k,)          UTF-8 strings: equal for images of one patient, "" where that is unknown
+    runs_<n>      (m, 3)        int64: the annotations at the original size, run by run
+
+A row of `runs_<n>` is an image's place in `images_<n>`, then the indices of a run's first pixel and of the
+first one after it, column by column as in `data.rle`; rows ascend and runs neither overlap nor touch. It is
+what `ann_<n>` was made from, and what a score at the original size is counted against.
 
 What a patient is called tells nothing about the person. By default it is a number, counted in the order
 in which patients first appear: as good as a hash whose key was thrown away, and the same whenever the
 file is made anew. With a key that the user keeps it is a keyed hash (`data.headers.patient_hash`), so
 that patients can be found again in other files made with the same key.
 
-A file of images without annotations says so (attribute `annotated`: false) and has neither `ann_<n>`
-nor `positive_<n>`, rather than empty masks, which would claim that nobody is ill. It can be read for
-prediction; whoever asks it for masks or positives gets a `UserError`.
+A file of images without annotations says so (attribute `annotated`: false) and has neither `ann_<n>`,
+`positive_<n>` nor `runs_<n>`, rather than empty masks, which would claim that nobody is ill. It can be read
+for prediction; whoever asks it for masks or positives gets a `UserError`.
 
 `n` counts from 0 without gaps; k is the same in all datasets but the last, which may be shorter. The
 layout is contiguous: image by image into a prepared batch that reads fastest (4800 images/s of
@@ -42,9 +47,10 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import explained
+from data import rle
 
 FORMAT = "pneumoseg-data"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SCALE = 255.0
 """What uint8 storage divides by."""
 
@@ -58,7 +64,7 @@ _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --a
 _LARGEST_ATTRIBUTE = 1 << 16  # bytes; ours have less than a hundred
 _PLAIN_CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)
 _OVERHEAD = 4096  # bytes of HDF5's own for a dataset, more than enough
-COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients")
+COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients", "runs")
 _NUMBERED = re.compile(rf"({'|'.join(COLUMNS)})_(0|[1-9][0-9]{{0,8}})")
 
 
@@ -71,12 +77,15 @@ class Rows:
         sizes: (k, 2) int32, original height and width.
         positive: (k,) bool; None if nothing is known about any (there are no masks either).
         patients: Names of their patients, "" where unknown; none at all if no patient is known.
+        runs: For each image the runs of its annotation at the original size, (m, 2) as of `data.rle.union`;
+            none at all if nothing is annotated.
     """
 
     ids: Sequence[str]
     sizes: NDArray[np.int32]
     positive: NDArray[np.bool_] | None
     patients: Sequence[str] = ()
+    runs: Sequence[NDArray[np.int64]] = ()
 
 
 def write(
@@ -125,8 +134,9 @@ def _reserve(path: Path, rows: Rows, size: tuple[int, int], per_dataset: int, st
     count = len(rows.ids)
     pixels = size[0] * size[1] * (np.dtype(storage).itemsize + (rows.positive is not None))
     longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
-    datasets = 6 * -(-count // per_dataset)
-    total = count * (pixels + longest + 9) + datasets * _OVERHEAD + 4 * _OVERHEAD
+    datasets = len(COLUMNS) * -(-count // per_dataset)
+    runs = 24 * sum(map(len, rows.runs))
+    total = count * (pixels + longest + 9) + runs + datasets * _OVERHEAD + 4 * _OVERHEAD
     with path.open("wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, total)
@@ -193,6 +203,9 @@ def _create(
     if rows.positive is None:
         return (images,)
     file.create_dataset(f"positive_{number}", data=rows.positive[part].astype(np.uint8))
+    if rows.runs:
+        runs = [np.insert(runs, 0, place, axis=1) for place, runs in enumerate(rows.runs[part])]
+        file.create_dataset(f"runs_{number}", data=np.concatenate([np.empty((0, 3), np.int64), *runs]))
     return images, file.create_dataset(f"ann_{number}", shape, "uint8")
 
 
@@ -257,6 +270,7 @@ class Store:
         self.sizes = self._read_sizes()
         self.annotated = first.masks is not None
         self._positive = self._read_positive() if self.annotated else None
+        self._runs_read: dict[int, NDArray[np.int64]] = {}
         self.attributes = attributes_of(file)
 
     @property
@@ -338,6 +352,63 @@ class Store:
         except Exception as error:
             raise _damaged(self.path, error) from error
         self._check_values(images_out, masks_out)
+
+    def truth(self, index: int) -> NDArray[np.uint8]:
+        """The annotation of an image at its original size.
+
+        Args:
+            index: From 0 to count - 1.
+
+        Returns:
+            (height, width) uint8 in {0, 1}, as `sizes` says.
+
+        Raises:
+            IndexError: An index that is not in the file.
+            UserError: The file has no annotations, or not at the original size (it was made by an older
+                version), or is damaged.
+        """
+        if self._positive is None:
+            raise _unannotated(self.path)
+        if not 0 <= index < self.count:
+            raise IndexError(f"index {index} of {self.count} images")
+        height, width = map(int, self.sizes[index])
+        if not self._complete("runs"):
+            return self._stored_truth(index, height, width)
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        runs = self._runs(number)
+        first, last = np.searchsorted(runs[:, 0], index - self._starts[number] + np.arange(2))
+        try:
+            return rle.draw(runs[first:last, 1:], height, width)
+        except rle.RleError as error:
+            raise _broken(
+                self.path, f"runs_{number}", f"{error} (image {index})", "runs of its mask"
+            ) from error
+
+    def _stored_truth(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
+        """The annotation of a file without runs: known where the image was not resized."""
+        if (height, width) != (self.height, self.width):
+            raise UserError(
+                f"{self.path} has its annotations only at {self.height}x{self.width} pixels, but image "
+                f"{self.ids[index]} has {height}x{width}; scores are counted at the original size.",
+                _MAKE_ONE,
+            )
+        mask = np.empty((1, height, width, 1), dtype=np.uint8)
+        self.read(np.array([index]), np.empty(mask.shape, dtype=np.float32), mask)
+        return mask[0, ..., 0]
+
+    def _runs(self, number: int) -> NDArray[np.int64]:
+        """All of `runs_<n>`, read once."""
+        if number not in self._runs_read:
+            dataset = checked_dataset(self.path, self._file, f"runs_{number}", (None, 3), least=0)
+            if dataset.dtype != np.int64 or dataset.nbytes > self.path.stat().st_size:
+                found = f"{len(dataset)} runs of type {dataset.dtype}"
+                raise _broken(self.path, f"runs_{number}", found, "int64, and no more than fit into the file")
+            try:
+                runs: NDArray[np.int64] = dataset[:]
+            except DAMAGE as error:
+                raise _damaged(self.path, error) from error
+            self._runs_read[number] = runs
+        return self._runs_read[number]
 
     def _check_values(self, images: NDArray[np.float32], masks: NDArray[np.uint8] | None) -> None:
         """Refuse what only a damaged file holds; in a loss it would be seen much later, if at all."""
@@ -488,8 +559,10 @@ def attribute(of: h5py.File | h5py.Dataset, name: str) -> Any:
         return None
 
 
-def checked_dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
-    """A dataset of a shape; None stands for any length above zero.
+def checked_dataset(
+    path: Path, file: h5py.File, name: str, shape: tuple[int | None, ...], least: int = 1
+) -> h5py.Dataset:
+    """A dataset of a shape; None stands for any length from `least` on.
 
     Raises:
         UserError: There is none of that name, or it has another shape.
@@ -505,7 +578,9 @@ def checked_dataset(path: Path, file: h5py.File, name: str, shape: tuple[int | N
         raise _broken(path, name, found, f"shape {expected}")
     actual = dataset.shape
     fits = actual is not None and len(actual) == len(shape)
-    if not fits or any(n < 1 if want is None else n != want for n, want in zip(actual, shape, strict=True)):
+    if not fits or any(
+        n < least if want is None else n != want for n, want in zip(actual, shape, strict=True)
+    ):
         raise _broken(path, name, f"shape {actual}", f"shape {expected}")
     return dataset
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.randomness import permutation
+from data import rle
+from data.resize import resize_mask
 from data.store import (
     DAMAGE,
     FORMAT,
@@ -37,7 +39,9 @@ from data.store import (
 Progress = Callable[[int, int], None]
 """Called with the number of images looked at, and of all."""
 
+_LABELS = ("ann", "positive", "runs")
 _BLOCK_BYTES = 32_000_000
+_TYPES = {"sizes": np.dtype(np.int32), "positive": np.dtype(np.uint8), "runs": np.dtype(np.int64)}
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -118,11 +122,12 @@ class _Inspection:
                 self._look_at_values(number, dataset)
                 done += len(dataset)
                 progress(done, total)
-        for name in ("ids", "sizes", "positive", "patients"):
+        for name in ("ids", "sizes", "positive", "patients", "runs"):
             self.columns[name] = self._column(name)
         self._look_at_ids()
         self._look_at_sizes()
         self._look_at_positives()
+        self._look_at_runs()
         if self.ours:
             self._look_at_attributes()
 
@@ -157,8 +162,10 @@ class _Inspection:
         needed = {"images", *(["ann"] if self.annotated else [])}
         if self.ours:
             needed |= {"ids", "sizes", *(["positive"] if self.annotated else [])}
+            if self.annotated and self.attributes.get("format_version") not in (1, 2):
+                needed.add("runs")
         for name, numbers in self.numbers.items():
-            if not self.annotated and name in ("ann", "positive"):
+            if not self.annotated and name in _LABELS:
                 self.faults += [
                     f"{name}_{number}: there, but 'annotated' is false" for number in sorted(numbers)
                 ]
@@ -174,7 +181,8 @@ class _Inspection:
         if number not in self.numbers[name]:
             return None
         try:
-            dataset = checked_dataset(self.path, self.file, f"{name}_{number}", shape)
+            least = 0 if name == "runs" else 1
+            dataset = checked_dataset(self.path, self.file, f"{name}_{number}", shape, least)
             stored = dataset.nbytes if dataset.chunks else dataset.id.get_storage_size()
         except (UserError, *DAMAGE) as error:
             self._fault(error)
@@ -257,12 +265,13 @@ class _Inspection:
         """The readable parts of a small column, strings as Python's."""
         found = {}
         for number, length in self.lengths.items():
-            if name == "positive" and not self.annotated:
+            if name in _LABELS and not self.annotated:
                 continue
-            dataset = self._dataset(name, number, (length, 2) if name == "sizes" else (length,))
+            shape = {"sizes": (length, 2), "runs": (None, 3)}.get(name, (length,))
+            dataset = self._dataset(name, number, shape)
             if dataset is None:
                 continue
-            expected = {"sizes": np.dtype(np.int32), "positive": np.dtype(np.uint8)}.get(name)
+            expected = _TYPES.get(name)
             strings = h5py.check_string_dtype(dataset.dtype) is not None
             if (expected is None and not strings) or (expected is not None and dataset.dtype != expected):
                 self.faults.append(f"{name}_{number}: type {dataset.dtype}, expected {expected or 'strings'}")
@@ -299,6 +308,52 @@ class _Inspection:
                 wrong = _Wrong(f"positive_{number}", f"0, but a mask in ann_{number}")
                 wrong.add(0, (flags == 0) & self.marked[number])
                 self.faults += wrong.fault()
+
+    def _look_at_runs(self) -> None:
+        """The annotations at the original size are whole, and the stored masks were made from them."""
+        for number, runs in self.columns["runs"].items():
+            sizes, flags = (self.columns[name].get(number) for name in ("sizes", "positive"))
+            masks = self.file[f"ann_{number}"] if number in self.marked else None
+            if sizes is None or flags is None or masks is None or (sizes < 1).any():
+                continue  # told already
+            length = len(sizes)
+            if len(runs) and not (
+                runs[0, 0] >= 0 and (np.diff(runs[:, 0]) >= 0).all() and runs[-1, 0] < length
+            ):
+                self.faults.append(f"runs_{number}: images that are not ascending from 0 to {length - 1}")
+                continue
+            first, last = np.searchsorted(runs[:, 0], np.arange(length)[:, None] + [0, 1]).T
+            wrong = {
+                what: _Wrong(f"runs_{number}", what)
+                for what in (
+                    "overlapping runs, or pixels outside",
+                    f"not what positive_{number} says",
+                    f"not the mask of ann_{number}",
+                )
+            }
+            for place in range(length):
+                said = self._run_fault(
+                    runs[first[place] : last[place], 1:], sizes[place], flags[place], masks[place]
+                )
+                for told, one in zip(said, wrong.values(), strict=True):
+                    one.add(place, np.array([told]))
+            self.faults += [line for one in wrong.values() for line in one.fault()]
+
+    def _run_fault(
+        self, runs: NDArray[np.int64], size: NDArray[np.int32], flag: int, mask: NDArray[Any]
+    ) -> tuple[bool, bool, bool]:
+        """Whether one image's runs are no mask of its size, contradict the flag, or the stored mask."""
+        if not len(runs):
+            return False, bool(flag), bool(mask.any())
+        try:
+            truth = rle.draw(runs, *map(int, size))
+        except rle.RleError:
+            return True, False, False
+        return (
+            False,
+            truth.any() != bool(flag),
+            not np.array_equal(resize_mask(truth, *mask.shape[:2]), mask[..., 0]),
+        )
 
     def _look_at_attributes(self) -> None:
         """What is said of the file is so; what other makers of it leave out is not asked for."""

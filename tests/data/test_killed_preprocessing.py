@@ -74,7 +74,7 @@ def test_killed_at_random_moments(sources: Path, tmp_path: Path) -> None:
     subprocess.run(words(sources, tmp_path / "whole.h5"), check=True, capture_output=True, timeout=120)
     seconds = time.monotonic() - started
     whole = arrays(tmp_path / "whole.h5")
-    assert len(whole) == 5 * 5
+    assert len(whole) == 6 * 5
     chance, out = random.Random(SEED), tmp_path / "a.h5"
     struck: Counter[str] = Counter()
     while struck.total() < KILLS:

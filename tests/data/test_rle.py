@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -144,3 +146,35 @@ def test_runs_may_be_as_large_as_any_image_and_no_larger() -> None:
 def test_a_mask_has_two_dimensions() -> None:
     with pytest.raises(ValueError, match=r"\(2, 2, 1\)"):
         rle.encode(np.zeros((2, 2, 1)))
+
+
+def test_runs_are_drawn_and_joined_like_their_masks() -> None:
+    random = np.random.default_rng(8)
+    for _ in range(300):
+        height, width = random.integers(1, 9, 2)
+        masks = [(random.random((height, width)) < share).astype(np.uint8) for share in random.random(3)]
+        runs = [rle.runs(rle.encode(mask)) for mask in masks]
+        for mask, one in zip(masks, runs, strict=True):
+            np.testing.assert_array_equal(rle.draw(one, height, width), mask)
+        joined = rle.union(*runs)
+        np.testing.assert_array_equal(joined, rle.runs(rle.encode(masks[0] | masks[1] | masks[2])))
+    assert rle.union().shape == (0, 2)
+    np.testing.assert_array_equal(rle.union(np.array([[4, 6], [6, 7], [0, 2]])), [[0, 2], [4, 7]])
+
+
+@pytest.mark.parametrize("runs", [[[3, 1]], [[0, 13]], [[0, 3], [2, 5]], [[5, 6], [0, 1]], [[-1, 2]]])
+def test_runs_that_are_no_mask_are_not_drawn(runs: list[list[int]]) -> None:
+    with pytest.raises(rle.RleError, match="not ascending within 4x3 pixels"):
+        rle.draw(np.array(runs), 3, 4)
+
+
+@given(masks, st.randoms())
+def test_areas_and_overlaps_are_those_of_the_pixels(mask: NDArray[np.uint8], random: Random) -> None:
+    other = mask.copy().ravel()
+    random.shuffle(other)
+    other &= np.arange(other.size) % 5 != random.randrange(6)
+    one, two = rle.runs(rle.encode(mask)), rle.runs(rle.encode(other.reshape(mask.shape)))
+    assert rle.area(one) == mask.sum()
+    assert rle.overlap(one, two) == rle.overlap(two, one) == (mask.ravel() & other).sum()
+    assert rle.overlap(one, one) == rle.area(one)
+    assert rle.overlap(one, one + mask.size) == 0

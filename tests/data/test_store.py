@@ -12,9 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from data import rle
 from data.store import Rows, Store, write
 
 COUNT, HEIGHT, WIDTH = 7, 5, 4
+SIZES = np.array([(HEIGHT * (1 + n % 3), WIDTH * (1 + n % 2)) for n in range(COUNT)], dtype=np.int32)
 
 
 def content() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -23,6 +25,16 @@ def content() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     masks = (random.random((COUNT, HEIGHT, WIDTH)) < 0.4).astype(np.uint8)
     masks[[2, 5]] = 0
     return images, masks
+
+
+def truths() -> list[NDArray[np.uint8]]:
+    """The annotations at the original sizes, of which `content` has the masks; 5 vanishes when shrunk."""
+    found = [
+        mask.repeat(height // HEIGHT, axis=0).repeat(width // WIDTH, axis=1)
+        for mask, (height, width) in zip(content()[1], SIZES.tolist(), strict=True)
+    ]
+    found[5][7, 3] = 1
+    return found
 
 
 def write_store(path: Path, storage: str = "float32", per_dataset: int = 3, block: int = 2) -> None:
@@ -37,8 +49,9 @@ def write_store(path: Path, storage: str = "float32", per_dataset: int = 3, bloc
 
     rows = Rows(
         ids=[f"é{number}" + "x" * number for number in range(COUNT)],
-        sizes=np.arange(2 * COUNT, dtype=np.int32).reshape(COUNT, 2),
+        sizes=SIZES,
         positive=np.array([True, True, False, True, True, True, True]),  # 5: vanished when shrunk
+        runs=[rle.runs(rle.encode(truth)) for truth in truths()],
     )
     write(
         path,
@@ -70,7 +83,7 @@ def test_what_is_written_is_read(tmp_path: Path, storage: str, per_dataset: int,
         np.testing.assert_array_equal(found_images[..., 0], images[order])
         np.testing.assert_array_equal(found_masks[..., 0], masks[order])
         assert store.ids[:2] == ("é0", "é1x")
-        np.testing.assert_array_equal(store.sizes, np.arange(14).reshape(7, 2))
+        np.testing.assert_array_equal(store.sizes, SIZES)
         assert store.positive.tolist() == [True, True, False, True, True, True, True]
         assert store.attributes["annotations_sha256"] == "abc"
         assert store.attributes["images"] == COUNT
@@ -86,7 +99,7 @@ def test_the_layout_is_the_contract(tmp_path: Path) -> None:
             assert (images.dtype, masks.dtype) == (np.float32, np.uint8)
             assert images.chunks is None
             assert masks.chunks is None
-        assert len(file) == 15
+        assert len(file) == 18
 
 
 @pytest.mark.parametrize("storage", ["float32", "uint8"])
@@ -212,3 +225,42 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         Store.open(tmp_path / "a.h5")
     with pytest.raises(UserError, match="folder"):
         Store.open(tmp_path)
+
+
+def test_the_truth_at_the_original_size(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.h5")
+    with Store.open(tmp_path / "a.h5") as store:
+        for index, truth in enumerate(truths()):
+            np.testing.assert_array_equal(store.truth(index), truth)
+        with pytest.raises(IndexError, match="index 7 of 7"):
+            store.truth(7)
+
+
+def test_the_truth_of_a_file_without_runs(tmp_path: Path) -> None:
+    """Known where an image was not resized; a guess from the stored mask is not the truth."""
+    write_store(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        for number in range(3):
+            del file[f"runs_{number}"]
+    with Store.open(tmp_path / "a.h5") as store:
+        np.testing.assert_array_equal(store.truth(0), content()[1][0])
+        with pytest.raises(UserError, match="only at 5x4 pixels, but image é1x has 10x8"):
+            store.truth(1)
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        (np.array([[0, 3, 2]]), "not ascending"),
+        (np.array([[0, 0, 21]]), "not ascending within 4x5 pixels"),
+        (np.array([[0, 0, 9], [0, 8, 12]]), "not ascending"),
+        (np.array([[0, 1, 2]], np.int32), "type int32"),
+    ],
+)
+def test_runs_that_are_no_mask_are_refused(tmp_path: Path, runs: NDArray[Any], says: str) -> None:
+    write_store(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["runs_0"]
+        file["runs_0"] = runs
+    with Store.open(tmp_path / "a.h5") as store, pytest.raises(UserError, match=f"runs_0.*{says}"):
+        store.truth(0)

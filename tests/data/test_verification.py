@@ -24,7 +24,6 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "a.h5"
     write_store(path)
     with h5py.File(path, "r+") as file:
-        file["sizes_0"][0] = (7, 9)  # 0 and 1 as `write_store` makes it
         file.attrs["annotations_sha256"] = np.bytes_("0123456789abcdef" * 4)
         file.attrs["positives"] = 6
     return path
@@ -80,7 +79,9 @@ def test_a_whole_file_has_no_fault(path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_other_whole_files(tmp_path: Path) -> None:
     write_store(tmp_path / "small.h5", "uint8", per_dataset=7)
     break_file(
-        tmp_path / "small.h5", without("sizes", "ids", "positive"), say("annotations_sha256", "a" * 64)
+        tmp_path / "small.h5",
+        without("sizes", "ids", "positive", "runs"),
+        say("annotations_sha256", "a" * 64),
     )
     with h5py.File(tmp_path / "small.h5", "r+") as file:
         for name in list(file.attrs):
@@ -103,6 +104,13 @@ def test_other_whole_files(tmp_path: Path) -> None:
         (replace("ann_1"), ["ann_1: missing"]),
         (replace("images_1"), ["images_1: missing"]),
         (replace("sizes_0"), ["sizes_0: missing"]),
+        (replace("runs_1"), ["runs_1: missing"]),
+        (replace("runs_1", data=np.zeros((0, 2), np.int64)), ["runs_1", "(0, 2)", "(any, 3)"]),
+        (put("runs_0", (0, 1), -1), ["runs_0: overlapping runs, or pixels outside in image 0"]),
+        (put("positive_0", 2, 1), ["runs_0: not what positive_0 says in image 2"]),
+        (put("runs_0", (-1, 0), 3), ["runs_0: images that are not ascending from 0 to 2"]),
+        (put("runs_2", np.s_[:, 0], 1), ["runs_2: images that are not ascending from 0 to 0"]),
+        (put("ann_1", (0, 4, 3, 0), 1 - content()[1][3, 4, 3]), ["runs_1: not the mask of ann_1 in image 0"]),
         (add("positive_3", np.ones(1, np.uint8)), ["positive_3: there is no images_3"]),
         (add("patients_1", np.array([b"a", b"b", b""])), ["patients_0: missing", "patients_2: missing"]),
         (without("ids"), ["ids_0: missing", "ids_1: missing", "ids_2: missing"]),

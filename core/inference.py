@@ -1,0 +1,137 @@
+"""Trained models, ready to predict.
+
+Promises: what predicts is what the folder of a model says: the network, the size of its images and the
+weights come from its checkpoint, whichever backend wrote it. Several models are an ensemble, whose
+probability is the mean of theirs; with `flip` each sees every image and its mirror image (left and right
+exchanged), and the mean of both is taken. A folder with `fold0/`, `fold1/`, … is the ensemble of those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.checkpoint import Checkpoint, load_checkpoint
+from core.contract import Implementation, Model
+from core.errors import UserError
+from core.lowering import lower
+from core.thresholds import Thresholds, load_thresholds
+
+CHECKPOINTS = ("averaged.safetensors", "best.safetensors")
+"""The first that a model's folder has is the one that predicts."""
+
+_FOLD = re.compile(r"fold(0|[1-9][0-9]*)")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of an ensemble, not compiled yet.
+
+    Args:
+        folder: Where it was found.
+        path: The checkpoint's file.
+        checkpoint: Its content.
+    """
+
+    folder: Path
+    path: Path
+    checkpoint: Checkpoint
+
+
+class Predictor:
+    """Some models on one device.
+
+    Args:
+        members: What to compile; all of one image size.
+        implementation: The backend.
+        device: One of its devices.
+        flip: Whether mirror images are predicted too.
+
+    Attributes:
+        height: Rows of the images that it takes.
+        width: Columns of the images that it takes.
+    """
+
+    def __init__(
+        self, members: Sequence[Member], implementation: Implementation, device: str, *, flip: bool = False
+    ) -> None:
+        self._flip = flip
+        data = members[0].checkpoint.data
+        self.height, self.width = data.height, data.width
+        self._models = [_compiled(member.checkpoint, implementation, device) for member in members]
+
+    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of a pneumothorax.
+
+        Args:
+            images: (n, height, width, 1) float32 in [0, 1].
+
+        Returns:
+            (n, height, width, 1) float32 in [0, 1].
+        """
+        views = [images, np.ascontiguousarray(images[:, :, ::-1])] if self._flip else [images]
+        total = np.zeros(images.shape, dtype=np.float64)
+        for model in self._models:
+            for mirrored, view in enumerate(views):
+                found = model.predict(view)
+                total += found[:, :, ::-1] if mirrored else found
+        return (total / (len(self._models) * len(views))).astype(np.float32)
+
+
+def find_members(folders: Sequence[Path]) -> list[Member]:
+    """The models in some folders, a folder of folds being one model for each fold.
+
+    Raises:
+        UserError: A folder holds no checkpoint, or the models take images of different sizes.
+    """
+    members = [_member(found) for folder in folders for found in (folds(folder) or [folder])]
+    sizes = {(member.checkpoint.data.height, member.checkpoint.data.width): member for member in members}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}x{width} ({one.folder})" for (height, width), one in sizes.items())
+        raise UserError(f"models of different image sizes cannot predict together: {listed}")
+    return members
+
+
+def folds(folder: Path) -> list[Path]:
+    """The folders of the folds in a model's folder, in their order; none if it was not trained in folds."""
+    numbered = [
+        (int(match[1]), path) for path in folder.glob("fold*") if (match := _FOLD.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(numbered)]
+
+
+def find_thresholds(folders: Sequence[Path]) -> Thresholds | None:
+    """The thresholds saved with some models: the mean of theirs; None if any of them has none."""
+    found = [load_thresholds(folder) for folder in folders]
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found):
+        return None
+    return Thresholds(
+        pixel=sum(one.pixel for one in known) / len(known),
+        area=sum(one.area for one in known) / len(known),
+        score=sum(one.score for one in known) / len(known),
+    )
+
+
+def _member(folder: Path) -> Member:
+    found = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
+    if not found:
+        what = "has no trained model in it" if folder.is_dir() else "does not exist"
+        raise UserError(
+            f"the model folder {folder} {what} (looked for {' and '.join(CHECKPOINTS)}).",
+            "Train first: python run.py -f tf; or name another folder with --model.",
+        )
+    return Member(folder, found[0], load_checkpoint(found[0]))
+
+
+def _compiled(checkpoint: Checkpoint, implementation: Implementation, device: str) -> Model:
+    settings = checkpoint.configuration.training
+    plan = lower(checkpoint.configuration.network, checkpoint.data.height, checkpoint.data.width)
+    model = implementation.compile(plan, settings.rules(), device, settings.precision)
+    model.load_state(checkpoint.arrays)
+    return model

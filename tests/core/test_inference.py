@@ -1,0 +1,103 @@
+"""Ensembles, mirror images and which checkpoint predicts, with the reference as backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
+from core.configuration import parse_configuration
+from core.errors import UserError
+from core.inference import Predictor, find_members, find_thresholds, folds
+from core.lowering import lower
+from core.registry import load_backend
+from core.state import initial_state
+from core.thresholds import Thresholds, save_thresholds
+
+HEIGHT, WIDTH = 8, 12
+CONFIGURATION = parse_configuration(
+    {
+        "network": {
+            "batch_norm": False,
+            "blocks": [
+                {"name": "down", "kind": "conv", "filters": 3},
+                {"name": "mask", "kind": "output"},
+            ],
+        }
+    }
+)
+
+
+def write_model(path: Path, seed: int, height: int = HEIGHT) -> None:
+    """A checkpoint with the first weights of a seed."""
+    plan = lower(CONFIGURATION.network, height, WIDTH)
+    state = initial_state(plan, CONFIGURATION.training.rules(), seed)
+    save_checkpoint(path, Checkpoint(CONFIGURATION, DataFacts(4, 1, height, WIDTH), Progress(), state))
+
+
+def predictor(*folders: Path, flip: bool = False) -> Predictor:
+    _, reference = load_backend("reference")
+    return Predictor(find_members(folders), reference, "cpu", flip=flip)
+
+
+def images() -> NDArray[np.float32]:
+    return np.random.default_rng(3).random((2, HEIGHT, WIDTH, 1), dtype=np.float32)
+
+
+def test_an_ensemble_is_the_mean_of_its_models(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_model(tmp_path / f"{seed}" / "best.safetensors", seed)
+    alone = [predictor(tmp_path / f"{seed}").predict(images()) for seed in (1, 2, 3)]
+    together = predictor(*(tmp_path / f"{seed}" for seed in (1, 2, 3))).predict(images())
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-7)
+    assert np.abs(together - alone[0]).max() > 1e-3
+
+
+def test_flip_averaging(tmp_path: Path) -> None:
+    write_model(tmp_path / "best.safetensors", 1)
+    plain, both = predictor(tmp_path), predictor(tmp_path, flip=True)
+    mirrored = images()[:, :, ::-1]
+    expected = (plain.predict(images()) + plain.predict(mirrored)[:, :, ::-1]) / 2
+    np.testing.assert_allclose(both.predict(images()), expected, atol=1e-7)
+    np.testing.assert_allclose(both.predict(mirrored), both.predict(images())[:, :, ::-1], atol=1e-7)
+    assert np.abs(plain.predict(mirrored) - plain.predict(images())[:, :, ::-1]).max() > 1e-3
+
+
+def test_folds_are_the_ensemble_of_a_folder_in_their_order(tmp_path: Path) -> None:
+    for number in (10, 2, 0):
+        write_model(tmp_path / f"fold{number}" / "best.safetensors", number)
+    (tmp_path / "fold1.1").mkdir()  # an earlier run, set aside
+    assert [path.name for path in folds(tmp_path)] == ["fold0", "fold2", "fold10"]
+    assert [member.folder.name for member in find_members([tmp_path])] == ["fold0", "fold2", "fold10"]
+
+
+def test_the_average_predicts_where_there_is_one(tmp_path: Path) -> None:
+    write_model(tmp_path / "best.safetensors", 1)
+    assert find_members([tmp_path])[0].path.name == "best.safetensors"
+    write_model(tmp_path / "averaged.safetensors", 2)
+    assert find_members([tmp_path])[0].path.name == "averaged.safetensors"
+
+
+def test_folders_without_a_model_are_named(tmp_path: Path) -> None:
+    write_model(tmp_path / "a" / "best.safetensors", 1)
+    write_model(tmp_path / "b" / "best.safetensors", 1, height=16)
+    with pytest.raises(UserError, match=r"8x12 .*a.*16x12 .*b"):
+        find_members([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(UserError, match="has no trained model"):
+        find_members([tmp_path])
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        find_members([tmp_path / "nowhere"])
+
+
+def test_thresholds_of_an_ensemble_are_the_mean(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    save_thresholds(tmp_path / "a", Thresholds(0.25, 100, 0.5))
+    assert find_thresholds([tmp_path / "a"]) == Thresholds(0.25, 100, 0.5)
+    assert find_thresholds([tmp_path / "a", tmp_path / "b"]) is None
+    save_thresholds(tmp_path / "b", Thresholds(0.5, 300, 1))
+    assert find_thresholds([tmp_path / "a", tmp_path / "b"]) == Thresholds(0.375, 200, 0.75)
