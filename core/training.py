@@ -51,7 +51,7 @@ from core.metrics import Scores, dice_per_image, summarise
 from core.monitoring import best_epoch, is_stale, monitored
 from core.pictures import Sample, draw_sheet
 from core.plan import Plan
-from core.rules import AdamRule, adam_step
+from core.rules import OptimizerRule, step_scalars
 from core.schedules import learning_rate
 
 _POSITIVE_SAMPLES, _NEGATIVE_SAMPLES = 4, 2
@@ -268,7 +268,7 @@ class Trainer:
     def _train_step(self, batch: Batch, step: int, rate: float, decay: float) -> SupportsFloat:
         """One update, and the loss before it."""
         settings = self.configuration.training
-        scalars = adam_step(self._optimizer, step, rate, decay)
+        scalars = step_scalars(self._optimizer, step, rate, decay)
         keep = None
         if settings.dropout_masks == "host":
             keep = draw_keep_masks(self.plan, settings.seed, step, len(batch.images))
@@ -350,7 +350,7 @@ class Trainer:
         return KeptEpochs(self.folder, settings.average_best, settings.early_stop)
 
     @functools.cached_property
-    def _optimizer(self) -> AdamRule:
+    def _optimizer(self) -> OptimizerRule:
         return self.configuration.training.rules().optimizer
 
     def _write_history(self) -> None:

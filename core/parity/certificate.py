@@ -19,7 +19,7 @@ from core.isolation import Isolated
 from core.parity.measures import FACTOR, FIXED_BUDGET, FLOOR, KINDS, Ruler, Snapshot, Violation, largest
 from core.parity.trajectory import Step, advance, begin, nudged
 from core.plan import Plan
-from core.rules import adam_step
+from core.rules import step_scalars
 from core.schedules import learning_rate
 from core.state import initial_state
 from core.training import Batch, Batches
@@ -179,7 +179,7 @@ class _Work:
         """One step of every run, and what it showed."""
         settings = self._settings
         rate = learning_rate(settings, step, self._batches)  # nothing is scored, so there is no plateau
-        scalars = adam_step(self._rules.optimizer, step, rate, settings.optimizer.weight_decay)
+        scalars = step_scalars(self._rules.optimizer, step, rate, settings.optimizer.weight_decay)
         keep = draw_keep_masks(self._plan, settings.seed, step, len(batch.images))
         images = np.asarray(batch.images, settings.precision)
         started = [

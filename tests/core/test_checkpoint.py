@@ -168,6 +168,9 @@ def test_what_a_continuation_may_change(override: str) -> None:
     [
         ("training.batch_size=3", "training.batch_size was 16 in the checkpoint and is now 3"),
         ("training.seed=1", "training.seed was 0 "),
+        ("training.optimizer.name=adamw", "training.optimizer.name was 'adam' in the checkpoint and is now"),
+        ("training.optimizer={name: sgd}", "training.optimizer was {"),
+        ("training.loss.lovasz=1", "training.loss.lovasz was 0.0 "),
         ("training.optimizer.beta1=0.8", "training.optimizer.beta1 was 0.9 "),
         (
             "training.precision=float64",

@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.lowering import lower
 from core.metrics import dice_per_image
 from core.pictures import Sample
-from core.rules import StepScalars, adam_step
+from core.rules import StepScalars, step_scalars
 from core.state import initial_state
 from core.training import Observer, Trainer, evaluate
 
@@ -154,7 +154,7 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
         for batch in data.epoch(epoch):
             step += 1
             keep = draw_keep_masks(plan, 0, step, len(batch.images))
-            scalars = adam_step(rules.optimizer, step, 0.02)
+            scalars = step_scalars(rules.optimizer, step, 0.02)
             losses += [model.train_step(batch.images, batch.masks, scalars, keep)] * len(batch.images)
         record = outcome.progress.history[epoch - 1]
         assert (record.epoch, record.step) == (epoch, 3 * epoch)
@@ -193,7 +193,7 @@ def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
     outcome = prepared(tmp_path, configuration, model=model).run()
     falling = [0.01 * (1 + math.cos(math.pi * done / 6)) for done in range(6)]
     rates = [0.02 / 3, 0.04 / 3, 0.02, *falling]
-    assert model.scalars == [adam_step(rules.optimizer, n, rate) for n, rate in enumerate(rates, 1)]
+    assert model.scalars == [step_scalars(rules.optimizer, n, rate) for n, rate in enumerate(rates, 1)]
     recorded = [record.learning_rate for record in outcome.progress.history]
     assert recorded == pytest.approx([0.02, falling[2], falling[5]])
 
