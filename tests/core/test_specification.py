@@ -44,7 +44,7 @@ def parse(*blocks: dict[str, Any], **network: Any) -> Network:
         ([conv("a/b"), MASK], "network.blocks[0].name: "),
         ([{"name": "a", "kind": "conv"}, MASK], "network.blocks[0].filters: missing"),
         ([{"name": "a", "kind": "dense", "filters": 3}, MASK], "network.blocks[0]"),
-        ([{"name": "a", "kind": "pointwise", "kernel": 3}, MASK], "network.blocks[0].kernel: not a key of 'pointwise'"),
+        ([{"name": "a", "kind": "pointwise", "kernel": 3}, MASK], "kernel: not a key of 'pointwise'"),
         ([{**MASK, "filters": 2}], "network.blocks[0].filters: not a key of 'output'"),
         ([{**MASK, "batch_norm": True}], "network.blocks[0].batch_norm: not a key of 'output'"),
     ],
