@@ -1,7 +1,7 @@
 """Work spread over processes, with results in order and memory bounded.
 
 Promises: `ordered` yields one result an item in the items' order, whatever the number of workers,
-with at most a few items per worker under way. A worker that dies (a decoder's crash, the system's
+with at most a few dozen items per worker under way. A worker that dies (a decoder's crash, the system's
 memory killer) costs one item, which `crashed` turns into a result; the rest goes on. Workers ignore
 Ctrl-C, which is the parent's to handle, and end with the parent even if it is killed.
 """
@@ -28,7 +28,8 @@ import cv2
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_UNDER_WAY = 4  # items per worker
+_BATCH = 8  # items handed over at once, at most: it costs as much as for one
+_UNDER_WAY = 3  # batches per worker
 
 
 def available_cores() -> int:
@@ -68,9 +69,12 @@ def ordered(
                 done += 1
         except BrokenProcessPool:  # noqa: PERF203  it happens once in a blue moon
             # Which of the items under way did it is not known: try each of them alone.
-            for item in items[done : done + workers * _UNDER_WAY]:
-                yield _alone(function, item, crashed, prepare, arguments)
+            for item in items[done : done + workers * _UNDER_WAY * _BATCH]:
+                result, died = _alone(function, item, crashed, prepare, arguments)
+                yield result
                 done += 1
+                if died:
+                    break
 
 
 def _alone(
@@ -79,12 +83,13 @@ def _alone(
     crashed: Callable[[Item], Result],
     prepare: Callable[..., None] | None,
     arguments: tuple[Any, ...],
-) -> Result:
+) -> tuple[Result, bool]:
+    """The result of one item, and whether its process died on it."""
     try:
         (result,) = _run(function, [item], 1, prepare, arguments)
     except BrokenProcessPool:
-        return crashed(item)
-    return result
+        return crashed(item), True
+    return result, False
 
 
 def _run(
@@ -103,17 +108,39 @@ def _run(
         min(workers, len(items)), _context(function.__module__), _start_worker, (prepare, arguments)
     )
     try:
-        waiting = iter(items)
-        under_way: deque[Future[Result]] = deque()
+        batches = _batches(items, workers * _UNDER_WAY)
+        under_way: deque[Future[tuple[list[Result], Exception | None]]] = deque()
         with _uninterrupted():  # the first `submit` starts the workers
-            for item in itertools.islice(waiting, workers * _UNDER_WAY):
-                under_way.append(pool.submit(function, item))
+            for batch in itertools.islice(batches, workers * _UNDER_WAY):
+                under_way.append(pool.submit(_each, function, batch))
         while under_way:
-            result = under_way.popleft().result()
-            under_way.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
-            yield result
+            results, error = under_way.popleft().result()
+            under_way.extend(pool.submit(_each, function, batch) for batch in itertools.islice(batches, 1))
+            yield from results
+            if error is not None:
+                raise error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batches(items: Sequence[Item], shares: int) -> Iterator[Sequence[Item]]:
+    """The items in batches, smaller ones towards the end, so that all workers finish together."""
+    start = 0
+    while start < len(items):
+        count = min(_BATCH, 1 + (len(items) - start) // shares)
+        yield items[start : start + count]
+        start += count
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> tuple[list[Result], Exception | None]:
+    """In a worker: the results of some items, up to the first that raises."""
+    results: list[Result] = []
+    try:
+        for item in items:
+            results.append(function(item))  # noqa: PERF401  what was done before an exception counts
+    except Exception as error:
+        return results, error
+    return results, None
 
 
 def _context(module: str) -> Any:
