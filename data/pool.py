@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections import deque
@@ -151,9 +152,27 @@ def _context(module: str) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])  # its imports are then paid once, not by each worker
     resource_tracker.ensure_running()  # it unblocks SIGINT when it has started
-    with _uninterrupted():
+    with _uninterrupted(), _import_path_for_others():
         forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _import_path_for_others() -> Iterator[None]:
+    """Have processes that are started meanwhile import from where this one does.
+
+    The fork server is told its `sys.path` only after what it preloads: it would take another copy of the
+    project, one that is installed, say, and the workers with it; or find none, and be slow.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextlib.contextmanager
