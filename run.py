@@ -7,7 +7,7 @@ import sys
 
 from core.commands import main as run_command
 
-COMMANDS = ("train", "backends", "parity", "conformance")
+COMMANDS = ("train", "evaluate", "tune", "score", "check", "backends", "parity", "conformance")
 
 
 def main() -> int:

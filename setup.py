@@ -29,10 +29,11 @@ setup(
         "core.commands",
         "core.conformance",
         "core.parity",
+        "core.report",
         "data",
     ],
     py_modules=["preprocess", "run"],
-    package_data={"configs": ["*.yaml"]},
+    package_data={"configs": ["*.yaml"], "core.report": ["templates/*"]},
     install_requires=[
         MXNET_NEEDS_NUMPY,
         "h5py>=3.10",

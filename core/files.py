@@ -73,6 +73,21 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(old)
 
 
+def check_place(path: Path) -> None:
+    """Refuse now a file that could not be written at the end of long work.
+
+    Raises:
+        UserError: A folder stands there, or the folder it belongs into cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder", "Name a file.")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise UserError(f"cannot write {path}: {parent} is no folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise explain_os_error(OSError(errno.EACCES, ""), path, "write")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with replacing(path) as partial:

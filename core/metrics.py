@@ -3,7 +3,8 @@
 Promises: the Dice coefficient of an image is 2|P and T| / (|P| + |T|), and 1 when both masks are empty;
 the score of a set is the mean over its images (SIIM-ACR Pneumothorax Segmentation, evaluation page).
 It is never shown without `dice_all_empty`, the score of predicting nothing anywhere, nor without
-`dice_positive`, the mean over the images that have something to find.
+`dice_positive`, the mean over the images that have something to find. Whether there is something at all is
+judged image by image: `auroc` of a score, `Confusion` of yes and no. `docs/answers.md` explains them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Counts = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,71 @@ def dice_per_image(predicted: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.f
     """Dice of each image of two (N, ...) arrays of 0 and 1 (or booleans), as (N,)."""
     p = predicted.reshape(len(predicted), -1).astype(bool)
     t = truth.reshape(len(truth), -1).astype(bool)
-    overlap = np.count_nonzero(p & t, axis=1)
-    total = np.count_nonzero(p, axis=1) + np.count_nonzero(t, axis=1)
+    counts = [np.count_nonzero(mask, axis=1) for mask in (p & t, p, t)]
+    return dice_of_counts(*counts)
+
+
+def dice_of_counts(overlap: Counts, predicted: Counts, truth: Counts) -> NDArray[np.float64]:
+    """Dice from numbers of pixels: in both masks, in the predicted, in the true one; any shape."""
+    total = predicted + truth
     return np.where(total == 0, 1.0, 2.0 * overlap / np.maximum(total, 1))
+
+
+def iou_of_counts(overlap: Counts, predicted: Counts, truth: Counts) -> NDArray[np.float64]:
+    """Intersection over union (Jaccard, 1901) from the same; 1 where both masks are empty."""
+    union = predicted + truth - overlap
+    return np.where(union == 0, 1.0, overlap / np.maximum(union, 1))
+
+
+def auroc(scores: NDArray[Any], positive: NDArray[np.bool_]) -> float | None:
+    """Area under the receiver operating characteristic.
+
+    The share of pairs of a positive and a negative image of which the positive one has the higher score,
+    equal scores counting half: the Mann-Whitney U over the number of pairs (Hanley and McNeil, Radiology
+    143, 1982).
+
+    Args:
+        scores: (n,) the higher, the surer.
+        positive: (n,) bool.
+
+    Returns:
+        From 0 to 1; None where there is no pair.
+    """
+    ill, well = scores[positive], np.sort(scores[~positive])
+    if not len(ill) or not len(well):
+        return None
+    below, not_above = np.searchsorted(well, ill, "left"), np.searchsorted(well, ill, "right")
+    return float((below + not_above).sum() / (2 * len(ill) * len(well)))
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images by what was said of them and what is true of them."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    @classmethod
+    def count(cls, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Confusion:
+        """Of two (n,) arrays."""
+        return cls(
+            tp=int(np.count_nonzero(predicted & truth)),
+            fp=int(np.count_nonzero(predicted & ~truth)),
+            fn=int(np.count_nonzero(~predicted & truth)),
+            tn=int(np.count_nonzero(~predicted & ~truth)),
+        )
+
+    @property
+    def sensitivity(self) -> float | None:
+        """Share of the positives that were found, tp / (tp + fn); None where there are none."""
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
+
+    @property
+    def specificity(self) -> float | None:
+        """Share of the negatives that were left in peace, tn / (tn + fp); None where there are none."""
+        return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
 
 
 def summarise(dice: NDArray[np.float64], positive: NDArray[np.bool_]) -> Scores:

@@ -83,6 +83,20 @@ def draw_sheet(samples: Sequence[Sample], threshold: float) -> bytes:
     return _png(sheet)
 
 
+def draw_grey(values: NDArray[Any]) -> bytes:
+    """A PNG of (H, W) values in [0, 1], from black to white: a radiograph, a probability."""
+    return _png(Image.fromarray(_grey(values)[..., 0]))
+
+
+def draw_outlines(truth: NDArray[Any], predicted: NDArray[Any]) -> bytes:
+    """A PNG with the outlines of two (H, W) masks of 0 and 1, transparent elsewhere: to lay over an image."""
+    kind = outline(truth) + 2 * outline(predicted).astype(np.uint8)
+    image = Image.fromarray(kind.astype(np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 0, 255, 0, 255, 0, 0, 255, 255, 0])
+    image.info["transparency"] = 0
+    return _png(image)
+
+
 def _outlined(plain: Picture, truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Picture:
     """The picture with two outlines in their colours."""
     overlay = plain.copy()

@@ -1,8 +1,7 @@
 """The competition's annotation file (`train-rle.csv`), in every form in which it circulates.
 
 Promises: `read_annotations` gives, per image, its rows with their line numbers, and counts what it
-saw. Accepted: spaces around names and values, a header or none, a byte order mark, CRLF, gzip (told
-by content), commas, semicolons or tabs, several rows per image, blank lines. What a row means:
+saw. `data.table` reads the file, in any of its forms. What a row means:
 
 - `-1`             the image has no pneumothorax;
 - numbers          one annotation; several of an image are joined by OR, never summed, so it does not
@@ -20,15 +19,8 @@ row at fault. It alone can tell that a run lies outside of its image.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
-import hashlib
-import io
 import itertools
-import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,14 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import explained
 from data import rle
+from data.table import read_table
 
 _EXPECTED = "Expected the competition's train-rle.csv: two columns, ImageId and EncodedPixels."
-_ID_NAMES = frozenset({"imageid", "image_id"})
-_RLE_NAMES = frozenset({"encodedpixels", "encoded_pixels", "rle"})
-_PLAUSIBLE_RLE = re.compile(r"\s*(-1|[0-9\s]*)\s*", re.ASCII)
-_LONGEST_CELL = 1 << 28  # csv refuses 131,072 characters by default; big masks have more
 
 
 class Row(NamedTuple):
@@ -104,11 +92,10 @@ def read_annotations(path: Path) -> Annotations:
     Raises:
         UserError: The file is missing, unreadable, or not an annotation file; names the row.
     """
-    with explained(path, "read the annotations"):
-        content = path.read_bytes()
+    table = read_table(path, "annotations", _EXPECTED)
     rows_of: dict[str, list[Row]] = {}
     blank: list[int] = []
-    for number, image_id, text in _cells(path, _text(path, content)):
+    for number, image_id, text in table.rows:
         if image_id and text:
             rows_of.setdefault(image_id, []).append(Row(number, text))
         else:
@@ -125,7 +112,7 @@ def read_annotations(path: Path) -> Annotations:
     ]
     return Annotations(
         path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=table.sha256,
         rows_of={image_id: tuple(rows) for image_id, rows in rows_of.items()},
         rows=sum(map(len, rows_of.values())),
         images=len(rows_of),
@@ -198,9 +185,15 @@ def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:
         (k, 2) as of `data.rle.union`; none for an image without pneumothorax.
 
     Raises:
-        RleError: A row is malformed.
+        AnnotationError: A row is malformed.
     """
-    return rle.union(*(rle.runs(row.text) for row in rows))
+    found = []
+    for row in rows:
+        try:
+            found.append(rle.runs(row.text))
+        except rle.RleError as error:  # noqa: PERF203  a row at a time is the point
+            raise AnnotationError(f"annotation row {row.number}: {error}") from error
+    return rle.union(*found)
 
 
 def _decoded(row: Row, height: int, width: int) -> NDArray[np.uint8]:
@@ -208,82 +201,3 @@ def _decoded(row: Row, height: int, width: int) -> NDArray[np.uint8]:
         return rle.decode(row.text, height, width)
     except rle.RleError as error:
         raise AnnotationError(f"annotation row {row.number}: {error}") from error
-
-
-def _text(path: Path, content: bytes) -> str:
-    """The file's characters, gzip and byte order mark removed."""
-    try:
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
-    except (EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}") from error
-    except UnicodeDecodeError as error:
-        row = content.count(b"\n", 0, error.start) + 1
-        found = content[error.start : error.start + 8]
-        raise UserError(f"{path}, row {row}: not UTF-8 text ({found!r}).", _EXPECTED) from error
-
-
-def _cells(path: Path, text: str) -> Iterator[tuple[int, str, str]]:
-    """Line number, image id and run-length encoding of each row that is not a blank line."""
-    first_line = text.lstrip().split("\n", 1)[0]
-    delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
-    columns: tuple[int, int] | None = None
-    width = 0
-    with _long_cells():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        try:
-            for cells in reader:
-                row = [cell.strip() for cell in cells]
-                if not any(row):
-                    continue
-                if columns is None:
-                    width = len(row)
-                    columns = _header(path, row, reader.line_num)
-                    if columns is not None:
-                        continue
-                    columns = _headless(path, row, reader.line_num)
-                yield (reader.line_num, *_pick(row, columns, width))
-        except csv.Error as error:
-            raise UserError(f"{path}, row {reader.line_num}: {error}.", _EXPECTED) from error
-
-
-def _header(path: Path, row: Sequence[str], number: int) -> tuple[int, int] | None:
-    """Where the two columns are if this row is a header; None if it is none."""
-    names = [name.casefold() for name in row]
-    ids = [index for index, name in enumerate(names) if name in _ID_NAMES]
-    encodings = [index for index, name in enumerate(names) if name in _RLE_NAMES]
-    if not ids and not encodings:
-        return None
-    if len(ids) != 1 or len(encodings) != 1:
-        raise UserError(f"{path}, row {number}: the columns are {', '.join(row)}.", _EXPECTED)
-    return ids[0], encodings[0]
-
-
-def _headless(path: Path, row: Sequence[str], number: int) -> tuple[int, int]:
-    """The two columns of a file without header, whose first row this must plausibly be."""
-    if len(row) != 2 or not row[0] or _PLAUSIBLE_RLE.fullmatch(row[1]) is None:
-        shown = ",".join(row)[:80]
-        raise UserError(f"{path}, row {number}: not an annotation: {shown!r}.", _EXPECTED)
-    return 0, 1
-
-
-def _pick(row: Sequence[str], columns: tuple[int, int], width: int) -> tuple[str, str]:
-    """Id and encoding of a row, empty where the cell is missing; `width` is the first row's."""
-    image_id, text = (row[column] if column < len(row) else "" for column in columns)
-    surplus = [cell for cell in row[width:] if cell]
-    if surplus:
-        # Numbers separated by the delimiter: keep them, so that decoding fails and names the row,
-        # rather than taking the first number for the whole annotation.
-        text = ",".join([text, *surplus])
-    return image_id, text
-
-
-@contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
-    """Let csv read long cells meanwhile; its limit is a setting of the whole process."""
-    before = csv.field_size_limit(_LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

@@ -3,7 +3,8 @@
 Promises: `decode` and `encode` are exact inverses for every mask of every shape, a run that reaches
 the last pixel and a mask of all ones included. A text that does not describe a mask of the given
 size raises `RleError`; nothing is ever clipped, repaired or guessed. `runs` gives the same runs
-without the image's size, for what can be known before it; `union` joins runs and `draw` draws them.
+without the image's size, for what can be known before it; `union` joins runs, `area` and `overlap` count
+their pixels, and `draw` draws them.
 
 The format: pixel (x, y) has index x * height + y (column by column, from 0). The text alternates
 a gap and a length: how many clear pixels lie between the end of the previous run and this one, then
@@ -150,6 +151,34 @@ def union(*several: NDArray[np.int64]) -> NDArray[np.int64]:
     firsts = found[:, 0][np.append(0, apart + 1)] if len(found) else found[:, 0]
     lasts = reach[np.append(apart, len(found) - 1)] if len(found) else found[:, 1]
     return np.stack([firsts, lasts], axis=1)
+
+
+def area(runs: NDArray[np.int64]) -> int:
+    """How many pixels the runs of a mask set."""
+    return int((runs[:, 1] - runs[:, 0]).sum())
+
+
+def overlap(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
+    """How many pixels two masks share.
+
+    Args:
+        one: (k, 2) runs, ascending and apart from one another (`runs`, `union`).
+        other: The same of a mask of the same height.
+    """
+    if not len(one) or not len(other):
+        return 0
+    return int((_before(one, other[:, 1]) - _before(one, other[:, 0])).sum())
+
+
+def _before(runs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many pixels of the runs have an index below each of some."""
+    lengths = runs[:, 1] - runs[:, 0]
+    whole = np.append(0, np.cumsum(lengths))
+    begun = np.searchsorted(runs[:, 0], indices)  # the last of them may not be over
+    last = np.maximum(begun - 1, 0)
+    beyond = np.where(begun > 0, np.maximum(runs[last, 1] - indices, 0), 0)
+    counted: NDArray[np.int64] = whole[begun] - beyond
+    return counted
 
 
 def _numbers(text: str, size: int, image: str) -> NDArray[np.int64]:

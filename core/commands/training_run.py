@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from core.checkpoint import Checkpoint, DataFacts, Progress, check_continuation, load_checkpoint
+from core.checkpoint import Checkpoint, Progress, check_continuation, load_checkpoint
 from core.commands.console import TrainingConsole, print_network
+from core.commands.held_out import facts_of, split_of
+from core.commands.tuning_run import tune_trained
 from core.configuration import Configuration, load_configuration, parse_configuration
 from core.devices import choose_device
 from core.errors import UserError
@@ -22,9 +24,10 @@ from core.logs import TensorBoardLog
 from core.lowering import lower
 from core.registry import load_backend, require_backend
 from core.state import initial_state
+from core.thresholds import FILE as THRESHOLDS
 from core.training import BEST, LAST, Outcome, Trainer
 from data.loader import Loader
-from data.splits import Split, split_store
+from data.splits import Split
 from data.store import Store
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
@@ -40,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = None if source is None else load_checkpoint(source / LAST)
     configuration = _configuration(arguments, checkpoint)
     with Store.open(Path(arguments.data)) as store:
-        facts = DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
+        facts = facts_of(store)
         if checkpoint is not None:
             check_continuation(checkpoint, configuration, facts)
         plan = lower(configuration.network, store.height, store.width)
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         model.load_state(
             initial_state(plan, rules, settings.seed) if checkpoint is None else checkpoint.arrays
         )
-        split = split_store(store, settings.validation_fraction, settings.seed)
+        split = split_of(store, settings)
         print_network(console, plan)
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
         console.print(_describe_data(arguments.data, store, split))
@@ -78,7 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
                 outcome = trainer.run()
             finally:
                 log.close()
-        return _conclude(console, arguments, trainer, outcome)
+
+        def tune() -> None:
+            tune_trained(console, store, folder, implementation, device, settings.batch_size)
+
+        return _conclude(console, arguments, trainer, outcome, tune)
 
 
 def _resumed_folder(resume: str | None, own: Path) -> Path | None:
@@ -145,7 +152,13 @@ def _interruptible() -> Iterator:  # type: ignore[type-arg]
             signal.signal(number, handler)
 
 
-def _conclude(console: Console, arguments: argparse.Namespace, trainer: Trainer, outcome: Outcome) -> int:
+def _conclude(
+    console: Console,
+    arguments: argparse.Namespace,
+    trainer: Trainer,
+    outcome: Outcome,
+    tune: Callable[[], None],
+) -> int:
     done = len(outcome.progress.history)
     if outcome.reason == "interrupted":
         where = f"epoch {done + 1}, after {outcome.progress.batch} of {trainer.training.batches} batches"
@@ -166,9 +179,10 @@ def _conclude(console: Console, arguments: argparse.Namespace, trainer: Trainer,
         f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
         f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
     )
-    console.print(
-        f"Written: {trainer.folder}/ ({BEST}, {LAST}, export/, history.json, predictions.png) and logs"
-    )
+    tune()
+    names = [BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
+    written = ", ".join(name for name in names if (trainer.folder / name).exists())
+    console.print(f"Written: {trainer.folder}/ ({written}) and logs")
     return 0
 
 

@@ -21,6 +21,8 @@ MOST_TIMES, MOST_ROUNDS = 3.0, 40
         ("run.py", ["-h"], ["train", "backends", "--framework"]),
         ("run.py", ["train", "--help"], ["--framework", "--config", "--data", "--out", "--device"]),
         ("run.py", ["-f", "tf", "train", "--help"], ["--framework", "--epochs", "--batch-size"]),
+        ("run.py", ["score", "--help"], ["submission", "--annotations", "--missing", "--json"]),
+        ("run.py", ["check", "--help"], ["submission", "--images", "--sample", "--size", "--json"]),
         ("run.py", ["backends", "--help"], ["--json"]),
         ("preprocess.py", ["--help"], ["preprocess", "phantoms", "verify", "--images", "--annotations"]),
         ("preprocess.py", ["preprocess", "--help"], ["--storage", "--per-dataset", "--overwrite"]),

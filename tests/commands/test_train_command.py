@@ -189,7 +189,7 @@ def test_tensorboard_shows_every_epoch(chain: Chain) -> None:
 
 def test_nothing_else_is_written(chain: Chain) -> None:
     assert {path.name for path in chain.model.iterdir()} == {
-        *(LAST, BEST, "history.json", "export", "predictions.png")
+        *(LAST, BEST, "history.json", "export", "predictions.png", "thresholds.json")
     }
     assert {path.name for path in chain.folder.iterdir()} == {
         *("demo", "data.h5", "network.yaml", MODEL, LOGS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from core.files import explained, replacing, set_aside, write_bytes, write_text
+from core.files import check_place, explained, replacing, set_aside, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -106,3 +106,14 @@ def test_set_aside_takes_the_first_free_number(tmp_path: Path) -> None:
         assert set_aside(path) == tmp_path / f"tf_model.{number}"
     assert names(tmp_path) == ["tf_model.1", "tf_model.2", "tf_model.3"]
     assert names(tmp_path / "tf_model.2") == ["2"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_in_advance(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_place(tmp_path / "new" / "folder" / "a.json")
+    check_place(tmp_path / "file")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="it is a folder"):
+        check_place(tmp_path)
+    with pytest.raises(UserError, match="file is no folder"):
+        check_place(tmp_path / "file" / "a.json")

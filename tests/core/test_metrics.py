@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.metrics import dice_per_image, summarise
+from core.metrics import Confusion, auroc, dice_of_counts, dice_per_image, iou_of_counts, summarise
 
 
 def test_dice_of_worked_examples() -> None:
@@ -46,3 +46,37 @@ def test_the_floor_is_what_an_empty_prediction_scores() -> None:
 def test_without_positives_there_is_no_score_of_positives() -> None:
     scores = summarise(np.array([1.0, 0.0]), np.array([False, False]))
     assert (scores.dice, scores.dice_all_empty, scores.dice_positive) == (0.5, 1.0, None)
+
+
+def test_intersection_over_union_of_worked_examples() -> None:
+    overlap, predicted, truth = (
+        np.array([2, 0, 0, 4, 0]),
+        np.array([3, 0, 1, 4, 0]),
+        np.array([3, 1, 0, 12, 0]),
+    )
+    assert iou_of_counts(overlap, predicted, truth).tolist() == [0.5, 0.0, 0.0, 4 / 12, 1.0]
+    assert dice_of_counts(overlap, predicted, truth).tolist() == [2 / 3, 0.0, 0.0, 0.5, 1.0]
+
+
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
+    random = np.random.default_rng(4)
+    for _ in range(50):
+        scores = random.integers(0, 6, 23) / 8  # many are equal
+        positive = random.random(23) < 0.3
+        pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
+        assert auroc(scores, positive) == (pytest.approx(np.mean(pairs)) if pairs else None)
+
+
+def test_auroc_of_one_kind_is_none() -> None:
+    assert auroc(np.array([0.1, 0.7]), np.array([True, True])) is None
+    assert auroc(np.array([0.1, 0.7]), np.array([False, False])) is None
+
+
+def test_confusion() -> None:
+    predicted = np.array([1, 1, 1, 0, 0, 0, 0], bool)
+    truth = np.array([1, 1, 0, 1, 0, 0, 0], bool)
+    confusion = Confusion.count(predicted, truth)
+    assert confusion == Confusion(tp=2, fp=1, fn=1, tn=3)
+    assert (confusion.sensitivity, confusion.specificity) == (2 / 3, 0.75)
+    assert Confusion.count(predicted, np.ones(7, bool)).specificity is None
+    assert Confusion.count(predicted, np.zeros(7, bool)).sensitivity is None

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from core.pictures import Sample, draw_overlay, draw_sample, draw_sheet, outline
+from core.pictures import Sample, draw_grey, draw_outlines, draw_overlay, draw_sample, draw_sheet, outline
 
 
 def test_an_outline_is_the_mask_without_its_inside() -> None:
@@ -69,3 +69,13 @@ def test_an_overlay_shows_the_radiograph_with_and_without_the_truth() -> None:
     assert picture.shape == (256, 16 * (2 * 20 + 4), 3)
     without_prediction = Sample(one.image, one.truth, np.zeros((16, 20)), 0.0)
     np.testing.assert_array_equal(picture[::16, ::16], draw_sample(without_prediction, 0.5)[:, :44])
+
+
+def test_outlines_laid_over_the_radiograph_give_the_overlay() -> None:
+    one = sample(17, 21)
+    predicted = one.probability >= 0.5
+    below = Image.open(io.BytesIO(draw_grey(one.image)))
+    above = Image.open(io.BytesIO(draw_outlines(one.truth, predicted)))
+    assert (below.mode, below.size, above.size) == ("L", (21, 17), (21, 17))
+    laid = Image.alpha_composite(below.convert("RGBA"), above.convert("RGBA")).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(laid), draw_sample(one, 0.5)[:, 25:46])

@@ -40,7 +40,7 @@ def write_dicom(tmp_path: Path) -> WriteDicom:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real files; without it the test is skipped, and says so."""
     folder = os.environ.get("PNEUMOSEG_REAL_DATA")

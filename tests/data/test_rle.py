@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -164,3 +166,15 @@ def test_runs_are_drawn_and_joined_like_their_masks() -> None:
 def test_runs_that_are_no_mask_are_not_drawn(runs: list[list[int]]) -> None:
     with pytest.raises(rle.RleError, match="not ascending within 4x3 pixels"):
         rle.draw(np.array(runs), 3, 4)
+
+
+@given(masks, st.randoms())
+def test_areas_and_overlaps_are_those_of_the_pixels(mask: NDArray[np.uint8], random: Random) -> None:
+    other = mask.copy().ravel()
+    random.shuffle(other)
+    other &= np.arange(other.size) % 5 != random.randrange(6)
+    one, two = rle.runs(rle.encode(mask)), rle.runs(rle.encode(other.reshape(mask.shape)))
+    assert rle.area(one) == mask.sum()
+    assert rle.overlap(one, two) == rle.overlap(two, one) == (mask.ravel() & other).sum()
+    assert rle.overlap(one, one) == rle.area(one)
+    assert rle.overlap(one, one + mask.size) == 0

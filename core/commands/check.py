@@ -1,0 +1,121 @@
+"""`python run.py check`: would a submission be taken, and do its masks look right?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data.submissions import Fault, Size
+
+HELP = "look for everything that is wrong with a submission"
+
+_SIZE = 1024  # of the competition's images
+_MOST_SHOWN = 5  # faults of each kind; the counts are always whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "submission", nargs="?", type=Path, default=Path("submission.csv"), help=".csv or .csv.gz"
+    )
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument(
+        "--images", type=Path, metavar="DIR", help="DICOM files: the ids it must have, and their sizes"
+    )
+    wanted.add_argument(
+        "--sample", type=Path, metavar="FILE", help="sample_submission.csv: the ids it must have"
+    )
+    parser.add_argument("--size", type=int, help=f"height and width of the images (default: {_SIZE})")
+    parser.add_argument("--height", type=int, help="of the images, where they are not square")
+    parser.add_argument("--width", type=int, help="of the images, where they are not square")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every fault and warning as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look, show what was found; 1 where there is a fault."""
+    import json
+
+    from rich.console import Console
+
+    from core.files import check_place, write_text
+    from data.submissions import check
+
+    if arguments.json:
+        check_place(arguments.json)
+    size = _size(arguments)
+    console = Console(highlight=False, markup=False)
+    images = _images(console, arguments, size)
+    with console.status("checking"):
+        verdict = check(arguments.submission, images, size)
+    console.print(
+        f"{arguments.submission}: {verdict.rows:,} rows, {verdict.images:,} images, "
+        f"{verdict.positives:,} masks that are not empty",
+        soft_wrap=True,
+    )
+    _show(console, verdict.faults)
+    for warning in verdict.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
+    if images is None:
+        console.print("ids were not compared with anything: name --images or --sample for that")
+    faults, warnings = len(verdict.faults), len(verdict.warnings)
+    console.print(f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}")
+    if arguments.json:
+        content = {
+            "submission": str(arguments.submission),
+            "valid": not verdict.faults,
+            "rows": verdict.rows,
+            "images": verdict.images,
+            "positives": verdict.positives,
+            "faults": [fault._asdict() for fault in verdict.faults],
+            "warnings": verdict.warnings,
+        }
+        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+    return int(faults > 0)
+
+
+def _size(arguments: argparse.Namespace) -> Size:
+    from core.errors import UserError
+
+    given = {name: getattr(arguments, name) for name in ("size", "height", "width")}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1. Received: {value}")
+        if value is not None and arguments.images is not None:
+            raise UserError(f"--{name} and --images: the images' own headers say how large they are.")
+    size, height, width = given.values()
+    if size is not None and (height is not None or width is not None):
+        raise UserError("--size is both --height and --width: give it alone, or the two.")
+    return height or size or _SIZE, width or size or _SIZE
+
+
+def _images(console: Console, arguments: argparse.Namespace, size: Size) -> dict[str, Size | None] | None:
+    """The ids that there must be, if anything tells."""
+    from rich.progress import Progress
+
+    from data.submissions import images_of, images_of_sample
+
+    if arguments.sample is not None:
+        return images_of_sample(arguments.sample, size)
+    if arguments.images is None:
+        return None
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("headers")
+        return images_of(arguments.images, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _show(console: Console, faults: tuple[Fault, ...]) -> None:
+    """The first faults of each kind."""
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        of_kind = [fault for fault in faults if fault.kind == kind]
+        for fault in of_kind[:_MOST_SHOWN]:
+            console.print(f"fault: {fault}", soft_wrap=True)
+        if len(of_kind) > _MOST_SHOWN:
+            console.print(f"fault: and {len(of_kind) - _MOST_SHOWN:,} more of this kind ({kind})")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,48 @@
+"""`python run.py evaluate -f NAME`: how good are the answers of trained models?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from core.commands.options import add_data_option, add_prediction_options, add_threshold_options
+
+HELP = "score trained models: Dice beside its floor, AUROC, calibration, a report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "-f",
+        "--framework",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="backend; may be repeated to have several side by side",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        nargs="+",
+        metavar="DIR",
+        help="folder of a model; several after one --model are an ensemble, and every further --model is "
+        "another column (default: NAME_model)",
+    )
+    add_data_option(parser)
+    parser.add_argument(
+        "--split",
+        choices=("validation", "all"),
+        default="validation",
+        help="validation: the images that training held out; all: every image of the file",
+    )
+    add_prediction_options(parser)
+    add_threshold_options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write one page with pictures")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, and show what was found."""
+    from core.commands import evaluation_run
+
+    return evaluation_run.run(arguments)

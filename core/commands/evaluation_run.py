@@ -1,0 +1,164 @@
+"""What `evaluate` does, apart from its options: joins data, backends' processes, scores, table and files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from core.checkpoint import load_checkpoint
+from core.commands.answers import chosen_thresholds
+from core.commands.held_out import shares
+from core.commands.scoring_run import score
+from core.errors import UserError
+from core.evaluation import Evaluation, MemberRecord, Origin
+from core.files import check_place, write_text
+from core.inference import Member, find_members
+from core.isolation import Isolated
+from core.registry import require_backend
+from core.remote_prediction import Begin, RemotePredictor
+from core.training import LAST
+from data.store import Store
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate as the command line says."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    check_batch_size(arguments.batch_size)
+    names = list(dict.fromkeys(arguments.framework))
+    for name in names:
+        require_backend(name)
+    for path in (arguments.json, arguments.report):
+        if path is not None:
+            check_place(path)
+    found: list[Evaluation] = []
+    with Store.open(Path(arguments.data)) as store:
+        wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
+        opened = [(name, folders, find_members(folders)) for name, folders in wanted]
+        for name, folders, members in opened:
+            compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
+            found.append(_evaluate(console, arguments, store, name, folders, members, compared))
+    _print(console, arguments, found)
+    if arguments.json is not None:
+        content = [evaluation.as_json() for evaluation in found]
+        written = content[0] if len(content) == 1 else content
+        write_text(arguments.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
+    if arguments.report is not None:
+        from core.report import write_report  # matplotlib and Jinja2, which nothing else here needs
+
+        write_report(arguments.report, found)
+        console.print(f"Written: {arguments.report}")
+    return 0
+
+
+def check_batch_size(number: int) -> None:
+    """Refuse one below 1."""
+    if number < 1:
+        raise UserError(f"--batch-size: received {number}; expected 1 or more")
+
+
+def _models(arguments: argparse.Namespace, name: str) -> list[list[Path]]:
+    if arguments.model is None:
+        return [[Path(f"{name}_model")]]
+    return [[Path(folder) for folder in folders] for folders in arguments.model]
+
+
+def _evaluate(
+    console: Console,
+    arguments: argparse.Namespace,
+    store: Store,
+    name: str,
+    folders: Sequence[Path],
+    members: Sequence[Member],
+    compared: frozenset[str],
+) -> Evaluation:
+    backend = require_backend(name)
+    thresholds, source = chosen_thresholds(arguments, folders)
+    parts = shares(store, members, arguments.split)
+    devices = set()
+    with Isolated(name) as process:
+
+        def open_models(some: Sequence[Member]) -> Begin:
+            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=arguments.tta)
+            devices.add(predictor.device)
+            return predictor.begin
+
+        title = f"{name}: {', '.join(map(str, folders))}"
+        scored = score(console, store, parts, open_models, thresholds, arguments.batch_size, title, compared)
+    origin = Origin(
+        backend=name,
+        framework=backend.title,
+        version=backend.version(),
+        device=", ".join(sorted(devices)),
+        members=tuple(_record(member) for member in members),
+        data=str(arguments.data),
+        split=arguments.split,
+        flip=arguments.tta,
+        thresholds=source,
+        height=store.height,
+        width=store.width,
+        images_per_second=scored.images_per_second,
+    )
+    return scored.scorer.evaluation(origin)
+
+
+def _record(member: Member) -> MemberRecord:
+    """What is told of a model. Its newest checkpoint knows more epochs than the one that predicts."""
+    progress = member.checkpoint.progress
+    last = member.folder / LAST
+    newest = load_checkpoint(last).progress if last.is_file() else progress
+    return MemberRecord(
+        folder=str(member.folder),
+        checkpoint=member.path.name,
+        epoch=len(progress.history),
+        step=progress.step,
+        history=newest.history,
+    )
+
+
+def _print(console: Console, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:
+    first = found[0].summary
+    whose = "held-out images" if arguments.split == "validation" else "images, seen in training or not"
+    table = Table(
+        "",
+        *(evaluation.name for evaluation in found),
+        title=f"{arguments.data}: {first.images} {whose}, {first.positives} positive",
+    )
+    for label, values in _lines(found):
+        table.add_row(label, *values)
+    console.print(table)
+
+
+def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
+    """Labels with one cell an evaluation."""
+    lines: dict[str, list[str]] = {}
+    for evaluation in found:
+        scores, origin = evaluation.summary, evaluation.origin
+        triplet = scores.thresholds
+        of_images, of_pixels = evaluation.image_calibration, evaluation.pixel_calibration
+        cells = {
+            "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})",
+            "Dice on positives": _number(scores.dice_positive),
+            "IoU, on positives": f"{scores.iou:.4f}, {_number(scores.iou_positive)}",
+            "AUROC of existence": _number(scores.auroc),
+            "sensitivity, specificity": f"{_number(scores.sensitivity)}, {_number(scores.specificity)}",
+            "TP, FP, FN, TN": f"{scores.tp}, {scores.fp}, {scores.fn}, {scores.tn}",
+            "calibration error, images": f"{of_images.ece:.4f} (Brier {of_images.brier:.4f})",
+            "calibration error, pixels": f"{of_pixels.ece:.4f} (Brier {of_pixels.brier:.4f})",
+            "thresholds": f"pixel {triplet.pixel:.4g}, area {triplet.area:.6g}, score {triplet.score:.4g} "
+            f"({origin.thresholds})",
+            "checkpoint": ", ".join(f"{one.checkpoint} of epoch {one.epoch}" for one in origin.members),
+            "mirror images": "yes" if origin.flip else "no",
+            "images/s": f"{origin.images_per_second:.1f} ({origin.device})",
+        }
+        for label, cell in cells.items():
+            lines.setdefault(label, []).append(cell)
+    return list(lines.items())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

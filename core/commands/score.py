@@ -1,0 +1,124 @@
+"""`python run.py score`: what a submission would get, against annotations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.submissions import Comparison
+
+HELP = "score a submission against annotations, as the competition does"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "submission", nargs="?", type=Path, default=Path("submission.csv"), help=".csv or .csv.gz"
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        default=Path("train-rle.csv"),
+        metavar="FILE",
+        help="the truth, .csv or .csv.gz; its images are those that count",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("error", "empty", "skip"),
+        default="error",
+        help="annotated images without a row: refuse, predict nothing for them, or leave them out",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, show, write."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from core.files import check_place, write_text
+    from data.annotations import read_annotations
+    from data.submissions import compare, named
+
+    if arguments.json:
+        check_place(arguments.json)
+    console = Console(highlight=False, markup=False)
+    with console.status("comparing"):
+        annotations = read_annotations(arguments.annotations)
+        comparison = compare(arguments.submission, annotations, arguments.missing)
+    scores = _scores(comparison)
+    console.print(f"{arguments.submission} against {arguments.annotations}", soft_wrap=True)
+    table = Table()
+    table.add_column("what")
+    table.add_column("score", justify="right")
+    for what, key in _LINES:
+        table.add_row(what, _shown(scores[key]))
+    console.print(table)
+    for what, ids in _remarks(comparison, arguments.missing):
+        if ids:
+            console.print(f"{len(ids):,} {what}: {named(ids)}", soft_wrap=True)
+    if arguments.json:
+        said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
+        write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
+    return 0
+
+
+_LINES = (
+    ("Dice, all images", "dice"),
+    ("  of an all-empty submission", "dice_all_empty"),
+    ("Dice, positives alone", "dice_positive"),
+    ("IoU, all images", "iou"),
+    ("IoU, positives alone", "iou_positive"),
+    ("images", "images"),
+    ("  positive", "positives"),
+    ("  found (TP)", "tp"),
+    ("  missed (FN)", "fn"),
+    ("  false alarms (FP)", "fp"),
+    ("  rightly empty (TN)", "tn"),
+)
+
+
+def _scores(comparison: Comparison) -> dict[str, Any]:
+    """All that is shown or written, by its key."""
+    import dataclasses
+
+    from core.metrics import Confusion, dice_of_counts, iou_of_counts, summarise
+
+    counts = comparison.overlap, comparison.predicted, comparison.truth
+    positive, alarm = comparison.truth > 0, comparison.predicted > 0
+    dice = summarise(dice_of_counts(*counts), positive)
+    iou = summarise(iou_of_counts(*counts), positive)
+    return {
+        "dice": dice.dice,
+        "dice_all_empty": dice.dice_all_empty,
+        "dice_positive": dice.dice_positive,
+        "iou": iou.dice,
+        "iou_positive": iou.dice_positive,
+        "images": dice.images,
+        "positives": dice.positives,
+        **dataclasses.asdict(Confusion.count(alarm, positive)),
+        "missing": len(comparison.missing),
+        "unknown": len(comparison.unknown),
+        "several_rows": len(comparison.several),
+        "unusable": len(comparison.unusable),
+    }
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str, ...]]]:
+    treated = {"empty": "taken for empty", "skip": "left out"}.get(missing, "")
+    return [
+        (f"annotated without a row, {treated}", comparison.missing),
+        ("without an annotation, left out", comparison.unknown),
+        ("with several rows, joined; a submission must have one", comparison.several),
+        ("left out, for a row of the annotations is no mask", comparison.unusable),
+    ]

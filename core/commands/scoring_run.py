@@ -1,0 +1,144 @@
+"""Predicts and scores images of a data file: what `evaluate`, `tune` and the end of `train` have in common.
+
+Promises: while a batch is predicted the one before it is scored, on all cores; two batches are in memory,
+and of images scored only what `core.scoring` keeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from core.commands.answers import Answer, answer
+from core.commands.held_out import Share
+from core.inference import Member
+from core.pictures import Sample
+from core.remote_prediction import Begin
+from core.scoring import Scorer, Tally, tally
+from core.thresholds import Thresholds
+from data.loader import Batch, Loader
+from data.resize import resize_mask
+from data.store import Store
+
+Open = Callable[[Sequence[Member]], Begin]
+"""Makes some models ready to predict."""
+
+
+class Scored(NamedTuple):
+    """All images of some shares, scored.
+
+    Attributes:
+        scorer: What is known of them.
+        images_per_second: Without the first batch of each share, for which frameworks compile.
+    """
+
+    scorer: Scorer
+    images_per_second: float
+
+
+def score(
+    console: Console,
+    store: Store,
+    shares: Sequence[Share],
+    open_models: Open,
+    thresholds: Thresholds,
+    batch_size: int,
+    title: str = "scoring",
+    also: frozenset[str] = frozenset(),
+) -> Scored:
+    """Score the images of all shares, with a bar on the console; `also` as in `Scorer`."""
+    scorer, clock = Scorer(thresholds, also), _Clock()
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    silent = not console.is_terminal  # a bar that nobody sees would leave an empty line
+    progress = Progress(*columns, console=console, transient=True, disable=silent)
+    with progress as bar, ThreadPoolExecutor() as pool:
+        task = bar.add_task("", total=sum(len(share.indices) for share in shares))
+        for share in shares:
+            begin = open_models(share.members)
+            clock.start()
+            loader = Loader(store, share.indices, batch_size)
+            for batch, probabilities in _predicted(loader, begin):
+                _score_batch(scorer, store, batch, probabilities, pool)
+                clock.count(len(batch.indices))
+                bar.update(task, advance=len(batch.indices))
+    return Scored(scorer, clock.rate())
+
+
+class _Clock:
+    """Images per second."""
+
+    def __init__(self) -> None:
+        self._all = [0, 0.0]
+        self._warm = [0, 0.0]
+        self._first = True
+        self._last = 0.0
+
+    def start(self) -> None:
+        self._first, self._last = True, time.perf_counter()
+
+    def count(self, images: int) -> None:
+        now = time.perf_counter()
+        for total in [self._all] if self._first else [self._all, self._warm]:
+            total[0] += images
+            total[1] += now - self._last
+        self._first, self._last = False, now
+
+    def rate(self) -> float:
+        images, seconds = self._warm if self._warm[0] else self._all
+        return images / max(seconds, 1e-9)
+
+
+def _predicted(loader: Loader, begin: Begin) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    """Batches with their probabilities; the next one is on its way while one is looked at."""
+    waiting = None
+    with contextlib.closing(loader.epoch(0)) as batches:
+        for batch in batches:
+            finish = begin(batch.images)
+            if waiting is not None:
+                yield waiting[0], waiting[1]()
+            waiting = batch, finish
+    if waiting is not None:
+        yield waiting[0], waiting[1]()
+
+
+class _Found(NamedTuple):
+    answer: Answer
+    tally: Tally
+
+
+def _score_batch(
+    scorer: Scorer,
+    store: Store,
+    batch: Batch,
+    probabilities: NDArray[np.float32],
+    pool: ThreadPoolExecutor,
+) -> None:
+    places = [int(index) for index in batch.indices]
+    truths = [store.truth(place) for place in places]
+
+    def examine(number: int) -> _Found:
+        truth = truths[number]
+        height, width = truth.shape
+        found = answer(probabilities[number, ..., 0], height, width, scorer.thresholds)
+        name = store.ids[places[number]]
+        return _Found(found, tally(name, found.probability, found.mask, found.existence, truth))
+
+    for number, found in enumerate(pool.map(examine, range(len(places)))):
+        for kind in scorer.add(places[number], found.tally):
+            sample = Sample(
+                image=batch.images[number, ..., 0].copy(),
+                truth=batch.masks[number, ..., 0].copy(),
+                probability=probabilities[number, ..., 0].copy(),
+                dice=found.tally.row.dice,
+            )
+            scorer.show(
+                places[number], kind, sample, resize_mask(found.answer.mask, store.height, store.width)
+            )

@@ -1,0 +1,24 @@
+"""`python run.py tune -f NAME`: search the thresholds of a trained model on the images that it held out."""
+
+from __future__ import annotations
+
+import argparse
+
+from core.commands.options import add_data_option, add_prediction_options
+
+HELP = "search a model's thresholds on the images that training held out"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("-f", "--framework", required=True, metavar="NAME", help="backend that predicts")
+    parser.add_argument("--model", metavar="DIR", help="folder of a model or of folds (default: NAME_model)")
+    add_data_option(parser)
+    add_prediction_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, and write thresholds.json into the model's folder."""
+    from core.commands import tuning_run
+
+    return tuning_run.run(arguments)

@@ -1,0 +1,84 @@
+"""One checkpoint gives the same masks on every backend, except where a probability is at the threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from selected import BACKENDS
+
+import backends.reference
+from core.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
+from core.commands.answers import Answer, answer
+from core.configuration import load_configuration
+from core.inference import find_members
+from core.isolation import Isolated
+from core.lowering import lower
+from core.parity.synthetic import SyntheticBatches
+from core.registry import find_backend
+from core.remote_prediction import RemotePredictor
+from core.rules import adam_step
+from core.state import initial_state
+from core.thresholds import Thresholds
+
+HEIGHT, WIDTH = 40, 56
+NEAR = 1e-4
+"""Of the threshold: what the backends may see differently."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two models of one ensemble, each trained a little by the reference."""
+    configuration = load_configuration(Path("demo"), ["training.precision=float32"])
+    plan, settings = lower(configuration.network, HEIGHT, WIDTH), configuration.training
+    folders = []
+    for seed in (1, 2):
+        model = backends.reference.backend.load().compile(plan, settings.rules(), "cpu", "float32")
+        model.load_state(initial_state(plan, settings.rules(), seed))
+        batches, step = SyntheticBatches(HEIGHT, WIDTH, 4, seed), 0
+        for epoch in range(6):
+            for batch in batches.epoch(epoch):
+                step += 1
+                model.train_step(
+                    batch.images, batch.masks, adam_step(settings.rules().optimizer, step, 0.01, 0)
+                )
+        folders.append(tmp_path_factory.mktemp(f"model{seed}"))
+        data = DataFacts(batches.images, batches.images // 2, HEIGHT, WIDTH)
+        checkpoint = Checkpoint(configuration, data, Progress(step=step), model.state())
+        save_checkpoint(folders[-1] / "best.safetensors", checkpoint)
+    return folders
+
+
+def answers(
+    name: str, models: list[Path], images: NDArray[np.float32], thresholds: Thresholds
+) -> list[Answer]:
+    with Isolated(name) as process:
+        title, members = find_backend(name).title, find_members(models)
+        predictor = RemotePredictor(process, title, members, "cpu", flip=True)
+        first, second = (
+            predictor.begin(images[:9]),
+            predictor.begin(images[9:]),
+        )  # the second one waits its turn
+        found = np.concatenate([first(), second()])
+    return [answer(one[..., 0], 131, 97, thresholds) for one in found]
+
+
+def test_the_same_masks_on_every_backend(models: list[Path]) -> None:
+    images = np.concatenate([batch.images for batch in SyntheticBatches(HEIGHT, WIDTH, 4, 7).epoch(0)])
+    images = np.roll(images, 3, axis=1)
+    thresholds = Thresholds(0.4, 500, 0.6)
+    pixel, score = np.float32(thresholds.pixel), np.float32(thresholds.score)
+    expected = answers("reference", models, images, thresholds)
+    assert 2 < sum(bool(one.mask.any()) for one in expected) < len(expected)
+    for name in BACKENDS:
+        sure = 0
+        for ours, theirs in zip(expected, answers(name, models, images, thresholds), strict=True):
+            np.testing.assert_allclose(theirs.probability, ours.probability, rtol=0, atol=NEAR / 2)
+            if abs(ours.existence - score) <= NEAR:
+                continue
+            far = np.abs(ours.probability - pixel) > NEAR
+            np.testing.assert_array_equal(theirs.mask[far], ours.mask[far])
+            sure += int(far.sum())
+        assert sure > 0.99 * len(expected) * ours.mask.size
