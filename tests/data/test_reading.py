@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WriteDicom
 
 from data import dicom, reading
 from data.preprocessing import Settings, preprocess
 from data.reading import Source, read_all
 from data.store import Store
+
+WriteDicom = Callable[..., Path]
 
 
 def test_images_are_those_of_a_data_file_to_the_bit(write_dicom: WriteDicom, tmp_path: Path) -> None:
