@@ -7,7 +7,8 @@ else, so one bad file never ends a run.
 
 The pipeline (DICOM PS3.4 N.2, PS3.3 C.11.1 and C.11.2): modality LUT or rescale, then VOI LUT or
 window (else the full scale of the stored bits), then division by the range of that result, then the
-inversion of MONOCHROME1, last. For 8 bits without LUT, window or rescale: exactly pixel / 255.
+inversion of MONOCHROME1, last. For 8 bits without LUT, window or rescale: exactly pixel / 255. The
+division of whole numbers is put off until somebody asks for the pixels: it commutes with what is left.
 
 `data.frames` decodes. pydicom does the windows. It does not do the look-up tables: its index into a
 table of 8-bit entries has 8 bits itself, so 12-bit pixels wrap round (seen in pydicom 3.0.2).
@@ -78,12 +79,19 @@ class Radiograph:
     """One radiograph.
 
     Attributes:
-        pixels: (height, width) float32 in [0, 1], C order; 1 is the densest (white).
+        values: (height, width) uint8, uint16 or float32 in [0, full].
+        full: The value that is the densest (white).
         note: What a careful reader would want to know ("the first of 3 frames"), or "".
     """
 
-    pixels: NDArray[np.float32]
+    values: NDArray[Any]
+    full: float
     note: str = ""
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """What is shown, values / full: (height, width) float32 in [0, 1], C order, a new array each time."""
+        return np.divide(self.values, np.float32(self.full), dtype=np.float32)
 
 
 def find(folder: Path) -> list[Path]:
@@ -204,12 +212,12 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
     try:
         # What overflows is either harmless (1 / (1 + inf) far below a sigmoid's centre) or refused.
         with np.errstate(over="ignore", invalid="ignore"):
-            pixels = _normalised(first_frame(dataset), dataset)
+            values, full = _ranged(first_frame(dataset), dataset)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
-            np.subtract(np.float32(1), pixels, out=pixels)
+            values = np.subtract(values.dtype.type(full), values)
     except Exception as error:  # see `_reason`
         raise UnreadableImage(path, _reason(error)) from error
-    return Radiograph(pixels, f"the first of {frames} frames" if frames > 1 else "")
+    return Radiograph(values, full, f"the first of {frames} frames" if frames > 1 else "")
 
 
 def _content(path: Path) -> bytes:
@@ -288,8 +296,8 @@ def _complete_meta(dataset: Dataset) -> None:
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else syntax
 
 
-def _normalised(stored: NDArray[np.integer[Any]], dataset: Dataset) -> NDArray[np.float32]:
-    """Modality, VOI, then division by the range of the result: float32 in [0, 1]."""
+def _ranged(stored: NDArray[np.integer[Any]], dataset: Dataset) -> tuple[NDArray[Any], float]:
+    """Modality, then VOI: values from 0 on, and the greatest that the result could have."""
     values, low, high = _modality(stored, dataset)
     lut = _whole_lut(dataset, "VOILUTSequence")
     if lut is not None:
@@ -303,16 +311,15 @@ def _normalised(stored: NDArray[np.integer[Any]], dataset: Dataset) -> NDArray[n
         low, high = min(low, high), max(low, high)
     if not np.isfinite([low, high]).all() or low == high:
         raise ValueError(f"its rescaled values span {low} to {high}")
-    if low == 0 and values.dtype.kind == "u":  # nearly every file: exact, and in half the time
-        pixels = values.astype(np.float32)
-        pixels /= np.float32(high)
-        return pixels if high == 2 ** (8 * values.itemsize) - 1 else np.minimum(pixels, 1, out=pixels)
+    if low == 0 and values.dtype.kind == "u":  # nearly every file: nothing is rounded yet
+        whole = high == np.iinfo(values.dtype).max
+        return values if whole else np.minimum(values, values.dtype.type(high)), high
     scaled = np.subtract(values, low, dtype=np.float64)
     scaled /= high - low
     pixels = scaled.astype(np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError("its rescaled values are not all finite")
-    return np.clip(pixels, 0, 1, out=pixels)
+    return np.clip(pixels, 0, 1, out=pixels), 1.0
 
 
 def _modality(stored: NDArray[np.integer[Any]], dataset: Dataset) -> tuple[NDArray[Any], float, float]:

@@ -46,6 +46,7 @@ _MOST_SCANS = 64  # a progressive JPEG has about ten; each one costs the time of
 
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _JPEG_LOSSLESS = 0xC3
+_JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _J2K_START = b"\xff\x4f\xff\x51"
 _END_OF_IMAGE = b"\xff\xd9"
 
@@ -123,7 +124,8 @@ def _jpeg(dataset: Dataset) -> NDArray[np.integer[Any]]:
     frame = _frame(dataset)
     stream = _jpeg_header(frame)
     _check(dataset, stream)
-    scans = frame.count(b"\xff\xda")
+    # Of one component alone, the other processes read no more than one scan.
+    scans = frame.count(b"\xff\xda") if stream.process in _JPEG_PROGRESSIVE else 1
     if scans > _MOST_SCANS:
         raise ValueError(f"its JPEG has {scans} scans; the limit is {_MOST_SCANS}")
     if stream.bits == 8 and stream.process != _JPEG_LOSSLESS:

@@ -316,9 +316,10 @@ def convert(file: Path, job: _Job) -> _Outcome:
         radiograph = dicom.radiograph(file, dataset)
     except dicom.UnreadableImage as error:
         return _Outcome(replace(entry, reason=printable(error.reason)))
-    height, width = radiograph.pixels.shape
+    height, width = radiograph.values.shape
     entry = replace(entry, height=height, width=width)
-    row = [_stored(resize_image(radiograph.pixels, settings.size, settings.size), settings.storage)]
+    image = resize_image(radiograph.values, settings.size, settings.size, radiograph.full)
+    row = [_stored(image, settings.storage)]
     if rows_of is not None:
         try:
             full = combined_mask(rows_of[image_id], height, width)

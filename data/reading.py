@@ -115,6 +115,6 @@ def _read(file: Path) -> Reading:
         radiograph = dicom.radiograph(file, dataset)
     except dicom.UnreadableImage as error:
         return Reading(replace(source, reason=printable(error.reason)), None)
-    height, width = radiograph.pixels.shape
+    height, width = radiograph.values.shape
     source = replace(source, height=height, width=width, geometry=geometry(dataset), note=radiograph.note)
-    return Reading(source, resize_image(radiograph.pixels, _job.height, _job.width))
+    return Reading(source, resize_image(radiograph.values, _job.height, _job.width, radiograph.full))

@@ -4,12 +4,18 @@ Promises: every output pixel of a shrunk axis is the exact average of the area i
 of input pixels included, so nothing aliases (plain bilinear at 1024 -> 384 skips pixels). An
 enlarged axis is interpolated linearly between pixel centres. Values stay within [0, 1], masks
 within {0, 1}. The same input gives the same output on any number of threads.
+
+A shrunk axis is summed, not averaged: 1024 -> 384 is 128 times 8 -> 3, and an output pixel covers
+whole thirds of input pixels. Counted in thirds, the sums of whole numbers are whole numbers, so they
+are exact and fit into 16 bits; one division at the end makes averages of them, correctly rounded.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,24 +24,30 @@ from numpy.typing import NDArray
 MASK_THRESHOLD = 0.5
 """A mask pixel is set when at least this part of its area was set."""
 
-_LONGEST_BLOCK = 32  # input pixels; beyond it, multiplying by mostly zeros is slower than OpenCV
+_LONGEST_BLOCK = 32  # input pixels; beyond it, so many sums of few pixels are slower than OpenCV
 
 
-def resize_image(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+def resize_image(
+    pixels: NDArray[np.float32] | NDArray[np.unsignedinteger[Any]],
+    height: int,
+    width: int,
+    full: float = 1,
+) -> NDArray[np.float32]:
     """Resize a radiograph.
 
     Args:
-        pixels: (h, w) float32 in [0, 1].
+        pixels: (h, w) float32 or unsigned integers in [0, full].
         height: Rows of the result.
         width: Columns of the result.
+        full: What becomes 1.
 
     Returns:
         (height, width) float32 in [0, 1], C order; a copy even if the size is the same.
     """
-    resized = _resize_rows(pixels, height)
-    resized = _resize_columns(resized, width)
-    # Weights in float32 can sum to 1 + 1e-7. This also copies.
-    return np.clip(resized, 0, 1)
+    sums, parts = _sums(pixels, height, width, full)
+    resized: NDArray[np.float32] = np.divide(sums, np.float32(full * parts), dtype=np.float32)
+    # Sums in float32 can be 1e-7 too large.
+    return resized if sums.dtype.kind == "u" else np.clip(resized, 0, 1, out=resized)
 
 
 def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -49,57 +61,88 @@ def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     Returns:
         (height, width) uint8 in {0, 1}.
     """
-    area = resize_image(mask.astype(np.float32), height, width)
-    # The tolerance is the rounding of float32 sums: exactly half stays set.
-    return (area >= MASK_THRESHOLD - 1e-6).astype(np.uint8)
+    sums, parts = _sums(mask, height, width, 1)
+    least = parts * (MASK_THRESHOLD - 1e-6)  # the rounding of sums in float32: exactly half stays set
+    return (sums >= (least if sums.dtype.kind == "f" else math.ceil(least))).astype(np.uint8)
 
 
-def _resize_rows(pixels: NDArray[np.float32], height: int) -> NDArray[np.float32]:
-    rows, columns = pixels.shape
-    weights = _block_weights(rows, height)
-    if weights is None:
-        return _resize(pixels, height, columns)
-    blocks = pixels.reshape(-1, weights.shape[1], columns)
-    resized: NDArray[np.float32] = np.matmul(weights, blocks).reshape(height, columns)
-    return resized
+def _sums(pixels: NDArray[Any], height: int, width: int, full: float) -> tuple[NDArray[Any], int]:
+    """Both axes resized: (height, width), C order, as sums of so many parts each, all of one weight."""
+    parts = 1
+    for after in (height, width):  # in the second round the columns are the rows
+        block = _block(len(pixels), after)
+        if block is None:
+            pixels = _resize_rows(pixels.astype(np.float32, copy=False), after)
+        else:
+            parts *= block.length
+            pixels = _sum_rows(pixels.astype(_holding(pixels.dtype, full * parts), copy=False), block)
+        pixels = cv2.transpose(pixels)
+    return pixels, parts
 
 
-def _resize_columns(pixels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    rows, columns = pixels.shape
-    weights = _block_weights(columns, width)
-    if weights is None:
-        return _resize(pixels, rows, width)
-    # A stack of small products, row by row: none is large enough for BLAS to start threads.
-    blocks = pixels.reshape(rows, -1, weights.shape[1])
-    resized: NDArray[np.float32] = np.matmul(blocks, weights.T).reshape(rows, width)
-    return resized
+def _holding(kind: np.dtype[Any], greatest: float) -> type[np.number[Any]]:
+    """A type for sums up to `greatest`; float32 holds whole numbers up to 2^24 exactly."""
+    if kind.kind != "u" or greatest > np.iinfo(np.uint16).max:
+        return np.float32
+    return np.uint8 if greatest <= np.iinfo(np.uint8).max else np.uint16
+
+
+class _Block(NamedTuple):
+    """How a shrunk axis repeats itself: `length` pixels become as many as there are `sums`.
+
+    Each sum adds up terms: a number of parts, and the pixels that give so many. A pixel has as many
+    parts as there are sums, and a sum as many as there are pixels.
+    """
+
+    length: int
+    sums: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
 
 
 @functools.lru_cache(maxsize=64)
-def _block_weights(before: int, after: int) -> NDArray[np.float32] | None:
-    """The averages of an axis, which repeat themselves: 1024 -> 384 is 128 times 8 -> 3.
-
-    Returns:
-        (q, p) float32: the share of each of p input pixels in each of q output pixels; each row sums
-        to 1. None where that does not pay: an axis that grows or stays, or a long block.
-    """
+def _block(before: int, after: int) -> _Block | None:
+    """None where it does not pay: an axis that grows or stays, or a long block."""
     common = math.gcd(before, after)
     p, q = before // common, after // common
     if p <= q or p > _LONGEST_BLOCK:
         return None
-    starts, ends = (np.arange(q)[:, None] * p / q, np.arange(1, q + 1)[:, None] * p / q)
-    left = np.arange(p)
-    overlap = np.minimum(ends, left + 1) - np.maximum(starts, left)
-    weights: NDArray[np.float32] = (np.clip(overlap, 0, None) * q / p).astype(np.float32)
-    weights.setflags(write=False)  # it is shared
-    return weights
+    starts, pixels = p * np.arange(q)[:, None], q * np.arange(p)
+    parts = np.minimum(starts + p, pixels + q) - np.maximum(starts, pixels)  # where they overlap
+    sums = []
+    for row in parts.tolist():
+        counts = sorted({count for count in row if count > 0}, reverse=True)
+        sums.append(tuple((count, tuple(n for n in range(p) if row[n] == count)) for count in counts))
+    return _Block(p, tuple(sums))
 
 
-def _resize(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+def _sum_rows(pixels: NDArray[Any], block: _Block) -> NDArray[Any]:
+    """The sums of the rows of each block, in the type of the pixels."""
+    blocks = pixels.reshape(-1, block.length, pixels.shape[1])
+    found = np.empty((len(blocks), len(block.sums), pixels.shape[1]), pixels.dtype)
+    further = np.empty_like(found[:, 0])
+    for place, terms in enumerate(block.sums):
+        into = found[:, place]
+        for count, rows in terms:
+            _sum([blocks[:, row] for row in rows], count, into)
+            if into is further:
+                found[:, place] += further
+            into = further
+    return found.reshape(-1, pixels.shape[1])
+
+
+def _sum(rows: Sequence[NDArray[Any]], count: int, out: NDArray[Any]) -> None:
+    """So many times the sum of some rows."""
+    total = rows[0]
+    for row in rows[1:]:
+        total = np.add(total, row, out=out)
+    if count > 1 or total is not out:
+        np.multiply(total, count, out=out)
+
+
+def _resize_rows(pixels: NDArray[np.float32], height: int) -> NDArray[np.float32]:
     """One axis: cv2.INTER_AREA is bilinear on *both* as soon as one of them grows, and then aliases."""
-    if pixels.shape == (height, width):
+    rows, columns = pixels.shape
+    if rows == height:
         return pixels
-    grows = height > pixels.shape[0] or width > pixels.shape[1]
-    method = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
-    resized: NDArray[np.float32] = cv2.resize(pixels, (width, height), interpolation=method)
+    method = cv2.INTER_LINEAR if height > rows else cv2.INTER_AREA
+    resized: NDArray[np.float32] = cv2.resize(pixels, (columns, height), interpolation=method)
     return resized

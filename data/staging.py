@@ -22,7 +22,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ class Staging:
             if row:
                 self._rows.put(len(self.entries), row)
             # Unbuffered and last: a line in the journal means that its row is written.
-            _write(self._journal, json.dumps(asdict(entry)).encode() + b"\n")
+            _write(self._journal, json.dumps(vars(entry)).encode() + b"\n")
         self.entries.append(entry)
 
     def blocks(self) -> Iterator[tuple[NDArray[Any], ...]]:

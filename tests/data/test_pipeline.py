@@ -104,9 +104,8 @@ def test_eight_bits_are_divided_by_255_exactly(photometric: str) -> None:
     stored = np.random.default_rng(3).permutation(np.arange(256, dtype=np.uint8)).reshape(8, 32)
     dataset = make_dataset(stored)
     dataset.PhotometricInterpretation = photometric
-    exact = (stored / 255).astype(np.float32)
-    expected = 1 - exact if photometric == "MONOCHROME1" else exact
-    np.testing.assert_array_equal(radiograph(NOWHERE, dataset).pixels, expected)
+    shown = 255 - stored if photometric == "MONOCHROME1" else stored
+    np.testing.assert_array_equal(radiograph(NOWHERE, dataset).pixels, (shown / 255).astype(np.float32))
 
 
 @pytest.mark.parametrize(

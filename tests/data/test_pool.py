@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -84,6 +85,31 @@ def test_exceptions_are_the_callers() -> None:
 
 def test_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+IMPORTS = """
+import os, sys
+sys.path[:0] = [{root!r}, {folder!r}]
+from data.pool import ordered
+import job
+if __name__ == "__main__":
+    print(*ordered(job.where, [0, 1], workers=1, crashed=job.where))
+"""
+
+
+def test_workers_import_what_the_caller_imports_and_once_for_all(tmp_path: Path) -> None:
+    """Not what the interpreter would find by itself: another copy that is installed, or nothing."""
+    (tmp_path / "job.py").write_text(
+        "import os\nimported = os.getpid()\ndef where(_): return imported, os.getpid()\n"
+    )
+    script = tmp_path / "script" / "imports.py"
+    script.parent.mkdir()
+    script.write_text(IMPORTS.format(root=str(ROOT), folder=str(tmp_path)))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, str(script)]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    (imported, worker), (again, _) = ast.literal_eval(told.stdout.replace(") (", "), ("))
+    assert imported == again != worker
 
 
 ORPHANS = """
