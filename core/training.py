@@ -115,7 +115,7 @@ class Observer:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Validation:
     """What scoring a set of images gave."""
 
     loss: float
@@ -184,14 +184,14 @@ class Trainer:
         while len(self.progress.history) < settings.epochs:
             if is_stale(self.progress.history, settings.early_stop):
                 return Outcome("early stop", self.progress)
-            evaluation = self._score() if self._train_epoch() else None
-            if evaluation is None:
+            found = self._score() if self._train_epoch() else None
+            if found is None:
                 save_checkpoint(self.folder / LAST, self._checkpoint())
                 return Outcome("interrupted", self.progress)
-            self._finish_epoch(evaluation)
+            self._finish_epoch(found)
         return Outcome("finished", self.progress)
 
-    def finish(self) -> Evaluation | None:
+    def finish(self) -> Validation | None:
         """Export what predicts best and draw what it predicts; None when no epoch was finished.
 
         That is the best epoch's model, or the average of the best few if it is better.
@@ -204,17 +204,17 @@ class Trainer:
         with replacing(self.folder / "export") as partial:
             partial.mkdir()
             self.model.export(partial)
-        evaluation = self._evaluate(self._tell_scored)
-        sheet = draw_sheet(evaluation.samples, self.configuration.training.threshold)
+        found = self._validate(self._tell_scored)
+        sheet = draw_sheet(found.samples, self.configuration.training.threshold)
         write_bytes(self.folder / "predictions.png", sheet)
-        return evaluation
+        return found
 
     def _average(self) -> None:
         """Write the average of the kept epochs if nothing is better; then they are needed no more."""
         stop, history = self.configuration.training.early_stop, self.progress.history
 
         def score() -> float:
-            return monitored(self._evaluate(self._tell_scored), stop)
+            return monitored(self._validate(self._tell_scored), stop)
 
         if len(self._kept.epochs(history)) > 1:
             to_beat = monitored(history[best_epoch(history, stop) - 1], stop)
@@ -274,27 +274,27 @@ class Trainer:
             keep = draw_keep_masks(self.plan, settings.seed, step, len(batch.images))
         return self.model.train_step(batch.images, batch.masks, scalars, keep)
 
-    def _evaluate(self, after_batch: Callable[[], None]) -> Evaluation:
+    def _validate(self, after_batch: Callable[[], None]) -> Validation:
         for observer in self.observers:
             observer.scoring_started(self.validation.batches)
-        return evaluate(self.model, self.validation, self.configuration.training.threshold, after_batch)
+        return validate(self.model, self.validation, self.configuration.training.threshold, after_batch)
 
-    def _score(self) -> Evaluation | None:
+    def _score(self) -> Validation | None:
         """Score the held-out images; None when interrupted."""
         try:
-            evaluation = self._evaluate(self._on_scored)
+            found = self._validate(self._on_scored)
         except _InterruptedError:
             return None
-        if not math.isfinite(evaluation.loss):
-            raise self._diverged(f"the loss is {evaluation.loss} on the scored images")
-        return evaluation
+        if not math.isfinite(found.loss):
+            raise self._diverged(f"the loss is {found.loss} on the scored images")
+        return found
 
-    def _finish_epoch(self, evaluation: Evaluation) -> None:
-        scores, progress = evaluation.scores, self.progress
+    def _finish_epoch(self, found: Validation) -> None:
+        scores, progress = found.scores, self.progress
         record = EpochRecord(
             epoch=len(progress.history) + 1,
             loss=progress.loss_sum / progress.images,
-            validation_loss=evaluation.loss,
+            validation_loss=found.loss,
             dice=scores.dice,
             dice_all_empty=scores.dice_all_empty,
             dice_positive=scores.dice_positive,
@@ -315,7 +315,7 @@ class Trainer:
         self._kept.tidy(history)
         self._write_history()
         for observer in self.observers:
-            observer.epoch_ended(record, best, evaluation.samples)
+            observer.epoch_ended(record, best, found.samples)
 
     def _rate(self, step: int) -> float:
         """The learning rate of an update of the epoch under way."""
@@ -367,9 +367,9 @@ class Trainer:
             observer.batch_scored()
 
 
-def evaluate(
+def validate(
     model: Model, batches: Batches, threshold: float, after_batch: Callable[[], None] = lambda: None
-) -> Evaluation:
+) -> Validation:
     """Loss (mean over images), scores and a few samples of a set of images."""
     dice: list[NDArray[np.float64]] = []
     positive: list[NDArray[np.bool_]] = []
@@ -392,7 +392,7 @@ def evaluate(
                     )
                 )
         after_batch()
-    return Evaluation(
+    return Validation(
         loss_sum / batches.images,
         summarise(np.concatenate(dice), np.concatenate(positive)),
         (*samples[True], *samples[False]),

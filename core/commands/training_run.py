@@ -205,10 +205,10 @@ class _Session:
             patience = trainer.configuration.training.early_stop.patience
             done = len(outcome.progress.history)
             self.console.print(f"Stopped after epoch {done}: no improvement for {patience} epochs")
-        evaluation = trainer.finish()
-        if evaluation is None:
+        found = trainer.finish()
+        if found is None:
             raise UserError("no epoch was finished, so there is no model to export")
-        scores = evaluation.scores
+        scores = found.scores
         of_positives = "-" if scores.dice_positive is None else f"{scores.dice_positive:.4f}"
         self.console.print(
             f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "

@@ -30,7 +30,7 @@ from core.configuration import Configuration, parse_configuration
 from core.contract import State
 from core.lowering import lower
 from core.pictures import Sample
-from core.training import Trainer, evaluate
+from core.training import Trainer, validate
 
 AVERAGING = "training.average_best=3"
 
@@ -188,7 +188,7 @@ def test_what_is_drawn_is_what_the_average_predicts(tmp_path: Path) -> None:
     plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
     again = ReferenceModel(plan, rules, "float32")
     again.load_state(load_checkpoint(tmp_path / AVERAGED).arrays)
-    expected = evaluate(again, Shuffled(HELD_OUT, 2, seed=2, shuffle=False), 0.5)
+    expected = validate(again, Shuffled(HELD_OUT, 2, seed=2, shuffle=False), 0.5)
     for found, wanted in zip(evaluation.samples, expected.samples, strict=True):
         np.testing.assert_array_equal(found.probability, wanted.probability)
 

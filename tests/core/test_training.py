@@ -24,7 +24,7 @@ from core.metrics import dice_per_image
 from core.pictures import Sample
 from core.rules import StepScalars, step_scalars
 from core.state import initial_state
-from core.training import Observer, Trainer, evaluate
+from core.training import Observer, Trainer, validate
 
 HEIGHT, WIDTH, IMAGES, HELD_OUT = 12, 8, 11, 5
 
@@ -387,7 +387,7 @@ def test_an_evaluation_weighs_every_image_alike(tmp_path: Path) -> None:
     trainer = prepared(tmp_path, configured())
     batches = list(Shuffled(5, 2, seed=2, shuffle=False).epoch(0))
     scored = [trainer.model.evaluate(batch.images, batch.masks) for batch in batches]
-    evaluation = evaluate(trainer.model, Shuffled(5, 2, seed=2, shuffle=False), 0.5)
+    evaluation = validate(trainer.model, Shuffled(5, 2, seed=2, shuffle=False), 0.5)
     losses = [float(loss) for loss, _ in scored]
     assert evaluation.loss == pytest.approx((2 * losses[0] + 2 * losses[1] + losses[2]) / 5)
     masks = np.concatenate([batch.masks for batch in batches])
