@@ -43,7 +43,7 @@ imports: .environment
 	$(BIN)/lint-imports --no-cache
 
 unit: .environment
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

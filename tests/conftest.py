@@ -11,6 +11,11 @@ from selected import BACKENDS
 
 from core.isolation import Isolated
 
+# Threads of OpenMP that have nothing to do sleep, in this process and those that it starts: several
+# frameworks share few cores here, and threads that spin take them from each other (MXNet: twice the time).
+# How many there are, and so every sum, stays as it is.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def remote(request: pytest.FixtureRequest) -> Iterator[Isolated]:
