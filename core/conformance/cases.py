@@ -7,6 +7,7 @@ rate changes at every step, so a scalar taken from the wrong one is seen too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,9 @@ class Nonconformity(Exception):  # noqa: N818 - not every one is the program's e
     """What a backend did that the contract does not allow; the text says what and by how much."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """A plan with a state and a few batches of (images, masks)."""
+    """A plan with a state and a few batches of (images, masks), which change no more once it is judged."""
 
     plan: Plan
     rules: Rules
@@ -131,8 +132,9 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
     )
 
 
+@functools.cache
 def judge(case: Case) -> Results:
-    """What the reference says of a case, in float64."""
+    """What the reference says of a case, in float64; computed once for all backends."""
     _, reference = load_backend("reference")
     return run_case(reference, case, "float64")
 

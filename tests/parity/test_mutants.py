@@ -378,8 +378,11 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
 }
 
 
+CHECKS = all_checks()
+
+
 def of_subject(subject: str) -> list[Check]:
-    return [check for check in all_checks() if check.subject == subject]
+    return [check for check in CHECKS if check.subject == subject]
 
 
 def caught(mutant: Mutant, subject: str, precision: str) -> list[str]:
