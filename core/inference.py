@@ -83,6 +83,11 @@ class Predictor:
         return (total / (len(self._models) * len(views))).astype(np.float32)
 
 
+def model_folder(framework: str) -> Path:
+    """The folder in which training on a backend leaves its model."""
+    return Path(f"{framework}_model")
+
+
 def find_members(folders: Sequence[Path]) -> list[Member]:
     """The models in some folders, a folder of folds being one model for each fold.
 

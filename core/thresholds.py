@@ -67,6 +67,9 @@ class Thresholds:
         if not 0 <= self.area <= AREA_SIZE**2:
             raise UserError(f"threshold area: expected 0 to {AREA_SIZE**2} pixels. Received: {self.area:g}")
 
+    def __str__(self) -> str:
+        return f"pixel {self.pixel:.4g}, area {self.area:.6g}, score {self.score:.4g}"
+
     def least_pixels(self, height: int, width: int) -> int:
         """k, the pixels of a (height, width) image that must reach `score`; at least 1."""
         return max(1, math.ceil(self.area * height * width / AREA_SIZE**2))

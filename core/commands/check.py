@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.commands.options import check_at_least_one
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -81,9 +83,8 @@ def _size(arguments: argparse.Namespace) -> Size:
     from core.errors import UserError
 
     given = {name: getattr(arguments, name) for name in ("size", "height", "width")}
+    check_at_least_one(arguments, *given)
     for name, value in given.items():
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1. Received: {value}")
         if value is not None and arguments.images is not None:
             raise UserError(f"--{name} and --images: the images' own headers say how large they are.")
     size, height, width = given.values()
@@ -94,15 +95,14 @@ def _size(arguments: argparse.Namespace) -> Size:
 
 def _images(console: Console, arguments: argparse.Namespace, size: Size) -> dict[str, Size | None] | None:
     """The ids that there must be, if anything tells."""
-    from rich.progress import Progress
-
+    from core.commands.progress import progress_bar
     from data.submissions import images_of, images_of_sample
 
     if arguments.sample is not None:
         return images_of_sample(arguments.sample, size)
     if arguments.images is None:
         return None
-    with Progress(console=console, transient=True) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("headers")
         return images_of(arguments.images, lambda done, total: bar.update(task, completed=done, total=total))
 

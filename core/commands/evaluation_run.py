@@ -13,11 +13,11 @@ from rich.table import Table
 from core.checkpoint import LAST, load_checkpoint
 from core.commands.answers import chosen_thresholds
 from core.commands.held_out import shares
+from core.commands.options import check_at_least_one
 from core.commands.scoring_run import score
-from core.errors import UserError
 from core.evaluation import Evaluation, MemberRecord, Origin
 from core.files import check_place, write_text
-from core.inference import Member, find_members
+from core.inference import Member, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
@@ -27,7 +27,7 @@ from data.store import Store
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate as the command line says."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    check_batch_size(arguments.batch_size)
+    check_at_least_one(arguments, "batch_size")
     names = list(dict.fromkeys(arguments.framework))
     for name in names:
         require_backend(name)
@@ -54,15 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_batch_size(number: int) -> None:
-    """Refuse one below 1."""
-    if number < 1:
-        raise UserError(f"--batch-size: received {number}; expected 1 or more")
-
-
 def _models(arguments: argparse.Namespace, name: str) -> list[list[Path]]:
     if arguments.model is None:
-        return [[Path(f"{name}_model")]]
+        return [[model_folder(name)]]
     return [[Path(folder) for folder in folders] for folders in arguments.model]
 
 
@@ -137,7 +131,6 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     lines: dict[str, list[str]] = {}
     for evaluation in found:
         scores, origin = evaluation.summary, evaluation.origin
-        triplet = scores.thresholds
         of_images, of_pixels = evaluation.image_calibration, evaluation.pixel_calibration
         cells = {
             "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})",
@@ -148,8 +141,7 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
             "TP, FP, FN, TN": f"{scores.tp}, {scores.fp}, {scores.fn}, {scores.tn}",
             "calibration error, images": f"{of_images.ece:.4f} (Brier {of_images.brier:.4f})",
             "calibration error, pixels": f"{of_pixels.ece:.4f} (Brier {of_pixels.brier:.4f})",
-            "thresholds": f"pixel {triplet.pixel:.4g}, area {triplet.area:.6g}, score {triplet.score:.4g} "
-            f"({origin.thresholds})",
+            "thresholds": f"{scores.thresholds} ({origin.thresholds})",
             "checkpoint": ", ".join(f"{one.checkpoint} of epoch {one.epoch}" for one in origin.members),
             "mirror images": "yes" if origin.flip else "no",
             "images/s": f"{origin.images_per_second:.1f} ({origin.device})",

@@ -20,8 +20,6 @@ from core.inference import Member
 from data.splits import Split, fold_of_store, split_store
 from data.store import Store
 
-SPLITS: tuple[Literal["validation"], Literal["all"]] = ("validation", "all")
-
 
 @dataclass(frozen=True)
 class Share:

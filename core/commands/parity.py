@@ -7,6 +7,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.commands.options import check_at_least_one
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -60,9 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from core.errors import UserError
     from core.files import write_bytes, write_text
 
-    for name, least in (("steps", 1), ("batch_size", 1), ("drift_runs", 1)):
-        if (number := getattr(arguments, name)) < least:
-            raise UserError(f"--{name.replace('_', '-')}: received {number}; expected {least} or more")
+    check_at_least_one(arguments, "steps", "batch_size", "drift_runs")
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
     console = Console(highlight=False, markup=False)
@@ -79,17 +79,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _certify(arguments: argparse.Namespace, console: Console) -> Certificate:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from core.commands.progress import progress_bar
     from core.lowering import lower
     from core.parity import certify
 
     configuration = _configuration(arguments)
-    columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _images(arguments, configuration) as (batches, data):
         plan = lower(configuration.network, data.height, data.width)
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=arguments.steps)
+        with progress_bar(console) as bar:
+            task = bar.add_task("steps", total=arguments.steps)
             return certify(
                 arguments.framework,
                 plan,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from core.commands.options import add_prediction_options, add_threshold_options
+from core.commands.options import add_framework_option, add_prediction_options, add_threshold_options
 
 HELP = "answer for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "-f", "--framework", required=True, metavar="NAME", help="backend: tf, mxnet, reference"
-    )
+    add_framework_option(parser)
     parser.add_argument(
         "--model",
         type=Path,

@@ -22,16 +22,18 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from core.commands.answers import chosen_thresholds
+from core.commands.options import check_at_least_one
 from core.commands.outputs import Output, OutputFile, OutputFolder, begins_with, check_outputs
+from core.commands.progress import progress_bar
 from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed, prepare
 from core.contract import Backend
 from core.devices import choose_device
 from core.errors import UserError
 from core.files import explained, replacing
-from core.inference import Member, Predictor, find_members
+from core.inference import Member, Predictor, find_members, model_folder
 from core.registry import load_backend, require_backend
 from core.thresholds import Thresholds
 from data import dicom, probabilities, rle
@@ -102,8 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict as the command line says."""
     require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    folders = arguments.model or [Path(f"{arguments.framework}_model")]
-    _check_numbers(arguments)
+    folders = arguments.model or [model_folder(arguments.framework)]
+    check_at_least_one(arguments, "batch_size", "workers")
     members = find_members(folders)
     thresholds, origin = chosen_thresholds(arguments, folders)
     files = _find(arguments.images)
@@ -122,12 +124,6 @@ def run(arguments: argparse.Namespace) -> int:
     _show(console, arguments, account)
     none_read = not account.results
     return int(none_read or (arguments.strict and bool(account.unreadable or account.not_listed)))
-
-
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    for option, value in (("--batch-size", arguments.batch_size), ("--workers", arguments.workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{option} must be at least 1. Received: {value}")
 
 
 def _find(folder: Path) -> list[Path]:
@@ -163,11 +159,10 @@ def _check_outputs(arguments: argparse.Namespace, models: Sequence[Path]) -> Non
 
 def _describe(model: Model, files: int) -> str:
     several = f"{len(model.members)} models" if len(model.members) > 1 else str(model.members[0].path)
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in asdict(model.thresholds).items())
     return (
         f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}"
         f"{', with mirror images' if model.flip else ''}\n"
-        f"thresholds ({model.origin}): {numbers}; {files} DICOM file{'' if files == 1 else 's'}"
+        f"thresholds: {model.thresholds} ({model.origin}); {files} DICOM file{'' if files == 1 else 's'}"
     )
 
 
@@ -195,7 +190,7 @@ def _predict(
         if record is not None:
             with explained(arguments.json, "write"):
                 record.touch()  # better now than after hours
-        bar = stack.enter_context(_progress(console))
+        bar = stack.enter_context(progress_bar(console))
         line = _Line(
             arguments, files, predictor, job, maps, account, bar, bar.add_task("predicting", total=len(files))
         )
@@ -230,18 +225,6 @@ def _begin_maps(
     with explained(path, "write"):
         file = ProbabilityFile(partial, predictor.height, predictor.width, most, attributes)
     return stack.enter_context(file)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from core.averaging import FOLDER as AVERAGING
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
 from core.configuration import Configuration, load_configuration, parse_configuration
 from core.files import explained, set_aside, write_bytes
-from core.inference import folds
+from core.inference import folds, model_folder
 from core.monitoring import is_stale
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
@@ -109,7 +109,7 @@ def plan_runs(arguments: argparse.Namespace) -> Runs:
     Raises:
         UserError: A bad configuration, or nothing there to be resumed.
     """
-    folder = Path(arguments.out) / f"{arguments.framework}_model"
+    folder = Path(arguments.out) / model_folder(arguments.framework)
     logs = Path(arguments.out) / f"{arguments.framework}_logs"
     source = None if arguments.resume is None else Path(arguments.resume or folder)
     in_folds = source is not None and not (source / LAST).is_file()

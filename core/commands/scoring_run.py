@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.commands.answers import Answer, answer
 from core.commands.held_out import Share
+from core.commands.progress import progress_bar
 from core.inference import Member
 from core.pictures import Sample
 from core.remote_prediction import Begin
@@ -56,11 +56,8 @@ def score(
 ) -> Scored:
     """Score the images of all shares, with a bar on the console; `also` as in `Scorer`."""
     scorer, clock = Scorer(thresholds, also), _Clock()
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    silent = not console.is_terminal  # a bar that nobody sees would leave an empty line
-    progress = Progress(*columns, console=console, transient=True, disable=silent)
-    with progress as bar, ThreadPoolExecutor() as pool:
-        task = bar.add_task("", total=sum(len(share.indices) for share in shares))
+    with progress_bar(console) as bar, ThreadPoolExecutor() as pool:
+        task = bar.add_task(title, total=sum(len(share.indices) for share in shares))
         for share in shares:
             begin = open_models(share.members)
             clock.start()

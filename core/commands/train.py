@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from core.commands.options import add_data_option, add_device_option, add_framework_option
+
 HELP = "train a network (the default command)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "-f", "--framework", required=True, metavar="NAME", help="backend: tf, mxnet, reference"
-    )
+    add_framework_option(parser)
     parser.add_argument("--config", metavar="FILE", help="network and training (default: configs/fcn.yaml)")
-    parser.add_argument("--data", default="pneumothorax.h5", metavar="FILE", help="made by preprocess.py")
+    add_data_option(parser)
     parser.add_argument("--out", default=".", metavar="DIR", help="where NAME_model/ and NAME_logs/ are made")
     parser.add_argument("--epochs", metavar="N", help="overrides training.epochs")
     parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folds", metavar="K", help="train K networks, each with another K-th of the images held out"
     )
     parser.add_argument("--fold", metavar="I", help="only this one of the folds, from 0")
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|gpu|gpu:N", help="where to compute")
+    add_device_option(parser)
     parser.add_argument(
         "--resume",
         nargs="?",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from core.commands.options import add_data_option, add_prediction_options
+from core.commands.options import add_data_option, add_framework_option, add_prediction_options
 
 HELP = "search a model's thresholds on the images that training held out"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("-f", "--framework", required=True, metavar="NAME", help="backend that predicts")
+    add_framework_option(parser)
     parser.add_argument("--model", metavar="DIR", help="folder of a model or of folds (default: NAME_model)")
     add_data_option(parser)
     add_prediction_options(parser)

@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from core.commands.evaluation_run import check_batch_size
 from core.commands.held_out import shares
+from core.commands.options import check_at_least_one
 from core.commands.scoring_run import Open, score
 from core.contract import Implementation
 from core.errors import UserError
 from core.evaluation import Surface
-from core.inference import Member, Predictor, find_members
+from core.inference import Member, Predictor, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
@@ -29,9 +29,9 @@ from data.store import Store
 def run(arguments: argparse.Namespace) -> int:
     """Tune as the command line says."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    check_batch_size(arguments.batch_size)
+    check_at_least_one(arguments, "batch_size")
     backend = require_backend(arguments.framework)
-    folder = Path(arguments.model or f"{arguments.framework}_model")
+    folder = Path(arguments.model or model_folder(arguments.framework))
     with Store.open(Path(arguments.data)) as store, Isolated(arguments.framework) as process:
 
         def open_models(members: Sequence[Member]) -> Begin:
@@ -104,12 +104,11 @@ def tune(
 
 
 def _line(folder: Path, found: Search) -> str:
-    triplet = found.thresholds
     expected = "" if found.dice_cross_fitted is None else f", cross-fitted {found.dice_cross_fitted:.4f}"
     return (
-        f"Thresholds: pixel {triplet.pixel:.4g}, area {triplet.area:.6g}, score {triplet.score:.4g} in "
-        f"{folder / FILE}; Dice at the original size {found.dice:.4f} with them{expected}, with the defaults "
-        f"{found.dice_default:.4f} (all-empty floor {found.dice_all_empty:.4f})"
+        f"Thresholds: {found.thresholds} in {folder / FILE}; Dice at the original size {found.dice:.4f} with "
+        f"them{expected}, with the defaults {found.dice_default:.4f} (all-empty floor "
+        f"{found.dice_all_empty:.4f})"
     )
 
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.commands.options import check_at_least_one
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -30,16 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Look, show what was found; 1 where the file breaks its contract."""
     from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
 
-    from core.errors import UserError
+    from core.commands.progress import progress_bar
     from data.verification import verify
 
-    if arguments.count < 1:
-        raise UserError(f"--count must be at least 1. Received: {arguments.count}")
+    check_at_least_one(arguments, "count")
     console = Console(highlight=False, markup=False)
-    with Progress(console=console, transient=True) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("checking")
         verdict = verify(arguments.file, lambda done, total: bar.update(task, completed=done, total=total))
     table = Table(title=f"{arguments.file}", title_justify="left")

@@ -232,7 +232,7 @@ def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> No
         (["--json", "reference_model"], ["cannot write reference_model: it is a folder"]),
         (["--json", "data.h5/e.json"], ["cannot write data.h5/e.json"]),
         (["--pixel", "0.9", "--score", "0.5"], ["pixel 0.9, score 0.5"]),
-        (["--batch-size", "0"], ["--batch-size: received 0"]),
+        (["--batch-size", "0"], ["--batch-size must be at least 1. Received: 0"]),
         (["--device", "gpu:7"], ["gpu:7"]),
         (["-f", "tensorflow"], ["unknown backend 'tensorflow'"]),
     ],
