@@ -25,7 +25,7 @@ from command_line import (
     train,
 )
 from event_files import shown
-from test_interrupted_training import KILLER, go_on, started, wait_for_line
+from test_interrupted_training import go_on, killing, started, wait_for_line
 
 from core.checkpoint import load_checkpoint
 from core.inference import find_members
@@ -162,9 +162,7 @@ def test_without_its_number_all_folds_are_resumed(whole: Path, folder: Path) -> 
 def test_a_run_killed_between_two_files_ends_the_same(
     whole: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, moment: str, done: list[int]
 ) -> None:
-    hook = tmp_path_factory.mktemp("hook")
-    (hook / "sitecustomize.py").write_text(KILLER)
-    killed = run(*BEGIN, cwd=folder, env={"PYTHONPATH": str(hook), "KILL_BEFORE": moment})
+    killed = run(*BEGIN, cwd=folder, env=killing(tmp_path_factory.mktemp("hook"), moment))
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     said = train("--resume", cwd=folder, how=run_here)
     assert [int(number) for number in re.findall(r"^fold (\d): finished already", said, re.MULTILINE)] == done
@@ -205,21 +203,13 @@ def test_an_earlier_run_is_kept_and_a_fold_joins_its_own_kind(folder: Path) -> N
     assert f"{MODEL} holds an earlier run; it is kept as {MODEL}.3\n" in said
 
 
-def test_averages_are_brought_along(folder: Path) -> None:
+def test_averages_are_brought_along(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Kept epochs go to another folder with the checkpoints; the end is as if the run had stayed."""
     (folder / "network.yaml").write_text(NETWORK.replace("0.01", "0.05"))
     words = [*FOLDS, "--fold", "0", "--set", "training.average_best=3"]
     train(*words, "--epochs", "4", "--out", "whole", cwd=folder, how=run_here)
-    killed = run(
-        *BEGIN,
-        *words[2:],
-        "--epochs",
-        "4",
-        "--out",
-        "begun",
-        cwd=folder,
-        env=killing(folder, "history.json:3"),
-    )
+    begin = [*BEGIN, *words[2:], "--epochs", "4", "--out", "begun"]
+    killed = run(*begin, cwd=folder, env=killing(tmp_path_factory.mktemp("hook"), "history.json:3"))
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     train("--resume", f"begun/{MODEL}", "--fold", "0", "--out", "ended", cwd=folder, how=run_here)
     one, other = (folder / name / MODEL / "fold0" for name in ("whole", "ended"))
@@ -229,13 +219,6 @@ def test_averages_are_brought_along(folder: Path) -> None:
     if "averaged.safetensors" in names[0]:
         for name, array in arrays(one, "averaged.safetensors").items():
             np.testing.assert_array_equal(arrays(other, "averaged.safetensors")[name], array)
-
-
-def killing(folder: Path, moment: str) -> dict[str, str]:
-    hook = folder / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(KILLER)
-    return {"PYTHONPATH": str(hook), "KILL_BEFORE": moment}
 
 
 @pytest.mark.parametrize(

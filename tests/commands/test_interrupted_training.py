@@ -223,6 +223,12 @@ pathlib.Path.replace = killing
 """
 
 
+def killing(hook: Path, moment: str) -> dict[str, str]:
+    """The environment of a process that kills itself at a moment, "FILE:N"; `hook` is an empty folder."""
+    (hook / "sitecustomize.py").write_text(KILLER)
+    return {"PYTHONPATH": str(hook), "KILL_BEFORE": moment}
+
+
 @pytest.mark.parametrize(
     ("moment", "epochs"),
     [
@@ -240,10 +246,8 @@ def test_a_run_killed_between_two_files_ends_the_same(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, moment: str, epochs: int | None
 ) -> None:
     train("--out", "whole", cwd=folder, how=run_here)
-    hook = tmp_path_factory.mktemp("hook")
-    (hook / "sitecustomize.py").write_text(KILLER)
     words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]
-    killed = run(*words, cwd=folder, env={"PYTHONPATH": str(hook), "KILL_BEFORE": moment})
+    killed = run(*words, cwd=folder, env=killing(tmp_path_factory.mktemp("hook"), moment))
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     last = folder / MODEL / LAST
     assert last.exists() == (epochs is not None)
