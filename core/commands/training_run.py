@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +221,7 @@ def _fold(one: Run) -> str:
 
 
 @contextmanager
-def _interruptible() -> Iterator:  # type: ignore[type-arg]
+def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C (or SIGTERM) into a question that the loop asks; a second one is an exception."""
     asked = False
 
@@ -238,6 +238,3 @@ def _interruptible() -> Iterator:  # type: ignore[type-arg]
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-__all__: Sequence[str] = ["run"]
