@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.checkpoint import LAST, load_checkpoint
-from core.commands.answers import chosen_thresholds
+from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.held_out import shares
 from core.commands.outputs import check_report
 from core.commands.scoring_run import score
@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
+            if remark := remark_on_folds(folders, members):
+                console.print(remark)
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
             found.append(_evaluate(console, arguments, store, name, folders, members, compared))
     _print(console, arguments, found)

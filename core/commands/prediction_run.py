@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from core.commands.answers import chosen_thresholds
+from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.outputs import Output, OutputFile, OutputFolder, begins_with, check_outputs
 from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed, prepare
 from core.contract import Backend
@@ -114,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
     predictor = Predictor(members, implementation, device, flip=arguments.tta)
     model = Model(backend, device, members, thresholds, origin, arguments.tta)
     console.print(_describe(model, len(files)))
+    if remark := remark_on_folds(folders, members):
+        console.print(remark)
     try:
         account = _predict(console, arguments, files, annotations, model, predictor)
     except KeyboardInterrupt:
@@ -163,7 +165,7 @@ def _check_outputs(arguments: argparse.Namespace, models: Sequence[Path]) -> Non
 
 def _describe(model: Model, files: int) -> str:
     several = f"{len(model.members)} models" if len(model.members) > 1 else str(model.members[0].path)
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in asdict(model.thresholds).items())
+    numbers = ", ".join(f"{name} {value:.6g}" for name, value in asdict(model.thresholds).items())
     return (
         f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}"
         f"{', with mirror images' if model.flip else ''}\n"
