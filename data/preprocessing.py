@@ -37,11 +37,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import explained, replacing
+from core.files import explained, put_in_place, replacing
 from data import dicom, frames, headers, store
 from data.annotations import (
     AnnotationError,
@@ -51,10 +52,11 @@ from data.annotations import (
     combined_runs,
     read_annotations,
 )
+from data.layout import Layout, RowFile
 from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
-from data.staging import FORMAT_VERSION, Entry, RowFiles, Staging, checksum
+from data.staging import FORMAT_VERSION, ROWS, Entry, Staging, checksum
 
 Storage = Literal["float32", "uint8"]
 Progress = Callable[[str, int, int], None]
@@ -123,11 +125,19 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     with explained(settings.out, "write"):
         settings.out.parent.mkdir(parents=True, exist_ok=True)
     folder = settings.out.with_name(f"{settings.out.name}.staging")
-    staging = Staging.open(folder, fingerprint, _types(settings), size)
+    identities = _Identities.of(annotations, files)
+    places, expected = identities.places(files)
+    lay_out = functools.partial(
+        store.lay_out, count=expected, size=size, kinds=_kinds(settings), per_dataset=settings.per_dataset
+    )
+    staging = Staging.open(folder, fingerprint, lay_out, places)
     try:
         resumed = len(staging.entries)
-        job = _Job(settings, _Identities.of(annotations, files), key or staging.key, folder)
-        _read_all(job, files, staging, progress)
+        with explained(folder, "write"):
+            store.reserve(folder / ROWS, staging.layout.end)
+        job = _Job(settings, identities, key or staging.key, folder / ROWS, staging.layout)
+        tasks = [_Task(file, place) for file, place in zip(files, places, strict=True)]
+        _read_all(job, tasks, staging, progress)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_outcome(settings, report, staging)
         datasets = _assemble(settings, annotations, staging, progress)
@@ -211,13 +221,14 @@ def _patient_key(settings: Settings) -> bytes:
 def _fingerprint(
     settings: Settings, annotations: Annotations | None, files: Sequence[Path], key: bytes
 ) -> str:
-    """What the rows depend on. Neither the workers nor how the file is divided are among it."""
+    """What the rows and their places depend on. The workers are not among it."""
     digest = hashlib.sha256()
-    versions = (np.__version__, cv2.__version__, *frames.versions())
+    versions = (np.__version__, cv2.__version__, h5py.version.hdf5_version, *frames.versions())
     formats = (store.FORMAT_VERSION, FORMAT_VERSION)
     labels = "" if annotations is None else annotations.sha256
     patients = settings.ignore_patients, hashlib.sha256(key).hexdigest()
-    facts = (*formats, settings.size, settings.storage, labels, *patients, *versions)
+    made = settings.size, settings.storage, settings.per_dataset
+    facts = (*formats, *made, labels, *patients, *versions)
     digest.update(repr(facts).encode())
     for file in files:
         status = _status(file)
@@ -269,6 +280,23 @@ class _Identities:
             return uid if uid and file.stem in self.shared else stem
         return stem if stem in self.rows_of or uid not in self.rows_of else uid
 
+    def places(self, files: Sequence[Path]) -> tuple[list[int], int]:
+        """For each file its row, if it has one; and how many rows are expected: those come first.
+
+        A file is expected to have one if annotations say so, or if there are none. Whether it has is known
+        only when it was read, but where it has to go must be known before.
+        """
+        stems = [_printable(file.stem) for file in files]
+        expected = [True] * len(files)
+        if self.rows_of is not None:
+            first = {stem: number for number, stem in reversed(list(enumerate(stems)))}
+            expected = [stem in self.rows_of and first[stem] == n for n, stem in enumerate(stems)]
+        order = sorted(range(len(files)), key=lambda number: not expected[number])
+        rows = [0] * len(files)
+        for row, number in enumerate(order):
+            rows[number] = row
+        return rows, sum(expected)
+
 
 class _Outcome(NamedTuple):
     """A worker's result for one file: the row is the image and its mask, the image, or nothing."""
@@ -283,18 +311,19 @@ class _Job(NamedTuple):
     settings: Settings
     identities: _Identities
     patient_key: bytes
-    staging: Path
+    rows: Path
+    layout: Layout
 
 
 class _Task(NamedTuple):
-    """One file, and its number among all."""
+    """One file, and the place of its row."""
 
     file: Path
-    number: int
+    place: int
 
 
 _job: _Job | None = None  # set in the workers only, before their first file
-_rows: RowFiles | None = None
+_rows: RowFile | None = None
 
 
 def _prepare(job: _Job) -> None:
@@ -302,16 +331,15 @@ def _prepare(job: _Job) -> None:
     _job = job
 
 
-def _worker_rows(job: _Job) -> RowFiles:
+def _worker_rows(job: _Job) -> RowFile:
     """This worker's view of the rows; opened late, because a failure here is then the caller's."""
     global _rows
     if _rows is None:
-        size = (job.settings.size, job.settings.size)
-        _rows = RowFiles(job.staging, _types(job.settings), size)
+        _rows = RowFile(job.rows, job.layout)
     return _rows
 
 
-def _types(settings: Settings) -> list[str]:
+def _kinds(settings: Settings) -> list[str]:
     """Of what a row has: the image, and its mask if anything is annotated."""
     return [settings.storage] if settings.annotations is None else [settings.storage, "uint8"]
 
@@ -321,8 +349,8 @@ def _process(task: _Task) -> Entry:
     assert _job is not None
     entry, row = convert(task.file, _job)
     if row:
-        with explained(_job.staging, "write"):
-            _worker_rows(_job).put(task.number, row)
+        with explained(_job.rows.parent, "write"):
+            _worker_rows(_job).put(task.place, row)
     return entry
 
 
@@ -382,17 +410,16 @@ def _crashed(task: _Task, settings: Settings) -> Entry:
 
 def _read_all(
     job: _Job,
-    files: Sequence[Path],
+    tasks: Sequence[_Task],
     staging: Staging,
     progress: Progress,
 ) -> None:
     """Stage what is not staged yet."""
     seen = {entry.image_id for entry in staging.entries if entry.kept}
-    progress("reading", len(staging.entries), len(files))
-    tasks = [_Task(file, number) for number, file in enumerate(files)][len(staging.entries) :]
+    progress("reading", len(staging.entries), len(tasks))
     entries = ordered(
         _process,
-        tasks,
+        tasks[len(staging.entries) :],
         workers=job.settings.workers or available_cores(),
         crashed=functools.partial(_crashed, settings=job.settings),
         prepare=_prepare,
@@ -406,7 +433,7 @@ def _read_all(
             staging.append(entry)
         if entry.kept:
             seen.add(entry.image_id)
-        progress("reading", len(staging.entries), len(files))
+        progress("reading", len(staging.entries), len(tasks))
 
 
 def _reported(settings: Settings, report: Report) -> Report:
@@ -494,12 +521,18 @@ def _assemble(
         runs=runs,
     )
 
+    progress("writing", 0, len(kept))
+    if staging.in_order:
+        rows_file = staging.finished_rows()
+        with explained(settings.out, "write"):
+            datasets = store.finish(rows_file, rows, staging.layout, attributes)
+        put_in_place(rows_file, settings.out)
+        progress("writing", len(kept), len(kept))
+        return datasets
+
     def blocks() -> Iterator[tuple[NDArray[Any], ...]]:
-        done = 0
-        progress("writing", done, len(kept))
-        for block in staging.blocks():
+        for done, block in enumerate(staging.blocks(), 1):
             yield block
-            done += len(block[0])
             progress("writing", done, len(kept))
 
     with replacing(settings.out) as partial:
