@@ -49,7 +49,6 @@ from data.annotations import (
     Annotations,
     Row,
     combined_mask,
-    combined_runs,
     read_annotations,
 )
 from data.layout import Layout, RowFile
@@ -65,6 +64,7 @@ Progress = Callable[[str, int, int], None]
 LEAST_KEY_BYTES = 16
 """Of the key of the patients' hashes."""
 
+_NO_RUNS = np.empty((0, 2), dtype=np.int64)
 _MOST_NAMED = 5  # of what --strict objects to; the report has all
 
 
@@ -502,7 +502,7 @@ def _assemble(
     attributes: dict[str, str | int | float] = {"source_files": len(staging.entries)}
     positive, runs = None, list[NDArray[np.int64]]()
     if annotations is not None:
-        runs = [combined_runs(annotations.rows_of[entry.image_id]) for entry in kept]
+        runs = [annotations.runs_of.get(entry.image_id, _NO_RUNS) for entry in kept]
         positive = np.array([entry.positive for entry in kept], dtype=bool)
         attributes |= {
             "positives": int(positive.sum()),
