@@ -45,7 +45,7 @@ ROWS = "rows"
 
 _JOURNAL, _SCRATCH = "journal.jsonl", "scratch"
 _KEY_BYTES = 32
-_SYNC_EVERY = 64  # source files
+_SYNC_EVERY = 32  # source files
 
 
 @dataclass(frozen=True)
