@@ -16,7 +16,15 @@ demo:
 	$(BIN)/python preprocess.py --images demo/dicom-images-train --annotations demo/train-rle.csv \
 	    --out demo/pneumothorax.h5 --size 128 --overwrite
 	$(BIN)/python run.py -f $(FRAMEWORK) --config configs/demo.yaml --data demo/pneumothorax.h5 --out demo
-	@echo "Look at demo/$(FRAMEWORK)_model/predictions.png"
+	$(BIN)/python run.py evaluate -f $(FRAMEWORK) --model demo/$(FRAMEWORK)_model --data demo/pneumothorax.h5 \
+	    --report demo/report.html
+	$(BIN)/python preprocess.py phantoms --out demo/new --count 40 --size 512 --seed 1 --overwrite
+	$(BIN)/python run.py predict -f $(FRAMEWORK) --model demo/$(FRAMEWORK)_model \
+	    --images demo/new/dicom-images-train --annotations demo/new/train-rle.csv \
+	    --out demo/submission.csv --overlays demo/overlays --dicom-seg demo/segmentations --overwrite
+	$(BIN)/python run.py check demo/submission.csv --images demo/new/dicom-images-train
+	$(BIN)/python run.py score demo/submission.csv --annotations demo/new/train-rle.csv --missing skip
+	@echo "Look at demo/$(FRAMEWORK)_model/predictions.png, demo/report.html and demo/overlays"
 
 test: .environment lint types imports unit
 

@@ -7,7 +7,7 @@ import sys
 
 from core.commands import main as run_command
 
-COMMANDS = ("train", "evaluate", "tune", "score", "check", "backends", "parity", "conformance")
+COMMANDS = ("train", "predict", "evaluate", "tune", "score", "check", "backends", "parity", "conformance")
 
 
 def main() -> int:

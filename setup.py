@@ -44,7 +44,7 @@ setup(
         "Jinja2>=3.1",
         "matplotlib>=3.8",
         "opencv-python-headless>=4.8,<4.12",  # 4.12 needs NumPy 2
-        "pillow>=10",
+        "pillow>=10.1",  # a default font of any size
         "pydantic>=2.7,<3",
         "pydicom>=3.0,<4",
         "pyjpegls>=1.4",

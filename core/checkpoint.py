@@ -28,8 +28,16 @@ from core.files import explained, write_bytes
 FORMAT = "pneumoseg-checkpoint"
 VERSION = 1
 
+LAST, BEST, AVERAGED = "last.safetensors", "best.safetensors", "averaged.safetensors"
+"""Files of a model's folder: the newest, the best, and the average of several if that is better."""
+
 # What may change between a run and its continuation; all else decides about batches or arithmetic.
-_FREE_KEYS = ("training.epochs", "training.early_stop", "training.optimizer.learning_rate")
+_FREE_KEYS = (
+    "training.epochs",
+    "training.early_stop",
+    "training.optimizer.learning_rate",
+    "training.average_best",
+)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from core.errors import UserError
 from core.files import explained
+from core.recipe import Augmentation, ConstantSchedule, Sampling, Schedule
 from core.rounding import to_float32
-from core.rules import AdamRule, LossRule, Rules
+from core.rules import AdamRule, LossRule, OptimizerRule, Rules, SgdRule
 from core.specification import Network, Strict
 
 # PyYAML lets Python's own errors through where a date or a number is impossible, or nesting too deep.
@@ -31,30 +32,85 @@ Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 Beta = Annotated[float, Field(ge=0.5, lt=1.0)]
 
 
-class Adam(Strict):
-    """Adam, with decoupled weight decay on kernels: see `core.rules`."""
+Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 
-    name: Literal["adam"] = "adam"
+
+class _Optimizer(Strict):
+    """What every optimiser has; the formulas are in `core.rules`."""
+
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-3
+    weight_decay: Decay = 0.0
+
+
+class _Adaptive(_Optimizer):
     beta1: Beta = 0.9
     beta2: Beta = 0.999
     epsilon: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-7
-    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+
+    def rule(self) -> OptimizerRule:
+        """The constants, rounded for the backends."""
+        return AdamRule(to_float32(self.beta1), to_float32(self.beta2), to_float32(self.epsilon))
+
+
+class Adam(_Adaptive):
+    """Adam, with decoupled weight decay on kernels if asked."""
+
+    name: Literal["adam"] = "adam"
+
+
+class AdamW(_Adaptive):
+    """The same arithmetic, with weight decay unless it is switched off."""
+
+    name: Literal["adamw"] = "adamw"
+    weight_decay: Decay = 0.01
+
+
+class Sgd(_Optimizer):
+    """Stochastic gradient descent with momentum, plain or Nesterov's."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-2
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    nesterov: bool = False
+
+    def rule(self) -> OptimizerRule:
+        """The constants, rounded for the backends."""
+        return SgdRule(to_float32(self.momentum), self.nesterov)
+
+
+def _named(optimizer: Any) -> Any:
+    """Adam where no name is given."""
+    return {"name": "adam", **optimizer} if isinstance(optimizer, dict) else optimizer
+
+
+Optimizer = Annotated[Adam | AdamW | Sgd, Field(discriminator="name"), BeforeValidator(_named)]
 
 
 class Loss(Strict):
-    """Weights of the parts of the loss: see `core.rules`."""
+    """Weights and constants of the parts of the loss: see `core.rules`."""
 
     bce: Weight = 1.0
     dice: Weight = 1.0
     focal: Weight = 0.0
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 2.0
+    tversky: Weight = 0.0
+    tversky_alpha: Weight = 0.3
+    tversky_beta: Weight = 0.7
+    lovasz: Weight = 0.0
 
     @model_validator(mode="after")
     def _has_a_part(self) -> Self:
-        if self.bce == self.dice == self.focal == 0:
-            raise UserError("training.loss: bce, dice and focal are all 0; there is nothing to minimise")
+        if self.bce == self.dice == self.focal == self.tversky == self.lovasz == 0:
+            raise UserError(
+                "training.loss: bce, dice, focal, tversky and lovasz are all 0; there is nothing to minimise"
+            )
+        if self.tversky and self.tversky_alpha == self.tversky_beta == 0:
+            raise UserError("training.loss: with tversky_alpha and tversky_beta both 0 no error would count")
         return self
+
+    def rule(self) -> LossRule:
+        """The weights and constants, rounded for the backends."""
+        return LossRule(**{name: to_float32(value) for name, value in self})
 
 
 class EarlyStop(Strict):
@@ -79,27 +135,33 @@ class Training(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["float32", "float64"] = "float32"
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    fold: Annotated[int, Field(ge=0)] | None = None
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    optimizer: Adam = Adam()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = ConstantSchedule()
     loss: Loss = Loss()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    sampling: Sampling | None = None
+    augmentation: Augmentation = Augmentation()
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
+    average_best: Annotated[int, Field(ge=0, le=100)] = 0
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_folds(self) -> Self:
+        if self.fold is not None and (self.folds is None or self.fold >= self.folds):
+            raise UserError(
+                f"training.fold must be one of the folds, from 0 to training.folds - 1; "
+                f"received fold={self.fold}, folds={self.folds}"
+            )
+        return self
 
     def rules(self) -> Rules:
         """The arithmetic of this training, rounded for the backends."""
         return Rules(
-            loss=LossRule(
-                bce=to_float32(self.loss.bce),
-                dice=to_float32(self.loss.dice),
-                focal=to_float32(self.loss.focal),
-                focal_gamma=to_float32(self.loss.focal_gamma),
-            ),
-            optimizer=AdamRule(
-                beta1=to_float32(self.optimizer.beta1),
-                beta2=to_float32(self.optimizer.beta2),
-                epsilon=to_float32(self.optimizer.epsilon),
-            ),
+            loss=self.loss.rule(),
+            optimizer=self.optimizer.rule(),
             clip_norm=None if self.clip_norm is None else to_float32(self.clip_norm),
             seed=self.seed,
         )
@@ -192,20 +254,45 @@ def _override(content: dict[str, Any], override: str) -> None:
             here = here[part] if isinstance(part, int) else here.setdefault(part, {})
 
 
+# Where one key decides which others there are, pydantic puts its value into an error's location (before
+# it stands "optimizer", or the number of a block); the user's file has no such level.
+_CHOICES = {
+    "blocks": ("conv", "pointwise", "transpose", "output"),
+    "optimizer": ("adam", "adamw", "sgd"),
+    "schedule": ("constant", "step", "cosine", "plateau"),
+}
+
+
 def _explain(item: Any) -> str:
-    # The discriminator of a block ("conv") is part of pydantic's location but not of the user's file.
-    location = [
-        part
-        for before, part in zip([None, *item["loc"]], item["loc"], strict=False)
-        if not (isinstance(before, int) and part in ("conv", "pointwise", "transpose", "output"))
-    ]
+    location, chosen = _without_choices(item["loc"])
     path = key_path(location)
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(location[-1]), _known_keys(), n=1)
+        known = _known_keys()
+        if chosen is not None and location[-1] in known:
+            return f"{path}: not a key of {chosen!r}"
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
         return f"{path}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
     if item["type"] == "missing":
         return f"{path}: missing"
+    if item["type"].startswith("union_tag"):
+        context = item["ctx"]
+        path = f"{path}.{context['discriminator'].strip(chr(39))}"
+        if item["type"] == "union_tag_not_found":
+            return f"{path}: missing"
+        return f"{path}: received {context['tag']!r}; expected one of {context['expected_tags']}"
     return f"{path}: {item['msg']}; received {item['input']!r}"
+
+
+def _without_choices(location: Sequence[str | int]) -> tuple[list[str | int], str | None]:
+    """The location as the user's file has it, and the innermost choice made on the way."""
+    shown: list[str | int] = []
+    chosen = None
+    for before, part in zip([None, *location], location, strict=False):
+        if part in _CHOICES.get("blocks" if isinstance(before, int) else str(before), ()):
+            chosen = str(part)
+        else:
+            shown.append(part)
+    return shown, chosen
 
 
 def _known_keys() -> list[str]:

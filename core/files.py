@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,9 @@ _HINTS = {
     errno.EPERM: "Permission denied: check the rights, or write somewhere else.",
     errno.EFBIG: "The file would be larger than this system allows.",
 }
+
+_LONGEST_NAME = 120
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps
 
 
 def explain_os_error(error: OSError, path: Path | str, action: str) -> UserError:
@@ -108,6 +113,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write `content` to `path` as UTF-8, whole or not at all."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def file_name(image_id: str) -> str:
+    """A name for a file on any system; an id that has to be changed for it keeps part of its hash."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).strip(".-")[:_LONGEST_NAME]
+    if safe == image_id and not _RESERVED.fullmatch(safe):
+        return safe
+    return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
 
 
 def set_aside(path: Path) -> Path | None:

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core.checkpoint import Checkpoint, load_checkpoint
+from core.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
 from core.contract import Implementation, Model
 from core.errors import UserError
 from core.lowering import lower
 from core.thresholds import Thresholds, load_thresholds
 
-CHECKPOINTS = ("averaged.safetensors", "best.safetensors")
+CHECKPOINTS = (AVERAGED, BEST)
 """The first that a model's folder has is the one that predicts."""
 
 _FOLD = re.compile(r"fold(0|[1-9][0-9]*)")

@@ -1,7 +1,9 @@
 """Pictures for the eye: radiograph, truth and, where there is one, prediction side by side.
 
 Promises: the truth's outline is green, the prediction's red, and yellow where they coincide; a
-probability is shown from black (0) to white (1). Outlines are one pixel wide and lie inside their mask.
+probability is shown from black (0) to white (1), or laid over the radiograph from clear to white through
+violet and orange, with the scale beside. Outlines lie inside their mask; they are one pixel wide, on large
+pictures more.
 """
 
 from __future__ import annotations
@@ -13,13 +15,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 Picture = NDArray[np.uint8]
 """(height, width, 3), red, green and blue in 0-255."""
 
 _GAP, _CAPTION = 4, 18
 _SEEN_WELL = 256  # pixels; a sheet enlarges smaller images to about that
+_LARGEST = 1024  # pixels; of a finding's image, larger ones are shrunk to that
+_OUTLINE_AT = 400  # pixels of a picture for each of an outline's width
+_LINES, _LINE_AT = 3, 56  # of a finding's caption; letters are a 56th of its image, within limits
+_SMALLEST_LETTER, _LARGEST_LETTER = 11, 20
+_QUICK = 3  # zlib's level for findings: a third of the time of 6, a sixth larger
+_HEAT = (
+    (0.0, (0, 0, 0)),
+    (0.25, (90, 20, 140)),
+    (0.5, (210, 60, 80)),
+    (0.75, (250, 150, 30)),
+    (1.0, (255, 255, 255)),
+)
+_HEAT_OPACITY = 0.75  # of probability 1; of less, in proportion up to a half
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,52 @@ def draw_overlay(image: NDArray[Any], truth: NDArray[Any]) -> bytes:
     return _png(Image.fromarray(_enlarged(_side_by_side(plain, _outlined(plain, edge, np.zeros_like(edge))))))
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What was found in one image, at the original size.
+
+    Args:
+        image: (H, W) in [0, 1].
+        probability: (H, W) in [0, 1].
+        mask: (H, W) in {0, 1}.
+        truth: (H, W) in {0, 1}; None where it is not known.
+        title: Which image.
+        verdict: What is said of it.
+    """
+
+    image: NDArray[Any]
+    probability: NDArray[Any]
+    mask: NDArray[Any]
+    truth: NDArray[Any] | None
+    title: str
+    verdict: str
+
+
+def draw_finding(finding: Finding) -> bytes:
+    """A PNG of a radiograph, the same with outlines, and the same under its probability; with a caption.
+
+    Large images are shrunk by area, masks so that none of their pixels gets lost; small ones are enlarged by
+    a whole factor.
+    """
+    plain = _grey(_shrunk(finding.image))
+    truth = np.zeros_like(finding.mask) if finding.truth is None else finding.truth
+    width = max(1, round(max(plain.shape) / _OUTLINE_AT))
+    edges = (_thick(_shrunk(mask) > 0, width) for mask in (truth, finding.mask))
+    row = _enlarged(
+        _side_by_side(plain, _outlined(plain, *edges), _heated(plain, _shrunk(finding.probability)))
+    )
+    size = min(max(row.shape[0] // _LINE_AT, _SMALLEST_LETTER), _LARGEST_LETTER)
+    line = size + size // 2
+    sheet = Image.new("RGB", (row.shape[1], row.shape[0] + _LINES * line + size // 2), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    for number, text in enumerate((finding.title, finding.verdict, _legend(finding))):
+        text = " ".join(text.split())  # an id may hold line breaks
+        pen.text((size // 2, size // 4 + number * line), text, fill="black", font=font)
+    _draw_scale(sheet, pen, font, size, _LINES * line)
+    sheet.paste(Image.fromarray(row), (0, sheet.height - row.shape[0]))
+    return _png(sheet, _QUICK)
+
+
 def draw_sheet(samples: Sequence[Sample], threshold: float) -> bytes:
     """A PNG with one captioned row a sample; small images are enlarged by a whole factor."""
     rows = [_enlarged(draw_sample(sample, threshold)) for sample in samples]
@@ -97,6 +158,54 @@ def draw_outlines(truth: NDArray[Any], predicted: NDArray[Any]) -> bytes:
     return _png(image)
 
 
+def _legend(finding: Finding) -> str:
+    return "prediction red" if finding.truth is None else "truth green, prediction red, both yellow"
+
+
+def _draw_scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, font: Any, size: int, below: int) -> None:
+    """The colours of the probability, at the right end of a caption's last line."""
+    bar = _side_by_side(_colours(np.tile(np.linspace(0, 1, 10 * size), (size, 1))))
+    left, top = sheet.width - bar.shape[1] - 2 * size, below - size
+    sheet.paste(Image.fromarray(bar), (left, top))
+    label = "probability 0"
+    pen.text((left - pen.textlength(label, font=font) - size // 2, top - size // 4), label, "black", font)
+    pen.text((left + bar.shape[1] + size // 2, top - size // 4), "1", "black", font)
+
+
+def _thick(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """An outline of several pixels: those of the mask peeled off one by one."""
+    found = np.zeros_like(mask)
+    for _ in range(width):
+        found |= outline(mask & ~found)
+    return found
+
+
+def _heated(plain: Picture, probability: NDArray[Any]) -> Picture:
+    """The picture under the colours of a probability, in 256 levels."""
+    levels = np.linspace(0, 1, 256)
+    opacity = (_HEAT_OPACITY * np.minimum(2 * levels, 1)).astype(np.float32)[:, np.newaxis]
+    laid_over = _colours(levels).astype(np.float32) * opacity
+    level = np.clip(np.rint(probability * 255), 0, 255).astype(np.uint8)
+    mixed: Picture = np.rint(plain * (1 - opacity)[level] + laid_over[level]).astype(np.uint8)
+    return mixed
+
+
+def _colours(probability: NDArray[Any]) -> Picture:
+    levels = [level for level, _ in _HEAT]
+    channels = [np.interp(probability, levels, [colour[n] for _, colour in _HEAT]) for n in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def _shrunk(values: NDArray[Any]) -> NDArray[Any]:
+    """An (H, W) array by area, so that neither side is longer than a finding's image may be."""
+    height, width = values.shape
+    factor = max(height, width) / _LARGEST
+    if factor <= 1:
+        return values
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BOX))
+
+
 def _outlined(plain: Picture, truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Picture:
     """The picture with two outlines in their colours."""
     overlay = plain.copy()
@@ -117,9 +226,9 @@ def _enlarged(picture: Picture) -> Picture:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, compress_level: int = 6) -> bytes:
     png = io.BytesIO()
-    image.save(png, format="PNG")
+    image.save(png, format="PNG", compress_level=compress_level)
     return png.getvalue()
 
 

@@ -11,7 +11,9 @@ NumPy guarantees those for ever, unlike the streams of `Generator`'s methods (NE
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import statistics
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,15 @@ def uniform(seed: int, *path: str | int, shape: tuple[int, ...]) -> NDArray[np.f
     return (drawn.astype(np.float64) * 2.0**-53).reshape(shape)
 
 
+def normal(seed: int, *path: str | int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normal numbers as a float32 array of `shape`.
+
+    Sixteen random bits choose one of 65536 quantiles, so the largest number is 4.33 and noise of an
+    image is drawn in a fraction of the time that logarithms and sines would take.
+    """
+    return np.asarray(_quantiles()[_sixteen_bits(seed, *path, shape=shape)])
+
+
 def permutation(seed: int, *path: str | int, count: int) -> NDArray[np.int64]:
     """A uniformly drawn order of the integers 0 … count-1."""
     drawn = words(seed, *path, count=count)
@@ -44,6 +55,18 @@ def keep_mask(seed: int, *path: str | int, shape: tuple[int, ...], rate: float) 
 
     Sixteen random bits decide about each element, so `rate` is honoured to 2**-16.
     """
+    return (_sixteen_bits(seed, *path, shape=shape) >= round(rate * 65536)).astype(np.uint8)
+
+
+def _sixteen_bits(seed: int, *path: str | int, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """Uniform integers from 0 to 65535, four of each word, the lowest bits first."""
     count = int(np.prod(shape, dtype=np.int64))
     drawn = words(seed, *path, count=-(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
-    return (drawn >= round(rate * 65536)).astype(np.uint8).reshape(shape)
+    return drawn.reshape(shape)
+
+
+@functools.cache
+def _quantiles() -> NDArray[np.float32]:
+    """Of the standard normal distribution, at (n + 1/2) / 65536."""
+    inverse = statistics.NormalDist().inv_cdf
+    return np.array([inverse((n + 0.5) / 65536) for n in range(65536)], dtype=np.float32)

@@ -5,7 +5,7 @@ here, so a missing, extra or misshapen array is an error that names it.
 
     <block>/kernel, /bias, /gamma, /beta             parameters
     <block>/moving_mean, /moving_variance            running statistics
-    optimizer/<slot>/<parameter>                     the optimiser's moments (slots m and v for Adam)
+    optimizer/<slot>/<parameter>                     the optimiser's moments: the slots of its rule
 
 Kernels are (kh, kw, in, out) for convolutions and (kh, kw, out, in) for transposed ones.
 """

@@ -7,18 +7,22 @@ the run before anything is written.
 
 In the folder of the model:
 
-    last.safetensors    the newest checkpoint          best.safetensors    the best by the monitored score
-    history.json        one record an epoch            export/             the framework's own format
-    predictions.png     some scored images with truth and prediction
+    last.safetensors        the newest checkpoint
+    best.safetensors        the best by the monitored score
+    averaged.safetensors    the average of the best few, if that is better: see `core.averaging`
+    history.json            one record an epoch
+    export/                 the best, or the average, in the framework's own format
+    predictions.png         some scored images with truth and its prediction
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, SupportsFloat
@@ -26,18 +30,30 @@ from typing import Literal, Protocol, SupportsFloat
 import numpy as np
 from numpy.typing import NDArray
 
-from core.checkpoint import Checkpoint, DataFacts, EpochRecord, Progress, load_checkpoint, save_checkpoint
+from core.averaging import Average, KeptEpochs, average_of
+from core.checkpoint import (
+    AVERAGED,
+    BEST,
+    LAST,
+    Checkpoint,
+    DataFacts,
+    EpochRecord,
+    Progress,
+    load_checkpoint,
+    save_checkpoint,
+)
 from core.configuration import Configuration
 from core.contract import Model
 from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.files import replacing, write_bytes, write_text
 from core.metrics import Scores, dice_per_image, summarise
+from core.monitoring import best_epoch, is_stale, monitored
 from core.pictures import Sample, draw_sheet
 from core.plan import Plan
-from core.rules import adam_step
+from core.rules import OptimizerRule, step_scalars
+from core.schedules import learning_rate
 
-LAST, BEST = "last.safetensors", "best.safetensors"
 _POSITIVE_SAMPLES, _NEGATIVE_SAMPLES = 4, 2
 
 
@@ -88,17 +104,38 @@ class Observer:
     def batch_scored(self) -> None:
         """One more batch is scored."""
 
+    def averaging_started(self, batches: int) -> None:
+        """The statistics of averaged weights will be taken of `batches` batches, as if they were scored."""
+
+    def averaged(self, average: Average) -> None:
+        """The best epochs were averaged and the average scored."""
+
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
         """The epoch is scored and its checkpoint written."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Validation:
     """What scoring a set of images gave."""
 
     loss: float
     scores: Scores
     samples: tuple[Sample, ...]
+
+    @property
+    def validation_loss(self) -> float:
+        """The loss, by the name that it has in a record."""
+        return self.loss
+
+    @property
+    def dice(self) -> float:
+        """Of all images."""
+        return self.scores.dice
+
+    @property
+    def dice_positive(self) -> float | None:
+        """Of the positive images; None where there are none."""
+        return self.scores.dice_positive
 
 
 @dataclass(frozen=True)
@@ -119,8 +156,9 @@ class Trainer:
         configuration: The run's settings.
         data: What the run depends on of the data.
         training: Batches to learn from.
-        validation: Batches to score; None scores the training images, in whatever order they come.
+        validation: Batches to score.
         folder: Where the model is written.
+        held_out: False says that `validation` holds the training images, as nothing was held out.
         observers: Told of everything that happens.
         interrupted: Asked after each batch; True stops the run after writing a checkpoint.
         progress: How far the run has come.
@@ -131,8 +169,9 @@ class Trainer:
     configuration: Configuration
     data: DataFacts
     training: Batches
-    validation: Batches | None
+    validation: Batches
     folder: Path
+    held_out: bool = True
     observers: Sequence[Observer] = ()
     interrupted: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
@@ -143,43 +182,80 @@ class Trainer:
         if self.progress.history:  # a run killed before it was written, or continued in another folder
             self._write_history()
         while len(self.progress.history) < settings.epochs:
-            if self._is_stale():
+            if is_stale(self.progress.history, settings.early_stop):
                 return Outcome("early stop", self.progress)
-            evaluation = self._score() if self._train_epoch() else None
-            if evaluation is None:
-                self._save(LAST)
+            found = self._score() if self._train_epoch() else None
+            if found is None:
+                save_checkpoint(self.folder / LAST, self._checkpoint())
                 return Outcome("interrupted", self.progress)
-            self._finish_epoch(evaluation)
+            self._finish_epoch(found)
         return Outcome("finished", self.progress)
 
-    def finish(self) -> Evaluation | None:
-        """Export the best model and draw what it predicts; None when no epoch was finished."""
+    def finish(self) -> Validation | None:
+        """Export what predicts best and draw what it predicts; None when no epoch was finished.
+
+        That is the best epoch's model, or the average of the best few if it is better.
+        """
         if not (self.folder / BEST).is_file():
             return None
-        self.model.load_state(load_checkpoint(self.folder / BEST).arrays)
+        self._average()
+        chosen = AVERAGED if (self.folder / AVERAGED).is_file() else BEST
+        self.model.load_state(load_checkpoint(self.folder / chosen).arrays)
         with replacing(self.folder / "export") as partial:
             partial.mkdir()
             self.model.export(partial)
-        evaluation = evaluate(self.model, self._scored(), self.configuration.training.threshold)
-        sheet = draw_sheet(evaluation.samples, self.configuration.training.threshold)
+        found = self._validate(self._tell_scored)
+        sheet = draw_sheet(found.samples, self.configuration.training.threshold)
         write_bytes(self.folder / "predictions.png", sheet)
-        return evaluation
+        return found
+
+    def _average(self) -> None:
+        """Write the average of the kept epochs if nothing is better; then they are needed no more."""
+        stop, history = self.configuration.training.early_stop, self.progress.history
+
+        def score() -> float:
+            return monitored(self._validate(self._tell_scored), stop)
+
+        if len(self._kept.epochs(history)) > 1:
+            to_beat = monitored(history[best_epoch(history, stop) - 1], stop)
+            if (self.folder / AVERAGED).is_file():  # of this run before it was resumed for longer
+                self.model.load_state(load_checkpoint(self.folder / AVERAGED).arrays)
+                to_beat = min(to_beat, score())
+            average = average_of(
+                self._kept, history, self.model, self.plan, to_beat, self._updates_of_size_0, score
+            )
+            if average.is_better:
+                checkpoint = Checkpoint(self.configuration, self.data, self.progress, average.state)
+                save_checkpoint(self.folder / AVERAGED, checkpoint)
+            for observer in self.observers:
+                observer.averaged(average)
+        self._kept.clear()
+
+    def _updates_of_size_0(self) -> Iterator[Callable[[], int]]:
+        """One more epoch's updates, which move nothing but running statistics and moments."""
+        for observer in self.observers:
+            observer.averaging_started(self.training.batches)
+        batches = self.training.epoch(len(self.progress.history) + 1)
+        for step, batch in enumerate(batches, start=self.progress.step + 1):
+
+            def update(batch: Batch = batch, step: int = step) -> int:
+                float(self._train_step(batch, step, 0.0, 0.0))
+                self._tell_scored()
+                return len(batch.images)
+
+            yield update
 
     def _train_epoch(self) -> bool:
         """Do the rest of the epoch under way; False when interrupted before its end."""
         epoch, settings = len(self.progress.history) + 1, self.configuration.training
         for observer in self.observers:
             observer.epoch_started(epoch, self.progress.batch, self.training.batches)
-        losses, optimizer = _Losses(self.progress), settings.rules().optimizer
+        losses, decay = _Losses(self.progress), settings.optimizer.weight_decay
         began = time.perf_counter() - self.progress.seconds
         for batch in self.training.epoch(epoch, start=self.progress.batch):
             losses.step += 1
-            rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
-            scalars = adam_step(optimizer, losses.step, rate, decay)
-            keep = None
-            if settings.dropout_masks == "host":
-                keep = draw_keep_masks(self.plan, settings.seed, losses.step, len(batch.images))
-            losses.add(self.model.train_step(batch.images, batch.masks, scalars, keep), len(batch.images))
+            loss = self._train_step(batch, losses.step, self._rate(losses.step), decay)
+            losses.add(loss, len(batch.images))
             self._settle(losses, leave=1)
             for observer in self.observers:
                 observer.batch_trained(losses.newest)
@@ -189,54 +265,62 @@ class Trainer:
         self.progress = replace(losses.progress(), seconds=time.perf_counter() - began)
         return self.progress.batch == self.training.batches and not self.interrupted()
 
-    def _score(self) -> Evaluation | None:
-        """Score the held-out images; None when interrupted."""
+    def _train_step(self, batch: Batch, step: int, rate: float, decay: float) -> SupportsFloat:
+        """One update, and the loss before it."""
+        settings = self.configuration.training
+        scalars = step_scalars(self._optimizer, step, rate, decay)
+        keep = None
+        if settings.dropout_masks == "host":
+            keep = draw_keep_masks(self.plan, settings.seed, step, len(batch.images))
+        return self.model.train_step(batch.images, batch.masks, scalars, keep)
+
+    def _validate(self, after_batch: Callable[[], None]) -> Validation:
         for observer in self.observers:
-            observer.scoring_started(self._scored().batches)
+            observer.scoring_started(self.validation.batches)
+        return validate(self.model, self.validation, self.configuration.training.threshold, after_batch)
+
+    def _score(self) -> Validation | None:
+        """Score the held-out images; None when interrupted."""
         try:
-            evaluation = evaluate(
-                self.model, self._scored(), self.configuration.training.threshold, self._on_scored
-            )
+            found = self._validate(self._on_scored)
         except _InterruptedError:
             return None
-        if not math.isfinite(evaluation.loss):
-            raise self._diverged(f"the loss is {evaluation.loss} on the scored images")
-        return evaluation
+        if not math.isfinite(found.loss):
+            raise self._diverged(f"the loss is {found.loss} on the scored images")
+        return found
 
-    def _finish_epoch(self, evaluation: Evaluation) -> None:
-        scores, progress = evaluation.scores, self.progress
+    def _finish_epoch(self, found: Validation) -> None:
+        scores, progress = found.scores, self.progress
         record = EpochRecord(
             epoch=len(progress.history) + 1,
             loss=progress.loss_sum / progress.images,
-            validation_loss=evaluation.loss,
+            validation_loss=found.loss,
             dice=scores.dice,
             dice_all_empty=scores.dice_all_empty,
             dice_positive=scores.dice_positive,
-            learning_rate=self.configuration.training.optimizer.learning_rate,
+            learning_rate=self._rate(progress.step),
             images_per_second=progress.images / progress.seconds,
-            scored_on="training" if self.validation is None else "validation",
+            scored_on="validation" if self.held_out else "training",
             step=progress.step,
         )
         self.progress = Progress(step=progress.step, history=(*progress.history, record))
-        best = self._best_epoch() == record.epoch
-        self._save(*([BEST] if best else []), LAST)
+        history = self.progress.history
+        best = best_epoch(history, self.configuration.training.early_stop) == record.epoch
+        checkpoint = self._checkpoint()
+        self._kept.keep(checkpoint, self.plan)
+        if best:
+            save_checkpoint(self.folder / BEST, checkpoint)
+            (self.folder / AVERAGED).unlink(missing_ok=True)  # it was better than another one
+        save_checkpoint(self.folder / LAST, checkpoint)
+        self._kept.tidy(history)
         self._write_history()
         for observer in self.observers:
-            observer.epoch_ended(record, best, evaluation.samples)
+            observer.epoch_ended(record, best, found.samples)
 
-    def _best_epoch(self) -> int:
-        """The first epoch that no later one beats by more than `min_delta`; 0 before the first."""
-        monitor, best, value = self.configuration.training.early_stop, 0, math.inf
-        for record in self.progress.history:
-            score = getattr(record, monitor.monitor)
-            lower = score if monitor.monitor == "validation_loss" else -(score or 0.0)
-            if lower < value - monitor.min_delta or best == 0:
-                best, value = record.epoch, lower
-        return best
-
-    def _is_stale(self) -> bool:
-        stop = self.configuration.training.early_stop
-        return stop.enabled and len(self.progress.history) - self._best_epoch() >= stop.patience
+    def _rate(self, step: int) -> float:
+        """The learning rate of an update of the epoch under way."""
+        settings = self.configuration.training
+        return learning_rate(settings, step, self.training.batches, self.progress.history)
 
     def _settle(self, losses: _Losses, leave: int) -> None:
         if (bad := losses.settle(leave)) is not None:
@@ -252,32 +336,40 @@ class Trainer:
             f"{kept}. Lower --learning-rate (now {rate:g}), or set training.clip_norm=1.",
         )
 
-    def _save(self, *names: str) -> None:
+    def _checkpoint(self) -> Checkpoint:
+        """The run as it stands."""
         state = self.model.state()
         for array, values in state.items():
             if not np.isfinite(values).all():
                 raise self._diverged(f"{array} is no longer finite")
-        checkpoint = Checkpoint(self.configuration, self.data, self.progress, state)
-        for name in names:
-            save_checkpoint(self.folder / name, checkpoint)
+        return Checkpoint(self.configuration, self.data, self.progress, state)
+
+    @property
+    def _kept(self) -> KeptEpochs:
+        settings = self.configuration.training
+        return KeptEpochs(self.folder, settings.average_best, settings.early_stop)
+
+    @functools.cached_property
+    def _optimizer(self) -> OptimizerRule:
+        return self.configuration.training.rules().optimizer
 
     def _write_history(self) -> None:
         records = [dataclasses.asdict(record) for record in self.progress.history]
         write_text(self.folder / "history.json", json.dumps(records, indent=1) + "\n")
 
-    def _scored(self) -> Batches:
-        return self.training if self.validation is None else self.validation
-
     def _on_scored(self) -> None:
         if self.interrupted():
             raise _InterruptedError
+        self._tell_scored()
+
+    def _tell_scored(self) -> None:
         for observer in self.observers:
             observer.batch_scored()
 
 
-def evaluate(
+def validate(
     model: Model, batches: Batches, threshold: float, after_batch: Callable[[], None] = lambda: None
-) -> Evaluation:
+) -> Validation:
     """Loss (mean over images), scores and a few samples of a set of images."""
     dice: list[NDArray[np.float64]] = []
     positive: list[NDArray[np.bool_]] = []
@@ -300,7 +392,7 @@ def evaluate(
                     )
                 )
         after_batch()
-    return Evaluation(
+    return Validation(
         loss_sum / batches.images,
         summarise(np.concatenate(dice), np.concatenate(positive)),
         (*samples[True], *samples[False]),

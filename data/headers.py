@@ -1,4 +1,4 @@
-"""What a file's header says besides the image: how its pixels are coded, and whose image it is.
+"""What a file's header says besides the image: how its pixels are coded, whose image it is, and its scale.
 
 Promises: a value for any data set, however wrong its header is; nothing here raises. Whether the
 image can be read is for `data.dicom` to say.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 UNKNOWN = "unknown"
@@ -49,6 +51,42 @@ def _bits(dataset: Dataset) -> int:
         return 0
 
 
+class Geometry(NamedTuple):
+    """How large a pixel is, and which way the image lies.
+
+    Attributes:
+        spacing: Height and width of a pixel in mm; None where that is not known.
+        at: Where that holds, as the name of the attribute that says so: "PixelSpacing" (0028,0030), which a
+            modality may have calibrated, or "ImagerPixelSpacing" (0018,1164), at the detector, where
+            everything appears magnified (PS3.3 10.7).
+        left, right: The side of the patient, "L" or "R", at the left and the right edge of the image, by
+            Patient Orientation (0020,0020); "" where that is not known.
+    """
+
+    spacing: tuple[float, float] | None = None
+    at: str = ""
+    left: str = ""
+    right: str = ""
+
+
+UNKNOWN_GEOMETRY = Geometry()
+
+
+def geometry(dataset: Dataset) -> Geometry:
+    """Size of the pixels and orientation of an image, as its header has it."""
+    right = _text(dataset, "PatientOrientation", first=True)[:1]
+    right = right if right in ("L", "R") else ""
+    left = {"L": "R", "R": "L"}.get(right, "")
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        try:
+            rows, columns = map(float, dataset[keyword].value)
+        except Exception:  # as above
+            continue
+        if 0 < rows < math.inf and 0 < columns < math.inf:
+            return Geometry((rows, columns), keyword, left, right)
+    return Geometry(left=left, right=right)
+
+
 def patient_hash(dataset: Dataset, key: bytes) -> str:
     """A name for the patient that tells nothing without the key.
 
@@ -68,9 +106,12 @@ def patient_hash(dataset: Dataset, key: bytes) -> str:
     return hmac.new(key, message.encode("utf-8", "backslashreplace"), hashlib.sha256).hexdigest()
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
+def _text(dataset: Dataset, keyword: str, *, first: bool = False) -> str:
+    """A text, or the first of several; "" if there is none."""
     try:
         value = dataset.get(keyword)
+        if first and isinstance(value, MultiValue):
+            value = value[0]
         return "" if value is None else str(value).strip(" \0")
     except Exception:  # as above
         return ""

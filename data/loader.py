@@ -1,9 +1,9 @@
 """Batches for training and evaluation, read ahead in the background.
 
-Promises: the batches of an epoch depend on the file, the indices, the batch size, the seed and the
-epoch's number alone, byte for byte; the last, short batch is used; an epoch entered in the middle
-gives the very batches that an uninterrupted one would have given from there. Each batch has arrays of
-its own, which nothing overwrites while somebody holds them.
+Promises: the batches of an epoch depend on the file, the indices, the batch size, the seed, the settings
+of sampling and augmentation and the epoch's number alone, byte for byte; the last, short batch is used;
+an epoch entered in the middle gives the very batches that an uninterrupted one would have given from
+there. Each batch has arrays of its own, which nothing overwrites while somebody holds them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import contextlib
 import queue
 import threading
 from collections.abc import Generator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.randomness import permutation
+from data.augmentation import Augmentation, augment
+from data.pool import available_cores
+from data.sampling import Sampling, check_classes, sampled, shuffled
 from data.store import Store
 
+_MOST_THREADS = 8  # that alter images; beyond, the reader is what limits
 _READ_AHEAD = 2  # batches; one being read and one waiting keep any consumer busy
 
 
@@ -45,22 +49,38 @@ class Loader:
         indices: (n,) which of its images, in the order for an unshuffled loader.
         batch_size: Images in each batch but the last.
         seed: Key of the shuffling; None leaves the images in the given order.
+        sampling: Share of positives in each batch; None takes every image once. Needs a seed.
+        augmentation: How the images are altered. Needs a seed.
 
     Raises:
-        ValueError: A batch size below 1, or no images.
+        ValueError: A batch size below 1, no images, or no seed where one is needed.
+        UserError: The sampling asks for images of a class that has none.
     """
 
     def __init__(
-        self, store: Store, indices: NDArray[np.int64], batch_size: int, seed: int | None = None
+        self,
+        store: Store,
+        indices: NDArray[np.int64],
+        batch_size: int,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1. Received: {batch_size}")
         if len(indices) == 0:
             raise ValueError("a loader needs at least one image. Received: no indices")
+        if seed is None and (sampling is not None or augmentation is not None):
+            raise ValueError("sampling and augmentation are drawn by a seed. Received: None")
         self.store = store
         self.batch_size = batch_size
         self.seed = seed
         self._indices = np.array(indices, dtype=np.int64)
+        self._sampling = sampling
+        self._augmentation = augmentation if augmentation is not None and augmentation.alters else None
+        if sampling is not None:
+            self._positive = store.positive[self._indices]
+            check_classes(self._positive, sampling)
 
     @property
     def images(self) -> int:
@@ -76,7 +96,9 @@ class Loader:
         """Indices in the store in the order in which an epoch visits them, (n,) int64."""
         if self.seed is None:
             return self._indices.copy()
-        return self._indices[permutation(self.seed, "order", epoch, count=self.images)]
+        if self._sampling is None:
+            return self._indices[shuffled(self.images, self.seed, epoch)]
+        return self._indices[sampled(self._positive, self.batch_size, self._sampling, self.seed, epoch)]
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch, read ahead by a thread that lives as long as the generator.
@@ -94,10 +116,13 @@ class Loader:
 
         def read_ahead() -> None:
             try:
-                for number in range(start, self.batches):
-                    if stop.is_set():
-                        return
-                    ready.put(self._batch(order, number))
+                with self._helpers() as helpers:
+                    for number in range(start, self.batches):
+                        if stop.is_set():
+                            return
+                        batch = self._batch(order, number)
+                        self._alter(batch, epoch, number * self.batch_size, helpers)
+                        ready.put(batch)
                 ready.put(None)
             except BaseException as error:  # for the consumer, who would else wait for ever
                 ready.put(error)
@@ -123,3 +148,18 @@ class Loader:
         batch = Batch(np.empty(shape, np.float32), np.empty(shape, np.uint8), indices)
         self.store.read(indices, batch.images, batch.masks)
         return batch
+
+    def _helpers(self) -> ThreadPoolExecutor:
+        """Threads that alter images; they begin with the first one there is to alter."""
+        return ThreadPoolExecutor(min(available_cores(), _MOST_THREADS), thread_name_prefix="augmentation")
+
+    def _alter(self, batch: Batch, epoch: int, first: int, helpers: Executor) -> None:
+        """Augment each image of a batch, whose first one has the place `first` in the epoch."""
+        settings, seed = self._augmentation, self.seed
+        if settings is None or seed is None:
+            return
+
+        def alter(row: int) -> None:
+            augment(batch.images[row, ..., 0], batch.masks[row, ..., 0], settings, seed, epoch, first + row)
+
+        list(helpers.map(alter, range(len(batch.indices))))  # asks for each result, and so for its error

@@ -12,13 +12,14 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
+import operator
 import os
 import signal
 import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
@@ -52,18 +53,18 @@ def warm_up(module: str) -> None:
 
 def ordered(
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     *,
     workers: int,
     crashed: Callable[[Item], Result],
     prepare: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Apply a function to each item in other processes.
 
     Args:
         function: A module's function (it is looked up by name in the workers).
-        items: What to apply it to.
+        items: What to apply it to; taken one by one, a few ahead of what was yielded.
         workers: Processes.
         crashed: The result, made here, for an item whose process died on it even when alone.
         prepare: Called once in each worker, with `arguments`, before any item.
@@ -72,20 +73,18 @@ def ordered(
     Yields:
         The results, in the order of the items.
     """
-    done = 0
-    while done < len(items):
+    waiting, taken = iter(items), deque[Item]()
+    while True:
         try:
-            for result in _run(function, items[done:], workers, prepare, arguments):
-                yield result
-                done += 1
+            yield from _run(function, waiting, taken, workers, prepare, arguments)
+            return
         except BrokenProcessPool:  # noqa: PERF203  it happens once in a blue moon
             # Which of the items under way did it is not known: try each of them alone.
-            for item in items[done : done + workers * _UNDER_WAY * _BATCH]:
-                result, died = _alone(function, item, crashed, prepare, arguments)
+            died = False
+            while taken and not died:
+                result, died = _alone(function, taken.popleft(), crashed, prepare, arguments)
                 yield result
-                done += 1
-                if died:
-                    break
+            waiting, taken = itertools.chain(taken, waiting), deque()
 
 
 def _alone(
@@ -97,7 +96,7 @@ def _alone(
 ) -> tuple[Result, bool]:
     """The result of one item, and whether its process died on it."""
     try:
-        (result,) = _run(function, [item], 1, prepare, arguments)
+        (result,) = _run(function, iter([item]), deque(), 1, prepare, arguments)
     except BrokenProcessPool:
         return crashed(item), True
     return result, False
@@ -105,42 +104,49 @@ def _alone(
 
 def _run(
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    waiting: Iterator[Item],
+    taken: deque[Item],
     workers: int,
     prepare: Callable[..., None] | None,
     arguments: tuple[Any, ...],
 ) -> Iterator[Result]:
-    """One pool from start to end.
+    """One pool from start to end; `taken` holds the items whose results are not yet yielded.
 
     Raises:
-        BrokenProcessPool: A worker died; the items not yet yielded are to be done again.
+        BrokenProcessPool: A worker died; the items in `taken` are to be done again.
     """
-    pool = ProcessPoolExecutor(
-        min(workers, len(items)), _context(function.__module__), _start_worker, (prepare, arguments)
-    )
-    try:
-        batches = _batches(items, workers * _UNDER_WAY)
-        under_way: deque[Future[tuple[list[Result], Exception | None]]] = deque()
-        with _uninterrupted():  # the first `submit` starts the workers
-            for batch in itertools.islice(batches, workers * _UNDER_WAY):
+    context = _context(function.__module__)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (prepare, arguments))
+    batches = _batches(waiting, workers * _UNDER_WAY)
+    under_way: deque[Future[tuple[list[Result], Exception | None]]] = deque()
+
+    def take(most: int) -> None:
+        for batch in itertools.islice(batches, most):
+            taken.extend(batch)
+            with _uninterrupted():  # a worker may start with it
                 under_way.append(pool.submit(_each, function, batch))
+
+    try:
+        take(workers * _UNDER_WAY)
         while under_way:
             results, error = under_way.popleft().result()
-            under_way.extend(pool.submit(_each, function, batch) for batch in itertools.islice(batches, 1))
-            yield from results
+            take(1)
+            for result in results:
+                taken.popleft()  # not before: `take` may find the pool broken
+                yield result
             if error is not None:
                 raise error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _batches(items: Sequence[Item], shares: int) -> Iterator[Sequence[Item]]:
-    """The items in batches, smaller ones towards the end, so that all workers finish together."""
-    start = 0
-    while start < len(items):
-        count = min(_BATCH, 1 + (len(items) - start) // shares)
-        yield items[start : start + count]
-        start += count
+def _batches(waiting: Iterator[Item], shares: int) -> Iterator[list[Item]]:
+    """The items in batches, smaller ones towards the end, so that all workers finish together.
+
+    Where nobody knows how many there are, as of a generator, one by one: they may be slow to come.
+    """
+    while batch := list(itertools.islice(waiting, min(_BATCH, 1 + operator.length_hint(waiting) // shares))):
+        yield batch
 
 
 def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> tuple[list[Result], Exception | None]:

@@ -30,8 +30,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -47,10 +46,10 @@ from data import dicom, frames, headers, store
 from data.annotations import (
     AnnotationError,
     Annotations,
-    Row,
     combined_mask,
     read_annotations,
 )
+from data.identities import Identities, printable
 from data.layout import Layout, RowFile
 from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
@@ -125,7 +124,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     with explained(settings.out, "write"):
         settings.out.parent.mkdir(parents=True, exist_ok=True)
     folder = settings.out.with_name(f"{settings.out.name}.staging")
-    identities = _Identities.of(annotations, files)
+    identities = Identities.of(annotations, files)
     places, expected = identities.places(files)
     lay_out = functools.partial(
         store.lay_out, count=expected, size=size, kinds=_kinds(settings), per_dataset=settings.per_dataset
@@ -134,7 +133,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     try:
         resumed = len(staging.entries)
         with explained(folder, "write"):
-            store.reserve(folder / ROWS, staging.layout.end)
+            store.check_room(folder / ROWS, staging.layout.end)
         job = _Job(settings, identities, key or staging.key, folder / ROWS, staging.layout)
         tasks = [_Task(file, place) for file, place in zip(files, places, strict=True)]
         _read_all(job, tasks, staging, progress)
@@ -247,55 +246,7 @@ def _status(file: Path) -> tuple[int, int]:
 
 def _name(settings: Settings, file: Path) -> str:
     """A file's path below the images folder, in characters that can be printed and stored."""
-    return _printable(file.relative_to(settings.images).as_posix())
-
-
-def _printable(text: str) -> str:
-    """Bytes of a name that are no UTF-8 become escapes, written with a backslash."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-@dataclass(frozen=True)
-class _Identities:
-    """How files come by their ids and annotations.
-
-    Attributes:
-        rows_of: Image id to its rows; None without annotations.
-        shared: Stems that several files have.
-    """
-
-    rows_of: Mapping[str, tuple[Row, ...]] | None
-    shared: frozenset[str]
-
-    @classmethod
-    def of(cls, annotations: Annotations | None, files: Sequence[Path]) -> _Identities:
-        stems = Counter(file.stem for file in files)
-        shared = frozenset(stem for stem, count in stems.items() if count > 1)
-        return cls(None if annotations is None else annotations.rows_of, shared)
-
-    def choose(self, file: Path, uid: str) -> str:
-        """The id of a file's image, of which the header says that it is `uid` ("" if it does not)."""
-        stem = _printable(file.stem)
-        if self.rows_of is None:
-            return uid if uid and file.stem in self.shared else stem
-        return stem if stem in self.rows_of or uid not in self.rows_of else uid
-
-    def places(self, files: Sequence[Path]) -> tuple[list[int], int]:
-        """For each file its row, if it has one; and how many rows are expected: those come first.
-
-        A file is expected to have one if annotations say so, or if there are none. Whether it has is known
-        only when it was read, but where it has to go must be known before.
-        """
-        stems = [_printable(file.stem) for file in files]
-        expected = [True] * len(files)
-        if self.rows_of is not None:
-            first = {stem: number for number, stem in reversed(list(enumerate(stems)))}
-            expected = [stem in self.rows_of and first[stem] == n for n, stem in enumerate(stems)]
-        order = sorted(range(len(files)), key=lambda number: not expected[number])
-        rows = [0] * len(files)
-        for row, number in enumerate(order):
-            rows[number] = row
-        return rows, sum(expected)
+    return printable(file.relative_to(settings.images).as_posix())
 
 
 class _Outcome(NamedTuple):
@@ -309,7 +260,7 @@ class _Job(NamedTuple):
     """What a worker needs to know besides the file; sent once to each."""
 
     settings: Settings
-    identities: _Identities
+    identities: Identities
     patient_key: bytes
     rows: Path
     layout: Layout
@@ -363,7 +314,7 @@ def convert(file: Path, job: _Job) -> _Outcome:
         "unreadable", "without annotation", "bad annotation".
     """
     settings, rows_of = job.settings, job.identities.rows_of
-    entry = Entry(_name(settings, file), "unreadable", image_id=_printable(file.stem))
+    entry = Entry(_name(settings, file), "unreadable", image_id=printable(file.stem))
     try:
         dataset = dicom.read_dataset(file)
         image_id = job.identities.choose(file, dicom.sop_instance_uid(dataset))
@@ -375,7 +326,7 @@ def convert(file: Path, job: _Job) -> _Outcome:
             return _Outcome(replace(entry, status="without annotation"))
         radiograph = dicom.radiograph(file, dataset)
     except dicom.UnreadableImage as error:
-        return _Outcome(replace(entry, reason=_printable(error.reason)))
+        return _Outcome(replace(entry, reason=printable(error.reason)))
     height, width = radiograph.values.shape
     entry = replace(entry, height=height, width=width)
     image = resize_image(radiograph.values, settings.size, settings.size, radiograph.full)
@@ -405,7 +356,7 @@ def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
 
 def _crashed(task: _Task, settings: Settings) -> Entry:
     reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    return Entry(_name(settings, task.file), "unreadable", reason, _printable(task.file.stem))
+    return Entry(_name(settings, task.file), "unreadable", reason, printable(task.file.stem))
 
 
 def _read_all(

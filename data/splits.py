@@ -4,6 +4,9 @@ Promises: the division depends on the labels, the patients, the fraction and the
 the same on every backend and machine); images of one patient are never on both sides, or the score
 would be of patients that the network knows; and both sides have the same share of positives as far as
 numbers and patients allow. Where no patient has several images, patients make no difference.
+
+Two ways: one part held out (`stratified_split`), or k folds, each held out by one of k runs
+(`stratified_folds`).
 """
 
 from __future__ import annotations
@@ -65,6 +68,66 @@ def stratified_split(
         taken = int(images[chosen].sum())
         chosen[list(_chosen(order, images, taken, _share(int(images.sum()), fraction)))] = True
     held_out = chosen[groups]
+    return Split(np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64))
+
+
+def stratified_folds(
+    positive: NDArray[np.bool_], folds: int, seed: int, patients: Sequence[str] | None = None
+) -> NDArray[np.int64]:
+    """Divide images by patients into folds of the same size and the same share of positives.
+
+    The patients with positive images come first, those with more before those with fewer, drawn among
+    equals; each goes to the fold with the fewest positives (of those, with the fewest images). The other
+    patients then go, likewise, to the fold with the fewest images. So no two folds differ by more positives
+    than one patient has; nor by more images, where there are negatives enough to level them.
+
+    Args:
+        positive: (n,) bool, whether an image has a mask.
+        folds: At least 2.
+        seed: Key of the drawing.
+        patients: Names of the n patients; "" stands for a patient without further images. None: all are.
+
+    Returns:
+        (n,) int64, the fold of each image, from 0. With fewer patients than folds some folds are empty.
+
+    Raises:
+        ValueError: Fewer than 2 folds, or another number of patients than of images.
+    """
+    if folds < 2:
+        raise ValueError(f"there must be at least 2 folds. Received: {folds}")
+    positive = np.asarray(positive, dtype=bool)
+    groups = _groups(patients if patients is not None else [""] * len(positive))
+    if len(groups) != len(positive):
+        raise ValueError(f"{len(positive)} images need as many patients. Received: {len(groups)}")
+    count = int(groups.max(initial=-1)) + 1
+    sizes = np.bincount(groups, minlength=count)
+    positives = np.bincount(groups[positive], minlength=count)
+    fold_of = np.zeros(count, dtype=np.int64)
+    filled = np.zeros((2, folds), dtype=np.int64)  # positives and images
+    for label, amounts in ((True, positives), (False, sizes)):
+        members = np.flatnonzero((positives > 0) == label)
+        order = members[permutation(seed, "folds", str(label), count=len(members))]
+        for group in order[np.argsort(-amounts[order], kind="stable")].tolist():
+            fold = int(np.lexsort((filled[1], filled[0]))[0] if label else np.argmin(filled[1]))
+            fold_of[group] = fold
+            filled[:, fold] += positives[group], sizes[group]
+    return fold_of[groups]
+
+
+def fold_of_store(store: Store, folds: int, fold: int, seed: int) -> Split:
+    """Hold out one fold, from 0, of a file's images; see `stratified_folds`.
+
+    Raises:
+        UserError: The file has no annotations, or too few patients for so many folds.
+    """
+    fold_of = stratified_folds(store.positive, folds, seed, store.patients)
+    if len(set(fold_of.tolist())) < folds:
+        raise UserError(
+            f"{store.path}: {store.count} images cannot be divided into training.folds={folds}, as images of "
+            f"one patient stay together and there are {len(set(_groups(store.patients).tolist()))} patients.",
+            "Take fewer folds.",
+        )
+    held_out = fold_of == fold
     return Split(np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64))
 
 

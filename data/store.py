@@ -112,13 +112,20 @@ def lay_out(
     return Layout(count, per_dataset, size, tuple(kinds), starts, scratch.stat().st_size)
 
 
-def reserve(path: Path, length: int) -> None:
-    """Fail now if the disk has no room for a file of so many bytes; what it holds stays."""
+def check_room(path: Path, size: int) -> None:
+    """Fail now if the disk has no room for a file of `size` bytes and HDF5's own; what it holds stays.
+
+    HDF5 must not be the one to find out: when its last flush fails, h5py raises from destructors and
+    the process may end with a segmentation fault.
+
+    Raises:
+        OSError: It has not.
+    """
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("ab") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, length)
+            os.posix_fallocate(file.fileno(), 0, size + 4 * _OVERHEAD)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot
                 raise
@@ -141,17 +148,13 @@ def finish(path: Path, rows: Rows, layout: Layout, attributes: Mapping[str, str 
     Raises:
         OSError: The operating system refused (the disk is full, say).
     """
-    try:
-        # HDF5 must not be the one to find that out: when its last flush fails, h5py raises from
-        # destructors and the process may end with a segmentation fault.
-        reserve(path, layout.end + _length_of_the_rest(rows, layout))
+    with system_errors():
+        check_room(path, layout.end + _length_of_the_rest(rows, layout))
         with _around(path) as file:
             starts = _create_rows(file, layout.count, layout.size, layout.kinds, layout.per_dataset)
             if starts != layout.starts:
                 raise RuntimeError("HDF5 has laid the rows out differently than before")
             _create_rest(file, rows, layout, attributes)
-    except (OSError, RuntimeError) as error:
-        raise _os_error(error) from error
     return len(layout.starts)
 
 
@@ -185,7 +188,7 @@ def write(
     """
     kinds = [storage] if rows.positive is None else [storage, "uint8"]
     layout = lay_out(path, len(rows.ids), size, kinds, per_dataset)
-    reserve(path, layout.end)
+    check_room(path, layout.end)
     file = RowFile(path, layout)
     try:
         several = (row for block in blocks for row in zip(*block, strict=True))
@@ -260,7 +263,7 @@ def _length_of_the_rest(rows: Rows, layout: Layout) -> int:
     longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
     datasets = len(COLUMNS) * len(layout.starts)
     runs = 24 * sum(map(len, rows.runs))
-    return layout.count * (longest + 9) + runs + datasets * _OVERHEAD + 4 * _OVERHEAD
+    return layout.count * (longest + 9) + runs + datasets * _OVERHEAD
 
 
 def _create_rest(
@@ -268,7 +271,7 @@ def _create_rest(
 ) -> None:
     """Everything but the rows."""
     storage = layout.kinds[0]
-    ours = {
+    ours: dict[str, str | int | float] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "storage": storage,
@@ -277,14 +280,27 @@ def _create_rest(
         "images": layout.count,
         "annotated": rows.positive is not None,
     }
-    for name, value in {**attributes, **ours}.items():
-        # Fixed length: see `attribute`.
-        file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+    set_attributes(file, {**attributes, **ours})
     for number in range(len(layout.starts)):
         if storage == "uint8":
             file[f"images_{number}"].attrs["scale"] = SCALE
         part = slice(number * layout.per_dataset, (number + 1) * layout.per_dataset)
         _create_small(file, number, part, rows)
+
+
+def set_attributes(file: h5py.File, attributes: Mapping[str, str | int | float]) -> None:
+    """Attributes of a file; strings are of fixed length: see `attribute`."""
+    for name, value in attributes.items():
+        file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+
+
+@contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """What HDF5 raises when the operating system refuses, as the error that it was."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _os_error(error) from error
 
 
 def _os_error(error: OSError | RuntimeError) -> OSError:
@@ -300,9 +316,9 @@ def _os_error(error: OSError | RuntimeError) -> OSError:
 
 def _create_small(file: h5py.File, number: int, part: slice, rows: Rows) -> None:
     """Create and fill the datasets of one number that are not of pixels."""
-    _create_texts(file, f"ids_{number}", rows.ids[part])
+    create_texts(file, f"ids_{number}", rows.ids[part])
     if rows.patients:
-        _create_texts(file, f"patients_{number}", rows.patients[part])
+        create_texts(file, f"patients_{number}", rows.patients[part])
     file.create_dataset(f"sizes_{number}", data=rows.sizes[part].astype(np.int32))
     if rows.positive is None:
         return
@@ -312,7 +328,8 @@ def _create_small(file: h5py.File, number: int, part: slice, rows: Rows) -> None
         file.create_dataset(f"runs_{number}", data=np.concatenate([np.empty((0, 3), np.int64), *runs]))
 
 
-def _create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+def create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+    """A column of strings."""
     encoded = [text.encode() for text in texts]
     kind = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
     file.create_dataset(name, data=np.array(encoded, dtype=kind))

@@ -29,7 +29,7 @@ from core.files import replacing
 from data import dicom, rle
 from data.annotations import AnnotationError, Annotations, Row, combined_runs
 from data.appearance import Mask, remarks
-from data.preprocessing import _Identities
+from data.identities import Identities
 from data.table import Cells, Table, read_table
 
 HEADER = ("ImageId", "EncodedPixels")
@@ -244,7 +244,7 @@ def images_of(folder: Path, progress: Callable[[int, int], None]) -> dict[str, S
     files = dicom.find(folder)
     if not files:
         raise UserError(f"{folder} contains no DICOM file.")
-    identities = _Identities.of(None, files)
+    identities = Identities.of(None, files)
     found: dict[str, Size | None] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count

@@ -1,8 +1,10 @@
-"""What all tests share: the backends under test, each in a process of its own."""
+"""What all tests share: the backends under test, each in a process of its own, and real radiographs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from selected import BACKENDS
@@ -15,6 +17,17 @@ def remote(request: pytest.FixtureRequest) -> Iterator[Isolated]:
     """A backend, by turns each of `BACKENDS`."""
     with Isolated(request.param) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real files; without it the test is skipped, and says so."""
+    folder = os.environ.get("PNEUMOSEG_REAL_DATA")
+    if not folder:
+        pytest.skip("PNEUMOSEG_REAL_DATA is not set: the real radiographs are not redistributed")
+    path = Path(folder)
+    assert path.is_dir(), f"PNEUMOSEG_REAL_DATA={folder} is not a folder"
+    return path
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,16 +1,22 @@
-"""What shuffled means: every image comes to every place of an epoch, beside every other one."""
+"""What shuffled means: every image comes to every place of an epoch, beside every other one.
+
+And what sampled means: each class is dealt evenly besides, and every batch has its share.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
 
 from data.loader import Loader
+from data.sampling import Sampling
 from data.store import Rows, write
 
 COUNT = 8
+SAMPLING = Sampling(0.5, 0.5, 1)
 _EPOCHS = 150  # a place, or a neighbour, is missed by chance less than once in a million seeds
 
 
@@ -20,17 +26,40 @@ def unshuffled(loader: Loader) -> str | None:
         [index for batch in loader.epoch(epoch) for index in batch.indices.tolist()]
         for epoch in range(_EPOCHS)
     ]
-    images = range(COUNT)
-    if any(sorted(order) != list(images) for order in orders):
+    if any(sorted(order) != list(range(COUNT)) for order in orders):
         return "an epoch leaves an image out, or has one twice"
+    return _never(orders)
+
+
+def badly_sampled(loader: Loader) -> str | None:
+    """What is wrong with 400 epochs of a loader with `SAMPLING`; None where nothing is."""
+    orders = [loader.order(epoch).tolist() for epoch in range(1, 401)]
+    positive = loader.store.positive
+    for number, order in enumerate(orders, start=1):
+        for end in [*range(loader.batch_size, COUNT, loader.batch_size), COUNT]:
+            wanted, found = math.floor(end / 2 + 0.5), int(positive[order[:end]].sum())
+            if found != wanted:
+                return f"of the first {end} images of epoch {number} {found} are positive, not {wanted}"
+    dealt = np.concatenate(orders)
+    for name, members in (("positive", np.flatnonzero(positive)), ("negative", np.flatnonzero(~positive))):
+        of_class = dealt[np.isin(dealt, members)]
+        for begin in range(0, len(of_class) - len(members) + 1, len(members)):
+            if len(set(of_class[begin : begin + len(members)])) < len(members):
+                return f"a {name} image comes again before all others came"
+    return _never(orders)
+
+
+def _never(orders: list[list[int]]) -> str | None:
+    """A place that an image, or a neighbour that another one, never has."""
+    images = range(COUNT)
     seen = {pair for order in orders for pair in enumerate(order)}
     for place, image in itertools.product(images, images):
         if (place, image) not in seen:
-            return f"in {_EPOCHS} epochs image {image} never comes to place {place}"
+            return f"in {len(orders)} epochs image {image} never comes to place {place}"
     neighbours = {pair for order in orders for pair in itertools.pairwise(order)}
     for one, other in itertools.permutations(images, 2):
         if (one, other) not in neighbours:
-            return f"in {_EPOCHS} epochs image {other} never follows image {one}"
+            return f"in {len(orders)} epochs image {other} never follows image {one}"
     return None
 
 

@@ -28,6 +28,23 @@ def focal(logits: Symbol, masks: Symbol, gamma: float) -> Symbol:
     return mx.sym.mean(mx.sym.exp(-gamma * _softplus(x)) * _softplus(-x))
 
 
+def tversky(logits: Symbol, masks: Symbol, alpha: float, beta: float) -> Symbol:
+    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    p = mx.sym.sigmoid(logits)
+    found = 2 * mx.sym.sum(p * masks) + 1
+    false = alpha * mx.sym.sum(p * (1 - masks)) + beta * mx.sym.sum((1 - p) * masks)
+    return 1 - found / (found + 2 * false)
+
+
+def lovasz(logits: Symbol, masks: Symbol) -> Symbol:
+    """Lovasz hinge of each image, then the mean; pixels of equal error in the order of their index."""
+    truth = mx.sym.reshape(masks, shape=(0, -1))
+    errors = 1 - mx.sym.reshape(logits, shape=(0, -1)) * (2 * truth - 1)
+    places = _descending(errors)
+    weights = mx.sym.BlockGrad(_jaccard_steps(_taken(truth, places)))
+    return mx.sym.mean(mx.sym.sum(mx.sym.relu(_taken(errors, places)) * weights, axis=1))
+
+
 def total(rule: LossRule, logits: Symbol, masks: Symbol) -> Symbol:
     """The weighted sum."""
     parts = []
@@ -37,7 +54,45 @@ def total(rule: LossRule, logits: Symbol, masks: Symbol) -> Symbol:
         parts.append(rule.dice * dice(logits, masks))
     if rule.focal > 0:
         parts.append(rule.focal * focal(logits, masks, rule.focal_gamma))
+    if rule.tversky > 0:
+        parts.append(rule.tversky * tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta))
+    if rule.lovasz > 0:
+        parts.append(rule.lovasz * lovasz(logits, masks))
     return mx.sym.add_n(*parts)
+
+
+def _descending(errors: Symbol) -> Symbol:
+    """Where in the flattened array each row's pixels lie, from the largest error down; (N, pixels), float64.
+
+    MXNet's sort is not stable and NaN may end its process. So NaN sorts as 0, and the rank of each error is
+    sorted once more with the pixel's index as its fraction, which is exact up to 2**25 pixels.
+    """
+    errors = mx.sym.BlockGrad(mx.sym.cast(errors, dtype="float64"))
+    errors = mx.sym.where(errors == errors, errors, mx.sym.zeros_like(errors))
+    place = mx.sym.reshape(mx.sym.contrib.arange_like(errors, axis=1), shape=(1, -1))
+    place = mx.sym.broadcast_like(place, errors)
+    first = mx.sym.contrib.arange_like(errors) - place
+    order = mx.sym.argsort(errors, axis=1, is_ascend=False, dtype="float64")
+    falling = _taken(errors, first + order)
+    rank = mx.sym.cumsum(falling != _taken(falling, first + mx.sym.relu(place - 1)), axis=1)
+    both = mx.sym.sort(rank + order * 2.0**-25, axis=1)
+    return first + (both - mx.sym.floor(both)) * 2.0**25
+
+
+def _taken(x: Symbol, places: Symbol) -> Symbol:
+    """Elements of the flattened array."""
+    return mx.sym.take(mx.sym.reshape(x, shape=(-1,)), places)
+
+
+def _jaccard_steps(truth: Symbol) -> Symbol:
+    """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+    positives = mx.sym.sum(truth, axis=1, keepdims=True)
+    left = mx.sym.broadcast_sub(positives, mx.sym.cumsum(truth, axis=1) - truth)
+    union = mx.sym.broadcast_add(positives, mx.sym.cumsum(1 - truth, axis=1) - (1 - truth))
+    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    least = mx.sym.maximum(union, 1)
+    steps = mx.sym.where(truth > 0, 1 / least, left / (least * (union + 1)))
+    return mx.sym.where(union > 0, steps, mx.sym.ones_like(steps))
 
 
 def _softplus(x: Symbol) -> Symbol:

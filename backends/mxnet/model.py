@@ -29,7 +29,7 @@ class MXNetModel:
 
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
-        self._dtype = precision
+        self._dtype, self._optimize = precision, optimizers.update_of(rules.optimizer)
         # A GPU's own kernel adds well enough, and has little float64.
         self._types = operations.Types(precision, "float64" if device == "cpu" else precision)
         self._arrays = {
@@ -56,14 +56,9 @@ class MXNetModel:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
             name = parameter.name
-            optimizers.adam(
-                self._rules.optimizer,
-                scalars,
-                parameter,
-                self._arrays[name],
-                self._arrays[slot_name("m", name)],
-                self._arrays[slot_name("v", name)],
-                gradients[name],
+            slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
+            self._optimize(
+                self._rules.optimizer, scalars, parameter, self._arrays[name], *slots, gradients[name]
             )
         for op in self._plan.batch_norms:
             for name in (op.moving_mean, op.moving_variance):

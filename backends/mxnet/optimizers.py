@@ -1,13 +1,14 @@
-"""Clipping and Adam of `core.rules` in MXNet; nothing here waits for a result."""
+"""Clipping and the optimisers of `core.rules` in MXNet; nothing here waits for a result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends.mxnet.framework import attribute, mx
+from core.errors import UserError
 from core.plan import Parameter
-from core.rules import AdamRule, StepScalars
+from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars
 
 Array = Any
 """An `mx.nd.NDArray`; MXNet ships no type information."""
@@ -32,8 +33,7 @@ def adam(
     gradient: Array,
 ) -> None:
     """One update of the weights and both moments, in place."""
-    if parameter.role == "kernel" and scalars.decay:
-        w -= scalars.decay * w
+    _decay(scalars, parameter, w)
     mx.nd.adam_update(
         w,
         gradient,
@@ -45,6 +45,38 @@ def adam(
         epsilon=attribute(rule.epsilon),
         out=w,
     )
+
+
+def sgd(
+    rule: SgdRule,
+    scalars: StepScalars,
+    parameter: Parameter,
+    w: Array,
+    velocity: Array,
+    gradient: Array,
+) -> None:
+    """One update of the weights and the velocity, in place."""
+    _decay(scalars, parameter, w)
+    # Not `sgd_mom_update` or `nag_mom_update`, whose velocity has the learning rate in it.
+    velocity *= rule.momentum
+    velocity += gradient
+    if rule.nesterov:
+        w -= scalars.size * (gradient + rule.momentum * velocity)
+    else:
+        w -= scalars.size * velocity
+
+
+def update_of(rule: OptimizerRule) -> Callable[..., None]:
+    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
+    if type(rule) not in updates:
+        raise UserError(f"mxnet has no optimiser {type(rule).__name__}")
+    return updates[type(rule)]
+
+
+def _decay(scalars: StepScalars, parameter: Parameter, w: Array) -> None:
+    if parameter.role == "kernel" and scalars.decay:
+        w -= scalars.decay * w
 
 
 def _as(like: Array, scalar: Array) -> Array:

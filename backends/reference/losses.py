@@ -36,6 +36,28 @@ def focal(logits: Floats, masks: Floats, gamma: float) -> Loss:
     return np.mean(value), slope * sign / logits.size
 
 
+def tversky(logits: Floats, masks: Floats, alpha: float, beta: float) -> Loss:
+    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    p, a, b = sigmoid(logits), logits.dtype.type(alpha), logits.dtype.type(beta)
+    found = 2 * np.sum(p * masks) + 1
+    all_counted = found + 2 * (a * np.sum(p * (1 - masks)) + b * np.sum((1 - p) * masks))
+    d_found, d_false = 2 * masks, 2 * (a * (1 - masks) - b * masks)
+    d_p = (found * (d_found + d_false) - all_counted * d_found) / all_counted**2
+    return 1 - found / all_counted, d_p * p * (1 - p)
+
+
+def lovasz(logits: Floats, masks: Floats) -> Loss:
+    """Lovasz hinge of each image, then the mean; pixels of equal error in the order of their index."""
+    sign = 2 * masks - 1
+    errors = 1 - logits * sign
+    weights = np.empty_like(logits)
+    for error, truth, weight in zip(errors, masks, weights, strict=True):
+        order = np.argsort(-error, axis=None, kind="stable")
+        weight.flat[order] = _jaccard_steps(truth.flat[order])
+    count = len(logits)
+    return np.sum(np.maximum(errors, 0) * weights) / count, -sign * weights * (errors > 0) / count
+
+
 def total(rule: LossRule, logits: Floats, masks: Floats) -> Loss:
     """The weighted sum."""
     number = logits.dtype.type
@@ -46,9 +68,25 @@ def total(rule: LossRule, logits: Floats, masks: Floats) -> Loss:
         parts.append((rule.dice, dice(logits, masks)))
     if rule.focal > 0:
         parts.append((rule.focal, focal(logits, masks, rule.focal_gamma)))
+    if rule.tversky > 0:
+        part = tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta)
+        parts.append((rule.tversky, part))
+    if rule.lovasz > 0:
+        parts.append((rule.lovasz, lovasz(logits, masks)))
     value = sum((number(weight) * loss for weight, (loss, _) in parts), start=number(0))
     gradient = sum((number(weight) * slope for weight, (_, slope) in parts), np.zeros_like(logits))
     return value, gradient
+
+
+def _jaccard_steps(truth: Floats) -> Floats:
+    """What each pixel adds to the Jaccard loss; (pixels,), both from the largest error down."""
+    positives = np.sum(truth)
+    left = positives - np.cumsum(truth) + truth
+    union = positives + np.cumsum(1 - truth) - (1 - truth)
+    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    steps = np.where(truth > 0, 1 / np.maximum(union, 1), left / (np.maximum(union, 1) * (union + 1)))
+    steps[union == 0] = 1
+    return steps
 
 
 def _softplus(x: Floats) -> Floats:

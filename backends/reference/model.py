@@ -44,7 +44,7 @@ class ReferenceModel:
 
     def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
         self._plan, self._rules = plan, rules
-        self._dtype = np.dtype(precision)
+        self._dtype, self._optimize = np.dtype(precision), optimizers.update_of(rules.optimizer)
         self._arrays: dict[str, Floats] = {
             name: np.zeros(shape, self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
@@ -61,14 +61,9 @@ class ReferenceModel:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
             name = parameter.name
-            optimizers.adam(
-                self._rules.optimizer,
-                scalars,
-                parameter,
-                self._arrays[name],
-                self._arrays[slot_name("m", name)],
-                self._arrays[slot_name("v", name)],
-                gradients[name],
+            slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
+            self._optimize(
+                self._rules.optimizer, scalars, parameter, self._arrays[name], *slots, gradients[name]
             )
         for operation in self._plan.batch_norms:
             momentum = self._dtype.type(operation.momentum)

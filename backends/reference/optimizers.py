@@ -1,14 +1,15 @@
-"""Clipping and Adam of `core.rules` in NumPy."""
+"""Clipping and the optimisers of `core.rules` in NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from backends.reference.operations import Floats
+from core.errors import UserError
 from core.plan import Parameter
-from core.rules import AdamRule, StepScalars
+from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars
 
 
 def clip_by_global_norm(gradients: Mapping[str, Floats], clip_norm: float) -> dict[str, Floats]:
@@ -32,7 +33,35 @@ def adam(
     beta1, beta2 = number(rule.beta1), number(rule.beta2)
     m[...] = beta1 * m + (1 - beta1) * gradient
     v[...] = beta2 * v + (1 - beta2) * gradient**2
-    step = number(scalars.size) * m / (np.sqrt(v) + number(rule.epsilon))
+    _step(scalars, parameter, w, m / (np.sqrt(v) + number(rule.epsilon)))
+
+
+def sgd(
+    rule: SgdRule,
+    scalars: StepScalars,
+    parameter: Parameter,
+    w: Floats,
+    velocity: Floats,
+    gradient: Floats,
+) -> None:
+    """One update of the weights and the velocity, in place."""
+    momentum = w.dtype.type(rule.momentum)
+    velocity[...] = momentum * velocity + gradient
+    _step(scalars, parameter, w, gradient + momentum * velocity if rule.nesterov else velocity)
+
+
+def update_of(rule: OptimizerRule) -> Callable[..., None]:
+    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
+    if type(rule) not in updates:
+        raise UserError(f"the reference has no optimiser {type(rule).__name__}")
+    return updates[type(rule)]
+
+
+def _step(scalars: StepScalars, parameter: Parameter, w: Floats, direction: Floats) -> None:
+    """Along the direction, with the decay of kernels."""
+    number = w.dtype.type
+    step = number(scalars.size) * direction
     if parameter.role == "kernel" and scalars.decay:
         step += number(scalars.decay) * w
     w -= step

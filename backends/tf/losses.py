@@ -25,6 +25,24 @@ def focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
     return tf.reduce_mean(tf.exp(-gamma * tf.nn.softplus(x)) * tf.nn.softplus(-x))
 
 
+def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
+    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    p = tf.sigmoid(logits)
+    found = 2 * tf.reduce_sum(p * masks) + 1
+    false = alpha * tf.reduce_sum(p * (1 - masks)) + beta * tf.reduce_sum((1 - p) * masks)
+    return 1 - found / (found + 2 * false)
+
+
+def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
+    """Lovasz hinge of each image, then the mean; `tf.argsort` leaves pixels of equal error in order."""
+    truth = tf.reshape(masks, (tf.shape(masks)[0], -1))
+    errors = 1 - tf.reshape(logits, tf.shape(truth)) * (2 * truth - 1)
+    order = tf.argsort(errors, axis=1, direction="DESCENDING", stable=True)
+    errors = tf.gather(errors, order, axis=1, batch_dims=1)
+    weights = _jaccard_steps(tf.gather(truth, order, axis=1, batch_dims=1))
+    return tf.reduce_sum(tf.nn.relu(errors) * weights) / tf.cast(tf.shape(truth)[0], errors.dtype)
+
+
 def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
     """The weighted sum."""
     parts = []
@@ -34,4 +52,18 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
         parts.append(rule.dice * dice(logits, masks))
     if rule.focal > 0:
         parts.append(rule.focal * focal(logits, masks, rule.focal_gamma))
+    if rule.tversky > 0:
+        parts.append(rule.tversky * tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta))
+    if rule.lovasz > 0:
+        parts.append(rule.lovasz * lovasz(logits, masks))
     return tf.add_n(parts)
+
+
+def _jaccard_steps(truth: Tensor) -> Tensor:
+    """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+    positives = tf.reduce_sum(truth, axis=1, keepdims=True)
+    left = positives - tf.cumsum(truth, axis=1, exclusive=True)
+    union = positives + tf.cumsum(1 - truth, axis=1, exclusive=True)
+    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    steps = tf.where(truth > 0, 1 / tf.maximum(union, 1), left / (tf.maximum(union, 1) * (union + 1)))
+    return tf.where(union > 0, steps, tf.ones_like(steps))

@@ -27,6 +27,7 @@ class TensorFlowModel:
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(precision)
+        self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
             self._arrays = {
                 name: tf.Variable(tf.zeros(shape, self._dtype), name=name, trainable=False)
@@ -136,15 +137,9 @@ class TensorFlowModel:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
             name = parameter.name
-            optimizers.adam(
-                self._rules.optimizer,
-                size,
-                decay,
-                parameter,
-                self._arrays[name],
-                self._arrays[slot_name("m", name)],
-                self._arrays[slot_name("v", name)],
-                gradients[name],
+            slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
+            self._optimize(
+                self._rules.optimizer, size, decay, parameter, self._arrays[name], *slots, gradients[name]
             )
         for op in self._plan.batch_norms:
             momentum = tf.constant(op.momentum, self._dtype)

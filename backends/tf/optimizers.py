@@ -1,13 +1,14 @@
-"""Clipping and Adam of `core.rules` in TensorFlow."""
+"""Clipping and the optimisers of `core.rules` in TensorFlow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from backends.tf.framework import tf
 from backends.tf.operations import Tensor
+from core.errors import UserError
 from core.plan import Parameter
-from core.rules import AdamRule
+from core.rules import AdamRule, OptimizerRule, SgdRule
 
 
 def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> dict[str, Tensor]:
@@ -28,8 +29,7 @@ def adam(
     gradient: Tensor,
 ) -> None:
     """One update of the weights and both moments, in place."""
-    if parameter.role == "kernel":
-        w.assign_sub(decay * w)
+    _decay(decay, parameter, w)
     # With both powers 0 the operator's own bias correction is 1: `size` holds it already.
     tf.raw_ops.ResourceApplyAdam(
         var=w.handle,
@@ -43,3 +43,38 @@ def adam(
         epsilon=tf.constant(rule.epsilon, w.dtype),
         grad=gradient,
     )
+
+
+def sgd(
+    rule: SgdRule,
+    size: Tensor,
+    decay: Tensor,
+    parameter: Parameter,
+    w: Tensor,
+    velocity: Tensor,
+    gradient: Tensor,
+) -> None:
+    """One update of the weights and the velocity, in place."""
+    _decay(decay, parameter, w)
+    # Not ResourceApplyKerasMomentum, whose velocity has the learning rate in it.
+    tf.raw_ops.ResourceApplyMomentum(
+        var=w.handle,
+        accum=velocity.handle,
+        lr=size,
+        grad=gradient,
+        momentum=tf.constant(rule.momentum, w.dtype),
+        use_nesterov=rule.nesterov,
+    )
+
+
+def update_of(rule: OptimizerRule) -> Callable[..., None]:
+    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
+    if type(rule) not in updates:
+        raise UserError(f"tf has no optimiser {type(rule).__name__}")
+    return updates[type(rule)]
+
+
+def _decay(decay: Tensor, parameter: Parameter, w: Tensor) -> None:
+    if parameter.role == "kernel":
+        w.assign_sub(decay * w)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from core.averaging import Average
 from core.checkpoint import EpochRecord
 from core.pictures import Sample
 from core.plan import Plan
@@ -31,10 +32,10 @@ def print_network(console: Console, plan: Plan) -> None:
 
 
 class TrainingConsole(Observer):
-    """A live bar for the epoch under way and one line for each that is done."""
+    """A live bar for the epoch under way and one line for each that is done, with the rate if asked."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
-        self._console, self._epochs = console, epochs
+    def __init__(self, console: Console, epochs: int, show_rate: bool = False) -> None:
+        self._console, self._epochs, self._show_rate = console, epochs, show_rate
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -68,22 +69,40 @@ class TrainingConsole(Observer):
 
     def scoring_started(self, batches: int) -> None:
         """Show an empty bar for scoring."""
-        self._bar.reset(self._task, description="scoring", completed=0, total=batches, note="")
+        self._bar.reset(self._task, description="scoring", completed=0, total=batches, note="", visible=True)
 
     def batch_scored(self) -> None:
         """Move the bar."""
         self._bar.update(self._task, advance=1)
+
+    def averaging_started(self, batches: int) -> None:
+        """Show an empty bar for the statistics of an average."""
+        self._bar.reset(
+            self._task, description="averaging", completed=0, total=batches, note="", visible=True
+        )
+
+    def averaged(self, average: Average) -> None:
+        """Say whether the average of the best epochs is used."""
+        self._bar.update(self._task, visible=False)
+        name = average.monitor.replace("_", " ")
+        anew = ", with statistics taken anew" if average.taken_anew else ""
+        self._console.print(
+            f"Average of epochs {', '.join(map(str, average.epochs))}{anew}: {name} {abs(average.score):.4f}"
+            f", to beat {abs(average.to_beat):.4f}; it is {'' if average.is_better else 'not '}used",
+            soft_wrap=True,
+        )
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
         """Print the epoch's line."""
         del samples
         width = len(str(self._epochs))
         of_positives = "   -  " if record.dice_positive is None else f"{record.dice_positive:.4f}"
+        rate = f"rate {record.learning_rate:.2e}  " if self._show_rate else ""
         self._bar.update(self._task, visible=False)
         self._console.print(
             f"epoch {record.epoch:>{width}}/{self._epochs}  loss {record.loss:.4f}  "
             f"{record.scored_on}: loss {record.validation_loss:.4f}  Dice {record.dice:.4f} "
             f"(all-empty {record.dice_all_empty:.4f})  positives {of_positives}  "
-            f"{record.images_per_second:.1f} images/s{'  best' if best else ''}",
+            f"{rate}{record.images_per_second:.1f} images/s{'  best' if best else ''}",
             soft_wrap=True,
         )

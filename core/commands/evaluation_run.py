@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from core.checkpoint import load_checkpoint
+from core.checkpoint import LAST, load_checkpoint
 from core.commands.answers import chosen_thresholds
 from core.commands.held_out import shares
 from core.commands.scoring_run import score
@@ -21,7 +21,6 @@ from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
-from core.training import LAST
 from data.store import Store
 
 

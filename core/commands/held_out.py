@@ -17,7 +17,7 @@ from core.checkpoint import DataFacts
 from core.configuration import Training
 from core.errors import UserError
 from core.inference import Member
-from data.splits import Split, split_store
+from data.splits import Split, fold_of_store, split_store
 from data.store import Store
 
 SPLITS: tuple[Literal["validation"], Literal["all"]] = ("validation", "all")
@@ -37,7 +37,9 @@ class Share:
 
 
 def split_of(store: Store, settings: Training) -> Split:
-    """The images that a run with these settings learns from, and those it holds out."""
+    """The images that a run (with folds: of the fold that the settings name) learns from and holds out."""
+    if settings.folds is not None:
+        return fold_of_store(store, settings.folds, settings.fold or 0, settings.seed)
     return split_store(store, settings.validation_fraction, settings.seed)
 
 

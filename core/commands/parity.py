@@ -116,9 +116,9 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
     """The batches and the facts about them: the file's, split as for training, or drawn."""
     from core.checkpoint import DataFacts
+    from core.commands.batches import training_batches
     from core.commands.held_out import facts_of, split_of
     from core.parity.synthetic import SyntheticBatches
-    from data.loader import Loader
     from data.store import Store
 
     settings = configuration.training
@@ -128,8 +128,7 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
         yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *_SYNTHETIC)
         return
     with Store.open(Path(arguments.data)) as store:
-        split = split_of(store, settings)
-        loader = Loader(store, split.training, settings.batch_size, seed=settings.seed)
+        loader = training_batches(store, split_of(store, settings).training, settings)
         yield loader, facts_of(store)
 
 

@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
     parser.add_argument("--learning-rate", metavar="X", help="overrides training.optimizer.learning_rate")
     parser.add_argument("--seed", metavar="N", help="overrides training.seed")
+    parser.add_argument(
+        "--folds", metavar="K", help="train K networks, each with another K-th of the images held out"
+    )
+    parser.add_argument("--fold", metavar="I", help="only this one of the folds, from 0")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|gpu|gpu:N", help="where to compute")
     parser.add_argument(
         "--resume",

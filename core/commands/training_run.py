@@ -5,131 +5,219 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from core.checkpoint import Checkpoint, Progress, check_continuation, load_checkpoint
+from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
+from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.commands.held_out import facts_of, split_of
+from core.commands.runs import Run, Runs, plan_runs
 from core.commands.tuning_run import tune_trained
-from core.configuration import Configuration, load_configuration, parse_configuration
+from core.configuration import Training
+from core.contract import Implementation, Model
 from core.devices import choose_device
 from core.errors import UserError
-from core.files import explained, set_aside, write_bytes
 from core.logs import TensorBoardLog
 from core.lowering import lower
+from core.plan import Plan
+from core.recipe import ConstantSchedule, CosineSchedule
 from core.registry import load_backend, require_backend
 from core.state import initial_state
 from core.thresholds import FILE as THRESHOLDS
-from core.training import BEST, LAST, Outcome, Trainer
+from core.training import Outcome, Trainer
 from data.loader import Loader
-from data.splits import Split
 from data.store import Store
-
-DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
     require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    folder = Path(arguments.out) / f"{arguments.framework}_model"
-    logs = Path(arguments.out) / f"{arguments.framework}_logs"
-    source = _resumed_folder(arguments.resume, folder)
-    checkpoint = None if source is None else load_checkpoint(source / LAST)
-    configuration = _configuration(arguments, checkpoint)
+    planned = plan_runs(arguments)
     with Store.open(Path(arguments.data)) as store:
         facts = facts_of(store)
-        if checkpoint is not None:
-            check_continuation(checkpoint, configuration, facts)
+        for one in planned.runs:
+            if (checkpoint := one.checkpoint()) is not None:
+                check_continuation(checkpoint, one.configuration, facts)
+        configuration = planned.runs[0].configuration
         plan = lower(configuration.network, store.height, store.width)
         backend, implementation = load_backend(arguments.framework)
         device = choose_device(arguments.device, implementation.list_devices(), backend.title)
-        settings = configuration.training
-        rules = settings.rules()
-        model = implementation.compile(plan, rules, device, settings.precision)
-        model.load_state(
-            initial_state(plan, rules, settings.seed) if checkpoint is None else checkpoint.arrays
+        rules, precision = configuration.training.rules(), configuration.training.precision
+        model = implementation.compile(plan, rules, device, precision)
+        session = _Session(
+            console, arguments, store, plan, implementation, device, model, len(planned.runs) == 1
         )
-        split = split_of(store, settings)
+        work = [(one, _Data.of(store, one.configuration.training, facts)) for one in planned.runs]
         print_network(console, plan)
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
-        console.print(_describe_data(arguments.data, store, split))
-        _prepare_folders(console, folder, logs, source)
+        planned.prepare(console)
+        for one, data in work:
+            if len(work) > 1 and one.is_done():
+                console.print(f"{_fold(one)}: finished already, {one.folder}")
+                if not one.has_after_training(THRESHOLDS):  # killed before they were found
+                    session.tune(one.folder, one.configuration.training)
+                continue
+            if len(work) > 1:
+                console.print(f"{_fold(one)}:")
+            console.print(data.describe(arguments.data))
+            if status := session.train(one, data):
+                return status
+        if configuration.training.folds is not None:
+            session.tune_together(planned, configuration.training)
+    if len(work) > 1:
+        console.print(
+            f"All {len(work)} folds are trained; together they predict as an ensemble: {planned.folder}"
+        )
+    return 0
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What one network learns from, and what it is judged by."""
+
+    facts: DataFacts
+    training: Loader
+    validation: Loader
+    held_out: bool
+
+    @classmethod
+    def of(cls, store: Store, settings: Training, facts: DataFacts) -> _Data:
+        split = split_of(store, settings)
+        held_out = len(split.validation) > 0
+        return cls(
+            facts,
+            training_batches(store, split.training, settings),
+            Loader(store, split.validation if held_out else split.training, settings.batch_size),
+            held_out,
+        )
+
+    def describe(self, path: str) -> str:
+        share = f"{self.training.images} to train, {self.validation.images} held out"
+        if not self.held_out:
+            share = "all to train; none is held out, so the scores below are of the training images"
+        facts = self.facts
+        return (
+            f"data: {path}, {facts.images} images of {facts.height}x{facts.width}, "
+            f"{facts.positives} positive; {share}"
+        )
+
+
+@dataclass(frozen=True)
+class _Session:
+    """Trains one network after another with one compiled model."""
+
+    console: Console
+    arguments: argparse.Namespace
+    store: Store
+    plan: Plan
+    implementation: Implementation
+    device: str
+    model: Model
+    alone: bool
+
+    def train(self, one: Run, data: _Data) -> int:
+        """Train one network to its end; 130 when it was interrupted."""
+        settings, checkpoint = one.configuration.training, one.checkpoint()
+        if checkpoint is not None:
+            self._tell_changes(checkpoint, settings)
+        self.model.load_state(
+            initial_state(self.plan, settings.rules(), settings.seed)
+            if checkpoint is None
+            else checkpoint.arrays
+        )
         progress = Progress() if checkpoint is None else checkpoint.progress
-        log = TensorBoardLog(logs, len(progress.history), settings.threshold)
-        with _interruptible() as interrupted, TrainingConsole(console, settings.epochs) as shown:
-            trainer = Trainer(
-                model=model,
-                plan=plan,
-                configuration=configuration,
-                data=facts,
-                training=Loader(store, split.training, settings.batch_size, seed=settings.seed),
-                validation=Loader(store, split.validation, settings.batch_size)
-                if len(split.validation)
-                else None,
-                folder=folder,
-                observers=(shown, log),
-                interrupted=interrupted,
-                progress=progress,
+        log = TensorBoardLog(one.logs, len(progress.history), settings.threshold)
+        changes = settings.schedule != ConstantSchedule()
+        with TrainingConsole(self.console, settings.epochs, show_rate=changes) as shown:
+            with _interruptible() as interrupted:
+                trainer = Trainer(
+                    model=self.model,
+                    plan=self.plan,
+                    configuration=one.configuration,
+                    data=data.facts,
+                    training=data.training,
+                    validation=data.validation,
+                    folder=one.folder,
+                    held_out=data.held_out,
+                    observers=(shown, log),
+                    interrupted=interrupted,
+                    progress=progress,
+                )
+                try:
+                    outcome = trainer.run()
+                finally:
+                    log.close()
+            if outcome.reason == "interrupted":
+                self._tell_interruption(one, trainer, outcome)
+                return 130
+            self._conclude(trainer, outcome)
+        self.tune(one.folder, settings)
+        names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
+        written = ", ".join(name for name in names if (one.folder / name).exists())
+        self.console.print(f"Written: {one.folder}/ ({written}) and logs")
+        return 0
+
+    def tune(self, folder: Path, settings: Training) -> None:
+        """Find the thresholds of the model, or of the folds, in a folder."""
+        tune_trained(self.console, self.store, folder, self.implementation, self.device, settings.batch_size)
+
+    def tune_together(self, planned: Runs, settings: Training) -> None:
+        """Find the thresholds of all folds together once each is there; until then no old ones may hold."""
+        if all((planned.folder / f"fold{number}" / BEST).is_file() for number in range(settings.folds or 0)):
+            self.tune(planned.folder, settings)
+        else:
+            (planned.folder / THRESHOLDS).unlink(missing_ok=True)
+
+    def _tell_changes(self, checkpoint: Checkpoint, settings: Training) -> None:
+        """What of the recipe spans the whole run follows another number of epochs from here on."""
+        before, after = checkpoint.configuration.training.epochs, settings.epochs
+        spans = []
+        if isinstance(settings.schedule, CosineSchedule):
+            spans.append("the learning rate (schedule: cosine)")
+        if settings.sampling is not None and settings.sampling.over_epochs is None:
+            spans.append("the share of positives (sampling.over_epochs: null)")
+        if spans and before != after:
+            self.console.print(
+                f"training.epochs was {before} and is now {after}: from here on {' and '.join(spans)} "
+                f"will be what a run of {after} epochs has at this point"
             )
-            try:
-                outcome = trainer.run()
-            finally:
-                log.close()
 
-        def tune() -> None:
-            tune_trained(console, store, folder, implementation, device, settings.batch_size)
+    def _tell_interruption(self, one: Run, trainer: Trainer, outcome: Outcome) -> None:
+        done, arguments = len(outcome.progress.history), self.arguments
+        where = f"epoch {done + 1}, after {outcome.progress.batch} of {trainer.training.batches} batches"
+        fold = "" if self.alone else f"{_fold(one)}, "
+        self.console.print(f"Interrupted in {fold}{where}; the checkpoint is {trainer.folder / LAST}")
+        out = [] if arguments.out == "." else ["--out", arguments.out]
+        number = one.configuration.training.fold
+        only = ["--fold", str(number)] if self.alone and number is not None else []
+        words = ["python", "run.py", "-f", arguments.framework, "--data", arguments.data, *out, *only]
+        self.console.print(f"Go on with: {shlex.join([*words, '--resume'])}")
 
-        return _conclude(console, arguments, trainer, outcome, tune)
-
-
-def _resumed_folder(resume: str | None, own: Path) -> Path | None:
-    """The folder whose checkpoint is continued: `--resume` alone means the run's own."""
-    return None if resume is None else own if resume == "" else Path(resume)
-
-
-def _configuration(arguments: argparse.Namespace, checkpoint: Checkpoint | None) -> Configuration:
-    """The file's settings, or the checkpoint's when resuming without --config; then the options."""
-    options = {
-        "training.epochs": arguments.epochs,
-        "training.batch_size": arguments.batch_size,
-        "training.optimizer.learning_rate": arguments.learning_rate,
-        "training.seed": arguments.seed,
-    }
-    overrides = [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
-    if checkpoint is not None and arguments.config is None:
-        content = checkpoint.configuration.model_dump(mode="json")
-        return parse_configuration(content, overrides, source="command line")
-    return load_configuration(Path(arguments.config or DEFAULT_CONFIGURATION), overrides)
+    def _conclude(self, trainer: Trainer, outcome: Outcome) -> None:
+        if outcome.reason == "early stop":
+            patience = trainer.configuration.training.early_stop.patience
+            done = len(outcome.progress.history)
+            self.console.print(f"Stopped after epoch {done}: no improvement for {patience} epochs")
+        found = trainer.finish()
+        if found is None:
+            raise UserError("no epoch was finished, so there is no model to export")
+        scores = found.scores
+        of_positives = "-" if scores.dice_positive is None else f"{scores.dice_positive:.4f}"
+        self.console.print(
+            f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
+            f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
+        )
 
 
-def _describe_data(path: str, store: Store, split: Split) -> str:
-    positives = int(store.positive.sum())
-    held_out = len(split.validation)
-    share = f"{len(split.training)} to train, {held_out} held out"
-    if not held_out:
-        share = "all to train; none is held out, so the scores below are of the training images"
-    return (
-        f"data: {path}, {store.count} images of {store.height}x{store.width}, {positives} positive; {share}"
-    )
-
-
-def _prepare_folders(console: Console, folder: Path, logs: Path, source: Path | None) -> None:
-    """Keep an earlier run's folders under another name; bring along what is resumed from elsewhere."""
-    if source is None or source.resolve() != folder.resolve():
-        for path in (folder, logs):
-            if (kept := set_aside(path)) is not None:
-                console.print(f"{path} holds an earlier run; it is kept as {kept}")
-    with explained(folder, "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (LAST, BEST):
-            if source is not None and not (folder / name).exists() and (source / name).exists():
-                write_bytes(folder / name, (source / name).read_bytes())
+def _fold(one: Run) -> str:
+    return f"fold {one.configuration.training.fold}"
 
 
 @contextmanager
@@ -150,40 +238,6 @@ def _interruptible() -> Iterator:  # type: ignore[type-arg]
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _conclude(
-    console: Console,
-    arguments: argparse.Namespace,
-    trainer: Trainer,
-    outcome: Outcome,
-    tune: Callable[[], None],
-) -> int:
-    done = len(outcome.progress.history)
-    if outcome.reason == "interrupted":
-        where = f"epoch {done + 1}, after {outcome.progress.batch} of {trainer.training.batches} batches"
-        console.print(f"Interrupted in {where}; the checkpoint is {trainer.folder / LAST}")
-        out = [] if arguments.out == "." else ["--out", arguments.out]
-        words = ["python", "run.py", "-f", arguments.framework, "--data", arguments.data, *out, "--resume"]
-        console.print(f"Go on with: {shlex.join(words)}")
-        return 130
-    if outcome.reason == "early stop":
-        patience = trainer.configuration.training.early_stop.patience
-        console.print(f"Stopped after epoch {done}: no improvement for {patience} epochs")
-    evaluation = trainer.finish()
-    if evaluation is None:
-        raise UserError("no epoch was finished, so there is no model to export")
-    scores = evaluation.scores
-    of_positives = "-" if scores.dice_positive is None else f"{scores.dice_positive:.4f}"
-    console.print(
-        f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
-        f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
-    )
-    tune()
-    names = [BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
-    written = ", ".join(name for name in names if (trainer.folder / name).exists())
-    console.print(f"Written: {trainer.folder}/ ({written}) and logs")
-    return 0
 
 
 __all__: Sequence[str] = ["run"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +10,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HELP = "check a data file in full, and draw masks on radiographs for the eye"
-
-_LONGEST_NAME = 120
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +62,7 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from core.errors import UserError
-    from core.files import explained, write_bytes
+    from core.files import explained, file_name, write_bytes
     from core.pictures import draw_overlay
     from data.store import Store
     from data.verification import choose
@@ -88,11 +83,3 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
             picture = draw_overlay(image[0, ..., 0], mask[0, ..., 0])
             write_bytes(arguments.overlays / f"{file_name(store.ids[index])}.png", picture)
     console.print(f"{len(chosen)} images drawn in {arguments.overlays}", soft_wrap=True)
-
-
-def file_name(image_id: str) -> str:
-    """A name for a file on any system; an id that has to be changed for it keeps part of its hash."""
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).strip(".-")[:_LONGEST_NAME]
-    if safe == image_id and not _RESERVED.fullmatch(safe):
-        return safe
-    return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"

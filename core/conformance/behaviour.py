@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from core.conformance.cases import Case, Nonconformity, make_case
 from core.conformance.suite import Calls, Check
 from core.contract import Array, Implementation, Model, State
 from core.errors import UserError
-from core.rules import StepScalars
+from core.rules import OptimizerRule, StepScalars
 
 BLOCKS: list[dict[str, Any]] = [
     {"name": "down", "kind": "conv", "filters": 6},
@@ -28,8 +29,10 @@ def behaviour_checks() -> list[Check]:
         ("state", "comes back bit for bit", _round_trip),
         ("state", "a copy once taken does not move", _state_is_a_copy),
         ("state", "gradients, evaluate and predict change nothing", _pure),
+        ("state", "an update of size 0 moves running statistics and no weight", _size_0),
         ("state", "what does not fit is refused by name", _refusals),
         ("state", "arrays given are left as they are, and views are read right", _inputs),
+        ("optimiser", "an unknown one is refused by name", _unknown_optimizer),
         ("determinism", "training twice gives the same bits", _twice),
         ("determinism", "interrupted and restored gives the same bits", _restored),
         ("dropout, masks drawn", "keyed by seed and step", _keyed_dropout),
@@ -99,6 +102,24 @@ def _pure(backend: Calls) -> None:
     _require_equal(after, before, "state after gradients, evaluate and predict")
 
 
+def _after_size_0(implementation: Implementation, case: Case) -> State:
+    model = _compiled(implementation, case)
+    model.train_step(*case.batches[0], StepScalars(1, size=0.0))
+    return model.state()
+
+
+def _size_0(backend: Calls) -> None:
+    """What `core.averaging` takes statistics with."""
+    case = make_case(BLOCKS, 8, 12)
+    after = backend.call(_after_size_0, case)
+    for parameter in case.plan.parameters:
+        if not np.array_equal(after[parameter.name], case.state[parameter.name]):
+            raise Nonconformity(f"an update of size 0 changed {parameter.name}")
+    for statistic in case.plan.statistics:
+        if np.array_equal(after[statistic.name], case.state[statistic.name]):
+            raise Nonconformity(f"an update of size 0 left {statistic.name} as it was")
+
+
 def _refusal(implementation: Implementation, case: Case, state: State) -> str | None:
     """The message of the refusal; None where the state was taken."""
     try:
@@ -117,6 +138,21 @@ def _refusals(backend: Calls) -> None:
         message = backend.call(_refusal, case, state)
         if message is None or name not in message:
             raise Nonconformity(f"a state wrong in {name} gave {message!r}, expected a UserError naming it")
+
+
+@dataclass(frozen=True)
+class Undreamt:
+    """The rule of an optimiser that no backend has."""
+
+    slots: tuple[str, ...] = ("m", "v")
+
+
+def _unknown_optimizer(backend: Calls) -> None:
+    case = make_case(BLOCKS, 8, 12)
+    strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, Undreamt())))
+    message = backend.call(_refusal, strange, case.state)
+    if message is None or "Undreamt" not in message:
+        raise Nonconformity(f"an unknown optimiser gave {message!r}, expected a UserError with its name")
 
 
 def _read(implementation: Implementation, case: Case) -> tuple[bool, list[Array]]:
@@ -170,9 +206,11 @@ def _twice(backend: Calls) -> None:
 
 
 def _restored(backend: Calls) -> None:
-    case = make_case(BLOCKS, 24, 32, batches=(4, 3, 4), dropout=0.3)
-    parts = backend.call(_trained_in_parts, case)
-    _require_equal(parts, backend.call(_trained, case), "trained in parts")
+    for name in ("adam", "sgd"):
+        training = {"optimizer": {"name": name, "weight_decay": 0.1}}
+        case = make_case(BLOCKS, 24, 32, batches=(4, 3, 4), dropout=0.3, training=training)
+        parts = backend.call(_trained_in_parts, case)
+        _require_equal(parts, backend.call(_trained, case), f"trained in parts by {name}")
 
 
 def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> list[Array]:

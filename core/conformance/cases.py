@@ -21,7 +21,7 @@ from core.dropout import draw_keep_masks
 from core.lowering import lower_blocks
 from core.plan import Plan
 from core.registry import load_backend
-from core.rules import Rules, StepScalars, adam_step
+from core.rules import Rules, StepScalars, step_scalars
 from core.state import initial_state
 
 TOLERANCE: Mapping[Precision, float] = {"float64": 1e-10, "float32": 1e-4}
@@ -47,7 +47,7 @@ class Case:
 
     def scalars(self, step: int) -> StepScalars:
         """Those of update number `step`, from 1."""
-        return adam_step(self.rules.optimizer, step, self.learning_rate / step, self.weight_decay)
+        return step_scalars(self.rules.optimizer, step, self.learning_rate / step, self.weight_decay)
 
     def keep(self, step: int, count: int) -> dict[str, NDArray[np.uint8]]:
         """The dropout masks of a step."""
@@ -94,7 +94,7 @@ def _lively(state: Mapping[str, Array], rng: np.random.Generator) -> State:
     lively = {}
     for name, array in state.items():
         noise = rng.standard_normal(array.shape).astype(np.float32)
-        positive = name.endswith("moving_variance") or name.startswith("optimizer/v")
+        positive = name.endswith("moving_variance") or name.startswith("optimizer/v/")
         lively[name] = array + 0.1 * (np.abs(noise) if positive else noise)
         if name.startswith("optimizer/"):
             lively[name] *= np.float32(0.01)

@@ -12,7 +12,7 @@ from core.lowering import same_crops, same_pads
 
 def random_case(seed: int) -> Case:
     """A network of two to seven blocks with skips wherever one is possible, batch norm and dropout
-    switched at random, a loss of random weights, and three batches of different lengths.
+    switched at random, a loss of random weights, an optimiser by lot, and three batches of different lengths.
     """  # noqa: D205
     rng = np.random.default_rng([seed, 2026])
     size = height, width = int(rng.integers(5, 25)), int(rng.integers(5, 25))
@@ -41,10 +41,15 @@ def random_case(seed: int) -> Case:
     last: dict[str, Any] = {"name": "mask", "kind": "output", "kernel": int(rng.integers(1, 6))}
     last |= {"skip": str(rng.choice(fitting))} if rng.random() < 0.5 else {}
     blocks.append(last | {"stride": int(rng.integers(1, 3))})
-    loss = {name: float(rng.choice([0.0, 0.5, 2.0])) for name in ("bce", "dice", "focal")}
+    loss = {
+        name: float(rng.choice([0.0, 0.5, 2.0])) for name in ("bce", "dice", "focal", "tversky", "lovasz")
+    }
+    optimizer: dict[str, Any] = {"name": str(rng.choice(["adam", "adamw", "sgd"]))}
+    if optimizer["name"] == "sgd":
+        optimizer |= {"momentum": float(rng.choice([0.0, 0.9])), "nesterov": bool(rng.random() < 0.5)}
     training: dict[str, Any] = {
         "loss": loss if any(loss.values()) else {},
-        "optimizer": {"weight_decay": float(rng.choice([0.0, 0.1]))},
+        "optimizer": optimizer | {"weight_decay": float(rng.choice([0.0, 0.1]))},
         "clip_norm": float(rng.choice([0.1, 10.0])) if rng.random() < 0.5 else None,
     }
     return make_case(

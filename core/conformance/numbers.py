@@ -112,28 +112,66 @@ def _many_pixels() -> Check:
 
 
 def _losses() -> list[Check]:
+    constants = {"tversky_alpha": 0.9, "tversky_beta": 0.2}
     losses: list[tuple[str, dict[str, float]]] = [
         ("bce", {"bce": 1, "dice": 0}),
         ("dice", {"bce": 0, "dice": 1}),
         ("focal", {"bce": 0, "dice": 0, "focal": 1}),
         ("focal, gamma 0.5", {"bce": 0, "dice": 0, "focal": 1, "focal_gamma": 0.5}),
-        ("a weighted sum", {"bce": 0.3, "dice": 1.7, "focal": 2.5}),
+        ("tversky", {"bce": 0, "dice": 0, "tversky": 1}),
+        ("tversky, its own constants", {"bce": 0, "dice": 0, "tversky": 1, **constants}),
+        ("lovasz", {"bce": 0, "dice": 0, "lovasz": 1}),
+        ("a weighted sum", {"bce": 0.3, "dice": 1.7, "focal": 2.5, "tversky": 0.6, "lovasz": 1.2}),
     ]
-    return [
+    checks = [
         _agreement("losses", name, make_case(DOWN_UP, 8, 10, training={"loss": loss}), precision)
         for precision in PRECISIONS
         for name, loss in losses
     ]
+    return [*checks, *(check for precision in PRECISIONS for check in _orders(precision))]
+
+
+def _orders(precision: Precision) -> list[Check]:
+    """Lovasz where pixels are equally wrong, with truth and without, so that their order decides.
+
+    A single weight of 1 and a bias of -1/2 turn grey values of 0, 1/8, ..., 1 into logits of which many
+    are equal, and each error of a pixel with truth is that of some without. Two images have no truth at
+    all, one has nothing else.
+    """
+    mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
+    loss = {"bce": 0, "dice": 0, "lovasz": 1}
+    case = make_case([mask], 29, 37, batches=(6,), training={"loss": loss})
+    images, masks = case.batches[0]
+    images[...] = np.round(8 * images) / 8
+    masks[1:3], masks[3] = 0, 1
+    case.state["mask/kernel"][...], case.state["mask/bias"][...] = 1.0, -0.5
+    bordered = make_case(DOWN_UP, 30, 38, batches=(4, 3), training={"loss": loss})
+    for images, masks in bordered.batches:
+        images[:, :13], images[:, :, -9:] = 0.0, 1.0
+        masks[0] = 0
+    return [
+        _agreement("losses", "lovasz, equal errors with and without truth", case, precision),
+        _agreement("losses", "lovasz, black and white borders", bordered, precision),
+    ]
 
 
 def _optimizer() -> list[Check]:
+    sgd: dict[str, Any] = {"name": "sgd", "learning_rate": 0.2}
+    hard = {"bce": 0, "dice": 0, "tversky": 1, "lovasz": 1}
     settings: list[tuple[str, str, dict[str, Any]]] = [
         ("Adam", "a step size of its own for each step", {}),
         ("Adam", "a large epsilon", {"optimizer": {"epsilon": 0.1}}),
         ("Adam", "short memories", {"optimizer": {"beta1": 0.5, "beta2": 0.6}}),
+        ("SGD", "momentum 0.9", {"optimizer": sgd}),
+        ("SGD", "without momentum", {"optimizer": sgd | {"momentum": 0.0}}),
+        ("SGD", "Nesterov's momentum of 0.6", {"optimizer": sgd | {"momentum": 0.6, "nesterov": True}}),
         ("weight decay", "kernels alone", {"optimizer": {"weight_decay": 0.5}}),
+        ("weight decay", "AdamW's own", {"optimizer": {"name": "adamw"}}),
+        ("weight decay", "of SGD", {"optimizer": sgd | {"weight_decay": 0.5}}),
         ("gradient clipping", "a norm that is reached", {"clip_norm": 1e-3}),
         ("gradient clipping", "a norm that is not", {"clip_norm": 1e3}),
+        ("gradient clipping", "before SGD", {"clip_norm": 0.05, "optimizer": sgd}),
+        ("gradient clipping", "of Tversky and Lovasz", {"clip_norm": 0.05, "optimizer": sgd, "loss": hard}),
     ]
     return [
         _agreement(subject, name, make_case(DOWN_UP, 8, 10, batches=(3,) * 4, training=training), precision)
@@ -158,13 +196,18 @@ def _random_networks() -> list[Check]:
 def _networks() -> list[Check]:
     """The toolkit's own networks with everything on, over ten steps."""
     checks = []
-    for name in ("fcn", "fcn_skip", "unet"):
+    optimizers = (
+        "{name: adam, weight_decay: 0.01}",
+        "{name: adamw}",
+        "{name: sgd, nesterov: true, weight_decay: 0.01}",
+    )
+    for name, optimizer in zip(("fcn", "fcn_skip", "unet"), optimizers, strict=True):
         overrides = [
             "network.batch_norm=true",
             "network.dropout=0.25",
-            "training.loss.focal=0.5",
+            "training.loss={bce: 1, dice: 1, focal: 0.5, tversky: 0.7, lovasz: 0.3}",
             "training.clip_norm=0.8",
-            "training.optimizer.weight_decay=0.01",
+            f"training.optimizer={optimizer}",
         ]
         path = Path(name)
         for index, block in enumerate(load_configuration(path).network.blocks):
@@ -193,7 +236,7 @@ def _extremes() -> list[Check]:
     checks = []
     for precision in PRECISIONS:
         checks += [_logits_of(logit, precision) for logit in (0.0, 1e4, -1e4, 40.0, -40.0)]
-        checks.append(_half(precision))
+        checks += [_half(precision), _not_a_number(precision)]
     return checks
 
 
@@ -203,7 +246,8 @@ def _logits_of(logit: float, precision: Precision) -> Check:
         {"name": "first", "kind": "conv", "filters": 2, "stride": 1},
         {"name": "mask", "kind": "output", "stride": 1},
     ]
-    case = make_case(blocks, 5, 6, batch_norm=False, training={"loss": {"bce": 1, "dice": 1, "focal": 1}})
+    loss = {"bce": 1, "dice": 1, "focal": 1, "tversky": 1, "lovasz": 1}
+    case = make_case(blocks, 5, 6, batch_norm=False, training={"loss": loss})
     for name, array in case.state.items():
         array[...] = logit if name == "mask/bias" else 0.0
 
@@ -238,6 +282,19 @@ def _half(precision: Precision) -> Check:
         )
 
     return Check("losses at extreme logits", "the slope at 0 is 1/2 - truth", precision, run)
+
+
+def _not_a_number(precision: Precision) -> Check:
+    """A run that has diverged is told by its loss: a NaN among the logits must not be lost in a sort."""
+    blocks = [{"name": "mask", "kind": "output", "kernel": 1, "stride": 1}]
+    case = make_case(blocks, 25, 31, training={"loss": {"bce": 0, "dice": 0, "lovasz": 1}})
+    case.batches[0][0][:, 3:17] = np.nan
+
+    def run(backend: Calls) -> None:
+        loss = backend.call(run_case, case, precision).training_loss
+        _require(not np.isfinite(loss), f"logits that are not numbers gave a loss of {loss}")
+
+    return Check("losses at extreme logits", "NaN makes the loss NaN", precision, run)
 
 
 def _require(holds: bool, otherwise: str) -> None:

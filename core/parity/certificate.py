@@ -19,7 +19,8 @@ from core.isolation import Isolated
 from core.parity.measures import FACTOR, FIXED_BUDGET, FLOOR, KINDS, Ruler, Snapshot, Violation, largest
 from core.parity.trajectory import Step, advance, begin, nudged
 from core.plan import Plan
-from core.rules import adam_step
+from core.rules import step_scalars
+from core.schedules import learning_rate
 from core.state import initial_state
 from core.training import Batch, Batches
 
@@ -111,7 +112,7 @@ def certify(
         raise UserError(f"parity compares two backends or more; received: {', '.join(names)}")
     with ExitStack() as stack:
         processes = {name: stack.enter_context(Isolated(name)) for name in names}
-        work = _Work(processes, plan, configuration, data, drift_runs, relay)
+        work = _Work(processes, plan, configuration, batches.batches, data, drift_runs, relay)
         for step, batch in enumerate(_endless(batches), start=1):
             work.advance(step, batch)
             if relay and step == steps // 2:
@@ -135,11 +136,13 @@ class _Work:
         processes: Mapping[str, Isolated],
         plan: Plan,
         configuration: Configuration,
+        batches: int,
         data: DataFacts,
         drift_runs: int,
         relay: bool,
     ) -> None:
         self._processes, self._plan, self._configuration, self._data = processes, plan, configuration, data
+        self._batches = batches
         self._settings = configuration.training
         self._rules = self._settings.rules()
         self._ruler = Ruler(plan, self._rules.optimizer.slots)
@@ -175,9 +178,8 @@ class _Work:
     def advance(self, step: int, batch: Batch) -> None:
         """One step of every run, and what it showed."""
         settings = self._settings
-        scalars = adam_step(
-            self._rules.optimizer, step, settings.optimizer.learning_rate, settings.optimizer.weight_decay
-        )
+        rate = learning_rate(settings, step, self._batches)  # nothing is scored, so there is no plateau
+        scalars = step_scalars(self._rules.optimizer, step, rate, settings.optimizer.weight_decay)
         keep = draw_keep_masks(self._plan, settings.seed, step, len(batch.images))
         images = np.asarray(batch.images, settings.precision)
         started = [

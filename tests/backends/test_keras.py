@@ -20,7 +20,7 @@ from core.contract import Implementation
 from core.isolation import Isolated
 from core.lowering import lower, same_crops, same_pads
 from core.plan import Conv2D, ConvTranspose2D, Tensor
-from core.rules import adam_step
+from core.rules import step_scalars
 from core.state import initial_state
 
 pytestmark = pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")
@@ -129,7 +129,7 @@ def ours(
     model = implementation.compile(plan, rules, "cpu", "float64")
     model.load_state(state)
     losses = [
-        float(model.train_step(x, z.astype(np.uint8), adam_step(rules.optimizer, step, 1e-2)))
+        float(model.train_step(x, z.astype(np.uint8), step_scalars(rules.optimizer, step, 1e-2)))
         for step, (x, z) in enumerate(batches, start=1)
     ]
     return losses, model.state(), model.predict(images)

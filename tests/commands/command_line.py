@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from core.commands import main
+from data import rle
 from data.store import Rows, write
 from preprocess import COMMANDS as PREPROCESS_COMMANDS
 from run import COMMANDS as RUN_COMMANDS
@@ -172,6 +173,7 @@ def write_data(path: Path, images: int, size: int, seed: int) -> None:
         ids=[f"image-{number}" for number in range(images)],
         sizes=np.full((images, 2), size, np.int32),
         positive=masks.any(axis=(1, 2)),
+        runs=[rle.runs(rle.encode(mask)) for mask in masks],
     )
     blocks = iter([(pixels, masks)])
     write(path, rows, (size, size), blocks, per_dataset=10, storage="float32", attributes={})

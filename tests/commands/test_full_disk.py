@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_later_costs_the_epochs_since(folder: Path) -> None
     assert_one_error(done, "cannot write", ".safetensors", "File too large")
     assert (folder / MODEL / LAST).read_bytes() == first
     assert {path.name for path in (folder / MODEL).iterdir()} == {
-        *(LAST, BEST, "history.json", "export", "predictions.png")
+        *(LAST, BEST, "history.json", "export", "predictions.png", "thresholds.json")
     }
     train("--resume", "--epochs", "3", cwd=folder, how=run_here)
     assert_same_run(folder / "whole" / MODEL, folder / MODEL)

@@ -10,7 +10,7 @@ import pytest
 from command_line import content, prepare, refused, run_here, succeed
 from PIL import Image
 
-from core.commands.verify import file_name
+from core.files import file_name
 from core.pictures import outline
 from data.store import Store
 

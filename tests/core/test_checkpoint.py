@@ -150,7 +150,12 @@ def test_metadata_that_lie_are_named(
 
 @pytest.mark.parametrize(
     "override",
-    ["training.epochs=7", "training.optimizer.learning_rate=0.5", "training.early_stop.patience=2"],
+    [
+        "training.epochs=7",
+        "training.optimizer.learning_rate=0.5",
+        "training.early_stop.patience=2",
+        "training.average_best=3",
+    ],
 )
 def test_what_a_continuation_may_change(override: str) -> None:
     changed = parse_configuration(CHECKPOINT.configuration.model_dump(mode="json"), [override])
@@ -163,6 +168,9 @@ def test_what_a_continuation_may_change(override: str) -> None:
     [
         ("training.batch_size=3", "training.batch_size was 16 in the checkpoint and is now 3"),
         ("training.seed=1", "training.seed was 0 "),
+        ("training.optimizer.name=adamw", "training.optimizer.name was 'adam' in the checkpoint and is now"),
+        ("training.optimizer={name: sgd}", "training.optimizer was {"),
+        ("training.loss.lovasz=1", "training.loss.lovasz was 0.0 "),
         ("training.optimizer.beta1=0.8", "training.optimizer.beta1 was 0.9 "),
         (
             "training.precision=float64",
@@ -170,6 +178,13 @@ def test_what_a_continuation_may_change(override: str) -> None:
         ),
         ("network.dropout=0.25", "network.dropout was "),
         ("network.blocks[1].kernel=5", "network.blocks[1].kernel was 3 in the checkpoint and is now 5"),
+        ("training.schedule={name: cosine}", "training.schedule was {"),
+        ("training.sampling={positives: 0.5}", "training.sampling was None "),
+        (
+            "training.augmentation.rotate=5",
+            "training.augmentation.rotate was 0.0 in the checkpoint and is now 5.0",
+        ),
+        ("training.folds=3", "training.folds was None in the checkpoint and is now 3"),
         ("training.clip_norm=1.0", "training.clip_norm was None in the checkpoint and is now 1.0"),
     ],
 )
@@ -178,6 +193,14 @@ def test_what_a_continuation_may_not_change_is_named(override: str, message: str
     with pytest.raises(UserError) as caught:
         check_continuation(CHECKPOINT, changed, CHECKPOINT.data)
     assert message in str(caught.value)
+
+
+def test_a_checkpoint_from_before_the_recipe_is_continued() -> None:
+    content = CHECKPOINT.configuration.model_dump(mode="json")
+    for key in ("schedule", "sampling", "augmentation", "average_best", "folds", "fold"):
+        del content["training"][key]
+    old = replace(CHECKPOINT, configuration=parse_configuration(content))
+    check_continuation(old, CHECKPOINT.configuration, CHECKPOINT.data)
 
 
 def test_other_data_are_refused() -> None:

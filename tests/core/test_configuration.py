@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from core.configuration import Configuration, key_path, load_configuration, parse_configuration
+from core.configuration import Configuration, Training, key_path, load_configuration, parse_configuration
 from core.errors import UserError
+from core.rules import AdamRule, SgdRule
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
@@ -85,10 +87,25 @@ def test_any_key_can_be_set() -> None:
         ("network.blocks.first.filters=3", "network.blocks has no keys"),
         ("training.epochs.more=3", "training.epochs has no keys"),
         ("training.optimizer.beta1=0.3", "training.optimizer.beta1: "),
-        ("training.optimizer.name=sgd", "training.optimizer.name: "),
+        (
+            "training.optimizer.name=sgdd",
+            "training.optimizer.name: received 'sgdd'; expected one of 'adam', 'adamw', 'sgd'",
+        ),
+        ("training.optimizer={name: sgd, beta1: 0.9}", "training.optimizer.beta1: not a key of 'sgd'"),
+        ("training.optimizer={name: sgd, momentum: 1}", "training.optimizer.momentum: "),
+        ("training.optimizer={momentum: 0.9}", "training.optimizer.momentum: not a key of 'adam'"),
+        ("training.optimizer.bata1=0.9", "training.optimizer.bata1: unknown key; did you mean 'beta1'?"),
+        ("training.optimizer=fast", "training.optimizer: "),
+        ("network.blocks.0.kind=pool", "network.blocks[0].kind: received 'pool'; expected one of 'conv', "),
+        ("network.blocks.1.filters=3", "network.blocks[1].filters: not a key of 'output'"),
+        ("network.blocks.1={name: mask}", "network.blocks[1].kind: missing"),
         ("training.optimizer.learning_rate=.nan", "training.optimizer.learning_rate: "),
         ("training.optimizer.learning_rate=.inf", "training.optimizer.learning_rate: "),
-        ("training.loss={bce: 0, dice: 0}", "training.loss: bce, dice and focal are all 0"),
+        ("training.loss={bce: 0, dice: 0}", "training.loss: bce, dice, focal, tversky and lovasz are all 0"),
+        (
+            "training.loss={tversky: 1, tversky_alpha: 0, tversky_beta: 0}",
+            "training.loss: with tversky_alpha and tversky_beta both 0",
+        ),
         ("training.threshold=1", "training.threshold: "),
         ("training=fast", "training: "),
         ("network.blocks=null", "network.blocks: "),
@@ -142,10 +159,38 @@ def test_rules_hold_float32_numbers() -> None:
     rules = parse_configuration(
         minimal(), ["training.optimizer.beta2=0.999", "training.clip_norm=0.1"]
     ).training.rules()
+    assert isinstance(rules.optimizer, AdamRule)
     for number in (rules.optimizer.beta1, rules.optimizer.beta2, rules.optimizer.epsilon, rules.clip_norm):
         assert number is not None
         assert float(np.float32(number)) == number
     assert rules.optimizer.beta2 != 0.999
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rule", "defaults"),
+    [
+        ("{}", AdamRule, {"name": "adam", "learning_rate": 1e-3, "weight_decay": 0.0}),
+        ("{name: adamw}", AdamRule, {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01}),
+        ("{name: sgd}", SgdRule, {"name": "sgd", "learning_rate": 1e-2, "weight_decay": 0.0}),
+    ],
+)
+def test_each_optimizer_has_its_rule_and_its_defaults(
+    optimizer: str, rule: type, defaults: dict[str, Any]
+) -> None:
+    training = parse_configuration(minimal(), [f"training.optimizer={optimizer}"]).training
+    assert isinstance(training.rules().optimizer, rule)
+    assert training.optimizer.model_dump().items() >= defaults.items()
+    again = training.model_dump(mode="json")
+    assert Training.model_validate(again) == training
+
+
+def test_the_constants_of_each_part_reach_the_rules() -> None:
+    wanted = {"bce": 0, "tversky": 0.5, "tversky_alpha": 0.1, "tversky_beta": 3.0, "lovasz": 0.25}
+    loss = parse_configuration(minimal() | {"training": {"loss": wanted}}).training.rules().loss
+    assert dataclasses.asdict(loss) == {
+        name: float(np.float32(value))
+        for name, value in ({"dice": 1, "focal": 0, "focal_gamma": 2} | wanted).items()
+    }
 
 
 def test_key_paths_read_as_they_are_written() -> None:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from core.pictures import Sample, draw_grey, draw_outlines, draw_overlay, draw_sample, draw_sheet, outline
+from core.pictures import (
+    Finding,
+    Sample,
+    draw_finding,
+    draw_grey,
+    draw_outlines,
+    draw_overlay,
+    draw_sample,
+    draw_sheet,
+    outline,
+)
 
 
 def test_an_outline_is_the_mask_without_its_inside() -> None:
@@ -79,3 +90,62 @@ def test_outlines_laid_over_the_radiograph_give_the_overlay() -> None:
     assert (below.mode, below.size, above.size) == ("L", (21, 17), (21, 17))
     laid = Image.alpha_composite(below.convert("RGBA"), above.convert("RGBA")).convert("RGB")
     np.testing.assert_array_equal(np.asarray(laid), draw_sample(one, 0.5)[:, 25:46])
+
+
+def finding(height: int, width: int, truth: bool = True) -> Finding:
+    one = sample(height, width)
+    return Finding(
+        image=one.image,
+        probability=one.probability,
+        mask=(one.probability >= 0.5).astype(np.uint8),
+        truth=one.truth if truth else None,
+        title="which\nimage",
+        verdict="what is said",
+    )
+
+
+def opened(one: Finding) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(draw_finding(one))))
+
+
+def test_a_finding_shows_image_outlines_and_heat_below_a_caption() -> None:
+    picture = opened(finding(16, 20))
+    assert picture.shape[1] == 16 * (3 * 20 + 2 * 4)
+    assert (picture[0] == 255).all()
+    panels = picture[-256::16, ::16]
+    np.testing.assert_array_equal(panels[:, :44], draw_sample(sample(16, 20), 0.5)[:, :44])
+    plain, heat = panels[:, :20].astype(int), panels[:, 48:].astype(int)
+    certain = sample(16, 20).probability > 0
+    np.testing.assert_array_equal(heat[~certain], plain[~certain])
+    # Probability 0.7 is orange: more red than green, more green than blue.
+    assert (heat[certain][:, 0] > heat[certain][:, 1] + 20).all()
+    assert (heat[certain][:, 1] > heat[certain][:, 2] + 20).all()
+
+
+def test_a_finding_without_truth_has_no_green() -> None:
+    middle = opened(finding(16, 20, truth=False))[-256::16, ::16][:, 24:44]
+    predicted = outline(sample(16, 20).probability >= 0.5)
+    np.testing.assert_array_equal((middle == (255, 0, 0)).all(axis=-1), predicted)
+    assert not ((middle[..., 1] == 255) & (middle[..., 0] == 0)).any()
+
+
+def test_a_large_finding_is_shrunk_and_no_pixel_of_its_mask_gets_lost() -> None:
+    height, width = 1500, 2560
+    mask = np.zeros((height, width), np.uint8)
+    mask[700, 1300] = 1
+    image = np.full((height, width), 0.25)
+    picture = opened(Finding(image, np.zeros((height, width)), mask, None, "large", "one pixel"))
+    assert picture.shape[1] == 3 * 1024 + 2 * 4
+    middle = picture[-600:, 1028:2052]
+    assert [tuple(place) for place in np.argwhere((middle == (255, 0, 0)).all(axis=-1))] == [(280, 520)]
+    assert (picture[-600:, :1024] == 64).all()
+
+
+def test_outlines_of_large_pictures_are_thicker_and_stay_inside() -> None:
+    mask = np.zeros((900, 1000), np.uint8)
+    mask[100:400, 200:600] = 1
+    picture = opened(Finding(np.zeros((900, 1000)), np.zeros((900, 1000)), mask, None, "", ""))
+    red = (picture[-900:, 1004:2004] == (255, 0, 0)).all(axis=-1)
+    inner = np.zeros_like(red)
+    inner[102:398, 202:598] = True
+    np.testing.assert_array_equal(red, (mask > 0) & ~inner)

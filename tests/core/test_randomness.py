@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.randomness import keep_mask, permutation, uniform, words
+from core.randomness import keep_mask, normal, permutation, uniform, words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,3 +104,26 @@ def test_numbers_are_the_same_in_another_process() -> None:
     code = "from core.randomness import words; print(*words(5, 'here', 1, count=3))"
     there = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert there.stdout.split() == [str(word) for word in words(5, "here", 1, count=3)]
+
+
+def test_normal_numbers_are_the_quantiles_of_uniform_ones() -> None:
+    drawn = normal(3, "noise", shape=(40, 50))
+    assert (drawn.dtype, drawn.shape) == (np.float32, (40, 50))
+    bits = words(3, "noise", count=500).view("<u2").reshape(40, 50)
+    for bit, number in zip(bits[::8, 7].tolist(), drawn[::8, 7].tolist(), strict=True):
+        below = (1 + math.erf(number / math.sqrt(2))) / 2
+        assert below == pytest.approx((bit + 0.5) / 65536, abs=1e-7)
+    everything = np.sort(normal(4, "noise", shape=(200_000,)).astype(np.float64))
+    assert abs(everything.mean()) < 4 / math.sqrt(200_000)
+    assert everything.std() == pytest.approx(1, abs=0.01)
+    assert (everything**4).mean() == pytest.approx(3, abs=0.1)
+    assert abs(everything).max() < 4.5
+
+
+def test_normal_numbers_are_the_same_on_every_machine() -> None:
+    # All 65536 of them, so that another mathematical library that rounds one otherwise is seen.
+    table = np.unique(normal(0, shape=(3_000_000,)))
+    assert len(table) == 65536
+    assert hashlib.sha256(table.astype("<f4").tobytes()).hexdigest() == (
+        "1cfbba1e07e34386a57626f82aeb43e6ed54ba70a3ea6b7d964dc66a841074a8"
+    )

@@ -44,9 +44,9 @@ def parse(*blocks: dict[str, Any], **network: Any) -> Network:
         ([conv("a/b"), MASK], "network.blocks[0].name: "),
         ([{"name": "a", "kind": "conv"}, MASK], "network.blocks[0].filters: missing"),
         ([{"name": "a", "kind": "dense", "filters": 3}, MASK], "network.blocks[0]"),
-        ([{"name": "a", "kind": "pointwise", "kernel": 3}, MASK], "network.blocks[0].kernel: unknown key"),
-        ([{**MASK, "filters": 2}], "network.blocks[0].filters: unknown key"),
-        ([{**MASK, "batch_norm": True}], "network.blocks[0].batch_norm: unknown key"),
+        ([{"name": "a", "kind": "pointwise", "kernel": 3}, MASK], "kernel: not a key of 'pointwise'"),
+        ([{**MASK, "filters": 2}], "network.blocks[0].filters: not a key of 'output'"),
+        ([{**MASK, "batch_norm": True}], "network.blocks[0].batch_norm: not a key of 'output'"),
     ],
 )
 def test_what_is_not_well_formed_is_refused_by_its_key(blocks: list[Any], message: str) -> None:

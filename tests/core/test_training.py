@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from backends.reference.model import ReferenceModel
-from core.checkpoint import DataFacts, EpochRecord, Progress, load_checkpoint
+from core.checkpoint import BEST, LAST, DataFacts, EpochRecord, Progress, load_checkpoint
 from core.configuration import Configuration, parse_configuration
 from core.contract import Array, KeepMasks
 from core.dropout import draw_keep_masks
@@ -22,9 +22,9 @@ from core.errors import UserError
 from core.lowering import lower
 from core.metrics import dice_per_image
 from core.pictures import Sample
-from core.rules import StepScalars, adam_step
+from core.rules import StepScalars, step_scalars
 from core.state import initial_state
-from core.training import BEST, LAST, Observer, Trainer, evaluate
+from core.training import Observer, Trainer, validate
 
 HEIGHT, WIDTH, IMAGES, HELD_OUT = 12, 8, 11, 5
 
@@ -126,8 +126,11 @@ def prepared(
         configuration=configuration,
         data=DataFacts(IMAGES + HELD_OUT, 9, HEIGHT, WIDTH),
         training=Shuffled(IMAGES, configuration.training.batch_size, seed=1),
-        validation=Shuffled(HELD_OUT, 2, seed=2, shuffle=False) if validation else None,
+        validation=Shuffled(
+            HELD_OUT if validation else IMAGES, 2, seed=2 if validation else 1, shuffle=False
+        ),
         folder=folder,
+        held_out=validation,
         observers=(watcher,),
         interrupted=watcher.interrupted,
         progress=progress,
@@ -151,7 +154,7 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
         for batch in data.epoch(epoch):
             step += 1
             keep = draw_keep_masks(plan, 0, step, len(batch.images))
-            scalars = adam_step(rules.optimizer, step, 0.02)
+            scalars = step_scalars(rules.optimizer, step, 0.02)
             losses += [model.train_step(batch.images, batch.masks, scalars, keep)] * len(batch.images)
         record = outcome.progress.history[epoch - 1]
         assert (record.epoch, record.step) == (epoch, 3 * epoch)
@@ -169,10 +172,56 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_file(tmp_path / LAST)[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("masks", ["host", "device"])
-def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, masks: str) -> None:
-    configuration = configured(f"training.dropout_masks={masks}")
+class Noting(ReferenceModel):
+    """The reference, which writes down the step sizes that it is given."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.scalars: list[StepScalars] = []
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        self.scalars.append(scalars)
+        return super().train_step(images, masks, scalars, keep)
+
+
+def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
+    configuration = configured("training.schedule={name: cosine, warmup_epochs: 1}")
+    plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
+    model = Noting(plan, rules, "float32")
+    outcome = prepared(tmp_path, configuration, model=model).run()
+    falling = [0.01 * (1 + math.cos(math.pi * done / 6)) for done in range(6)]
+    rates = [0.02 / 3, 0.04 / 3, 0.02, *falling]
+    assert model.scalars == [step_scalars(rules.optimizer, n, rate) for n, rate in enumerate(rates, 1)]
+    recorded = [record.learning_rate for record in outcome.progress.history]
+    assert recorded == pytest.approx([0.02, falling[2], falling[5]])
+
+
+def test_a_plateau_lowers_the_rate_of_the_next_epoch(tmp_path: Path) -> None:
+    configuration = configured("training.epochs=6", "training.schedule={name: plateau, patience: 1}")
+    model = scripted(configuration, validation=(5, 6, 4, 4, 3, 2))
+    outcome = prepared(tmp_path, configuration, model=model).run()
+    recorded = [record.learning_rate for record in outcome.progress.history]
+    assert recorded == [0.02, 0.02, 0.01, 0.01, 0.005, 0.005]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.dropout_masks=host",
+        "training.dropout_masks=device",
+        "training.schedule={name: cosine, warmup_epochs: 0.5}",
+        "training.schedule={name: plateau, factor: 0.1, patience: 1}",
+    ],
+)
+def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, override: str) -> None:
+    # No epoch is better by a half than the first: a plateau.
+    stop = ["training.early_stop={min_delta: 0.5, enabled: false}"] if "plateau" in override else []
+    configuration = configured(override, *stop)
     whole = prepared(tmp_path / "whole", configuration).run()
+    rates = {record.learning_rate for record in whole.progress.history}
+    assert (len(rates) > 1) == ("schedule" in override)
     # 3 batches of training and 3 of scoring in each of 3 epochs, and one more question at each epoch's end.
     for after in range(22):
         folder = tmp_path / str(after)
@@ -338,7 +387,7 @@ def test_an_evaluation_weighs_every_image_alike(tmp_path: Path) -> None:
     trainer = prepared(tmp_path, configured())
     batches = list(Shuffled(5, 2, seed=2, shuffle=False).epoch(0))
     scored = [trainer.model.evaluate(batch.images, batch.masks) for batch in batches]
-    evaluation = evaluate(trainer.model, Shuffled(5, 2, seed=2, shuffle=False), 0.5)
+    evaluation = validate(trainer.model, Shuffled(5, 2, seed=2, shuffle=False), 0.5)
     losses = [float(loss) for loss, _ in scored]
     assert evaluation.loss == pytest.approx((2 * losses[0] + 2 * losses[1] + losses[2]) / 5)
     masks = np.concatenate([batch.masks for batch in batches])

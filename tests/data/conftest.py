@@ -1,8 +1,7 @@
-"""What the tests of `data` share: DICOM files made to order, and the folder of real ones."""
+"""What the tests of `data` share: DICOM files made to order."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,3 @@ def write_dicom(tmp_path: Path) -> WriteDicom:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real files; without it the test is skipped, and says so."""
-    folder = os.environ.get("PNEUMOSEG_REAL_DATA")
-    if not folder:
-        pytest.skip("PNEUMOSEG_REAL_DATA is not set: the real radiographs are not redistributed")
-    path = Path(folder)
-    assert path.is_dir(), f"PNEUMOSEG_REAL_DATA={folder} is not a folder"
-    return path

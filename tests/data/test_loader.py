@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,14 @@ from numpy.typing import NDArray
 from test_store import COUNT, content, write_store
 
 from core.errors import UserError
+from data import loader as loader_module
+from data.augmentation import Augmentation, augment
 from data.loader import Batch, Loader
+from data.sampling import Sampling, sampled
 from data.store import Store
+
+ALTERED = Augmentation(0.5, 0.2, 0.2, 30, 1, 0.2, 0.2, 0.5, 1, 0.1)
+MIXED = Sampling(0.8, 0.3, 4)
 
 
 @pytest.fixture
@@ -23,6 +30,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
     names = [thread.name for thread in threading.enumerate()]
     assert "read-ahead" not in names, "a reader outlived its generator"
+    assert not [name for name in names if name.startswith("augmentation")], "a helper outlived its reader"
 
 
 def everything(batches: list[Batch]) -> bytes:
@@ -58,10 +66,53 @@ def test_the_same_seed_gives_the_same_bytes(store: Store) -> None:
 
 
 @pytest.mark.parametrize("start", range(5))
-def test_an_epoch_entered_in_the_middle(store: Store, start: int) -> None:
-    loader = Loader(store, np.arange(COUNT), 2, seed=3)
+@pytest.mark.parametrize("sampling", [None, MIXED])
+@pytest.mark.parametrize("augmentation", [None, ALTERED])
+def test_an_epoch_entered_in_the_middle(
+    store: Store, start: int, sampling: Sampling | None, augmentation: Augmentation | None
+) -> None:
+    loader = Loader(store, np.arange(COUNT), 2, 3, sampling, augmentation)
     whole = list(loader.epoch(1))
     assert everything(list(loader.epoch(1, start))) == everything(whole[start:])
+
+
+def test_the_share_of_positives_is_of_the_chosen_images(store: Store) -> None:
+    chosen = np.array([6, 2, 4, 3, 0])  # the third image of the file alone is negative
+    loader = Loader(store, chosen, 2, 3, MIXED)
+    for epoch in (1, 2, 5):
+        expected = chosen[sampled(store.positive[chosen], 2, MIXED, 3, epoch)]
+        np.testing.assert_array_equal(loader.order(epoch), expected)
+        found = [index for batch in loader.epoch(epoch) for index in batch.indices.tolist()]
+        assert found == expected.tolist()
+
+
+def test_every_place_of_an_epoch_is_altered_by_its_own_lot(store: Store) -> None:
+    loader = Loader(store, np.arange(COUNT), 3, 3, Sampling(0.9, 0.9, 1), ALTERED)
+    images, masks = content()
+    place, seen = 0, set()
+    for batch in loader.epoch(2):
+        for row, index in enumerate(batch.indices):
+            image, mask = images[index].copy(), masks[index].copy()
+            augment(image, mask, ALTERED, 3, 2, place)
+            np.testing.assert_array_equal(batch.images[row, ..., 0], image)
+            np.testing.assert_array_equal(batch.masks[row, ..., 0], mask)
+            seen.add(image.tobytes())
+            place += 1
+    assert len(seen) == place == COUNT, "an image that comes twice is not the same twice"
+
+
+def test_the_number_of_threads_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for cores in (1, 2, 7):
+        monkeypatch.setattr(loader_module, "available_cores", lambda cores=cores: cores)
+        loader = Loader(store, np.arange(COUNT), 5, 3, augmentation=ALTERED)
+        found.add(everything(list(loader.epoch(1))))
+    assert len(found) == 1
+
+
+def test_settings_that_alter_nothing_are_as_none(store: Store) -> None:
+    plain, zero = (Loader(store, np.arange(COUNT), 3, 3, None, how) for how in (None, Augmentation()))
+    assert everything(list(zero.epoch(1))) == everything(list(plain.epoch(1)))
 
 
 def test_batches_stay_what_they_were(store: Store) -> None:
@@ -97,6 +148,24 @@ def test_errors_of_the_reader_reach_the_consumer(store: Store) -> None:
     assert next(batches).indices.tolist() == [0, 1]
     with pytest.raises(UserError, match="the disk is gone"):
         next(batches)
+
+
+def test_errors_of_the_helpers_reach_the_consumer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: object) -> None:
+        if arguments[-1] == 3:
+            raise MemoryError("no room for the fourth image")
+
+    monkeypatch.setattr(loader_module, "augment", failing)
+    batches = Loader(store, np.arange(COUNT), 2, 1, augmentation=ALTERED).epoch(1)
+    next(batches)
+    with pytest.raises(MemoryError, match="fourth image"):
+        next(batches)
+
+
+@pytest.mark.parametrize("drawn", [{"sampling": MIXED}, {"augmentation": ALTERED}])
+def test_what_is_drawn_needs_a_seed(store: Store, drawn: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="drawn by a seed"):
+        Loader(store, np.arange(COUNT), 2, **drawn)
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (3, 0)])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def square_or_raise(number: int) -> int:
     return number * number
 
 
+def double_more(number: int) -> int:
+    return 2 * number + 1
+
+
 def lost(number: int) -> int:
     return -number
 
@@ -43,6 +48,25 @@ def test_results_come_in_order(workers: int) -> None:
     numbers = list(range(25))
     found = list(ordered(square, numbers, workers=workers, crashed=lost))
     assert found == [number * number for number in numbers]
+
+
+def test_items_are_taken_a_few_ahead() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    ahead = [len(taken) - done for done, _ in enumerate(ordered(square, items(), workers=2, crashed=lost))]
+    assert max(ahead) <= 10
+    assert taken == list(range(40))
+
+
+def test_pools_feed_each_other() -> None:
+    squares = ordered(double_more, iter(range(7)), workers=1, crashed=lost)
+    found = list(ordered(square_or_die, squares, workers=1, crashed=lost))
+    assert found == [-n if n % 5 == 3 else n * n for n in (1, 3, 5, 7, 9, 11, 13)]
 
 
 def test_nothing_to_do() -> None:

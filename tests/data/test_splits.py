@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.randomness import permutation
-from data.splits import split_store, stratified_split
+from data.splits import fold_of_store, split_store, stratified_folds, stratified_split
 from data.store import Rows, Store, write
 
 
@@ -152,3 +152,87 @@ def test_a_patient_with_every_image_leaves_nothing_to_hold_out(tmp_path: Path) -
         split = split_store(store, 0.4, 1)
         assert split.validation.tolist() == [1, 4]
         assert split_store(store, 0, 1).validation.tolist() == []
+
+
+@given(IMAGES, st.integers(2, 7), st.integers(0, 5))
+def test_folds_hold_each_image_out_once_and_no_patient_in_part(
+    images: list[tuple[str, bool]], folds: int, seed: int
+) -> None:
+    patients = [patient for patient, _ in images]
+    positive = np.array([label for _, label in images], dtype=bool)
+    fold_of = stratified_folds(positive, folds, seed, patients)
+    assert fold_of.dtype == np.int64
+    assert len(fold_of) == len(images)
+    assert set(fold_of.tolist()) <= set(range(folds))
+    for name in set(patients) - {""}:
+        assert len({fold for fold, patient in zip(fold_of, patients, strict=True) if patient == name}) == 1
+    renamed = [f"{patient}!" * bool(patient) for patient in patients]
+    np.testing.assert_array_equal(stratified_folds(positive, folds, seed, renamed), fold_of)
+
+    # As alike as one patient allows.
+    def most(which: NDArray[np.bool_]) -> int:
+        counted = Counter(name for name, one in zip(patients, which, strict=True) if one and name)
+        return max([1, *counted.values()])
+
+    of_positives = np.bincount(fold_of[positive], minlength=folds)
+    assert of_positives.max() - of_positives.min() <= most(positive)
+    ill = {name or str(index) for index, (name, label) in enumerate(images) if label}
+    of_ill = np.array([(name or str(index)) in ill for index, (name, _) in enumerate(images)], dtype=bool)
+    before = np.bincount(fold_of[of_ill], minlength=folds)
+    if (~of_ill).sum() >= folds * before.max() - before.sum():  # there are enough others to level all
+        everything = np.bincount(fold_of, minlength=folds)
+        assert everything.max() - everything.min() <= most(~of_ill)
+
+
+@given(st.integers(2, 6), st.integers(6, 90), st.floats(0, 1), st.integers(0, 9))
+def test_folds_of_single_images_differ_by_one(folds: int, count: int, share: float, seed: int) -> None:
+    positive = np.random.default_rng(seed).random(count) < share
+    fold_of = stratified_folds(positive, folds, seed)
+    for which in (positive, np.ones(count, bool)):
+        sizes = np.bincount(fold_of[which], minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_folds_are_drawn_by_the_seed() -> None:
+    positive = np.arange(60) % 5 == 0
+    first, again, other = (stratified_folds(positive, 5, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (np.diff(first) < 0).any(), "neighbours in the file are no fold"
+    # Who is held out together is drawn anew too, not only the folds' numbers.
+    assert len(set(zip(first.tolist(), other.tolist(), strict=True))) > 5
+
+
+def test_large_families_are_dealt_first() -> None:
+    """Positives 4, 3, 3, 2, 2, 2 go to three folds of 16: 4 + 2, 3 + 2, 3 + 2."""
+    sizes = [2, 4, 3, 2, 3, 2]
+    patients = [name for name, size in zip("abcdef", sizes, strict=True) for _ in range(size)]
+    for seed in range(5):
+        fold_of = stratified_folds(np.ones(16, bool), 3, seed, patients)
+        assert sorted(np.bincount(fold_of).tolist()) == [5, 5, 6]
+
+
+@pytest.mark.parametrize("folds", [1, 0])
+def test_a_single_fold_is_none(folds: int) -> None:
+    with pytest.raises(ValueError, match="at least 2 folds"):
+        stratified_folds(np.zeros(3, bool), folds, 0)
+
+
+def test_the_folds_of_a_file(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).random((9, 5, 4), np.float32)
+    positive = np.arange(9) % 3 == 0
+    masks = np.broadcast_to(positive[:, None, None], pixels.shape).astype(np.uint8)
+    patients = ["a", "b", "a", "c", "", "c", "d", "", "e"]
+    rows = Rows(list("rstuvwxyz"), np.full((9, 2), 9, np.int32), positive, patients)
+    options: dict[str, Any] = {"per_dataset": 4, "storage": "float32", "attributes": {}}
+    write(tmp_path / "a.h5", rows, (5, 4), iter([(pixels, masks)]), **options)
+    with Store.open(tmp_path / "a.h5") as store:
+        splits = [fold_of_store(store, 3, fold, 1) for fold in range(3)]
+        assert sorted(index for split in splits for index in split.validation.tolist()) == list(range(9))
+        for split in splits:
+            assert sorted([*split.training, *split.validation]) == list(range(9))
+            assert positive[split.validation].sum() == 1
+            sides = [{patients[index] for index in part} - {""} for part in split]
+            assert not sides[0] & sides[1]
+        with pytest.raises(UserError, match=r"a\.h5: 9 images .* training.folds=8.* 7 patients"):
+            fold_of_store(store, 8, 0, 1)

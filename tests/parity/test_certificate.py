@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -38,10 +39,11 @@ def compile(plan, rules, device, precision):
 """
 
 
-def certified(*names: str, config: str = "fcn", steps: int = 12, **options: bool | int | str) -> Certificate:
-    precision = options.pop("precision", "float64")
+def certified(*names: str, config: str = "fcn", steps: int = 12, **options: Any) -> Certificate:
+    precision, training = options.pop("precision", "float64"), options.pop("training", {})
     narrow = {"network.dropout": 0.2, "training.batch_size": 2, "training.precision": precision}
-    overrides = [f"{key}={value}" for key, value in narrow.items()]
+    settings = narrow | {f"training.{key}": value for key, value in dict(training).items()}
+    overrides = [f"{key}={value}" for key, value in settings.items()]
     path = Path(config)
     for index, block in enumerate(load_configuration(path).network.blocks):
         if getattr(block, "filters", None):
@@ -49,7 +51,7 @@ def certified(*names: str, config: str = "fcn", steps: int = 12, **options: bool
     configuration = load_configuration(path, overrides)
     plan = lower(configuration.network, 32, 48)
     batches = SyntheticBatches(32, 48, 2, seed=1)
-    return certify(names, plan, configuration, batches, DataFacts(7, 4, 32, 48), steps, **options)  # type: ignore[arg-type]
+    return certify(names, plan, configuration, batches, DataFacts(7, 4, 32, 48), steps, **options)
 
 
 @pytest.mark.parametrize("config", ["fcn", "fcn_skip"])
@@ -63,6 +65,16 @@ def test_all_backends_train_the_same_network_in_float64(config: str) -> None:
         assert len(series.losses) == (6 if ">" in name else 12)
         assert max(series.distances["loss"]) < 1e-12
         assert all(max(series.distances[kind]) < 1e-9 for kind in KINDS)
+
+
+def test_gradient_descent_on_tversky_and_lovasz_is_the_same_everywhere() -> None:
+    training = {
+        "optimizer": "{name: sgd, nesterov: true, weight_decay: 0.01}",
+        "loss": "{bce: 0, dice: 0, tversky: 1, lovasz: 1}",
+        "clip_norm": 1.0,
+    }
+    certificate = certified("reference", *BACKENDS, training=training, relay=True)
+    assert certificate.holds, certificate.violations
 
 
 def test_in_float32_the_budget_is_each_backends_drift_from_itself() -> None:

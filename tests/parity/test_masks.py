@@ -19,7 +19,7 @@ from core.lowering import lower
 from core.parity.synthetic import SyntheticBatches
 from core.registry import find_backend
 from core.remote_prediction import RemotePredictor
-from core.rules import adam_step
+from core.rules import step_scalars
 from core.state import initial_state
 from core.thresholds import Thresholds
 
@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             for batch in batches.epoch(epoch):
                 step += 1
                 model.train_step(
-                    batch.images, batch.masks, adam_step(settings.rules().optimizer, step, 0.01, 0)
+                    batch.images, batch.masks, step_scalars(settings.rules().optimizer, step, 0.01, 0)
                 )
         folders.append(tmp_path_factory.mktemp(f"model{seed}"))
         data = DataFacts(batches.images, batches.images // 2, HEIGHT, WIDTH)

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shuffling import COUNT, unshuffled, write_store
+from shuffling import COUNT, SAMPLING, badly_sampled, unshuffled, write_store
 
 from backends.reference import losses, operations
 from backends.reference.model import ReferenceModel
 from core.conformance import Check, all_checks, examine
 from core.contract import Array, Implementation, KeepMasks, Precision, State
-from core.plan import BatchNorm, Conv2D, ConvTranspose2D, Dropout, Operation, Plan
-from core.randomness import permutation
-from core.rules import Rules, StepScalars, adam_step
+from core.plan import BatchNorm, Conv2D, ConvTranspose2D, Dropout, Operation, Parameter, Plan
+from core.randomness import permutation, uniform
+from core.rules import Rules, SgdRule, StepScalars, step_scalars
 from data.loader import Loader
+from data.sampling import sampled
 from data.store import Store
 
 
@@ -188,10 +189,150 @@ class CorrectionOffByOne(ReferenceModel):
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
     ) -> float:
         rule = self._rules.optimizer
-        wrong = adam_step(rule, scalars.step + 1, 1.0).size / adam_step(rule, scalars.step, 1.0).size
+        wrong = step_scalars(rule, scalars.step + 1, 1.0).size / step_scalars(rule, scalars.step, 1.0).size
         return super().train_step(
             images, masks, dataclasses.replace(scalars, size=scalars.size * wrong), keep
         )
+
+
+class DecayOfBatchNorm(ReferenceModel):
+    """Weight decay on the scales and shifts too."""
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        for parameter in self._plan.parameters:
+            if parameter.role in ("gamma", "beta"):
+                self._arrays[parameter.name] *= 1 - scalars.decay
+        return super().train_step(images, masks, scalars, keep)
+
+
+class DecayInTheGradient(ReferenceModel):
+    """Weight decay coupled, as an L2 penalty: it passes through the moments."""
+
+    _decay = 0.0
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        self._decay = scalars.decay / scalars.size
+        return super().train_step(images, masks, dataclasses.replace(scalars, decay=0.0), keep)
+
+    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> Any:
+        loss, gradients, statistics = super()._differentiate(images, masks, keep)
+        for parameter in self._plan.parameters:
+            if parameter.role == "kernel":
+                gradients[parameter.name] = (
+                    gradients[parameter.name] + self._decay * self._arrays[parameter.name]
+                )
+        return loss, gradients, statistics
+
+
+def changed_sgd(**changes: Any) -> Callable[[Rules], Rules]:
+    """Rules whose constants of gradient descent are others."""
+
+    def changed(rules: Rules) -> Rules:
+        if not isinstance(rules.optimizer, SgdRule):
+            return rules
+        return dataclasses.replace(rules, optimizer=dataclasses.replace(rules.optimizer, **changes))
+
+    return changed
+
+
+class NesterovOfTheOldVelocity(ReferenceModel):
+    """Nesterov's look ahead with the velocity of the step before."""
+
+    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+        super().__init__(plan, rules, precision)
+        if isinstance(rules.optimizer, SgdRule) and rules.optimizer.nesterov:
+            self._optimize = self._behind
+
+    @staticmethod
+    def _behind(
+        rule: SgdRule, scalars: StepScalars, parameter: Parameter, w: Array, velocity: Array, gradient: Array
+    ) -> None:
+        del parameter
+        before = velocity.copy()
+        velocity[...] = rule.momentum * velocity + gradient
+        w -= scalars.size * (gradient + rule.momentum * before)
+
+
+class RateInTheVelocity(ReferenceModel):
+    """Keras's form, v = momentum * v - rate * g and w += v: another one as soon as the rate changes."""
+
+    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+        super().__init__(plan, rules, precision)
+        self._optimize, self._rate = self._keras, 0.0
+
+    def _keras(
+        self,
+        rule: SgdRule,
+        scalars: StepScalars,
+        parameter: Parameter,
+        w: Array,
+        velocity: Array,
+        gradient: Array,
+    ) -> None:
+        # What is kept is -v / rate, so that at a constant rate nothing differs.
+        before = self._rate if scalars.step > 1 else scalars.size
+        velocity[...] = (rule.momentum * before * velocity + scalars.size * gradient) / scalars.size
+        step = gradient + rule.momentum * velocity if rule.nesterov else velocity
+        w -= scalars.size * step
+        if parameter is self._plan.parameters[-1]:
+            self._rate = scalars.size
+
+
+def tversky_exchanged(rules: Rules) -> Rules:
+    """False positives weighed as false negatives and the other way round."""
+    loss = rules.loss
+    turned = dataclasses.replace(loss, tversky_alpha=loss.tversky_beta, tversky_beta=loss.tversky_alpha)
+    return dataclasses.replace(rules, loss=turned)
+
+
+class OtherLovasz(ReferenceModel):
+    """Lovasz by a function of its own."""
+
+    lovasz: Callable[[Array, Array], losses.Loss]
+
+    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> Any:
+        original, losses.lovasz = losses.lovasz, type(self).lovasz
+        try:
+            return super()._differentiate(images, masks, keep)
+        finally:
+            losses.lovasz = original
+
+
+class LastOfEqualsFirst(OtherLovasz):
+    """The order of equal errors turned round, as a reversed ascending sort leaves them."""
+
+    @staticmethod
+    def lovasz(logits: Array, masks: Array) -> losses.Loss:
+        value, gradient = LOVASZ(logits[:, ::-1, ::-1], masks[:, ::-1, ::-1])
+        return value, gradient[:, ::-1, ::-1]
+
+
+class OverTheBatch(OtherLovasz):
+    """The batch as one image, the paper's other variant."""
+
+    @staticmethod
+    def lovasz(logits: Array, masks: Array) -> losses.Loss:
+        value, gradient = LOVASZ(logits.reshape(1, -1), masks.reshape(1, -1))
+        return value, gradient.reshape(logits.shape)
+
+
+class EmptyTruthLeftOut(OtherLovasz):
+    """Images without truth add nothing, as in the variants for several classes."""
+
+    @staticmethod
+    def lovasz(logits: Array, masks: Array) -> losses.Loss:
+        present = masks.any(axis=(1, 2, 3))
+        value, gradient = LOVASZ(logits[present], masks[present])
+        full = np.zeros_like(logits)
+        full[present] = gradient
+        return value, full
+
+
+LOVASZ = losses.lovasz
 
 
 class AddedPixelByPixel(ReferenceModel):
@@ -222,6 +363,16 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     "weight decay on biases": ("weight decay", Mutant(model=DecayOfBiases)),
     "weight decay doubled": ("weight decay", Mutant(model=DecayTwice)),
     "loss divided twice by the batch": ("losses", Mutant(model=DividedTwiceByTheBatch)),
+    "weight decay on batch norm": ("weight decay", Mutant(model=DecayOfBatchNorm)),
+    "weight decay in the gradient": ("weight decay", Mutant(model=DecayInTheGradient)),
+    "Nesterov forgotten": ("SGD", Mutant(rules=changed_sgd(nesterov=False))),
+    "Nesterov with the old velocity": ("SGD", Mutant(model=NesterovOfTheOldVelocity)),
+    "momentum forgotten": ("SGD", Mutant(rules=changed_sgd(momentum=0.0))),
+    "learning rate in the velocity": ("SGD", Mutant(model=RateInTheVelocity)),
+    "Tversky's alpha and beta exchanged": ("losses", Mutant(rules=tversky_exchanged)),
+    "Lovasz with equal errors in reverse": ("losses", Mutant(model=LastOfEqualsFirst)),
+    "Lovasz over the batch": ("losses", Mutant(model=OverTheBatch)),
+    "Lovasz without empty images": ("losses", Mutant(model=EmptyTruthLeftOut)),
     "gradient at logit 0": ("losses at extreme logits", Mutant(model=NoSlopeAtZero)),
     "dropout scaled at inference": ("dropout, masks given", Mutant(model=DropoutScaledAtInference)),
 }
@@ -299,6 +450,71 @@ def test_an_order_that_is_not_random_is_caught(
     assert kind.__doc__ is not None
     name = kind.__doc__.splitlines()[0].rstrip(".")
     record_property("mutant", f"shuffling: {name}: {reason}")
+
+
+class Unmixed(Loader):
+    """The positives of a batch always come first."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        order = super().order(epoch)
+        batch = np.arange(self.images) // self.batch_size
+        return order[np.lexsort((~self.store.positive[order], batch))]
+
+
+class Independent(Loader):
+    """Every place's image is drawn anew, with replacement."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        order = super().order(epoch)
+        lots = uniform(epoch, shape=(self.images,))
+        for label in (True, False):
+            members = self._indices[self.store.positive == label]
+            places = np.flatnonzero(self.store.positive[order] == label)
+            order[places] = members[(lots[places] * len(members)).astype(int)]
+        return order
+
+
+class DealtAnew(Loader):
+    """Every epoch begins with packs of its own."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        return self._indices[sampled(self._positive, self.batch_size, SAMPLING, epoch, 1)]
+
+
+class SamePacks(Loader):
+    """The packs are shuffled once for all."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        order = super().order(epoch)
+        for label in (True, False):
+            members = np.flatnonzero(self.store.positive == label)
+            places = np.flatnonzero(self.store.positive[order] == label)
+            order[places] = members[(4 * (epoch - 1) + np.arange(len(places))) % len(members)]
+        return order
+
+
+class RoundedBatchByBatch(Loader):
+    """Each batch rounds its share by itself."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        sizes = [3, 3, 2]
+        parts = [
+            sampled(self._positive, 3, SAMPLING, epoch, number)[:size] for number, size in enumerate(sizes)
+        ]
+        return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("kind", [Unmixed, Independent, DealtAnew, SamePacks, RoundedBatchByBatch])
+def test_sampling_that_is_not_as_promised_is_caught(
+    kind: type[Loader], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    write_store(tmp_path / "a.h5")
+    with Store.open(tmp_path / "a.h5") as store:
+        assert badly_sampled(Loader(store, np.arange(COUNT), 3, 1, SAMPLING)) is None
+        reason = badly_sampled(kind(store, np.arange(COUNT), 3, 1, SAMPLING))
+    assert reason is not None
+    name = (kind.__doc__ or "").splitlines()[0].rstrip(".")
+    record_property("mutant", f"sampling: {name}: {reason}")
 
 
 def test_without_an_error_nothing_is_caught() -> None:

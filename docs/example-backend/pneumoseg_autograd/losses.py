@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import autograd.numpy as np
+from autograd.tracer import getval
 
 from core.rules import LossRule
 from pneumoseg_autograd.operations import Array, sigmoid, softplus
@@ -25,6 +26,24 @@ def focal(logits: Array, truth: Array, gamma: float) -> Array:
     return np.mean(np.exp(-gamma * softplus(towards)) * softplus(-towards))
 
 
+def tversky(logits: Array, truth: Array, alpha: float, beta: float) -> Array:
+    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    p = sigmoid(logits)
+    found = 2 * np.sum(p * truth) + 1
+    false = alpha * np.sum(p * (1 - truth)) + beta * np.sum((1 - p) * truth)
+    return 1 - found / (found + 2 * false)
+
+
+def lovasz(logits: Array, truth: Array) -> Array:
+    """Lovasz hinge of each image, then the mean; the weights are constants of each pixel."""
+    errors = 1 - logits * (2 * truth - 1)
+    weights = np.empty_like(truth)
+    for error, wanted, weight in zip(getval(errors), truth, weights, strict=True):
+        order = np.argsort(-error, axis=None, kind="stable")
+        weight.flat[order] = _jaccard_steps(wanted.flat[order])
+    return np.sum(np.where(errors > 0, errors, 0 * errors) * weights) / len(truth)
+
+
 def total(rule: LossRule, logits: Array, truth: Array) -> Array:
     """The weighted sum."""
     loss = 0.0
@@ -34,4 +53,16 @@ def total(rule: LossRule, logits: Array, truth: Array) -> Array:
         loss = loss + rule.dice * dice(logits, truth)
     if rule.focal:
         loss = loss + rule.focal * focal(logits, truth, rule.focal_gamma)
+    if rule.tversky:
+        loss = loss + rule.tversky * tversky(logits, truth, rule.tversky_alpha, rule.tversky_beta)
+    if rule.lovasz:
+        loss = loss + rule.lovasz * lovasz(logits, truth)
     return loss
+
+
+def _jaccard_steps(truth: Array) -> Array:
+    """What each pixel adds to the Jaccard loss, from the largest error down."""
+    left = np.sum(truth) - np.cumsum(truth) + truth
+    union = np.sum(truth) + np.cumsum(1 - truth) - (1 - truth)
+    least = np.maximum(union, 1)
+    return np.where(union == 0, 1, np.where(truth > 0, 1 / least, left / (least * (union + 1))))

@@ -10,8 +10,9 @@ from autograd import value_and_grad
 
 from core.contract import Array, KeepMasks, Precision, State
 from core.dropout import draw_keep_masks
+from core.errors import UserError
 from core.plan import Plan
-from core.rules import Rules, StepScalars
+from core.rules import AdamRule, Rules, SgdRule, StepScalars
 from core.state import check_state, slot_name, state_shapes
 from pneumoseg_autograd import losses, operations
 
@@ -25,6 +26,8 @@ class AutogradModel:
     """See `core.contract.Model` for what each method promises."""
 
     def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+        if not isinstance(rules.optimizer, AdamRule | SgdRule):
+            raise UserError(f"autograd has no optimiser {type(rules.optimizer).__name__}")
         self._plan, self._rules, self._dtype = plan, rules, np.dtype(precision)
         self._arrays = {name: np.zeros(shape, precision) for name, shape in state_shapes(plan, rules).items()}
 
@@ -40,7 +43,7 @@ class AutogradModel:
             gradients = {name: g * factor for name, g in gradients.items()}
         for parameter in self._plan.parameters:
             decay = scalars.decay if parameter.role == "kernel" else 0.0
-            self._adam(parameter.name, gradients[parameter.name], scalars.size, decay)
+            self._update(parameter.name, gradients[parameter.name], scalars.size, decay)
         for op in self._plan.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]
@@ -101,13 +104,18 @@ class AutogradModel:
         loss, gradients = value_and_grad(loss_of)({name: self._arrays[name] for name in names})
         return float(loss), {name: g.astype(self._dtype) for name, g in gradients.items()}, statistics
 
-    def _adam(self, name: str, gradient: Array, size: float, decay: float) -> None:
+    def _update(self, name: str, gradient: Array, size: float, decay: float) -> None:
         rule, weights = self._rules.optimizer, self._arrays[name]
-        m, v = (self._arrays[slot_name(slot, name)] for slot in rule.slots)
-        m = rule.beta1 * m + (1 - rule.beta1) * gradient
-        v = rule.beta2 * v + (1 - rule.beta2) * np.square(gradient)
-        self._arrays[name] = weights - decay * weights - size * m / (np.sqrt(v) + rule.epsilon)
-        self._arrays |= {slot_name("m", name): m, slot_name("v", name): v}
+        slots = [self._arrays[slot_name(slot, name)] for slot in rule.slots]
+        if isinstance(rule, AdamRule):
+            m = rule.beta1 * slots[0] + (1 - rule.beta1) * gradient
+            v = rule.beta2 * slots[1] + (1 - rule.beta2) * np.square(gradient)
+            slots, direction = [m, v], m / (np.sqrt(v) + rule.epsilon)
+        else:
+            velocity = rule.momentum * slots[0] + gradient
+            slots, direction = [velocity], gradient + rule.momentum * velocity if rule.nesterov else velocity
+        self._arrays[name] = weights - decay * weights - size * direction
+        self._arrays |= {slot_name(slot, name): kept for slot, kept in zip(rule.slots, slots, strict=True)}
 
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> AutogradModel:  # noqa: A001

@@ -1,0 +1,113 @@
+#!/usr/bin/env python
+"""What sampling and augmentation cost the loader, beside the loader without them.
+
+    python benchmarks/augmentation.py [--count 256] [--size 384] [--repetitions 7] [--json FILE]
+
+In one run, on a file of noise stored as uint8, batches of 32:
+
+    plain       shuffled
+    sampled     a share of positives, falling
+    siim        the augmentation of configs/siim.yaml
+    everything  every kind of alteration for every image
+
+They take turns, so that whatever else the machine does meets all of them alike. Printed are the median
+rate in images/s, its ratio to `plain` of the same round, and the processor's time for each image, which other
+work on the machine changes less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402  the line above finds the project
+
+from core.commands.batches import training_batches  # noqa: E402
+from core.configuration import load_configuration  # noqa: E402
+from data.pool import available_cores  # noqa: E402
+from data.store import Rows, Store, write  # noqa: E402
+
+EVERYTHING = (
+    "{horizontal_flip: 0.5, shift: 0.0625, scale: 0.1, rotate: 15, "
+    "brightness: 0.2, contrast: 0.2, gamma: 0.25, noise: 0.02}"
+)
+OFF = ["training.sampling=null", "training.augmentation={}"]
+KINDS = {
+    "plain": OFF,
+    "sampled": ["training.augmentation={}"],
+    "siim": ["training.sampling=null"],
+    "everything": ["training.sampling=null", f"training.augmentation={EVERYTHING}"],
+}
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--size", type=int, default=384)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    processor: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory(prefix="pneumoseg-benchmark-") as folder:
+        path = Path(folder) / "noise.h5"
+        write_noise(path, arguments.count, arguments.size)
+        with Store.open(path) as store:
+            loaders = {
+                kind: training_batches(
+                    store,
+                    np.arange(store.count),
+                    load_configuration(ROOT / "configs/siim.yaml", ["training.batch_size=32", *how]).training,
+                )
+                for kind, how in KINDS.items()
+            }
+            for epoch in range(arguments.repetitions + 1):
+                for kind, loader in loaders.items():
+                    wall, cpu = time.perf_counter(), time.process_time()
+                    images = sum(len(batch.images) for batch in loader.epoch(epoch + 1))
+                    if epoch:  # the first one fills the disk's cache
+                        rates[kind].append(images / (time.perf_counter() - wall))
+                        processor[kind].append((time.process_time() - cpu) / images)
+    print(f"{arguments.count} images of {arguments.size}x{arguments.size}, {available_cores()} cores")
+    rows = {}
+    for kind in KINDS:
+        ratios = [one / plain for one, plain in zip(rates[kind], rates["plain"], strict=True)]
+        rows[kind] = {
+            "images_per_second": statistics.median(rates[kind]),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+            "processor_ms": 1e3 * statistics.median(processor[kind]),
+        }
+        print(
+            f"{kind:<11}{rows[kind]['images_per_second']:7.0f} images/s  {rows[kind]['ratio']:5.2f} of plain "
+            f"({min(ratios):.2f} to {max(ratios):.2f})  {rows[kind]['processor_ms']:5.2f} ms of CPU each"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def write_noise(path: Path, count: int, size: int) -> None:
+    """Every fourth image has a mask, of a rectangle."""
+    pixels = np.random.default_rng(0).random((count, size, size), np.float32)
+    masks = np.zeros(pixels.shape, np.uint8)
+    masks[::4, size // 8 : size // 4, size // 6 : size // 2] = 1
+    rows = Rows(
+        [str(number) for number in range(count)],
+        np.full((count, 2), size, np.int32),
+        masks.any(axis=(1, 2)),
+    )
+    write(path, rows, (size, size), iter([(pixels, masks)]), per_dataset=512, storage="uint8", attributes={})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Where `predict` writes, and what it must not write over.
+
+Promises: what a user would miss is never replaced. A file that is there is replaced if an earlier run wrote
+one like it, or with `--overwrite`. A folder is filled if it is empty; with `--overwrite` it is replaced,
+unless it holds anything else than files of the kind that it is to hold. No output may be or contain an
+input, nor be, contain or lie in another output, `--overwrite` or not.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError
+from core.files import explained
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file to write.
+
+    Args:
+        option: How it was named on the command line.
+        path: Where it is to be.
+        written_here: Whether a file that is there already is of the kind that will be written.
+    """
+
+    option: str
+    path: Path
+    written_here: Callable[[Path], bool]
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder to fill with files of one suffix.
+
+    Args:
+        option: How it was named on the command line.
+        path: Where it is to be.
+        suffix: Of its files.
+    """
+
+    option: str
+    path: Path
+    suffix: str
+
+
+Output = OutputFile | OutputFolder
+Input = tuple[str, Path]
+"""What it is called, and where it is."""
+
+
+def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwrite: bool) -> None:
+    """Refuse, before any work, outputs that would destroy something.
+
+    Raises:
+        UserError: With the option, and what stands in its way.
+    """
+    for index, output in enumerate(outputs):
+        for name, path in inputs:
+            _check_apart(output, name, path, ("is", "would contain"))
+        for other in outputs[:index]:
+            _check_apart(
+                output, f"the place of {other.option}", other.path, ("is", "would contain", "would lie in")
+            )
+        if isinstance(output, OutputFile):
+            _check_file(output, overwrite)
+        else:
+            _check_folder(output, overwrite)
+
+
+def begins_with(beginning: str) -> Callable[[Path], bool]:
+    """A test of files: is this how they begin, if need be after unpacking?"""
+
+    def test(path: Path) -> bool:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        expected = beginning.encode()
+        try:
+            with gzip.open(path) if packed else path.open("rb") as file:
+                return bool(file.read(len(expected)) == expected)
+        except (EOFError, gzip.BadGzipFile):
+            return False
+
+    return test
+
+
+def _check_apart(output: Output, name: str, other: Path, forbidden: Sequence[str]) -> None:
+    """Refuse an output that stands to another path as it must not."""
+    ours, theirs = output.path.resolve(), other.resolve()
+    relation = (
+        "is"
+        if ours == theirs
+        else "would contain"
+        if ours in theirs.parents
+        else "would lie in"
+        if theirs in ours.parents
+        else ""
+    )
+    if relation in forbidden:
+        what = f"{output.option} {output.path} {relation} {name}"
+        raise UserError(f"{what}{'' if relation == 'is' else f' {other}'}.", "Choose another place.")
+
+
+def _check_file(output: OutputFile, overwrite: bool) -> None:
+    path = output.path
+    if path.is_dir():
+        raise UserError(f"{output.option} {path} is a folder; it names the file to write.")
+    if overwrite or not path.exists():
+        return
+    with explained(path, "read"):
+        known = path.stat().st_size == 0 or output.written_here(path)
+    if not known:
+        raise UserError(
+            f"{output.option} {path} exists, and is none of the files that predict writes there.",
+            "Add --overwrite to replace it, or choose another name.",
+        )
+
+
+def _check_folder(output: OutputFolder, overwrite: bool) -> None:
+    path = output.path
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"{output.option} {path} is not a folder; it names the folder to write to.")
+    with explained(path, "list"):
+        found = sorted(path.iterdir())
+    foreign = next(_foreign(found, output.suffix), None)
+    if foreign is not None:
+        raise UserError(
+            f"{output.option} {path} holds other things than {output.suffix} files: {foreign.name}.",
+            "Choose another folder; this one is never replaced.",
+        )
+    if found and not overwrite:
+        raise UserError(
+            f"{output.option} {path} is not empty.",
+            "Add --overwrite to replace it, or choose another folder.",
+        )
+
+
+def _foreign(paths: Sequence[Path], suffix: str) -> Iterator[Path]:
+    return (path for path in paths if path.suffix.lower() != suffix or path.is_dir())

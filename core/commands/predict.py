@@ -1,0 +1,60 @@
+"""`python run.py predict -f NAME`: is there a pneumothorax, where, how sure, straight from DICOM files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from core.commands.options import add_prediction_options, add_threshold_options
+
+HELP = "answer for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "-f", "--framework", required=True, metavar="NAME", help="backend: tf, mxnet, reference"
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="trained model, or several as an ensemble; a folder with fold0/, fold1/, ... is one "
+        "(default: NAME_model)",
+    )
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="folder with DICOM files at any depth"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="the submission to write"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG of each mask, 0 and 255")
+    parser.add_argument(
+        "--overlays", type=Path, metavar="DIR", help="a picture of each image with its finding"
+    )
+    parser.add_argument(
+        "--dicom-seg", type=Path, metavar="DIR", help="a DICOM Segmentation object of each positive image"
+    )
+    parser.add_argument(
+        "--probabilities", type=Path, metavar="FILE.h5", help="the probability maps, at the model's size"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all answers, for programs")
+    parser.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="the truth, to be drawn in --overlays"
+    )
+    add_prediction_options(parser)
+    add_threshold_options(parser)
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace folders of earlier outputs, and files of any kind"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if any image was unreadable")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict; 1 where no image could be read, or with --strict any could not."""
+    from core.commands import prediction_run
+
+    return prediction_run.run(arguments)

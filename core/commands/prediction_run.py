@@ -1,0 +1,430 @@
+"""What `predict` does, apart from its options: joins files, backend, answers and outputs.
+
+Images are read by some processes, predicted in this one, and answered (mask at the original size, files of
+the image) by others, each a few images ahead of the next: memory does not grow with their number. What is
+written appears when all of it is done; before that, and after Ctrl-C, everything is as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from core.commands.answers import chosen_thresholds
+from core.commands.outputs import Output, OutputFile, OutputFolder, begins_with, check_outputs
+from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed, prepare
+from core.contract import Backend
+from core.devices import choose_device
+from core.errors import UserError
+from core.files import explained, replacing
+from core.inference import Member, Predictor, find_members
+from core.registry import load_backend, require_backend
+from core.thresholds import Thresholds
+from data import dicom, probabilities, rle
+from data.annotations import Annotations, read_annotations
+from data.identities import Identities
+from data.pool import available_cores, ordered
+from data.probabilities import ProbabilityFile
+from data.reading import Reading, Source, read_all
+from data.segmentation import Algorithm
+from data.submissions import HEADER, write_submission
+
+TOOL = "pneumoseg"
+FORMAT = "pneumoseg-prediction"
+FORMAT_VERSION = 1
+
+_MOST_SHOWN = 20  # of each kind of remark; --json has all
+
+
+@dataclass(frozen=True)
+class Model:
+    """What predicts.
+
+    Args:
+        backend: The framework's descriptor.
+        device: Where it computes.
+        members: The models.
+        thresholds: What decides.
+        origin: Where those came from.
+        flip: Whether mirror images are predicted too.
+    """
+
+    backend: Backend
+    device: str
+    members: Sequence[Member]
+    thresholds: Thresholds
+    origin: str
+    flip: bool
+
+    def hashes(self) -> list[str]:
+        """SHA-256 of each member's checkpoint file."""
+        return [hashlib.sha256(member.path.read_bytes()).hexdigest() for member in self.members]
+
+    def algorithm(self) -> Algorithm:
+        """How a Segmentation object names it."""
+        together = hashlib.sha256("".join(self.hashes()).encode()).hexdigest()
+        numbers = [f"{name} {value:.6g}" for name, value in asdict(self.thresholds).items()]
+        parameters = ", ".join([*numbers, *(["mirror images"] if self.flip else [])])
+        return Algorithm(TOOL, importlib.metadata.version(TOOL), together[:16], parameters)
+
+
+@dataclass
+class Account:
+    """What became of every file."""
+
+    results: list[Result] = field(default_factory=list)
+    unreadable: list[Source] = field(default_factory=list)
+    duplicates: list[Source] = field(default_factory=list)
+    not_listed: list[Source] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def positives(self) -> int:
+        """Images in which something was found."""
+        return sum(result.positive for result in self.results)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict as the command line says."""
+    require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    folders = arguments.model or [Path(f"{arguments.framework}_model")]
+    _check_numbers(arguments)
+    members = find_members(folders)
+    thresholds, origin = chosen_thresholds(arguments, folders)
+    files = _find(arguments.images)
+    annotations = None if arguments.annotations is None else read_annotations(arguments.annotations)
+    _check_outputs(arguments, folders)
+    backend, implementation = load_backend(arguments.framework)
+    device = choose_device(arguments.device, implementation.list_devices(), backend.title)
+    predictor = Predictor(members, implementation, device, flip=arguments.tta)
+    model = Model(backend, device, members, thresholds, origin, arguments.tta)
+    console.print(_describe(model, len(files)))
+    try:
+        account = _predict(console, arguments, files, annotations, model, predictor)
+    except KeyboardInterrupt:
+        console.print("Nothing was written.")
+        raise
+    _show(console, arguments, account)
+    none_read = not account.results
+    return int(none_read or (arguments.strict and bool(account.unreadable or account.not_listed)))
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    for option, value in (("--batch-size", arguments.batch_size), ("--workers", arguments.workers)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} must be at least 1. Received: {value}")
+
+
+def _find(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"the images folder {folder} {what}.", "--images names a folder of DICOM files.")
+    files = dicom.find(folder)
+    if not files:
+        raise UserError(f"no DICOM file (.dcm) below {folder}.", "--images names a folder of DICOM files.")
+    return files
+
+
+def _check_outputs(arguments: argparse.Namespace, models: Sequence[Path]) -> None:
+    beginning = f'{{\n "format": "{FORMAT}"'
+    wanted: list[Output | None] = [
+        OutputFile("--out", arguments.out, begins_with(",".join(HEADER))),
+        arguments.masks and OutputFolder("--masks", arguments.masks, ".png"),
+        arguments.overlays and OutputFolder("--overlays", arguments.overlays, ".png"),
+        arguments.dicom_seg and OutputFolder("--dicom-seg", arguments.dicom_seg, ".dcm"),
+        arguments.probabilities
+        and OutputFile("--probabilities", arguments.probabilities, probabilities.is_one),
+        arguments.json and OutputFile("--json", arguments.json, begins_with(beginning)),
+    ]
+    inputs = [
+        ("the folder of the images", arguments.images),
+        *(("the folder of a model", folder) for folder in models),
+    ]
+    if arguments.annotations is not None:
+        inputs.append(("the annotations", arguments.annotations))
+    outputs = [output for output in wanted if output is not None]
+    check_outputs(outputs, inputs, overwrite=arguments.overwrite)
+
+
+def _describe(model: Model, files: int) -> str:
+    several = f"{len(model.members)} models" if len(model.members) > 1 else str(model.members[0].path)
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in asdict(model.thresholds).items())
+    return (
+        f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}"
+        f"{', with mirror images' if model.flip else ''}\n"
+        f"thresholds ({model.origin}): {numbers}; {files} DICOM file{'' if files == 1 else 's'}"
+    )
+
+
+def _predict(
+    console: Console,
+    arguments: argparse.Namespace,
+    files: Sequence[Path],
+    annotations: Annotations | None,
+    model: Model,
+    predictor: Predictor,
+) -> Account:
+    """Do the work and write everything."""
+    account = Account()
+    with contextlib.ExitStack() as stack:
+        job = Job(
+            thresholds=model.thresholds,
+            truth=None if annotations is None else Identities.of(annotations, files),
+            masks=_begin_folder(stack, arguments.masks),
+            overlays=_begin_folder(stack, arguments.overlays),
+            segmentations=_begin_folder(stack, arguments.dicom_seg),
+            algorithm=model.algorithm() if arguments.dicom_seg else None,
+        )
+        maps = _begin_maps(stack, arguments.probabilities, predictor, len(files), model)
+        record = None if arguments.json is None else stack.enter_context(replacing(arguments.json))
+        if record is not None:
+            with explained(arguments.json, "write"):
+                record.touch()  # better now than after hours
+        bar = stack.enter_context(_progress(console))
+        line = _Line(
+            arguments, files, predictor, job, maps, account, bar, bar.add_task("predicting", total=len(files))
+        )
+        write_submission(arguments.out, line.rows())
+        if record is not None:
+            with explained(arguments.json, "write"):
+                text = json.dumps(_as_json(arguments, account, model, predictor), indent=1, allow_nan=False)
+                record.write_text(f"{text}\n", encoding="utf-8")
+    return account
+
+
+def _begin_folder(stack: contextlib.ExitStack, path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    partial = stack.enter_context(replacing(path))
+    with explained(path, "write"):
+        partial.mkdir()
+    return partial
+
+
+def _begin_maps(
+    stack: contextlib.ExitStack, path: Path | None, predictor: Predictor, most: int, model: Model
+) -> ProbabilityFile | None:
+    if path is None:
+        return None
+    partial = stack.enter_context(replacing(path))
+    attributes: dict[str, str | int | float] = {
+        "framework": model.backend.name,
+        "models": len(model.members),
+        "flip": model.flip,
+    }
+    with explained(path, "write"):
+        file = ProbabilityFile(partial, predictor.height, predictor.width, most, attributes)
+    return stack.enter_context(file)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The stages that every image passes: read, predict, conclude."""
+
+    arguments: argparse.Namespace
+    files: Sequence[Path]
+    predictor: Predictor
+    job: Job
+    maps: ProbabilityFile | None
+    account: Account
+    bar: Progress
+    task: TaskID
+
+    @property
+    def workers(self) -> int:
+        return self.arguments.workers or available_cores()
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Image id and run-length encoding of every image: the predicted ones, then the unreadable."""
+        account, started = self.account, time.perf_counter()
+        results = ordered(
+            conclude,
+            self._tasks(),
+            workers=self.workers,
+            crashed=functools.partial(crashed, job=self.job),
+            prepare=prepare,
+            arguments=(self.job,),
+        )
+        with contextlib.closing(results):
+            for result in results:
+                self.bar.advance(self.task)
+                if result.failure:
+                    account.unreadable.append(replace(result.source, reason=result.failure))
+                else:
+                    account.results.append(result)
+                    yield result.source.image_id, result.encoding
+        account.seconds = time.perf_counter() - started
+        done = {result.source.image_id for result in account.results}
+        for source in list(account.unreadable):
+            if source.image_id in done:  # a copy of it was read, or another unreadable file bears its name
+                account.unreadable.remove(source)
+                account.duplicates.append(source)
+            else:
+                done.add(source.image_id)
+                yield source.image_id, rle.EMPTY
+
+    def _tasks(self) -> Iterator[Task]:
+        """Each image that can be read, once, with its probabilities."""
+        account, seen, batch = self.account, set[str](), list[Reading]()
+        size = self.predictor.height, self.predictor.width
+        readings = read_all(self.arguments.images, self.files, *size, workers=self.workers)
+        with contextlib.closing(readings):
+            for reading in readings:
+                source = reading.source
+                if reading.image is None:
+                    kind = account.not_listed if source.file.is_dir() else account.unreadable
+                elif source.image_id in seen:
+                    kind = account.duplicates
+                else:
+                    seen.add(source.image_id)
+                    batch.append(reading)
+                    if len(batch) == self.arguments.batch_size:
+                        yield from self._predicted(batch)
+                        batch = []
+                    continue
+                kind.append(source)
+                self.bar.advance(self.task)
+        if batch:
+            yield from self._predicted(batch)
+
+    def _predicted(self, batch: Sequence[Reading]) -> Iterator[Task]:
+        images = np.stack([reading.image for reading in batch if reading.image is not None])
+        found = self.predictor.predict(images[..., np.newaxis])
+        for (source, _), probability in zip(batch, found[..., 0], strict=True):
+            if self.maps is not None:
+                with explained(self.arguments.probabilities, "write"):
+                    self.maps.add(source.image_id, (source.height, source.width), probability)
+            yield Task(source, probability)
+
+
+def _as_json(
+    arguments: argparse.Namespace, account: Account, model: Model, predictor: Predictor
+) -> dict[str, Any]:
+    """All answers; see docs/answers.md."""
+    left_out = account.unreadable + account.not_listed
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "thresholds": {**asdict(model.thresholds), "origin": model.origin},
+        "model": {
+            "framework": model.backend.name,
+            "device": model.device,
+            "members": [
+                {"checkpoint": str(member.path), "sha256": digest}
+                for member, digest in zip(model.members, model.hashes(), strict=True)
+            ],
+            "mirror_images": model.flip,
+            "height": predictor.height,
+            "width": predictor.width,
+        },
+        "versions": {
+            TOOL: importlib.metadata.version(TOOL),
+            "python": platform.python_version(),
+            model.backend.name: model.backend.version(),
+            **{name: importlib.metadata.version(name) for name in ("numpy", "pydicom", "highdicom")},
+        },
+        "totals": {
+            "images": len(account.results) + len(account.unreadable),
+            "predicted": len(account.results),
+            "positive": account.positives,
+            "negative": len(account.results) - account.positives,
+            "unreadable": len(left_out),
+            "duplicates": len(account.duplicates),
+        },
+        "images": [_image_as_json(result, arguments) for result in account.results],
+        "unreadable": [
+            {"id": source.image_id, "file": source.name, "reason": source.reason} for source in left_out
+        ],
+        "duplicates": [{"id": source.image_id, "file": source.name} for source in account.duplicates],
+    }
+
+
+def _image_as_json(result: Result, arguments: argparse.Namespace) -> dict[str, Any]:
+    source = result.source
+    geometry = source.geometry
+    share = result.pixels / (source.height * source.width)
+    left, right = result.pixels_left, result.pixels - result.pixels_left
+    record: dict[str, Any] = {
+        "id": source.image_id,
+        "file": source.name,
+        "height": source.height,
+        "width": source.width,
+        "positive": result.positive,
+        "existence": result.existence,
+        "pixels": result.pixels,
+        "share": share,
+        "area_mm2": area_mm2(source, result.pixels),
+        "area_at": geometry.at or None,
+        "box": None if result.box is None else result.box._asdict(),
+        "pixels_in_left_half": left,
+        "pixels_in_right_half": right,
+        "sides": [side for side, number in ((geometry.left, left), (geometry.right, right)) if number]
+        if geometry.left
+        else None,
+    }
+    if source.note:
+        record["note"] = source.note
+    if arguments.dicom_seg is not None and result.positive:
+        record["no_segmentation"] = result.no_segmentation or None
+    return record
+
+
+def _show(console: Console, arguments: argparse.Namespace, account: Account) -> None:
+    """The counts, what went wrong by name, and where everything is."""
+    predicted = len(account.results)
+    speed = f", {predicted / account.seconds:.1f} images/s" if predicted else ""
+    console.print(
+        f"{predicted} image{'' if predicted == 1 else 's'} predicted: {account.positives} positive, "
+        f"{predicted - account.positives} negative{speed}"
+    )
+    refused = [(result.source.name, result.no_segmentation) for result in account.results]
+    undrawn = [(result.source.name, result.no_truth) for result in account.results]
+    for title, remarks in (
+        ("unreadable, -1 in the submission", [(one.name, one.reason) for one in account.unreadable]),
+        ("not listed", [(one.name, one.reason) for one in account.not_listed]),
+        ("passed over, its id came before", [(one.name, one.image_id) for one in account.duplicates]),
+        ("no Segmentation object", [remark for remark in refused if remark[1]]),
+        ("truth not drawn", [remark for remark in undrawn if remark[1]]),
+    ):
+        for name, reason in remarks[:_MOST_SHOWN]:
+            console.print(f"{title}: {name}: {reason}")
+        if len(remarks) > _MOST_SHOWN:
+            console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")
+    made = account.positives - sum(bool(reason) for _, reason in refused)
+    written = [f"{arguments.out} ({predicted + len(account.unreadable)} rows)"]
+    for path, number, what in (
+        (arguments.masks, predicted, "masks"),
+        (arguments.overlays, predicted, "pictures"),
+        (arguments.dicom_seg, made, "Segmentation objects"),
+    ):
+        if path is not None:
+            written.append(f"{path}/ ({number} {what})")
+    written += [str(path) for path in (arguments.probabilities, arguments.json) if path is not None]
+    console.print(f"Written: {', '.join(written)}")

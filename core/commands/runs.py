@@ -1,0 +1,162 @@
+"""Which networks a command line asks to be trained: one, or one for each fold; where; from what on.
+
+Promises: planning changes nothing on disk; `prepare` then keeps an earlier run's folders under another
+name and brings along what is resumed from elsewhere.
+
+    NAME_model/            NAME_logs/             without folds
+    NAME_model/fold0/ …    NAME_logs/fold0/ …     with `training.folds`
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from core.averaging import FOLDER as AVERAGING
+from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
+from core.configuration import Configuration, load_configuration, parse_configuration
+from core.files import explained, set_aside, write_bytes
+from core.inference import folds
+from core.monitoring import is_stale
+
+DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
+_BROUGHT_ALONG = (LAST, BEST, AVERAGED, f"{AVERAGING}/*")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network to train.
+
+    Args:
+        configuration: Its settings; with folds, `training.fold` is set.
+        folder: Where the model is written.
+        logs: Where the logs are.
+        source: The folder whose checkpoint is continued; None begins anew.
+    """
+
+    configuration: Configuration
+    folder: Path
+    logs: Path
+    source: Path | None
+
+    def checkpoint(self) -> Checkpoint | None:
+        """What is continued."""
+        return None if self.source is None else load_checkpoint(self.source / LAST)
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to do: the last epoch is trained, and what follows it was written after."""
+        if self.source is None or not self.has_after_training("predictions.png"):
+            return False
+        settings, history = self.configuration.training, load_checkpoint(self.folder / LAST).progress.history
+        return len(history) >= settings.epochs or is_stale(history, settings.early_stop)
+
+    def has_after_training(self, name: str) -> bool:
+        """Whether a file of the folder was written after the newest checkpoint."""
+        last, written = self.folder / LAST, self.folder / name
+        there = last.is_file() and written.is_file()
+        return there and written.stat().st_mtime_ns >= last.stat().st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All that a command line asks for.
+
+    Args:
+        runs: In their order.
+        folder: `NAME_model`.
+        logs: `NAME_logs`.
+        source: The folder after `--resume`, or the run's own; None begins anew.
+    """
+
+    runs: tuple[Run, ...]
+    folder: Path
+    logs: Path
+    source: Path | None
+
+    def prepare(self, console: Console) -> None:
+        """Make the folders; see the module."""
+        own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
+        if self.source is None or self.source.resolve() not in own:
+            for path in self._in_the_way():
+                if (kept := set_aside(path)) is not None:
+                    console.print(f"{path} holds an earlier run; it is kept as {kept}")
+        for run in self.runs:
+            with explained(run.folder, "write"):
+                run.folder.mkdir(parents=True, exist_ok=True)
+                for path in _files_of(run.source):
+                    target = run.folder / path.relative_to(run.source or path)
+                    if not target.exists():
+                        write_bytes(target, path.read_bytes())
+
+    def _in_the_way(self) -> list[Path]:
+        """What a new run would mix with: everything, but for a single fold beside others of its kind."""
+        settings = self.runs[0].configuration.training
+        if settings.folds is not None and len(self.runs) == 1:
+            others = [load_checkpoint(path / LAST) for path in folds(self.folder) if (path / LAST).is_file()]
+            division = (settings.folds, settings.seed)
+            known = {(one.configuration.training.folds, one.configuration.training.seed) for one in others}
+            if known == {division}:
+                return [self.runs[0].folder, self.runs[0].logs]
+        return [self.folder, self.logs]
+
+
+def plan_runs(arguments: argparse.Namespace) -> Runs:
+    """The runs of a command line of `train`.
+
+    Raises:
+        UserError: A bad configuration, or nothing there to be resumed.
+    """
+    folder = Path(arguments.out) / f"{arguments.framework}_model"
+    logs = Path(arguments.out) / f"{arguments.framework}_logs"
+    source = None if arguments.resume is None else Path(arguments.resume or folder)
+    in_folds = source is not None and not (source / LAST).is_file()
+    configuration = _configuration(arguments, _first_checkpoint(source), forget_fold=in_folds)
+    settings = configuration.training
+    if settings.folds is None:
+        return Runs((Run(configuration, folder, logs, source),), folder, logs, source)
+    runs = []
+    for fold in range(settings.folds) if settings.fold is None else [settings.fold]:
+        name = f"fold{fold}"
+        begun = source / name if source is not None and in_folds else source
+        if begun is not None and in_folds and not (begun / LAST).is_file():
+            begun = None
+        of_fold = configuration.model_copy(update={"training": settings.model_copy(update={"fold": fold})})
+        runs.append(Run(of_fold, folder / name, logs / name, begun))
+    return Runs(tuple(runs), folder, logs, source)
+
+
+def _first_checkpoint(source: Path | None) -> Checkpoint | None:
+    """A checkpoint that says how the run, or one of its folds, is configured."""
+    if source is None:
+        return None
+    candidates = [source, *folds(source)]
+    found = next((path for path in candidates if (path / LAST).is_file()), source)
+    return load_checkpoint(found / LAST)
+
+
+def _configuration(
+    arguments: argparse.Namespace, checkpoint: Checkpoint | None, *, forget_fold: bool
+) -> Configuration:
+    """The file's settings, or the checkpoint's when resuming without --config; then the options."""
+    options = {
+        "training.epochs": arguments.epochs,
+        "training.batch_size": arguments.batch_size,
+        "training.optimizer.learning_rate": arguments.learning_rate,
+        "training.seed": arguments.seed,
+        "training.folds": arguments.folds,
+        "training.fold": arguments.fold,
+    }
+    overrides = [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
+    if checkpoint is not None and arguments.config is None:
+        content = checkpoint.configuration.model_dump(mode="json")
+        if forget_fold:
+            content["training"]["fold"] = None
+        return parse_configuration(content, overrides, source="command line")
+    return load_configuration(Path(arguments.config or DEFAULT_CONFIGURATION), overrides)
+
+
+def _files_of(source: Path | None) -> list[Path]:
+    return [] if source is None else [path for name in _BROUGHT_ALONG for path in source.glob(name)]

@@ -1,0 +1,68 @@
+"""The file of probability maps: block after block, and gone when it cannot be whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data import probabilities
+from data.probabilities import ProbabilityFile, is_one
+
+
+def test_what_was_added_is_there_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probabilities, "_BLOCK", 3 * 4 * 5 * 7)
+    maps = np.random.default_rng(0).random((8, 5, 7), dtype=np.float32)
+    ids = ["a", "", "ü/ß", *"defgh"]
+    with ProbabilityFile(tmp_path / "p.h5", 5, 7, 30, {"framework": "tf", "flip": True}) as file:
+        for number, (image_id, found) in enumerate(zip(ids, maps, strict=True)):
+            file.add(image_id, (10 + number, 20 + number), found)
+    with h5py.File(tmp_path / "p.h5") as written:
+        assert sorted(written) == [
+            f"{kind}_{n}" for kind in ("ids", "probabilities", "sizes") for n in range(3)
+        ]
+        assert [len(written[f"ids_{n}"]) for n in range(3)] == [3, 3, 2]
+        assert [text for n in range(3) for text in written[f"ids_{n}"].asstr()[:]] == ids
+        assert written["probabilities_0"].shape == (3, 5, 7, 1)
+        together = np.concatenate([written[f"probabilities_{n}"][..., 0] for n in range(3)])
+        np.testing.assert_array_equal(together, maps)
+        sizes = np.concatenate([written[f"sizes_{n}"][:] for n in range(3)])
+        assert sizes.dtype == np.int32
+        np.testing.assert_array_equal(sizes, np.arange(8)[:, None] + [10, 20])
+        attributes = dict(written.attrs)
+    assert attributes.pop("format") == b"pneumoseg-probabilities"
+    assert attributes == {
+        "format_version": 1,
+        "images": 8,
+        "height": 5,
+        "width": 7,
+        "framework": b"tf",
+        "flip": 1,
+    }
+    assert is_one(tmp_path / "p.h5")
+
+
+def test_no_map_at_all(tmp_path: Path) -> None:
+    with ProbabilityFile(tmp_path / "p.h5", 5, 7, 4, {}):
+        pass
+    with h5py.File(tmp_path / "p.h5") as written:
+        assert (list(written), written.attrs["images"]) == ([], 0)
+
+
+def test_what_is_none(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("text")
+    with h5py.File(tmp_path / "other", "w") as file:
+        file.attrs["format"] = "pneumoseg-data"
+    assert not any(is_one(tmp_path / name) for name in ("text", "other", "nowhere"))
+
+
+def test_an_error_of_the_caller_is_not_hidden(tmp_path: Path) -> None:
+    def fail() -> None:
+        with ProbabilityFile(tmp_path / "p.h5", 5, 7, 4, {}) as file:
+            file.add("a", (1, 1), np.zeros((5, 7), np.float32))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
