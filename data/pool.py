@@ -9,6 +9,7 @@ Ctrl-C, which is the parent's to handle, and end with the parent even if it is k
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -225,6 +226,7 @@ def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...
     import cv2  # not above, so that whoever calls `warm_up` first need not wait for it
 
     cv2.setNumThreads(1)  # the parallelism is the pool's
+    gc.freeze()  # what was imported stays: searching all of it for garbage, over and over, finds none
     warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
     logging.disable(logging.CRITICAL)
     if prepare is not None:
