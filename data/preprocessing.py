@@ -119,7 +119,8 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", _hint(settings))
     key = _patient_key(settings)
-    fingerprint = _fingerprint(settings, annotations, files, key)
+    names = [_name(settings, file) for file in files]
+    fingerprint = _fingerprint(settings, annotations, files, names, key)
     size = (settings.size, settings.size)
     with explained(settings.out, "write"):
         settings.out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
         with explained(folder, "write"):
             store.check_room(folder / ROWS, staging.layout.end)
         job = _Job(settings, identities, key or staging.key, folder / ROWS, staging.layout)
-        tasks = [_Task(file, place) for file, place in zip(files, places, strict=True)]
+        tasks = list(map(_Task, files, names, places))
         _read_all(job, tasks, staging, progress)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_outcome(settings, report, staging)
@@ -218,7 +219,11 @@ def _patient_key(settings: Settings) -> bytes:
 
 
 def _fingerprint(
-    settings: Settings, annotations: Annotations | None, files: Sequence[Path], key: bytes
+    settings: Settings,
+    annotations: Annotations | None,
+    files: Sequence[Path],
+    names: Sequence[str],
+    key: bytes,
 ) -> str:
     """What the rows and their places depend on. The workers are not among it."""
     digest = hashlib.sha256()
@@ -229,9 +234,8 @@ def _fingerprint(
     made = settings.size, settings.storage, settings.per_dataset
     facts = (*formats, *made, labels, *patients, *versions)
     digest.update(repr(facts).encode())
-    for file in files:
-        status = _status(file)
-        digest.update(f"{_name(settings, file)}\0{status}\n".encode())
+    for file, name in zip(files, names, strict=True):
+        digest.update(f"{name}\0{_status(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -267,9 +271,10 @@ class _Job(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """One file, and the place of its row."""
+    """One file, its name, and the place of its row."""
 
     file: Path
+    name: str
     place: int
 
 
@@ -298,14 +303,14 @@ def _kinds(settings: Settings) -> list[str]:
 def _process(task: _Task) -> Entry:
     """Read and convert one file, in a worker."""
     assert _job is not None
-    entry, row = convert(task.file, _job)
+    entry, row = convert(task.file, task.name, _job)
     if row:
         with explained(_job.rows.parent, "write"):
             _worker_rows(_job).put(task.place, row)
     return entry
 
 
-def convert(file: Path, job: _Job) -> _Outcome:
+def convert(file: Path, name: str, job: _Job) -> _Outcome:
     """Read one file, join it with its annotations and shrink both.
 
     Returns:
@@ -314,13 +319,12 @@ def convert(file: Path, job: _Job) -> _Outcome:
         "unreadable", "without annotation", "bad annotation".
     """
     settings, rows_of = job.settings, job.identities.rows_of
-    entry = Entry(_name(settings, file), "unreadable", image_id=printable(file.stem))
+    entry = Entry(name, "unreadable", image_id=printable(file.stem))
     try:
         dataset = dicom.read_dataset(file)
         image_id = job.identities.choose(file, dicom.sop_instance_uid(dataset))
-        entry = replace(entry, image_id=image_id, **headers.coding(dataset)._asdict())
-        if not settings.ignore_patients:
-            entry = replace(entry, patient=headers.patient_hash(dataset, job.patient_key))
+        patient = "" if settings.ignore_patients else headers.patient_hash(dataset, job.patient_key)
+        entry = replace(entry, image_id=image_id, patient=patient, **headers.coding(dataset)._asdict())
         if rows_of is not None and image_id not in rows_of:
             dicom.check(file, dataset)
             return _Outcome(replace(entry, status="without annotation"))
@@ -328,23 +332,20 @@ def convert(file: Path, job: _Job) -> _Outcome:
     except dicom.UnreadableImage as error:
         return _Outcome(replace(entry, reason=printable(error.reason)))
     height, width = radiograph.values.shape
-    entry = replace(entry, height=height, width=width)
+    entry = replace(entry, height=height, width=width, reason=radiograph.note)
     image = resize_image(radiograph.values, settings.size, settings.size, radiograph.full)
     row = [_stored(image, settings.storage)]
     if rows_of is not None:
-        try:
-            full = combined_mask(rows_of[image_id], height, width)
-        except AnnotationError as error:
-            return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
-        positive = bool(full.any())
-        if positive:
-            row.append(resize_mask(full, settings.size, settings.size))
-        else:  # four in five: spare the work
-            row.append(np.zeros_like(row[0], np.uint8))
-        entry = replace(entry, positive=positive, vanished=positive and not row[1].any())
-    return _Outcome(
-        replace(entry, status="kept", reason=radiograph.note, checksum=checksum(*row)), tuple(row)
-    )
+        row.append(np.zeros_like(image, np.uint8))
+        if any(not one.empty for one in rows_of[image_id]):  # one in five
+            try:
+                full = combined_mask(rows_of[image_id], height, width)
+            except AnnotationError as error:
+                return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
+            row[1] = resize_mask(full, settings.size, settings.size)
+            positive = bool(full.any())
+            entry = replace(entry, positive=positive, vanished=positive and not row[1].any())
+    return _Outcome(replace(entry, status="kept", checksum=checksum(*row)), tuple(row))
 
 
 def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
@@ -354,9 +355,9 @@ def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
     return rounded
 
 
-def _crashed(task: _Task, settings: Settings) -> Entry:
+def _crashed(task: _Task) -> Entry:
     reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    return Entry(_name(settings, task.file), "unreadable", reason, printable(task.file.stem))
+    return Entry(task.name, "unreadable", reason, printable(task.file.stem))
 
 
 def _read_all(
@@ -372,7 +373,7 @@ def _read_all(
         _process,
         tasks[len(staging.entries) :],
         workers=job.settings.workers or available_cores(),
-        crashed=functools.partial(_crashed, settings=job.settings),
+        crashed=_crashed,
         prepare=_prepare,
         arguments=(job,),
     )
