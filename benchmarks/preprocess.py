@@ -9,8 +9,10 @@ On generated radiographs like the competition's (1024x1024, 8 bits, baseline JPE
     command   the whole of `python preprocess.py` with N workers, from its start to its exit
     limit     decode + resize by area, nothing else, in one thread; the streams are in memory
     loop      `pixel_array`, `cv2.resize`, append to an HDF5 file, in one thread; no masks
+    at once   the limit's work in N processes at the same time: what N cores and their one memory give of
+              N x the limit at best; for information, no target depends on it
 
-The three take turns, so that whatever else the machine does meets all of them alike, and each round gives
+They take turns, so that whatever else the machine does meets all of them alike, and each round gives
 one ratio; printed are the median, the least and the greatest. The command's start-up (imports, a pool) is
 measured by itself, on a handful of files in every round: the real set has 12,047 files and pays it once,
 like this small one. Both ratios are printed: with start-up, and for each file beyond the handful.
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -34,6 +37,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -57,12 +61,13 @@ LEAST_OF_LIMIT, LEAST_OF_LOOP = 0.8, 2.0
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds that one round took: the two commands, then a file in each of the two loops."""
+    """Seconds that one round took: the two commands, then a file in each of the loops."""
 
     command: float
     handful: float
     limit: float
     loop: float
+    at_once: float
 
 
 def main() -> int:
@@ -115,10 +120,12 @@ def part(folder: Path, count: int) -> Path:
 def measure(sources: Path, few: Path, options: Sequence[object], number: int) -> Round:
     """One round; every second one in the other order."""
     paths = find(sources)[:SINGLE_THREAD]
+    workers = int(str(options[options.index("--workers") + 1]))
     steps: dict[str, Callable[[], float]] = {
         "limit": lambda: limit(paths),
         "command": lambda: timed_command(sources, options),
         "loop": lambda: loop(paths, sources / "loop.h5"),
+        "at_once": lambda: at_once(paths, workers),
         "handful": lambda: timed_command(few, options),
     }
     names = list(steps)[:: -1 if number % 2 else 1]
@@ -147,12 +154,13 @@ def timed_command(sources: Path, options: Sequence[object]) -> float:
     return time.perf_counter() - start
 
 
-def limit(paths: Sequence[Path]) -> float:
-    """Seconds a file for what cannot be spared."""
+def limit(paths: Sequence[Path], wait: Callable[[], object] = lambda: None) -> float:
+    """Seconds a file for what cannot be spared; begun when `wait` returns."""
     streams = []
     for path in paths:
         pixel_data = pydicom.dcmread(path).PixelData
         streams.append(next(generate_frames(pixel_data, number_of_frames=1)))
+    wait()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     start = time.perf_counter()
@@ -162,6 +170,26 @@ def limit(paths: Sequence[Path]) -> float:
     seconds = time.perf_counter() - start
     cv2.setNumThreads(threads)
     return seconds / len(paths)
+
+
+def at_once(paths: Sequence[Path], workers: int) -> float:
+    """Seconds a file, of the slowest, when so many processes do the limit's work at the same time."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(workers), context.SimpleQueue()
+    processes = [
+        context.Process(target=limit_beside_others, args=(paths, barrier, results)) for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    seconds = [float(results.get()) for _ in processes]
+    for process in processes:
+        process.join()
+    return max(seconds)
+
+
+def limit_beside_others(paths: Sequence[Path], barrier: Any, results: Any) -> None:
+    """One of these processes."""
+    results.put(limit(paths, barrier.wait))
 
 
 def loop(paths: Sequence[Path], out: Path) -> float:
@@ -219,6 +247,7 @@ def report(
     count, workers = arguments.count, arguments.workers
     beyond = [(one.command - one.handful) / (count - HANDFUL) for one in rounds]
     whole = [one.command / count for one in rounds]
+    shares = [one.limit / one.at_once for one in rounds]
     ratios = {
         "of the limit, start-up included": ratio([one.limit for one in rounds], whole, workers),
         "of the limit, beyond start-up": ratio([one.limit for one in rounds], beyond, workers),
@@ -233,11 +262,12 @@ def report(
         ("handful", [one.handful for one in rounds], HANDFUL),
         ("limit", [one.limit for one in rounds], 1),
         ("loop", [one.loop for one in rounds], 1),
+        ("at once", [one.at_once for one in rounds], workers),
     ):
         low, middle, high = spread([of / one for one in seconds])
         print(f"  {name:<8} {middle:8.1f} images/s ({low:.1f}, {high:.1f})")
     print("per core, images/s of the command")
-    for name, values in ratios.items():
+    for name, values in {**ratios, "(limit at once, of the limit)": shares}.items():
         low, middle, high = spread(values)
         print(f"  {name:<34} {middle:6.2f} ({low:.2f}, {high:.2f})")
     print("greatest memory of all its processes")

@@ -26,6 +26,6 @@ def choose_device(request: str, available: Sequence[str], title: str) -> str:
         seen = ", ".join(available)
         raise UserError(
             f"--device {request}: {title} sees no such device; it sees: {seen}",
-            "Use --device auto, or install the framework's GPU build and driver (README, Platforms).",
+            "Use --device auto, or install the framework's GPU build and driver (README, What runs where).",
         )
     return wanted

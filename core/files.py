@@ -93,6 +93,17 @@ def check_place(path: Path) -> None:
         raise explain_os_error(OSError(errno.EACCES, ""), path, "write")
 
 
+def put_in_place(finished: Path, path: Path) -> None:
+    """Give a complete file its final name, on the same disk, in the place of what bore it before.
+
+    Raises:
+        UserError: The operating system refused; the text names `path` and the reason.
+    """
+    with explained(path, "write"):
+        _sync(finished)
+        finished.replace(path)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with replacing(path) as partial:

@@ -110,6 +110,18 @@ def folds(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
+def missing_folds(folders: Sequence[Path], members: Sequence[Member]) -> list[Path]:
+    """The folds that folders of folds lack, though their checkpoints say that there are more."""
+    numbers = {member.folder: member.checkpoint.configuration.training.folds or 0 for member in members}
+    missing = []
+    for folder in folders:
+        there = folds(folder)
+        number = max((numbers[path] for path in there), default=0)
+        wanted = [folder / f"fold{fold}" for fold in range(number)]
+        missing += [path for path in wanted if path not in there]
+    return missing
+
+
 def find_thresholds(folders: Sequence[Path]) -> Thresholds | None:
     """The thresholds saved with some models: the mean of theirs; None if any of them has none."""
     found = [load_thresholds(folder) for folder in folders]

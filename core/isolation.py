@@ -2,15 +2,19 @@
 
 Promises: what runs here disturbs neither this process nor another framework's (OpenMP, protobuf,
 memory pools), and a crash there is an error here, not the end. This process imports no framework.
+Ctrl-C, which a terminal sends to both, ends the other one without a word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -36,7 +40,8 @@ class Isolated:
     def __init__(self, name: str, timeout_s: float = 600.0) -> None:
         require_backend(name)
         self.name, self._timeout_s = name, timeout_s
-        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_at_interrupt)
 
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
@@ -48,7 +53,8 @@ class Isolated:
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Future[R]:
         """The same without waiting; calls of one process run one after another."""
-        return self._pool.submit(_call, self.name, function, args, kwargs)
+        with _interrupts_blocked():  # the first call starts the process, which inherits this
+            return self._pool.submit(_call, self.name, function, args, kwargs)
 
     def wait(self, future: Future[R]) -> R:
         """What `start` promised."""
@@ -75,3 +81,24 @@ class Isolated:
 def _call(name: str, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
     _, implementation = load_backend(name)
     return function(implementation, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Put off Ctrl-C for this thread, and for processes started meanwhile until they allow it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it has started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_at_interrupt() -> None:
+    """In the process: at Ctrl-C end at once, as Python's own handler would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -68,7 +68,7 @@ class Thresholds:
             raise UserError(f"threshold area: expected 0 to {AREA_SIZE**2} pixels. Received: {self.area:g}")
 
     def __str__(self) -> str:
-        return f"pixel {self.pixel:.4g}, area {self.area:.6g}, score {self.score:.4g}"
+        return f"pixel {self.pixel:.6g}, area {self.area:.6g}, score {self.score:.6g}"
 
     def least_pixels(self, height: int, width: int) -> int:
         """k, the pixels of a (height, width) image that must reach `score`; at least 1."""

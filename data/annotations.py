@@ -19,6 +19,7 @@ row at fault. It alone can tell that a run lies outside of its image.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Annotations:
         path: The file.
         sha256: Hash of the file's bytes as they lie on disk, in hexadecimal.
         rows_of: Image id to its rows, in the file's order; each image has at least one.
+        runs_of: Image id to what `combined_runs` makes of its rows, for each image with a pneumothorax and
+            without malformed row.
         rows: Rows that say something.
         images: Images with a row.
         positives: Images with a row other than -1.
@@ -74,6 +77,7 @@ class Annotations:
     path: Path
     sha256: str
     rows_of: Mapping[str, tuple[Row, ...]]
+    runs_of: Mapping[str, NDArray[np.int64]]
     rows: int
     images: int
     positives: int
@@ -104,7 +108,15 @@ def read_annotations(path: Path) -> Annotations:
         raise UserError(f"{path} contains no annotation.", _EXPECTED)
     annotated = [sum(not row.empty for row in rows) for rows in rows_of.values()]
     malformed: list[tuple[int, str]] = []
-    overlapping = [sharing for rows in rows_of.values() if (sharing := _overlapping(_runs(rows, malformed)))]
+    overlapping, runs_of = [], {}
+    for (image_id, rows), count in zip(rows_of.items(), annotated, strict=True):
+        if not count:
+            continue
+        runs = _runs(rows, malformed)
+        if sharing := _overlapping(runs):
+            overlapping.append(sharing)
+        if len(runs) == len(rows):
+            runs_of[image_id] = rle.union(*runs.values())
     contradictory = [
         [row.number for row in rows if row.empty]
         for count, rows in zip(annotated, rows_of.values(), strict=True)
@@ -114,6 +126,7 @@ def read_annotations(path: Path) -> Annotations:
         path=path,
         sha256=table.sha256,
         rows_of={image_id: tuple(rows) for image_id, rows in rows_of.items()},
+        runs_of=runs_of,
         rows=sum(map(len, rows_of.values())),
         images=len(rows_of),
         positives=sum(count > 0 for count in annotated),
@@ -145,7 +158,7 @@ def _overlapping(runs_of: Mapping[int, NDArray[np.int64]]) -> list[int]:
     """
     found = []
     starts = ends = np.empty(0, dtype=np.int64)
-    for number, runs in runs_of.items():
+    for number, runs in runs_of.items() if len(runs_of) > 1 else ():
         # Earlier runs that begin before this one's end, less those that are over when it begins.
         begun, over = np.searchsorted(starts, runs[:, 1]), np.searchsorted(ends, runs[:, 0], side="right")
         if (begun > over).any():
@@ -168,11 +181,8 @@ def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.ui
     Raises:
         AnnotationError: A row is malformed or runs outside of the image.
     """
-    mask = np.zeros((height, width), dtype=np.uint8)
-    for row in rows:
-        if not row.empty:
-            mask |= _decoded(row, height, width)
-    return mask
+    masks = [_decoded(row, height, width) for row in rows if not row.empty]
+    return functools.reduce(np.bitwise_or, masks) if masks else np.zeros((height, width), dtype=np.uint8)
 
 
 def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:

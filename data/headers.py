@@ -6,7 +6,6 @@ image can be read is for `data.dicom` to say.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
 from typing import NamedTuple
@@ -103,7 +102,7 @@ def patient_hash(dataset: Dataset, key: bytes) -> str:
     if not patient:
         return ""
     message = f"{patient}\\{issuer}" if issuer else patient
-    return hmac.new(key, message.encode("utf-8", "backslashreplace"), hashlib.sha256).hexdigest()
+    return hmac.digest(key, message.encode("utf-8", "backslashreplace"), "sha256").hex()
 
 
 def _text(dataset: Dataset, keyword: str, *, first: bool = False) -> str:

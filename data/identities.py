@@ -41,6 +41,23 @@ class Identities:
             return uid if uid and file.stem in self.shared else stem
         return stem if stem in self.rows_of or uid not in self.rows_of else uid
 
+    def places(self, files: Sequence[Path]) -> tuple[list[int], int]:
+        """For each file its row, if it has one; and how many rows are expected: those come first.
+
+        A file is expected to have one if annotations say so, or if there are none. Whether it has is known
+        only when it was read, but where it has to go must be known before.
+        """
+        stems = [printable(file.stem) for file in files]
+        expected = [True] * len(files)
+        if self.rows_of is not None:
+            first = {stem: number for number, stem in reversed(list(enumerate(stems)))}
+            expected = [stem in self.rows_of and first[stem] == n for n, stem in enumerate(stems)]
+        order = sorted(range(len(files)), key=lambda number: not expected[number])
+        rows = [0] * len(files)
+        for row, number in enumerate(order):
+            rows[number] = row
+        return rows, sum(expected)
+
 
 def printable(text: str) -> str:
     """Bytes of a name that are no UTF-8 become escapes, written with a backslash."""

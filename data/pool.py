@@ -9,6 +9,7 @@ Ctrl-C, which is the parent's to handle, and end with the parent even if it is k
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -24,8 +25,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, TypeVar
-
-import cv2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,6 +42,14 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def warm_up(module: str) -> None:
+    """Have the process that workers come from begin to import their function's module.
+
+    It goes on beside whatever the caller does next: its own imports, say, which take as long.
+    """
+    _context(module)
 
 
 def ordered(
@@ -216,7 +223,10 @@ def _block_interrupts() -> set[signal.Signals] | None:
 def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import cv2  # not above, so that whoever calls `warm_up` first need not wait for it
+
     cv2.setNumThreads(1)  # the parallelism is the pool's
+    gc.freeze()  # what was imported stays: searching all of it for garbage, over and over, finds none
     warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
     logging.disable(logging.CRITICAL)
     if prepare is not None:

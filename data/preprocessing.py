@@ -36,24 +36,25 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import explained, replacing
+from core.files import explained, put_in_place, replacing
 from data import dicom, frames, headers, store
 from data.annotations import (
     AnnotationError,
     Annotations,
     combined_mask,
-    combined_runs,
     read_annotations,
 )
 from data.identities import Identities, printable
+from data.layout import Layout, RowFile
 from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
-from data.staging import FORMAT_VERSION, Entry, RowFiles, Staging, checksum
+from data.staging import FORMAT_VERSION, ROWS, Entry, Staging, checksum
 
 Storage = Literal["float32", "uint8"]
 Progress = Callable[[str, int, int], None]
@@ -62,6 +63,7 @@ Progress = Callable[[str, int, int], None]
 LEAST_KEY_BYTES = 16
 """Of the key of the patients' hashes."""
 
+_NO_RUNS = np.empty((0, 2), dtype=np.int64)
 _MOST_NAMED = 5  # of what --strict objects to; the report has all
 
 
@@ -117,16 +119,25 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", _hint(settings))
     key = _patient_key(settings)
-    fingerprint = _fingerprint(settings, annotations, files, key)
+    names = [_name(settings, file) for file in files]
+    fingerprint = _fingerprint(settings, annotations, files, names, key)
     size = (settings.size, settings.size)
     with explained(settings.out, "write"):
         settings.out.parent.mkdir(parents=True, exist_ok=True)
     folder = settings.out.with_name(f"{settings.out.name}.staging")
-    staging = Staging.open(folder, fingerprint, _types(settings), size)
+    identities = Identities.of(annotations, files)
+    places, expected = identities.places(files)
+    lay_out = functools.partial(
+        store.lay_out, count=expected, size=size, kinds=_kinds(settings), per_dataset=settings.per_dataset
+    )
+    staging = Staging.open(folder, fingerprint, lay_out, places)
     try:
         resumed = len(staging.entries)
-        job = _Job(settings, Identities.of(annotations, files), key or staging.key, folder)
-        _read_all(job, files, staging, progress)
+        with explained(folder, "write"):
+            store.check_room(folder / ROWS, staging.layout.end)
+        job = _Job(settings, identities, key or staging.key, folder / ROWS, staging.layout)
+        tasks = list(map(_Task, files, names, places))
+        _read_all(job, tasks, staging, progress)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_outcome(settings, report, staging)
         datasets = _assemble(settings, annotations, staging, progress)
@@ -208,19 +219,23 @@ def _patient_key(settings: Settings) -> bytes:
 
 
 def _fingerprint(
-    settings: Settings, annotations: Annotations | None, files: Sequence[Path], key: bytes
+    settings: Settings,
+    annotations: Annotations | None,
+    files: Sequence[Path],
+    names: Sequence[str],
+    key: bytes,
 ) -> str:
-    """What the rows depend on. Neither the workers nor how the file is divided are among it."""
+    """What the rows and their places depend on. The workers are not among it."""
     digest = hashlib.sha256()
-    versions = (np.__version__, cv2.__version__, *frames.versions())
+    versions = (np.__version__, cv2.__version__, h5py.version.hdf5_version, *frames.versions())
     formats = (store.FORMAT_VERSION, FORMAT_VERSION)
     labels = "" if annotations is None else annotations.sha256
     patients = settings.ignore_patients, hashlib.sha256(key).hexdigest()
-    facts = (*formats, settings.size, settings.storage, labels, *patients, *versions)
+    made = settings.size, settings.storage, settings.per_dataset
+    facts = (*formats, *made, labels, *patients, *versions)
     digest.update(repr(facts).encode())
-    for file in files:
-        status = _status(file)
-        digest.update(f"{_name(settings, file)}\0{status}\n".encode())
+    for file, name in zip(files, names, strict=True):
+        digest.update(f"{name}\0{_status(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -251,18 +266,20 @@ class _Job(NamedTuple):
     settings: Settings
     identities: Identities
     patient_key: bytes
-    staging: Path
+    rows: Path
+    layout: Layout
 
 
 class _Task(NamedTuple):
-    """One file, and its number among all."""
+    """One file, its name, and the place of its row."""
 
     file: Path
-    number: int
+    name: str
+    place: int
 
 
 _job: _Job | None = None  # set in the workers only, before their first file
-_rows: RowFiles | None = None
+_rows: RowFile | None = None
 
 
 def _prepare(job: _Job) -> None:
@@ -270,16 +287,15 @@ def _prepare(job: _Job) -> None:
     _job = job
 
 
-def _worker_rows(job: _Job) -> RowFiles:
+def _worker_rows(job: _Job) -> RowFile:
     """This worker's view of the rows; opened late, because a failure here is then the caller's."""
     global _rows
     if _rows is None:
-        size = (job.settings.size, job.settings.size)
-        _rows = RowFiles(job.staging, _types(job.settings), size)
+        _rows = RowFile(job.rows, job.layout)
     return _rows
 
 
-def _types(settings: Settings) -> list[str]:
+def _kinds(settings: Settings) -> list[str]:
     """Of what a row has: the image, and its mask if anything is annotated."""
     return [settings.storage] if settings.annotations is None else [settings.storage, "uint8"]
 
@@ -287,14 +303,14 @@ def _types(settings: Settings) -> list[str]:
 def _process(task: _Task) -> Entry:
     """Read and convert one file, in a worker."""
     assert _job is not None
-    entry, row = convert(task.file, _job)
+    entry, row = convert(task.file, task.name, _job)
     if row:
-        with explained(_job.staging, "write"):
-            _worker_rows(_job).put(task.number, row)
+        with explained(_job.rows.parent, "write"):
+            _worker_rows(_job).put(task.place, row)
     return entry
 
 
-def convert(file: Path, job: _Job) -> _Outcome:
+def convert(file: Path, name: str, job: _Job) -> _Outcome:
     """Read one file, join it with its annotations and shrink both.
 
     Returns:
@@ -303,13 +319,12 @@ def convert(file: Path, job: _Job) -> _Outcome:
         "unreadable", "without annotation", "bad annotation".
     """
     settings, rows_of = job.settings, job.identities.rows_of
-    entry = Entry(_name(settings, file), "unreadable", image_id=printable(file.stem))
+    entry = Entry(name, "unreadable", image_id=printable(file.stem))
     try:
         dataset = dicom.read_dataset(file)
         image_id = job.identities.choose(file, dicom.sop_instance_uid(dataset))
-        entry = replace(entry, image_id=image_id, **headers.coding(dataset)._asdict())
-        if not settings.ignore_patients:
-            entry = replace(entry, patient=headers.patient_hash(dataset, job.patient_key))
+        patient = "" if settings.ignore_patients else headers.patient_hash(dataset, job.patient_key)
+        entry = replace(entry, image_id=image_id, patient=patient, **headers.coding(dataset)._asdict())
         if rows_of is not None and image_id not in rows_of:
             dicom.check(file, dataset)
             return _Outcome(replace(entry, status="without annotation"))
@@ -317,23 +332,20 @@ def convert(file: Path, job: _Job) -> _Outcome:
     except dicom.UnreadableImage as error:
         return _Outcome(replace(entry, reason=printable(error.reason)))
     height, width = radiograph.values.shape
-    entry = replace(entry, height=height, width=width)
+    entry = replace(entry, height=height, width=width, reason=radiograph.note)
     image = resize_image(radiograph.values, settings.size, settings.size, radiograph.full)
     row = [_stored(image, settings.storage)]
     if rows_of is not None:
-        try:
-            full = combined_mask(rows_of[image_id], height, width)
-        except AnnotationError as error:
-            return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
-        positive = bool(full.any())
-        if positive:
-            row.append(resize_mask(full, settings.size, settings.size))
-        else:  # four in five: spare the work
-            row.append(np.zeros_like(row[0], np.uint8))
-        entry = replace(entry, positive=positive, vanished=positive and not row[1].any())
-    return _Outcome(
-        replace(entry, status="kept", reason=radiograph.note, checksum=checksum(*row)), tuple(row)
-    )
+        row.append(np.zeros_like(image, np.uint8))
+        if any(not one.empty for one in rows_of[image_id]):  # one in five
+            try:
+                full = combined_mask(rows_of[image_id], height, width)
+            except AnnotationError as error:
+                return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
+            row[1] = resize_mask(full, settings.size, settings.size)
+            positive = bool(full.any())
+            entry = replace(entry, positive=positive, vanished=positive and not row[1].any())
+    return _Outcome(replace(entry, status="kept", checksum=checksum(*row)), tuple(row))
 
 
 def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
@@ -343,26 +355,25 @@ def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
     return rounded
 
 
-def _crashed(task: _Task, settings: Settings) -> Entry:
+def _crashed(task: _Task) -> Entry:
     reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    return Entry(_name(settings, task.file), "unreadable", reason, printable(task.file.stem))
+    return Entry(task.name, "unreadable", reason, printable(task.file.stem))
 
 
 def _read_all(
     job: _Job,
-    files: Sequence[Path],
+    tasks: Sequence[_Task],
     staging: Staging,
     progress: Progress,
 ) -> None:
     """Stage what is not staged yet."""
     seen = {entry.image_id for entry in staging.entries if entry.kept}
-    progress("reading", len(staging.entries), len(files))
-    tasks = [_Task(file, number) for number, file in enumerate(files)][len(staging.entries) :]
+    progress("reading", len(staging.entries), len(tasks))
     entries = ordered(
         _process,
-        tasks,
+        tasks[len(staging.entries) :],
         workers=job.settings.workers or available_cores(),
-        crashed=functools.partial(_crashed, settings=job.settings),
+        crashed=_crashed,
         prepare=_prepare,
         arguments=(job,),
     )
@@ -374,7 +385,7 @@ def _read_all(
             staging.append(entry)
         if entry.kept:
             seen.add(entry.image_id)
-        progress("reading", len(staging.entries), len(files))
+        progress("reading", len(staging.entries), len(tasks))
 
 
 def _reported(settings: Settings, report: Report) -> Report:
@@ -443,7 +454,7 @@ def _assemble(
     attributes: dict[str, str | int | float] = {"source_files": len(staging.entries)}
     positive, runs = None, list[NDArray[np.int64]]()
     if annotations is not None:
-        runs = [combined_runs(annotations.rows_of[entry.image_id]) for entry in kept]
+        runs = [annotations.runs_of.get(entry.image_id, _NO_RUNS) for entry in kept]
         positive = np.array([entry.positive for entry in kept], dtype=bool)
         attributes |= {
             "positives": int(positive.sum()),
@@ -462,12 +473,18 @@ def _assemble(
         runs=runs,
     )
 
+    progress("writing", 0, len(kept))
+    if staging.in_order:
+        rows_file = staging.finished_rows()
+        with explained(settings.out, "write"):
+            datasets = store.finish(rows_file, rows, staging.layout, attributes)
+        put_in_place(rows_file, settings.out)
+        progress("writing", len(kept), len(kept))
+        return datasets
+
     def blocks() -> Iterator[tuple[NDArray[Any], ...]]:
-        done = 0
-        progress("writing", done, len(kept))
-        for block in staging.blocks():
+        for done, block in enumerate(staging.blocks(), 1):
             yield block
-            done += len(block[0])
             progress("writing", done, len(kept))
 
     with replacing(settings.out) as partial:

@@ -75,7 +75,7 @@ def _sums(pixels: NDArray[Any], height: int, width: int, full: float) -> tuple[N
             pixels = _resize_rows(pixels.astype(np.float32, copy=False), after)
         else:
             parts *= block.length
-            pixels = _sum_rows(pixels.astype(_holding(pixels.dtype, full * parts), copy=False), block)
+            pixels = _sum_rows(pixels, block, _holding(pixels.dtype, full * parts))
         pixels = cv2.transpose(pixels)
     return pixels, parts
 
@@ -114,10 +114,10 @@ def _block(before: int, after: int) -> _Block | None:
     return _Block(p, tuple(sums))
 
 
-def _sum_rows(pixels: NDArray[Any], block: _Block) -> NDArray[Any]:
-    """The sums of the rows of each block, in the type of the pixels."""
+def _sum_rows(pixels: NDArray[Any], block: _Block, kind: type[np.number[Any]]) -> NDArray[Any]:
+    """The sums of the rows of each block, in a type that holds them."""
     blocks = pixels.reshape(-1, block.length, pixels.shape[1])
-    found = np.empty((len(blocks), len(block.sums), pixels.shape[1]), pixels.dtype)
+    found = np.empty((len(blocks), len(block.sums), pixels.shape[1]), kind)
     further = np.empty_like(found[:, 0])
     for place, terms in enumerate(block.sums):
         into = found[:, place]
@@ -130,12 +130,12 @@ def _sum_rows(pixels: NDArray[Any], block: _Block) -> NDArray[Any]:
 
 
 def _sum(rows: Sequence[NDArray[Any]], count: int, out: NDArray[Any]) -> None:
-    """So many times the sum of some rows."""
+    """So many times the sum of some rows, all of it in the type of `out`."""
     total = rows[0]
     for row in rows[1:]:
-        total = np.add(total, row, out=out)
+        total = np.add(total, row, out=out, dtype=out.dtype)
     if count > 1 or total is not out:
-        np.multiply(total, count, out=out)
+        np.multiply(total, count, out=out, dtype=out.dtype)
 
 
 def _resize_rows(pixels: NDArray[np.float32], height: int) -> NDArray[np.float32]:

@@ -4,10 +4,10 @@ Promises: what `Staging.append` has recorded survives the end of the process, ho
 `Staging.open` gives it back if it was made from the same sources with the same settings; a row that
 is not whole (its checksum differs) is dropped together with everything after it. Memory does not grow
 with the number of images. One process at a time may hold a staging folder; others may put rows into it
-for that one, each at its place (`RowFiles`).
+for that one, each at its place (`data.layout`).
 
-In the folder: `fingerprint` (what the rows were made from), `images.raw` and, where there are masks,
-`masks.raw` (row n is that of source file n; where a file gave none there is a hole) and `journal.jsonl`
+In the folder: `fingerprint` (what the rows were made from), `rows` (which becomes the HDF5 file, if the
+files that were expected to give a row are those that did: nothing is copied then) and `journal.jsonl`
 (one line per source file, in the order of the files). Also `key`, random and for the owner's eyes alone:
 what the journal says of patients is hashed with it, and the key goes when the folder goes.
 """
@@ -21,27 +21,31 @@ import secrets
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import explained
 from data.headers import UNKNOWN
+from data.layout import Layout, RowFile, write_all
 
 if sys.platform != "win32":
     import fcntl
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
 
-_ROWS, _JOURNAL = ("images.raw", "masks.raw"), "journal.jsonl"
+ROWS = "rows"
+"""The file of rows in the folder."""
+
+_JOURNAL, _SCRATCH = "journal.jsonl", "scratch"
 _KEY_BYTES = 32
-_BLOCK = 4  # rows copied at a time; a large write into a new file takes several times as long a byte
+_SYNC_EVERY = 32  # source files
 
 
 @dataclass(frozen=True)
@@ -90,99 +94,60 @@ def checksum(*row: NDArray[Any]) -> int:
     return result
 
 
-class RowFiles:
-    """The rows of a staging folder, opened by any process.
-
-    Args:
-        folder: Where they are.
-        types: Type of the images, and of the masks if there are any.
-        size: Height and width of a row.
-
-    Raises:
-        OSError: The files are not there.
-    """
-
-    def __init__(self, folder: Path, types: Sequence[DTypeLike], size: tuple[int, int]) -> None:
-        self._types, self._size = [np.dtype(kind) for kind in types], size
-        self._files = [io.FileIO(folder / name, "r+") for name in _ROWS[: len(types)]]
-
-    def put(self, number: int, row: Sequence[NDArray[Any]]) -> None:
-        """Write the row of source file `number`: its image, and its mask if there are any."""
-        for file, array in zip(self._files, row, strict=True):
-            file.seek(number * array.nbytes)
-            _write(file, array.data)
-
-    def get(self, number: int, count: int) -> tuple[NDArray[Any], ...]:
-        """The rows of `count` source files from `number` on: images (count, H, W), and their masks.
-
-        Raises:
-            EOFError: There are not so many.
-        """
-        found = []
-        for file, kind in zip(self._files, self._types, strict=True):
-            array = np.empty((count, *self._size), kind)
-            file.seek(number * (array.nbytes // count))
-            if (length := file.readinto(array.data.cast("B"))) != array.nbytes:
-                raise EOFError(f"{length} of {array.nbytes} bytes")
-            found.append(array)
-        return tuple(found)
-
-    def truncate(self, count: int) -> None:
-        """Leave room for the rows of `count` source files."""
-        for file, kind in zip(self._files, self._types, strict=True):
-            file.truncate(count * kind.itemsize * self._size[0] * self._size[1])
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
-
-
 class Staging:
     """An open staging folder.
 
     Attributes:
         folder: Where it is.
+        layout: Where rows have their places in the file of rows.
         entries: What became of the source files so far, in their order.
         key: 32 random bytes, the same as long as the folder's entries are.
     """
 
-    def __init__(self, folder: Path, types: Sequence[DTypeLike], size: tuple[int, int]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, layout: Layout, places: Sequence[int]) -> None:
+        self.folder, self.layout = folder, layout
         self.entries: list[Entry] = []
         self.key = b""
-        self._types, self._size = types, size
-        self._lock: io.FileIO | None = None
-        self._rows: RowFiles | None = None
+        self._places = places
+        self._rows: RowFile | None = None
         self._journal: io.FileIO | None = None
+        self._lock: io.FileIO | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
 
     @classmethod
     def open(
-        cls, folder: Path, fingerprint: str, types: Sequence[DTypeLike], size: tuple[int, int]
+        cls, folder: Path, fingerprint: str, lay_out: Callable[[Path], Layout], places: Sequence[int]
     ) -> Staging:
         """Take a staging folder, with what it holds if the fingerprint is the same.
 
         Args:
             folder: Made if absent; emptied if it was made from something else.
-            fingerprint: What the rows depend on; one line.
-            types: Type of the images, and of the masks if a row has one besides its image.
-            size: Height and width of the rows.
+            fingerprint: What the rows and their places depend on; one line.
+            lay_out: Finds the rows' places, with a file to try them out in.
+            places: Of each source file, which row of the layout its row is.
 
         Raises:
             UserError: Another process holds the folder, or the operating system refused.
         """
-        staging = cls(folder, types, size)
         with explained(folder, "write"):
             folder.mkdir(parents=True, exist_ok=True)
-            staging._take_lock()
+            lock = _locked(folder)
             try:
+                staging = cls(folder, lay_out(folder / _SCRATCH), places)
+            except BaseException:
+                lock.close()
+                raise
+            staging._lock = lock
+            try:
+                (folder / _SCRATCH).unlink(missing_ok=True)
                 mark = folder / "fingerprint"
                 key = folder / "key"
                 same = mark.is_file() and mark.read_text("utf-8") == fingerprint
                 same = same and key.is_file() and key.stat().st_size == _KEY_BYTES
                 if not same:
                     mark.unlink(missing_ok=True)  # first, so that no old row ever bears a new mark
-                    for name in (*_ROWS, _JOURNAL):
+                    for name in (ROWS, _JOURNAL):
                         (folder / name).unlink(missing_ok=True)
                     _write_secret(key, secrets.token_bytes(_KEY_BYTES))
                 staging.key = key.read_bytes()
@@ -207,34 +172,48 @@ class Staging:
         assert self._journal is not None
         with explained(self.folder, "write"):
             if row:
-                self._rows.put(len(self.entries), row)
+                self._rows.put(self._places[len(self.entries)], row)
             # Unbuffered and last: a line in the journal means that its row is written.
-            _write(self._journal, json.dumps(vars(entry)).encode() + b"\n")
-        self.entries.append(entry)
+            write_all(self._journal, json.dumps(vars(entry)).encode() + b"\n")
+            self.entries.append(entry)
+            if len(self.entries) % _SYNC_EVERY == 0:
+                self._sync(self._rows)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the rows fill the layout, so that their file can become the data file."""
+        kept = [place for place, entry in zip(self._places, self.entries, strict=True) if entry.kept]
+        return kept == list(range(self.layout.count))
 
     def blocks(self) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The rows, some at a time: images (m, H, W), and masks (m, H, W) if there are any.
+        """The rows in the order of their files: image (1, H, W), and mask (1, H, W) if there are any.
 
         Raises:
             UserError: The folder can no longer be read.
         """
         assert self._rows is not None
         with explained(self.folder, "read"):
-            for first, last in self._stretches():
-                for number in range(first, last, _BLOCK):
-                    yield self._rows.get(number, min(_BLOCK, last - number))
+            for place, entry in zip(self._places, self.entries, strict=True):
+                if entry.kept:
+                    yield tuple(array[None] for array in self._rows.get(place))
 
-    def _stretches(self) -> Iterator[tuple[int, int]]:
-        """From where to where every source file gave a row."""
-        first = 0
-        for number, entry in enumerate(self.entries):
-            if not entry.kept:
-                yield first, number
-                first = number + 1
-        yield first, len(self.entries)
+    def finished_rows(self) -> Path:
+        """The file of rows, closed here, to do something else with; what is recorded needs it.
+
+        Raises:
+            UserError: The system could not write all of it.
+        """
+        assert self._rows is not None
+        self._thread.shutdown()
+        self._rows.close()
+        with explained(self.folder, "write"):
+            if self._syncing is not None:
+                self._syncing.result()
+        return self.folder / ROWS
 
     def close(self) -> None:
         """Let go of the folder; what is recorded stays."""
+        self._thread.shutdown()
         for file in (self._rows, self._journal, self._lock):
             if file is not None:
                 file.close()
@@ -244,44 +223,50 @@ class Staging:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _sync(self, rows: RowFile) -> None:
+        """Have the disk take what was written so far, meanwhile, so that little is left to wait for."""
+        if self._syncing is None or self._syncing.done():
+            if self._syncing is not None:
+                self._syncing.result()  # the system tells of a failure once
+            self._syncing = self._thread.submit(os.fsync, rows.fileno())
+
     def _recover(self) -> None:
         """Take what is whole, cut off the rest, and get ready to append."""
-        for name in (*_ROWS[: len(self._types)], _JOURNAL):
+        for name in (ROWS, _JOURNAL):
             (self.folder / name).touch()
-        self._rows = RowFiles(self.folder, self._types, self._size)
+        self._rows = RowFile(self.folder / ROWS, self.layout)
         self._journal = io.FileIO(self.folder / _JOURNAL, "r+")
         recorded = 0
-        for line in self._journal.readall().splitlines(keepends=True):
+        for line in self._journal.readall().splitlines(keepends=True)[: len(self._places)]:
             entry = _parse(line)
-            if entry is None or (entry.kept and not self._whole(entry)):
+            if entry is None or (entry.kept and not self._whole(self._rows, entry)):
                 break
             self.entries.append(entry)
             recorded += len(line)
-        self._rows.truncate(len(self.entries))
         self._journal.truncate(recorded)
         self._journal.seek(recorded)
 
-    def _whole(self, entry: Entry) -> bool:
+    def _whole(self, rows: RowFile, entry: Entry) -> bool:
         """Whether the row of the next entry is what it was."""
-        assert self._rows is not None
         try:
-            return checksum(*self._rows.get(len(self.entries), 1)) == entry.checksum
+            return checksum(*rows.get(self._places[len(self.entries)])) == entry.checksum
         except EOFError:
             return False
 
-    def _take_lock(self) -> None:
-        """Hold the folder until `close`, or until this process ends in whatever way."""
-        file = (self.folder / "lock").open("ab", buffering=0)
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.close()
-                raise UserError(
-                    f"another process is writing to {self.folder}.",
-                    "Wait for it, or choose another --out.",
-                ) from error
-        self._lock = file
+
+def _locked(folder: Path) -> io.FileIO:
+    """Hold the folder until the file is closed, or until this process ends in whatever way."""
+    file = (folder / "lock").open("ab", buffering=0)
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise UserError(
+                f"another process is writing to {folder}.",
+                "Wait for it, or choose another --out.",
+            ) from error
+    return file
 
 
 def _parse(line: bytes) -> Entry | None:
@@ -299,10 +284,3 @@ def _write_secret(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
-
-
-def _write(file: io.FileIO, content: bytes | memoryview) -> None:
-    """All of it: an unbuffered file may take only a part, for example before the disk is full."""
-    view = memoryview(content).cast("B")
-    while view:
-        view = view[file.write(view) :]

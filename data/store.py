@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.files import explained
 from data import rle
+from data.layout import Layout, RowFile
 
 FORMAT = "pneumoseg-data"
 FORMAT_VERSION = 3
@@ -89,6 +91,73 @@ class Rows:
     runs: Sequence[NDArray[np.int64]] = ()
 
 
+def lay_out(
+    scratch: Path, count: int, size: tuple[int, int], kinds: Sequence[str], per_dataset: int
+) -> Layout:
+    """Where the rows of a file will lie, which depends on nothing else than these.
+
+    Args:
+        scratch: A file for HDF5 to try it out in, replaced if it is there; next to nothing is written.
+        count: Rows of the file.
+        size: Height and width of the stored images.
+        kinds: Type of the images, "float32" or "uint8", and of the masks ("uint8") if there are any.
+        per_dataset: Images in each dataset but the last.
+
+    Raises:
+        OSError: The operating system refused.
+    """
+    scratch.write_bytes(b"")
+    with _around(scratch) as file:
+        starts = _create_rows(file, count, size, kinds, per_dataset)
+    return Layout(count, per_dataset, size, tuple(kinds), starts, scratch.stat().st_size)
+
+
+def check_room(path: Path, size: int) -> None:
+    """Fail now if the disk has no room for a file of `size` bytes and HDF5's own; what it holds stays.
+
+    HDF5 must not be the one to find out: when its last flush fails, h5py raises from destructors and
+    the process may end with a segmentation fault.
+
+    Raises:
+        OSError: It has not.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("ab") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size + 4 * _OVERHEAD)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot
+                raise
+
+
+def finish(path: Path, rows: Rows, layout: Layout, attributes: Mapping[str, str | int | float]) -> int:
+    """Make a file of rows that are at their places a file of the contract.
+
+    Everything else is written around them; should that be interrupted, the rows are as they were.
+
+    Args:
+        path: The file, in which all of the layout's rows have been put.
+        rows: What is known about them besides.
+        layout: Where they are.
+        attributes: Attributes of the file besides those of the format.
+
+    Returns:
+        The number of datasets of images.
+
+    Raises:
+        OSError: The operating system refused (the disk is full, say).
+    """
+    with system_errors():
+        check_room(path, layout.end + _length_of_the_rest(rows, layout))
+        with _around(path) as file:
+            starts = _create_rows(file, layout.count, layout.size, layout.kinds, layout.per_dataset)
+            if starts != layout.starts:
+                raise RuntimeError("HDF5 has laid the rows out differently than before")
+            _create_rest(file, rows, layout, attributes)
+    return len(layout.starts)
+
+
 def write(
     path: Path,
     rows: Rows,
@@ -117,68 +186,106 @@ def write(
     Raises:
         OSError: The operating system refused (the disk is full, say).
     """
-    with system_errors():
-        check_room(path, _bytes(rows, size, per_dataset, storage))
-        return _write(path, rows, size, blocks, per_dataset, storage, attributes)
+    kinds = [storage] if rows.positive is None else [storage, "uint8"]
+    layout = lay_out(path, len(rows.ids), size, kinds, per_dataset)
+    check_room(path, layout.end)
+    file = RowFile(path, layout)
+    try:
+        several = (row for block in blocks for row in zip(*block, strict=True))
+        for number, row in enumerate(several):
+            file.put(number, row)
+    finally:
+        file.close()
+    return finish(path, rows, layout, attributes)
 
 
-def _bytes(rows: Rows, size: tuple[int, int], per_dataset: int, storage: str) -> int:
-    """How many the file has at most, but for HDF5's own beginning and end."""
-    count = len(rows.ids)
-    pixels = size[0] * size[1] * (np.dtype(storage).itemsize + (rows.positive is not None))
-    longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
-    datasets = len(COLUMNS) * -(-count // per_dataset)
-    runs = 24 * sum(map(len, rows.runs))
-    return count * (pixels + longest + 9) + runs + datasets * _OVERHEAD
+class _Around:
+    """A file as HDF5 is shown it: empty at first, so that it makes a new one of it, around what it holds."""
+
+    def __init__(self, file: io.BufferedRandom) -> None:
+        self._file, self._end = file, 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset + (self._end if whence == io.SEEK_END else 0))
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._file.readinto(buffer)
+
+    def write(self, content: memoryview) -> int:
+        written = self._file.write(content)
+        self._end = max(self._end, self._file.tell())
+        return written
+
+    def truncate(self, size: int) -> int:
+        self._end = size
+        return self._file.truncate(size)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
-def check_room(path: Path, size: int) -> None:
-    """Fail now if the disk has no room for a file of `size` bytes and HDF5's own.
+@contextlib.contextmanager
+def _around(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file made of an existing file, of which it leaves what it does not write itself."""
+    with path.open("r+b") as content, h5py.File(_Around(content), "w") as file:
+        yield file
 
-    HDF5 must not be the one to find out: when its last flush fails, h5py raises from destructors and
-    the process may end with a segmentation fault.
 
-    Raises:
-        OSError: It has not.
+def _create_rows(
+    file: h5py.File, count: int, size: tuple[int, int], kinds: Sequence[str], per_dataset: int
+) -> tuple[tuple[int, ...], ...]:
+    """Create the datasets of images and masks, which get their room now but no content; where each begins.
+
+    Nothing may come before them in a file, or their places would depend on it.
     """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size + 4 * _OVERHEAD)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot
-                raise
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    starts = []
+    for number, first in enumerate(range(0, count, per_dataset)):
+        shape = (min(per_dataset, count - first), *size, 1)
+        datasets = [
+            file.create_dataset(f"{name}_{number}", shape, kind, dcpl=settings)
+            for name, kind in zip(("images", "ann"), kinds, strict=False)
+        ]
+        starts.append(tuple(dataset.id.get_offset() for dataset in datasets))
+    return tuple(starts)
 
 
-def _write(
-    path: Path,
-    rows: Rows,
-    size: tuple[int, int],
-    blocks: Iterator[tuple[NDArray[Any], ...]],
-    per_dataset: int,
-    storage: str,
-    attributes: Mapping[str, str | int | float],
-) -> int:
-    count = len(rows.ids)
-    with h5py.File(path, "w") as file:
-        ours: dict[str, str | int | float] = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "storage": storage,
-            "height": size[0],
-            "width": size[1],
-            "images": count,
-            "annotated": rows.positive is not None,
-        }
-        set_attributes(file, {**attributes, **ours})
-        starts = range(0, count, per_dataset)
-        parts = []
-        for number, start in enumerate(starts):
-            part = slice(start, min(start + per_dataset, count))
-            parts.append(_create(file, number, part, rows, size, storage))
-        _fill(parts, per_dataset, blocks)
-    return len(starts)
+def _length_of_the_rest(rows: Rows, layout: Layout) -> int:
+    """Bytes that everything but the rows takes, at most."""
+    longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
+    datasets = len(COLUMNS) * len(layout.starts)
+    runs = 24 * sum(map(len, rows.runs))
+    return layout.count * (longest + 9) + runs + datasets * _OVERHEAD
+
+
+def _create_rest(
+    file: h5py.File, rows: Rows, layout: Layout, attributes: Mapping[str, str | int | float]
+) -> None:
+    """Everything but the rows."""
+    storage = layout.kinds[0]
+    ours: dict[str, str | int | float] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "storage": storage,
+        "height": layout.size[0],
+        "width": layout.size[1],
+        "images": layout.count,
+        "annotated": rows.positive is not None,
+    }
+    set_attributes(file, {**attributes, **ours})
+    for number in range(len(layout.starts)):
+        if storage == "uint8":
+            file[f"images_{number}"].attrs["scale"] = SCALE
+        part = slice(number * layout.per_dataset, (number + 1) * layout.per_dataset)
+        _create_small(file, number, part, rows)
 
 
 def set_attributes(file: h5py.File, attributes: Mapping[str, str | int | float]) -> None:
@@ -207,25 +314,18 @@ def _os_error(error: OSError | RuntimeError) -> OSError:
     return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
-def _create(
-    file: h5py.File, number: int, part: slice, rows: Rows, size: tuple[int, int], storage: str
-) -> tuple[h5py.Dataset, ...]:
-    """Create the datasets of one number, and fill the small ones; gives those of images and masks."""
-    shape = (part.stop - part.start, *size, 1)
-    images = file.create_dataset(f"images_{number}", shape, storage)
-    if storage == "uint8":
-        images.attrs["scale"] = SCALE
+def _create_small(file: h5py.File, number: int, part: slice, rows: Rows) -> None:
+    """Create and fill the datasets of one number that are not of pixels."""
     create_texts(file, f"ids_{number}", rows.ids[part])
     if rows.patients:
         create_texts(file, f"patients_{number}", rows.patients[part])
     file.create_dataset(f"sizes_{number}", data=rows.sizes[part].astype(np.int32))
     if rows.positive is None:
-        return (images,)
+        return
     file.create_dataset(f"positive_{number}", data=rows.positive[part].astype(np.uint8))
     if rows.runs:
         runs = [np.insert(runs, 0, place, axis=1) for place, runs in enumerate(rows.runs[part])]
         file.create_dataset(f"runs_{number}", data=np.concatenate([np.empty((0, 3), np.int64), *runs]))
-    return images, file.create_dataset(f"ann_{number}", shape, "uint8")
 
 
 def create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
@@ -233,23 +333,6 @@ def create_texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
     encoded = [text.encode() for text in texts]
     kind = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
     file.create_dataset(name, data=np.array(encoded, dtype=kind))
-
-
-def _fill(
-    parts: Sequence[tuple[h5py.Dataset, ...]],
-    per_dataset: int,
-    blocks: Iterator[tuple[NDArray[Any], ...]],
-) -> None:
-    """Spread the blocks over the datasets."""
-    position = 0
-    for block in blocks:
-        taken = 0
-        while taken < len(block[0]):
-            number, offset = divmod(position, per_dataset)
-            length = min(len(block[0]) - taken, per_dataset - offset)
-            for dataset, values in zip(parts[number], block, strict=True):
-                dataset[offset : offset + length] = values[taken : taken + length, ..., None]
-            taken, position = taken + length, position + length
 
 
 @dataclass(frozen=True)

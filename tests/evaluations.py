@@ -28,7 +28,7 @@ def history(epochs: int, seed: int) -> tuple[EpochRecord, ...]:
             dice=0.8 - 0.5 / epoch,
             dice_all_empty=0.7,
             dice_positive=None if epoch == 1 else 0.7 - 0.7 / epoch,
-            learning_rate=1e-3 / epoch,
+            learning_rate=1e-3 / epoch**2,
             images_per_second=20.0,
             scored_on="validation",
             step=10 * epoch,

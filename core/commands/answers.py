@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from core.inference import find_thresholds
+from core.inference import Member, find_thresholds, missing_folds
 from core.thresholds import Thresholds
 from data.resize import resize_image
 
@@ -55,3 +55,9 @@ def chosen_thresholds(
     tuned = find_thresholds(folders)
     thresholds = dataclasses.replace(tuned or Thresholds(), **given)
     return thresholds, "given" if given else "tuned" if tuned else "default"
+
+
+def remark_on_folds(folders: Sequence[Path], members: Sequence[Member]) -> str:
+    """What to say where a folder of folds is not complete; "" where it is."""
+    missing = missing_folds(folders, members)
+    return f"missing, so the ensemble is without: {', '.join(map(str, missing))}" if missing else ""

@@ -43,11 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from core.files import check_place, write_text
+    from core.commands.outputs import check_report
+    from core.files import write_text
     from data.submissions import check
 
-    if arguments.json:
-        check_place(arguments.json)
+    inputs = [(f"the {name}", getattr(arguments, name)) for name in ("submission", "sample", "images")]
+    check_report("--json", arguments.json, [one for one in inputs if one[1] is not None])
     size = _size(arguments)
     console = Console(highlight=False, markup=False)
     images = _images(console, arguments, size)

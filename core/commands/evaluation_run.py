@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from core.checkpoint import LAST, load_checkpoint
-from core.commands.answers import chosen_thresholds
+from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
+from core.commands.outputs import check_report
 from core.commands.scoring_run import score
 from core.evaluation import Evaluation, MemberRecord, Origin
-from core.files import check_place, write_text
+from core.files import write_text
 from core.inference import Member, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
@@ -31,14 +32,18 @@ def run(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(arguments.framework))
     for name in names:
         require_backend(name)
-    for path in (arguments.json, arguments.report):
-        if path is not None:
-            check_place(path)
+    inputs = [("the data file", Path(arguments.data))]
+    check_report("--json", arguments.json, inputs)
+    if arguments.json is not None:
+        inputs.append(("the place of --json", arguments.json))
+    check_report("--report", arguments.report, inputs)
     found: list[Evaluation] = []
     with Store.open(Path(arguments.data)) as store:
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
+            if remark := remark_on_folds(folders, members):
+                console.print(remark)
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
             found.append(_evaluate(console, arguments, store, name, folders, members, compared))
     _print(console, arguments, found)

@@ -93,7 +93,8 @@ def shares(store: Store, members: Sequence[Member], split: Literal["validation",
     ]
     if not found:
         raise UserError(
-            f"{members[0].folder} was trained on all images (training.validation_fraction: 0): "
+            f"{members[0].folder} was trained on all images (training.validation_fraction: "
+            f"{members[0].checkpoint.configuration.training.validation_fraction:g} of {facts.images}): "
             "there are none to judge it by.",
             "For images that it has not seen, use --data FILE --split all.",
         )

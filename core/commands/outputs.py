@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import explained
+from core.files import check_place, explained
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,19 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
             _check_file(output, overwrite)
         else:
             _check_folder(output, overwrite)
+
+
+def check_report(option: str, path: Path | None, inputs: Sequence[Input]) -> None:
+    """Refuse, before any work, a report that could not be written or would replace what it reports on.
+
+    Any other file that is there may be replaced.
+
+    Raises:
+        UserError: With the option, and what stands in its way.
+    """
+    if path is not None:
+        check_place(path)
+        check_outputs([OutputFile(option, path, lambda _: True)], inputs, overwrite=True)
 
 
 def begins_with(beginning: str) -> Callable[[Path], bool]:

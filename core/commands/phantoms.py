@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, and say what to do next."""
+    import shlex
+
     from rich.console import Console
     from rich.progress import Progress
 
@@ -44,10 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(task, completed=done)
 
         report = write_phantoms(settings, show)
+    words = ["--images", str(report.images), "--annotations", str(report.annotations)]
     console.print(
         f"{report.count} phantoms, {report.positives} with a pneumothorax, {report.several} of "
         f"them annotated in several rows, {report.without_annotation} without annotation.\n"
-        f"Next: python preprocess.py --images {report.images} --annotations {report.annotations}",
+        f"Next: python preprocess.py {shlex.join(words)}",
         soft_wrap=True,
     )
     return 0

@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from core.commands.answers import chosen_thresholds
+from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.options import check_at_least_one
 from core.commands.outputs import Output, OutputFile, OutputFolder, begins_with, check_outputs
 from core.commands.progress import progress_bar
@@ -116,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     predictor = Predictor(members, implementation, device, flip=arguments.tta)
     model = Model(backend, device, members, thresholds, origin, arguments.tta)
     console.print(_describe(model, len(files)))
+    if remark := remark_on_folds(folders, members):
+        console.print(remark)
     try:
         account = _predict(console, arguments, files, annotations, model, predictor)
     except KeyboardInterrupt:

@@ -76,6 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the work and show what became of every file."""
+    from data.pool import warm_up
+
+    warm_up("data.preprocessing")  # before this process imports the same
+
     from rich.console import Console
 
     from data.preprocessing import Settings, preprocess

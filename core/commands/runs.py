@@ -18,6 +18,7 @@ from rich.console import Console
 from core.averaging import FOLDER as AVERAGING
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
 from core.configuration import Configuration, load_configuration, parse_configuration
+from core.errors import UserError
 from core.files import explained, set_aside, write_bytes
 from core.inference import folds, model_folder
 from core.monitoring import is_stale
@@ -116,6 +117,11 @@ def plan_runs(arguments: argparse.Namespace) -> Runs:
     configuration = _configuration(arguments, _first_checkpoint(source), forget_fold=in_folds)
     settings = configuration.training
     if settings.folds is None:
+        if in_folds and source is not None and folds(source):
+            raise UserError(
+                f"{source} holds folds, but the configuration has no training.folds.",
+                "Leave --config out to go on as it was begun, or add --folds.",
+            )
         return Runs((Run(configuration, folder, logs, source),), folder, logs, source)
     runs = []
     for fold in range(settings.folds) if settings.fold is None else [settings.fold]:

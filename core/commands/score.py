@@ -40,12 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from core.files import check_place, write_text
+    from core.commands.outputs import check_report
+    from core.files import write_text
     from data.annotations import read_annotations
     from data.submissions import compare, named
 
-    if arguments.json:
-        check_place(arguments.json)
+    inputs = [("the submission", arguments.submission), ("the annotations", arguments.annotations)]
+    check_report("--json", arguments.json, inputs)
     console = Console(highlight=False, markup=False)
     with console.status("comparing"):
         annotations = read_annotations(arguments.annotations)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from core.commands.answers import remark_on_folds
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
 from core.commands.scoring_run import Open, score
@@ -80,6 +81,8 @@ def tune(
         UserError: There is no model, nothing was held out, or no positive image was.
     """
     members = find_members([folder])
+    if remark := remark_on_folds([folder], members):
+        console.print(remark)
     parts = shares(store, members, "validation")
     scored = score(console, store, parts, open_models, Thresholds(), batch_size, "thresholds")
     histograms = scored.scorer.histograms()

@@ -132,7 +132,7 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     """From zero; logarithmic where the values span more than a factor of thirty."""
     least, most = min(values), max(values)
     if 0 < least * 30 < most:
-        axes.set_yscale("log")
+        _logarithmic(axes, "y")
     elif least >= 0 < most:
         axes.set_ylim(0, most * 1.05)
 
@@ -391,7 +391,7 @@ def _logarithmic(axes: Axes, which: str) -> None:
     for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
         if len(ticks) < 3:
             ticks = [d * 10.0**power for power in decades for d in digits if low <= d * 10.0**power <= high]
-    axis.set_ticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axis.set_ticks(ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
 
 

@@ -91,9 +91,11 @@ def test_warnings_leave_it_valid(tmp_path: Path) -> None:
         (["--size", "9", "--width", "3"], ["--size is both --height and --width"]),
         (["--images", "nowhere", "--size", "9"], ["--size and --images"]),
         (["--sample", "cut.csv.gz"], ["cut.csv.gz is not a whole gzip file"]),
+        (["--json", "submission.csv"], ["--json submission.csv is the submission"]),
+        (["--sample", "cut.csv.gz", "--json", "./cut.csv.gz"], ["--json cut.csv.gz is the sample"]),
     ],
 )
 def test_what_cannot_be_checked_is_one_clear_error(tmp_path: Path, words: list[str], says: list[str]) -> None:
     (tmp_path / "submission.csv").write_text("ImageId,EncodedPixels\na,-1\n")
     (tmp_path / "cut.csv.gz").write_bytes(b"\x1f\x8b\x08\x00")
-    refused("check", *words, "--json", "f.json", cwd=tmp_path, how=run_here, says=says)
+    refused("check", "--json", "f.json", *words, cwd=tmp_path, how=run_here, says=says)

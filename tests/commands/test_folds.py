@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from command_line import (
     refused,
     run,
     run_here,
+    succeed,
     train,
 )
 from event_files import shown
@@ -235,6 +237,24 @@ def test_averages_are_brought_along(folder: Path, tmp_path_factory: pytest.TempP
 def test_folds_that_cannot_be_are_named(folder: Path, words: list[str], says: list[str]) -> None:
     given = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]
     refused(*given, *words, cwd=folder, says=says, how=run_here)
+
+
+def test_folds_do_not_go_on_as_one_run(whole: Path, folder: Path) -> None:
+    shutil.copytree(whole / MODEL, folder / MODEL)
+    words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", "--resume"]
+    refused(*words, cwd=folder, how=run_here, says=[f"{MODEL} holds folds", "Leave --config out"])
+
+
+def test_a_missing_fold_is_named(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    remark = f"missing, so the ensemble is without: {MODEL}/fold1\n"
+    words = ["-f", "reference", "--data", "data.h5"]
+    assert "missing" not in succeed("evaluate", *words, cwd=tmp_path, how=run_here)
+    shutil.rmtree(tmp_path / MODEL / "fold1")
+    assert remark in succeed("evaluate", *words, cwd=tmp_path, how=run_here)
+    assert remark in succeed("tune", *words, cwd=tmp_path, how=run_here)
+    one = ["--model", f"{MODEL}/fold0"]
+    assert "missing" not in succeed("evaluate", *words, *one, cwd=tmp_path, how=run_here)
 
 
 def test_a_whole_run_does_not_go_on_in_folds(folder: Path) -> None:

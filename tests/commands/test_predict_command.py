@@ -311,6 +311,8 @@ def test_thresholds_are_the_models_or_those_given(place: Path) -> None:
     assert positives() == {"a", "b", "d"}
     save_thresholds(place / MODEL, Thresholds(0.5, 1024**2 / 2, 0.5))
     assert positives() == set()
+    save_thresholds(place / MODEL, Thresholds(0.5, 16000, 0.5))
+    assert "area 16000," in succeed(*PREDICT, cwd=place, how=run_here)
     assert positives("--area", "0") == {"a", "b", "d"}
     assert positives("--area", "0", "--pixel", "0.001", "--score", "0.001") == {"a", "b", "c", "d", "e"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -217,3 +218,10 @@ def test_phantoms_are_not_drawn_over_other_files(place: Path) -> None:
 def test_phantoms_that_cannot_be_drawn(tmp_path: Path, words: list[str]) -> None:
     refused("phantoms", *words, cwd=tmp_path, program="preprocess.py", how=run_here, says=words)
     assert not content(tmp_path)
+
+
+def test_the_next_command_can_be_pasted(tmp_path: Path) -> None:
+    words = ["phantoms", "--out", "a b's", "--count", "2", "--size", "64", "--workers", "1"]
+    said = succeed(*words, cwd=tmp_path, program="preprocess.py", how=run_here)
+    following = shlex.split(said.partition("Next: python preprocess.py ")[2])
+    assert following == ["--images", "a b's/dicom-images-train", "--annotations", "a b's/train-rle.csv"]

@@ -83,6 +83,12 @@ def test_what_cannot_be_scored(folder: Path, words: list[str], says: list[str]) 
     refused("score", *words, "--json", "s.json", cwd=folder, how=run_here, says=says)
 
 
+@pytest.mark.parametrize("name", ["submission.csv", "train-rle.csv", "./submission.csv"])
+def test_the_scores_never_replace_what_is_scored(folder: Path, name: str) -> None:
+    refused("score", "--json", name, cwd=folder, how=run_here, says=["--json", "is the"])
+    assert (folder / name).read_text() in (TRUTH, PREDICTED)
+
+
 def test_a_wrong_word_is_answered_with_the_usage(folder: Path) -> None:
     done = run("score", "--missing", "guess", cwd=folder)
     assert done.returncode == 2

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from core.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
+from core.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
 from core.configuration import parse_configuration
 from core.errors import UserError
-from core.inference import Predictor, find_members, find_thresholds, folds
+from core.inference import Predictor, find_members, find_thresholds, folds, missing_folds
 from core.lowering import lower
 from core.registry import load_backend
 from core.state import initial_state
@@ -73,6 +74,20 @@ def test_folds_are_the_ensemble_of_a_folder_in_their_order(tmp_path: Path) -> No
     (tmp_path / "fold1.1").mkdir()  # an earlier run, set aside
     assert [path.name for path in folds(tmp_path)] == ["fold0", "fold2", "fold10"]
     assert [member.folder.name for member in find_members([tmp_path])] == ["fold0", "fold2", "fold10"]
+
+
+def test_folds_that_are_not_there_are_told(tmp_path: Path) -> None:
+    training = CONFIGURATION.training.model_copy(update={"folds": 4})
+    for number in (2, 0):
+        path = tmp_path / f"fold{number}" / "best.safetensors"
+        write_model(path, number)
+        found = load_checkpoint(path)
+        of_fold = found.configuration.model_copy(update={"training": training})
+        save_checkpoint(path, dataclasses.replace(found, configuration=of_fold))
+    members = find_members([tmp_path])
+    assert missing_folds([tmp_path], members) == [tmp_path / "fold1", tmp_path / "fold3"]
+    alone = [tmp_path / "fold0"]
+    assert missing_folds(alone, find_members(alone)) == []
 
 
 def test_the_average_predicts_where_there_is_one(tmp_path: Path) -> None:

@@ -340,6 +340,12 @@ def test_figures_take_on_the_pages_colours_and_keep_their_text() -> None:
     assert "font-family" not in plot.svg
 
 
+def test_a_rate_that_falls_far_is_labelled_in_plain_numbers(both: Page) -> None:
+    """Matplotlib's own labels of a logarithmic axis are TeX, which the page would show as it stands."""
+    assert "mathdefault" not in both.text
+    assert "0.0001" in both.text
+
+
 def test_the_surface_marks_the_thresholds_in_use(first: Evaluation) -> None:
     grid = Surface(
         fixed="area",

@@ -93,7 +93,7 @@ def by_masks(images: Sequence[Sequence[Row]], height: int, width: int) -> tuple[
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), arrays(np.uint8, (5, 7), elements=st.integers(0, 1)))))
-def test_overlaps_are_those_of_the_masks(drawn: list[tuple[str, NDArray[np.uint8]]]) -> None:
+def test_overlaps_and_runs_are_those_of_the_masks(drawn: list[tuple[str, NDArray[np.uint8]]]) -> None:
     sparse = [
         (image_id, mask & (np.arange(35).reshape(5, 7) % 3 > n % 4))
         for n, (image_id, mask) in enumerate(drawn)
@@ -105,6 +105,16 @@ def test_overlaps_are_those_of_the_masks(drawn: list[tuple[str, NDArray[np.uint8
         )
         found = read_annotations(path)
     assert (found.overlapping, found.overlapping_rows) == by_masks(list(found.rows_of.values()), 5, 7)
+    masks = {image_id: combined_mask(rows, 5, 7) for image_id, rows in found.rows_of.items()}
+    assert found.runs_of.keys() == {image_id for image_id, mask in masks.items() if mask.any()}
+    for image_id, runs in found.runs_of.items():
+        np.testing.assert_array_equal(rle.draw(runs, 5, 7), masks[image_id])
+
+
+def test_no_runs_for_an_image_with_a_malformed_row(tmp_path: Path) -> None:
+    (tmp_path / "rle.csv").write_text("a, 0 3\na, 4\nb, -1\nb, 1 2\n")
+    found = read_annotations(tmp_path / "rle.csv")
+    assert {image_id: runs.tolist() for image_id, runs in found.runs_of.items()} == {"b": [[1, 3]]}
 
 
 def test_runs_that_only_touch_do_not_overlap(tmp_path: Path) -> None:

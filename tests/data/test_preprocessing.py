@@ -564,7 +564,7 @@ def test_the_command(phantoms: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [50_000, 90_000])
 def test_a_full_disk(phantoms: Path, tmp_path: Path, limit: int) -> None:
-    """Once while rows are staged (70 kB), once while the final file (90 kB) is written."""
+    """Once while room is made for the rows (88 kB), once while the rest is written around them."""
     full = run(*options(phantoms, tmp_path / "a.h5"), limit=limit)
     assert full.returncode == 1, full.stderr
     assert "Traceback" not in full.stderr

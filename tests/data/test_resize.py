@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -85,3 +87,27 @@ def test_full_and_empty_masks_stay() -> None:
     for value in (0, 1):
         mask = np.full((1024, 1023), value, np.uint8)
         assert (resize_mask(mask, 384, 384) == value).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [((72, 88), (27, 33)), ((64, 64), (32, 16)), ((53, 31), (53, 31)), ((96, 40), (24, 30))],
+)
+@pytest.mark.parametrize(("kind", "full"), [(np.uint8, 255), (np.uint16, 4095), (np.uint16, 65535)])
+def test_averages_of_whole_numbers_are_rounded_once(
+    source: tuple[int, int], target: tuple[int, int], kind: type[np.unsignedinteger[Any]], full: int
+) -> None:
+    """8 -> 3, 4 -> 1, 2 -> 1 and 4 -> 3: their sums are whole numbers below 2^24."""
+    pixels = np.random.default_rng(2).integers(0, full + 1, source).astype(kind)
+    pixels[:9, :9] = full
+    parts = exact(pixels, *target) / full
+    resized = resize_image(pixels, *target, full)
+    np.testing.assert_allclose(resized, parts, rtol=6e-8)  # half a unit in the last place of float32
+    assert resized.max() == 1
+
+
+@pytest.mark.parametrize("target", [(27, 33), (41, 50), (29, 90)])
+def test_whole_numbers_give_what_their_quotients_give(target: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (72, 88), dtype=np.uint8)
+    divided = (pixels / 255).astype(np.float32)
+    np.testing.assert_allclose(resize_image(pixels, *target, 255), resize_image(divided, *target), atol=3e-7)

@@ -9,10 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from data.layout import Layout
 from data.staging import Entry, Staging, checksum
 
 SIZE = (3, 5)
 ROWS = 6
+FILES = ["fingerprint", "journal.jsonl", "key", "lock", "rows"]
+PLACES = (0, 1, 4, 2, 3, 5)  # of each file's row; the third and the last are not expected to have one
 
 
 def row(number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -32,8 +35,17 @@ def fill(staging: Staging, stop: int = ROWS) -> None:
         staging.append(entry(number), *(row(number) if kept else ()))
 
 
+def layout(scratch: Path, *kinds: str) -> Layout:
+    """Two rows and two rows, with something else between all of them."""
+    scratch.touch()
+    starts = ((7, 200), (300, 500)) if len(kinds) == 2 else ((7,), (300,))
+    return Layout(4, 2, SIZE, kinds, starts, 600)
+
+
 def opened(folder: Path, fingerprint: str = "same") -> Staging:
-    return Staging.open(folder / "staging", fingerprint, ("float32", "uint8"), SIZE)
+    return Staging.open(
+        folder / "staging", fingerprint, lambda path: layout(path, "float32", "uint8"), PLACES
+    )
 
 
 def assert_whole(staging: Staging) -> None:
@@ -49,6 +61,7 @@ def test_what_was_appended_is_there(tmp_path: Path) -> None:
     staging = opened(tmp_path)
     fill(staging)
     assert_whole(staging)
+    assert sorted(path.name for path in (tmp_path / "staging").iterdir()) == FILES
     staging.discard()
     assert not (tmp_path / "staging").exists()
 
@@ -65,7 +78,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
     second.close()
 
 
-@pytest.mark.parametrize("name", ["images.raw", "masks.raw", "journal.jsonl"])
+@pytest.mark.parametrize("name", ["rows", "journal.jsonl"])
 @pytest.mark.parametrize("damage", ["cut", "grown", "changed", "gone"])
 def test_damage_costs_rows_but_is_never_used(tmp_path: Path, name: str, damage: str) -> None:
     first = opened(tmp_path)
@@ -108,7 +121,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_rows_without_masks(tmp_path: Path) -> None:
     def images() -> Staging:
-        return Staging.open(tmp_path / "staging", "same", ("float32",), SIZE)
+        return Staging.open(tmp_path / "staging", "same", lambda path: layout(path, "float32"), range(3))
 
     first = images()
     for number in range(3):
@@ -116,8 +129,33 @@ def test_rows_without_masks(tmp_path: Path) -> None:
     first.close()
     second = images()
     assert len(second.entries) == 3
-    (block,) = second.blocks()
-    np.testing.assert_array_equal(block[0], np.stack([row(number)[0] for number in range(3)]))
-    assert len(block) == 1
+    blocks = list(second.blocks())
+    assert [len(block) for block in blocks] == [1, 1, 1]
+    np.testing.assert_array_equal(
+        np.concatenate([block[0] for block in blocks]), np.stack([row(number)[0] for number in range(3)])
+    )
     second.close()
-    assert "masks.raw" not in [path.name for path in (tmp_path / "staging").iterdir()]
+
+
+def test_places_of_rows() -> None:
+    """Each has its own bytes, where the datasets are or behind them all."""
+    found = layout(Path("/dev/null"), "float32", "uint8")
+    assert [found.places(row) for row in range(6)] == [
+        *((7, 200), (67, 215), (300, 500), (360, 515)),
+        *((600, 660), (675, 735)),
+    ]
+
+
+@pytest.mark.parametrize("kept", [{0, 1, 3, 4}, {0, 1, 2, 3}, {0, 1, 3}, {0, 1, 2, 3, 4}])
+def test_rows_are_in_order_if_all_that_were_expected_are_there_alone(tmp_path: Path, kept: set[int]) -> None:
+    staging = opened(tmp_path)
+    for number in range(ROWS):
+        if number in kept:
+            staging.append(Entry(f"{number}.dcm", "kept", checksum=checksum(*row(number))), *row(number))
+        else:
+            staging.append(Entry(f"{number}.dcm", "unreadable"))
+    assert staging.in_order == (kept == {0, 1, 3, 4})
+    found = [block[0][0] for block in staging.blocks()]
+    np.testing.assert_array_equal(found, [row(number)[0] for number in sorted(kept)])
+    assert staging.finished_rows().name == "rows"
+    staging.close()

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from data import rle
-from data.store import Rows, Store, write
+from data.layout import RowFile
+from data.store import Rows, Store, finish, lay_out, write
 
 COUNT, HEIGHT, WIDTH = 7, 5, 4
 SIZES = np.array([(HEIGHT * (1 + n % 3), WIDTH * (1 + n % 2)) for n in range(COUNT)], dtype=np.int32)
@@ -87,6 +88,38 @@ def test_what_is_written_is_read(tmp_path: Path, storage: str, per_dataset: int,
         assert store.positive.tolist() == [True, True, False, True, True, True, True]
         assert store.attributes["annotations_sha256"] == "abc"
         assert store.attributes["images"] == COUNT
+
+
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_rows_may_be_there_before_the_file_is_one(tmp_path: Path, storage: str) -> None:
+    """Put in any order, by several; and finishing may be interrupted, and done again."""
+    images, masks = content()
+    stored = np.rint(images * 255).astype(np.uint8) if storage == "uint8" else images
+    path = tmp_path / "rows"
+    layout = lay_out(tmp_path / "scratch", COUNT, (HEIGHT, WIDTH), [storage, "uint8"], 3)
+    path.touch()
+    several = RowFile(path, layout), RowFile(path, layout)
+    for row in (3, 6, 0, 5, 8, 1, 4, 2):  # the eighth is none of the file's
+        several[row % 2].put(row, (stored[row % COUNT], masks[row % COUNT]))
+    rows = Rows([f"{n}" for n in range(COUNT)], SIZES, masks.any(axis=(1, 2)), runs=[])
+    with pytest.raises(UnicodeEncodeError):
+        finish(path, rows, layout, {"attribute": "\udcff"})
+    for attempt in range(2):
+        for row in range(COUNT):
+            found = several[0].get(row)
+            np.testing.assert_array_equal(found[0], stored[row])
+            np.testing.assert_array_equal(found[1], masks[row])
+        assert finish(path, rows, layout, {"attribute": attempt}) == 3
+    for file in several:
+        file.close()
+    with Store.open(path) as store:
+        found_images, found_masks = read_all(store, list(range(COUNT)))
+        np.testing.assert_array_equal(found_images[..., 0], images)
+        np.testing.assert_array_equal(found_masks[..., 0], masks)
+        assert store.attributes["attribute"] == 1
+    write(tmp_path / "a.h5", rows, (HEIGHT, WIDTH), iter([(stored, masks)]), per_dataset=3, storage=storage,
+          attributes={"attribute": 1})  # fmt: skip
+    assert path.read_bytes() == (tmp_path / "a.h5").read_bytes()
 
 
 def test_the_layout_is_the_contract(tmp_path: Path) -> None:
