@@ -28,7 +28,7 @@ from core.errors import UserError
 
 RECORD = EpochRecord(1, 0.9, 0.8, 0.7, 0.6, None, 1e-3, 12.5, "validation", 4)
 CHECKPOINT = Checkpoint(
-    configuration=load_configuration(Path("configs/unet.yaml")),
+    configuration=load_configuration(Path("configs/fcn_skip.yaml"), ["training.batch_size=16"]),
     data=DataFacts(images=20, positives=3, height=32, width=48),
     progress=Progress(step=5, batch=1, loss_sum=0.1 + 0.2, images=4, seconds=1.5, history=(RECORD,)),
     arrays={
