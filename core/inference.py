@@ -25,7 +25,7 @@ from core.thresholds import Thresholds, load_thresholds
 CHECKPOINTS = (AVERAGED, BEST)
 """The first that a model's folder has is the one that predicts."""
 
-_FOLD = re.compile(r"fold(0|[1-9][0-9]*)")
+_FOLD = re.compile(r"fold(0|[1-9][0-9]*)")  # as `fold_folder` names them
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,11 @@ def find_members(folders: Sequence[Path]) -> list[Member]:
     return members
 
 
+def fold_folder(folder: Path, number: int) -> Path:
+    """The folder of a fold in that of a model, or of its logs."""
+    return folder / f"fold{number}"
+
+
 def folds(folder: Path) -> list[Path]:
     """The folders of the folds in a model's folder, in their order; none if it was not trained in folds."""
     numbered = [
@@ -117,7 +122,7 @@ def missing_folds(folders: Sequence[Path], members: Sequence[Member]) -> list[Pa
     for folder in folders:
         there = folds(folder)
         number = max((numbers[path] for path in there), default=0)
-        wanted = [folder / f"fold{fold}" for fold in range(number)]
+        wanted = [fold_folder(folder, fold) for fold in range(number)]
         missing += [path for path in wanted if path not in there]
     return missing
 

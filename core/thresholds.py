@@ -79,12 +79,16 @@ class Thresholds:
         k = min(self.least_pixels(*probability.shape), probability.size)
         return float(np.partition(probability, probability.size - k, axis=None)[probability.size - k])
 
+    def decide(self, probability: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
+        """The mask of an (H, W) probability map, (H, W) in {0, 1}, and the existence score behind it."""
+        existence = self.existence(probability)
+        if existence < self.score:
+            return np.zeros(probability.shape, dtype=np.uint8), existence
+        return (probability >= self.pixel).astype(np.uint8), existence
+
     def mask(self, probability: NDArray[Any]) -> NDArray[np.uint8]:
-        """The mask of an (H, W) probability map, (H, W) in {0, 1}."""
-        k = min(self.least_pixels(*probability.shape), probability.size)
-        if np.count_nonzero(probability >= self.score) < k:
-            return np.zeros(probability.shape, dtype=np.uint8)
-        return (probability >= self.pixel).astype(np.uint8)
+        """The mask alone."""
+        return self.decide(probability)[0]
 
 
 def save_thresholds(folder: Path, thresholds: Thresholds, facts: dict[str, Any] | None = None) -> None:

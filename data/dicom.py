@@ -48,6 +48,9 @@ MOST_PIXELS = 100_000_000
 MOST_BYTES = 1 << 29
 """A longer file, deflated or inflated, is refused; the largest image has 200 million bytes."""
 
+KILLED = "reading it killed the process (a decoder's defect, or out of memory)"
+"""The reason for a file that a worker died on."""
+
 _INFLATED_AT_ONCE = 1 << 20
 _SUFFIXES = frozenset({".dcm", ".dicom"})
 _MAGIC_AT = 128

@@ -59,6 +59,11 @@ class Identities:
         return rows, sum(expected)
 
 
+def name_below(folder: Path, file: Path) -> str:
+    """A file's path below the images' folder, in characters that can be printed and stored."""
+    return printable(file.relative_to(folder).as_posix())
+
+
 def printable(text: str) -> str:
     """Bytes of a name that are no UTF-8 become escapes, written with a backslash."""
     return text.encode("utf-8", "backslashreplace").decode()

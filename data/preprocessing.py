@@ -49,7 +49,7 @@ from data.annotations import (
     combined_mask,
     read_annotations,
 )
-from data.identities import Identities, printable
+from data.identities import Identities, name_below, printable
 from data.layout import Layout, RowFile
 from data.pool import available_cores, ordered
 from data.report import Report, summarise, write_report
@@ -119,7 +119,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", _hint(settings))
     key = _patient_key(settings)
-    names = [_name(settings, file) for file in files]
+    names = [name_below(settings.images, file) for file in files]
     fingerprint = _fingerprint(settings, annotations, files, names, key)
     size = (settings.size, settings.size)
     with explained(settings.out, "write"):
@@ -248,11 +248,6 @@ def _status(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _name(settings: Settings, file: Path) -> str:
-    """A file's path below the images folder, in characters that can be printed and stored."""
-    return printable(file.relative_to(settings.images).as_posix())
-
-
 class _Outcome(NamedTuple):
     """A worker's result for one file: the row is the image and its mask, the image, or nothing."""
 
@@ -356,8 +351,7 @@ def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
 
 
 def _crashed(task: _Task) -> Entry:
-    reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    return Entry(task.name, "unreadable", reason, printable(task.file.stem))
+    return Entry(task.name, "unreadable", dicom.KILLED, printable(task.file.stem))
 
 
 def _read_all(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data import dicom
 from data.headers import UNKNOWN_GEOMETRY, Geometry, geometry
-from data.identities import Identities, printable
+from data.identities import Identities, name_below, printable
 from data.pool import ordered
 from data.resize import resize_image
 
@@ -96,12 +96,11 @@ def _prepare(job: _Job) -> None:
 
 
 def _source(file: Path, folder: Path) -> Source:
-    return Source(file, printable(file.relative_to(folder).as_posix()), printable(file.stem))
+    return Source(file, name_below(folder, file), printable(file.stem))
 
 
 def _crashed(file: Path, folder: Path) -> Reading:
-    reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    return Reading(replace(_source(file, folder), reason=reason), None)
+    return Reading(replace(_source(file, folder), reason=dicom.KILLED), None)
 
 
 def _read(file: Path) -> Reading:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import replacing
+from core.files import check_place, replacing
 from data import dicom, rle
 from data.annotations import AnnotationError, Annotations, Row, combined_runs
 from data.appearance import Mask, remarks
@@ -60,8 +60,7 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> int:
         UserError: The file cannot be written; what stood there is untouched.
         ValueError: An id is empty or comes twice, or an encoding is empty.
     """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
+    check_place(path)
     seen = set[str]()
     with replacing(path) as partial, _text_file(partial, path.suffix == ".gz") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -39,7 +39,7 @@ class Answer:
 def answer(probability: NDArray[np.float32], height: int, width: int, thresholds: Thresholds) -> Answer:
     """The answer for an image of (height, width), from the (h, w) probabilities of a network."""
     full = resize_image(probability, height, width)
-    return Answer(full, thresholds.mask(full), thresholds.existence(full))
+    return Answer(full, *thresholds.decide(full))
 
 
 def chosen_thresholds(

@@ -72,15 +72,15 @@ class Model:
     origin: str
     flip: bool
 
+    @functools.cached_property
     def hashes(self) -> list[str]:
         """SHA-256 of each member's checkpoint file."""
         return [hashlib.sha256(member.path.read_bytes()).hexdigest() for member in self.members]
 
     def algorithm(self) -> Algorithm:
         """How a Segmentation object names it."""
-        together = hashlib.sha256("".join(self.hashes()).encode()).hexdigest()
-        numbers = [f"{name} {value:.6g}" for name, value in asdict(self.thresholds).items()]
-        parameters = ", ".join([*numbers, *(["mirror images"] if self.flip else [])])
+        together = hashlib.sha256("".join(self.hashes).encode()).hexdigest()
+        parameters = f"{self.thresholds}{', mirror images' if self.flip else ''}"
         return Algorithm(TOOL, importlib.metadata.version(TOOL), together[:16], parameters)
 
 
@@ -323,7 +323,7 @@ def _as_json(
             "device": model.device,
             "members": [
                 {"checkpoint": str(member.path), "sha256": digest}
-                for member, digest in zip(model.members, model.hashes(), strict=True)
+                for member, digest in zip(model.members, model.hashes, strict=True)
             ],
             "mirror_images": model.flip,
             "height": predictor.height,

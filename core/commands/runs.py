@@ -20,7 +20,7 @@ from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
 from core.configuration import Configuration, load_configuration, parse_configuration
 from core.errors import UserError
 from core.files import explained, set_aside, write_bytes
-from core.inference import folds, model_folder
+from core.inference import fold_folder, folds, model_folder
 from core.monitoring import is_stale
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
@@ -125,12 +125,11 @@ def plan_runs(arguments: argparse.Namespace) -> Runs:
         return Runs((Run(configuration, folder, logs, source),), folder, logs, source)
     runs = []
     for fold in range(settings.folds) if settings.fold is None else [settings.fold]:
-        name = f"fold{fold}"
-        begun = source / name if source is not None and in_folds else source
+        begun = fold_folder(source, fold) if source is not None and in_folds else source
         if begun is not None and in_folds and not (begun / LAST).is_file():
             begun = None
         of_fold = configuration.model_copy(update={"training": settings.model_copy(update={"fold": fold})})
-        runs.append(Run(of_fold, folder / name, logs / name, begun))
+        runs.append(Run(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
     return Runs(tuple(runs), folder, logs, source)
 
 

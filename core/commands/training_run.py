@@ -23,6 +23,7 @@ from core.configuration import Training
 from core.contract import Implementation, Model
 from core.devices import choose_device
 from core.errors import UserError
+from core.inference import fold_folder
 from core.logs import TensorBoardLog
 from core.lowering import lower
 from core.plan import Plan
@@ -170,7 +171,8 @@ class _Session:
 
     def tune_together(self, planned: Runs, settings: Training) -> None:
         """Find the thresholds of all folds together once each is there; until then no old ones may hold."""
-        if all((planned.folder / f"fold{number}" / BEST).is_file() for number in range(settings.folds or 0)):
+        folders = (fold_folder(planned.folder, number) for number in range(settings.folds or 0))
+        if all((folder / BEST).is_file() for folder in folders):
             self.tune(planned.folder, settings)
         else:
             (planned.folder / THRESHOLDS).unlink(missing_ok=True)
