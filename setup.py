@@ -4,6 +4,10 @@
     pip install -e '.[tf-gpu]'      TensorFlow with NVIDIA's libraries
     pip install -e '.[mxnet]'       Apache MXNet on the CPU
     pip install -e '.[mxnet-gpu]'   Apache MXNet for CUDA 11.7
+    pip install -e '.[torch]'       PyTorch; which build of it is the choice of pip's index
+    pip install -e '.[jax]'         JAX on the CPU
+    pip install -e '.[jax-gpu]'     JAX with NVIDIA's libraries
+    pip install -e '.[onnx]'        ONNX and ONNX Runtime on the CPU: export and prediction
 
 Add `-c constraints.txt` for the exact versions that the tests ran with.
 """
@@ -21,9 +25,12 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=[
         "backends",
+        "backends.jax",
         "backends.mxnet",
+        "backends.onnx",
         "backends.reference",
         "backends.tf",
+        "backends.torch",
         "configs",
         "core",
         "core.commands",
@@ -65,6 +72,10 @@ setup(
         "tf-gpu": ["tensorflow[and-cuda]==2.21.0"],
         "mxnet": ["mxnet==1.9.1"],
         "mxnet-gpu": ["mxnet-cu117==1.9.1"],
+        "torch": ["torch==2.13.0"],
+        "jax": ["jax==0.6.2"],  # 0.7 needs NumPy 2
+        "jax-gpu": ["jax[cuda12]==0.6.2"],
+        "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "test": [
             "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
             "hypothesis>=6.100",
@@ -84,6 +95,9 @@ setup(
             "reference = backends.reference:backend",
             "tf = backends.tf:backend",
             "mxnet = backends.mxnet:backend",
+            "torch = backends.torch:backend",
+            "jax = backends.jax:backend",
+            "onnx = backends.onnx:backend",
         ],
     },
 )

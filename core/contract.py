@@ -33,7 +33,8 @@ from core.rules import Rules, StepScalars
 Array: TypeAlias = NDArray[Any]
 State: TypeAlias = dict[str, NDArray[Any]]
 KeepMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
-Precision: TypeAlias = Literal["float32", "float64"]
+Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16"]
+"""Of a model. "mixed_bfloat16" keeps everything in float32 but the products: see `core.rules`."""
 
 
 class Model(Protocol):
@@ -76,8 +77,12 @@ class Model(Protocol):
         """Put arrays back; names and shapes must be exactly those of `core.state`."""
         ...
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write the prediction (images to probabilities) in the framework's own format.
+
+        Args:
+            directory: A folder for the files; made if it is not there.
+            metadata: What the files' user should know of the model, for formats that can carry it.
 
         Raises:
             OSError: The folder cannot be written.
@@ -108,6 +113,8 @@ class Backend:
         distributions: Names under which the framework may be installed.
         install: The command that installs it.
         implementation: The module with `list_devices` and `compile`; importing it imports the framework.
+        exports: The names of the formats that `Model.export` writes, as `run.py export --to` takes them.
+        trains: Whether it can train; one that cannot refuses `train_step` and `gradients` with the reason.
     """
 
     name: str
@@ -116,6 +123,8 @@ class Backend:
     distributions: tuple[str, ...]
     install: str
     implementation: str
+    exports: tuple[str, ...] = ()
+    trains: bool = True
 
     def is_available(self) -> bool:
         """Whether the framework can be found; does not import it."""

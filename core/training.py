@@ -203,7 +203,7 @@ class Trainer:
         self.model.load_state(load_checkpoint(self.folder / chosen).arrays)
         with replacing(self.folder / "export") as partial:
             partial.mkdir()
-            self.model.export(partial)
+            self.model.export(partial, {})
         found = self._validate(self._tell_scored)
         sheet = draw_sheet(found.samples, self.configuration.training.threshold)
         write_bytes(self.folder / "predictions.png", sheet)

@@ -9,4 +9,5 @@ backend = Backend(
     distributions=("mxnet", "mxnet-cu117", "mxnet-cu112"),
     install="pip install -e '.[mxnet]' -c constraints.txt",
     implementation="backends.mxnet.model",
+    exports=("mxnet",),
 )

@@ -94,8 +94,9 @@ class MXNetModel:
         for name, array in self._arrays.items():
             array[:] = mx.nd.array(_to_inner(state[name]), ctx=self._context, dtype=self._dtype)
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities."""
+        del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         symbol = self._predicting_symbol()
         symbol.save(str(directory / "model-symbol.json"))

@@ -102,8 +102,9 @@ class ReferenceModel:
         for name, array in self._arrays.items():
             array[...] = state[name]
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Weights and statistics as `weights.npz`."""
+        del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         arrays = {array.name: self._arrays[array.name] for array in self._plan.arrays}
         np.savez(directory / "weights.npz", **arrays)

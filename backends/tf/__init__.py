@@ -9,4 +9,5 @@ backend = Backend(
     distributions=("tensorflow-cpu", "tensorflow"),
     install="pip install -e '.[tf]' -c constraints.txt",
     implementation="backends.tf.model",
+    exports=("savedmodel",),
 )

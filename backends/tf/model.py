@@ -86,8 +86,9 @@ class TensorFlowModel:
         for name, variable in self._arrays.items():
             variable.assign(tf.constant(state[name], self._dtype))
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write a SavedModel: signature `serving_default`, `images` to `probabilities`."""
+        del metadata  # the format has no place for it
         images = tf.TensorSpec(_shape(self._plan.input), self._dtype, name="images")
         module = tf.Module()
         # SavedModel stores what hangs on the module: what a prediction needs, without the moments.

@@ -262,7 +262,7 @@ def _share_kept(backend: Calls) -> None:
 
 
 def _exported(implementation: Implementation, case: Case, folder: Path) -> list[str]:
-    _compiled(implementation, case).export(folder)
+    _compiled(implementation, case).export(folder, {"purpose": "conformance"})
     return [path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 

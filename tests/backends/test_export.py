@@ -54,7 +54,7 @@ def export(implementation: Implementation, folder: Path) -> NDArray[Any]:
         if name.endswith("moving_mean"):
             array += 0.1  # so that lost statistics show
     model.load_state(state)
-    model.export(folder)
+    model.export(folder, {})
     return model.predict(IMAGES)
 
 

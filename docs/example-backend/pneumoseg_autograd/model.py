@@ -75,8 +75,9 @@ class AutogradModel:
         check_state(state, state_shapes(self._plan, self._rules))
         self._arrays = {name: np.array(state[name], self._dtype, order="C") for name in self._arrays}
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Autograd has no format of its own: the arrays of a prediction as NumPy writes them."""
+        del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         np.savez(
             directory / "weights.npz", **{array.name: self._arrays[array.name] for array in self._plan.arrays}
