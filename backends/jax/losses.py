@@ -46,8 +46,7 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
-    """The weighted sum; `masks` of any type."""
-    masks = masks.astype(logits.dtype)
+    """The weighted sum."""
     parts = []
     if rule.bce > 0:
         parts.append(rule.bce * bce(logits, masks))
@@ -65,8 +64,8 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
 def _jaccard_steps(truth: Tensor) -> Tensor:
     """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
     positives = jnp.sum(truth, axis=1, keepdims=True)
-    left = positives - jnp.cumsum(truth, axis=1) + truth
-    union = positives + jnp.cumsum(1 - truth, axis=1) - (1 - truth)
+    found = jnp.cumsum(truth, axis=1) - truth
+    left, union = positives - found, positives + jnp.arange(truth.shape[1], dtype=truth.dtype) - found
     # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
     least = jnp.maximum(union, 1)
     steps = jnp.where(truth > 0, 1 / least, left / (least * (union + 1)))

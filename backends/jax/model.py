@@ -18,12 +18,17 @@ from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
 from core.contract import Array, KeepMasks, Precision, State
-from core.plan import Plan
+from core.plan import Conv2D, ConvTranspose2D, Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
 __all__ = ["JaxModel", "compile", "list_devices"]
+
+_WORTH_OPTIMISING = 2_000_000
+"""Of fewer products on the CPU, XLA's compiler takes longer to optimise the loops than they take to run."""
+
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -42,23 +47,30 @@ class JaxModel:
         self._arrays: Arrays = {
             name: self._put(np.zeros(shape), self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
+        self._spent: Arrays = {}
+        small = self._on_cpu and _products(plan) < _WORTH_OPTIMISING
+        jit = functools.partial(jax.jit, compiler_options=_UNOPTIMISED if small else None)
         # The arrays given are used up: the new ones take their memory.
-        self._update = jax.jit(self._pure_update, donate_argnums=0)
-        self._infer = jax.jit(self._pure_infer)
-        self._draw = jax.jit(self._pure_draw, static_argnums=0)
+        self._update = jit(self._pure_update, donate_argnums=0)
+        self._infer = jit(self._pure_infer)
+        self._loss = jit(self._pure_loss)
+        self._draw = jit(self._pure_draw, static_argnums=0)
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
     ) -> Tensor:
         """One update; gives the loss before it."""
         kept = self._drawn(len(images), scalars.step) if keep is None else self._given(keep)
-        loss, _, self._arrays = self._step(self._arrays, images, masks, scalars, kept)
+        arrays = self._arrays
+        loss, _, self._arrays = self._step(arrays, images, masks, scalars, kept)
+        # Letting go of arrays given away waits for their step: not before the next one is on its way.
+        self._spent = arrays
         return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Loss and probabilities with running statistics."""
         logits, probabilities = self._infer(self._arrays, self._floats(images))
-        return _loss(self._rules.loss, logits, self._bytes(masks)), np.array(probabilities)
+        return self._loss(logits, self._bytes(masks)), np.array(probabilities)
 
     def predict(self, images: Array) -> Array:
         """Probabilities."""
@@ -68,7 +80,7 @@ class JaxModel:
     def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients, of an update of copies."""
         kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
-        copies = {name: array.copy() for name, array in self._arrays.items()}
+        copies = {name: self._put(array, self._dtype) for name, array in self._arrays.items()}
         loss, gradients, _ = self._step(copies, images, masks, StepScalars(0, size=0.0), kept)
         return float(loss), {
             parameter.name: np.array(gradients[parameter.name]) for parameter in self._plan.parameters
@@ -149,7 +161,7 @@ class JaxModel:
 
         def loss_of(parameters: Arrays) -> tuple[Tensor, Arrays]:
             logits, statistics = self._forward(arrays | parameters, images, keep)
-            return losses.total(self._rules.loss, logits, masks), statistics
+            return self._pure_loss(logits, masks), statistics
 
         parameters = {parameter.name: arrays[parameter.name] for parameter in self._plan.parameters}
         (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
@@ -180,13 +192,22 @@ class JaxModel:
         logits, _ = self._forward(arrays, images, None)
         return logits, operations.sigmoid(logits)
 
-
-@functools.partial(jax.jit, static_argnums=0)
-def _loss(rule: Any, logits: Tensor, masks: Tensor) -> Tensor:
-    """Of an evaluation; compiled for itself, as predictions need none."""
-    return losses.total(rule, logits, masks)
+    def _pure_loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        return losses.total(self._rules.loss, logits, masks.astype(logits.dtype))
 
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
     """The plan in JAX on one of `list_devices`."""
     return JaxModel(plan, rules, device, precision)
+
+
+def _products(plan: Plan) -> int:
+    """Multiplications that the convolutions take for one image."""
+    sizes = {parameter.name: parameter.size for parameter in plan.parameters}
+    tensors = {plan.input.name: plan.input} | {op.name: op.output for op in plan.operations}
+    total = 0
+    for op in plan.operations:
+        if isinstance(op, Conv2D | ConvTranspose2D):
+            pixels = op.output if isinstance(op, Conv2D) else tensors[op.input]
+            total += pixels.height * pixels.width * sizes[op.kernel]
+    return total

@@ -25,29 +25,36 @@ jnp, lax = jax.numpy, jax.lax
 Tensor = Any
 """A `jax.Array`, or what stands for one while a function is traced."""
 
-Product = Callable[[Any, Tensor, Tensor], Tensor]
-"""One of the two convolutions, of its operation, the image and the kernel."""
-
 Operands = tuple[Tensor, Tensor]
 """The image and the kernel of a product, or their gradients."""
 
 Sides = tuple[Pads, Pads]
 """Of height and width."""
 
+Size = tuple[int, int]
+"""Height and width."""
+
+Spread = Callable[[Tensor, Tensor, int, Sides, Size], Tensor]
+"""A way to compute `ConvTranspose2D` of an image and a kernel by stride and crops to an output size."""
+
+Product = Callable[[Any, Spread, Tensor, Tensor], Tensor]
+"""One of the two convolutions, of its operation, a way to spread, the image and the kernel."""
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution with explicit pads."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def conv2d(operation: Conv2D, spread: Spread, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolution with explicit pads; its gradient is by `spread`."""
+    del spread
     return _correlate(x, kernel, operation.stride, operation.pads)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
-    """The gradient of the convolution whose pads are the crops."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def conv_transpose2d(operation: ConvTranspose2D, spread: Spread, x: Tensor, kernel: Tensor) -> Tensor:
+    """The gradient of the convolution whose pads are the crops; it is by `spread`."""
     out = operation.output
-    return _spread(x, kernel, operation.stride, operation.crops, (out.height, out.width))
+    return spread(x, kernel, operation.stride, operation.crops, (out.height, out.width))
 
 
 def in_bfloat16(product: Product, on_cpu: bool) -> Product:
@@ -56,11 +63,11 @@ def in_bfloat16(product: Product, on_cpu: bool) -> Product:
     `reduce_precision` does it, since XLA takes a cast to bfloat16 and back for nothing and leaves it out.
     """
 
-    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    def rounded(operation: Any, spread: Spread, x: Tensor, kernel: Tensor) -> Tensor:
         x, kernel = _to_bfloat16(x), _to_bfloat16(kernel)
         if not on_cpu:  # which computes in float32 in any case
             x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        return _to_bfloat16(product(operation, x, kernel).astype(jnp.float32))
+        return _to_bfloat16(product(operation, spread, x, kernel).astype(jnp.float32))
 
     return rounded
 
@@ -121,14 +128,17 @@ def forward(
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
-    convolve, transpose = (in_bfloat16(f, on_cpu) if mixed else f for f in (conv2d, conv_transpose2d))
+    spread = _spread_by_phases if on_cpu and images.dtype == jnp.float32 else _spread_by_zeros
+    convolve, transpose = (
+        in_bfloat16(product, on_cpu) if mixed else product for product in (conv2d, conv_transpose2d)
+    )
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
             case Conv2D():
-                y = convolve(op, x, arrays[op.kernel])
+                y = convolve(op, spread, x, arrays[op.kernel])
             case ConvTranspose2D():
-                y = transpose(op, x, arrays[op.kernel])
+                y = transpose(op, spread, x, arrays[op.kernel])
             case Bias():
                 y = bias(op, x, arrays[op.bias])
             case Relu():
@@ -164,15 +174,27 @@ def _correlate_to_kernel(x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pad
     return found
 
 
-def _spread(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: tuple[int, int]) -> Tensor:
-    """`ConvTranspose2D` as a convolution to each of the stride**2 phases of the output, cut to `size`.
+def _spread_by_zeros(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: Size) -> Tensor:
+    """`ConvTranspose2D` as a convolution over the image with zeros put between its pixels."""
+    pads = [
+        (taps - 1 - begin, out + begin - 1 - stride * (pixels - 1))
+        for taps, (begin, _), pixels, out in zip(kernel.shape, crops, x.shape[1:3], size, strict=False)
+    ]
+    return lax.conv_general_dilated(
+        x, _turned(kernel), (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_LAYOUT
+    )
 
-    XLA's own way, one convolution over the image with zeros put between its pixels, multiplies by them all.
+
+def _spread_by_phases(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: Size) -> Tensor:
+    """The same as a convolution to each of the stride**2 phases of the output, then cut to `size`.
+
+    On the CPU in float32 it takes half to a quarter of the time: XLA's library for convolutions there
+    multiplies by all those zeros. In float64 it has none, and compiles a loop for each convolution.
     """
     count, height, width, _ = x.shape
     # A kernel smaller than the stride leaves phases without a tap: they are given one of 0.
     missing = [(0, max(stride - taps, 0)) for taps in kernel.shape[:2]]
-    turned = jnp.swapaxes(jnp.pad(kernel, (*missing, (0, 0), (0, 0)))[::-1, ::-1], 2, 3)
+    turned = _turned(jnp.pad(kernel, (*missing, (0, 0), (0, 0))))
     (top, _), (left, _) = crops
     rows = []
     for row in range(stride):
@@ -186,6 +208,11 @@ def _spread(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: tuple[in
     y = jnp.stack(rows, axis=2)  # (N, h, row, w, column, C)
     y = y.reshape(count, height * stride, width * stride, kernel.shape[2])
     return y[:, : size[0], : size[1]]
+
+
+def _turned(kernel: Tensor) -> Tensor:
+    """By half a turn, and (kh, kw, in, out)."""
+    return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
 
 def _phase(size: int, stride: int, place: int) -> tuple[slice, Pads]:
@@ -220,20 +247,20 @@ def _to_bfloat16(x: Tensor) -> Tensor:
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
-def _conv2d_backward(operation: Conv2D, operands: Operands, dy: Tensor) -> Operands:
+def _conv2d_backward(operation: Conv2D, spread: Spread, operands: Operands, dy: Tensor) -> Operands:
     x, kernel = operands
-    dx = _spread(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
+    dx = spread(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
     return dx, _correlate_to_kernel(x, dy, kernel, operation.stride, operation.pads)
 
 
-def _conv_transpose2d_backward(operation: ConvTranspose2D, operands: Operands, dy: Tensor) -> Operands:
+def _conv_transpose2d_backward(
+    operation: ConvTranspose2D, spread: Spread, operands: Operands, dy: Tensor
+) -> Operands:
+    del spread
     x, kernel = operands
     dx = _correlate(dy, kernel, operation.stride, operation.crops)
     return dx, _correlate_to_kernel(dy, x, kernel, operation.stride, operation.crops)
 
 
-conv2d.defvjp(lambda operation, *operands: (conv2d(operation, *operands), operands), _conv2d_backward)
-conv_transpose2d.defvjp(
-    lambda operation, *operands: (conv_transpose2d(operation, *operands), operands),
-    _conv_transpose2d_backward,
-)
+conv2d.defvjp(lambda *given: (conv2d(*given), given[2:]), _conv2d_backward)
+conv_transpose2d.defvjp(lambda *given: (conv_transpose2d(*given), given[2:]), _conv_transpose2d_backward)
