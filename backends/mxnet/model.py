@@ -19,7 +19,7 @@ from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["MXNetModel", "compile", "list_devices"]
+__all__ = ["MXNetModel", "compile", "list_devices", "predict_exported"]
 
 _IMAGES, _MASKS = "images", "masks"
 
@@ -188,6 +188,14 @@ class _Loss:
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
     """The plan in MXNet on one of `list_devices`."""
     return MXNetModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the files that `export` wrote predict on the CPU."""
+    symbol, arguments, statistics = mx.model.load_checkpoint(str(directory / "model"), 0)
+    graph = _Graph(symbol, arguments | statistics)
+    probabilities: Array = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)}).asnumpy()
+    return probabilities
 
 
 def _probabilities(logits: Symbol) -> Symbol:
