@@ -9,3 +9,6 @@ from __future__ import annotations
 import os
 
 BACKENDS = [name for name in os.environ.get("PNEUMOSEG_BACKENDS", "tf,mxnet").split(",") if name]
+
+PREDICTORS = [*BACKENDS, "onnx"]
+"""Those, and what predicts without training."""
