@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--relay", action="store_true", help="also hand runs over half-way, each backend to every other"
     )
+    parser.add_argument(
+        "--round",
+        action="store_true",
+        help="also train one run on all of them in turn, in the order given and back to the first",
+    )
     parser.add_argument("--seed", metavar="N", help="overrides training.seed")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"
@@ -97,6 +102,7 @@ def _certify(arguments: argparse.Namespace, console: Console) -> Certificate:
                 arguments.steps,
                 drift_runs=arguments.drift_runs,
                 relay=arguments.relay,
+                round_trip=arguments.round,
                 after_step=lambda step: bar.update(task, completed=step),
             )
 

@@ -105,6 +105,18 @@ def test_the_first_fault_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert violation.distance > violation.budget
 
 
+def test_one_run_goes_round_all_backends_and_comes_home() -> None:
+    names = [*BACKENDS, "reference"]
+    certificate = certified(*names, steps=12, round_trip=True)
+    assert certificate.holds, certificate.violations
+    assert certificate.round_steps == -(-12 // (len(names) + 1))
+    series = certificate.runs[" > ".join([*names, names[0]])]
+    assert len(series.losses) == 12
+    assert max(series.distances["loss"]) < 1e-12
+    with pytest.raises(UserError, match=f"--round visits {len(names)} backends .* --steps {len(names)}"):
+        certified(*names, steps=len(names), round_trip=True)
+
+
 def test_one_backend_is_no_comparison() -> None:
     with pytest.raises(UserError, match="two backends or more; received: reference"):
         certified("reference", "reference")
