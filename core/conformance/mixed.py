@@ -165,7 +165,7 @@ def _rounded() -> list[Check]:
         case.batches[0][0][...] = _middles(rng, case.batches[0][0].shape)
         kernel = case.state["there/kernel"]
         kernel[...] = _middles(rng, kernel.shape) * rng.choice([-1, 1], kernel.shape)
-        case.state["there/bias"][...] = 0.0
+        case.state["there/bias"][...] = _middles(rng, (3,))
         case.state["mask/kernel"][...] = np.reshape([0.5, -0.25, 0.5], (1, 1, 1, 3))
         case.state["mask/bias"][...] = -0.125
         checks.append(_check(_SUBJECT, f"{name}: operands and result, to even", _exactly(case)))
