@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch")
     parser.add_argument(
         "--precision",
-        choices=("float64", "float32"),
+        choices=("float64", "float32", "mixed_bfloat16"),
         default="float64",
-        help="float64 shows what is meant; float32 is judged by each backend's drift from itself",
+        help="float64 shows what is meant; the others are judged by each backend's drift from itself",
     )
     parser.add_argument("--drift-runs", type=int, default=3, metavar="N", help="nudged runs of each backend")
     parser.add_argument(

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
 from core.configuration import Configuration
-from core.contract import Precision, State
+from core.contract import Precision, State, array_type
 from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.isolation import Isolated
@@ -103,7 +103,7 @@ def certify(
         batches: The images, in the order that training takes them.
         data: What the checkpoints of relays say of them.
         steps: Updates to make.
-        drift_runs: Nudged runs of each backend, in float32.
+        drift_runs: Nudged runs of each backend, but in float64.
         relay: Also hand each backend's run to every other one half-way, through a checkpoint file.
         round_trip: Also train one run on all backends in turn, in the order of their names and back to the
             first, in as many legs of equal length, through checkpoint files.
@@ -162,7 +162,7 @@ class _Work:
         others = [name for name in processes if name != base]
         # Float64 keeps the float32 numbers that are drawn.
         state: State = {
-            name: array.astype(self._settings.precision)
+            name: array.astype(array_type(self._settings.precision))
             for name, array in initial_state(plan, self._rules, self._settings.seed).items()
         }
         self._state = state
@@ -171,7 +171,7 @@ class _Work:
         self.certificate = Certificate(
             self._settings.precision, base, runs={name: Series() for name in others}
         )
-        if self._settings.precision == "float32":
+        if self._settings.precision != "float64":
             for name in processes:
                 for number in range(1, drift_runs + 1):
                     moved = self._nudge(state, number)
@@ -195,7 +195,7 @@ class _Work:
         rate = learning_rate(settings, step, self._batches)  # nothing is scored, so there is no plateau
         scalars = step_scalars(self._rules.optimizer, step, rate, settings.optimizer.weight_decay)
         keep = draw_keep_masks(self._plan, settings.seed, step, len(batch.images))
-        images = np.asarray(batch.images, settings.precision)
+        images = np.asarray(batch.images, array_type(settings.precision))
         started = [
             run.process.start(advance, run.name, images, batch.masks, scalars, keep) for run in self._runs
         ]
