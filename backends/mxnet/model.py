@@ -101,7 +101,8 @@ class MXNetModel:
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         symbol = self._predicting_symbol()
-        symbol.save(str(directory / "model-symbol.json"))
+        # By default the casts to bfloat16 are left out, and the file predicts by another rule.
+        symbol.save(str(directory / "model-symbol.json"), remove_amp_cast=False)
         kinds = dict.fromkeys(symbol.list_arguments(), "arg") | dict.fromkeys(
             symbol.list_auxiliary_states(), "aux"
         )

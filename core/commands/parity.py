@@ -159,8 +159,9 @@ def _print(console: Console, certificate: Certificate) -> None:
         console.print(str(violation), soft_wrap=True)
     compared = ", ".join(certificate.runs)
     if certificate.holds:
-        fixed = certificate.precision == "float64"
-        how = "is fixed" if fixed else f"is measured: {FACTOR:g} times the drift, at least {FLOOR:g}"
+        how = "is fixed"
+        if certificate.precision != "float64":
+            how = f"is measured: {FACTOR:g} times the drift, at least {FLOOR[certificate.precision]:.2g}"
         console.print(
             f"holds: {compared} cannot be told from {certificate.base} at any step. The budget {how}.",
             soft_wrap=True,

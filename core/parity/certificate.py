@@ -264,7 +264,7 @@ class _Work:
     def _budget(self) -> dict[str, float]:
         if self._settings.precision == "float64":
             return dict(FIXED_BUDGET)
-        drifts = self.certificate.drifts.values()
+        drifts, floor = self.certificate.drifts.values(), FLOOR[self._settings.precision]
         return {
-            kind: max([FLOOR, *(FACTOR * series.distances[kind][-1] for series in drifts)]) for kind in KINDS
+            kind: max([floor, *(FACTOR * series.distances[kind][-1] for series in drifts)]) for kind in KINDS
         }
