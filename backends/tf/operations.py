@@ -118,7 +118,10 @@ def forward(
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
-    convolve, transpose = (in_bfloat16(f, on_cpu) if mixed else f for f in (conv2d, conv_transpose2d))
+    convolve: Product = conv2d
+    transpose: Product = conv_transpose2d
+    if mixed:
+        convolve, transpose = in_bfloat16(conv2d, on_cpu), in_bfloat16(conv_transpose2d, on_cpu)
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:

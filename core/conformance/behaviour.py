@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -16,6 +16,13 @@ from core.conformance.suite import Calls, Check
 from core.contract import Array, Implementation, Model, Precision, State
 from core.errors import UserError
 from core.rules import OptimizerRule, StepScalars
+
+
+class _Check(Protocol):
+    """What a check does, for a precision."""
+
+    def __call__(self, backend: Calls, precision: Precision = ...) -> None: ...
+
 
 BLOCKS: list[dict[str, Any]] = [
     {"name": "down", "kind": "conv", "filters": 6},
@@ -40,7 +47,7 @@ def behaviour_checks() -> list[Check]:
         ("dropout, masks drawn", "keep the expected share", _share_kept),
         ("export", "writes something", _export),
     ]
-    mixed: list[tuple[str, str, Callable[[Calls, Precision], None]]] = [
+    mixed: list[tuple[str, str, _Check]] = [
         ("state", "comes back bit for bit", _round_trip),
         ("determinism", "training twice gives the same bits", _twice),
         ("determinism", "interrupted and restored gives the same bits", _restored),

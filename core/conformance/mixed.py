@@ -96,11 +96,16 @@ def _geometry() -> list[Check]:
     for kind, subject in (("conv", "convolution"), ("transpose", "transposed convolution")):
         height, width = (11, 14) if kind == "conv" else (4, 5)
         for kernel, stride in ((1, 1), (3, 2), (5, 3)):
-            there = {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride}
-            mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
-            case = make_case([there, mask], height, width, batch_norm=False)
+            blocks: list[dict[str, Any]] = [
+                {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride},
+                {"name": "mask", "kind": "output", "kernel": 1, "stride": 1},
+            ]
+            case = make_case(blocks, height, width, batch_norm=False)
             checks.append(_agreement(subject, f"kernel {kernel}, stride {stride}, {height}x{width}", case))
-    many = [{"name": "many", "kind": "conv", "filters": 20}, {"name": "mask", "kind": "output"}]
+    many: list[dict[str, Any]] = [
+        {"name": "many", "kind": "conv", "filters": 20},
+        {"name": "mask", "kind": "output"},
+    ]
     case = make_case(many, 10, 13, batch_norm=False)
     return [*checks, _agreement("output block", "of 20 channels", case)]
 
@@ -112,12 +117,12 @@ def _parts() -> list[Check]:
     skipping = [first, {**second, "skip": "first"}, {**mask, "skip": "second"}]
     sgd = {"optimizer": {"name": "sgd", "learning_rate": 0.2, "nesterov": True}}
     short = make_case(_DOWN_UP, 9, 12, batches=(4, 1, 3, 4, 2), dropout=0.25)
-    four = {"batches": (3,) * 4}
+    four = (3,) * 4
     return [
         _agreement("batch norm", "on", make_case([first, second, mask], 9, 12)),
         _agreement("skip", "with dropout", make_case(skipping, 9, 12, batch_norm=False, dropout=0.4)),
-        _agreement("Adam", "a step size of its own for each step", make_case(_DOWN_UP, 8, 10, **four)),
-        _agreement("SGD", "Nesterov's momentum", make_case(_DOWN_UP, 8, 10, training=sgd, **four)),
+        _agreement("Adam", "a step size of its own for each step", make_case(_DOWN_UP, 8, 10, batches=four)),
+        _agreement("SGD", "Nesterov's momentum", make_case(_DOWN_UP, 8, 10, batches=four, training=sgd)),
         _agreement("short last batch", "batches of 4, 1, 3, 4 and 2", short),
     ]
 
@@ -134,12 +139,12 @@ def _network() -> Check:
         received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
         # Some gradients, as of the scales before a convolution and batch norm, are little but rounding.
         names = [parameter.name for parameter in case.plan.parameters]
-        whole = [
+        whole, wanted = (
             np.concatenate([results.gradients[name].ravel() for name in names])
             for results in (received, expected)
-        ]
+        )
         found = {
-            "all gradients": difference(*whole),
+            "all gradients": difference(whole, wanted),
             "predictions": difference(received.predictions, expected.predictions),
             "losses of the steps": difference(np.array(received.losses), np.array(expected.losses)),
         }
@@ -217,12 +222,11 @@ def _small_steps(backend: Calls) -> None:
     sgd = {"optimizer": {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.0}}
     case = make_case(_DOWN_UP, 9, 12, training=sgd)
     received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
-    found = {
-        f"update of {parameter.name}": difference(
-            *(results.state[parameter.name] - case.state[parameter.name] for results in (received, expected))
-        )
-        for parameter in case.plan.parameters
-    }
+    found = {}
+    for parameter in case.plan.parameters:
+        name = parameter.name
+        got, wanted = (results.state[name] - case.state[name] for results in (received, expected))
+        found[f"update of {name}"] = difference(got, wanted)
     if wrong := {name: value for name, value in found.items() if not value <= TOLERANCE["mixed_bfloat16"]}:
         raise Nonconformity(f"relative differences beyond {TOLERANCE['mixed_bfloat16']:g}: {listed(wrong)}")
 
