@@ -31,6 +31,7 @@ def prediction_checks() -> list[Check]:
     ]
     return [
         *checks,
+        Check(SUBJECT, "products in bfloat16", "mixed_bfloat16", _products_in_bfloat16),
         Check(SUBJECT, "logits of 10,000", "float32", lambda backend: _require_extremes(backend, extreme)),
         Check(SUBJECT, "each image by itself, in any batch", "float32", _each_by_itself),
         Check(SUBJECT, "predict and evaluate change nothing", "float32", _pure),
@@ -99,6 +100,22 @@ def _agreement(name: str, case: Case, precision: Precision) -> Check:
                 )
 
     return Check(SUBJECT, name, precision, run)
+
+
+def _products_in_bfloat16(backend: Calls) -> None:
+    """Most probabilities are the judge's but for float32's rounding: few elements flip (see `mixed`)."""
+    down = {"name": "down", "kind": "conv", "filters": 3}
+    case = make_case([down, {"name": "mask", "kind": "output"}], 24, 32, batch_norm=False)
+    expected, _, loss = _answers(load_backend("reference")[1], case, "mixed_bfloat16")
+    received, of_evaluate, found = backend.call(_answers, case, "mixed_bfloat16")
+    allowed = TOLERANCE["mixed_bfloat16"]
+    for what, got in (("predictions", received), ("probabilities of evaluate", of_evaluate)):
+        if got.shape != expected.shape or not difference(got, expected) <= allowed:
+            raise Nonconformity(f"{what}: relative difference beyond {allowed:g}")
+        if not (typical := float(np.median(np.abs(got - expected)))) <= 1e-6:
+            raise Nonconformity(f"{what}: the median of the differences is {typical:.1e}, allowed 1e-6")
+    if not difference(found, loss) <= allowed:
+        raise Nonconformity(f"the loss is {found}, the judge's {loss}")
 
 
 def _require_extremes(backend: Calls, case: Case) -> None:
