@@ -56,17 +56,17 @@ class TorchModel:
                     self._arrays[name].mul_(op.momentum).add_(statistics[name], alpha=1 - op.momentum)
         return loss
 
-    @torch.no_grad()
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Loss and probabilities with running statistics."""
-        logits, _ = self._forward(self._floats(images), None)
-        loss = losses.total(self._rules.loss, logits, self._floats(masks))
+        with torch.no_grad():
+            logits, _ = self._forward(self._floats(images), None)
+            loss = losses.total(self._rules.loss, logits, self._floats(masks))
         return loss, _to_neutral(operations.sigmoid(logits), (0, 2, 3, 1))
 
-    @torch.no_grad()
     def predict(self, images: Array) -> Array:
         """Probabilities."""
-        logits, _ = self._forward(self._floats(images), None)
+        with torch.no_grad():
+            logits, _ = self._forward(self._floats(images), None)
         return _to_neutral(operations.sigmoid(logits), (0, 2, 3, 1))
 
     def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
@@ -79,12 +79,12 @@ class TorchModel:
         """Copies of all arrays."""
         return {name: _to_neutral(array) for name, array in self._arrays.items()}
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Put arrays back."""
         check_state(state, state_shapes(self._plan, self._rules))
-        for name, array in self._arrays.items():
-            array.copy_(self._kept(state[name]))
+        with torch.no_grad():
+            for name, array in self._arrays.items():
+                array.copy_(self._kept(state[name]))
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model.pt`, TorchScript: `images` to probabilities; `metadata` as its extra files."""
