@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from backends.torch import losses, operations, optimizers
 from backends.torch.devices import framework_device, list_devices
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.contract import Array, KeepMasks, Precision, State
+from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
@@ -27,8 +26,7 @@ class TorchModel:
 
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
-        self._mixed = precision == "mixed_bfloat16"
-        self._dtype = torch.float64 if precision == "float64" else torch.float32
+        self._numbers, self._mixed = array_type(precision), precision == "mixed_bfloat16"
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays = {
             name: self._kept(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
@@ -90,26 +88,28 @@ class TorchModel:
         """Write `model.pt`, TorchScript: `images` to probabilities; `metadata` as its extra files."""
         directory.mkdir(parents=True, exist_ok=True)
         arrays = {array.name: self._arrays[array.name].detach().cpu() for array in self._plan.arrays}
-        example = torch.zeros(1, self._plan.input.height, self._plan.input.width, self._plan.input.channels)
+        image = self._plan.input
+        shape = (1, image.height, image.width, image.channels)
+        example = torch.zeros(shape, dtype=getattr(torch, self._numbers))
         with warnings.catch_warnings(), torch.no_grad():
             # PyTorch 2.13 keeps TorchScript, and advises new projects of `torch.export`.
             warnings.simplefilter("ignore", DeprecationWarning)
-            traced = torch.jit.trace(_Prediction(self._plan, arrays, self._mixed), example.to(self._dtype))
+            traced = torch.jit.trace(_Prediction(self._plan, arrays, self._mixed), example)
             with (directory / "model.pt").open("wb") as file:  # PyTorch's own names no reason where it fails
                 torch.jit.save(traced, file, dict(metadata))
 
     def _floats(self, array: Array) -> Tensor:
         """Images or masks."""
-        return self._sent(array, (0, 3, 1, 2), self._numbers())
+        return self._sent(array, (0, 3, 1, 2), self._numbers)
 
     def _given(self, keep: KeepMasks) -> dict[str, Tensor]:
-        return {op.name: self._sent(keep[op.name], (0, 3, 1, 2), np.uint8) for op in self._plan.dropouts}
+        return {op.name: self._sent(keep[op.name], (0, 3, 1, 2), "uint8") for op in self._plan.dropouts}
 
     def _kept(self, array: Array) -> Tensor:
         """An array of the state."""
-        return self._sent(array, (3, 2, 0, 1), self._numbers())
+        return self._sent(array, (3, 2, 0, 1), self._numbers)
 
-    def _sent(self, array: Array, axes: tuple[int, ...], numbers: Any) -> Tensor:
+    def _sent(self, array: Array, axes: tuple[int, ...], numbers: str) -> Tensor:
         """A copy on the model's device, four axes in this order; to a GPU still on its way.
 
         The axes change places before PyTorch sees them: it takes what they were from the strides.
@@ -119,9 +119,6 @@ class TorchModel:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
-
-    def _numbers(self) -> Any:
-        return np.float64 if self._dtype == torch.float64 else np.float32
 
     def _forward(self, images: Tensor, keep: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
         return operations.forward(self._plan, images, self._arrays, keep, self._mixed)

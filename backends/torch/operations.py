@@ -1,5 +1,8 @@
 """Each primitive operation of `core.plan` in PyTorch. Arrays are (N, C, H, W) inside, in memory too.
 
+Not in `torch.channels_last`: on the CPU (PyTorch 2.13) the kernel's gradient of a strided 1x1 transposed
+convolution is then wrong, batch norm adds pixel by pixel in float32, and the default network gains a tenth.
+
 Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transposed ones: in both cases
 `transpose(3, 2, 0, 1)` of the neutral layout.
 """
@@ -26,6 +29,9 @@ from core.plan import (
 Tensor = Any
 """A `torch.Tensor`; mypy skips PyTorch's own types, which take it a minute."""
 
+Product = Callable[[Any, Tensor, Tensor], Tensor]
+"""One of the two convolutions, of its operation, the image and the kernel."""
+
 
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolution, whose own padding is symmetric: what one side has more is added beforehand."""
@@ -39,6 +45,22 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> T
     padding, ((top, bottom), (left, right)) = _symmetric(operation.crops)
     y = torch.nn.functional.conv_transpose2d(x, kernel, None, operation.stride, padding)
     return _grown(y, (-top, -bottom), (-left, -right))
+
+
+def in_bfloat16(product: Product) -> Product:
+    """The product as "mixed_bfloat16" has it (`core.rules`); `Tensor.to` rounds gradients as it does values.
+
+    A CPU's kernels may add in bfloat16 (off by 3e-3 on one without such numbers of its own), so there the
+    product of the rounded operands is taken in float32.
+    """
+
+    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        x, kernel = x.to(torch.bfloat16), kernel.to(torch.bfloat16)
+        if not x.is_cuda:
+            x, kernel = x.to(torch.float32), kernel.to(torch.float32)
+        return product(operation, x, kernel).to(torch.bfloat16).to(torch.float32)
+
+    return rounded
 
 
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
@@ -93,13 +115,17 @@ def forward(
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
+    convolve: Product = conv2d
+    transpose: Product = conv_transpose2d
+    if mixed:
+        convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
             case Conv2D():
-                y = _product(conv2d, op, x, arrays[op.kernel], mixed)
+                y = convolve(op, x, arrays[op.kernel])
             case ConvTranspose2D():
-                y = _product(conv_transpose2d, op, x, arrays[op.kernel], mixed)
+                y = transpose(op, x, arrays[op.kernel])
             case Bias():
                 y = bias(op, x, arrays[op.bias])
             case Relu():
@@ -134,22 +160,6 @@ def _symmetric(sides: tuple[Pads, Pads]) -> tuple[tuple[int, int], tuple[Pads, P
 def _grown(x: Tensor, rows: Pads, columns: Pads) -> Tensor:
     """Zeros added at each side; negative numbers cut off."""
     return torch.nn.functional.pad(x, (*columns, *rows)) if any((*rows, *columns)) else x
-
-
-def _product(product: Callable[..., Tensor], op: Operation, x: Tensor, kernel: Tensor, mixed: bool) -> Tensor:
-    """A convolution of either kind; `mixed` takes operands, result and gradients as bfloat16."""
-    if not mixed:
-        return product(op, x, kernel)
-    if x.is_cuda:
-        return product(op, x.bfloat16(), kernel.bfloat16()).float()
-    # On a CPU without bfloat16 of its own the kernels add up in bfloat16, 8 bits. Here the numbers are
-    # rounded and the sums float32, backward too: the gradient of a change of type is one.
-    return _rounded(product(op, _rounded(x), _rounded(kernel)))
-
-
-def _rounded(x: Tensor) -> Tensor:
-    """To bfloat16 and back; and the gradient likewise."""
-    return x.bfloat16().float()
 
 
 def _biased(variance: Tensor, count: int) -> Tensor:
