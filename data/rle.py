@@ -54,8 +54,10 @@ def encode(mask: NDArray[np.generic]) -> str:
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask has two dimensions (height, width). Received: shape {mask.shape}")
-    flat = np.zeros(mask.size + 2, dtype=bool)
-    flat[1:-1] = (mask != 0).ravel(order="F")
+    if mask.size == 0:
+        return EMPTY
+    flat = np.zeros(mask.size + 2, dtype=np.uint8)
+    flat[1:-1] = _transposed((mask != 0).view(np.uint8)).ravel()
     edges = np.flatnonzero(flat[1:] != flat[:-1])  # start, end, start, end, ...
     if edges.size == 0:
         return EMPTY
@@ -109,8 +111,13 @@ def draw(runs: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
 def _drawn(counts: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
     """Gap, length, ..., gap: the definition of the format is what `repeat` does."""
     flat = np.repeat(np.arange(counts.size, dtype=np.uint8) & 1, counts)
-    mask: NDArray[np.uint8] = cv2.transpose(flat.reshape(width, height))  # 15 times as fast as NumPy's
-    return mask
+    return _transposed(flat.reshape(width, height))
+
+
+def _transposed(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The transpose in C order, 15 times as fast as NumPy makes it."""
+    result: NDArray[np.uint8] = cv2.transpose(array)
+    return result
 
 
 def runs(text: str) -> NDArray[np.int64]:
