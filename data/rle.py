@@ -151,12 +151,14 @@ def union(*several: NDArray[np.int64]) -> NDArray[np.int64]:
     Returns:
         (k, 2) ascending, with a gap between each and the next: one array for one set of pixels.
     """
-    found = np.concatenate([np.empty((0, 2), dtype=np.int64), *several])
+    some = [runs for runs in several if len(runs)]
+    if not some:  # most images of a data set
+        return np.empty((0, 2), dtype=np.int64)
+    found = np.concatenate(some)
     found = found[np.argsort(found[:, 0], kind="stable")]
     reach = np.maximum.accumulate(found[:, 1])
     apart = np.flatnonzero(found[1:, 0] > reach[:-1])
-    firsts = found[:, 0][np.append(0, apart + 1)] if len(found) else found[:, 0]
-    lasts = reach[np.append(apart, len(found) - 1)] if len(found) else found[:, 1]
+    firsts, lasts = found[:, 0][np.append(0, apart + 1)], reach[np.append(apart, len(found) - 1)]
     return np.stack([firsts, lasts], axis=1)
 
 
