@@ -29,7 +29,7 @@ demo:
 test: .environment lint types imports unit
 
 .environment:
-	@.ci/environment tf,mxnet,test
+	@.ci/environment tf,mxnet,torch,jax,onnx,test
 
 lint: .environment
 	$(BIN)/ruff check $(SOURCES)

@@ -8,9 +8,9 @@ Promises: the toolkit uses nothing of a backend but what stands here. A backend 
 
 and a `Model` has the seven methods of the protocol. Arrays at the boundary are NumPy's: images
 (N, H, W, 1) of the plan's size in [0, 1], float32 or float64; masks (N, H, W, 1) in {0, 1}, uint8;
-state as named arrays in the neutral layouts of `core.plan`. The last batch of an epoch may be shorter
-than the others. A backend that cannot honour a rule raises `UserError` with the reason; it never
-approximates.
+state as named arrays of the precision's `array_type` in the neutral layouts of `core.plan`. The last
+batch of an epoch may be shorter than the others. A backend that cannot honour a rule raises `UserError`
+with the reason; it never approximates.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ State: TypeAlias = dict[str, NDArray[Any]]
 KeepMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
 Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16"]
 """Of a model. "mixed_bfloat16" keeps everything in float32 but the products: see `core.rules`."""
+
+
+def array_type(precision: Precision) -> Literal["float32", "float64"]:
+    """The type of the arrays of such a model: its state, and all between its products."""
+    return "float64" if precision == "float64" else "float32"
 
 
 class Model(Protocol):

@@ -12,7 +12,7 @@ from backends.tf.devices import framework_device, list_devices
 from backends.tf.framework import tf
 from backends.tf.operations import Tensor
 from core import plan as plans
-from core.contract import Array, KeepMasks, Precision, State
+from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
@@ -26,7 +26,8 @@ class TensorFlowModel:
 
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
-        self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(precision)
+        self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
+        self._mixed = precision == "mixed_bfloat16"
         self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
             self._arrays = {
@@ -108,7 +109,7 @@ class TensorFlowModel:
         return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
 
     def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return operations.forward(self._plan, images, self._arrays, keep, self._on_cpu)
+        return operations.forward(self._plan, images, self._arrays, keep, self._on_cpu, self._mixed)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""

@@ -10,13 +10,14 @@ or with pytest, one test a check, `backend` being a fixture that gives an `Isola
         outcome = examine(check, backend)
         assert outcome.status == "passed", outcome.detail
 
-Promises: the judge is the NumPy reference in float64; checks draw the same numbers every time, and a
-backend that refuses (`UserError`) is told apart from one that is wrong.
+Promises: the judge is the NumPy reference, in float64 but for mixed precision; checks draw the same numbers
+every time, and a backend that refuses (`UserError`) is told apart from one that is wrong.
 """
 
 from __future__ import annotations
 
 from core.conformance.behaviour import behaviour_checks
+from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
 from core.conformance.suite import Calls, Check, Outcome, capabilities, examine
 
@@ -25,4 +26,4 @@ __all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
 
 def all_checks() -> list[Check]:
     """Every check, numbers first."""
-    return [*number_checks(), *behaviour_checks()]
+    return [*number_checks(), *mixed_checks(), *behaviour_checks()]

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.configuration import load_configuration
-from core.contract import Implementation
+from core.contract import Implementation, Precision
 from core.isolation import Isolated
 from core.lowering import lower
 from core.state import initial_state
@@ -45,10 +45,10 @@ assert weights["mask/kernel"].shape == (3, 3, 1, 64), weights["mask/kernel"].sha
 BARE = {"tf": TF, "mxnet": MXNET}
 
 
-def export(implementation: Implementation, folder: Path) -> NDArray[Any]:
+def export(implementation: Implementation, folder: Path, precision: Precision = "float32") -> NDArray[Any]:
     configuration = load_configuration(Path("fcn_skip"))
     plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
-    model = implementation.compile(plan, rules, "cpu", "float32")
+    model = implementation.compile(plan, rules, "cpu", precision)
     state = initial_state(plan, rules, 1)
     for name, array in state.items():
         if name.endswith("moving_mean"):
@@ -58,8 +58,9 @@ def export(implementation: Implementation, folder: Path) -> NDArray[Any]:
     return model.predict(IMAGES)
 
 
-def test_the_bare_framework_predicts_the_same(remote: Isolated, tmp_path: Path) -> None:
-    predicted = remote.call(export, tmp_path / "export")
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_bare_framework_predicts_the_same(remote: Isolated, tmp_path: Path, precision: Precision) -> None:
+    predicted = remote.call(export, tmp_path / "export", precision)
     np.save(tmp_path / "images.npy", IMAGES)
     command = [sys.executable, "-c", BARE[remote.name], "export", "images.npy", "bare.npy"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

@@ -152,6 +152,7 @@ def test_a_configuration_that_is_missing(folder: Path) -> None:
         (["--set", "network.blocks[0].filters=0"], ["network.blocks[0].filters", "received 0"]),
         (["--set", "training.epochs=[1"], ["training.epochs=[1", "YAML"]),
         (["--set", "training.precision=float16"], ["training.precision", "'float16'"]),
+        (["--precision", "bfloat16"], ["training.precision", "'mixed_bfloat16'", "'bfloat16'"]),
         (["--epochs", "2024-13-45"], ["2024-13-45"]),
         (["--epochs", "0x_"], ["0x_"]),
         (["--set", "training.seed=" + "[" * 1000], ["training.seed"]),
