@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +28,15 @@ RECORD_KEYS = {
 EPOCHS = 15
 
 
+# As many processes as cores run at a time; threads beside them only wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+
+
 def command(program: str, *words: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / program), *words],
         cwd=cwd,
+        env={**os.environ, **ONE_THREAD},
         capture_output=True,
         text=True,
         timeout=300,
