@@ -23,7 +23,7 @@ from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["JaxModel", "compile", "list_devices"]
+__all__ = ["JaxModel", "compile", "list_devices", "predict_exported"]
 
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -190,3 +190,10 @@ def _loss(rule: Any, logits: Tensor, masks: Tensor) -> Tensor:
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
     """The plan in JAX on one of `list_devices`."""
     return JaxModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the file that `export` wrote predicts on the CPU."""
+    predict = jax.export.deserialize(bytearray((directory / "model.stablehlo").read_bytes()))
+    with jax.default_device(jax.devices("cpu")[0]):
+        return np.array(predict.call(images=np.asarray(images, np.float32))["probabilities"])

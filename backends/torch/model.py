@@ -18,7 +18,7 @@ from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["TorchModel", "compile", "list_devices"]
+__all__ = ["TorchModel", "compile", "list_devices", "predict_exported"]
 
 
 class TorchModel:
@@ -163,6 +163,16 @@ class _Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's ty
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TorchModel:  # noqa: A001
     """The plan in PyTorch on one of `list_devices`."""
     return TorchModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the file that `export` wrote predicts on the CPU."""
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        predict = torch.jit.load(directory / "model.pt", map_location="cpu")
+        numbers = next(predict.buffers()).dtype
+        probabilities: Array = predict(torch.from_numpy(np.array(images)).to(numbers)).numpy()
+    return probabilities
 
 
 def _to_neutral(tensor: Tensor, axes: tuple[int, ...] = (2, 3, 1, 0)) -> Array:

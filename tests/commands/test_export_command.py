@@ -17,14 +17,14 @@ import onnx
 import onnxruntime
 import pytest
 from command_line import ROOT, content, prepare, refused, run, run_here, succeed, train
-from selected import BACKENDS
+from selected import PREDICTORS
 from test_broken_backends import DESCRIPTOR, install
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
 from core.checkpoint import load_checkpoint, save_checkpoint
+from core.registry import find_backend
 from core.thresholds import Thresholds, save_thresholds
 
-FORMATS = {"tf": "savedmodel", "mxnet": "mxnet", "onnx": "onnx"}
 VALUES = np.random.default_rng(4).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.float32)
 
 
@@ -232,13 +232,13 @@ def snippets() -> list[tuple[str, str]]:
     """The Python of docs/export.md, by the format whose heading it stands under."""
     text = (ROOT / "docs" / "export.md").read_text()
     found = re.findall(r"^## `(\w+)`.*?```python\n(.*?)```", text, re.MULTILINE | re.DOTALL)
-    assert {"onnx", "savedmodel", "mxnet"} <= {form for form, _ in found}
+    assert {form for form, _ in found} == {"onnx", "savedmodel", "mxnet", "torchscript", "stablehlo"}
     return found
 
 
-@pytest.mark.parametrize("name", [*(name for name in BACKENDS if name in FORMATS), "onnx"])
+@pytest.mark.parametrize("name", PREDICTORS)
 def test_each_format_is_read_by_the_bare_framework_as_documented(name: str, model: Path) -> None:
-    form = FORMATS[name]
+    (form,) = find_backend(name).exports
     code = dict(snippets())[form]
     told = succeed("export", "--model", "tiny", "--to", form, "--out", "exported", cwd=model)
     assert difference_told(told) < 1e-5
