@@ -15,6 +15,8 @@ from core.isolation import Isolated
 # frameworks share few cores here, and threads that spin take them from each other (MXNet: twice the time).
 # How many there are, and so every sum, stays as it is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Hundreds of processes import the toolkit: what the first compiles, the next ones find compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", params=BACKENDS)

@@ -20,7 +20,7 @@ from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["MXNetModel", "compile", "list_devices"]
+__all__ = ["MXNetModel", "compile", "list_devices", "predict_exported"]
 
 _IMAGES, _MASKS = "images", "masks"
 
@@ -197,6 +197,14 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNe
             "Use --device cpu, or training.precision float32.",
         )
     return MXNetModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the files that `export` wrote predict on the CPU."""
+    symbol, arguments, statistics = mx.model.load_checkpoint(str(directory / "model"), 0)
+    graph = _Graph(symbol, arguments | statistics)
+    probabilities: Array = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)}).asnumpy()
+    return probabilities
 
 
 def _probabilities(logits: Symbol) -> Symbol:

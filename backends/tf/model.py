@@ -18,7 +18,7 @@ from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["TensorFlowModel", "compile", "list_devices"]
+__all__ = ["TensorFlowModel", "compile", "list_devices", "predict_exported"]
 
 
 class TensorFlowModel:
@@ -162,6 +162,15 @@ class TensorFlowModel:
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
     """The plan in TensorFlow on one of `list_devices`."""
     return TensorFlowModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the SavedModel that `export` wrote predicts on the CPU."""
+    with tf.device("/CPU:0"):
+        serve = tf.saved_model.load(str(directory)).signatures["serving_default"]
+        dtype = serve.structured_input_signature[1]["images"].dtype
+        probabilities: Array = serve(images=tf.constant(images, dtype))["probabilities"].numpy()
+    return probabilities
 
 
 def _shape(tensor: plans.Tensor) -> tuple[int | None, ...]:

@@ -66,7 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from core.errors import UserError
     from core.files import write_bytes, write_text
+    from core.registry import require_training
 
+    for name in arguments.framework:
+        require_training(name)
     check_at_least_one(arguments, "steps", "batch_size", "drift_runs")
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")

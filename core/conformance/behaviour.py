@@ -169,6 +169,7 @@ class Undreamt:
 
 def _unknown_optimizer(backend: Calls) -> None:
     case = make_case(BLOCKS, 8, 12)
+    backend.call(_trained, case, "float32")  # a backend that does not train has no optimiser, and says so
     strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, Undreamt())))
     message = backend.call(_refusal, strange, case.state)
     if message is None or "Undreamt" not in message:

@@ -1,0 +1,73 @@
+"""The losses of `core.rules` in JAX."""
+
+from __future__ import annotations
+
+from backends.jax.framework import jax
+from backends.jax.operations import Tensor
+from core.rules import LossRule
+
+jnp = jax.numpy
+
+
+def bce(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean binary cross-entropy."""
+    return jnp.mean(jax.nn.softplus(logits) - logits * masks)
+
+
+def dice(logits: Tensor, masks: Tensor) -> Tensor:
+    """Soft Dice over the batch, smoothing 1."""
+    p = jax.nn.sigmoid(logits)
+    overlap = 2 * jnp.sum(p * masks) + 1
+    return 1 - overlap / (jnp.sum(p) + jnp.sum(masks) + 1)
+
+
+def focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
+    """Cross-entropy weighed by how wrong each pixel is."""
+    x = logits * (2 * masks - 1)
+    return jnp.mean(jnp.exp(-gamma * jax.nn.softplus(x)) * jax.nn.softplus(-x))
+
+
+def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
+    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    p = jax.nn.sigmoid(logits)
+    found = 2 * jnp.sum(p * masks) + 1
+    false = alpha * jnp.sum(p * (1 - masks)) + beta * jnp.sum((1 - p) * masks)
+    return 1 - found / (found + 2 * false)
+
+
+def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
+    """Lovasz hinge of each image, then the mean; a stable sort leaves pixels of equal error in order."""
+    truth = jnp.reshape(masks, (masks.shape[0], -1))
+    errors = 1 - jnp.reshape(logits, truth.shape) * (2 * truth - 1)
+    order = jnp.argsort(-errors, axis=1, stable=True)
+    errors = jnp.take_along_axis(errors, order, axis=1)
+    weights = _jaccard_steps(jnp.take_along_axis(truth, order, axis=1))
+    return jnp.sum(jax.nn.relu(errors) * weights) / truth.shape[0]
+
+
+def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
+    """The weighted sum; `masks` of any type."""
+    masks = masks.astype(logits.dtype)
+    parts = []
+    if rule.bce > 0:
+        parts.append(rule.bce * bce(logits, masks))
+    if rule.dice > 0:
+        parts.append(rule.dice * dice(logits, masks))
+    if rule.focal > 0:
+        parts.append(rule.focal * focal(logits, masks, rule.focal_gamma))
+    if rule.tversky > 0:
+        parts.append(rule.tversky * tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta))
+    if rule.lovasz > 0:
+        parts.append(rule.lovasz * lovasz(logits, masks))
+    return sum(parts, start=jnp.zeros((), logits.dtype))
+
+
+def _jaccard_steps(truth: Tensor) -> Tensor:
+    """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+    positives = jnp.sum(truth, axis=1, keepdims=True)
+    left = positives - jnp.cumsum(truth, axis=1) + truth
+    union = positives + jnp.cumsum(1 - truth, axis=1) - (1 - truth)
+    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    least = jnp.maximum(union, 1)
+    steps = jnp.where(truth > 0, 1 / least, left / (least * (union + 1)))
+    return jnp.where(union > 0, steps, jnp.ones_like(steps))

@@ -1,0 +1,192 @@
+"""A plan compiled to JAX: one jitted function for each way the model is used.
+
+XLA compiles a function once for each number of images that it meets: the last, shorter batch costs one
+more compilation in the first epoch, and none afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.jax import losses, operations, optimizers
+from backends.jax.devices import framework_device, list_devices
+from backends.jax.framework import jax
+from backends.jax.operations import Tensor
+from core.contract import Array, KeepMasks, Precision, State
+from core.plan import Plan
+from core.randomness import words
+from core.rules import Rules, StepScalars
+from core.state import check_state, slot_name, state_shapes
+
+__all__ = ["JaxModel", "compile", "list_devices"]
+
+EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+Arrays = dict[str, Tensor]
+"""All of a model's by their names."""
+
+
+class JaxModel:
+    """See `core.contract.Model` for what each method promises."""
+
+    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+        self._plan, self._rules, self._device = plan, rules, framework_device(device)
+        self._on_cpu, self._mixed = device == "cpu", precision == "mixed_bfloat16"
+        self._dtype = np.dtype("float64" if precision == "float64" else "float32")
+        self._optimize = optimizers.update_of(rules.optimizer)
+        self._arrays: Arrays = {
+            name: self._put(np.zeros(shape), self._dtype) for name, shape in state_shapes(plan, rules).items()
+        }
+        # The arrays given are used up: the new ones take their memory.
+        self._update = jax.jit(self._pure_update, donate_argnums=0)
+        self._infer = jax.jit(self._pure_infer)
+        self._draw = jax.jit(self._pure_draw, static_argnums=0)
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> Tensor:
+        """One update; gives the loss before it."""
+        kept = self._drawn(len(images), scalars.step) if keep is None else self._given(keep)
+        loss, _, self._arrays = self._step(self._arrays, images, masks, scalars, kept)
+        return loss
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
+        """Loss and probabilities with running statistics."""
+        logits, probabilities = self._infer(self._arrays, self._floats(images))
+        return _loss(self._rules.loss, logits, self._bytes(masks)), np.array(probabilities)
+
+    def predict(self, images: Array) -> Array:
+        """Probabilities."""
+        _, probabilities = self._infer(self._arrays, self._floats(images))
+        return np.array(probabilities)
+
+    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+        """Training loss and gradients, of an update of copies."""
+        kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
+        copies = {name: array.copy() for name, array in self._arrays.items()}
+        loss, gradients, _ = self._step(copies, images, masks, StepScalars(0, size=0.0), kept)
+        return float(loss), {
+            parameter.name: np.array(gradients[parameter.name]) for parameter in self._plan.parameters
+        }
+
+    def state(self) -> State:
+        """Copies of all arrays."""
+        # np.asarray would share memory that the next update writes over.
+        return {name: np.array(self._arrays[name]) for name in state_shapes(self._plan, self._rules)}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put arrays back."""
+        check_state(state, state_shapes(self._plan, self._rules))
+        self._arrays = {name: self._put(state[name], self._dtype) for name in self._arrays}
+
+    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
+        """Write `model.stablehlo`, for `jax.export.deserialize`: `images` to `probabilities`, both float32.
+
+        Called with `images=`, any number of them; it holds the weights and runs on any of
+        `EXPORT_PLATFORMS`.
+        """
+        del metadata  # the format has no place for it
+        arrays = {array.name: np.array(self._arrays[array.name]) for array in self._plan.arrays}
+
+        def predict(images: Tensor) -> dict[str, Tensor]:
+            _, probabilities = self._pure_infer(arrays, images.astype(self._dtype))
+            return {"probabilities": probabilities.astype(np.float32)}
+
+        (count,) = jax.export.symbolic_shape("n")
+        shape = (count, self._plan.input.height, self._plan.input.width, self._plan.input.channels)
+        exported = jax.export.export(jax.jit(predict), platforms=EXPORT_PLATFORMS)
+        directory.mkdir(parents=True, exist_ok=True)
+        content = exported(images=jax.ShapeDtypeStruct(shape, np.float32)).serialize()
+        (directory / "model.stablehlo").write_bytes(content)
+
+    def _put(self, array: Array, dtype: Any) -> Tensor:
+        """On the device, as a copy: JAX may read what it is given later, or go on using its memory."""
+        return jax.device_put(np.array(array, dtype, order="C"), self._device)
+
+    def _floats(self, images: Array) -> Tensor:
+        return self._put(images, self._dtype)
+
+    def _bytes(self, masks: Array) -> Tensor:
+        return self._put(masks, np.uint8)
+
+    def _given(self, keep: KeepMasks) -> Arrays:
+        return {op.name: self._bytes(keep[op.name]) for op in self._plan.dropouts}
+
+    def _drawn(self, count: int, step: int) -> Arrays:
+        return self._draw(count, self._put(np.array(step), np.uint32)) if self._plan.dropouts else {}
+
+    def _step(
+        self, arrays: Arrays, images: Array, masks: Array, scalars: StepScalars, keep: Arrays
+    ) -> tuple[Tensor, Arrays, Arrays]:
+        size, decay = self._dtype.type(scalars.size), self._dtype.type(scalars.decay)
+        loss, gradients, new = self._update(
+            arrays, self._floats(images), self._bytes(masks), size, decay, keep
+        )
+        return loss, gradients, new
+
+    def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Tensor, Arrays]:
+        return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._mixed)
+
+    def _pure_draw(self, count: int, step: Tensor) -> Arrays:
+        """Dropout masks from JAX's own generator, keyed by seed, name and step."""
+        masks = {}
+        for op in self._plan.dropouts:
+            shape = (count, op.output.height, op.output.width, op.output.channels)
+            seed = words(self._rules.seed, "dropout", op.name, count=1).astype("<u8").view("<u4")
+            key = jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), step)
+            masks[op.name] = (jax.random.uniform(key, shape, np.float32) >= op.rate).astype(np.uint8)
+        return masks
+
+    def _pure_update(
+        self, arrays: Arrays, images: Tensor, masks: Tensor, size: Tensor, decay: Tensor, keep: Arrays
+    ) -> tuple[Tensor, Arrays, Arrays]:
+        """The loss, the gradients and the new arrays."""
+
+        def loss_of(parameters: Arrays) -> tuple[Tensor, Arrays]:
+            logits, statistics = self._forward(arrays | parameters, images, keep)
+            return losses.total(self._rules.loss, logits, masks), statistics
+
+        parameters = {parameter.name: arrays[parameter.name] for parameter in self._plan.parameters}
+        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        clipped, new = gradients, dict(arrays)
+        if self._rules.clip_norm is not None:
+            clipped = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
+        for parameter in self._plan.parameters:
+            names = [
+                parameter.name,
+                *(slot_name(slot, parameter.name) for slot in self._rules.optimizer.slots),
+            ]
+            updated = self._optimize(
+                self._rules.optimizer,
+                size,
+                decay,
+                parameter,
+                *(arrays[name] for name in names),
+                clipped[parameter.name],
+            )
+            new |= zip(names, updated, strict=True)
+        for op in self._plan.batch_norms:
+            for name in (op.moving_mean, op.moving_variance):
+                new[name] = op.momentum * arrays[name] + (1 - op.momentum) * statistics[name]
+        return loss, gradients, new
+
+    def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities."""
+        logits, _ = self._forward(arrays, images, None)
+        return logits, operations.sigmoid(logits)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss(rule: Any, logits: Tensor, masks: Tensor) -> Tensor:
+    """Of an evaluation; compiled for itself, as predictions need none."""
+    return losses.total(rule, logits, masks)
+
+
+def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
+    """The plan in JAX on one of `list_devices`."""
+    return JaxModel(plan, rules, device, precision)

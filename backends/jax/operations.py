@@ -1,0 +1,239 @@
+"""Each primitive operation of `core.plan` in JAX. Arrays are (N, H, W, C)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from backends.jax.framework import jax
+from core.plan import (
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Operation,
+    Pads,
+    Plan,
+    Relu,
+)
+
+jnp, lax = jax.numpy, jax.lax
+
+Tensor = Any
+"""A `jax.Array`, or what stands for one while a function is traced."""
+
+Product = Callable[[Any, Tensor, Tensor], Tensor]
+"""One of the two convolutions, of its operation, the image and the kernel."""
+
+Operands = tuple[Tensor, Tensor]
+"""The image and the kernel of a product, or their gradients."""
+
+Sides = tuple[Pads, Pads]
+"""Of height and width."""
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolution with explicit pads."""
+    return _correlate(x, kernel, operation.stride, operation.pads)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
+    """The gradient of the convolution whose pads are the crops."""
+    out = operation.output
+    return _spread(x, kernel, operation.stride, operation.crops, (out.height, out.width))
+
+
+def in_bfloat16(product: Product, on_cpu: bool) -> Product:
+    """The product as "mixed_bfloat16" has it (`core.rules`), its gradients rounded as its values are.
+
+    `reduce_precision` does it, since XLA takes a cast to bfloat16 and back for nothing and leaves it out.
+    """
+
+    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        x, kernel = _to_bfloat16(x), _to_bfloat16(kernel)
+        if not on_cpu:  # which computes in float32 in any case
+            x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+        return _to_bfloat16(product(operation, x, kernel).astype(jnp.float32))
+
+    return rounded
+
+
+def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
+    """Add b to every pixel."""
+    return (_columns(x) + _tiled(b, x)).reshape(x.shape)
+
+
+def relu(_: Operation, x: Tensor) -> Tensor:
+    """Negative numbers become 0."""
+    return jax.nn.relu(x)
+
+
+def batch_norm(
+    operation: BatchNorm,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalised input, and the mean and biased variance that normalised it."""
+    columns = _columns(x)
+    if training:
+        mean = _mean(columns, x)
+        # Around their mean the pixels' squares have the least sum: its slope along the mean is 0.
+        variance = _mean(jnp.square(columns - lax.stop_gradient(_tiled(mean, x))), x)
+    scale = gamma * lax.rsqrt(variance + operation.epsilon)
+    y = (columns - _tiled(mean, x)) * _tiled(scale, x) + _tiled(beta, x)
+    return y.reshape(x.shape), mean, variance
+
+
+def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
+    """Elements to keep, scaled up; the others 0."""
+    return x * keep.astype(x.dtype) * operation.scale
+
+
+def concat(_: Concat, xs: Sequence[Tensor]) -> Tensor:
+    """Join along the channels."""
+    return jnp.concatenate(xs, axis=-1)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return jax.nn.sigmoid(x)
+
+
+def forward(
+    plan: Plan,
+    images: Tensor,
+    arrays: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor] | None,
+    on_cpu: bool,
+    mixed: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    values = {plan.input.name: images}
+    statistics: dict[str, Tensor] = {}
+    convolve, transpose = (in_bfloat16(f, on_cpu) if mixed else f for f in (conv2d, conv_transpose2d))
+    for op in plan.operations[:-1]:
+        x = values[op.input]
+        match op:
+            case Conv2D():
+                y = convolve(op, x, arrays[op.kernel])
+            case ConvTranspose2D():
+                y = transpose(op, x, arrays[op.kernel])
+            case Bias():
+                y = bias(op, x, arrays[op.bias])
+            case Relu():
+                y = relu(op, x)
+            case BatchNorm():
+                y, statistics[op.moving_mean], statistics[op.moving_variance] = batch_norm(
+                    op,
+                    x,
+                    arrays[op.gamma],
+                    arrays[op.beta],
+                    arrays[op.moving_mean],
+                    arrays[op.moving_variance],
+                    training=keep is not None,
+                )
+            case Dropout():
+                y = x if keep is None else dropout(op, x, keep[op.name])
+            case Concat():
+                y = concat(op, [values[name] for name in op.inputs])
+            case _:
+                raise NotImplementedError(f"jax has no {type(op).__name__}")
+        values[op.output.name] = y
+    return values[plan.logits], statistics
+
+
+def _correlate(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
+    """`Conv2D` as XLA has it."""
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT)
+
+
+def _correlate_to_kernel(x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
+    """The gradient of `_correlate` with respect to the kernel, which it is linear in."""
+    (found,) = jax.linear_transpose(lambda k: _correlate(x, k, stride, pads), kernel)(dy)
+    return found
+
+
+def _spread(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: tuple[int, int]) -> Tensor:
+    """`ConvTranspose2D` as a convolution to each of the stride**2 phases of the output, cut to `size`.
+
+    XLA's own way, one convolution over the image with zeros put between its pixels, multiplies by them all.
+    """
+    count, height, width, _ = x.shape
+    # A kernel smaller than the stride leaves phases without a tap: they are given one of 0.
+    missing = [(0, max(stride - taps, 0)) for taps in kernel.shape[:2]]
+    turned = jnp.swapaxes(jnp.pad(kernel, (*missing, (0, 0), (0, 0)))[::-1, ::-1], 2, 3)
+    (top, _), (left, _) = crops
+    rows = []
+    for row in range(stride):
+        taps_down, pads_down = _phase(turned.shape[0], stride, row + top)
+        columns = []
+        for column in range(stride):
+            taps_right, pads_right = _phase(turned.shape[1], stride, column + left)
+            taps = turned[taps_down, taps_right]
+            columns.append(_correlate(x, taps, 1, (pads_down, pads_right)))
+        rows.append(jnp.stack(columns, axis=3))
+    y = jnp.stack(rows, axis=2)  # (N, h, row, w, column, C)
+    y = y.reshape(count, height * stride, width * stride, kernel.shape[2])
+    return y[:, : size[0], : size[1]]
+
+
+def _phase(size: int, stride: int, place: int) -> tuple[slice, Pads]:
+    """Along one axis, which taps of the turned kernel meet every stride-th pixel, and the pads they want.
+
+    Output pixel stride*u + phase meets input pixel u + d by tap place - stride*d, where place = phase +
+    the crop at the beginning.
+    """
+    last = size - 1 - (size - 1 - place) % stride  # the largest tap, that of the lowest d
+    lowest, count = (place - last) // stride, last // stride + 1
+    return slice(size - 1 - last, None, stride), (-lowest, lowest + count - 1)
+
+
+def _columns(x: Tensor) -> Tensor:
+    """(N * H, W * C): sums over columns are quick, and in two levels, so that float32 keeps its digits."""
+    count, height, width, channels = x.shape
+    return x.reshape(count * height, width * channels)
+
+
+def _tiled(values: Tensor, x: Tensor) -> Tensor:
+    """One value for each channel of x, repeated for each of `_columns`."""
+    return jnp.tile(values, x.shape[2])
+
+
+def _mean(columns: Tensor, x: Tensor) -> Tensor:
+    """Of each channel of x, or of what was made of its `_columns`."""
+    sums = jnp.sum(columns, axis=0).reshape(x.shape[2:])
+    return jnp.sum(sums, axis=0) / (x.size // x.shape[-1])
+
+
+def _to_bfloat16(x: Tensor) -> Tensor:
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+
+def _conv2d_backward(operation: Conv2D, operands: Operands, dy: Tensor) -> Operands:
+    x, kernel = operands
+    dx = _spread(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
+    return dx, _correlate_to_kernel(x, dy, kernel, operation.stride, operation.pads)
+
+
+def _conv_transpose2d_backward(operation: ConvTranspose2D, operands: Operands, dy: Tensor) -> Operands:
+    x, kernel = operands
+    dx = _correlate(dy, kernel, operation.stride, operation.crops)
+    return dx, _correlate_to_kernel(dy, x, kernel, operation.stride, operation.crops)
+
+
+conv2d.defvjp(lambda operation, *operands: (conv2d(operation, *operands), operands), _conv2d_backward)
+conv_transpose2d.defvjp(
+    lambda operation, *operands: (conv_transpose2d(operation, *operands), operands),
+    _conv_transpose2d_backward,
+)

@@ -1,0 +1,65 @@
+"""Clipping and the optimisers of `core.rules` in JAX: pure functions that give the new arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from backends.jax.framework import jax
+from backends.jax.operations import Tensor
+from core.errors import UserError
+from core.plan import Parameter
+from core.rules import AdamRule, OptimizerRule, SgdRule
+
+jnp = jax.numpy
+
+
+def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> dict[str, Tensor]:
+    """Scale all gradients together so that their norm is at most `clip_norm`."""
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients.values()))
+    factor = jnp.where(norm <= clip_norm, jnp.ones_like(norm), clip_norm / norm)
+    return {name: gradient * factor for name, gradient in gradients.items()}
+
+
+def adam(
+    rule: AdamRule,
+    size: Tensor,
+    decay: Tensor,
+    parameter: Parameter,
+    w: Tensor,
+    m: Tensor,
+    v: Tensor,
+    gradient: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One update of the weights and both moments."""
+    w = _decayed(decay, parameter, w)
+    m = rule.beta1 * m + (1 - rule.beta1) * gradient
+    v = rule.beta2 * v + (1 - rule.beta2) * jnp.square(gradient)
+    return w - size * m / (jnp.sqrt(v) + rule.epsilon), m, v
+
+
+def sgd(
+    rule: SgdRule,
+    size: Tensor,
+    decay: Tensor,
+    parameter: Parameter,
+    w: Tensor,
+    velocity: Tensor,
+    gradient: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One update of the weights and the velocity."""
+    w = _decayed(decay, parameter, w)
+    velocity = rule.momentum * velocity + gradient
+    direction = gradient + rule.momentum * velocity if rule.nesterov else velocity
+    return w - size * direction, velocity
+
+
+def update_of(rule: OptimizerRule) -> Callable[..., tuple[Tensor, ...]]:
+    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    updates: dict[type, Callable[..., tuple[Tensor, ...]]] = {AdamRule: adam, SgdRule: sgd}
+    if type(rule) not in updates:
+        raise UserError(f"jax has no optimiser {type(rule).__name__}")
+    return updates[type(rule)]
+
+
+def _decayed(decay: Tensor, parameter: Parameter, w: Tensor) -> Tensor:
+    return w - decay * w if parameter.role == "kernel" else w
