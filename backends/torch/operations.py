@@ -1,7 +1,7 @@
 """Each primitive operation of `core.plan` in PyTorch. Arrays are (N, C, H, W) inside, in memory too.
 
 Not in `torch.channels_last`: on the CPU (PyTorch 2.13) the kernel's gradient of a strided 1x1 transposed
-convolution is then wrong, batch norm adds pixel by pixel in float32, and the default network gains a tenth.
+convolution is then wrong, batch norm adds pixel by pixel in float32, and the default network is no faster.
 
 Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transposed ones: in both cases
 `transpose(3, 2, 0, 1)` of the neutral layout.
@@ -119,6 +119,7 @@ def forward(
     transpose: Product = conv_transpose2d
     if mixed:
         convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
+    last_readers = {name: op.name for op in plan.operations for name in op.inputs}
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
@@ -147,6 +148,9 @@ def forward(
             case _:
                 raise NotImplementedError(f"torch has no {type(op).__name__}")
         values[op.output.name] = y
+        for name in set(op.inputs):
+            if last_readers[name] == op.name:  # what autograd needs of it, it keeps
+                del values[name]
     return values[plan.logits], statistics
 
 
