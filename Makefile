@@ -37,7 +37,6 @@ lint: .environment
 
 types: .environment
 	$(BIN)/mypy
-	MYPYPATH=docs/example-backend $(BIN)/mypy -p pneumoseg_autograd
 
 imports: .environment
 	$(BIN)/lint-imports --no-cache
