@@ -29,7 +29,7 @@ demo:
 test: .environment lint types imports unit
 
 .environment:
-	@.ci/environment tf,mxnet,test
+	@.ci/environment tf,mxnet,torch,jax,onnx,test
 
 lint: .environment
 	$(BIN)/ruff check $(SOURCES)
@@ -37,7 +37,6 @@ lint: .environment
 
 types: .environment
 	$(BIN)/mypy
-	MYPYPATH=docs/example-backend $(BIN)/mypy -p pneumoseg_autograd
 
 imports: .environment
 	$(BIN)/lint-imports --no-cache

@@ -7,7 +7,18 @@ import sys
 
 from core.commands import main as run_command
 
-COMMANDS = ("train", "predict", "evaluate", "tune", "score", "check", "backends", "parity", "conformance")
+COMMANDS = (
+    "train",
+    "predict",
+    "evaluate",
+    "tune",
+    "export",
+    "score",
+    "check",
+    "backends",
+    "parity",
+    "conformance",
+)
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
+from core.contract import Precision
 from core.errors import UserError
 from core.files import explained
 from core.recipe import Augmentation, ConstantSchedule, Sampling, Schedule
@@ -133,7 +134,7 @@ class Training(Strict):
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
     fold: Annotated[int, Field(ge=0)] | None = None

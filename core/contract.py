@@ -1,16 +1,18 @@
 """What a backend is: the contract between this toolkit and a framework.
 
 Promises: the toolkit uses nothing of a backend but what stands here. A backend is described by a
-`Backend`, whose making imports no framework; its implementation is a module with two functions:
+`Backend`, whose making imports no framework; its implementation is a module with these functions:
 
     list_devices() -> list[str]                                  "cpu", "gpu:0", …
     compile(plan, rules, device, precision) -> Model
 
+    predict_exported(directory, images) -> probabilities         of a backend that exports
+
 and a `Model` has the seven methods of the protocol. Arrays at the boundary are NumPy's: images
 (N, H, W, 1) of the plan's size in [0, 1], float32 or float64; masks (N, H, W, 1) in {0, 1}, uint8;
-state as named arrays in the neutral layouts of `core.plan`. The last batch of an epoch may be shorter
-than the others. A backend that cannot honour a rule raises `UserError` with the reason; it never
-approximates.
+state as named arrays of the precision's `array_type` in the neutral layouts of `core.plan`. The last
+batch of an epoch may be shorter than the others. A backend that cannot honour a rule raises `UserError`
+with the reason; it never approximates.
 """
 
 from __future__ import annotations
@@ -35,6 +37,11 @@ State: TypeAlias = dict[str, NDArray[Any]]
 KeepMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
 Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16"]
 """Of a model. "mixed_bfloat16" keeps everything in float32 but the products: see `core.rules`."""
+
+
+def array_type(precision: Precision) -> Literal["float32", "float64"]:
+    """The type of the arrays of such a model: its state, and all between its products."""
+    return "float64" if precision == "float64" else "float32"
 
 
 class Model(Protocol):
@@ -99,6 +106,17 @@ class Implementation(Protocol):
 
     def compile(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> Model:
         """Build the plan for one of `list_devices`; weights hold no meaning until `load_state`."""
+        ...
+
+    def predict_exported(self, directory: Path, images: Array) -> Array:
+        """Probabilities on the CPU by what `Model.export` wrote, through the framework's own loader.
+
+        Belongs to a backend with `exports`; it is what `run.py export` checks a file with.
+
+        Args:
+            directory: The folder given to `Model.export`.
+            images: (N, H, W, 1) float32; N may be any.
+        """
         ...
 
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-# Not SummaryWriter: its thread dies on a full disk, and the next flush then waits for ever.
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import image, scalar
 
 from core.checkpoint import EpochRecord
 from core.files import explained
 from core.pictures import Sample, draw_sample
 from core.training import Observer
+
+
+@contextlib.contextmanager
+def _only_modules_of(package: str) -> Iterator[None]:
+    """Let modules of a package be imported without what the package itself imports."""
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if spec is None:
+        yield
+        return
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    try:
+        yield
+    finally:
+        del sys.modules[package]  # whoever imports it later gets the whole
+
+
+# The package itself imports another framework where one is installed: seconds, and its own OpenMP.
+with _only_modules_of("tensorboardX"):
+    # Not SummaryWriter: its thread dies on a full disk, and the next flush then waits for ever.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import image, scalar
 
 _SCALARS = {
     "loss/training": "loss",

@@ -8,6 +8,7 @@ stands in no other's way.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
 
@@ -49,6 +50,52 @@ def require_backend(name: str) -> Backend:
     return backend
 
 
+def require_training(name: str) -> Backend:
+    """The same for a backend that is to train.
+
+    Raises:
+        UserError: It cannot be used, or only predicts.
+    """
+    backend = require_backend(name)
+    if not backend.trains:
+        others = ", ".join(other.name for other in _sound() if other.trains)
+        raise UserError(
+            f"backend {name!r} ({backend.title}) only predicts; it does not train",
+            f"Train with one of: {others}. Any backend's model then predicts here: -f {name} --model DIR",
+        )
+    return backend
+
+
+def find_exporter(form: str, name: str | None = None) -> Backend:
+    """The backend that writes the export format called `form`, whether its framework is installed or not.
+
+    Args:
+        form: The format, as a descriptor's `exports` names it.
+        name: The backend to take; None where there is but one.
+
+    Raises:
+        UserError: No backend writes it, the named one does not, or several do and none is named.
+    """
+    writers: dict[str, list[str]] = {}
+    for backend in _sound():
+        for each in backend.exports:
+            writers.setdefault(each, []).append(backend.name)
+    listed = ", ".join(f"{each} ({' or '.join(names)})" for each, names in sorted(writers.items()))
+    if form not in writers:
+        close = difflib.get_close_matches(form.lower(), writers, n=1, cutoff=0.4)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"unknown export format {form!r}; {guess}Formats, and who writes them: {listed}")
+    if name is not None and name not in writers[form]:
+        backend = find_backend(name)
+        raise UserError(
+            f"backend {name!r} does not write {form!r}; it writes: {', '.join(backend.exports) or 'none'}",
+            f"Formats, and who writes them: {listed}. Leave -f out: any backend's model can be exported.",
+        )
+    if name is None and len(writers[form]) > 1:
+        raise UserError(f"several backends write {form!r}: {', '.join(writers[form])}", "Choose one with -f.")
+    return find_backend(name or writers[form][0])
+
+
 def load_backend(name: str) -> tuple[Backend, Implementation]:
     """The backend called `name` with its framework imported."""
     backend = require_backend(name)
@@ -59,6 +106,15 @@ def load_backend(name: str) -> tuple[Backend, Implementation]:
             f"backend {name!r}: {backend.title} is installed but cannot be imported: {_told(error)}",
             f"Install it anew: {backend.install}",
         ) from error
+
+
+def _sound() -> list[Backend]:
+    """The descriptors of all registered backends but for broken ones."""
+    found = []
+    for name in backend_names():
+        with contextlib.suppress(UserError):
+            found.append(find_backend(name))
+    return found
 
 
 def _told(error: Exception) -> str:

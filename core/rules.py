@@ -4,6 +4,15 @@ Promises: a backend learns everything about loss, optimiser and clipping from `R
 that changes from step to step from `StepScalars`; all of it was computed on the host in float64 and
 then rounded to float32 once. The formulas stand here; each backend writes them in its framework.
 
+Precision "mixed_bfloat16": everything is float32 (weights, moments, running statistics, bias, ReLU, batch
+norm, dropout, concatenation, losses, the optimiser and the arrays at the boundary) but the two products,
+convolution and transposed convolution. With r(.) for rounding to bfloat16 (`core.rounding.to_bfloat16`):
+    y = r(conv(r(x), r(kernel)));    the sums inside are float32 or wider
+    dx = r(conv_dx(r(dy), r(kernel)));    dkernel = r(conv_dkernel(r(x), r(dy)))
+which is what a framework derives of `conv(x.to(bfloat16), kernel.to(bfloat16)).to(float32)`. The product of
+two bfloat16 numbers is exact in float32, so computing it there, from rounded operands, is the same rule. A
+loss need not be scaled up for the gradients' sake: bfloat16 has float32's range (Kalamkar et al., 2019).
+
 Loss, with logits x, truth z in {0, 1}, p = sigmoid(x), means and sums over batch, height and width:
 
     bce      mean of softplus(x) - x*z

@@ -46,6 +46,7 @@ from core.configuration import Configuration
 from core.contract import Model
 from core.dropout import draw_keep_masks
 from core.errors import UserError
+from core.exports import EXPORT, metadata_of, write_metadata
 from core.files import replacing, write_bytes, write_text
 from core.metrics import Scores, dice_per_image, summarise
 from core.monitoring import best_epoch, is_stale, monitored
@@ -200,10 +201,13 @@ class Trainer:
             return None
         self._average()
         chosen = AVERAGED if (self.folder / AVERAGED).is_file() else BEST
-        self.model.load_state(load_checkpoint(self.folder / chosen).arrays)
-        with replacing(self.folder / "export") as partial:
+        checkpoint = load_checkpoint(self.folder / chosen)
+        self.model.load_state(checkpoint.arrays)
+        with replacing(self.folder / EXPORT) as partial:
             partial.mkdir()
-            self.model.export(partial, {})
+            metadata = metadata_of(checkpoint, self.folder / chosen, None)
+            self.model.export(partial, metadata)
+            write_metadata(partial, metadata)
         found = self._validate(self._tell_scored)
         sheet = draw_sheet(found.samples, self.configuration.training.threshold)
         write_bytes(self.folder / "predictions.png", sheet)

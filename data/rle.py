@@ -54,8 +54,10 @@ def encode(mask: NDArray[np.generic]) -> str:
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask has two dimensions (height, width). Received: shape {mask.shape}")
-    flat = np.zeros(mask.size + 2, dtype=bool)
-    flat[1:-1] = (mask != 0).ravel(order="F")
+    if mask.size == 0:
+        return EMPTY
+    flat = np.zeros(mask.size + 2, dtype=np.uint8)
+    flat[1:-1] = _transposed((mask != 0).view(np.uint8)).ravel()
     edges = np.flatnonzero(flat[1:] != flat[:-1])  # start, end, start, end, ...
     if edges.size == 0:
         return EMPTY
@@ -109,8 +111,13 @@ def draw(runs: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
 def _drawn(counts: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
     """Gap, length, ..., gap: the definition of the format is what `repeat` does."""
     flat = np.repeat(np.arange(counts.size, dtype=np.uint8) & 1, counts)
-    mask: NDArray[np.uint8] = cv2.transpose(flat.reshape(width, height))  # 15 times as fast as NumPy's
-    return mask
+    return _transposed(flat.reshape(width, height))
+
+
+def _transposed(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The transpose in C order, 15 times as fast as NumPy makes it."""
+    result: NDArray[np.uint8] = cv2.transpose(array)
+    return result
 
 
 def runs(text: str) -> NDArray[np.int64]:
@@ -144,12 +151,14 @@ def union(*several: NDArray[np.int64]) -> NDArray[np.int64]:
     Returns:
         (k, 2) ascending, with a gap between each and the next: one array for one set of pixels.
     """
-    found = np.concatenate([np.empty((0, 2), dtype=np.int64), *several])
+    some = [runs for runs in several if len(runs)]
+    if not some:  # most images of a data set
+        return np.empty((0, 2), dtype=np.int64)
+    found = np.concatenate(some)
     found = found[np.argsort(found[:, 0], kind="stable")]
     reach = np.maximum.accumulate(found[:, 1])
     apart = np.flatnonzero(found[1:, 0] > reach[:-1])
-    firsts = found[:, 0][np.append(0, apart + 1)] if len(found) else found[:, 0]
-    lasts = reach[np.append(apart, len(found) - 1)] if len(found) else found[:, 1]
+    firsts, lasts = found[:, 0][np.append(0, apart + 1)], reach[np.append(apart, len(found) - 1)]
     return np.stack([firsts, lasts], axis=1)
 
 

@@ -11,7 +11,7 @@ import sys
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
-import jax.export
+import jax.export  # not there otherwise
 
 if sys.platform == "linux":
     # XLA asks for the memory of a whole step at once, and the C library gives it back to the system at its

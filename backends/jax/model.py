@@ -6,7 +6,6 @@ more compilation in the first epoch, and none afterwards.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,13 @@ from backends.jax import losses, operations, optimizers
 from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.contract import Array, KeepMasks, Precision, State
-from core.plan import Conv2D, ConvTranspose2D, Plan
+from core.contract import Array, KeepMasks, Precision, State, array_type
+from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["JaxModel", "compile", "list_devices"]
-
-_WORTH_OPTIMISING = 2_000_000
-"""Of fewer products on the CPU, XLA's compiler takes longer to optimise the loops than they take to run."""
-
-_UNOPTIMISED = {"xla_backend_optimization_level": 0}
+__all__ = ["JaxModel", "compile", "list_devices", "predict_exported"]
 
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -42,19 +36,17 @@ class JaxModel:
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._on_cpu, self._mixed = device == "cpu", precision == "mixed_bfloat16"
-        self._dtype = np.dtype("float64" if precision == "float64" else "float32")
+        self._dtype = np.dtype(array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays: Arrays = {
             name: self._put(np.zeros(shape), self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
         self._spent: Arrays = {}
-        small = self._on_cpu and _products(plan) < _WORTH_OPTIMISING
-        jit = functools.partial(jax.jit, compiler_options=_UNOPTIMISED if small else None)
         # The arrays given are used up: the new ones take their memory.
-        self._update = jit(self._pure_update, donate_argnums=0)
-        self._infer = jit(self._pure_infer)
-        self._loss = jit(self._pure_loss)
-        self._draw = jit(self._pure_draw, static_argnums=0)
+        self._update = jax.jit(self._pure_update, donate_argnums=0)
+        self._infer = jax.jit(self._pure_infer)
+        self._loss = jax.jit(self._pure_loss)
+        self._draw = jax.jit(self._pure_draw, static_argnums=0)
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
@@ -201,13 +193,8 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> JaxM
     return JaxModel(plan, rules, device, precision)
 
 
-def _products(plan: Plan) -> int:
-    """Multiplications that the convolutions take for one image."""
-    sizes = {parameter.name: parameter.size for parameter in plan.parameters}
-    tensors = {plan.input.name: plan.input} | {op.name: op.output for op in plan.operations}
-    total = 0
-    for op in plan.operations:
-        if isinstance(op, Conv2D | ConvTranspose2D):
-            pixels = op.output if isinstance(op, Conv2D) else tensors[op.input]
-            total += pixels.height * pixels.width * sizes[op.kernel]
-    return total
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the file that `export` wrote predicts on the CPU."""
+    predict = jax.export.deserialize(bytearray((directory / "model.stablehlo").read_bytes()))
+    with jax.default_device(jax.devices("cpu")[0]):
+        return np.array(predict.call(images=np.asarray(images, np.float32))["probabilities"])

@@ -13,13 +13,14 @@ from backends.mxnet import losses, operations, optimizers
 from backends.mxnet.devices import framework_device, list_devices
 from backends.mxnet.framework import mx
 from backends.mxnet.operations import Symbol
-from core.contract import Array, KeepMasks, Precision, State
+from core.contract import Array, KeepMasks, Precision, State, array_type
+from core.errors import UserError
 from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["MXNetModel", "compile", "list_devices"]
+__all__ = ["MXNetModel", "compile", "list_devices", "predict_exported"]
 
 _IMAGES, _MASKS = "images", "masks"
 
@@ -29,9 +30,10 @@ class MXNetModel:
 
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
-        self._dtype, self._optimize = precision, optimizers.update_of(rules.optimizer)
+        self._dtype, self._optimize = array_type(precision), optimizers.update_of(rules.optimizer)
+        self._mixed = precision == "mixed_bfloat16"
         # A GPU's own kernel adds well enough, and has little float64.
-        self._types = operations.Types(precision, "float64" if device == "cpu" else precision)
+        self._types = operations.Types(self._dtype, "float64" if device == "cpu" else self._dtype)
         self._arrays = {
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
@@ -99,7 +101,8 @@ class MXNetModel:
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         symbol = self._predicting_symbol()
-        symbol.save(str(directory / "model-symbol.json"))
+        # By default the casts to bfloat16 are left out, and the file predicts by another rule.
+        symbol.save(str(directory / "model-symbol.json"), remove_amp_cast=False)
         kinds = dict.fromkeys(symbol.list_arguments(), "arg") | dict.fromkeys(
             symbol.list_auxiliary_states(), "aux"
         )
@@ -144,7 +147,8 @@ class MXNetModel:
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         types = self._types if training else None
-        logits = operations.forward(self._plan, self._channels_first(_IMAGES), arrays, keep, types)
+        images = self._channels_first(_IMAGES)
+        logits = operations.forward(self._plan, images, arrays, keep, types, self._mixed)
         return logits, self._channels_first(_MASKS)
 
     def _channels_first(self, name: str) -> Symbol:
@@ -187,7 +191,20 @@ class _Loss:
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
     """The plan in MXNet on one of `list_devices`."""
+    if precision == "mixed_bfloat16" and device != "cpu":
+        raise UserError(
+            f"mxnet cannot compute {precision} on {device}: MXNet 1.9 has bfloat16 on the CPU alone",
+            "Use --device cpu, or training.precision float32.",
+        )
     return MXNetModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the files that `export` wrote predict on the CPU."""
+    symbol, arguments, statistics = mx.model.load_checkpoint(str(directory / "model"), 0)
+    graph = _Graph(symbol, arguments | statistics)
+    probabilities: Array = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)}).asnumpy()
+    return probabilities
 
 
 def _probabilities(logits: Symbol) -> Symbol:

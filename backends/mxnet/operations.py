@@ -36,7 +36,7 @@ class Types:
     sums: str
 
 
-def conv2d(operation: Conv2D, x: Symbol, kernel: Symbol, b: Symbol) -> Symbol:
+def conv2d(operation: Conv2D, x: Symbol, kernel: Symbol, b: Symbol | None) -> Symbol:
     """Convolution with symmetric padding, the only kind MXNet has, from which the output is sliced.
 
     Padding p >= begin at both sides shifts the output by (p - begin) / stride pixels.
@@ -51,6 +51,7 @@ def conv2d(operation: Conv2D, x: Symbol, kernel: Symbol, b: Symbol) -> Symbol:
         stride=(operation.stride, operation.stride),
         pad=padding,
         num_filter=out.channels,
+        no_bias=b is None,
     )
     return _window(y, first, (out.height, out.width))
 
@@ -75,6 +76,20 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: S
         num_filter=out.channels,
     )
     return _window(y, (0, 0), (out.height, out.width))
+
+
+def in_bfloat16(operation: Conv2D | ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol) -> Symbol:
+    """A product as "mixed_bfloat16" has it (`core.rules`), then the bias, which is not rounded.
+
+    The product of the rounded operands is taken in float32; MXNet has no bfloat16 kernels that train.
+    """
+    x, kernel = _rounded(x), _rounded(kernel)
+    if isinstance(operation, ConvTranspose2D):
+        # Not Deconvolution: fed a weight that is computed, it ends in a segmentation fault.
+        y = _conv_transpose2d_by_phases(operation, x, kernel)
+    else:
+        y = conv2d(operation, x, kernel, None)
+    return bias(operation, _rounded(y), b)
 
 
 def bias(_: Operation, x: Symbol, b: Symbol) -> Symbol:
@@ -137,6 +152,7 @@ def forward(
     arrays: Mapping[str, Symbol],
     keep: Mapping[str, Symbol] | None,
     types: Types | None,
+    mixed: bool,
 ) -> Symbol:
     """The logits; with `keep` and `types` for training, without for prediction."""
     values = {plan.input.name: images}
@@ -144,6 +160,8 @@ def forward(
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
+            case Conv2D() | ConvTranspose2D() if mixed:
+                y = in_bfloat16(op, x, arrays[op.kernel], arrays[biases[op.name]])
             # The bias that follows is given to the convolution, whose own addition is faster by far.
             case Conv2D():
                 y = conv2d(op, x, arrays[op.kernel], arrays[biases[op.name]])
@@ -171,6 +189,11 @@ def forward(
                 raise NotImplementedError(f"mxnet has no {type(op).__name__}")
         values[op.output.name] = y
     return values[plan.logits]
+
+
+def _rounded(x: Symbol) -> Symbol:
+    """To bfloat16 and back; the gradient is cast, and so rounded, in the same way."""
+    return mx.sym.amp_cast(mx.sym.amp_cast(x, dtype="bfloat16"), dtype="float32")
 
 
 def _symmetric(pads: Pads, stride: int) -> tuple[int, int]:

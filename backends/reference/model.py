@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backends.reference import losses, operations, optimizers
 from backends.reference.devices import list_devices
 from backends.reference.operations import Floats
-from core.contract import Array, KeepMasks, Precision, State
+from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.dropout import draw_keep_masks
 from core.plan import (
     BatchNorm,
@@ -26,6 +26,7 @@ from core.plan import (
     Relu,
     Sigmoid,
 )
+from core.rounding import to_bfloat16
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
@@ -44,7 +45,8 @@ class ReferenceModel:
 
     def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
         self._plan, self._rules = plan, rules
-        self._dtype, self._optimize = np.dtype(precision), optimizers.update_of(rules.optimizer)
+        self._dtype, self._optimize = np.dtype(array_type(precision)), optimizers.update_of(rules.optimizer)
+        self._mixed = precision == "mixed_bfloat16"
         self._arrays: dict[str, Floats] = {
             name: np.zeros(shape, self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
@@ -120,9 +122,9 @@ class ReferenceModel:
         x, arrays = values[op.input], self._arrays
         match op:
             case Conv2D():
-                return operations.conv2d(op, x, arrays[op.kernel])
+                return self._product(operations.conv2d(op, *self._operands(x, arrays[op.kernel])))
             case ConvTranspose2D():
-                return operations.conv_transpose2d(op, x, arrays[op.kernel])
+                return self._product(operations.conv_transpose2d(op, *self._operands(x, arrays[op.kernel])))
             case Bias():
                 return operations.bias(op, x, arrays[op.bias])
             case Relu():
@@ -173,9 +175,11 @@ class ReferenceModel:
         x, arrays = values[op.input], self._arrays
         match op:
             case Conv2D():
-                dx, gradients[op.kernel] = operations.conv2d_backward(op, x, arrays[op.kernel], dy)
+                found = operations.conv2d_backward(op, *self._operands(x, arrays[op.kernel], dy))
+                dx, gradients[op.kernel] = map(self._product, found)
             case ConvTranspose2D():
-                dx, gradients[op.kernel] = operations.conv_transpose2d_backward(op, x, arrays[op.kernel], dy)
+                found = operations.conv_transpose2d_backward(op, *self._operands(x, arrays[op.kernel], dy))
+                dx, gradients[op.kernel] = map(self._product, found)
             case Bias():
                 dx, gradients[op.bias] = operations.bias_backward(dy)
             case Relu():
@@ -191,6 +195,14 @@ class ReferenceModel:
             case _:
                 raise NotImplementedError(f"the reference has no backward of {type(op).__name__}")
         return [dx]
+
+    def _operands(self, *arrays: Floats) -> Iterator[Floats]:
+        """What a product is taken of: in mixed precision rounded, and float64, so that sums lose nothing."""
+        return (to_bfloat16(array).astype(np.float64) if self._mixed else array for array in arrays)
+
+    def _product(self, array: Floats) -> Floats:
+        """What becomes of a product; in mixed precision a float32 sum, then rounded."""
+        return to_bfloat16(array.astype(np.float32)) if self._mixed else array
 
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001

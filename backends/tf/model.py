@@ -12,13 +12,13 @@ from backends.tf.devices import framework_device, list_devices
 from backends.tf.framework import tf
 from backends.tf.operations import Tensor
 from core import plan as plans
-from core.contract import Array, KeepMasks, Precision, State
+from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["TensorFlowModel", "compile", "list_devices"]
+__all__ = ["TensorFlowModel", "compile", "list_devices", "predict_exported"]
 
 
 class TensorFlowModel:
@@ -26,7 +26,8 @@ class TensorFlowModel:
 
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
-        self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(precision)
+        self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
+        self._mixed = precision == "mixed_bfloat16"
         self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
             self._arrays = {
@@ -108,7 +109,7 @@ class TensorFlowModel:
         return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
 
     def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return operations.forward(self._plan, images, self._arrays, keep, self._on_cpu)
+        return operations.forward(self._plan, images, self._arrays, keep, self._on_cpu, self._mixed)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
@@ -161,6 +162,15 @@ class TensorFlowModel:
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
     """The plan in TensorFlow on one of `list_devices`."""
     return TensorFlowModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the SavedModel that `export` wrote predicts on the CPU."""
+    with tf.device("/CPU:0"):
+        serve = tf.saved_model.load(str(directory)).signatures["serving_default"]
+        dtype = serve.structured_input_signature[1]["images"].dtype
+        probabilities: Array = serve(images=tf.constant(images, dtype))["probabilities"].numpy()
+    return probabilities
 
 
 def _shape(tensor: plans.Tensor) -> tuple[int | None, ...]:

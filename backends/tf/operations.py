@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backends.tf.framework import tf
@@ -22,6 +22,10 @@ Tensor = Any
 """A `tf.Tensor`; TensorFlow ships no type information."""
 
 
+Product = Callable[[Any, Tensor, Tensor], Tensor]
+"""One of the two convolutions, of its operation, the image and the kernel."""
+
+
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolution with explicit pads."""
     pads = [[0, 0], *(list(side) for side in operation.pads), [0, 0]]
@@ -34,6 +38,22 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> T
     shape = tf.stack([tf.shape(x)[0], out.height, out.width, out.channels])
     pads = [[0, 0], *([begin, max(end, 0)] for begin, end in operation.crops), [0, 0]]
     return tf.nn.conv2d_transpose(x, kernel, shape, operation.stride, pads)
+
+
+def in_bfloat16(product: Product, on_cpu: bool) -> Product:
+    """The product as "mixed_bfloat16" has it (`core.rules`); `tf.cast` rounds gradients as it does values.
+
+    The CPU's own kernels add in bfloat16 (a kernel's gradient is off by 2 % after 300 pixels), so there
+    the product of the rounded operands is taken in float32.
+    """
+
+    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
+        if on_cpu:
+            x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
+        return tf.cast(tf.cast(product(operation, x, kernel), tf.bfloat16), tf.float32)
+
+    return rounded
 
 
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
@@ -93,17 +113,22 @@ def forward(
     arrays: Mapping[str, Tensor],
     keep: Mapping[str, Tensor] | None,
     on_cpu: bool,
+    mixed: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
+    convolve: Product = conv2d
+    transpose: Product = conv_transpose2d
+    if mixed:
+        convolve, transpose = in_bfloat16(conv2d, on_cpu), in_bfloat16(conv_transpose2d, on_cpu)
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
             case Conv2D():
-                y = conv2d(op, x, arrays[op.kernel])
+                y = convolve(op, x, arrays[op.kernel])
             case ConvTranspose2D():
-                y = conv_transpose2d(op, x, arrays[op.kernel])
+                y = transpose(op, x, arrays[op.kernel])
             case Bias():
                 y = bias(op, x, arrays[op.bias])
             case Relu():

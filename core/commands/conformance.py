@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     Table = Mapping[str, Mapping[str, Mapping[str, str]]]
 
+_PRECISIONS = ("float32", "float64", "mixed_bfloat16")
+
 HELP = "check a backend against the contract and show what it can do"
 
 
@@ -80,17 +82,22 @@ def _examine(console: Console, name: str, only: str | None) -> list[Outcome]:
 def _print(console: Console, table: Table) -> None:
     from rich.table import Table as RichTable
 
-    columns = [(name, precision) for name in table for precision in ("float32", "float64")]
-    shown = RichTable("", *(f"{name}\n{precision}" for name, precision in columns))
-    for subject, cells in _rows(table):
-        shown.add_row(subject, *cells)
+    shown = RichTable("", *table)
+    for precision in _PRECISIONS:
+        rows = [(subject, cells[precision]) for subject, cells in _rows(table) if any(cells[precision])]
+        if rows:
+            shown.add_row(f"in {precision}", style="bold")
+            for subject, cells in rows:
+                shown.add_row(f"  {subject}", *cells)
+            shown.add_section()
     console.print(shown)
 
 
-def _rows(table: Table) -> list[tuple[str, list[str]]]:
+def _rows(table: Table) -> list[tuple[str, Mapping[str, list[str]]]]:
+    """Every subject, and by precision what each backend can do of it."""
     subjects = dict.fromkeys(subject for row in table.values() for subject in row)
     return [
-        (subject, [row.get(subject, {}).get(p, "") for row in table.values() for p in ("float32", "float64")])
+        (subject, {p: [row.get(subject, {}).get(p, "") for row in table.values()] for p in _PRECISIONS})
         for subject in subjects
     ]
 
@@ -115,13 +122,15 @@ def _as_markdown(table: Table) -> str:
         "# What each backend can do",
         "",
         f"Written by `python run.py conformance {' '.join(f'-f {name}' for name in names)} --markdown FILE`.",
-        "Each cell sums up the checks of `core/conformance` on that subject, float32 / float64: `yes` where",
-        "all pass, `no` where the backend refuses, `partly` where it refuses some, `-` where there is none.",
+        f"Each cell sums up the checks of `core/conformance` on that subject, {' / '.join(_PRECISIONS)}:",
+        "`yes` where all pass, `no` where the backend refuses, `partly` where it refuses some, `-` where",
+        "there is none.",
         "",
         f"| | {' | '.join(names)} |",
         f"|---|{'---|' * len(names)}",
     ]
     for subject, cells in _rows(table):
-        pairs = [f"{a or '-'} / {b or '-'}" for a, b in zip(cells[::2], cells[1::2], strict=True)]
-        lines.append(f"| {subject} | {' | '.join(pairs)} |")
+        by_backend = zip(*cells.values(), strict=True)
+        shown = [" / ".join(cell or "-" for cell in of_one) for of_one in by_backend]
+        lines.append(f"| {subject} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from core.errors import UserError
 def add_framework_option(parser: argparse.ArgumentParser) -> None:
     """The backend: -f."""
     parser.add_argument(
-        "-f", "--framework", required=True, metavar="NAME", help="backend: tf, mxnet, reference"
+        "-f", "--framework", required=True, metavar="NAME", help="a backend; `run.py backends` lists them"
     )
 
 

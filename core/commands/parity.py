@@ -36,13 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch")
     parser.add_argument(
         "--precision",
-        choices=("float64", "float32"),
+        choices=("float64", "float32", "mixed_bfloat16"),
         default="float64",
-        help="float64 shows what is meant; float32 is judged by each backend's drift from itself",
+        help="float64 shows what is meant; the others are judged by each backend's drift from itself",
     )
     parser.add_argument("--drift-runs", type=int, default=3, metavar="N", help="nudged runs of each backend")
     parser.add_argument(
         "--relay", action="store_true", help="also hand runs over half-way, each backend to every other"
+    )
+    parser.add_argument(
+        "--round",
+        action="store_true",
+        help="also train one run on all of them in turn, in the order given and back to the first",
     )
     parser.add_argument("--seed", metavar="N", help="overrides training.seed")
     parser.add_argument(
@@ -61,7 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from core.errors import UserError
     from core.files import write_bytes, write_text
+    from core.registry import require_training
 
+    for name in arguments.framework:
+        require_training(name)
     check_at_least_one(arguments, "steps", "batch_size", "drift_runs")
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
@@ -97,6 +105,7 @@ def _certify(arguments: argparse.Namespace, console: Console) -> Certificate:
                 arguments.steps,
                 drift_runs=arguments.drift_runs,
                 relay=arguments.relay,
+                round_trip=arguments.round,
                 after_step=lambda step: bar.update(task, completed=step),
             )
 
@@ -153,8 +162,9 @@ def _print(console: Console, certificate: Certificate) -> None:
         console.print(str(violation), soft_wrap=True)
     compared = ", ".join(certificate.runs)
     if certificate.holds:
-        fixed = certificate.precision == "float64"
-        how = "is fixed" if fixed else f"is measured: {FACTOR:g} times the drift, at least {FLOOR:g}"
+        how = "is fixed"
+        if certificate.precision != "float64":
+            how = f"is measured: {FACTOR:g} times the drift, at least {FLOOR[certificate.precision]:.2g}"
         console.print(
             f"holds: {compared} cannot be told from {certificate.base} at any step. The budget {how}.",
             soft_wrap=True,

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -42,8 +42,10 @@ from data.identities import Identities
 from data.pool import available_cores, ordered
 from data.probabilities import ProbabilityFile
 from data.reading import Reading, Source, read_all
-from data.segmentation import Algorithm
 from data.submissions import HEADER, write_submission
+
+if TYPE_CHECKING:
+    from data.segmentation import Algorithm
 
 TOOL = "pneumoseg"
 FORMAT = "pneumoseg-prediction"
@@ -79,6 +81,8 @@ class Model:
 
     def algorithm(self) -> Algorithm:
         """How a Segmentation object names it."""
+        from data.segmentation import Algorithm  # half a second, for those who want such objects
+
         together = hashlib.sha256("".join(self.hashes).encode()).hexdigest()
         parameters = f"{self.thresholds}{', mirror images' if self.flip else ''}"
         return Algorithm(TOOL, importlib.metadata.version(TOOL), together[:16], parameters)

@@ -149,6 +149,7 @@ def _configuration(
     options = {
         "training.epochs": arguments.epochs,
         "training.batch_size": arguments.batch_size,
+        "training.precision": arguments.precision,
         "training.optimizer.learning_rate": arguments.learning_rate,
         "training.seed": arguments.seed,
         "training.folds": arguments.folds,

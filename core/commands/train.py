@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", metavar="N", help="overrides training.epochs")
     parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
     parser.add_argument("--learning-rate", metavar="X", help="overrides training.optimizer.learning_rate")
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        help="overrides training.precision: float32, float64, or mixed_bfloat16 for GPUs",
+    )
     parser.add_argument("--seed", metavar="N", help="overrides training.seed")
     parser.add_argument(
         "--folds", metavar="K", help="train K networks, each with another K-th of the images held out"

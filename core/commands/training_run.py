@@ -28,7 +28,7 @@ from core.logs import TensorBoardLog
 from core.lowering import lower
 from core.plan import Plan
 from core.recipe import ConstantSchedule, CosineSchedule
-from core.registry import load_backend, require_backend
+from core.registry import load_backend, require_training
 from core.state import initial_state
 from core.thresholds import FILE as THRESHOLDS
 from core.training import Outcome, Trainer
@@ -38,7 +38,7 @@ from data.store import Store
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
-    require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
+    require_training(arguments.framework)  # before files are looked for: a mistyped name is answered at once
     console = Console(highlight=False, markup=False, soft_wrap=True)
     planned = plan_runs(arguments)
     with Store.open(Path(arguments.data)) as store:

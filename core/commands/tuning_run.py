@@ -18,6 +18,7 @@ from core.commands.scoring_run import Open, score
 from core.contract import Implementation
 from core.errors import UserError
 from core.evaluation import Surface
+from core.exports import EXPORT, renew_thresholds
 from core.inference import Member, Predictor, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
@@ -103,6 +104,7 @@ def tune(
         "seconds": round(time.perf_counter() - began, 3),
     }
     save_thresholds(folder, found.thresholds, facts)
+    renew_thresholds(folder / EXPORT, found.thresholds)
     return found, surfaces(histograms, found.thresholds)
 
 

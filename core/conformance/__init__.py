@@ -10,19 +10,22 @@ or with pytest, one test a check, `backend` being a fixture that gives an `Isola
         outcome = examine(check, backend)
         assert outcome.status == "passed", outcome.detail
 
-Promises: the judge is the NumPy reference in float64; checks draw the same numbers every time, and a
-backend that refuses (`UserError`) is told apart from one that is wrong.
+Promises: the judge is the NumPy reference, in float64 but for mixed precision; checks draw the same numbers
+every time, and a backend that refuses (`UserError`) is told apart from one that is wrong. One that does not
+train passes the checks of predictions, and the table says "no" for the rest.
 """
 
 from __future__ import annotations
 
 from core.conformance.behaviour import behaviour_checks
+from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
+from core.conformance.predictions import prediction_checks
 from core.conformance.suite import Calls, Check, Outcome, capabilities, examine
 
 __all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
 
 
 def all_checks() -> list[Check]:
-    """Every check, numbers first."""
-    return [*number_checks(), *behaviour_checks()]
+    """Every check: predictions, then the numbers of training, then what else is promised."""
+    return [*prediction_checks(), *number_checks(), *mixed_checks(), *behaviour_checks()]

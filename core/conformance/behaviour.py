@@ -5,16 +5,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from core.conformance.cases import Case, Nonconformity, make_case
 from core.conformance.suite import Calls, Check
-from core.contract import Array, Implementation, Model, State
+from core.contract import Array, Implementation, Model, Precision, State
 from core.errors import UserError
 from core.rules import OptimizerRule, StepScalars
+
+
+class _Check(Protocol):
+    """What a check does, for a precision."""
+
+    def __call__(self, backend: Calls, precision: Precision = ...) -> None: ...
+
 
 BLOCKS: list[dict[str, Any]] = [
     {"name": "down", "kind": "conv", "filters": 6},
@@ -23,7 +31,7 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 def behaviour_checks() -> list[Check]:
-    """All of them; float32, because what they promise does not depend on it."""
+    """All of them; float32, because what they promise hardly depends on it; where it could, mixed too."""
     checks: list[tuple[str, str, Callable[[Calls], None]]] = [
         ("devices", "the CPU comes first", _cpu_first),
         ("state", "comes back bit for bit", _round_trip),
@@ -39,11 +47,23 @@ def behaviour_checks() -> list[Check]:
         ("dropout, masks drawn", "keep the expected share", _share_kept),
         ("export", "writes something", _export),
     ]
-    return [Check(subject, name, "float32", run) for subject, name, run in checks]
+    mixed: list[tuple[str, str, _Check]] = [
+        ("state", "comes back bit for bit", _round_trip),
+        ("determinism", "training twice gives the same bits", _twice),
+        ("determinism", "interrupted and restored gives the same bits", _restored),
+        ("export", "writes something", _export),
+    ]
+    return [
+        *(Check(subject, name, "float32", run) for subject, name, run in checks),
+        *(
+            Check(subject, name, "mixed_bfloat16", partial(run, precision="mixed_bfloat16"))
+            for subject, name, run in mixed
+        ),
+    ]
 
 
-def _compiled(implementation: Implementation, case: Case) -> Model:
-    model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+def _compiled(implementation: Implementation, case: Case, precision: Precision = "float32") -> Model:
+    model = implementation.compile(case.plan, case.rules, "cpu", precision)
     model.load_state(case.state)
     return model
 
@@ -65,13 +85,13 @@ def _cpu_first(backend: Calls) -> None:
         raise Nonconformity(f"list_devices() gave {devices}")
 
 
-def _taken(implementation: Implementation, case: Case) -> State:
-    return _compiled(implementation, case).state()
+def _taken(implementation: Implementation, case: Case, precision: Precision) -> State:
+    return _compiled(implementation, case, precision).state()
 
 
-def _round_trip(backend: Calls) -> None:
+def _round_trip(backend: Calls, precision: Precision = "float32") -> None:
     case = make_case(BLOCKS, 8, 12)
-    _require_equal(backend.call(_taken, case), case.state, "state after load_state")
+    _require_equal(backend.call(_taken, case, precision), case.state, "state after load_state")
 
 
 def _around_step(implementation: Implementation, case: Case) -> tuple[State, State]:
@@ -149,6 +169,7 @@ class Undreamt:
 
 def _unknown_optimizer(backend: Calls) -> None:
     case = make_case(BLOCKS, 8, 12)
+    backend.call(_trained, case, "float32")  # a backend that does not train has no optimiser, and says so
     strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, Undreamt())))
     message = backend.call(_refusal, strange, case.state)
     if message is None or "Undreamt" not in message:
@@ -181,36 +202,37 @@ def _inputs(backend: Calls) -> None:
         raise Nonconformity("a view or a read-only array is predicted otherwise than its copy")
 
 
-def _trained(implementation: Implementation, case: Case) -> State:
-    model = _compiled(implementation, case)
+def _trained(implementation: Implementation, case: Case, precision: Precision) -> State:
+    model = _compiled(implementation, case, precision)
     for step, batch in enumerate(case.batches, start=1):
         model.train_step(*batch, case.scalars(step))
     return model.state()
 
 
-def _trained_in_parts(implementation: Implementation, case: Case) -> State:
+def _trained_in_parts(implementation: Implementation, case: Case, precision: Precision) -> State:
     """The same, every step by a new model that knows only the state left by the one before."""
     state = case.state
     for step, batch in enumerate(case.batches, start=1):
-        model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+        model = implementation.compile(case.plan, case.rules, "cpu", precision)
         model.load_state(state)
         model.train_step(*batch, case.scalars(step))
         state = model.state()
     return state
 
 
-def _twice(backend: Calls) -> None:
+def _twice(backend: Calls, precision: Precision = "float32") -> None:
     # Large enough for several threads; dropout drawn by the backend's own generator.
     case = make_case(BLOCKS, 96, 128, batches=(4, 4, 3, 4), dropout=0.3)
-    _require_equal(backend.call(_trained, case), backend.call(_trained, case), "trained a second time")
+    first, second = (backend.call(_trained, case, precision) for _ in range(2))
+    _require_equal(second, first, "trained a second time")
 
 
-def _restored(backend: Calls) -> None:
+def _restored(backend: Calls, precision: Precision = "float32") -> None:
     for name in ("adam", "sgd"):
         training = {"optimizer": {"name": name, "weight_decay": 0.1}}
         case = make_case(BLOCKS, 24, 32, batches=(4, 3, 4), dropout=0.3, training=training)
-        parts = backend.call(_trained_in_parts, case)
-        _require_equal(parts, backend.call(_trained, case), f"trained in parts by {name}")
+        parts = backend.call(_trained_in_parts, case, precision)
+        _require_equal(parts, backend.call(_trained, case, precision), f"trained in parts by {name}")
 
 
 def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> list[Array]:
@@ -261,12 +283,12 @@ def _share_kept(backend: Calls) -> None:
         raise Nonconformity(f"at rate 0.25 the share kept is {drawn / all_kept:.3f}")
 
 
-def _exported(implementation: Implementation, case: Case, folder: Path) -> list[str]:
-    _compiled(implementation, case).export(folder, {"purpose": "conformance"})
+def _exported(implementation: Implementation, case: Case, folder: Path, precision: Precision) -> list[str]:
+    _compiled(implementation, case, precision).export(folder, {"purpose": "conformance"})
     return [path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 
-def _export(backend: Calls) -> None:
+def _export(backend: Calls, precision: Precision = "float32") -> None:
     with tempfile.TemporaryDirectory() as folder:
-        if not backend.call(_exported, make_case(BLOCKS, 8, 12), Path(folder) / "export"):
+        if not backend.call(_exported, make_case(BLOCKS, 8, 12), Path(folder) / "export", precision):
             raise Nonconformity("export left no file that holds anything")

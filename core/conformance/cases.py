@@ -25,8 +25,8 @@ from core.registry import load_backend
 from core.rules import Rules, StepScalars, step_scalars
 from core.state import initial_state
 
-TOLERANCE: Mapping[Precision, float] = {"float64": 1e-10, "float32": 1e-4}
-"""Largest relative difference (norm-wise) from the judge, which computes in float64."""
+TOLERANCE: Mapping[Precision, float] = {"float64": 1e-10, "float32": 1e-4, "mixed_bfloat16": 2.0**-5}
+"""Largest relative difference (norm-wise) from the judge; `core.conformance.mixed` derives its own."""
 
 _MASK_SEED = 11
 
@@ -133,10 +133,14 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
 
 
 @functools.cache
-def judge(case: Case) -> Results:
-    """What the reference says of a case, in float64; computed once for all backends."""
+def judge(case: Case, precision: Precision = "float64") -> Results:
+    """What the reference says of a case; computed once for all backends.
+
+    Float32 is judged in float64, of which it is an approximation. Mixed precision is not: it rounds by a
+    rule, and is judged by the rule's own results.
+    """
     _, reference = load_backend("reference")
-    return run_case(reference, case, "float64")
+    return run_case(reference, case, precision)
 
 
 def all_differences(received: Results, expected: Results) -> dict[str, float]:
@@ -164,7 +168,11 @@ def require_agreement(received: Results, expected: Results, tolerance: float) ->
         name: value for name, value in all_differences(received, expected).items() if not value <= tolerance
     }
     if wrong:
-        worst = sorted(wrong.items(), key=lambda item: -item[1])
-        listed = ", ".join(f"{name} {value:.1e}" for name, value in worst[:6])
-        more = f" and {len(worst) - 6} more" if len(worst) > 6 else ""
-        raise Nonconformity(f"relative differences beyond {tolerance:g}: {listed}{more}")
+        raise Nonconformity(f"relative differences beyond {tolerance:g}: {listed(wrong)}")
+
+
+def listed(wrong: Mapping[str, float]) -> str:
+    """The largest six, largest first, and how many more there are."""
+    worst = sorted(wrong.items(), key=lambda item: -item[1])
+    more = f" and {len(worst) - 6} more" if len(worst) > 6 else ""
+    return ", ".join(f"{name} {value:.1e}" for name, value in worst[:6]) + more

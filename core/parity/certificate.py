@@ -12,7 +12,7 @@ import numpy as np
 
 from core.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
 from core.configuration import Configuration
-from core.contract import Precision, State
+from core.contract import Precision, State, array_type
 from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.isolation import Isolated
@@ -47,6 +47,7 @@ class Certificate:
         budgets: For each kind what was allowed at each step.
         violations: The first of each run that left the budget.
         relay_step: After which step relays changed hands; None without relays.
+        round_steps: After how many steps each the run that goes round changed hands; None without one.
     """
 
     precision: Precision
@@ -57,6 +58,7 @@ class Certificate:
     budgets: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     violations: list[Violation] = field(default_factory=list)
     relay_step: int | None = None
+    round_steps: int | None = None
 
     @property
     def steps(self) -> int:
@@ -89,6 +91,7 @@ def certify(
     *,
     drift_runs: int = 3,
     relay: bool = False,
+    round_trip: bool = False,
     after_step: Callable[[int], None] = lambda _: None,
 ) -> Certificate:
     """Train on every backend in step and compare.
@@ -100,23 +103,33 @@ def certify(
         batches: The images, in the order that training takes them.
         data: What the checkpoints of relays say of them.
         steps: Updates to make.
-        drift_runs: Nudged runs of each backend, in float32.
+        drift_runs: Nudged runs of each backend, but in float64.
         relay: Also hand each backend's run to every other one half-way, through a checkpoint file.
+        round_trip: Also train one run on all backends in turn, in the order of their names and back to the
+            first, in as many legs of equal length, through checkpoint files.
         after_step: Told of each step that is done.
 
     Raises:
-        UserError: Fewer than two backends, or one that cannot be used.
+        UserError: Fewer than two backends, one that cannot be used, or fewer steps than legs.
     """
     names = list(dict.fromkeys(names))
     if len(names) < 2:
         raise UserError(f"parity compares two backends or more; received: {', '.join(names)}")
+    if round_trip and steps <= len(names):
+        raise UserError(
+            f"--round visits {len(names)} backends and the first once more, at least a step each; "
+            f"received: --steps {steps}"
+        )
     with ExitStack() as stack:
         processes = {name: stack.enter_context(Isolated(name)) for name in names}
-        work = _Work(processes, plan, configuration, batches.batches, data, drift_runs, relay)
+        work = _Work(processes, plan, configuration, batches.batches, data, drift_runs)
+        if round_trip:
+            work.begin_round(-(-steps // (len(names) + 1)))
         for step, batch in enumerate(_endless(batches), start=1):
             work.advance(step, batch)
             if relay and step == steps // 2:
                 work.hand_over(step)
+            work.go_round(step)
             after_step(step)
             if step == steps:
                 break
@@ -139,7 +152,6 @@ class _Work:
         batches: int,
         data: DataFacts,
         drift_runs: int,
-        relay: bool,
     ) -> None:
         self._processes, self._plan, self._configuration, self._data = processes, plan, configuration, data
         self._batches = batches
@@ -150,21 +162,23 @@ class _Work:
         others = [name for name in processes if name != base]
         # Float64 keeps the float32 numbers that are drawn.
         state: State = {
-            name: array.astype(self._settings.precision)
+            name: array.astype(array_type(self._settings.precision))
             for name, array in initial_state(plan, self._rules, self._settings.seed).items()
         }
+        self._state = state
         self._runs = [self._begin(base, base, None, state)]
         self._runs += [self._begin(name, name, base, state) for name in others]
         self.certificate = Certificate(
             self._settings.precision, base, runs={name: Series() for name in others}
         )
-        if self._settings.precision == "float32":
+        if self._settings.precision != "float64":
             for name in processes:
                 for number in range(1, drift_runs + 1):
                     moved = self._nudge(state, number)
                     self._runs.append(self._begin(f"{name} nudged {number}", name, name, moved))
                     self.certificate.drifts[f"{name} nudged {number}"] = Series()
-        self._relay = relay
+        self._round: _Run | None = None
+        self._ahead: list[str] = []  # the backends that the run that goes round has not come to
 
     def _nudge(self, state: State, number: int) -> State:
         weights = {parameter.name: state[parameter.name] for parameter in self._plan.parameters}
@@ -181,7 +195,7 @@ class _Work:
         rate = learning_rate(settings, step, self._batches)  # nothing is scored, so there is no plateau
         scalars = step_scalars(self._rules.optimizer, step, rate, settings.optimizer.weight_decay)
         keep = draw_keep_masks(self._plan, settings.seed, step, len(batch.images))
-        images = np.asarray(batch.images, settings.precision)
+        images = np.asarray(batch.images, array_type(settings.precision))
         started = [
             run.process.start(advance, run.name, images, batch.masks, scalars, keep) for run in self._runs
         ]
@@ -214,25 +228,43 @@ class _Work:
     def hand_over(self, step: int) -> None:
         """Begin the relays: every backend goes on from every other one's checkpoint."""
         self.certificate.relay_step = step
-        backends = list(self._processes)
         plain = {run.name: run for run in self._runs}
+        for giver in self._processes:
+            received = self._through_a_checkpoint(plain[giver].before, step)
+            for taker in self._processes:
+                if taker != giver:
+                    name = f"{giver} > {taker}"
+                    self._runs.append(self._begin(name, taker, self.certificate.base, received))
+                    self.certificate.runs[name] = Series()
+
+    def begin_round(self, leg: int) -> None:
+        """Begin the run that every backend trains in turn, each for so many steps and the first twice."""
+        first, *others = self._processes
+        self._ahead, self.certificate.round_steps = [*others, first], leg
+        name = " > ".join([first, *self._ahead])
+        self._round = self._begin(name, first, self.certificate.base, self._state)
+        self._runs.append(self._round)
+        self.certificate.runs[name] = Series()
+
+    def go_round(self, step: int) -> None:
+        """Hand the run that goes round to the next backend, if its time has come."""
+        run, leg = self._round, self.certificate.round_steps
+        if run is None or leg is None or step % leg or not self._ahead:
+            return
+        received = self._through_a_checkpoint(run.before, step)
+        following = self._begin(run.name, self._ahead.pop(0), run.compared_with, received)
+        run.process, run.before = following.process, following.before
+
+    def _through_a_checkpoint(self, state: State, step: int) -> State:
         with tempfile.TemporaryDirectory() as folder:
-            for giver in backends:
-                path = Path(folder) / f"{giver}.safetensors"
-                progress = Progress(step=step)
-                state = plain[giver].before
-                save_checkpoint(path, Checkpoint(self._configuration, self._data, progress, state))
-                for taker in backends:
-                    if taker != giver:
-                        name = f"{giver} > {taker}"
-                        received = load_checkpoint(path).arrays
-                        self._runs.append(self._begin(name, taker, self.certificate.base, received))
-                        self.certificate.runs[name] = Series()
+            path = Path(folder) / "handed-over.safetensors"
+            save_checkpoint(path, Checkpoint(self._configuration, self._data, Progress(step=step), state))
+            return load_checkpoint(path).arrays
 
     def _budget(self) -> dict[str, float]:
         if self._settings.precision == "float64":
             return dict(FIXED_BUDGET)
-        drifts = self.certificate.drifts.values()
+        drifts, floor = self.certificate.drifts.values(), FLOOR[self._settings.precision]
         return {
-            kind: max([FLOOR, *(FACTOR * series.distances[kind][-1] for series in drifts)]) for kind in KINDS
+            kind: max([floor, *(FACTOR * series.distances[kind][-1] for series in drifts)]) for kind in KINDS
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ class Model:
         """Its Dice over the floor."""
         return findings.above_floor(self.record.rows)
 
-    @property
+    @functools.cached_property
     def surfaces(self) -> list[Plot]:
         """Heat maps of its thresholds."""
         return [

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.configuration import load_configuration
-from core.contract import Implementation
+from core.contract import Implementation, Precision
 from core.isolation import Isolated
 from core.lowering import lower
 from core.state import initial_state
@@ -37,29 +37,48 @@ by_module = symbol.bind(mx.cpu(), arguments, aux_states=auxiliary).forward()[0].
 assert np.array_equal(by_gluon, by_module)
 np.save(sys.argv[3], by_gluon)
 """
+TORCH = """
+import sys, numpy as np, torch
+kept = {"classes": ""}
+predict = torch.jit.load(f"{sys.argv[1]}/model.pt", _extra_files=kept)
+assert kept == {"classes": b"pneumothorax"}, kept
+images = torch.from_numpy(np.load(sys.argv[2]))
+with torch.inference_mode():
+    np.save(sys.argv[3], torch.cat([predict(images[:1]), predict(images=images[1:])]).numpy())
+"""
+JAX = """
+import sys, numpy as np, jax.export
+with open(f"{sys.argv[1]}/model.stablehlo", "rb") as file:
+    predict = jax.export.deserialize(bytearray(file.read()))
+images = np.load(sys.argv[2])
+few, more = (predict.call(images=some)["probabilities"] for some in (images[:1], images[1:]))
+assert few.dtype == more.dtype == np.float32, (few.dtype, more.dtype)
+np.save(sys.argv[3], np.concatenate([few, more]))
+"""
 NUMPY = """
 import sys, numpy as np
 weights = np.load(f"{sys.argv[1]}/weights.npz", allow_pickle=False)
 assert weights["mask/kernel"].shape == (3, 3, 1, 64), weights["mask/kernel"].shape
 """
-BARE = {"tf": TF, "mxnet": MXNET}
+BARE = {"tf": TF, "mxnet": MXNET, "torch": TORCH, "jax": JAX}
 
 
-def export(implementation: Implementation, folder: Path) -> NDArray[Any]:
+def export(implementation: Implementation, folder: Path, precision: Precision = "float32") -> NDArray[Any]:
     configuration = load_configuration(Path("fcn_skip"))
     plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
-    model = implementation.compile(plan, rules, "cpu", "float32")
+    model = implementation.compile(plan, rules, "cpu", precision)
     state = initial_state(plan, rules, 1)
     for name, array in state.items():
         if name.endswith("moving_mean"):
             array += 0.1  # so that lost statistics show
     model.load_state(state)
-    model.export(folder, {})
+    model.export(folder, {"classes": "pneumothorax"})
     return model.predict(IMAGES)
 
 
-def test_the_bare_framework_predicts_the_same(remote: Isolated, tmp_path: Path) -> None:
-    predicted = remote.call(export, tmp_path / "export")
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_bare_framework_predicts_the_same(remote: Isolated, tmp_path: Path, precision: Precision) -> None:
+    predicted = remote.call(export, tmp_path / "export", precision)
     np.save(tmp_path / "images.npy", IMAGES)
     command = [sys.executable, "-c", BARE[remote.name], "export", "images.npy", "bare.npy"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
@@ -75,9 +94,10 @@ def test_the_reference_writes_its_arrays(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", NUMPY, str(tmp_path / "export")], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", ["reference", "tf", "mxnet"])
+FRAMEWORKS = {"tensorflow", "mxnet", "torch", "jax", "onnx", "onnxruntime"}
+
+
+@pytest.mark.parametrize("name", ["reference", "tf", "mxnet", "torch", "jax", "onnx"])
 def test_describing_a_backend_imports_no_framework(name: str) -> None:
-    code = (
-        f"import sys, backends.{name}; assert not {{'tensorflow', 'mxnet', 'h5py', 'cv2'}} & set(sys.modules)"
-    )
+    code = f"import sys, backends.{name}; assert not {FRAMEWORKS | {'h5py', 'cv2'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

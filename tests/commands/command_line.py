@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from core.commands import main
+from core.registry import backend_names, find_backend
 from data import rle
 from data.store import Rows, write
 from preprocess import COMMANDS as PREPROCESS_COMMANDS
@@ -75,6 +77,17 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "COLUMNS": "160", "PYTHONIOENCODING": "utf-8", **changes}
 
 
+def hideable() -> list[str]:
+    """The frameworks' modules: a name that `sys.modules` maps to None cannot be found or imported."""
+    return sorted({find_backend(name).module or "" for name in backend_names()} - {""})
+
+
+def hide_frameworks(folder: Path) -> None:
+    """Programs with this folder on their PYTHONPATH find no framework installed."""
+    code = f"import sys\nsys.modules.update(dict.fromkeys({hideable()}))\n"
+    (folder / "sitecustomize.py").write_text(code)
+
+
 def words_of(program: str, *words: str, before: Sequence[str] = ()) -> list[str]:
     """The whole command line; `before` are options of Python or a `launcher`."""
     return [sys.executable, *before, str(ROOT / program), *words]
@@ -109,6 +122,16 @@ def run_here(*words: str, cwd: Path, program: str = "run.py") -> subprocess.Comp
     finally:
         os.chdir(before)
     return subprocess.CompletedProcess(words, status, stdout.getvalue(), stderr.getvalue())
+
+
+def run_with_full_disk(*words: str, cwd: Path, limit: int) -> subprocess.CompletedProcess[str]:
+    """Run one command in this process, to which the system refuses files of more bytes than `limit`."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        return run_here(*words, cwd=cwd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def succeed(*words: str, cwd: Path, how: Callable[..., Any] = run, **options: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import BEST, LAST, history, run, train
+from command_line import BEST, LAST, history, run, run_here, train
 
 from core.checkpoint import load_checkpoint
 
@@ -26,7 +26,7 @@ def assert_finite(path: Path) -> int:
 
 def test_the_last_good_checkpoint_is_kept_and_goes_on(folder: Path) -> None:
     plain = ["--set", "network.batch_norm=false"]
-    train(*DECAY, *plain, "--epochs", "1", cwd=folder)
+    train(*DECAY, *plain, "--epochs", "1", cwd=folder, how=run_here)
     done = run("-f", "reference", "--data", "data.h5", "--resume", "--epochs", "40", *STEEP, cwd=folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -39,14 +39,14 @@ def test_the_last_good_checkpoint_is_kept_and_goes_on(folder: Path) -> None:
     assert all(np.isfinite(record["loss"]) for record in records)
     assert assert_finite(folder / MODEL / LAST) == len(records)
     assert assert_finite(folder / MODEL / BEST) == 1
-    train("--resume", "--epochs", str(len(records) + 1), "--learning-rate", "0.001", cwd=folder)
+    train("--resume", "--epochs", str(len(records) + 1), "--learning-rate", "0.001", cwd=folder, how=run_here)
     assert len(history(folder / MODEL)) == len(records) + 1
 
 
 @pytest.mark.parametrize("batch_norm", ["true", "false"])
 def test_nothing_is_kept_of_a_run_that_diverges_at_once(folder: Path, batch_norm: str) -> None:
     words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", "--batch-size", "1"]
-    done = run(*words, *DECAY, *STEEP, "--set", f"network.batch_norm={batch_norm}", cwd=folder)
+    done = run_here(*words, *DECAY, *STEEP, "--set", f"network.batch_norm={batch_norm}", cwd=folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     message = done.stderr[done.stderr.index("error: ") :]

@@ -19,6 +19,7 @@ from command_line import (
     refused,
     run,
     run_here,
+    run_with_full_disk,
     train,
 )
 from safetensors.numpy import load_file
@@ -43,7 +44,7 @@ def assert_only_whole_files(folder: Path) -> None:
 
 @pytest.mark.parametrize(("limit", "refusing"), [(16, LOGS), (1024, BEST), (4096, BEST)])
 def test_the_first_file_that_does_not_fit_ends_the_run(folder: Path, limit: int, refusing: str) -> None:
-    done = run(*OPTIONS, cwd=folder, before=launcher("limit", limit))
+    done = run_with_full_disk(*OPTIONS, cwd=folder, limit=limit)
     assert_one_error(done, "cannot write", refusing, "File too large")
     assert_only_whole_files(folder)
     assert not (folder / MODEL / LAST).exists()
@@ -67,7 +68,7 @@ def test_a_disk_that_fills_up_later_costs_the_epochs_since(folder: Path) -> None
     first = (folder / MODEL / LAST).read_bytes()
     # A checkpoint grows with the history that it holds, so the next one does not fit.
     words = ["-f", "reference", "--data", "data.h5", "--resume", "--epochs", "3"]
-    done = run(*words, cwd=folder, before=launcher("limit", len(first) + 50))
+    done = run_with_full_disk(*words, cwd=folder, limit=len(first) + 50)
     assert_one_error(done, "cannot write", ".safetensors", "File too large")
     assert (folder / MODEL / LAST).read_bytes() == first
     assert {path.name for path in (folder / MODEL).iterdir()} == {

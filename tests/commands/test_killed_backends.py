@@ -1,7 +1,8 @@
 """On every backend: killed at random points, a run ends bit for bit as if it had been left in peace.
 
 One run is killed and resumed again and again, each time at some random point after its next epoch has
-ended. `PNEUMOSEG_KILLS` says how often.
+ended. `PNEUMOSEG_KILLS` says how often: by default the run is killed and its continuation too, as each start
+of a framework takes seconds. `test_interrupted_training.py` has the moments between two files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from test_interrupted_training import started, wait_for_line
 
 from core.checkpoint import load_checkpoint
 
-KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "20"))
+KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "2"))
 IMAGES = 60
 
 

@@ -23,6 +23,7 @@ from command_line import (
     refused,
     run,
     run_here,
+    run_with_full_disk,
     succeed,
     words_of,
 )
@@ -383,7 +384,7 @@ def test_a_backend_nobody_knows(place: Path) -> None:
 def test_a_full_disk_leaves_everything_as_it_was(place: Path, words: list[str]) -> None:
     succeed(*PREDICT, cwd=place, how=run_here)
     before = content(place)
-    done = run(*PREDICT, *words, cwd=place, before=launcher("limit", 40))
+    done = run_with_full_disk(*PREDICT, *words, cwd=place, limit=40)
     assert_one_error(done, "cannot write", "File too large")
     after = content(place)
     after.pop("new", None)  # a folder made for a file is no loss

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import NETWORK, assert_one_error, content, launcher, refused, run, run_here, succeed
@@ -36,9 +37,9 @@ def place(phantoms: Path, tmp_path: Path) -> Path:
 PREPROCESS = ["--size", "32", "--workers", "1"]
 
 
-def preprocess(*words: str, cwd: Path) -> dict[str, str]:
+def preprocess(*words: str, cwd: Path, how: Any = run_here) -> dict[str, str]:
     """Run it; gives the lines of the table."""
-    return counts(succeed(*PREPROCESS, *words, cwd=cwd, program="preprocess.py"))
+    return counts(succeed(*PREPROCESS, *words, cwd=cwd, how=how, program="preprocess.py"))
 
 
 def counts(output: str) -> dict[str, str]:
@@ -46,10 +47,10 @@ def counts(output: str) -> dict[str, str]:
 
 
 def test_an_existing_output_is_replaced_only_when_asked(place: Path) -> None:
-    found = preprocess(cwd=place)
+    found = preprocess(cwd=place, how=run)
     assert (found["DICOM files found"], found["images written"]) == (str(COUNT), str(COUNT - 1))
     says = ["pneumothorax.h5 exists already", "--overwrite"]
-    refused(*PREPROCESS, cwd=place, program="preprocess.py", says=says)
+    refused(*PREPROCESS, cwd=place, program="preprocess.py", how=run_here, says=says)
     first = (place / "pneumothorax.h5").read_bytes()
     preprocess("--overwrite", "--storage", "uint8", cwd=place)
     assert len((place / "pneumothorax.h5").read_bytes()) < len(first)
@@ -77,7 +78,7 @@ def test_unreadable_files_are_left_out_reported_and_counted(place: Path) -> None
     shutil.copy(images[0], place / IMAGES / "zz-again.dcm")
     with (place / ANNOTATIONS).open("a") as file:
         file.write("nobody, 1 2\n")
-    output = succeed(*PREPROCESS, cwd=place, program="preprocess.py")
+    output = succeed(*PREPROCESS, cwd=place, how=run_here, program="preprocess.py")
     found = counts(output)
     assert found["DICOM files found"] == str(COUNT + 4)
     assert found["images written"] == str(COUNT - 1)
@@ -115,7 +116,7 @@ def test_the_report_says_what_the_table_says(place: Path) -> None:
 
 def test_strict_refuses_and_reports_all_the_same(place: Path) -> None:
     words = [*PREPROCESS, "--strict", "--report", "report.json"]
-    done = run(*words, cwd=place, program="preprocess.py")
+    done = run_here(*words, cwd=place, program="preprocess.py")
     assert_one_error(done, "1 of 12 DICOM files", "--strict", "without annotation", "report.json")
     assert not (place / "pneumothorax.h5").exists()
     report = json.loads((place / "report.json").read_text())
@@ -145,7 +146,7 @@ def test_annotations_are_either_named_or_renounced(place: Path) -> None:
 def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
     for number in range(8):
         (place / IMAGES / f"bad-{number}.dcm").write_text(f"no radiograph {number}")
-    output = succeed(*PREPROCESS, cwd=place, program="preprocess.py")
+    output = succeed(*PREPROCESS, cwd=place, how=run_here, program="preprocess.py")
     assert counts(output)["skipped: unreadable"] == "8"
     assert output.count("unreadable: bad-") == 5
     assert "unreadable: 3 more" in output
@@ -204,9 +205,9 @@ def test_a_file_that_must_not_be_read_is_left_out(place: Path) -> None:
 
 def test_phantoms_are_not_drawn_over_other_files(place: Path) -> None:
     words = ["phantoms", "--out", ".", "--count", "2", "--size", "64", "--workers", "1"]
-    refused(*words, cwd=place, program="preprocess.py", says=["not empty", "--overwrite"])
+    refused(*words, cwd=place, program="preprocess.py", how=run_here, says=["not empty", "--overwrite"])
     (place / "mine.txt").write_text("precious")
-    said = succeed(*words, "--overwrite", cwd=place, program="preprocess.py")
+    said = succeed(*words, "--overwrite", cwd=place, how=run_here, program="preprocess.py")
     assert "2 phantoms" in said
     assert (place / "mine.txt").read_text() == "precious"
     assert len(list((place / IMAGES).rglob("*.dcm"))) == 2

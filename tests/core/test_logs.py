@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,10 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
 
 from core.checkpoint import EpochRecord
 from core.errors import UserError
-from core.logs import TensorBoardLog
+from core.logs import Event, TensorBoardLog
 from core.pictures import Sample, draw_sample
 
 RECORD = EpochRecord(1, 0.9, 0.8, 0.7, 0.6, 0.5, 1e-3, 12.5, "validation", 4)
@@ -97,3 +99,18 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         TensorBoardLog(tmp_path / "file" / "logs", epochs=0, threshold=0.5)
+
+
+def test_no_framework_comes_with_it(tmp_path: Path) -> None:
+    for framework in ("torch", "tensorflow", "mxnet", "jax"):
+        (tmp_path / f"{framework}.py").write_text(f"print('{framework} was imported')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", "import core.logs"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")

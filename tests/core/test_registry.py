@@ -88,5 +88,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest(typed: str, meant: str) ->
 
 
 def test_a_strange_name_is_answered_with_the_list() -> None:
-    with pytest.raises(UserError, match=r"unknown backend 'qqqqq'; Known: mxnet, reference, tf"):
+    with pytest.raises(
+        UserError, match=r"unknown backend 'qqqqq'; Known: jax, mxnet, onnx, reference, tf, torch"
+    ):
         require_backend("qqqqq")

@@ -11,10 +11,12 @@ import re
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from evaluations import HEIGHT, WIDTH, evaluation
+from matplotlib.figure import Figure
 from PIL import Image
 
 from core.errors import UserError
@@ -91,6 +93,16 @@ class Page(HTMLParser):
 
 def render(*evaluations: Evaluation) -> Page:
     return Page(page.render(evaluations, NOW))
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn but not laid out and written, which takes most of the time: it is about the words."""
+
+    def save(_figure: Figure, file: io.StringIO, **_options: Any) -> None:
+        file.write('<svg viewBox="0 0 1 1"></svg>')
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +220,7 @@ def test_the_table_has_every_image(first: Evaluation, second: Evaluation, both: 
         ]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_of_very_many_images_the_lowest_are_shown(first: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "TABLE_ROWS", 7)
     cut = render(first)
@@ -259,6 +272,7 @@ def _pixels(url: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_model_beside_itself_is_the_same(first: Evaluation) -> None:
     twice = render(first, first)
     assert "tf: tf_model (1)" in twice.text
@@ -267,6 +281,7 @@ def test_a_model_beside_itself_is_the_same(first: Evaluation) -> None:
     assert not [cell for cell in twice.all("td") if cell.get("class") == "best"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_models_scored_on_different_images_are_not_compared(first: Evaluation) -> None:
     other = render(first, evaluation(3, count=50))
     assert "their numbers do not compare" in other.text
@@ -274,6 +289,7 @@ def test_models_scored_on_different_images_are_not_compared(first: Evaluation) -
     assert not [cell for cell in other.all("td") if cell.get("class") == "best"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(("share", "says"), [(0.0, "No image shows"), (1.0, "Every image shows")])
 def test_one_kind_of_image_alone_has_no_auroc(share: float, says: str) -> None:
     model = evaluation(4, share=share, count=20)
@@ -285,6 +301,7 @@ def test_one_kind_of_image_alone_has_no_auroc(share: float, says: str) -> None:
     assert ("Does size matter?" in result.text) == (share == 1)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_what_there_is_not_is_not_shown() -> None:
     full = evaluation(5, count=20)
     members = tuple(dataclasses.replace(member, history=()) for member in full.origin.members)
@@ -297,11 +314,13 @@ def test_what_there_is_not_is_not_shown() -> None:
         assert {"scores", "existence", "calibration", "images", "models", "definitions"} <= shown
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_single_image_is_no_proof() -> None:
     alone = render(evaluation(6, count=1, share=1.0, epochs=1))
     assert "Dice not clearly above predicting nothing" in alone.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_members_of_an_ensemble_are_named() -> None:
     folds = render(evaluation(7, folders=["m/fold0", "m/fold1"], count=10))
     assert "Evaluation of tf: m (2 models)" in folds.text
@@ -310,6 +329,7 @@ def test_members_of_an_ensemble_are_named() -> None:
     assert "m/fold1/best.safetensors, epoch 7, step 70" in folds.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_file_is_whole_or_absent(first: Evaluation, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file"):

@@ -35,7 +35,7 @@ from data.dicom import UnreadableImage, radiograph, read_dataset
 from data.pool import available_cores, ordered
 from data.store import Store
 
-CASES = int(os.environ.get("PNEUMOSEG_FUZZ", "2500"))
+CASES = int(os.environ.get("PNEUMOSEG_FUZZ", "1500"))
 SEED = int(os.environ.get("PNEUMOSEG_SEED", "1"))
 CHUNK = 125
 SECONDS = 5

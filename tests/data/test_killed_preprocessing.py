@@ -25,7 +25,7 @@ from dicom_files import make_dataset
 from data import rle
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "5"))
+KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "3"))
 SEED = int(os.environ.get("PNEUMOSEG_SEED", "20"))
 FILES, HEIGHT, WIDTH = 300, 61, 47
 

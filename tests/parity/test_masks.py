@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from selected import BACKENDS
+from selected import PREDICTORS
 
 import backends.reference
 from core.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
@@ -72,7 +72,7 @@ def test_the_same_masks_on_every_backend(models: list[Path]) -> None:
     pixel, score = np.float32(thresholds.pixel), np.float32(thresholds.score)
     expected = answers("reference", models, images, thresholds)
     assert 2 < sum(bool(one.mask.any()) for one in expected) < len(expected)
-    for name in BACKENDS:
+    for name in PREDICTORS:
         sure = 0
         for ours, theirs in zip(expected, answers(name, models, images, thresholds), strict=True):
             np.testing.assert_allclose(theirs.probability, ours.probability, rtol=0, atol=NEAR / 2)

@@ -7,7 +7,7 @@ The end of the test run shows the list with what caught each one (tests/conftest
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from backends.reference import losses, operations
 from backends.reference.model import ReferenceModel
 from core.conformance import Check, all_checks, examine
 from core.contract import Array, Implementation, KeepMasks, Precision, State
-from core.plan import BatchNorm, Conv2D, ConvTranspose2D, Dropout, Operation, Parameter, Plan
+from core.plan import BatchNorm, Bias, Conv2D, ConvTranspose2D, Dropout, Operation, Parameter, Plan
 from core.randomness import permutation, uniform
+from core.rounding import to_bfloat16
 from core.rules import Rules, SgdRule, StepScalars, step_scalars
 from data.loader import Loader
 from data.sampling import sampled
@@ -347,6 +348,73 @@ class AddedPixelByPixel(ReferenceModel):
             operations._moments = original
 
 
+class WeightsInBfloat16(ReferenceModel):
+    """No master weights: what an update leaves is rounded as the products' operands are."""
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        loss = super().train_step(images, masks, scalars, keep)
+        for parameter in self._plan.parameters:
+            self._arrays[parameter.name][...] = to_bfloat16(self._arrays[parameter.name])
+        return loss
+
+
+class OperandsNotRounded(ReferenceModel):
+    """Products of float32 numbers, rounded afterwards."""
+
+    def _operands(self, *arrays: Array) -> Iterator[Array]:
+        return iter(arrays)
+
+
+class OperandsCutOff(ReferenceModel):
+    """The lower half of every operand's bits dropped, as a cast by shifting does."""
+
+    def _operands(self, *arrays: Array) -> Iterator[Array]:
+        whole = (np.ascontiguousarray(array).view(np.uint32) for array in arrays)
+        return ((bits & np.uint32(0xFFFF0000)).view(np.float32) for bits in whole)
+
+
+class ResultNotRounded(ReferenceModel):
+    """Products of bfloat16 numbers left in float32, as `preferred_element_type` does."""
+
+    def _product(self, array: Array) -> Array:
+        return array.astype(np.float32)
+
+
+class BackwardNotRounded(ReferenceModel):
+    """Gradients in float32 throughout."""
+
+    def _backward(self, *arguments: Any) -> Any:
+        self._mixed = False
+        try:
+            return super()._backward(*arguments)
+        finally:
+            self._mixed = True
+
+
+class ActivationsInBfloat16(ReferenceModel):
+    """Bias and batch norm in bfloat16 too, as whole models cast to it have them."""
+
+    def _apply(self, op: Operation, values: Any, keep: KeepMasks | None) -> Any:
+        y = super()._apply(op, values, keep)
+        return to_bfloat16(y) if isinstance(op, Bias | BatchNorm) else y
+
+
+MIXED_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
+    "weights kept in bfloat16": ("products in bfloat16", WeightsInBfloat16),
+    "operands not rounded": ("products in bfloat16", OperandsNotRounded),
+    "operands cut off": ("products in bfloat16", OperandsCutOff),
+    "result not rounded": ("products in bfloat16", ResultNotRounded),
+    "gradients not rounded": ("products in bfloat16", BackwardNotRounded),
+    "activations in bfloat16": ("products in bfloat16", ActivationsInBfloat16),
+    "operands not rounded, in a network": ("convolution", OperandsNotRounded),
+    "result not rounded, in a network": ("transposed convolution", ResultNotRounded),
+    "gradients not rounded, in a network": ("SGD", BackwardNotRounded),
+    "weights kept in bfloat16, in training": ("Adam", WeightsInBfloat16),
+}
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     "padding shifted by a pixel": ("convolution", Mutant(each(Conv2D, padding_shifted))),
     "crop on the other side": (
@@ -400,6 +468,15 @@ def test_caught(name: str, precision: str, record_property: Callable[[str, objec
     telling = [reason for reason in reasons if "relative difference" in reason or "gradient is" in reason]
     assert telling, reasons
     record_property("mutant", f"{name} ({precision}): {subject}: {telling[0]}")
+
+
+@pytest.mark.parametrize("name", MIXED_MUTANTS)
+def test_caught_in_mixed_precision(name: str, record_property: Callable[[str, object], None]) -> None:
+    subject, model = MIXED_MUTANTS[name]
+    reasons = caught(Mutant(model=model), subject, "mixed_bfloat16")
+    telling = [reason for reason in reasons if "relative difference" in reason or "gradient is" in reason]
+    assert telling, reasons
+    record_property("mutant", f"{name} (mixed_bfloat16): {subject}: {telling[0]}")
 
 
 def test_sums_that_lose_digits_are_caught(record_property: Callable[[str, object], None]) -> None:
@@ -521,6 +598,7 @@ def test_sampling_that_is_not_as_promised_is_caught(
 
 
 def test_without_an_error_nothing_is_caught() -> None:
-    for subject in {subject for subject, _ in MUTANTS.values()}:
+    subjects = {subject for subject, _ in [*MUTANTS.values(), *MIXED_MUTANTS.values()]}
+    for subject in subjects:
         for check in of_subject(subject):
             assert examine(check, Mutant()).status == "passed", str(check)

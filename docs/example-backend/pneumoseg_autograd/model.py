@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from autograd import value_and_grad
 
-from core.contract import Array, KeepMasks, Precision, State
+from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.plan import Plan
@@ -28,8 +28,10 @@ class AutogradModel:
     def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
         if not isinstance(rules.optimizer, AdamRule | SgdRule):
             raise UserError(f"autograd has no optimiser {type(rules.optimizer).__name__}")
-        self._plan, self._rules, self._dtype = plan, rules, np.dtype(precision)
-        self._arrays = {name: np.zeros(shape, precision) for name, shape in state_shapes(plan, rules).items()}
+        self._plan, self._rules, self._dtype = plan, rules, np.dtype(array_type(precision))
+        self._mixed = precision == "mixed_bfloat16"
+        shapes = state_shapes(plan, rules)
+        self._arrays = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
@@ -86,7 +88,7 @@ class AutogradModel:
     def _logits(self, images: Array) -> Array:
         floats = images.astype(self._dtype)
         logits: Array
-        logits, _ = operations.forward(self._plan, floats, self._arrays, keep=None)
+        logits, _ = operations.forward(self._plan, floats, self._arrays, None, self._mixed)
         return logits
 
     def _draw(self, step: int, count: int) -> KeepMasks:
@@ -97,7 +99,8 @@ class AutogradModel:
 
         def loss_of(parameters: State) -> operations.Array:
             arrays = {**self._arrays, **{name: parameters[name] for name in names}}
-            logits, found = operations.forward(self._plan, images.astype(self._dtype), arrays, keep)
+            floats = images.astype(self._dtype)
+            logits, found = operations.forward(self._plan, floats, arrays, keep, self._mixed)
             statistics.update(found)
             return losses.total(self._rules.loss, logits, masks.astype(self._dtype))
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import autograd.numpy as np
+from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
 from core.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Plan, Relu
+from core.rounding import to_bfloat16
 
 Array = Any
 """A NumPy array, or autograd's box around one."""
@@ -48,6 +50,15 @@ def batch_norm(
     return (x - mean) * scale + arrays[operation.beta], mean, variance
 
 
+@primitive  # type: ignore[untyped-decorator]
+def rounded(x: Array) -> Array:
+    """To bfloat16 and back, and the gradient likewise: what "mixed_bfloat16" does around products."""
+    return to_bfloat16(x)
+
+
+defvjp(rounded, lambda *_: to_bfloat16)
+
+
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), as exp(-softplus(-x)): small numbers keep their digits."""
     return np.exp(-softplus(-x))
@@ -59,18 +70,19 @@ def softplus(x: Array) -> Array:
 
 
 def forward(
-    plan: Plan, images: Array, arrays: Mapping[str, Array], keep: Mapping[str, Array] | None
+    plan: Plan, images: Array, arrays: Mapping[str, Array], keep: Mapping[str, Array] | None, mixed: bool
 ) -> tuple[Array, dict[str, Array]]:
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Array] = {}
+    r = rounded if mixed else lambda x: x
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
             case Conv2D():
-                y = conv2d(op, x, arrays[op.kernel])
+                y = r(conv2d(op, r(x), r(arrays[op.kernel])))
             case ConvTranspose2D():
-                y = conv_transpose2d(op, x, arrays[op.kernel])
+                y = r(conv_transpose2d(op, r(x), r(arrays[op.kernel])))
             case Bias():
                 y = x + arrays[op.bias]
             case Relu():

@@ -1,0 +1,53 @@
+"""The one place that imports ONNX and ONNX Runtime, quietly, and opens sessions set up for `core`'s rules."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from core.errors import UserError
+
+onnxruntime.set_default_logger_severity(3)  # errors; what it warns of (a graph's spare parts) is no news
+
+__all__ = ["has_cuda", "onnx", "open_session"]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def open_session(model: bytes, device: str) -> Any:
+    """An `onnxruntime.InferenceSession` for a serialised model on one of `list_devices`.
+
+    Raises:
+        UserError: ONNX Runtime cannot use the device.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = _cores()
+    options.inter_op_num_threads = 1
+    # Threads that wait for the next image would take a core each from whoever shares the machine.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers: list[Any] = [_CPU]
+    if device != "cpu":
+        # TF32 keeps 10 bits of a float32 product.
+        providers.insert(0, (_CUDA, {"device_id": device.partition(":")[2], "use_tf32": "0"}))
+    session = onnxruntime.InferenceSession(model, options, providers=providers)
+    if device != "cpu" and session.get_providers()[0] != _CUDA:  # it goes to the CPU with a warning
+        raise UserError(
+            f"ONNX Runtime cannot use {device}: its CUDA libraries do not load",
+            "Use --device cpu, or install onnxruntime-gpu with the CUDA and cuDNN that it names.",
+        )
+    return session
+
+
+def has_cuda() -> bool:
+    """Whether this build of ONNX Runtime is one for NVIDIA's GPUs."""
+    return _CUDA in onnxruntime.get_available_providers()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,111 @@
+"""A graph under construction, and the ONNX file that becomes of it.
+
+Promises: what is written needs operator set 17 and nothing beside it, so that runtimes of many years read
+it (ONNX 1.12, 2022); values have the names that the plan gives them; `onnx.checker` has passed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.onnx.framework import onnx
+from core.errors import UserError
+
+OPSET, IR_VERSION = 17, 8
+LARGEST = 2**31 - 2**20
+"""Bytes: protobuf ends at 2 GiB, and something beside the arrays is needed."""
+
+Shape = Sequence[int | str]
+"""Of an input or output; a name stands for a size that is known when the model runs."""
+
+
+class Graph:
+    """Collects nodes, arrays, inputs and outputs; values are known by their names."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._arrays: dict[str, Any] = {}
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+        self._made_by: dict[str, Any] = {}
+        self._bytes = 0
+
+    def input(self, name: str, dtype: type[np.generic], shape: Shape) -> str:
+        """A value that is given when the model runs."""
+        self._inputs.append(_described(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: type[np.generic], shape: Shape) -> None:
+        """Declare a value to be one of the answers."""
+        self._outputs.append(_described(name, dtype, shape))
+
+    def array(self, name: str, values: NDArray[Any]) -> str:
+        """An array that belongs to the model, once however often it is asked for."""
+        if name not in self._arrays:
+            self._bytes += values.nbytes
+            self._arrays[name] = onnx.numpy_helper.from_array(np.asarray(values, order="C"), name)
+        return name
+
+    def number(self, value: float) -> str:
+        """A float32 constant, named by its value."""
+        return self.array(f"constant/{value!r}", np.array(value, np.float32))
+
+    def integers(self, *values: int) -> str:
+        """An int64 constant of one axis, named by its values."""
+        return self.array(f"constant/{list(values)}", np.array(values, np.int64))
+
+    def node(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """One operator; gives its output's name.
+
+        Args:
+            kind: As ONNX calls the operator.
+            inputs: Names of values.
+            name: Of the operator and its output; made up where it is None.
+            attributes: The operator's.
+        """
+        return self.nodes(kind, *inputs, outputs=[name or f"{kind}/{len(self._nodes)}"], **attributes)[0]
+
+    def nodes(self, kind: str, *inputs: str, outputs: Sequence[str], **attributes: Any) -> Sequence[str]:
+        """The same for an operator with several outputs, by their names."""
+        node = onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
+        self._nodes.append(node)
+        self._made_by |= dict.fromkeys(outputs, node)
+        return outputs
+
+    def made_by(self, value: str) -> Any:
+        """The node whose output a value is; None of an input or array."""
+        return self._made_by.get(value)
+
+    def model(self, metadata: Mapping[str, str], notes: str = "") -> Any:
+        """The finished `onnx.ModelProto`, checked.
+
+        Raises:
+            UserError: It is larger than a file of this format can be.
+        """
+        if self._bytes > LARGEST:
+            raise UserError(
+                f"the network has {self._bytes / 2**30:.1f} GiB of weights; an ONNX file ends at 2 GiB",
+                "Export to another format (run.py export --to), or give the blocks fewer filters.",
+            )
+        graph = onnx.helper.make_graph(
+            self._nodes, "pneumoseg", self._inputs, self._outputs, list(self._arrays.values())
+        )
+        model = onnx.helper.make_model(
+            graph,
+            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="pneumoseg",
+            doc_string=notes,
+        )
+        onnx.helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def _described(name: str, dtype: type[np.generic], shape: Shape) -> Any:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return onnx.helper.make_tensor_value_info(name, kind, list(shape))

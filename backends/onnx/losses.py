@@ -1,0 +1,112 @@
+"""The losses of `core.rules` as ONNX operators."""
+
+from __future__ import annotations
+
+from backends.onnx.graph import Graph
+from backends.onnx.operations import Value
+from core.rules import LossRule
+
+
+class Losses:
+    """The losses of logits and masks, both (N, 1, H, W) float32.
+
+    Args:
+        graph: Where they are written.
+        logits: The name of the logits.
+        masks: The name of the masks, in {0, 1}.
+    """
+
+    def __init__(self, graph: Graph, logits: Value, masks: Value) -> None:
+        self._graph, self._x, self._z = graph, logits, masks
+
+    def bce(self) -> Value:
+        """Mean binary cross-entropy."""
+        return self._mean(self._do("Sub", self._do("Softplus", self._x), self._do("Mul", self._x, self._z)))
+
+    def dice(self) -> Value:
+        """Soft Dice over the batch, smoothing 1."""
+        p, one = self._do("Sigmoid", self._x), self._number(1)
+        overlap = self._do("Add", self._twice(self._sum(self._do("Mul", p, self._z))), one)
+        both = self._do("Add", self._do("Add", self._sum(p), self._sum(self._z)), one)
+        return self._do("Sub", one, self._do("Div", overlap, both))
+
+    def focal(self, gamma: float) -> Value:
+        """Cross-entropy weighed by how wrong each pixel is."""
+        x = self._do("Mul", self._x, self._signs(self._z))
+        weight = self._do("Exp", self._do("Mul", self._number(-gamma), self._do("Softplus", x)))
+        return self._mean(self._do("Mul", weight, self._do("Softplus", self._do("Neg", x))))
+
+    def tversky(self, alpha: float, beta: float) -> Value:
+        """Soft Tversky over the batch; `alpha` weighs false positives, `beta` false negatives."""
+        p, one = self._do("Sigmoid", self._x), self._number(1)
+        found = self._do("Add", self._twice(self._sum(self._do("Mul", p, self._z))), one)
+        positives = self._sum(self._do("Mul", p, self._do("Sub", one, self._z)))
+        negatives = self._sum(self._do("Mul", self._do("Sub", one, p), self._z))
+        false = self._do(
+            "Add",
+            self._do("Mul", self._number(alpha), positives),
+            self._do("Mul", self._number(beta), negatives),
+        )
+        all_ = self._do("Add", found, self._twice(false))
+        return self._do("Sub", one, self._do("Div", found, all_))
+
+    def lovasz(self) -> Value:
+        """Lovasz hinge of each image, then the mean; `TopK` leaves pixels of equal error in order."""
+        flat, one = self._graph.integers(0, -1), self._number(1)
+        truth, x = self._do("Reshape", self._z, flat), self._do("Reshape", self._x, flat)
+        errors = self._do("Sub", one, self._do("Mul", x, self._signs(truth)))
+        pixels = self._do("Gather", self._do("Shape", errors), self._graph.integers(1))
+        errors, order = self._graph.nodes("TopK", errors, pixels, outputs=["lovasz/errors", "lovasz/order"])
+        steps = self._jaccard_steps(self._graph.node("GatherElements", truth, order, axis=1))
+        return self._mean(self._sum_of_each(self._do("Mul", self._do("Relu", errors), steps)))
+
+    def total(self, rule: LossRule) -> Value:
+        """The weighted sum."""
+        parts = [
+            (rule.bce, self.bce),
+            (rule.dice, self.dice),
+            (rule.focal, lambda: self.focal(rule.focal_gamma)),
+            (rule.tversky, lambda: self.tversky(rule.tversky_alpha, rule.tversky_beta)),
+            (rule.lovasz, self.lovasz),
+        ]
+        weighted = [self._do("Mul", self._number(weight), part()) for weight, part in parts if weight > 0]
+        return self._graph.node("Sum", *weighted, name="loss")
+
+    def _jaccard_steps(self, truth: Value) -> Value:
+        """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+        one, axis = self._number(1), self._graph.integers(1)
+        positives = self._graph.node("ReduceSum", truth, axis, keepdims=1)
+
+        def before(x: Value) -> Value:
+            return self._graph.node("CumSum", x, axis, exclusive=1)
+
+        left = self._do("Sub", positives, before(truth))
+        union = self._do("Add", positives, before(self._do("Sub", one, truth)))
+        # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+        safe = self._do("Max", union, one)
+        of_false = self._do("Div", left, self._do("Mul", safe, self._do("Add", union, one)))
+        zero = self._number(0)
+        steps = self._do("Where", self._do("Greater", truth, zero), self._do("Div", one, safe), of_false)
+        return self._do("Where", self._do("Greater", union, zero), steps, one)
+
+    def _do(self, kind: str, *inputs: Value) -> Value:
+        return self._graph.node(kind, *inputs)
+
+    def _number(self, value: float) -> Value:
+        return self._graph.number(value)
+
+    def _twice(self, x: Value) -> Value:
+        return self._do("Mul", self._number(2), x)
+
+    def _signs(self, truth: Value) -> Value:
+        """1 where there is truth, else -1."""
+        return self._do("Sub", self._twice(truth), self._number(1))
+
+    def _sum(self, x: Value) -> Value:
+        return self._graph.node("ReduceSum", x, keepdims=0)
+
+    def _sum_of_each(self, x: Value) -> Value:
+        return self._graph.node("ReduceSum", x, self._graph.integers(1), keepdims=0)
+
+    def _mean(self, x: Value) -> Value:
+        return self._graph.node("ReduceMean", x, keepdims=0)

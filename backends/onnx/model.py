@@ -1,0 +1,150 @@
+"""A plan written as ONNX, and run by ONNX Runtime: predictions and their loss, but no training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from backends.onnx import operations, sizes
+from backends.onnx.devices import list_devices
+from backends.onnx.framework import onnx, open_session
+from backends.onnx.graph import Graph, Shape
+from backends.onnx.losses import Losses
+from backends.onnx.operations import Value
+from core.contract import Array, KeepMasks, Precision, State
+from core.errors import UserError
+from core.plan import Plan
+from core.rules import Rules, StepScalars
+from core.state import check_state, state_shapes
+
+__all__ = ["FILE", "ONNXModel", "compile", "list_devices", "predict_exported"]
+
+FILE = "model.onnx"
+"""What `export` writes in its folder."""
+
+_IMAGES, _MASKS, _PROBABILITIES = "images", "masks", "probabilities"
+
+
+class ONNXModel:
+    """See `core.contract.Model` for what each method promises.
+
+    The arrays lie in this process's memory, moments too, and the runtime is given them when the first
+    prediction after `load_state` is asked for.
+    """
+
+    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+        if precision == "float64":
+            raise UserError(
+                "ONNX Runtime has no convolution in float64 on the CPU, and this model is to compute in it",
+                "Predict with a backend that has it, or train with training.precision=float32.",
+            )
+        self._plan, self._rules, self._device, self._precision = plan, rules, device, precision
+        shapes = state_shapes(plan, rules)
+        self._arrays: State = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        self._sessions: dict[str, Any] = {}
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> NoReturn:
+        """Refused."""
+        del images, masks, scalars, keep
+        raise _no_training()
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
+        """Loss and probabilities with running statistics."""
+        if "evaluate" not in self._sessions:
+            graph, logits = self._predicting()
+            truth = graph.input(_MASKS, np.uint8, self._shape(self._plan.output.output))
+            truth = graph.node("Cast", _channels_first(graph, truth), to=onnx.TensorProto.FLOAT)
+            loss = Losses(graph, logits, truth).total(self._rules.loss)
+            graph.output(loss, np.float32, ())
+            self._sessions["evaluate"] = open_session(graph.model({}).SerializeToString(), self._device)
+        inputs = {_IMAGES: _floats(images), _MASKS: np.ascontiguousarray(masks, np.uint8)}
+        probabilities, loss = self._sessions["evaluate"].run(None, inputs)
+        return float(loss), probabilities
+
+    def predict(self, images: Array) -> Array:
+        """Probabilities."""
+        if "predict" not in self._sessions:
+            model = self._predicting()[0].model({})
+            self._sessions["predict"] = open_session(model.SerializeToString(), self._device)
+        return self._sessions["predict"].run(None, {_IMAGES: _floats(images)})[0]  # type: ignore[no-any-return]
+
+    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> NoReturn:
+        """Refused."""
+        del images, masks, keep
+        raise _no_training()
+
+    def state(self) -> State:
+        """Copies of all arrays."""
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put arrays back."""
+        check_state(state, state_shapes(self._plan, self._rules))
+        for name, array in self._arrays.items():
+            array[...] = state[name]
+        self._sessions.clear()
+
+    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
+        """Write `model.onnx`: input `images`, output `probabilities`.
+
+        N is dynamic, and so are height and width where the network allows it (`backends.onnx.sizes`);
+        the multiples that they must be are added to the metadata.
+        """
+        found = {axis: sizes.step(self._plan, axis) for axis in sizes.AXES}
+        steps = {f"{axis}_multiple": str(step) for axis, step in found.items() if step is not None}
+        graph, _ = self._predicting()
+        model = graph.model({**metadata, **steps}, "images to probabilities, (N, H, W, 1) float32")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / FILE).write_bytes(model.SerializeToString())
+
+    def _predicting(self) -> tuple[Graph, Value]:
+        """The graph from images to probabilities, and its logits (N, 1, H, W)."""
+        graph, plan = Graph(), self._plan
+        images = _channels_first(graph, graph.input(_IMAGES, np.float32, self._shape(plan.input)))
+        mixed = self._precision == "mixed_bfloat16"
+        logits = operations.forward(plan, graph, images, self._arrays, mixed=mixed)
+        probabilities = operations.sigmoid(graph, logits, plan.output.name)
+        graph.node("Transpose", probabilities, name=_PROBABILITIES, perm=(0, 2, 3, 1))
+        graph.output(_PROBABILITIES, np.float32, self._shape(plan.output.output))
+        return graph, logits
+
+    def _shape(self, tensor: Any) -> Shape:
+        """(N, H, W, C) of images or masks, named where they are dynamic."""
+        shape: list[int | str] = ["N"]
+        for name, axis in zip("HW", sizes.AXES, strict=True):
+            size, whole = getattr(tensor, axis), getattr(self._plan.input, axis)
+            free = sizes.step(self._plan, axis) is not None
+            shape.append(size if not free else name if size == whole else f"{name} out")
+        return [*shape, tensor.channels]
+
+
+def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ONNXModel:  # noqa: A001
+    """The plan in ONNX Runtime on one of `list_devices`."""
+    return ONNXModel(plan, rules, device, precision)
+
+
+def predict_exported(directory: Path, images: Array) -> Array:
+    """What the file that `export` wrote predicts on the CPU, after ONNX's own checker has read it."""
+    onnx.checker.check_model(str(directory / FILE), full_check=True)
+    session = open_session((directory / FILE).read_bytes(), "cpu")
+    return session.run(None, {_IMAGES: _floats(images)})[0]  # type: ignore[no-any-return]
+
+
+def _no_training() -> UserError:
+    return UserError(
+        "ONNX Runtime predicts only: it computes no gradients, so this backend does not train",
+        "Train with another backend; what it leaves in its model folder predicts here (--model).",
+    )
+
+
+def _floats(images: Array) -> Array:
+    return np.ascontiguousarray(images, np.float32)
+
+
+def _channels_first(graph: Graph, x: str) -> str:
+    return graph.node("Transpose", x, perm=(0, 3, 1, 2))

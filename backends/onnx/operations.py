@@ -1,0 +1,146 @@
+"""Each primitive operation of `core.plan` as ONNX operators. Values are (N, C, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.onnx.framework import onnx
+from backends.onnx.graph import Graph
+from core.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Plan, Relu
+
+Value = str
+"""The name of one of the graph's values."""
+
+
+def conv2d(graph: Graph, operation: Conv2D, x: Value, kernel: Value, name: str) -> Value:
+    """Convolution with explicit pads; the kernel is (out, in, kh, kw)."""
+    (top, bottom), (left, right) = operation.pads
+    return graph.node(
+        "Conv",
+        x,
+        kernel,
+        name=name,
+        kernel_shape=operation.kernel_size,
+        strides=(operation.stride,) * 2,
+        pads=(top, left, bottom, right),
+    )
+
+
+def conv_transpose2d(graph: Graph, operation: ConvTranspose2D, x: Value, kernel: Value, name: str) -> Value:
+    """Transposed convolution, its crops being ONNX's pads; an end short of pixels is output padding.
+
+    The kernel is (in, out, kh, kw).
+    """
+    (top, bottom), (left, right) = operation.crops
+    return graph.node(
+        "ConvTranspose",
+        x,
+        kernel,
+        name=name,
+        kernel_shape=operation.kernel_size,
+        strides=(operation.stride,) * 2,
+        pads=(top, left, max(bottom, 0), max(right, 0)),
+        output_padding=(max(-bottom, 0), max(-right, 0)),
+    )
+
+
+def bias(graph: Graph, operation: Bias, x: Value, b: Value) -> Value:
+    """Add b to every pixel: as the third input of the product before it, which has no other reader."""
+    product = graph.made_by(x)
+    if product is not None and product.op_type in ("Conv", "ConvTranspose") and len(product.input) == 2:
+        product.input.append(b)
+        return x
+    channels_first = graph.node("Reshape", b, graph.integers(-1, 1, 1))
+    # The plan's name of the sum is that of the parameter too.
+    return graph.node("Add", x, channels_first, name=f"{operation.output.name}/sum")
+
+
+def relu(graph: Graph, operation: Relu, x: Value) -> Value:
+    """Negative numbers become 0."""
+    return graph.node("Relu", x, name=operation.output.name)
+
+
+def batch_norm(
+    graph: Graph, operation: BatchNorm, x: Value, gamma: Value, beta: Value, mean: Value, variance: Value
+) -> Value:
+    """Normalise by the running statistics."""
+    name, epsilon = operation.output.name, operation.epsilon
+    return graph.node("BatchNormalization", x, gamma, beta, mean, variance, name=name, epsilon=epsilon)
+
+
+def concat(graph: Graph, operation: Concat, xs: Sequence[Value]) -> Value:
+    """Join along the channels."""
+    return graph.node("Concat", *xs, name=operation.output.name, axis=1)
+
+
+def sigmoid(graph: Graph, x: Value, name: str) -> Value:
+    """1 / (1 + exp(-x))."""
+    return graph.node("Sigmoid", x, name=name)
+
+
+def forward(
+    plan: Plan, graph: Graph, images: Value, arrays: Mapping[str, NDArray[Any]], *, mixed: bool
+) -> Value:
+    """The logits, of images (N, 1, H, W); `arrays` are in the neutral layouts.
+
+    With `mixed` the two products have operands and results rounded to bfloat16, as `core.contract` asks.
+    """
+    values = {plan.input.name: images}
+
+    def array(name: str) -> Value:
+        host = arrays[name]
+        return graph.array(name, host.transpose(3, 2, 0, 1) if host.ndim == 4 else host)
+
+    def product(make: Callable[..., Value], op: Conv2D | ConvTranspose2D, x: Value) -> Value:
+        if not mixed:
+            return make(graph, op, x, array(op.kernel), op.output.name)
+        x, kernel = _rounded(graph, x), _rounded(graph, array(op.kernel))
+        return _rounded(graph, make(graph, op, x, kernel, op.output.name))
+
+    for op in plan.operations[:-1]:
+        x = values[op.input]
+        match op:
+            case Conv2D():
+                y = product(conv2d, op, x)
+            case ConvTranspose2D():
+                y = product(conv_transpose2d, op, x)
+            case Bias():
+                y = bias(graph, op, x, array(op.bias))
+            case Relu():
+                y = relu(graph, op, x)
+            case BatchNorm():
+                names = (op.gamma, op.beta, op.moving_mean, op.moving_variance)
+                if (divisor := _divisor(op, arrays)) is not None:
+                    y = graph.node("Div", x, graph.array(f"{op.name}/divisor", divisor), name=op.output.name)
+                else:
+                    y = batch_norm(graph, op, x, *(array(name) for name in names))
+            case Dropout():
+                y = x
+            case Concat():
+                y = concat(graph, op, [values[name] for name in op.inputs])
+            case _:
+                raise NotImplementedError(f"onnx has no {type(op).__name__}")
+        values[op.output.name] = y
+    return values[plan.logits]
+
+
+def _divisor(op: BatchNorm, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+    """What a batch norm that does nothing but divide divides by, (C, 1, 1); None of any other.
+
+    The division of grey values by their white (`core.exports`) is one, and so is exact.
+    """
+    if (arrays[op.gamma] != 1).any() or arrays[op.beta].any() or arrays[op.moving_mean].any():
+        return None
+    variance = arrays[op.moving_variance].astype(np.float64)
+    divisor: NDArray[Any] = np.sqrt(variance + op.epsilon).astype(np.float32).reshape(-1, 1, 1)
+    return divisor
+
+
+def _rounded(graph: Graph, x: Value) -> Value:
+    """The nearest bfloat16 numbers, as float32."""
+    narrow = graph.node("Cast", x, to=onnx.TensorProto.BFLOAT16)
+    return graph.node("Cast", narrow, to=onnx.TensorProto.FLOAT)

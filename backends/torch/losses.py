@@ -1,0 +1,77 @@
+"""The losses of `core.rules` in PyTorch."""
+
+from __future__ import annotations
+
+from backends.torch.framework import torch
+from backends.torch.operations import Tensor
+from core.rules import LossRule
+
+
+def bce(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean binary cross-entropy."""
+    return torch.mean(_softplus(logits) - logits * masks)
+
+
+def dice(logits: Tensor, masks: Tensor) -> Tensor:
+    """Soft Dice over the batch, smoothing 1."""
+    p = torch.sigmoid(logits)
+    overlap = 2 * torch.sum(p * masks) + 1
+    return 1 - overlap / (torch.sum(p) + torch.sum(masks) + 1)
+
+
+def focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
+    """Cross-entropy weighed by how wrong each pixel is."""
+    x = logits * (2 * masks - 1)
+    return torch.mean(torch.exp(-gamma * _softplus(x)) * _softplus(-x))
+
+
+def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
+    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    p = torch.sigmoid(logits)
+    found = 2 * torch.sum(p * masks) + 1
+    false = alpha * torch.sum(p * (1 - masks)) + beta * torch.sum((1 - p) * masks)
+    return 1 - found / (found + 2 * false)
+
+
+def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
+    """Lovasz hinge of each image, then the mean; the sort is told to leave pixels of equal error in order."""
+    truth = torch.flatten(masks, 1)
+    errors = 1 - torch.flatten(logits, 1) * (2 * truth - 1)
+    order = torch.argsort(errors.detach(), dim=1, descending=True, stable=True)
+    steps = _jaccard_steps(torch.gather(truth, 1, order))
+    weights = torch.empty_like(steps).scatter_(1, order, steps)
+    return torch.mean(torch.sum(torch.relu(errors) * weights, dim=1))
+
+
+def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
+    """The weighted sum."""
+    parts = []
+    if rule.bce > 0:
+        parts.append(rule.bce * bce(logits, masks))
+    if rule.dice > 0:
+        parts.append(rule.dice * dice(logits, masks))
+    if rule.focal > 0:
+        parts.append(rule.focal * focal(logits, masks, rule.focal_gamma))
+    if rule.tversky > 0:
+        parts.append(rule.tversky * tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta))
+    if rule.lovasz > 0:
+        parts.append(rule.lovasz * lovasz(logits, masks))
+    return sum(parts)
+
+
+def _jaccard_steps(truth: Tensor) -> Tensor:
+    """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+    # Counted in integers: PyTorch has no deterministic running sum of floats on a GPU.
+    found = torch.cumsum(truth.long(), dim=1)
+    before = torch.arange(truth.shape[1], device=truth.device)
+    positives, earlier = found[:, -1:], found - truth.long()
+    left, union = (positives - earlier).to(truth.dtype), (positives + before - earlier).to(truth.dtype)
+    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    least = torch.clamp(union, min=1)
+    steps = torch.where(truth > 0, 1 / least, left / (least * (union + 1)))
+    return torch.where(union > 0, steps, 1.0)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """By default it is x from 20 on, 1e-10 off in float64; at 40 nothing is lost."""
+    return torch.nn.functional.softplus(x, threshold=40)

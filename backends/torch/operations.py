@@ -1,0 +1,171 @@
+"""Each primitive operation of `core.plan` in PyTorch. Arrays are (N, C, H, W) inside, in memory too.
+
+Not in `torch.channels_last`: on the CPU (PyTorch 2.13) the kernel's gradient of a strided 1x1 transposed
+convolution is then wrong, batch norm adds pixel by pixel in float32, and the default network is no faster.
+
+Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transposed ones: in both cases
+`transpose(3, 2, 0, 1)` of the neutral layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from backends.torch.framework import torch
+from core.plan import (
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Operation,
+    Pads,
+    Plan,
+    Relu,
+)
+
+Tensor = Any
+"""A `torch.Tensor`; mypy skips PyTorch's own types, which take it a minute."""
+
+Product = Callable[[Any, Tensor, Tensor], Tensor]
+"""One of the two convolutions, of its operation, the image and the kernel."""
+
+
+def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolution, whose own padding is symmetric: what one side has more is added beforehand."""
+    padding, (rows, columns) = _symmetric(operation.pads)
+    padded = _grown(x, rows, columns)
+    return torch.nn.functional.conv2d(padded, kernel, None, operation.stride, padding)
+
+
+def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
+    """Transposed convolution, whose own crops are symmetric: what one side has more is cut afterwards."""
+    padding, ((top, bottom), (left, right)) = _symmetric(operation.crops)
+    y = torch.nn.functional.conv_transpose2d(x, kernel, None, operation.stride, padding)
+    return _grown(y, (-top, -bottom), (-left, -right))
+
+
+def in_bfloat16(product: Product) -> Product:
+    """The product as "mixed_bfloat16" has it (`core.rules`); `Tensor.to` rounds gradients as it does values.
+
+    A CPU's kernels may add in bfloat16 (off by 3e-3 on one without such numbers of its own), so there the
+    product of the rounded operands is taken in float32.
+    """
+
+    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        x, kernel = x.to(torch.bfloat16), kernel.to(torch.bfloat16)
+        if not x.is_cuda:
+            x, kernel = x.to(torch.float32), kernel.to(torch.float32)
+        return product(operation, x, kernel).to(torch.bfloat16).to(torch.float32)
+
+    return rounded
+
+
+def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
+    """Add b to every pixel."""
+    return x + b.reshape(1, -1, 1, 1)
+
+
+def relu(_: Operation, x: Tensor) -> Tensor:
+    """Negative numbers become 0."""
+    return torch.relu(x)
+
+
+def batch_norm(
+    operation: BatchNorm,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalised input, and the mean and biased variance that normalised it."""
+    if training:  # with momentum 1 the "running" arrays become the batch's
+        mean, variance = torch.zeros_like(mean), torch.zeros_like(variance)
+    momentum = 1.0 if training else 0.0
+    y = torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, training, momentum, operation.epsilon)
+    return y, mean, _biased(variance, x.numel() // x.shape[1]) if training else variance
+
+
+def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
+    """Elements to keep, scaled up; the others 0."""
+    return x * keep.to(x.dtype) * operation.scale
+
+
+def concat(_: Concat, xs: Sequence[Tensor]) -> Tensor:
+    """Join along the channels."""
+    return torch.cat(list(xs), dim=1)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return torch.sigmoid(x)
+
+
+def forward(
+    plan: Plan,
+    images: Tensor,
+    arrays: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor] | None,
+    mixed: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    values = {plan.input.name: images}
+    statistics: dict[str, Tensor] = {}
+    convolve: Product = conv2d
+    transpose: Product = conv_transpose2d
+    if mixed:
+        convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
+    last_readers = {name: op.name for op in plan.operations for name in op.inputs}
+    for op in plan.operations[:-1]:
+        x = values[op.input]
+        match op:
+            case Conv2D():
+                y = convolve(op, x, arrays[op.kernel])
+            case ConvTranspose2D():
+                y = transpose(op, x, arrays[op.kernel])
+            case Bias():
+                y = bias(op, x, arrays[op.bias])
+            case Relu():
+                y = relu(op, x)
+            case BatchNorm():
+                y, statistics[op.moving_mean], statistics[op.moving_variance] = batch_norm(
+                    op,
+                    x,
+                    arrays[op.gamma],
+                    arrays[op.beta],
+                    arrays[op.moving_mean],
+                    arrays[op.moving_variance],
+                    training=keep is not None,
+                )
+            case Dropout():
+                y = x if keep is None else dropout(op, x, keep[op.name])
+            case Concat():
+                y = concat(op, [values[name] for name in op.inputs])
+            case _:
+                raise NotImplementedError(f"torch has no {type(op).__name__}")
+        values[op.output.name] = y
+        for name in set(op.inputs):
+            if last_readers[name] == op.name:  # what autograd needs of it, it keeps
+                del values[name]
+    return values[plan.logits], statistics
+
+
+def _symmetric(sides: tuple[Pads, Pads]) -> tuple[tuple[int, int], tuple[Pads, Pads]]:
+    """Pixels at both sides of height and width, and what is left at each."""
+    (top, bottom), (left, right) = sides
+    y, x = max(min(top, bottom), 0), max(min(left, right), 0)
+    return (y, x), ((top - y, bottom - y), (left - x, right - x))
+
+
+def _grown(x: Tensor, rows: Pads, columns: Pads) -> Tensor:
+    """Zeros added at each side; negative numbers cut off."""
+    return torch.nn.functional.pad(x, (*columns, *rows)) if any((*rows, *columns)) else x
+
+
+def _biased(variance: Tensor, count: int) -> Tensor:
+    """The framework's running average takes the Bessel-corrected variance; NaN, for a single pixel."""
+    return variance * ((count - 1) / count) if count > 1 else torch.zeros_like(variance)

@@ -1,0 +1,45 @@
+"""`python run.py export --model DIR --to FORMAT`: a trained model as a file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write a trained model for other programs: ONNX, SavedModel, …"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "-f",
+        "--framework",
+        metavar="NAME",
+        help="the backend that writes, where several write the format; the model may be of any backend",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained model")
+    parser.add_argument(
+        "--to", required=True, metavar="FORMAT", help="onnx, savedmodel, …; a wrong one is answered with all"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="the folder to write; or a file (model.onnx) where the format is a single one "
+        "(default: DIR/export-FORMAT)",
+    )
+    parser.add_argument(
+        "--white",
+        type=float,
+        default=255.0,
+        metavar="W",
+        help="value of a white pixel in the images that the export will be given: 255 as a decoder leaves "
+        "8 bits, 1 as the data file holds them",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write and check the export."""
+    from core.commands import export_run
+
+    return export_run.run(arguments)

@@ -1,0 +1,115 @@
+"""What `export` does, apart from its options: the model is found, written by its backend, and checked."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from core.errors import UserError
+from core.exports import (
+    METADATA,
+    Source,
+    judged,
+    largest_difference,
+    metadata_of,
+    probe_images,
+    read_back,
+    read_metadata,
+    with_white,
+    write,
+    write_metadata,
+)
+from core.files import replacing
+from core.inference import Member, find_members
+from core.isolation import Isolated
+from core.lowering import lower
+from core.registry import find_exporter, load_backend, require_backend
+from core.thresholds import load_thresholds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export as the command line says."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    backend = require_backend(find_exporter(arguments.to, arguments.framework).name)
+    member = _only_member(arguments.model)
+    out: Path = arguments.out or arguments.model / f"export-{arguments.to}"
+    _check_out(out, overwrite=arguments.overwrite)
+    settings, data = member.checkpoint.configuration.training, member.checkpoint.data
+    plan = lower(member.checkpoint.configuration.network, data.height, data.width)
+    source = Source(plan, settings.rules(), settings.precision, member.checkpoint.arrays)
+    written = with_white(source, arguments.white)
+    thresholds = load_thresholds(member.folder)
+    writer = f"{backend.title} {backend.version()}"
+    metadata = metadata_of(member.checkpoint, member.path, thresholds, white=arguments.white, writer=writer)
+    what = f"the {arguments.to} export"
+    images, white = probe_images(data.height, data.width), np.float32(arguments.white)
+    console.print(f"{member.path} (epoch {metadata['epoch']}) as {arguments.to}, by {writer}")
+    with Isolated(backend.name) as process, replacing(out) as partial:
+        partial.mkdir()
+        process.call(write, written, partial, metadata)
+        read = process.start(read_back, partial, images * white)
+        expected = judged(load_backend("reference")[1], source, images * white / white)
+        received = process.wait(read)
+        if received is not None:
+            difference = largest_difference(received, expected, settings.precision, what)
+        files = [path for path in partial.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        if _is_single(out, files):
+            _become(partial, files[0])
+        elif out.is_file():
+            raise UserError(f"--out {out} is a file, and {what} is a folder.", "Name a folder.")
+        else:
+            write_metadata(partial, metadata)
+    console.print(
+        f"images: (N, {data.height}, {data.width}, 1) float32, white is {arguments.white:g}; thresholds: "
+        f"{'none were searched (run.py tune)' if thresholds is None else thresholds}"
+    )
+    if received is None:
+        console.print(f"NOT checked: the backend {backend.name} cannot read {what} back")
+    else:
+        console.print(
+            f"Checked: read back, its probabilities of {len(images)} images differ from the reference's by "
+            f"{difference:.1e} at most"
+        )
+    beside = "" if out.is_file() else f", and what it is in {METADATA}"
+    console.print(f"Written: {out} ({size / 1e6:.1f} MB{beside})")
+    return 0
+
+
+def _only_member(folder: Path) -> Member:
+    """The model in a folder; several cannot become one file."""
+    members = find_members([folder])
+    if len(members) > 1:
+        raise UserError(
+            f"{folder} holds {len(members)} folds; an export is of one network.",
+            f"Export each: --model {members[0].folder}, …; their mean is what the ensemble says.",
+        )
+    return members[0]
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a place that holds something else."""
+    if out.is_symlink() or (out.exists() and not overwrite):
+        raise UserError(f"--out {out} exists.", "Add --overwrite to replace it, or choose another name.")
+    if out.is_dir() and any(out.iterdir()) and read_metadata(out) is None:
+        raise UserError(
+            f"--out {out} is a folder that holds other things than an export (it has no {METADATA} of one).",
+            "Choose another folder; this one is never replaced.",
+        )
+
+
+def _is_single(out: Path, files: list[Path]) -> bool:
+    """Whether `--out` names a file and the format is one: both have the same suffix."""
+    return len(files) == 1 and out.suffix != "" and out.suffix.lower() == files[0].suffix.lower()
+
+
+def _become(folder: Path, file: Path) -> None:
+    """Let a folder become the one file that it holds."""
+    aside = folder.with_name(f"{folder.name}.file")
+    file.replace(aside)
+    shutil.rmtree(folder)
+    aside.replace(folder)

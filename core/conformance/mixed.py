@@ -1,0 +1,243 @@
+"""Checks of precision "mixed_bfloat16" against the judge's own, which rounds where `core.rules` says so.
+
+What may differ, and how much of it is allowed. A bfloat16 number has 8 significant bits: its neighbour is
+at most 2**-7 of it away. Two backends that follow the rule add up float32 numbers in another order, so what
+they round differs by some 2**-24, and lies on two sides of a middle between neighbours for about one element
+in 2**16 or, where sums cancel, in 2**12: that element flips, by 2**-7 of itself. Leaving a rounding out moves
+nearly every element, but by no more than 2**-8. So the norm alone cannot tell one from the other:
+
+- The difference of every array may be 2**-5 of its norm: as if every element had flipped, and through what
+  cancels (gradients before batch norm) four times as far.
+- In every array of 16 elements or more the median of the differences may be 2**-11 of the elements' root mean
+  square: most elements did not flip. An error put into every element shows as 2**-10 to 2**-8 here.
+- Where every sum is exact in float32 nothing can flip; there 1e-5 is allowed, as little as float32 needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.comparison import difference
+from core.configuration import load_configuration
+from core.conformance.cases import (
+    TOLERANCE,
+    Case,
+    Nonconformity,
+    Results,
+    all_differences,
+    case_of,
+    judge,
+    listed,
+    make_case,
+    run_case,
+)
+from core.conformance.suite import Calls, Check
+from core.contract import Array
+from core.rounding import to_bfloat16
+
+_TYPICAL = 2.0**-11
+_MANY = 16
+_EXACT = 1e-5
+_SUBJECT = "products in bfloat16"
+_DOWN_UP: list[dict[str, Any]] = [
+    {"name": "down", "kind": "conv", "filters": 4},
+    {"name": "mask", "kind": "output"},
+]
+
+
+def mixed_checks() -> list[Check]:
+    """All of them."""
+    return [*_geometry(), *_parts(), _network(), *_rounded(), _gradients_are_bfloat16(), *_rest()]
+
+
+def _agreement(subject: str, name: str, case: Case) -> Check:
+    def run(backend: Calls) -> None:
+        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+        far, many = all_differences(received, expected), _medians(received, expected)
+        if wrong := {name: value for name, value in far.items() if not value <= TOLERANCE["mixed_bfloat16"]}:
+            raise Nonconformity(
+                f"relative differences beyond {TOLERANCE['mixed_bfloat16']:g}: {listed(wrong)}"
+            )
+        if wrong := {name: value for name, value in many.items() if not value <= _TYPICAL}:
+            raise Nonconformity(f"median relative differences beyond {_TYPICAL:.1e}: {listed(wrong)}")
+
+    return _check(subject, name, run)
+
+
+def _check(subject: str, name: str, run: Any) -> Check:
+    return Check(subject, name, "mixed_bfloat16", run)
+
+
+def _medians(received: Results, expected: Results) -> dict[str, float]:
+    """Of every large array the median difference of its elements, over their root mean square."""
+    found = {"predictions": _median(received.predictions, expected.predictions)}
+    for what, got, wanted in (
+        ("gradient of {}", received.gradients, expected.gradients),
+        ("{} after training", received.state, expected.state),
+    ):
+        found |= {
+            what.format(name): _median(got[name], array)
+            for name, array in wanted.items()
+            if array.size >= _MANY
+        }
+    return found
+
+
+def _median(received: Array, expected: Array) -> float:
+    size = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
+    return float(np.median(np.abs(received.astype(np.float64) - expected))) / max(size, 1e-300)
+
+
+def _geometry() -> list[Check]:
+    checks = []
+    for kind, subject in (("conv", "convolution"), ("transpose", "transposed convolution")):
+        height, width = (11, 14) if kind == "conv" else (4, 5)
+        for kernel, stride in ((1, 1), (3, 2), (5, 3)):
+            blocks: list[dict[str, Any]] = [
+                {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride},
+                {"name": "mask", "kind": "output", "kernel": 1, "stride": 1},
+            ]
+            case = make_case(blocks, height, width, batch_norm=False)
+            checks.append(_agreement(subject, f"kernel {kernel}, stride {stride}, {height}x{width}", case))
+    many: list[dict[str, Any]] = [
+        {"name": "many", "kind": "conv", "filters": 20},
+        {"name": "mask", "kind": "output"},
+    ]
+    case = make_case(many, 10, 13, batch_norm=False)
+    return [*checks, _agreement("output block", "of 20 channels", case)]
+
+
+def _parts() -> list[Check]:
+    first = {"name": "first", "kind": "conv", "filters": 3, "stride": 1}
+    second = {"name": "second", "kind": "conv", "filters": 4, "stride": 1}
+    mask = {"name": "mask", "kind": "output", "stride": 1}
+    skipping = [first, {**second, "skip": "first"}, {**mask, "skip": "second"}]
+    sgd = {"optimizer": {"name": "sgd", "learning_rate": 0.2, "nesterov": True}}
+    short = make_case(_DOWN_UP, 9, 12, batches=(4, 1, 3, 4, 2), dropout=0.25)
+    four = (3,) * 4
+    return [
+        _agreement("batch norm", "on", make_case([first, second, mask], 9, 12)),
+        _agreement("skip", "with dropout", make_case(skipping, 9, 12, batch_norm=False, dropout=0.4)),
+        _agreement("Adam", "a step size of its own for each step", make_case(_DOWN_UP, 8, 10, batches=four)),
+        _agreement("SGD", "Nesterov's momentum", make_case(_DOWN_UP, 8, 10, batches=four, training=sgd)),
+        _agreement("short last batch", "batches of 4, 1, 3, 4 and 2", short),
+    ]
+
+
+def _network() -> Check:
+    """The default network, narrow, with batch norm: what a flip in an early layer becomes in the last."""
+    overrides = ["network.batch_norm=true", "network.dropout=0.25"]
+    for index, block in enumerate(load_configuration(Path("fcn")).network.blocks):
+        if getattr(block, "filters", None):
+            overrides.append(f"network.blocks.{index}.filters={3 + index % 4}")
+    case = case_of(load_configuration(Path("fcn"), overrides), 32, 48, batches=(3, 2))
+
+    def run(backend: Calls) -> None:
+        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+        # Some gradients, as of the scales before a convolution and batch norm, are little but rounding.
+        names = [parameter.name for parameter in case.plan.parameters]
+        whole, wanted = (
+            np.concatenate([results.gradients[name].ravel() for name in names])
+            for results in (received, expected)
+        )
+        found = {
+            "all gradients": difference(whole, wanted),
+            "predictions": difference(received.predictions, expected.predictions),
+            "losses of the steps": difference(np.array(received.losses), np.array(expected.losses)),
+        }
+        if wrong := {name: value for name, value in found.items() if not value <= 2.0**-7}:
+            raise Nonconformity(f"relative differences beyond {2.0**-7:g}: {listed(wrong)}")
+
+    return _check("whole networks", "fcn, two steps", run)
+
+
+def _rounded() -> list[Check]:
+    """Images and kernels in the middle between two bfloat16 numbers, so that half of them go up.
+
+    They are odd multiples of 2**-9 between 1/2 and 1; rounded, multiples of 2**-8. Then all sums are
+    multiples of 2**-16 below 2**8, exact in float32 in any order.
+    """
+    checks = []
+    for kind, name, stride in (("conv", "convolution", 2), ("transpose", "transposed convolution", 2)):
+        there = {"name": "there", "kind": kind, "filters": 3, "kernel": 3, "stride": stride}
+        case = make_case(
+            [there, {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}], 10, 13, batch_norm=False
+        )
+        rng = np.random.default_rng(17)
+        case.batches[0][0][...] = _middles(rng, case.batches[0][0].shape)
+        kernel = case.state["there/kernel"]
+        kernel[...] = _middles(rng, kernel.shape) * rng.choice([-1, 1], kernel.shape)
+        case.state["there/bias"][...] = _middles(rng, (3,))
+        case.state["mask/kernel"][...] = np.reshape([0.5, -0.25, 0.5], (1, 1, 1, 3))
+        case.state["mask/bias"][...] = -0.125
+        checks.append(_check(_SUBJECT, f"{name}: operands and result, to even", _exactly(case)))
+    return checks
+
+
+def _middles(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return ((2 * rng.integers(128, 256, shape) + 1) / 512).astype(np.float32)
+
+
+def _exactly(case: Case) -> Any:
+    def run(backend: Calls) -> None:
+        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+        found = difference(received.predictions, expected.predictions)
+        otherwise = difference(judge(case).predictions, expected.predictions)
+        if not found <= _EXACT < otherwise / 50:
+            raise Nonconformity(
+                f"predictions: relative difference {found:.1e}, allowed {_EXACT:g}; "
+                f"without any rounding it would be {otherwise:.1e}"
+            )
+
+    return run
+
+
+def _gradients_are_bfloat16() -> Check:
+    case = make_case(_DOWN_UP, 9, 12)
+
+    def run(backend: Calls) -> None:
+        gradients = backend.call(run_case, case, "mixed_bfloat16").gradients
+        for parameter in case.plan.parameters:
+            gradient = gradients[parameter.name].astype(np.float32)
+            rounded = np.array_equal(to_bfloat16(gradient), gradient)
+            if rounded != (parameter.role == "kernel"):
+                is_or_not = "is" if rounded else "is not"
+                raise Nonconformity(f"the gradient is wrong: that of {parameter.name} {is_or_not} bfloat16")
+
+    return _check(_SUBJECT, "gradients of kernels are bfloat16 numbers, no others are", run)
+
+
+def _rest() -> list[Check]:
+    return [
+        _check(_SUBJECT, "weights keep steps below bfloat16's", _small_steps),
+        _check(_SUBJECT, "bias, batch norm, loss and sigmoid are float32", _without_products),
+    ]
+
+
+def _small_steps(backend: Calls) -> None:
+    """Updates of some 2**-14 of the weights, which no bfloat16 weight could take; float32 keeps 10 bits."""
+    sgd = {"optimizer": {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.0}}
+    case = make_case(_DOWN_UP, 9, 12, training=sgd)
+    received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    found = {}
+    for parameter in case.plan.parameters:
+        name = parameter.name
+        got, wanted = (results.state[name] - case.state[name] for results in (received, expected))
+        found[f"update of {name}"] = difference(got, wanted)
+    if wrong := {name: value for name, value in found.items() if not value <= TOLERANCE["mixed_bfloat16"]}:
+        raise Nonconformity(f"relative differences beyond {TOLERANCE['mixed_bfloat16']:g}: {listed(wrong)}")
+
+
+def _without_products(backend: Calls) -> None:
+    """Kernels of 0: what is left is bias, ReLU, batch norm, sigmoid, loss and Adam, none of them rounded."""
+    case = make_case(_DOWN_UP, 9, 12, batch_norm_settings={"momentum": 0.6})
+    for name, array in case.state.items():
+        if name.endswith("/kernel"):
+            array[...] = 0.0
+    received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    found = all_differences(received, expected).items()
+    if wrong := {name: value for name, value in found if "/kernel" not in name and not value <= _EXACT}:
+        raise Nonconformity(f"relative differences beyond {_EXACT:g}: {listed(wrong)}")

@@ -1,0 +1,182 @@
+"""Checks of predictions alone: what a backend that does not train must do, and every other one too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.comparison import difference
+from core.configuration import load_configuration
+from core.conformance.cases import TOLERANCE, Case, Nonconformity, case_of, make_case
+from core.conformance.suite import Calls, Check
+from core.contract import Array, Implementation, Precision, State
+from core.registry import load_backend
+
+SUBJECT = "prediction"
+
+
+def prediction_checks() -> list[Check]:
+    """All of them; few, as the checks of the numbers have every part by itself."""
+    extreme = _extreme()
+    cases = [
+        ("kernels 1 to 7, strides 1 to 3, one after another", _every_geometry()),
+        ("skips, batch norm and dropout", _network()),
+        ("every loss", _losses()),
+    ]
+    checks = [
+        _agreement(name, case, precision) for precision in ("float64", "float32") for name, case in cases
+    ]
+    return [
+        *checks,
+        Check(SUBJECT, "products in bfloat16", "mixed_bfloat16", _products_in_bfloat16),
+        Check(SUBJECT, "logits of 10,000", "float32", lambda backend: _require_extremes(backend, extreme)),
+        Check(SUBJECT, "each image by itself, in any batch", "float32", _each_by_itself),
+        Check(SUBJECT, "predict and evaluate change nothing", "float32", _pure),
+        Check(SUBJECT, "a state loaded later is the one that counts", "float32", _reloaded),
+    ]
+
+
+def _every_geometry() -> Case:
+    """There and back, so that the size stays; batch norm keeps numbers near 1."""
+    blocks: list[dict[str, Any]] = []
+    for kernel in (1, 2, 3, 4, 5, 7):
+        for stride in (1, 2, 3):
+            block = {"filters": 3 + stride, "kernel": kernel, "stride": stride}
+            blocks.append({"name": f"down{kernel}{stride}", "kind": "conv", **block})
+            blocks.append({"name": f"up{kernel}{stride}", "kind": "transpose", **block})
+    return make_case([*blocks, {"name": "mask", "kind": "output", "kernel": 2}], 7, 10)
+
+
+def _network() -> Case:
+    widths = [f"network.blocks.{index}.filters={3 + index}" for index in (0, 1, 2, 4, 5)]
+    dropout = ["network.dropout=0.4", "network.batch_norm=true"]
+    return case_of(load_configuration(Path("fcn_skip"), [*widths, *dropout]), 16, 24)
+
+
+def _losses() -> Case:
+    """Some pixels are equally wrong, and one image has no truth."""
+    loss = {"bce": 0.3, "dice": 1.7, "focal": 2.5, "tversky": 0.6, "lovasz": 1.2}
+    case = make_case(
+        [{"name": "mask", "kind": "output", "kernel": 1, "stride": 1}], 19, 23, training={"loss": loss}
+    )
+    images, masks = case.batches[0]
+    images[...] = np.round(8 * images) / 8
+    masks[1] = 0
+    return case
+
+
+def _extreme() -> Case:
+    """The logits are 10,000 on the left of each image and -10,000 on the right."""
+    case = make_case([{"name": "mask", "kind": "output", "kernel": 1, "stride": 1}], 5, 8)
+    case.batches[0][0][:, :, :3], case.batches[0][0][:, :, 3:] = 1, 0
+    case.state["mask/kernel"][...], case.state["mask/bias"][...] = 2e4, -1e4
+    return case
+
+
+Answers = tuple[Array, Array, Array]
+"""Of predict, and probabilities and loss of evaluate."""
+
+
+def _answers(implementation: Implementation, case: Case, precision: Precision) -> Answers:
+    model = implementation.compile(case.plan, case.rules, "cpu", precision)
+    model.load_state(case.state)
+    loss, probabilities = model.evaluate(*case.batches[0])
+    return model.predict(case.batches[0][0]), probabilities, np.array(float(loss))
+
+
+def _agreement(name: str, case: Case, precision: Precision) -> Check:
+    def run(backend: Calls) -> None:
+        received = backend.call(_answers, case, precision)
+        expected = _answers(load_backend("reference")[1], case, "float64")
+        names = ("predictions", "probabilities of evaluate", "loss")
+        for what, got, wanted in zip(names, received, expected, strict=True):
+            found = difference(got, wanted)
+            if not found <= TOLERANCE[precision]:
+                raise Nonconformity(
+                    f"{what}: relative difference {found:.1e}, allowed {TOLERANCE[precision]:g}"
+                )
+
+    return Check(SUBJECT, name, precision, run)
+
+
+def _products_in_bfloat16(backend: Calls) -> None:
+    """Most probabilities are the judge's but for float32's rounding: few elements flip (see `mixed`)."""
+    down = {"name": "down", "kind": "conv", "filters": 3}
+    case = make_case([down, {"name": "mask", "kind": "output"}], 24, 32, batch_norm=False)
+    expected, _, loss = _answers(load_backend("reference")[1], case, "mixed_bfloat16")
+    received, of_evaluate, found = backend.call(_answers, case, "mixed_bfloat16")
+    allowed = TOLERANCE["mixed_bfloat16"]
+    for what, got in (("predictions", received), ("probabilities of evaluate", of_evaluate)):
+        if got.shape != expected.shape or not difference(got, expected) <= allowed:
+            raise Nonconformity(f"{what}: relative difference beyond {allowed:g}")
+        if not (typical := float(np.median(np.abs(got - expected)))) <= 1e-6:
+            raise Nonconformity(f"{what}: the median of the differences is {typical:.1e}, allowed 1e-6")
+    if not difference(found, loss) <= allowed:
+        raise Nonconformity(f"the loss is {found}, the judge's {loss}")
+
+
+def _require_extremes(backend: Calls, case: Case) -> None:
+    predictions, _, loss = backend.call(_answers, case, "float32")
+    sides = predictions[:, :, :3], predictions[:, :, 3:]
+    if not (np.abs(sides[0] - 1) < 1e-6).all() or not (np.abs(sides[1]) < 1e-6).all():
+        raise Nonconformity("logits of 10,000 and -10,000 do not give probabilities of 1 and 0")
+    if not np.isfinite(loss):
+        raise Nonconformity(f"logits of 10,000 and -10,000 give a loss of {loss}")
+
+
+def _in_batches(implementation: Implementation, case: Case, sizes: list[int]) -> list[Array]:
+    """Predictions in one batch, then in batches of these sizes, of images laid out backwards."""
+    model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+    model.load_state(case.state)
+    images = case.batches[0][0]
+    backwards = np.ascontiguousarray(images[:, ::-1])[:, ::-1]
+    backwards.flags.writeable = False
+    parts = np.split(backwards, np.cumsum(sizes)[:-1])
+    return [model.predict(images), np.concatenate([model.predict(part) for part in parts])]
+
+
+def _each_by_itself(backend: Calls) -> None:
+    case = make_case([{"name": "mask", "kind": "output"}], 9, 12, batches=(7,))
+    together, apart = backend.call(_in_batches, case, [1, 4, 2])
+    if not (found := difference(apart, together)) <= 1e-6:
+        raise Nonconformity(f"images predicted in other batches, from a view, differ by {found:.1e}")
+
+
+def _around(implementation: Implementation, case: Case) -> tuple[State, State, bool]:
+    model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+    model.load_state(case.state)
+    images, masks = (array.copy() for array in case.batches[0])
+    before = model.state()
+    model.evaluate(images, masks)
+    model.predict(images)
+    untouched = all(map(np.array_equal, (images, masks), case.batches[0]))
+    return before, model.state(), untouched
+
+
+def _pure(backend: Calls) -> None:
+    before, after, untouched = backend.call(_around, _network())
+    changed = [name for name, array in before.items() if not np.array_equal(array, after[name])]
+    if changed or not untouched:
+        raise Nonconformity(f"predict or evaluate changed {', '.join(changed) or 'an array it was given'}")
+
+
+def _before_and_after(implementation: Implementation, first: Case, second: Case) -> Answers:
+    model = implementation.compile(first.plan, first.rules, "cpu", "float32")
+    model.load_state(first.state)
+    model.evaluate(*first.batches[0])
+    model.predict(first.batches[0][0])
+    model.load_state(second.state)
+    loss, probabilities = model.evaluate(*first.batches[0])
+    return model.predict(first.batches[0][0]), probabilities, np.array(float(loss))
+
+
+def _reloaded(backend: Calls) -> None:
+    first = _network()
+    second = replace(first, state={name: array * np.float32(0.7) for name, array in first.state.items()})
+    again = backend.call(_before_and_after, first, second)
+    for got, wanted in zip(again, backend.call(_answers, second, "float32"), strict=True):
+        if not difference(got, wanted) <= 1e-6:
+            raise Nonconformity("after a second load_state the model does not predict by the new state")
