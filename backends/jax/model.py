@@ -6,6 +6,7 @@ more compilation in the first epoch, and none afterwards.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,15 @@ class JaxModel:
             name: self._put(np.zeros(shape), self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
         self._spent: Arrays = {}
+        # Otherwise a GPU adds in any order, and takes the convolution that was the quickest just now.
+        jit = functools.partial(
+            jax.jit, compiler_options=None if self._on_cpu else {"xla_gpu_deterministic_ops": True}
+        )
         # The arrays given are used up: the new ones take their memory.
-        self._update = jax.jit(self._pure_update, donate_argnums=0)
-        self._infer = jax.jit(self._pure_infer)
-        self._loss = jax.jit(self._pure_loss)
-        self._draw = jax.jit(self._pure_draw, static_argnums=0)
+        self._update = jit(self._pure_update, donate_argnums=0)
+        self._infer = jit(self._pure_infer)
+        self._loss = jit(self._pure_loss)
+        self._draw = jit(self._pure_draw, static_argnums=0)
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
