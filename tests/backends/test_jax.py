@@ -70,7 +70,7 @@ def test_no_number_is_promoted(jax: Isolated, precision: Precision, types: set[s
 
 
 def losses(implementation: Implementation, case: Case, reuse: bool) -> tuple[list[float], NDArray[Any]]:
-    """Of some steps, and a kernel after them; with `reuse` batches are overwritten as soon as they were given."""
+    """Of some steps, and a kernel after them; with `reuse` each batch is overwritten once it was given."""
     model = implementation.compile(case.plan, case.rules, "cpu", "float32")
     model.load_state(case.state)
     found = []
