@@ -82,9 +82,10 @@ def hideable() -> list[str]:
     return sorted({find_backend(name).module or "" for name in backend_names()} - {""})
 
 
-def hide_frameworks(folder: Path) -> None:
-    """Programs with this folder on their PYTHONPATH find no framework installed."""
-    code = f"import sys\nsys.modules.update(dict.fromkeys({hideable()}))\n"
+def hide_frameworks(folder: Path, *but: str) -> None:
+    """Programs with this folder on their PYTHONPATH find no framework installed but those named."""
+    hidden = [name for name in hideable() if name not in but]
+    code = f"import sys\nsys.modules.update(dict.fromkeys({hidden}))\n"
     (folder / "sitecustomize.py").write_text(code)
 
 
@@ -170,10 +171,11 @@ def refused(
 
 
 def content(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder: files with their bytes, folders with None."""
+    """Everything below a folder but Python's own: files with their bytes, folders with None."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
+        if "__pycache__" not in path.parts
     }
 
 
