@@ -15,6 +15,9 @@ from core.isolation import Isolated
 # frameworks share few cores here, and threads that spin take them from each other (MXNet: twice the time).
 # How many there are, and so every sum, stays as it is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# XLA does not optimise its machine code, for hundreds of networks that run once: a third of the time. Its own
+# passes, which decide what is added to what, stay; `run.py conformance -f jax` has all of it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Hundreds of processes import the toolkit: what the first compiles, the next ones find compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

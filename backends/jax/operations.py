@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.jax.framework import jax
 from core.plan import (
@@ -34,27 +34,36 @@ Sides = tuple[Pads, Pads]
 Size = tuple[int, int]
 """Height and width."""
 
-Spread = Callable[[Tensor, Tensor, int, Sides, Size], Tensor]
-"""A way to compute `ConvTranspose2D` of an image and a kernel by stride and crops to an output size."""
 
-Product = Callable[[Any, Spread, Tensor, Tensor], Tensor]
-"""One of the two convolutions, of its operation, a way to spread, the image and the kernel."""
+class Way(NamedTuple):
+    """How products are computed.
+
+    Attributes:
+        correlate: `Conv2D` of an image and a kernel, by stride and pads.
+        spread: `ConvTranspose2D` of an image and a kernel, by stride and crops, to a size.
+    """
+
+    correlate: Callable[[Tensor, Tensor, int, Sides], Tensor]
+    spread: Callable[[Tensor, Tensor, int, Sides, Size], Tensor]
+
+
+Product = Callable[[Any, Way, Tensor, Tensor], Tensor]
+"""One of the two convolutions, of its operation, the image and the kernel, by some way."""
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def conv2d(operation: Conv2D, spread: Spread, x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution with explicit pads; its gradient is by `spread`."""
-    del spread
-    return _correlate(x, kernel, operation.stride, operation.pads)
+def conv2d(operation: Conv2D, way: Way, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolution with explicit pads."""
+    return way.correlate(x, kernel, operation.stride, operation.pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def conv_transpose2d(operation: ConvTranspose2D, spread: Spread, x: Tensor, kernel: Tensor) -> Tensor:
-    """The gradient of the convolution whose pads are the crops; it is by `spread`."""
+def conv_transpose2d(operation: ConvTranspose2D, way: Way, x: Tensor, kernel: Tensor) -> Tensor:
+    """The gradient of the convolution whose pads are the crops."""
     out = operation.output
-    return spread(x, kernel, operation.stride, operation.crops, (out.height, out.width))
+    return way.spread(x, kernel, operation.stride, operation.crops, (out.height, out.width))
 
 
 def in_bfloat16(product: Product, on_cpu: bool) -> Product:
@@ -63,11 +72,11 @@ def in_bfloat16(product: Product, on_cpu: bool) -> Product:
     `reduce_precision` does it, since XLA takes a cast to bfloat16 and back for nothing and leaves it out.
     """
 
-    def rounded(operation: Any, spread: Spread, x: Tensor, kernel: Tensor) -> Tensor:
+    def rounded(operation: Any, way: Way, x: Tensor, kernel: Tensor) -> Tensor:
         x, kernel = _to_bfloat16(x), _to_bfloat16(kernel)
         if not on_cpu:  # which computes in float32 in any case
             x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        return _to_bfloat16(product(operation, spread, x, kernel).astype(jnp.float32))
+        return _to_bfloat16(product(operation, way, x, kernel).astype(jnp.float32))
 
     return rounded
 
@@ -128,7 +137,7 @@ def forward(
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
-    spread = _spread_by_phases if on_cpu and images.dtype == jnp.float32 else _spread_by_zeros
+    way = _way(on_cpu, images.dtype)
     convolve, transpose = (
         in_bfloat16(product, on_cpu) if mixed else product for product in (conv2d, conv_transpose2d)
     )
@@ -136,9 +145,9 @@ def forward(
         x = values[op.input]
         match op:
             case Conv2D():
-                y = convolve(op, spread, x, arrays[op.kernel])
+                y = convolve(op, way, x, arrays[op.kernel])
             case ConvTranspose2D():
-                y = transpose(op, spread, x, arrays[op.kernel])
+                y = transpose(op, way, x, arrays[op.kernel])
             case Bias():
                 y = bias(op, x, arrays[op.bias])
             case Relu():
@@ -163,15 +172,38 @@ def forward(
     return values[plan.logits], statistics
 
 
+def _way(on_cpu: bool, dtype: Any) -> Way:
+    """The quickest one."""
+    if not on_cpu:
+        return Way(_correlate, _spread_by_zeros)
+    if dtype == jnp.float64:  # XLA has no library for it there, and compiles a slow loop
+        return Way(_correlate_by_taps, _spread_by_taps)
+    return Way(_correlate, _spread_by_phases)
+
+
 def _correlate(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
     """`Conv2D` as XLA has it."""
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT)
 
 
-def _correlate_to_kernel(x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
-    """The gradient of `_correlate` with respect to the kernel, which it is linear in."""
-    (found,) = jax.linear_transpose(lambda k: _correlate(x, k, stride, pads), kernel)(dy)
-    return found
+def _correlate_by_taps(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
+    """The same as one matrix product, of the kernel and what each of its taps meets."""
+    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*side, 0) for side in pads), (0, 0, 0)))
+    rows, columns, channels, filters = kernel.shape
+    height, width = (
+        (size - taps) // stride for size, taps in zip(padded.shape[1:3], (rows, columns), strict=True)
+    )
+    met = [
+        lax.slice(
+            padded,
+            (0, row, column, 0),
+            (len(x), row + height * stride + 1, column + width * stride + 1, channels),
+            (1, stride, stride, 1),
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return jnp.concatenate(met, axis=-1) @ kernel.reshape(-1, filters)
 
 
 def _spread_by_zeros(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: Size) -> Tensor:
@@ -189,7 +221,7 @@ def _spread_by_phases(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size
     """The same as a convolution to each of the stride**2 phases of the output, then cut to `size`.
 
     On the CPU in float32 it takes half to a quarter of the time: XLA's library for convolutions there
-    multiplies by all those zeros. In float64 it has none, and compiles a loop for each convolution.
+    multiplies by all those zeros.
     """
     count, height, width, _ = x.shape
     # A kernel smaller than the stride leaves phases without a tap: they are given one of 0.
@@ -208,6 +240,13 @@ def _spread_by_phases(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size
     y = jnp.stack(rows, axis=2)  # (N, h, row, w, column, C)
     y = y.reshape(count, height * stride, width * stride, kernel.shape[2])
     return y[:, : size[0], : size[1]]
+
+
+def _spread_by_taps(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: Size) -> Tensor:
+    """The same as the adjoint of `_correlate_by_taps`, which is linear in its image."""
+    image = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[2]), x.dtype)
+    (found,) = jax.linear_transpose(lambda y: _correlate_by_taps(y, kernel, stride, crops), image)(x)
+    return found
 
 
 def _turned(kernel: Tensor) -> Tensor:
@@ -247,19 +286,24 @@ def _to_bfloat16(x: Tensor) -> Tensor:
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
-def _conv2d_backward(operation: Conv2D, spread: Spread, operands: Operands, dy: Tensor) -> Operands:
+def _conv2d_backward(operation: Conv2D, way: Way, operands: Operands, dy: Tensor) -> Operands:
     x, kernel = operands
-    dx = spread(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
-    return dx, _correlate_to_kernel(x, dy, kernel, operation.stride, operation.pads)
+    dx = way.spread(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
+    return dx, _to_kernel(way, x, dy, kernel, operation.stride, operation.pads)
 
 
 def _conv_transpose2d_backward(
-    operation: ConvTranspose2D, spread: Spread, operands: Operands, dy: Tensor
+    operation: ConvTranspose2D, way: Way, operands: Operands, dy: Tensor
 ) -> Operands:
-    del spread
     x, kernel = operands
-    dx = _correlate(dy, kernel, operation.stride, operation.crops)
-    return dx, _correlate_to_kernel(dy, x, kernel, operation.stride, operation.crops)
+    dx = way.correlate(dy, kernel, operation.stride, operation.crops)
+    return dx, _to_kernel(way, dy, x, kernel, operation.stride, operation.crops)
+
+
+def _to_kernel(way: Way, x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
+    """The gradient of `correlate` with respect to the kernel, which it is linear in."""
+    (found,) = jax.linear_transpose(lambda k: way.correlate(x, k, stride, pads), kernel)(dy)
+    return found
 
 
 conv2d.defvjp(lambda *given: (conv2d(*given), given[2:]), _conv2d_backward)
