@@ -26,7 +26,9 @@ demo:
 	$(BIN)/python run.py score demo/submission.csv --annotations demo/new/train-rle.csv --missing skip
 	@echo "Look at demo/$(FRAMEWORK)_model/predictions.png, demo/report.html and demo/overlays"
 
-test: .environment lint types imports unit
+test: .environment
+	$(MAKE) -j 3 lint types imports
+	$(MAKE) unit
 
 .environment:
 	@.ci/environment tf,mxnet,torch,jax,onnx,test

@@ -67,7 +67,7 @@ def train(folder: Path, backend: str, *words: str, data: str = "phantoms.h5") ->
     return records
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS[:2])  # the others begin the same run, below
 def test_a_network_learns_to_find_a_pneumothorax(folder: Path, backend: str) -> None:
     records = train(folder, backend, "--epochs", str(EPOCHS), "--batch-size", "8", "--seed", "3")
     assert all(record.keys() >= RECORD_KEYS for record in records)

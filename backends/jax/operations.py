@@ -189,17 +189,11 @@ def _correlate(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
 def _correlate_by_taps(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
     """The same as one matrix product, of the kernel and what each of its taps meets."""
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*side, 0) for side in pads), (0, 0, 0)))
-    rows, columns, channels, filters = kernel.shape
-    height, width = (
-        (size - taps) // stride for size, taps in zip(padded.shape[1:3], (rows, columns), strict=True)
-    )
+    rows, columns, _, filters = kernel.shape
+    height, width = padded.shape[1:3]
+    down, right = range(0, height - rows + 1, stride), range(0, width - columns + 1, stride)
     met = [
-        lax.slice(
-            padded,
-            (0, row, column, 0),
-            (len(x), row + height * stride + 1, column + width * stride + 1, channels),
-            (1, stride, stride, 1),
-        )
+        padded[:, row : row + down[-1] + 1 : stride, column : column + right[-1] + 1 : stride]
         for row in range(rows)
         for column in range(columns)
     ]

@@ -76,7 +76,9 @@ def export(implementation: Implementation, folder: Path, precision: Precision = 
     return model.predict(IMAGES)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["mixed_bfloat16"]
+)  # in float32 by tests/commands/test_export_command.py
 def test_the_bare_framework_predicts_the_same(remote: Isolated, tmp_path: Path, precision: Precision) -> None:
     predicted = remote.call(export, tmp_path / "export", precision)
     np.save(tmp_path / "images.npy", IMAGES)

@@ -54,14 +54,14 @@ def certified(*names: str, config: str = "fcn", steps: int = 12, **options: Any)
     return certify(names, plan, configuration, batches, DataFacts(7, 4, 32, 48), steps, **options)
 
 
-@pytest.mark.parametrize(("config", "relay"), [("fcn", False), ("fcn_skip", True)])
-def test_all_backends_train_the_same_network_in_float64(config: str, relay: bool) -> None:
-    names = ("reference", *BACKENDS)
-    certificate = certified(*names, config=config, relay=relay)
+def test_every_backend_goes_on_from_every_others_checkpoint() -> None:
+    """Of two; `round` below hands a run over between all."""
+    names = ("reference", *BACKENDS[:2])
+    certificate = certified(*names, config="fcn_skip", relay=True)
     assert certificate.holds, certificate.violations
     assert certificate.steps == 12
-    relays = [f"{a} > {b}" for a in names for b in names if relay and a != b]
-    assert sorted(certificate.runs) == sorted([*BACKENDS, *relays])
+    relays = [f"{a} > {b}" for a in names for b in names if a != b]
+    assert sorted(certificate.runs) == sorted([*BACKENDS[:2], *relays])
     for name, series in certificate.runs.items():
         assert len(series.losses) == (6 if ">" in name else 12)
         assert max(series.distances["loss"]) < 1e-12
@@ -108,14 +108,16 @@ def test_the_first_fault_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert violation.distance > violation.budget
 
 
-def test_one_run_goes_round_all_backends_and_comes_home() -> None:
+def test_all_backends_train_the_same_network_and_one_run_goes_round_them_and_comes_home() -> None:
     names = [*BACKENDS, "reference"]
     certificate = certified(*names, steps=12, round_trip=True)
     assert certificate.holds, certificate.violations
     assert certificate.round_steps == -(-12 // (len(names) + 1))
-    series = certificate.runs[" > ".join([*names, names[0]])]
-    assert len(series.losses) == 12
-    assert max(series.distances["loss"]) < 1e-12
+    assert sorted(certificate.runs) == sorted([*BACKENDS, " > ".join([*names, names[0]])])
+    for series in certificate.runs.values():
+        assert len(series.losses) == 12
+        assert max(series.distances["loss"]) < 1e-12
+        assert all(max(series.distances[kind]) < 1e-9 for kind in KINDS)
     with pytest.raises(UserError, match=f"--round visits {len(names)} backends .* --steps {len(names)}"):
         certified(*names, steps=len(names), round_trip=True)
 
