@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "write a trained model for other programs: ONNX, SavedModel, …"
+HELP = "write a trained model in a format of other programs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained model")
     parser.add_argument(
-        "--to", required=True, metavar="FORMAT", help="onnx, savedmodel, …; a wrong one is answered with all"
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="the format; a wrong one is answered with all that there are",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="PATH",
-        help="the folder to write; or a file (model.onnx) where the format is a single one "
+        help="the folder to write; or a file, where the format is a single one with that suffix "
         "(default: DIR/export-FORMAT)",
     )
     parser.add_argument(
