@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402  the line above finds the project
 
 from core.commands.batches import training_batches  # noqa: E402
 from core.configuration import load_configuration  # noqa: E402
-from data.pool import available_cores  # noqa: E402
+from core.machine import available_cores  # noqa: E402
 from data.store import Rows, Store, write  # noqa: E402
 
 EVERYTHING = (

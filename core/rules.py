@@ -51,9 +51,11 @@ taken out of the velocity, as in PyTorch, so that a change of rate acts at once)
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+from core.errors import UserError
 from core.rounding import to_float32
 
 
@@ -69,6 +71,17 @@ class LossRule:
     tversky_alpha: float = 0.3
     tversky_beta: float = 0.7
     lovasz: float = 0.0
+
+    def parts(self) -> list[tuple[float, str, tuple[float, ...]]]:
+        """Those of the sum, in their order: weight, name, and the constants that its formula takes."""
+        every: list[tuple[float, str, tuple[float, ...]]] = [
+            (self.bce, "bce", ()),
+            (self.dice, "dice", ()),
+            (self.focal, "focal", (self.focal_gamma,)),
+            (self.tversky, "tversky", (self.tversky_alpha, self.tversky_beta)),
+            (self.lovasz, "lovasz", ()),
+        ]
+        return [part for part in every if part[0] > 0]
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,20 @@ class SgdRule:
 
 
 OptimizerRule: TypeAlias = AdamRule | SgdRule
+
+
+Update = TypeVar("Update")
+
+
+def update_for(rule: OptimizerRule, updates: Mapping[type, Update], backend: str) -> Update:
+    """Of a backend's updates, by the type of the rule that they carry out, that of `rule`.
+
+    Raises:
+        UserError: It has none.
+    """
+    if type(rule) not in updates:
+        raise UserError(f"{backend} has no optimiser {type(rule).__name__}")
+    return updates[type(rule)]
 
 
 @dataclass(frozen=True)

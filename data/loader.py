@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from core.machine import available_cores
 from data.augmentation import Augmentation, augment
-from data.pool import available_cores
 from data.sampling import Sampling, check_classes, sampled, shuffled
 from data.store import Store
 

@@ -27,10 +27,11 @@ from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from core.errors import UserError
 from core.files import explained, replacing, write_text
+from core.machine import available_cores
 from core.randomness import permutation, words
 from data import rle
 from data.anatomy import draw
-from data.pool import available_cores, ordered
+from data.pool import ordered
 
 IMAGES = "dicom-images-train"
 ANNOTATIONS = "train-rle.csv"

@@ -37,13 +37,6 @@ _UNDER_WAY = 3  # batches per worker
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def warm_up(module: str) -> None:
     """Have the process that workers come from begin to import their function's module.
 

@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import explained, put_in_place, replacing
+from core.machine import available_cores
 from data import dicom, frames, headers, store
 from data.annotations import (
     AnnotationError,
@@ -51,7 +52,7 @@ from data.annotations import (
 )
 from data.identities import Identities, name_below, printable
 from data.layout import Layout, RowFile
-from data.pool import available_cores, ordered
+from data.pool import ordered
 from data.report import Report, summarise, write_report
 from data.resize import resize_image, resize_mask
 from data.staging import FORMAT_VERSION, ROWS, Entry, Staging, checksum

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.errors import UserError
 from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule
+from core.rules import AdamRule, OptimizerRule, SgdRule, update_for
 
 jnp = jax.numpy
 
@@ -56,9 +55,7 @@ def sgd(
 def update_of(rule: OptimizerRule) -> Callable[..., tuple[Tensor, ...]]:
     """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
     updates: dict[type, Callable[..., tuple[Tensor, ...]]] = {AdamRule: adam, SgdRule: sgd}
-    if type(rule) not in updates:
-        raise UserError(f"jax has no optimiser {type(rule).__name__}")
-    return updates[type(rule)]
+    return update_for(rule, updates, "jax")
 
 
 def _decayed(decay: Tensor, parameter: Parameter, w: Tensor) -> Tensor:

@@ -9,12 +9,10 @@ from decimal import Decimal
 import numpy as np
 
 from core.errors import UserError
+from core.machine import available_cores
 
 # MXNet assumes hyper-threads and takes half of the cores it sees: 9 instead of 15 images/s on two cores.
-if hasattr(os, "sched_getaffinity"):
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-else:
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NumPy's about the name below, MXNet's about distutils

@@ -5,6 +5,8 @@ Gluon's `SigmoidBCELoss` is not used: at a logit of exactly 0 its gradient is -z
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backends.mxnet.framework import mx
 from backends.mxnet.operations import Symbol
 from core.rules import LossRule
@@ -47,17 +49,14 @@ def lovasz(logits: Symbol, masks: Symbol) -> Symbol:
 
 def total(rule: LossRule, logits: Symbol, masks: Symbol) -> Symbol:
     """The weighted sum."""
-    parts = []
-    if rule.bce > 0:
-        parts.append(rule.bce * bce(logits, masks))
-    if rule.dice > 0:
-        parts.append(rule.dice * dice(logits, masks))
-    if rule.focal > 0:
-        parts.append(rule.focal * focal(logits, masks, rule.focal_gamma))
-    if rule.tversky > 0:
-        parts.append(rule.tversky * tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta))
-    if rule.lovasz > 0:
-        parts.append(rule.lovasz * lovasz(logits, masks))
+    losses: dict[str, Callable[..., Symbol]] = {
+        "bce": bce,
+        "dice": dice,
+        "focal": focal,
+        "tversky": tversky,
+        "lovasz": lovasz,
+    }
+    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
     return mx.sym.add_n(*parts)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends.mxnet.framework import attribute, mx
-from core.errors import UserError
 from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars
+from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
 
 Array = Any
 """An `mx.nd.NDArray`; MXNet ships no type information."""
@@ -69,9 +68,7 @@ def sgd(
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
     """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
-    if type(rule) not in updates:
-        raise UserError(f"mxnet has no optimiser {type(rule).__name__}")
-    return updates[type(rule)]
+    return update_for(rule, updates, "mxnet")
 
 
 def _decay(scalars: StepScalars, parameter: Parameter, w: Array) -> None:

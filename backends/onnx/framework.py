@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import onnx
 import onnxruntime
 
 from core.errors import UserError
+from core.machine import available_cores
 
 onnxruntime.set_default_logger_severity(3)  # errors; what it warns of (a graph's spare parts) is no news
 
@@ -25,7 +25,7 @@ def open_session(model: bytes, device: str) -> Any:
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = _cores()
+    options.intra_op_num_threads = available_cores()
     options.inter_op_num_threads = 1
     # Threads that wait for the next image would take a core each from whoever shares the machine.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -45,9 +45,3 @@ def open_session(model: bytes, device: str) -> Any:
 def has_cuda() -> bool:
     """Whether this build of ONNX Runtime is one for NVIDIA's GPUs."""
     return _CUDA in onnxruntime.get_available_providers()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backends.onnx.graph import Graph
 from backends.onnx.operations import Value
 from core.rules import LossRule
@@ -62,14 +64,17 @@ class Losses:
 
     def total(self, rule: LossRule) -> Value:
         """The weighted sum."""
-        parts = [
-            (rule.bce, self.bce),
-            (rule.dice, self.dice),
-            (rule.focal, lambda: self.focal(rule.focal_gamma)),
-            (rule.tversky, lambda: self.tversky(rule.tversky_alpha, rule.tversky_beta)),
-            (rule.lovasz, self.lovasz),
+        losses: dict[str, Callable[..., Value]] = {
+            "bce": self.bce,
+            "dice": self.dice,
+            "focal": self.focal,
+            "tversky": self.tversky,
+            "lovasz": self.lovasz,
+        }
+        weighted = [
+            self._do("Mul", self._number(weight), losses[name](*constants))
+            for weight, name, constants in rule.parts()
         ]
-        weighted = [self._do("Mul", self._number(weight), part()) for weight, part in parts if weight > 0]
         return self._graph.node("Sum", *weighted, name="loss")
 
     def _jaccard_steps(self, truth: Value) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,18 +62,14 @@ def lovasz(logits: Floats, masks: Floats) -> Loss:
 def total(rule: LossRule, logits: Floats, masks: Floats) -> Loss:
     """The weighted sum."""
     number = logits.dtype.type
-    parts: list[tuple[float, Loss]] = []
-    if rule.bce > 0:
-        parts.append((rule.bce, bce(logits, masks)))
-    if rule.dice > 0:
-        parts.append((rule.dice, dice(logits, masks)))
-    if rule.focal > 0:
-        parts.append((rule.focal, focal(logits, masks, rule.focal_gamma)))
-    if rule.tversky > 0:
-        part = tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta)
-        parts.append((rule.tversky, part))
-    if rule.lovasz > 0:
-        parts.append((rule.lovasz, lovasz(logits, masks)))
+    losses: dict[str, Callable[..., Loss]] = {
+        "bce": bce,
+        "dice": dice,
+        "focal": focal,
+        "tversky": tversky,
+        "lovasz": lovasz,
+    }
+    parts = [(weight, losses[name](logits, masks, *constants)) for weight, name, constants in rule.parts()]
     value = sum((number(weight) * loss for weight, (loss, _) in parts), start=number(0))
     gradient = sum((number(weight) * slope for weight, (_, slope) in parts), np.zeros_like(logits))
     return value, gradient

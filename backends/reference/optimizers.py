@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from backends.reference.operations import Floats
-from core.errors import UserError
 from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars
+from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
 
 
 def clip_by_global_norm(gradients: Mapping[str, Floats], clip_norm: float) -> dict[str, Floats]:
@@ -53,9 +52,7 @@ def sgd(
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
     """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
-    if type(rule) not in updates:
-        raise UserError(f"the reference has no optimiser {type(rule).__name__}")
-    return updates[type(rule)]
+    return update_for(rule, updates, "the reference")
 
 
 def _step(scalars: StepScalars, parameter: Parameter, w: Floats, direction: Floats) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backends.tf.framework import tf
 from backends.tf.operations import Tensor
 from core.rules import LossRule
@@ -45,17 +47,14 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
 
 def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
     """The weighted sum."""
-    parts = []
-    if rule.bce > 0:
-        parts.append(rule.bce * bce(logits, masks))
-    if rule.dice > 0:
-        parts.append(rule.dice * dice(logits, masks))
-    if rule.focal > 0:
-        parts.append(rule.focal * focal(logits, masks, rule.focal_gamma))
-    if rule.tversky > 0:
-        parts.append(rule.tversky * tversky(logits, masks, rule.tversky_alpha, rule.tversky_beta))
-    if rule.lovasz > 0:
-        parts.append(rule.lovasz * lovasz(logits, masks))
+    losses: dict[str, Callable[..., Tensor]] = {
+        "bce": bce,
+        "dice": dice,
+        "focal": focal,
+        "tversky": tversky,
+        "lovasz": lovasz,
+    }
+    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
     return tf.add_n(parts)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 
 from backends.tf.framework import tf
 from backends.tf.operations import Tensor
-from core.errors import UserError
 from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule
+from core.rules import AdamRule, OptimizerRule, SgdRule, update_for
 
 
 def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> dict[str, Tensor]:
@@ -70,9 +69,7 @@ def sgd(
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
     """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
-    if type(rule) not in updates:
-        raise UserError(f"tf has no optimiser {type(rule).__name__}")
-    return updates[type(rule)]
+    return update_for(rule, updates, "tf")
 
 
 def _decay(decay: Tensor, parameter: Parameter, w: Tensor) -> None:

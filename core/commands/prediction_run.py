@@ -34,12 +34,13 @@ from core.devices import choose_device
 from core.errors import UserError
 from core.files import explained, replacing
 from core.inference import Member, Predictor, find_members, model_folder
+from core.machine import available_cores
 from core.registry import load_backend, require_backend
 from core.thresholds import Thresholds
 from data import dicom, probabilities, rle
 from data.annotations import Annotations, read_annotations
 from data.identities import Identities
-from data.pool import available_cores, ordered
+from data.pool import ordered
 from data.probabilities import ProbabilityFile
 from data.reading import Reading, Source, read_all
 from data.submissions import HEADER, write_submission

@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from core.errors import UserError
+from core.machine import available_cores
 from data import rle
 from data.annotations import AnnotationError, combined_mask, read_annotations
 from data.dicom import UnreadableImage, radiograph, read_dataset
-from data.pool import available_cores, ordered
+from data.pool import ordered
 from data.store import Store
 
 CASES = int(os.environ.get("PNEUMOSEG_FUZZ", "1500"))

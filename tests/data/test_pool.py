@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data.pool import available_cores, ordered
+from data.pool import ordered
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,10 +81,6 @@ def test_a_dying_worker_costs_its_item_alone() -> None:
 def test_exceptions_are_the_callers() -> None:
     with pytest.raises(KeyError):
         list(ordered(square_or_raise, list(range(9)), workers=2, crashed=lost))
-
-
-def test_cores() -> None:
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
 IMPORTS = """

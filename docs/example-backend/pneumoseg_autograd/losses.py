@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import autograd.numpy as np
 from autograd.tracer import getval
 
@@ -46,18 +48,14 @@ def lovasz(logits: Array, truth: Array) -> Array:
 
 def total(rule: LossRule, logits: Array, truth: Array) -> Array:
     """The weighted sum."""
-    loss = 0.0
-    if rule.bce:
-        loss = loss + rule.bce * bce(logits, truth)
-    if rule.dice:
-        loss = loss + rule.dice * dice(logits, truth)
-    if rule.focal:
-        loss = loss + rule.focal * focal(logits, truth, rule.focal_gamma)
-    if rule.tversky:
-        loss = loss + rule.tversky * tversky(logits, truth, rule.tversky_alpha, rule.tversky_beta)
-    if rule.lovasz:
-        loss = loss + rule.lovasz * lovasz(logits, truth)
-    return loss
+    losses: dict[str, Callable[..., Array]] = {
+        "bce": bce,
+        "dice": dice,
+        "focal": focal,
+        "tversky": tversky,
+        "lovasz": lovasz,
+    }
+    return sum(weight * losses[name](logits, truth, *constants) for weight, name, constants in rule.parts())
 
 
 def _jaccard_steps(truth: Array) -> Array:
