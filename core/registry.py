@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.metadata
+from collections.abc import Iterable
 
 from core.contract import Backend, Implementation
 from core.errors import UserError
@@ -27,9 +28,9 @@ def find_backend(name: str) -> Backend:
     """The descriptor of the backend called `name`, whether its framework is installed or not."""
     entries = _entries()
     if name not in entries:
-        close = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0.4)
-        guess = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"unknown backend {name!r}; {guess}Known: {', '.join(sorted(entries))}")
+        raise UserError(
+            f"unknown backend {name!r}; {_guess(name, entries)}Known: {', '.join(sorted(entries))}"
+        )
     try:
         descriptor = entries[name].load()
     except Exception as error:  # another project's code: it may do anything
@@ -82,9 +83,9 @@ def find_exporter(form: str, name: str | None = None) -> Backend:
             writers.setdefault(each, []).append(backend.name)
     listed = ", ".join(f"{each} ({' or '.join(names)})" for each, names in sorted(writers.items()))
     if form not in writers:
-        close = difflib.get_close_matches(form.lower(), writers, n=1, cutoff=0.4)
-        guess = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"unknown export format {form!r}; {guess}Formats, and who writes them: {listed}")
+        raise UserError(
+            f"unknown export format {form!r}; {_guess(form, writers)}Formats, and who writes them: {listed}"
+        )
     if name is not None and name not in writers[form]:
         backend = find_backend(name)
         raise UserError(
@@ -106,6 +107,12 @@ def load_backend(name: str) -> tuple[Backend, Implementation]:
             f"backend {name!r}: {backend.title} is installed but cannot be imported: {_told(error)}",
             f"Install it anew: {backend.install}",
         ) from error
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    """The question whether the nearest known name was meant; "" where none is near."""
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _sound() -> list[Backend]:
