@@ -62,6 +62,7 @@ setup(
         "safetensors>=0.4",
         "simplejpeg>=1.8",
         "tensorboardX>=2.6.2",
+        "xxhash>=3.4",
     ],
     extras_require={
         # The CPU build exists for x86-64 Linux and Windows alone.

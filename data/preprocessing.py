@@ -339,8 +339,9 @@ def convert(file: Path, name: str, job: _Job) -> _Outcome:
             except AnnotationError as error:
                 return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
             row[1] = resize_mask(full, settings.size, settings.size)
-            positive = bool(full.any())
-            entry = replace(entry, positive=positive, vanished=positive and not row[1].any())
+            left = bool(row[1].any())
+            positive = left or bool(full.any())
+            entry = replace(entry, positive=positive, vanished=positive and not left)
     return _Outcome(replace(entry, status="kept", checksum=checksum(*row)), tuple(row))
 
 

@@ -20,13 +20,13 @@ import os
 import secrets
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from numpy.typing import NDArray
 
 from core.errors import UserError
@@ -37,7 +37,7 @@ from data.layout import Layout, RowFile, write_all
 if sys.platform != "win32":
     import fcntl
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
 
 ROWS = "rows"
@@ -64,7 +64,7 @@ class Entry:
         syntax: Name of the file's transfer syntax, see `data.headers`.
         bits: Stored bits of its pixels; 0 if they are not known.
         patient: Keyed hash that stands for the patient; "" if the patient is not known.
-        checksum: CRC-32 of the row's image, followed by its mask if it has one; 0 without a row.
+        checksum: XXH3 of the row's image, followed by its mask if it has one; 0 without a row.
     """
 
     file: str
@@ -87,11 +87,11 @@ class Entry:
 
 
 def checksum(*row: NDArray[Any]) -> int:
-    """CRC-32 of a row: an image, or an image and its mask."""
-    result = 0
+    """XXH3, 64 bits, of a row: an image, or an image and its mask. It costs a fifth of zlib's CRC-32."""
+    digest = xxhash.xxh3_64()
     for array in row:
-        result = zlib.crc32(array.data, result)
-    return result
+        digest.update(array.data)
+    return digest.intdigest()
 
 
 class Staging:
