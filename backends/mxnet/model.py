@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from backends.mxnet import losses, operations, optimizers
 from backends.mxnet.devices import framework_device, list_devices
 from backends.mxnet.framework import mx
 from backends.mxnet.operations import Symbol
+from backends.mxnet.padding import best_mirror
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.errors import UserError
 from core.plan import Plan
@@ -32,19 +33,17 @@ class MXNetModel:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
         self._dtype, self._optimize = array_type(precision), optimizers.update_of(rules.optimizer)
         self._mixed = precision == "mixed_bfloat16"
+        self._mirror = best_mirror(plan)
+        self._mirrored = self._mirror.plan(plan)
         # A GPU's own kernel adds well enough, and has little float64.
-        self._types = operations.Types(self._dtype, "float64" if device == "cpu" else self._dtype)
+        self._adds_badly = device == "cpu" and self._dtype == "float32"
         self._arrays = {
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
         }
         for parameter in plan.parameters:
             self._arrays[parameter.name].attach_grad()
-        self._batch_statistics = {
-            statistic.name: mx.nd.zeros(statistic.shape, ctx=self._context, dtype=self._types.sums)
-            for statistic in plan.statistics
-        }
-        self._learn = _Graph(self._learning_symbol(), self._arrays | self._batch_statistics)
+        self._learners: dict[frozenset[str], _Learner] = {}
         self._evaluate = _Graph(self._evaluating_symbol(), self._arrays)
         self._predict = _Graph(self._predicting_symbol(), self._arrays)
 
@@ -53,7 +52,7 @@ class MXNetModel:
     ) -> _Loss:
         """One update; gives the loss before it."""
         kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
-        loss, gradients = self._differentiate(images, masks, kept)
+        loss, gradients, statistics = self._differentiate(images, masks, kept)
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
@@ -64,7 +63,7 @@ class MXNetModel:
             )
         for op in self._plan.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
-                batch = self._batch_statistics[name].astype(self._dtype)
+                batch = statistics[name].astype(self._dtype)
                 running = self._arrays[name]
                 running[:] = running * op.momentum + batch * (1 - op.momentum)
         return loss
@@ -73,34 +72,33 @@ class MXNetModel:
         """Loss and probabilities with running statistics."""
         inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks)}
         loss, probabilities = self._evaluate(inputs)
-        return _Loss(loss), probabilities.asnumpy()
+        return _Loss(loss), self._shown(probabilities)
 
     def predict(self, images: Array) -> Array:
         """Probabilities."""
-        probabilities: Array = self._predict({_IMAGES: self._floats(images)}).asnumpy()
-        return probabilities
+        return self._shown(self._predict({_IMAGES: self._floats(images)}))
 
     def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         kept = self._draw(len(images), 0) if keep is None else self._given(keep)
-        loss, gradients = self._differentiate(images, masks, kept)
-        return float(loss), {name: _to_neutral(gradient) for name, gradient in gradients.items()}
+        loss, gradients, _ = self._differentiate(images, masks, kept)
+        return float(loss), {name: self._to_neutral(gradient) for name, gradient in gradients.items()}
 
     def state(self) -> State:
         """Copies of all arrays."""
-        return {name: _to_neutral(array) for name, array in self._arrays.items()}
+        return {name: self._to_neutral(array) for name, array in self._arrays.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Put arrays back."""
         check_state(state, state_shapes(self._plan, self._rules))
         for name, array in self._arrays.items():
-            array[:] = mx.nd.array(_to_inner(state[name]), ctx=self._context, dtype=self._dtype)
+            array[:] = mx.nd.array(self._to_inner(state[name]), ctx=self._context, dtype=self._dtype)
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities."""
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
-        symbol = self._predicting_symbol()
+        symbol = self._exported_symbol()
         # By default the casts to bfloat16 are left out, and the file predicts by another rule.
         symbol.save(str(directory / "model-symbol.json"), remove_amp_cast=False)
         kinds = dict.fromkeys(symbol.list_arguments(), "arg") | dict.fromkeys(
@@ -113,10 +111,23 @@ class MXNetModel:
             raise OSError("MXNet could not write the parameters; is the disk full?") from error
 
     def _floats(self, images: Array) -> Any:
-        return mx.nd.array(images, ctx=self._context, dtype=self._dtype)
+        return mx.nd.array(self._mirror.pixels(images), ctx=self._context, dtype=self._dtype)
 
     def _bytes(self, masks: Array) -> Any:
-        return mx.nd.array(masks, ctx=self._context, dtype=np.uint8)
+        return mx.nd.array(self._mirror.pixels(masks), ctx=self._context, dtype=np.uint8)
+
+    def _shown(self, probabilities: Any) -> Array:
+        """What came out, turned back, as an array of NumPy's own."""
+        return np.ascontiguousarray(self._mirror.pixels(probabilities.asnumpy()))
+
+    def _to_inner(self, array: Array) -> Array:
+        return self._mirror.kernel(array).transpose(3, 2, 0, 1) if array.ndim == 4 else array
+
+    def _to_neutral(self, array: Any) -> Array:
+        host: Array = array.asnumpy()
+        if host.ndim != 4:
+            return host
+        return np.ascontiguousarray(self._mirror.kernel(host.transpose(2, 3, 1, 0)))
 
     def _given(self, keep: KeepMasks) -> dict[str, Any]:
         return {op.name: self._bytes(keep[op.name]) for op in self._plan.dropouts}
@@ -133,31 +144,45 @@ class MXNetModel:
 
     def _differentiate(
         self, images: Array, masks: Array, keep: dict[str, Any]
-    ) -> tuple[_Loss, dict[str, Any]]:
+    ) -> tuple[_Loss, dict[str, Any], dict[str, Any]]:
+        """Loss, gradients and, on the CPU since the end of backward, the batch's statistics."""
         inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks), **keep}
+        learner = self._learner(len(images))
         with mx.autograd.record(train_mode=True):
-            loss = self._learn(inputs)
+            loss = learner.graph(inputs)
         loss.backward()
-        return _Loss(loss), {
-            parameter.name: self._arrays[parameter.name].grad for parameter in self._plan.parameters
-        }
+        gradients = {parameter.name: self._arrays[parameter.name].grad for parameter in self._plan.parameters}
+        return _Loss(loss), gradients, learner.statistics
 
-    def _symbols(self, *, training: bool) -> tuple[Symbol, Symbol]:
+    def _learner(self, count: int) -> _Learner:
+        """What learns from batches of so many images."""
+        exact = operations.added_in_float64(self._plan, count) if self._adds_badly else frozenset()
+        if exact not in self._learners:
+            statistics = {
+                name: mx.nd.zeros(
+                    op.output.channels,
+                    ctx=self._context,
+                    dtype="float64" if op.name in exact else self._dtype,
+                )
+                for op in self._plan.batch_norms
+                for name in (op.moving_mean, op.moving_variance)
+            }
+            logits, masks = self._symbols(exact, training=True)
+            graph = _Graph(losses.total(self._rules.loss, logits, masks), self._arrays | statistics)
+            self._learners[exact] = _Learner(graph, statistics)
+        return self._learners[exact]
+
+    def _symbols(self, exact: Collection[str] = (), *, training: bool) -> tuple[Symbol, Symbol]:
         """Logits and masks, both (N, 1, H, W)."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
-        types = self._types if training else None
         images = self._channels_first(_IMAGES)
-        logits = operations.forward(self._plan, images, arrays, keep, types, self._mixed)
+        logits = operations.forward(self._mirrored, images, arrays, keep, self._dtype, exact, self._mixed)
         return logits, self._channels_first(_MASKS)
 
     def _channels_first(self, name: str) -> Symbol:
         variable = mx.sym.Variable(name)
         return mx.sym.transpose(mx.sym.cast(variable, dtype=self._dtype), axes=(0, 3, 1, 2))
-
-    def _learning_symbol(self) -> Symbol:
-        logits, masks = self._symbols(training=True)
-        return losses.total(self._rules.loss, logits, masks)
 
     def _evaluating_symbol(self) -> Symbol:
         logits, masks = self._symbols(training=False)
@@ -166,6 +191,14 @@ class MXNetModel:
     def _predicting_symbol(self) -> Symbol:
         logits, _ = self._symbols(training=False)
         return _probabilities(logits)
+
+    def _exported_symbol(self) -> Symbol:
+        """The same for images and probabilities that nobody turns round outside."""
+        axes, symbol = self._mirror.axes, self._predicting_symbol()
+        if not axes:
+            return symbol
+        turned = mx.sym.reverse(mx.sym.Variable(_IMAGES), axis=axes)
+        return mx.sym.reverse(symbol(**{_IMAGES: turned}), axis=axes)
 
 
 class _Graph:
@@ -177,6 +210,14 @@ class _Graph:
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
         return self._run(*(inputs[name] if name in inputs else self._arrays[name] for name in self._names))
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """A training graph, and where it leaves the batch's statistics."""
+
+    graph: _Graph
+    statistics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -213,12 +254,3 @@ def _probabilities(logits: Symbol) -> Symbol:
 
 def _inner_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in (3, 2, 0, 1)) if len(shape) == 4 else shape
-
-
-def _to_inner(array: Array) -> Array:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-
-
-def _to_neutral(array: Any) -> Array:
-    host: Array = array.asnumpy()
-    return np.ascontiguousarray(host.transpose(2, 3, 1, 0)) if host.ndim == 4 else host

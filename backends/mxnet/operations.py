@@ -6,11 +6,11 @@ Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from backends.mxnet.framework import attribute, mx
+from backends.mxnet.padding import Side, sides, sizes
 from core.plan import (
     BatchNorm,
     Bias,
@@ -19,7 +19,6 @@ from core.plan import (
     ConvTranspose2D,
     Dropout,
     Operation,
-    Pads,
     Plan,
     Relu,
 )
@@ -27,58 +26,55 @@ from core.plan import (
 Symbol = Any
 """An `mx.sym.Symbol`; MXNet ships no type information."""
 
+Size = tuple[int, int]
+"""Height and width of an operation's input."""
 
-@dataclass(frozen=True)
-class Types:
-    """The types of a training graph: of its values, and of what batch norm adds up."""
+_MOST_PIXELS = 100_000
 
-    values: str
-    sums: str
+_BLOCK = 16
+"""Filters that oneDNN computes at once; a convolution of fewer is several times slower than of so many."""
 
 
-def conv2d(operation: Conv2D, x: Symbol, kernel: Symbol, b: Symbol | None) -> Symbol:
-    """Convolution with symmetric padding, the only kind MXNet has, from which the output is sliced.
-
-    Padding p >= begin at both sides shifts the output by (p - begin) / stride pixels.
-    """
-    padding, first = zip(*(_symmetric(pads, operation.stride) for pads in operation.pads), strict=True)
-    out = operation.output
+def conv2d(operation: Conv2D, size: Size, x: Symbol, kernel: Symbol, b: Symbol | None) -> Symbol:
+    """Convolution with MXNet's padding; what is too much is cut off."""
+    height, width = sides(operation, size)
     y = mx.sym.Convolution(
         x,
         kernel,
         b,
         kernel=operation.kernel_size,
         stride=(operation.stride, operation.stride),
-        pad=padding,
-        num_filter=out.channels,
+        pad=(height.padding, width.padding),
+        num_filter=operation.output.channels,
         no_bias=b is None,
     )
-    return _window(y, first, (out.height, out.width))
+    return _wanted(y, height, width)
 
 
-def conv_transpose2d(operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol) -> Symbol:
-    """Transposed convolution from which the output is sliced."""
-    out, stride = operation.output, operation.stride
-    if out.channels == 1:
+def conv_transpose2d(operation: ConvTranspose2D, size: Size, x: Symbol, kernel: Symbol, b: Symbol) -> Symbol:
+    """Transposed convolution with MXNet's padding; what is too much is cut off."""
+    if operation.output.channels == 1:
         # Deconvolution with one filter fails in backward from 16 input channels on: "could not
         # create a primitive descriptor for a reorder primitive".
-        return bias(operation, _conv_transpose2d_by_phases(operation, x, kernel), b)
-    (top, bottom), (left, right) = operation.crops
+        return _conv_transpose2d_by_phases(operation, x, kernel, b)
+    height, width = sides(operation, size)
     y = mx.sym.Deconvolution(
         x,
         kernel,
         b,
         kernel=operation.kernel_size,
-        stride=(stride, stride),
+        stride=(operation.stride, operation.stride),
         no_bias=False,
-        pad=(top, left),
-        adj=(max(top - bottom, 0), max(left - right, 0)),
-        num_filter=out.channels,
+        pad=(height.padding, width.padding),
+        adj=(height.adjust, width.adjust),
+        num_filter=operation.output.channels,
     )
-    return _window(y, (0, 0), (out.height, out.width))
+    return _wanted(y, height, width)
 
 
-def in_bfloat16(operation: Conv2D | ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol) -> Symbol:
+def in_bfloat16(
+    operation: Conv2D | ConvTranspose2D, size: Size, x: Symbol, kernel: Symbol, b: Symbol
+) -> Symbol:
     """A product as "mixed_bfloat16" has it (`core.rules`), then the bias, which is not rounded.
 
     The product of the rounded operands is taken in float32; MXNet has no bfloat16 kernels that train.
@@ -86,9 +82,9 @@ def in_bfloat16(operation: Conv2D | ConvTranspose2D, x: Symbol, kernel: Symbol, 
     x, kernel = _rounded(x), _rounded(kernel)
     if isinstance(operation, ConvTranspose2D):
         # Not Deconvolution: fed a weight that is computed, it ends in a segmentation fault.
-        y = _conv_transpose2d_by_phases(operation, x, kernel)
+        y = _conv_transpose2d_by_phases(operation, x, kernel, None)
     else:
-        y = conv2d(operation, x, kernel, None)
+        y = conv2d(operation, size, x, kernel, None)
     return bias(operation, _rounded(y), b)
 
 
@@ -99,7 +95,7 @@ def bias(_: Operation, x: Symbol, b: Symbol) -> Symbol:
 
 def relu(_: Operation, x: Symbol) -> Symbol:
     """Negative numbers become 0."""
-    return mx.sym.relu(x)
+    return mx.sym.Activation(x, act_type="relu")  # unlike `relu` it takes the layout that oneDNN works in
 
 
 def batch_norm(
@@ -109,17 +105,15 @@ def batch_norm(
     beta: Symbol,
     mean: Symbol,
     variance: Symbol,
-    types: Types | None,
+    types: tuple[str, str],
 ) -> Symbol:
-    """The normalised input; with `types` as in training, which also puts the batch's own mean and biased
-    variance into `mean` and `variance` (of the type `types.sums`), on the CPU in backward.
-
-    Sums are float64: in float32 the operator adds pixel by pixel, and over a batch of radiographs its mean
-    and variance are off by up to 2e-4.
+    """The normalised input; in training it also puts the batch's own mean and biased variance into `mean` and
+    `variance`, on the CPU in backward. `types` are that of the values and that of the sums.
     """  # noqa: D205
+    values, sums = types
     inputs = [x, gamma, beta]
-    if types is not None:
-        inputs = [mx.sym.cast(symbol, dtype=types.sums) for symbol in inputs]
+    if sums != values:
+        inputs = [mx.sym.cast(symbol, dtype=sums) for symbol in inputs]
     y = mx.sym.BatchNorm(
         *inputs,
         mean,
@@ -128,7 +122,18 @@ def batch_norm(
         momentum=0.0,  # of the running average, which the model takes by itself
         fix_gamma=False,  # by default gamma is held at 1
     )
-    return y if types is None else mx.sym.cast(y, dtype=types.values)
+    return y if sums == values else mx.sym.cast(y, dtype=values)
+
+
+def added_in_float64(plan: Plan, count: int) -> frozenset[str]:
+    """The batch norms of a CPU's float32 step whose sums lose too many digits, for batches of `count` images.
+
+    oneDNN's kernel adds pixel by pixel. Beyond 100,000 of them its variance is off by up to 2e-4; with fewer by
+    1e-5, and it is three times as fast as the detour.
+    """
+    return frozenset(
+        op.name for op in plan.batch_norms if count * op.output.height * op.output.width > _MOST_PIXELS
+    )
 
 
 def dropout(operation: Dropout, x: Symbol, keep: Symbol) -> Symbol:
@@ -143,7 +148,7 @@ def concat(_: Concat, xs: Sequence[Symbol]) -> Symbol:
 
 def sigmoid(x: Symbol) -> Symbol:
     """1 / (1 + exp(-x))."""
-    return mx.sym.sigmoid(x)
+    return mx.sym.Activation(x, act_type="sigmoid")
 
 
 def forward(
@@ -151,22 +156,24 @@ def forward(
     images: Symbol,
     arrays: Mapping[str, Symbol],
     keep: Mapping[str, Symbol] | None,
-    types: Types | None,
+    dtype: str,
+    exact: Collection[str],
     mixed: bool,
 ) -> Symbol:
-    """The logits; with `keep` and `types` for training, without for prediction."""
+    """The logits; with `keep` for training. Batch norms named in `exact` add in float64."""
     values = {plan.input.name: images}
+    size_of = sizes(plan)
     biases = {op.input: op.bias for op in plan.operations if isinstance(op, Bias)}
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
             case Conv2D() | ConvTranspose2D() if mixed:
-                y = in_bfloat16(op, x, arrays[op.kernel], arrays[biases[op.name]])
+                y = in_bfloat16(op, size_of[op.input], x, arrays[op.kernel], arrays[biases[op.name]])
             # The bias that follows is given to the convolution, whose own addition is faster by far.
             case Conv2D():
-                y = conv2d(op, x, arrays[op.kernel], arrays[biases[op.name]])
+                y = conv2d(op, size_of[op.input], x, arrays[op.kernel], arrays[biases[op.name]])
             case ConvTranspose2D():
-                y = conv_transpose2d(op, x, arrays[op.kernel], arrays[biases[op.name]])
+                y = conv_transpose2d(op, size_of[op.input], x, arrays[op.kernel], arrays[biases[op.name]])
             case Bias():
                 y = x
             case Relu():
@@ -179,7 +186,7 @@ def forward(
                     arrays[op.beta],
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
-                    types,
+                    (dtype, "float64" if op.name in exact else dtype),
                 )
             case Dropout():
                 y = x if keep is None else dropout(op, x, keep[op.name])
@@ -196,11 +203,11 @@ def _rounded(x: Symbol) -> Symbol:
     return mx.sym.amp_cast(mx.sym.amp_cast(x, dtype="bfloat16"), dtype="float32")
 
 
-def _symmetric(pads: Pads, stride: int) -> tuple[int, int]:
-    """The smallest padding that covers both sides in step with the stride, and the first output to keep."""
-    begin = pads[0]
-    padding = next(p for p in range(max(pads), max(pads) + stride) if (p - begin) % stride == 0)
-    return padding, (padding - begin) // stride
+def _wanted(x: Symbol, height: Side, width: Side) -> Symbol:
+    """The pixels that are wanted; if they are all there are, no copy is made."""
+    if not height.is_cut and not width.is_cut:
+        return x
+    return _window(x, (height.first, width.first), (height.wanted, width.wanted))
 
 
 def _window(x: Symbol, first: Sequence[int], size: Sequence[int]) -> Symbol:
@@ -209,7 +216,9 @@ def _window(x: Symbol, first: Sequence[int], size: Sequence[int]) -> Symbol:
     return mx.sym.slice(x, begin=(None, None, *first), end=(None, None, *ends))
 
 
-def _conv_transpose2d_by_phases(operation: ConvTranspose2D, x: Symbol, kernel: Symbol) -> Symbol:
+def _conv_transpose2d_by_phases(
+    operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol | None
+) -> Symbol:
     """The same sum as a convolution to stride**2 phases of the output, which are then interleaved.
 
     Along one axis, output pixel s*u + v meets input pixel j = u + d by the tap a = v + crop - s*d. So
@@ -229,9 +238,38 @@ def _conv_transpose2d_by_phases(operation: ConvTranspose2D, x: Symbol, kernel: S
     weights = mx.sym.transpose(mx.sym.reverse(weights, axis=(2, 4)), axes=(3, 5, 1, 0, 2, 4))
     weights = mx.sym.reshape(weights, shape=(s * s * out.channels, -1, height, width))
     pads = [max(-low, high) for low, high in spans]
+    filters = s * s * out.channels
+    spare = -filters % _BLOCK
     phases = mx.sym.Convolution(
-        x, weights, kernel=(height, width), pad=pads, num_filter=s * s * out.channels, no_bias=True
+        x,
+        _with_zeros(weights, spare),
+        None if b is None else _with_zeros(mx.sym.tile(b, reps=(s * s,)), spare),
+        kernel=(height, width),
+        pad=pads,
+        num_filter=filters + spare,
+        no_bias=b is None,
     )
-    first = [pad + low for pad, (low, _) in zip(pads, spans, strict=True)]
-    phases = _window(phases, first, (out.height // s, out.width // s))
-    return mx.sym.depth_to_space(phases, block_size=s)
+    if spare:
+        phases = mx.sym.slice_axis(phases, axis=1, begin=0, end=filters)
+    if pads != [0, 0]:
+        first = [pad + low for pad, (low, _) in zip(pads, spans, strict=True)]
+        phases = _window(phases, first, (out.height // s, out.width // s))
+    return _interleaved(phases, s, out.channels, out.height // s, out.width // s)
+
+
+def _with_zeros(x: Symbol, count: int) -> Symbol:
+    """So many zeros more along the first axis."""
+    if not count:
+        return x
+    zeros = mx.sym.zeros_like(mx.sym.slice_axis(x, axis=0, begin=0, end=1))
+    return mx.sym.concat(x, mx.sym.broadcast_axis(zeros, axis=0, size=count), dim=0)
+
+
+def _interleaved(phases: Symbol, s: int, channels: int, height: int, width: int) -> Symbol:
+    """(N, s * s * channels, height, width) to (N, channels, s * height, s * width).
+
+    `depth_to_space` in a seventh of its time: transposed along one axis, then along the other.
+    """
+    y = mx.sym.reshape(phases, shape=(-1, s, s, channels * height * width))
+    y = mx.sym.reshape(mx.sym.transpose(y, axes=(0, 1, 3, 2)), shape=(-1, s, channels * height, s * width))
+    return mx.sym.reshape(mx.sym.transpose(y, axes=(0, 2, 1, 3)), shape=(-1, channels, s * height, s * width))

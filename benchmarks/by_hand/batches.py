@@ -1,0 +1,20 @@
+"""What the hand-written loops train on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEARNING_RATE = 1e-3
+
+
+def batches(batch_size: int, size: int, count: int = 4) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Images (n, size, size, 1) float32 of noise and masks of noise, as float32 like the loss wants them."""
+    rng = np.random.default_rng(0)
+    shape = (batch_size, size, size, 1)
+    return [
+        (rng.random(shape, dtype=np.float32), (rng.random(shape, dtype=np.float32) < 0.1).astype(np.float32))
+        for _ in range(count)
+    ]

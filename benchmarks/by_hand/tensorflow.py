@@ -1,0 +1,109 @@
+"""TensorFlow without Keras: one `tf.function` a step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+from by_hand.batches import LEARNING_RATE, batches
+from by_hand.networks import NETWORKS
+from turns import Turn
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import tensorflow as tf  # noqa: E402  reads the variable above
+
+
+class Layers:
+    """Variables, made by the first pass through the network and used in the same order by the next."""
+
+    def __init__(self, network: str) -> None:
+        self._network = network
+        self._made: list[tf.Variable] = []
+        self._next = 0
+
+    def __call__(self, images: Any) -> Any:
+        self._next = 0
+        return NETWORKS[self._network](self, images)
+
+    @property
+    def trained(self) -> list[tf.Variable]:
+        return [variable for variable in self._made if variable.trainable]
+
+    def conv(self, x: Any, filters: int, stride: int = 1, kernel: int = 3) -> Any:
+        w = self._kernel((kernel, kernel, x.shape[-1], filters), kernel * kernel * x.shape[-1])
+        return self._finish(tf.nn.conv2d(x, w, stride, "SAME"), filters)
+
+    def up(self, x: Any, filters: int) -> Any:
+        return self._finish(self._transposed(x, filters), filters)
+
+    def head(self, x: Any, stride: int) -> Any:
+        if stride == 2:
+            y = self._transposed(x, 1)
+        else:
+            y = tf.nn.conv2d(x, self._kernel((1, 1, x.shape[-1], 1), x.shape[-1]), 1, "SAME")
+        return tf.nn.bias_add(y, self._variable(tf.zeros([1])))
+
+    def concat(self, x: Any, skip: Any) -> Any:
+        return tf.concat([x, skip], -1)
+
+    def _transposed(self, x: Any, filters: int) -> Any:
+        w = self._kernel((3, 3, filters, x.shape[-1]), 9 * x.shape[-1])
+        shape = tf.stack([tf.shape(x)[0], 2 * x.shape[1], 2 * x.shape[2], filters])
+        return tf.nn.conv2d_transpose(x, w, shape, 2, "SAME")
+
+    def _finish(self, y: Any, filters: int) -> Any:
+        y = tf.nn.relu(tf.nn.bias_add(y, self._variable(tf.zeros([filters]))))
+        gamma, beta = self._variable(tf.ones([filters])), self._variable(tf.zeros([filters]))
+        mean = self._variable(tf.zeros([filters]), trainable=False)
+        variance = self._variable(tf.ones([filters]), trainable=False)
+        y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=1e-3)
+        mean.assign(0.99 * mean + 0.01 * batch_mean)
+        variance.assign(0.99 * variance + 0.01 * batch_variance)
+        return y
+
+    def _kernel(self, shape: tuple[int, ...], fan_in: int) -> Any:
+        return self._variable(tf.random.stateless_normal(shape, [0, self._next]) * (2 / fan_in) ** 0.5)
+
+    def _variable(self, value: Any, *, trainable: bool = True) -> Any:
+        if self._next == len(self._made):
+            self._made.append(tf.Variable(value, trainable=trainable))
+        self._next += 1
+        return self._made[self._next - 1]
+
+
+def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+    """Until there are no more turns."""
+    spec = tf.TensorSpec((None, size, size, 1), tf.float32)
+
+    with tf.device("/CPU:0" if device == "cpu" else "/GPU:0"):
+        layers = Layers(network)
+        layers(tf.zeros((1, size, size, 1)))
+        moments = [(tf.Variable(w * 0), tf.Variable(w * 0)) for w in layers.trained]
+        steps = tf.Variable(0.0)
+
+        @tf.function(input_signature=[spec, spec])
+        def step(images: Any, masks: Any) -> Any:
+            with tf.GradientTape() as tape:
+                logits = layers(images)
+                p = tf.sigmoid(logits)
+                bce = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(masks, logits))
+                overlap = 2 * tf.reduce_sum(p * masks) + 1
+                loss = bce + 1 - overlap / (tf.reduce_sum(p) + tf.reduce_sum(masks) + 1)
+            gradients = tape.gradient(loss, layers.trained)
+            t = steps.assign_add(1.0)
+            for w, (m, v), gradient in zip(layers.trained, moments, gradients, strict=True):
+                tf.raw_ops.ResourceApplyAdam(
+                    var=w.handle, m=m.handle, v=v.handle, beta1_power=0.9**t, beta2_power=0.999**t,
+                    lr=LEARNING_RATE, beta1=0.9, beta2=0.999, epsilon=1e-7, grad=gradient,
+                )  # fmt: skip
+            return loss
+
+        turn.ready(version=tf.__version__)
+        loss = previous = None
+        for images, masks in itertools.cycle(batches(batch_size, size)):
+            previous, loss = loss, step(tf.constant(images), tf.constant(masks))
+            if previous is not None:
+                float(previous)
+            turn.step_done(lambda loss=loss: float(loss))

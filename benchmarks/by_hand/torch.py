@@ -1,0 +1,79 @@
+"""PyTorch, eager; `channels_last` on a GPU, where it is what the kernels want."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from by_hand.batches import LEARNING_RATE, batches
+from by_hand.networks import NETWORKS
+from torch import nn
+from turns import Turn
+
+
+class Layers(nn.Module):
+    """Modules, made by the first pass through the network and used in the same order by the next."""
+
+    def __init__(self, network: str) -> None:
+        super().__init__()
+        self._network, self._made, self._next = network, nn.ModuleList(), 0
+
+    def forward(self, x: Any) -> Any:
+        self._next = 0
+        return NETWORKS[self._network](self, x)
+
+    def conv(self, x: Any, filters: int, stride: int = 1, kernel: int = 3) -> Any:
+        make = nn.Conv2d
+        return self._finish(
+            self._layer(lambda: make(x.shape[1], filters, kernel, stride, kernel // 2), x), filters
+        )
+
+    def up(self, x: Any, filters: int) -> Any:
+        return self._finish(
+            self._layer(lambda: nn.ConvTranspose2d(x.shape[1], filters, 3, 2, 1, 1), x), filters
+        )
+
+    def head(self, x: Any, stride: int) -> Any:
+        if stride == 1:
+            return self._layer(lambda: nn.Conv2d(x.shape[1], 1, 1), x)
+        return self._layer(lambda: nn.ConvTranspose2d(x.shape[1], 1, 3, 2, 1, 1), x)
+
+    def concat(self, x: Any, skip: Any) -> Any:
+        return torch.cat([x, skip], 1)
+
+    def _finish(self, x: Any, filters: int) -> Any:
+        return self._layer(lambda: nn.BatchNorm2d(filters), torch.relu(x))
+
+    def _layer(self, make: Any, x: Any) -> Any:
+        if self._next == len(self._made):
+            self._made.append(make().to(x.device))
+        self._next += 1
+        return self._made[self._next - 1](x)
+
+
+def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+    """Until there are no more turns."""
+    where = torch.device("cpu" if device == "cpu" else "cuda")
+    layout = torch.contiguous_format if device == "cpu" else torch.channels_last
+    model = Layers(network).to(where)
+    model(torch.zeros(2, 1, size, size, device=where))
+    model = model.to(memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    data = [tuple(torch.from_numpy(array).permute(0, 3, 1, 2) for array in batch) for batch in batches(batch_size, size)]
+    turn.ready(version=torch.__version__)
+    loss = previous = None
+    for images, masks in itertools.cycle(data):
+        images = images.to(where, memory_format=layout)
+        masks = masks.to(where)
+        logits = model(images)
+        p = torch.sigmoid(logits)
+        bce = nn.functional.binary_cross_entropy_with_logits(logits, masks)
+        overlap = 2 * (p * masks).sum() + 1
+        previous, loss = loss, bce + 1 - overlap / (p.sum() + masks.sum() + 1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if previous is not None:
+            float(previous)
+        turn.step_done(lambda: torch.cuda.synchronize() if where.type == "cuda" else None)

@@ -1,0 +1,281 @@
+#!/usr/bin/env python
+"""What a training step costs here, beside the same network written by hand and beside Keras' `fit`.
+
+    python benchmarks/training.py [-f tf -f mxnet ...] [--network fcn|unet] [--batch-size 8 ...] [--size 384]
+                                  [--steps 6] [--repetitions 7] [--storage float32] [--device cpu] [--json FILE]
+
+For each framework, in one run:
+
+    ours      `run.py`'s own loop: batches shuffled and read from an HDF5 file, console, TensorBoard log
+    by hand   benchmarks/by_hand: an expert's loop over batches that lie ready in memory
+    keras     for tf: Keras 3 on TensorFlow, `compile` and `fit`
+
+Each is a process; they take turns of a few steps (`turns.py`). Printed are images/s, the ratio to `by hand` of
+the same framework, round by round, and the ratio to the first framework's `ours`; the greatest memory of the process,
+and of `ours` which share of the time went by waiting for the next batch, and which outside of the
+framework (both should be nothing). Augmentation, sampling, clipping and weight decay are off: the loops
+by hand have none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402  the line above finds the project
+from turns import Contender, Turn, ratios, spread, take_turns  # noqa: E402
+
+BY_HAND = {"tf": "tensorflow", "mxnet": "mxnet", "torch": "torch"}
+PLAIN = (
+    "training.sampling=null",
+    "training.augmentation={}",
+    "training.clip_norm=null",
+    "training.optimizer={name: adam, learning_rate: 1.0e-3}",
+    "training.schedule={name: constant}",
+    "network.dropout=0.0",
+)
+IMAGES = 64  # of the file
+MOST_STEPS = 100_000  # of the epoch, which the turns end
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("-f", "--framework", action="append", metavar="NAME", help="may be repeated")
+    parser.add_argument("--network", choices=("fcn", "unet"), default="fcn")
+    parser.add_argument("--batch-size", type=int, action="append", metavar="N", help="may be repeated")
+    parser.add_argument("--size", type=int, default=384, help="rows and columns of the images")
+    parser.add_argument("--steps", type=int, default=6, help="of a turn")
+    parser.add_argument("--repetitions", type=int, default=7, help="rounds that count")
+    parser.add_argument("--storage", choices=("float32", "uint8"), default="float32", help="of the file")
+    parser.add_argument("--device", default="cpu", metavar="cpu|gpu")
+    parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16"), help="of ours")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a record")
+    arguments = parser.parse_args()
+    record = []
+    with tempfile.TemporaryDirectory(prefix="pneumoseg-benchmark-") as name:
+        path = Path(name) / "noise.h5"
+        write_noise(path, arguments.size, arguments.storage)
+        for batch_size in arguments.batch_size or [8]:
+            record += measure(arguments, batch_size, path)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def write_noise(path: Path, size: int, storage: str, count: int = IMAGES) -> None:
+    """A data file of noise."""
+    from data.store import Rows, write
+
+    rng = np.random.default_rng(0)
+
+    def blocks() -> Generator[tuple[Any, ...], None, None]:
+        for _ in range(count):
+            pixels = rng.integers(0, 256, (1, size, size), dtype=np.uint8)
+            masks = (rng.random((1, size, size)) < 0.1).astype(np.uint8)
+            yield (pixels if storage == "uint8" else pixels / np.float32(255)), masks
+
+    sizes = np.full((count, 2), size, np.int32)
+    rows = Rows([f"image{n}" for n in range(count)], sizes, np.ones(count, bool))
+    write(path, rows, (size, size), blocks(), per_dataset=512, storage=storage, attributes={})
+
+
+def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[dict[str, Any]]:
+    """All contenders at one batch size."""
+    names = list(dict.fromkeys(arguments.framework or ["tf", "mxnet"]))
+    contenders: dict[tuple[str, str], Contender] = {}
+    for name in names:
+        contenders[name, "ours"] = Contender(
+            f"{name}, ours",
+            ours,
+            name,
+            arguments.network,
+            path,
+            batch_size,
+            arguments.size,
+            arguments.device,
+            arguments.precision,
+        )
+        hand = (arguments.network, batch_size, arguments.size, arguments.device)
+        if name in BY_HAND:
+            contenders[name, "by hand"] = Contender(f"{name}, by hand", by_hand, BY_HAND[name], *hand)
+        if name == "tf":
+            contenders[name, "keras"] = Contender("keras", by_hand, "keras", *hand)
+    take_turns(list(contenders.values()), arguments.steps, arguments.repetitions, warm_up=2)
+    print(
+        f"{arguments.network}, {arguments.size}x{arguments.size}, batches of {batch_size}, {arguments.storage} file, "
+        f"{arguments.repetitions} rounds of {arguments.steps} steps; median (least, greatest)"
+    )
+    rates = {
+        key: [batch_size * block.steps / block.seconds for block in contender.blocks]
+        for key, contender in contenders.items()
+    }
+    record = []
+    for (name, kind), contender in contenders.items():
+        middle, low, high = spread(rates[name, kind])
+        line = f"  {name:<6}{kind:<8}{middle:7.2f} images/s ({low:.2f}, {high:.2f}) {contender.peak_memory / 1e6:6.0f} MB"
+        line += f" {sum(b.processor for b in contender.blocks) / sum(b.seconds for b in contender.blocks):5.2f} cores"
+        if kind != "by hand" and (name, "by hand") in rates:
+            middle, low, high = ratios(rates[name, kind], rates[name, "by hand"])
+            line += f"  {middle:.3f} ({low:.3f}, {high:.3f}) of by hand"
+            line += f", memory {contender.peak_memory / contenders[name, 'by hand'].peak_memory:.2f}"
+        if kind == "ours":
+            seconds = sum(block.seconds for block in contender.blocks)
+            waiting = sum(block.waiting for block in contender.blocks) / seconds
+            inside = sum(block.inside for block in contender.blocks) / seconds
+            line += f"; waits for data {waiting:.2%}, host between steps {1 - waiting - inside:.2%}"
+            if (name, "keras") in rates:
+                middle, low, high = ratios(rates[name, "ours"], rates[name, "keras"])
+                line += f"; {middle:.2f} ({low:.2f}, {high:.2f}) of keras"
+            if name != names[0]:
+                middle, low, high = ratios(rates[name, "ours"], rates[names[0], "ours"])
+                line += f"; {middle:.2f} ({low:.2f}, {high:.2f}) of {names[0]}"
+        print(line, flush=True)
+        record.append(
+            {
+                "framework": name,
+                "contender": kind,
+                "network": arguments.network,
+                "batch_size": batch_size,
+                "size": arguments.size,
+                "device": arguments.device,
+                "peak_memory": contender.peak_memory,
+                **contender.facts,
+                "blocks": [asdict(block) for block in contender.blocks],
+            }
+        )
+    return record
+
+
+def by_hand(turn: Turn, module: str, *arguments: Any) -> None:
+    """A loop of `by_hand`, in its process."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    importlib.import_module(f"by_hand.{module}").train(turn, *arguments)
+
+
+def ours(
+    turn: Turn, name: str, network: str, path: Path, batch_size: int, size: int, device: str, precision: str
+) -> None:
+    """`run.py`'s loop, in its process."""
+    from rich.console import Console
+
+    from core.checkpoint import DataFacts
+    from core.commands.batches import training_batches
+    from core.commands.console import TrainingConsole
+    from core.configuration import load_configuration
+    from core.devices import choose_device
+    from core.logs import TensorBoardLog
+    from core.lowering import lower
+    from core.registry import load_backend
+    from core.state import initial_state
+    from core.training import Observer, Trainer
+    from data.store import Store
+
+    overrides = [*PLAIN, f"training.batch_size={batch_size}"]
+    overrides += ["network.blocks.9.dropout=0.0"] if network == "unet" else []
+    configuration = load_configuration(ROOT / f"configs/{network}.yaml", overrides)
+    settings = configuration.training
+    plan, rules = lower(configuration.network, size, size), settings.rules()
+    backend, implementation = load_backend(name)
+    chosen = choose_device(device, implementation.list_devices(), backend.title)
+    model = implementation.compile(plan, rules, chosen, precision)  # type: ignore[arg-type]
+    model.load_state(initial_state(plan, rules, settings.seed))
+    watched = Watched(model, turn)
+
+    class Gate(Observer):
+        """Hands each step to the turn."""
+
+        def batch_trained(self, loss: float) -> None:
+            turn.step_done(lambda: float(watched.newest))
+
+    with (
+        Store.open(path) as store,
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nowhere,
+    ):
+        # The same images again and again, in one epoch that is long enough.
+        indices = np.tile(np.arange(store.count), -(-MOST_STEPS * batch_size // store.count))
+        loader = training_batches(store, indices, settings)
+        console = Console(file=nowhere, force_terminal=True, highlight=False, markup=False)
+        log = TensorBoardLog(Path(folder) / "logs", 0, settings.threshold)
+        turn.ready(version=backend.version(), chosen=chosen)
+        with TrainingConsole(console, settings.epochs) as shown:
+            Trainer(
+                model=watched,  # type: ignore[arg-type]
+                plan=plan,
+                configuration=configuration,
+                data=DataFacts(store.count, size, size, store.count),
+                training=WatchedBatches(loader, turn),
+                validation=loader,
+                folder=Path(folder),
+                observers=(shown, log, Gate()),
+            ).run()
+
+
+class Watched:
+    """A model whose steps are timed."""
+
+    def __init__(self, model: Any, turn: Turn) -> None:
+        self._model, self._turn = model, turn
+        self.newest: Any = None
+
+    def train_step(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        loss = self._model.train_step(*arguments)
+        self._turn.inside += time.perf_counter() - began
+        self.newest = WatchedLoss(loss, self._turn)
+        return self.newest
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class WatchedLoss:
+    """A loss for which waiting is timed."""
+
+    def __init__(self, loss: Any, turn: Turn) -> None:
+        self._turn = turn
+        self._value = functools.cache(lambda: float(loss))
+
+    def __float__(self) -> float:
+        began = time.perf_counter()
+        value = self._value()
+        self._turn.inside += time.perf_counter() - began
+        return value
+
+
+class WatchedBatches:
+    """Batches for which waiting is timed."""
+
+    def __init__(self, loader: Any, turn: Turn) -> None:
+        self._loader, self._turn = loader, turn
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Any, None, None]:
+        batches = self._loader.epoch(epoch, start)
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self._turn.waiting += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
