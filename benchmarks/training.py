@@ -62,7 +62,9 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=7, help="rounds that count")
     parser.add_argument("--storage", choices=("float32", "uint8"), default="float32", help="of the file")
     parser.add_argument("--device", default="cpu", metavar="cpu|gpu")
-    parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16"), help="of ours")
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "mixed_bfloat16"), help="of ours"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a record")
     arguments = parser.parse_args()
     record = []

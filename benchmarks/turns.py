@@ -59,13 +59,10 @@ class Turn:
         self._left -= 1
         if self._left:
             return
-        began = time.perf_counter()
         settle()
-        now = time.perf_counter()
-        self.inside += now - began
-        block = Block(
-            self._steps, now - self._began, self.waiting, self.inside, time.process_time() - self._processor
-        )
+        seconds = time.perf_counter() - self._began
+        processor = time.process_time() - self._processor
+        block = Block(self._steps, seconds, self.waiting, self.inside, processor)
         self._connection.send(block)
         self._wait()
 

@@ -44,8 +44,8 @@ class MXNetModel:
         for parameter in plan.parameters:
             self._arrays[parameter.name].attach_grad()
         self._learners: dict[frozenset[str], _Learner] = {}
-        self._evaluate = _Graph(self._evaluating_symbol(), self._arrays)
-        self._predict = _Graph(self._predicting_symbol(), self._arrays)
+        self._evaluate = _Graph(self._evaluating_symbol(), self._arrays, self._context)
+        self._predict = _Graph(self._predicting_symbol(), self._arrays, self._context)
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
@@ -104,7 +104,10 @@ class MXNetModel:
         kinds = dict.fromkeys(symbol.list_arguments(), "arg") | dict.fromkeys(
             symbol.list_auxiliary_states(), "aux"
         )
-        saved = {f"{kinds[array.name]}:{array.name}": self._arrays[array.name] for array in self._plan.arrays}
+        arrays = {array.name: self._arrays[array.name] for array in self._plan.arrays} | _constants(
+            symbol, self._context
+        )
+        saved = {f"{kinds[name]}:{name}": array for name, array in arrays.items()}
         try:
             mx.nd.save(str(directory / "model-0000.params"), saved)
         except mx.base.MXNetError as error:  # how MXNet reports a full disk
@@ -168,7 +171,8 @@ class MXNetModel:
                 for name in (op.moving_mean, op.moving_variance)
             }
             logits, masks = self._symbols(exact, training=True)
-            graph = _Graph(losses.total(self._rules.loss, logits, masks), self._arrays | statistics)
+            loss = losses.total(self._rules.loss, logits, masks)
+            graph = _Graph(loss, self._arrays | statistics, self._context)
             self._learners[exact] = _Learner(graph, statistics)
         return self._learners[exact]
 
@@ -204,8 +208,8 @@ class MXNetModel:
 class _Graph:
     """A symbol that runs on the model's arrays and the inputs it is called with, both by name."""
 
-    def __init__(self, symbol: Symbol, arrays: Mapping[str, Any]) -> None:
-        self._names, self._arrays = symbol.list_inputs(), arrays
+    def __init__(self, symbol: Symbol, arrays: Mapping[str, Any], context: Any) -> None:
+        self._names, self._arrays = symbol.list_inputs(), {**arrays, **_constants(symbol, context)}
         self._run = mx.nd.CachedOp(symbol, [("static_alloc", True), ("static_shape", True)])
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
@@ -243,9 +247,14 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNe
 def predict_exported(directory: Path, images: Array) -> Array:
     """What the files that `export` wrote predict on the CPU."""
     symbol, arguments, statistics = mx.model.load_checkpoint(str(directory / "model"), 0)
-    graph = _Graph(symbol, arguments | statistics)
+    graph = _Graph(symbol, arguments | statistics, mx.cpu())
     probabilities: Array = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)}).asnumpy()
     return probabilities
+
+
+def _constants(symbol: Symbol, context: Any) -> dict[str, Any]:
+    found = operations.constants(symbol.list_inputs())
+    return {name: mx.nd.array(array, ctx=context) for name, array in found.items()}
 
 
 def _probabilities(logits: Symbol) -> Symbol:

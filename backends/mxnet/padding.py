@@ -127,7 +127,7 @@ def _cut(plan: Plan) -> Iterator[int]:
 
 
 def _begins_early(operation: Operation) -> bool:
-    """Whether a convolution leaves out its first pixels, or a transposed one adds some there: MXNet cannot."""
+    """Whether a convolution skips its first pixels, or a transposed one adds some: neither can MXNet do."""
     match operation:
         case Conv2D():
             return min(begin for begin, _ in operation.pads) < 0

@@ -8,6 +8,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from core.machine import keep_freed_memory
+
 
 @contextlib.contextmanager
 def _held_back_stderr() -> Iterator[None]:
@@ -33,6 +35,7 @@ with _held_back_stderr():
     import tensorflow as tf
 
 tf.get_logger().setLevel("ERROR")
+keep_freed_memory()
 # TF32 keeps 10 bits of a float32 product: runs on the GPU would leave the other backends' trajectory.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 for _gpu in tf.config.list_physical_devices("GPU"):

@@ -60,7 +60,10 @@ def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> 
     model(torch.zeros(2, 1, size, size, device=where))
     model = model.to(memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    data = [tuple(torch.from_numpy(array).permute(0, 3, 1, 2) for array in batch) for batch in batches(batch_size, size)]
+    data = [
+        tuple(torch.from_numpy(array).permute(0, 3, 1, 2) for array in batch)
+        for batch in batches(batch_size, size)
+    ]
     turn.ready(version=torch.__version__)
     loss = previous = None
     for images, masks in itertools.cycle(data):
