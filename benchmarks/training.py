@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
+from noise import write_noise  # noqa: E402
 from turns import Contender, Turn, ratios, spread, take_turns  # noqa: E402
 
 BY_HAND = {"tf": "tensorflow", "mxnet": "mxnet", "torch": "torch"}
@@ -70,29 +71,12 @@ def main() -> int:
     record = []
     with tempfile.TemporaryDirectory(prefix="pneumoseg-benchmark-") as name:
         path = Path(name) / "noise.h5"
-        write_noise(path, arguments.size, arguments.storage)
+        write_noise(path, arguments.size, arguments.storage, IMAGES)
         for batch_size in arguments.batch_size or [8]:
             record += measure(arguments, batch_size, path)
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0
-
-
-def write_noise(path: Path, size: int, storage: str, count: int = IMAGES) -> None:
-    """A data file of noise."""
-    from data.store import Rows, write
-
-    rng = np.random.default_rng(0)
-
-    def blocks() -> Generator[tuple[Any, ...], None, None]:
-        for _ in range(count):
-            pixels = rng.integers(0, 256, (1, size, size), dtype=np.uint8)
-            masks = (rng.random((1, size, size)) < 0.1).astype(np.uint8)
-            yield (pixels if storage == "uint8" else pixels / np.float32(255)), masks
-
-    sizes = np.full((count, 2), size, np.int32)
-    rows = Rows([f"image{n}" for n in range(count)], sizes, np.ones(count, bool))
-    write(path, rows, (size, size), blocks(), per_dataset=512, storage=storage, attributes={})
 
 
 def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ framework has only queued belongs to the turn that queued it: a turn ends when i
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import statistics
 import time
@@ -67,7 +68,10 @@ class Turn:
         self._wait()
 
     def _wait(self) -> None:
-        self._steps = self._left = self._connection.recv()
+        try:
+            self._steps = self._left = self._connection.recv()
+        except EOFError:
+            raise Finished from None
         if not self._steps:
             self._connection.send(_peak_memory())
             raise Finished
@@ -88,8 +92,9 @@ class Contender:
         self.blocks: list[Block] = []
         self.peak_memory = 0
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, function, arguments), daemon=True)
+        self._process = context.Process(target=_run, args=(theirs, function, arguments))
         self._process.start()
+        atexit.register(self._connection.close)  # so that it ends should this process fail, which waits for it
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from data.store import Store
 
 _MOST_THREADS = 8  # that alter images; beyond, the reader is what limits
 _READ_AHEAD = 2  # batches; one being read and one waiting keep any consumer busy
+_MOST_RECYCLED = _READ_AHEAD + 3  # one being read, one in use, and one that a framework still copies
+_UNHELD = 3  # references to an array: the list of them, the variable, and the argument of the question
 
 
 class Batch(NamedTuple):
@@ -76,6 +79,8 @@ class Loader:
         self.batch_size = batch_size
         self.seed = seed
         self._indices = np.array(indices, dtype=np.int64)
+        shape = (min(batch_size, len(indices)), store.height, store.width, 1)
+        self._memory = _Recycled(shape, np.float32), _Recycled(shape, np.uint8)
         self._sampling = sampling
         self._augmentation = augmentation if augmentation is not None and augmentation.alters else None
         if sampling is not None:
@@ -144,10 +149,9 @@ class Loader:
 
     def _batch(self, order: NDArray[np.int64], number: int) -> Batch:
         indices = order[number * self.batch_size : (number + 1) * self.batch_size].copy()
-        shape = (len(indices), self.store.height, self.store.width, 1)
-        batch = Batch(np.empty(shape, np.float32), np.empty(shape, np.uint8), indices)
-        self.store.read(indices, batch.images, batch.masks)
-        return batch
+        images, masks = (recycled.array(len(indices)) for recycled in self._memory)
+        self.store.read(indices, images, masks)
+        return Batch(images, masks, indices)
 
     def _helpers(self) -> ThreadPoolExecutor:
         """Threads that alter images; they begin with the first one there is to alter."""
@@ -163,3 +167,24 @@ class Loader:
             augment(batch.images[row, ..., 0], batch.masks[row, ..., 0], settings, seed, epoch, first + row)
 
         list(helpers.map(alter, range(len(batch.indices))))  # asks for each result, and so for its error
+
+
+class _Recycled:
+    """Arrays of one shape, whose memory is used again once nobody holds them any more.
+
+    New memory has to be filled with zeros by the system first, which takes as long as reading into it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kind: type[np.generic]) -> None:
+        self._shape, self._kind = shape, kind
+        self._owners: list[NDArray[Any]] = []
+
+    def array(self, count: int) -> NDArray[Any]:
+        """An array of `count` rows; what is in it does not matter."""
+        for owner in self._owners:
+            if sys.getrefcount(owner) == _UNHELD:
+                return owner[:count]  # refers to its owner, as do all views of it
+        owner = np.empty(self._shape, self._kind)
+        if len(self._owners) < _MOST_RECYCLED:
+            self._owners.append(owner)
+        return owner[:count]

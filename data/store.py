@@ -50,6 +50,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.files import explained
 from data import rle
+from data.columns import Column
 from data.layout import Layout, RowFile
 
 FORMAT = "pneumoseg-data"
@@ -66,6 +67,8 @@ DAMAGE = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 _MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
 _LARGEST_ATTRIBUTE = 1 << 16  # bytes; ours have less than a hundred
 _PLAIN_CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)
+_GREATEST_BYTE = 255
+_BITS_OF_ONE = int(np.float32(1).view(np.uint32))
 _OVERHEAD = 4096  # bytes of HDF5's own for a dataset, more than enough
 COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients", "runs")
 _NUMBERED = re.compile(rf"({'|'.join(COLUMNS)})_(0|[1-9][0-9]{{0,8}})")
@@ -340,8 +343,8 @@ class _Part:
     """The open datasets of one number, and where its images start."""
 
     start: int
-    images: h5py.Dataset
-    masks: h5py.Dataset | None
+    images: Column
+    masks: Column | None
     scale: float | None
 
 
@@ -360,14 +363,14 @@ class Store:
         attributes: The file's attributes, as Python values; what is no single value is left out.
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, unbuffered: io.FileIO) -> None:
         self.path = path
-        self._file = file
-        self._parts = _parts(path, file)
+        self._file, self._bytes = file, unbuffered
+        self._parts = _parts(path, file, self._bytes.fileno())
         first, last = self._parts[0], self._parts[-1]
         self._starts = np.array([part.start for part in self._parts], dtype=np.int64)
         self.count: int = last.start + len(last.images)
-        self.height, self.width = map(int, first.images.shape[1:3])
+        self.height, self.width = map(int, first.images.dataset.shape[1:3])
         self.ids = self._read_texts("ids") or tuple(map(str, range(self.count)))
         self.patients = self._read_texts("patients") or ("",) * self.count
         self.sizes = self._read_sizes()
@@ -394,16 +397,20 @@ class Store:
         Raises:
             UserError: The file is missing, not HDF5, cut off, or breaks the contract.
         """
-        file = open_file(path)
-        try:
-            return cls(path, file)
-        except BaseException as error:
-            file.close()
-            raise _damaged(path, error) from error
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(open_file(path))
+            unbuffered = opened.enter_context(io.FileIO(path))
+            try:
+                store = cls(path, file, unbuffered)
+            except BaseException as error:
+                raise _damaged(path, error) from error
+            opened.pop_all()
+        return store
 
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
         self._file.close()
+        self._bytes.close()
 
     def __enter__(self) -> Store:
         return self
@@ -439,22 +446,23 @@ class Store:
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.count:
             raise IndexError(f"indices from {wanted.min()} to {wanted.max()} of {self.count} images")
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
-        raw = np.empty((1, self.height, self.width, 1), dtype=np.uint8)
+        raw = np.empty((self.height, self.width, 1), dtype=np.uint8)
         try:
             for row, (index, number) in enumerate(zip(wanted.tolist(), numbers.tolist(), strict=True)):
                 part = self._parts[number]
-                source = np.s_[index - part.start : index - part.start + 1]
                 if part.masks is not None and masks_out is not None:
-                    part.masks.read_direct(masks_out, source, np.s_[row : row + 1])
+                    part.masks.read(index - part.start, masks_out[row])
+                    self._check_mask(masks_out[row])
                 if part.scale is None:
-                    part.images.read_direct(images_out, source, np.s_[row : row + 1])
+                    part.images.read(index - part.start, images_out[row])
+                    self._check_image(images_out[row])
                 else:
-                    part.images.read_direct(raw, source)
-                    scale = np.float32(part.scale)
-                    np.divide(raw[0], scale, out=images_out[row], dtype=np.float32)
+                    part.images.read(index - part.start, raw)
+                    np.divide(raw, np.float32(part.scale), out=images_out[row], dtype=np.float32)
+                    if part.scale < _GREATEST_BYTE:
+                        self._check_image(images_out[row])
         except Exception as error:
             raise _damaged(self.path, error) from error
-        self._check_values(images_out, masks_out)
 
     def truth(self, index: int) -> NDArray[np.uint8]:
         """The annotation of an image at its original size.
@@ -513,14 +521,22 @@ class Store:
             self._runs_read[number] = runs
         return self._runs_read[number]
 
-    def _check_values(self, images: NDArray[np.float32], masks: NDArray[np.uint8] | None) -> None:
-        """Refuse what only a damaged file holds; in a loss it would be seen much later, if at all."""
-        for name, values in (("images", images), ("masks", masks)):
-            if values is None or not values.size:
-                continue
-            if not (values.min() >= 0 and values.max() <= 1):  # nor for a NaN
-                found = f"values from {values.min()} to {values.max()}"
-                raise UserError(f"{self.path} is damaged: {name} with {found}.", _MAKE_ONE)
+    def _check_image(self, image: NDArray[np.float32]) -> None:
+        """Refuse what only a damaged file holds; in a loss it would be seen much later, if at all.
+
+        As whole numbers, the bits of the numbers from 0 to 1 are the smallest: their maximum tells of others.
+        """
+        if image.view(np.uint32).max() > _BITS_OF_ONE and not (image.min() >= 0 and image.max() <= 1):
+            raise self._damaged_values("images", image)
+
+    def _check_mask(self, mask: NDArray[np.uint8]) -> None:
+        """Likewise."""
+        if mask.max() > 1:
+            raise self._damaged_values("masks", mask)
+
+    def _damaged_values(self, name: str, values: NDArray[Any]) -> UserError:
+        found = f"values from {values.min()} to {values.max()}"
+        return UserError(f"{self.path} is damaged: {name} with {found}.", _MAKE_ONE)
 
     def _read_texts(self, name: str) -> tuple[str, ...]:
         """An optional column of strings, () if the file has none."""
@@ -554,7 +570,7 @@ class Store:
         greatest = []
         for number, part in enumerate(self._parts):
             assert part.masks is not None
-            for mask in part.masks:
+            for mask in part.masks.dataset:
                 value = int(mask.max(initial=0))
                 if value > 1:
                     raise _broken(self.path, f"ann_{number}", f"the value {value}", "0 and 1 only")
@@ -608,7 +624,7 @@ def numbers_of(path: Path, file: h5py.File) -> dict[str, set[int]]:
     return numbers
 
 
-def _parts(path: Path, file: h5py.File) -> list[_Part]:
+def _parts(path: Path, file: h5py.File, number_of_file: int) -> list[_Part]:
     """The image and mask datasets of a file, checked."""
     numbers = numbers_of(path, file)
     annotated = is_annotated(file)
@@ -621,7 +637,8 @@ def _parts(path: Path, file: h5py.File) -> list[_Part]:
         masks = checked_dataset(path, file, f"ann_{number}", images.shape) if annotated else None
         if masks is not None and masks.dtype != np.uint8:
             raise _broken(path, f"ann_{number}", f"type {masks.dtype}", "uint8")
-        parts.append(_Part(start, images, masks, scale_of(path, number, images)))
+        columns = Column(images, number_of_file), None if masks is None else Column(masks, number_of_file)
+        parts.append(_Part(start, *columns, scale_of(path, number, images)))
         start, shape = start + len(images), (None, *images.shape[1:])
     return parts
 

@@ -172,3 +172,19 @@ def test_what_is_drawn_needs_a_seed(store: Store, drawn: dict[str, Any]) -> None
 def test_nothing_to_load_is_refused(store: Store, count: int, size: int) -> None:
     with pytest.raises(ValueError, match="Received"):
         Loader(store, np.arange(count), size)
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it(store: Store) -> None:
+    loader = Loader(store, np.arange(store.count), 2, seed=1)
+    expected = [batch.images.copy() for batch in Loader(store, np.arange(store.count), 2, seed=1).epoch(1)]
+    # Of each batch no more than a view of a part is held: that is enough.
+    held = [batch.images[:1, 1:, ::2] for batch in loader.epoch(1)]
+    for view, images in zip(held, expected, strict=True):
+        np.testing.assert_array_equal(view, images[:1, 1:, ::2])
+    del held, view
+    for _ in range(3):
+        for batch, images in zip(loader.epoch(1), expected, strict=True):
+            np.testing.assert_array_equal(batch.images, images)
+    assert all(len(recycled._owners) <= loader_module._MOST_RECYCLED for recycled in loader._memory)
+    before = {owner.ctypes.data for owner in loader._memory[0]._owners}
+    assert any(batch.images.ctypes.data in before for batch in loader.epoch(2))
