@@ -4,7 +4,8 @@
     python benchmarks/loader.py [--count 1024] [--size 384] [--batch-size 32] [--steps 16] [--repetitions 9]
                                 [--device cpu|gpu] [--json FILE]
 
-For a file of uint8 and one of float32, in one run, each a process (`turns.py`), shuffled batches of images and masks:
+For a file of uint8 and one of float32, in one run, each a process (`turns.py`), shuffled batches of images
+and masks:
 
     ours         data.loader.Loader over the HDF5 file, which is in the disk's cache
     ours, cold   the same after the system was told to forget the file (Linux), read once
@@ -13,8 +14,9 @@ For a file of uint8 and one of float32, in one run, each a process (`turns.py`),
     tf.data      `from_tensor_slices` of arrays in memory, shuffled, batched, prefetched
     torch        a `DataLoader` with two worker processes, each with the file open
 
-`tf.data` and `torch` are left out where the framework is not installed. Printed are images/s and, round by round, the ratio to
-`memory`. The target is 0.6 from the uint8 file. With `--device gpu` each batch is also copied to the GPU, by torch.
+`tf.data` and `torch` are left out where the framework is not installed. Printed are images/s and, round by
+round, the ratio to `memory`. The target is 0.6 from the uint8 file. With `--device gpu` each batch is also
+copied to the GPU, by torch.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
-from turns import Contender, Turn, ratios, spread, take_turns  # noqa: E402
+from turns import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
 
 LEAST = 0.6
 Batches = Iterator[tuple[Any, Any]]
@@ -83,8 +85,8 @@ def measure(arguments: argparse.Namespace, path: Path, storage: str) -> tuple[li
     }
     take_turns(list(contenders.values()), arguments.steps, arguments.repetitions, warm_up=2)
     print(
-        f"{storage}, {arguments.count} images of {arguments.size}x{arguments.size}, batches of {arguments.batch_size}, "
-        f"{arguments.repetitions} rounds; median (least, greatest)"
+        f"{storage}, {arguments.count} images of {arguments.size}x{arguments.size}, "
+        f"batches of {arguments.batch_size}, {arguments.repetitions} rounds; median (least, greatest)"
     )
     rates = {
         name: [arguments.batch_size * block.steps / block.seconds for block in contender.blocks]
@@ -92,12 +94,12 @@ def measure(arguments: argparse.Namespace, path: Path, storage: str) -> tuple[li
     }
     record, ours = [], 0.0
     for name, contender in contenders.items():
-        middle, low, high = spread(rates[name])
-        line = f"  {name:<10}{middle:8.0f} images/s ({low:.0f}, {high:.0f})  {contender.peak_memory / 1e6:6.0f} MB"
+        line = f"  {name:<10}{shown(spread(rates[name]), '.0f'):>22} images/s "
+        line += f"{contender.peak_memory / 1e6:6.0f} MB"
         if name != "memory":
-            middle, low, high = ratios(rates[name], rates["memory"])
-            line += f"  {middle:.2f} ({low:.2f}, {high:.2f}) of memory"
-            ours = middle if name == "ours" else ours
+            found = ratios(rates[name], rates["memory"])
+            line += f"  {shown(found)} of memory"
+            ours = found[0] if name == "ours" else ours
         print(line, flush=True)
         record.append(
             {
@@ -251,7 +253,10 @@ def cold(path: Path, batch_size: int) -> float | None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    with Store.open(path) as store, contextlib.closing(Loader(store, np.arange(store.count), batch_size, seed=0).epoch(1)) as batches:
+    with (
+        Store.open(path) as store,
+        contextlib.closing(Loader(store, np.arange(store.count), batch_size, seed=0).epoch(1)) as batches,
+    ):
         began = time.perf_counter()
         for _ in batches:
             pass

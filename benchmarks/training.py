@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """What a training step costs here, beside the same network written by hand and beside Keras' `fit`.
 
-    python benchmarks/training.py [-f tf -f mxnet ...] [--network fcn|unet] [--batch-size 8 ...] [--size 384]
-                                  [--steps 6] [--repetitions 7] [--storage float32] [--device cpu] [--json FILE]
+    python benchmarks/training.py [-f tf -f mxnet ...] [--network fcn|unet] [--batch-size 8 ...]
+                                  [--size 384] [--steps 6] [--repetitions 7] [--storage float32]
+                                  [--device cpu] [--json FILE]
 
 For each framework, in one run:
 
@@ -10,10 +11,10 @@ For each framework, in one run:
     by hand   benchmarks/by_hand: an expert's loop over batches that lie ready in memory
     keras     for tf: Keras 3 on TensorFlow, `compile` and `fit`
 
-Each is a process; they take turns of a few steps (`turns.py`). Printed are images/s, the ratio to `by hand` of
-the same framework, round by round, and the ratio to the first framework's `ours`; the greatest memory of the process,
-and of `ours` which share of the time went by waiting for the next batch, and which outside of the
-framework (both should be nothing). Augmentation, sampling, clipping and weight decay are off: the loops
+Each is a process; they take turns of a few steps (`turns.py`). Printed are images/s, the ratio to `by hand`
+of the same framework, round by round, and the ratio to the first framework's `ours`; the greatest memory of
+the process, and of `ours` which share of the time went by waiting for the next batch, and which outside of
+the framework (both should be nothing). Augmentation, sampling, clipping and weight decay are off: the loops
 by hand have none.
 """
 
@@ -37,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
-from turns import Contender, Turn, ratios, spread, take_turns  # noqa: E402
+from turns import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
 
 BY_HAND = {"tf": "tensorflow", "mxnet": "mxnet", "torch": "torch"}
 PLAIN = (
@@ -102,8 +103,9 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
             contenders[name, "keras"] = Contender("keras", by_hand, "keras", *hand)
     take_turns(list(contenders.values()), arguments.steps, arguments.repetitions, warm_up=2)
     print(
-        f"{arguments.network}, {arguments.size}x{arguments.size}, batches of {batch_size}, {arguments.storage} file, "
-        f"{arguments.repetitions} rounds of {arguments.steps} steps; median (least, greatest)"
+        f"{arguments.network}, {arguments.size}x{arguments.size}, batches of {batch_size}, "
+        f"{arguments.storage} file, {arguments.repetitions} rounds of {arguments.steps} steps; "
+        "median (least, greatest)"
     )
     rates = {
         key: [batch_size * block.steps / block.seconds for block in contender.blocks]
@@ -111,24 +113,19 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
     }
     record = []
     for (name, kind), contender in contenders.items():
-        middle, low, high = spread(rates[name, kind])
-        line = f"  {name:<6}{kind:<8}{middle:7.2f} images/s ({low:.2f}, {high:.2f}) {contender.peak_memory / 1e6:6.0f} MB"
-        line += f" {sum(b.processor for b in contender.blocks) / sum(b.seconds for b in contender.blocks):5.2f} cores"
-        if kind != "by hand" and (name, "by hand") in rates:
-            middle, low, high = ratios(rates[name, kind], rates[name, "by hand"])
-            line += f"  {middle:.3f} ({low:.3f}, {high:.3f}) of by hand"
-            line += f", memory {contender.peak_memory / contenders[name, 'by hand'].peak_memory:.2f}"
+        busy = sum(block.processor for block in contender.blocks) / sum(b.seconds for b in contender.blocks)
+        line = f"  {name:<6}{kind:<8}{shown(spread(rates[name, kind])):>21} images/s "
+        line += f"{contender.peak_memory / 1e6:6.0f} MB {busy:5.2f} cores"
+        hand = contenders.get((name, "by hand"))
+        if hand is not None and kind != "by hand":
+            line += f"; {shown(ratios(rates[name, kind], rates[name, 'by hand']), '.3f')} of by hand, "
+            line += f"memory {contender.peak_memory / hand.peak_memory:.2f}"
         if kind == "ours":
-            seconds = sum(block.seconds for block in contender.blocks)
-            waiting = sum(block.waiting for block in contender.blocks) / seconds
-            inside = sum(block.inside for block in contender.blocks) / seconds
-            line += f"; waits for data {waiting:.2%}, host between steps {1 - waiting - inside:.2%}"
+            line += waits(contender)
             if (name, "keras") in rates:
-                middle, low, high = ratios(rates[name, "ours"], rates[name, "keras"])
-                line += f"; {middle:.2f} ({low:.2f}, {high:.2f}) of keras"
+                line += f"; {shown(ratios(rates[name, 'ours'], rates[name, 'keras']))} of keras"
             if name != names[0]:
-                middle, low, high = ratios(rates[name, "ours"], rates[names[0], "ours"])
-                line += f"; {middle:.2f} ({low:.2f}, {high:.2f}) of {names[0]}"
+                line += f"; {shown(ratios(rates[name, 'ours'], rates[names[0], 'ours']))} of {names[0]}"
         print(line, flush=True)
         record.append(
             {
@@ -144,6 +141,14 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
             }
         )
     return record
+
+
+def waits(contender: Contender) -> str:
+    """Where time went that the framework did not have."""
+    seconds = sum(block.seconds for block in contender.blocks)
+    waiting = sum(block.waiting for block in contender.blocks) / seconds
+    inside = sum(block.inside for block in contender.blocks) / seconds
+    return f"; waits for data {waiting:.2%}, host between steps {1 - waiting - inside:.2%}"
 
 
 def by_hand(turn: Turn, module: str, *arguments: Any) -> None:
@@ -190,7 +195,7 @@ def ours(
     with (
         Store.open(path) as store,
         tempfile.TemporaryDirectory() as folder,
-        open(os.devnull, "w") as nowhere,
+        Path(os.devnull).open("w") as nowhere,
     ):
         # The same images again and again, in one epoch that is long enough.
         indices = np.tile(np.arange(store.count), -(-MOST_STEPS * batch_size // store.count))

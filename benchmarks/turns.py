@@ -94,7 +94,9 @@ class Contender:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(theirs, function, arguments))
         self._process.start()
-        atexit.register(self._connection.close)  # so that it ends should this process fail, which waits for it
+        atexit.register(
+            self._connection.close
+        )  # so that it ends should this process fail, which waits for it
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
 
@@ -136,6 +138,12 @@ def ratios(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """Median, least, greatest."""
     return statistics.median(values), min(values), max(values)
+
+
+def shown(values: tuple[float, float, float], form: str = ".2f") -> str:
+    """A median with its range, as text."""
+    middle, low, high = (format(value, form) for value in values)
+    return f"{middle} ({low}, {high})"
 
 
 def _run(connection: Connection, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -6,15 +6,16 @@ import os
 from typing import Any
 
 import numpy as np
+from turns import Turn
+
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS
-from turns import Turn
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import keras  # noqa: E402  reads the variables above
-import tensorflow as tf  # noqa: E402
+import keras
+import tensorflow as tf
 
 MOST_STEPS = 100_000  # of the epoch, which the turns end
 

@@ -7,9 +7,10 @@ import os
 from typing import Any
 
 import numpy as np
+from turns import Turn
+
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS
-from turns import Turn
 
 # By itself MXNet takes half of the cores.
 os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))

@@ -6,13 +6,14 @@ import itertools
 import os
 from typing import Any
 
+from turns import Turn
+
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS
-from turns import Turn
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-import tensorflow as tf  # noqa: E402  reads the variable above
+import tensorflow as tf
 
 
 class Layers:

@@ -6,10 +6,11 @@ import itertools
 from typing import Any
 
 import torch
-from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import NETWORKS
 from torch import nn
 from turns import Turn
+
+from by_hand.batches import LEARNING_RATE, batches
+from by_hand.networks import NETWORKS
 
 
 class Layers(nn.Module):
