@@ -79,5 +79,5 @@ def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> 
         loss.backward()
         optimizer.step()
         if previous is not None:
-            float(previous)
+            previous.item()
         turn.step_done(lambda: torch.cuda.synchronize() if where.type == "cuda" else None)
