@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backends.tf.framework import tf
+from core.lowering import same_pads
 from core.plan import (
     BatchNorm,
     Bias,
@@ -167,18 +168,14 @@ def _padding(
     which take up to a third less time. But not for a kernel smaller than the stride: over one, they end
     the process now and then by a segmentation fault (TensorFlow 2.21).
     """
-    explicit = [[begin, max(end, 0)] for begin, end in pads]
-    same = []
-    for length, taps, few in zip(large, operation.kernel_size, small, strict=True):
-        total = max((few - 1) * operation.stride + taps - length, 0)
-        same.append([total // 2, total - total // 2])
-    if (
-        explicit == same
-        and min(operation.kernel_size) >= operation.stride
-        and all(few == -(-length // operation.stride) for length, few in zip(large, small, strict=True))
-    ):
+    explicit = [(begin, max(end, 0)) for begin, end in pads]
+    rule = [
+        same_pads(length, taps, operation.stride)
+        for length, taps in zip(large, operation.kernel_size, strict=True)
+    ]
+    if min(operation.kernel_size) >= operation.stride and rule == list(zip(small, explicit, strict=True)):
         return "SAME"
-    return [[0, 0], *explicit, [0, 0]]
+    return [[0, 0], *map(list, explicit), [0, 0]]
 
 
 def _normalise(
