@@ -1,4 +1,4 @@
-"""MXNet's two ways through batch norm in float32: the quick one is used where it is good enough, and is."""
+"""What only MXNet can get wrong: two ways through batch norm, and oneDNN's layouts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from selected import BACKENDS
 
 from core.comparison import difference
 from core.configuration import load_configuration
-from core.conformance.cases import case_of, judge, run_case
+from core.conformance.cases import case_of, judge, make_case, run_case
 from core.contract import Implementation
 from core.isolation import Isolated
 from core.lowering import lower
@@ -49,3 +49,17 @@ def test_the_quick_way_agrees_with_the_reference_and_the_others_take_the_long_on
     for name, array in expected.state.items():
         if "moving" in name:
             assert difference(received.state[name], array) < 1e-6, name
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8, 16])
+def test_channels_that_are_no_whole_blocks_are_joined_and_parted(channels: int) -> None:
+    # The gradient comes from a convolution of blocks; parting it within one ended the process.
+    blocks = [
+        {"name": "one", "kind": "transpose", "filters": channels, "kernel": 1, "stride": 1},
+        {"name": "mask", "kind": "output", "kernel": 2, "skip": "one"},
+    ]
+    case = make_case(blocks, 24, 14, batch_norm=False)
+    with Isolated("mxnet") as mxnet:
+        received, expected = mxnet.call(run_case, case, "float32"), judge(case)
+    for name, gradient in expected.gradients.items():
+        assert difference(received.gradients[name], gradient) < 1e-4, name
