@@ -29,11 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
+from noise import write_noise  # noqa: E402
 
 from core.commands.batches import training_batches  # noqa: E402
 from core.configuration import load_configuration  # noqa: E402
 from core.machine import available_cores  # noqa: E402
-from data.store import Rows, Store, write  # noqa: E402
+from data.store import Store  # noqa: E402
 
 EVERYTHING = (
     "{horizontal_flip: 0.5, shift: 0.0625, scale: 0.1, rotate: 15, "
@@ -60,7 +61,7 @@ def main() -> int:
     processor: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory(prefix="pneumoseg-benchmark-") as folder:
         path = Path(folder) / "noise.h5"
-        write_noise(path, arguments.count, arguments.size)
+        write_noise(path, arguments.size, "uint8", arguments.count)
         with Store.open(path) as store:
             loaders = {
                 kind: training_batches(
@@ -94,19 +95,6 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
-
-
-def write_noise(path: Path, count: int, size: int) -> None:
-    """Every fourth image has a mask, of a rectangle."""
-    pixels = np.random.default_rng(0).random((count, size, size), np.float32)
-    masks = np.zeros(pixels.shape, np.uint8)
-    masks[::4, size // 8 : size // 4, size // 6 : size // 2] = 1
-    rows = Rows(
-        [str(number) for number in range(count)],
-        np.full((count, 2), size, np.int32),
-        masks.any(axis=(1, 2)),
-    )
-    write(path, rows, (size, size), iter([(pixels, masks)]), per_dataset=512, storage="uint8", attributes={})
 
 
 if __name__ == "__main__":

@@ -12,15 +12,16 @@ from data.store import Rows, write
 
 
 def write_noise(path: Path, size: int, storage: str, count: int) -> None:
-    """A data file of `count` images (size, size) and masks of which a tenth is set."""
+    """A data file of `count` images (size, size), of which every fourth has a mask, a rectangle."""
     rng = np.random.default_rng(0)
+    positive = np.arange(count) % 4 == 0
 
     def blocks() -> Iterator[tuple[Any, ...]]:
-        for _ in range(count):
+        for has_mask in positive:
             pixels = rng.integers(0, 256, (1, size, size), dtype=np.uint8)
-            masks = (rng.random((1, size, size), dtype=np.float32) < 0.1).astype(np.uint8)
+            masks = np.zeros(pixels.shape, np.uint8)
+            masks[:, size // 8 : size // 4, size // 6 : size // 2] = has_mask
             yield (pixels if storage == "uint8" else pixels / np.float32(255)), masks
 
-    sizes = np.full((count, 2), size, np.int32)
-    rows = Rows([f"image{n}" for n in range(count)], sizes, np.ones(count, bool))
+    rows = Rows([f"image{n}" for n in range(count)], np.full((count, 2), size, np.int32), positive)
     write(path, rows, (size, size), blocks(), per_dataset=512, storage=storage, attributes={})

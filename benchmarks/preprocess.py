@@ -48,6 +48,7 @@ import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import simplejpeg  # noqa: E402
 from pydicom.encaps import generate_frames  # noqa: E402
+from turns import spread  # noqa: E402
 
 from core.machine import available_cores  # noqa: E402
 from data.dicom import find  # noqa: E402
@@ -266,11 +267,11 @@ def report(
         ("loop", [one.loop for one in rounds], 1),
         ("at once", [one.at_once for one in rounds], workers),
     ):
-        low, middle, high = spread([of / one for one in seconds])
+        middle, low, high = spread([of / one for one in seconds])
         print(f"  {name:<8} {middle:8.1f} images/s ({low:.1f}, {high:.1f})")
     print("per core, images/s of the command")
     for name, values in {**ratios, "(limit at once, of the limit)": shares}.items():
-        low, middle, high = spread(values)
+        middle, low, high = spread(values)
         print(f"  {name:<34} {middle:6.2f} ({low:.2f}, {high:.2f})")
     print("greatest memory of all its processes")
     for files, peak in memory.items():
@@ -295,11 +296,6 @@ def report(
 def ratio(bare: Sequence[float], command: Sequence[float], workers: int) -> list[float]:
     """Round by round: the command's images/s and worker over the bare one's images/s."""
     return [one / (other * workers) for one, other in zip(bare, command, strict=True)]
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Least, median, greatest."""
-    return min(values), statistics.median(values), max(values)
 
 
 if __name__ == "__main__":

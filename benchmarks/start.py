@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from noise import write_noise  # noqa: E402  the line above finds the project
+from training import BY_HAND  # noqa: E402
 from turns import ratios, spread  # noqa: E402
 
-BY_HAND = {"tf": "tensorflow", "mxnet": "mxnet", "torch": "torch"}
 MOST_HELP, MOST_FIRST = 3.0, 1.5
 
 FIRST_STEP = """

@@ -116,10 +116,10 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
         busy = sum(block.processor for block in contender.blocks) / sum(b.seconds for b in contender.blocks)
         line = f"  {name:<6}{kind:<8}{shown(spread(rates[name, kind])):>21} images/s "
         line += f"{contender.peak_memory / 1e6:6.0f} MB {busy:5.2f} cores"
-        hand = contenders.get((name, "by hand"))
-        if hand is not None and kind != "by hand":
+        rival = contenders.get((name, "by hand"))
+        if rival is not None and kind != "by hand":
             line += f"; {shown(ratios(rates[name, kind], rates[name, 'by hand']), '.3f')} of by hand, "
-            line += f"memory {contender.peak_memory / hand.peak_memory:.2f}"
+            line += f"memory {contender.peak_memory / rival.peak_memory:.2f}"
         if kind == "ours":
             line += waits(contender)
             if (name, "keras") in rates:
@@ -208,7 +208,7 @@ def ours(
                 model=watched,  # type: ignore[arg-type]
                 plan=plan,
                 configuration=configuration,
-                data=DataFacts(store.count, size, size, store.count),
+                data=DataFacts(store.count, size, size, int(store.positive.sum())),
                 training=WatchedBatches(loader, turn),
                 validation=loader,
                 folder=Path(folder),

@@ -94,9 +94,8 @@ class Contender:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(theirs, function, arguments))
         self._process.start()
-        atexit.register(
-            self._connection.close
-        )  # so that it ends should this process fail, which waits for it
+        # Should this process fail, it waits for its children: without this they would wait for it.
+        atexit.register(self._connection.close)
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
 
