@@ -297,3 +297,37 @@ def test_runs_that_are_no_mask_are_refused(tmp_path: Path, runs: NDArray[Any], s
         file["runs_0"] = runs
     with Store.open(tmp_path / "a.h5") as store, pytest.raises(UserError, match=f"runs_0.*{says}"):
         store.truth(0)
+
+
+@pytest.mark.parametrize("value", [1.001, -0.25, np.nan, np.inf, -np.inf])
+def test_a_grey_value_outside_of_0_to_1_is_refused(tmp_path: Path, value: float) -> None:
+    write_store(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["images_1"][1, 2, 1] = value  # one pixel of image 4
+    with Store.open(tmp_path / "a.h5") as store:
+        read_all(store, [0, 3, 5])
+        with pytest.raises(UserError, match="is damaged: images with values from"):
+            read_all(store, [0, 4])
+
+
+def test_a_negative_zero_is_a_zero(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["images_1"][1, 2, 1] = -0.0
+    with Store.open(tmp_path / "a.h5") as store:
+        assert read_all(store, [4])[0][0, 2, 1, 0] == 0
+
+
+def test_a_byte_above_the_scale_and_a_mask_of_2_are_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.h5", "uint8")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["images_0"].attrs["scale"] = 100.0
+        file["images_0"][:] = 100
+        file["images_0"][2, 0, 0] = 101
+        file["ann_1"][0, 1, 1] = 2
+    with Store.open(tmp_path / "a.h5") as store:
+        assert (read_all(store, [0, 1])[0] == 1).all()
+        with pytest.raises(UserError, match="is damaged: images with values from"):
+            read_all(store, [2])
+        with pytest.raises(UserError, match="is damaged: masks with values from"):
+            read_all(store, [3])
