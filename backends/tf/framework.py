@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from core.machine import keep_freed_memory
 
@@ -42,4 +43,7 @@ for _gpu in tf.config.list_physical_devices("GPU"):
     # Otherwise TensorFlow takes the whole memory of every GPU at the first operation.
     tf.config.experimental.set_memory_growth(_gpu, True)
 
-__all__ = ["tf"]
+Tensor = Any
+"""A `tf.Tensor`; TensorFlow ships no type information."""
+
+__all__ = ["Tensor", "tf"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from backends.tf.framework import tf
-from backends.tf.operations import Tensor
+from backends.tf.framework import Tensor, tf
 from core.rules import LossRule
 
 

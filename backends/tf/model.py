@@ -9,8 +9,7 @@ import numpy as np
 
 from backends.tf import losses, operations, optimizers
 from backends.tf.devices import framework_device, list_devices
-from backends.tf.framework import tf
-from backends.tf.operations import Tensor
+from backends.tf.framework import Tensor, tf
 from core import plan as plans
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.plan import Plan

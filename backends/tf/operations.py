@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from backends.tf.framework import tf
+from backends.tf import cpu, fused_batch_norm
+from backends.tf.framework import Tensor, tf
 from core.lowering import same_pads
 from core.plan import (
     BatchNorm,
@@ -20,50 +22,66 @@ from core.plan import (
     Relu,
 )
 
-Tensor = Any
-"""A `tf.Tensor`; TensorFlow ships no type information."""
+
+@dataclass(frozen=True)
+class Use:
+    """Where a graph runs and what for, which decides between kernels that compute the same."""
+
+    on_cpu: bool
+    training: bool
+
+    @property
+    def trains_on_cpu(self) -> bool:
+        """Whether the kernels are chosen by hand (`backends.tf.cpu`)."""
+        return self.on_cpu and self.training
 
 
-Product = Callable[[Any, Tensor, Tensor], Tensor]
+Product = Callable[[Any, Tensor, Tensor, Use], Tensor]
 """One of the two convolutions, of its operation, the image and the kernel."""
 
 
-def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
+def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
     """Convolution with the plan's pads."""
     size = operation.output.height, operation.output.width
     pads = _padding(operation, x.shape[1:3], size, operation.pads)
+    if use.trains_on_cpu and operation.kernel_size == (1, 1) and operation.stride == 1 and pads == "SAME":
+        return cpu.pointwise(x, kernel)
     return tf.nn.conv2d(x, kernel, operation.stride, pads)
 
 
-def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
+def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
     """The gradient of the convolution whose pads are the crops; an end short of pixels is zeros."""
     out = operation.output
     shape = tf.stack([tf.shape(x)[0], out.height, out.width, out.channels])
     pads = _padding(operation, (out.height, out.width), x.shape[1:3], operation.crops)
+    if use.on_cpu and out.channels == 1 and pads == "SAME":
+        pads = _explicit(operation.crops)
+        if use.training:
+            return cpu.transposed_to_one_channel(x, kernel, shape, operation.stride, pads)
     return tf.nn.conv2d_transpose(x, kernel, shape, operation.stride, pads)
 
 
-def in_bfloat16(product: Product, on_cpu: bool) -> Product:
+def in_bfloat16(product: Product) -> Product:
     """The product as "mixed_bfloat16" has it (`core.rules`); `tf.cast` rounds gradients as it does values.
 
     The CPU's own kernels add in bfloat16 (a kernel's gradient is off by 2 % after 300 pixels), so there
     the product of the rounded operands is taken in float32.
     """
 
-    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    def rounded(operation: Any, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
         x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
-        if on_cpu:
+        if use.on_cpu:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
-        return tf.cast(tf.cast(product(operation, x, kernel), tf.bfloat16), tf.float32)
+        return tf.cast(tf.cast(product(operation, x, kernel, use), tf.bfloat16), tf.float32)
 
     return rounded
 
 
-def bias(_: Operation, x: Tensor, b: Tensor, trains_on_cpu: bool) -> Tensor:
+def bias(_: Operation, x: Tensor, b: Tensor, use: Use) -> Tensor:
     """Add b to every pixel."""
     if x.shape[-1] == 1:
         return x + b  # its gradient is the faster one
-    return _bias_on_cpu(x, b) if trains_on_cpu else tf.nn.bias_add(x, b)
+    return cpu.bias(x, b) if use.trains_on_cpu else tf.nn.bias_add(x, b)
 
 
 def relu(_: Operation, x: Tensor) -> Tensor:
@@ -78,23 +96,18 @@ def batch_norm(
     beta: Tensor,
     mean: Tensor,
     variance: Tensor,
-    training: bool,
-    on_cpu: bool,
+    use: Use,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised input, and the mean and biased variance that normalised it."""
+    epsilon = operation.epsilon
     if x.dtype == tf.float64:  # the fused kernel has no float64
-        if training:
+        if use.training:
             mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
-        y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, operation.epsilon)
-        return y, mean, variance
-    if not training:
-        return _normalise(operation, x, gamma, beta, mean, variance), mean, variance
-    if on_cpu:
-        return _batch_norm_on_cpu(operation, x, gamma, beta)
-    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=operation.epsilon, is_training=True
-    )
-    return y, mean, _biased(variance, tf.size(x) // x.shape[-1])
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon), mean, variance
+    if not use.training:
+        return fused_batch_norm.by_known(x, gamma, beta, mean, variance, epsilon), mean, variance
+    by_own = cpu.batch_norm if use.on_cpu else fused_batch_norm.by_own
+    return by_own(x, gamma, beta, epsilon)
 
 
 def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
@@ -123,19 +136,20 @@ def forward(
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
+    use = Use(on_cpu, training=keep is not None)
     convolve: Product = conv2d
     transpose: Product = conv_transpose2d
     if mixed:
-        convolve, transpose = in_bfloat16(conv2d, on_cpu), in_bfloat16(conv_transpose2d, on_cpu)
+        convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
             case Conv2D():
-                y = convolve(op, x, arrays[op.kernel])
+                y = convolve(op, x, arrays[op.kernel], use)
             case ConvTranspose2D():
-                y = transpose(op, x, arrays[op.kernel])
+                y = transpose(op, x, arrays[op.kernel], use)
             case Bias():
-                y = bias(op, x, arrays[op.bias], trains_on_cpu=on_cpu and keep is not None)
+                y = bias(op, x, arrays[op.bias], use)
             case Relu():
                 y = relu(op, x)
             case BatchNorm():
@@ -146,8 +160,7 @@ def forward(
                     arrays[op.beta],
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
-                    training=keep is not None,
-                    on_cpu=on_cpu,
+                    use,
                 )
             case Dropout():
                 y = x if keep is None else dropout(op, x, keep[op.name])
@@ -168,101 +181,13 @@ def _padding(
     which take up to a third less time. But not for a kernel smaller than the stride: over one, they end
     the process now and then by a segmentation fault (TensorFlow 2.21).
     """
-    explicit = [(begin, max(end, 0)) for begin, end in pads]
-    rule = [
-        same_pads(length, taps, operation.stride)
-        for length, taps in zip(large, operation.kernel_size, strict=True)
-    ]
-    if min(operation.kernel_size) >= operation.stride and rule == list(zip(small, explicit, strict=True)):
-        return "SAME"
-    return [[0, 0], *map(list, explicit), [0, 0]]
+    explicit = _explicit(pads)
+    sides = zip(large, operation.kernel_size, strict=True)
+    sizes, same = zip(*(same_pads(length, taps, operation.stride) for length, taps in sides), strict=True)
+    is_same = (sizes, _explicit(same)) == (tuple(small), explicit)
+    return "SAME" if is_same and min(operation.kernel_size) >= operation.stride else explicit
 
 
-def _normalise(
-    operation: BatchNorm, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
-) -> Tensor:
-    """The input normalised by a mean and a biased variance that are known."""
-    return tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=gamma,
-        offset=beta,
-        mean=mean,
-        variance=variance,
-        epsilon=operation.epsilon,
-        is_training=False,
-    ).y
-
-
-def _bias_on_cpu(x: Tensor, b: Tensor) -> Tensor:
-    """The same addition with another gradient, summed as a product: of every column, then of the columns.
-
-    TensorFlow's own is fused with that of the convolution before it, and both together take twice as long.
-    """
-
-    def with_gradient(x: Tensor, b: Tensor) -> tuple[Tensor, Any]:
-        def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
-            width, channels = dy.shape[2], dy.shape[3]
-            columns = tf.reshape(dy, [-1, width * channels])
-            ones = tf.ones([1, tf.shape(columns)[0]], dy.dtype)
-            sums = tf.reshape(tf.matmul(ones, columns), [width, channels])
-            return dy, tf.reduce_sum(sums, axis=0)
-
-        return tf.nn.bias_add(x, b), gradient
-
-    y: Tensor = tf.custom_gradient(with_gradient)(x, b)
-    return y
-
-
-def _batch_norm_on_cpu(
-    operation: BatchNorm, x: Tensor, gamma: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm of a training step by the fused kernels, with sums that keep float32's digits.
-
-    The CPU's kernel adds pixel by pixel: over a batch of radiographs its mean and variance are off by
-    up to 2e-4, and so are the gradients behind. These are off by 5e-7.
-    """
-
-    def with_gradient(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[tuple[Tensor, ...], Any]:
-        mean, variance = _moments(x)
-
-        def gradient(dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            found = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy,
-                x=x,
-                scale=gamma,
-                reserve_space_1=mean,
-                reserve_space_2=variance,  # the CPU's kernel wants the variance, a GPU's something else
-                reserve_space_3=[],
-                epsilon=operation.epsilon,
-                is_training=True,
-            )
-            return found.x_backprop, found.scale_backprop, found.offset_backprop
-
-        return (_normalise(operation, x, gamma, beta, mean, variance), mean, variance), gradient
-
-    y, mean, variance = tf.custom_gradient(with_gradient)(x, gamma, beta)
-    return y, mean, variance
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, in two levels: of every column, then of the columns.
-
-    The fused kernel does the first one, told that a row's pixels are so many more channels.
-    """
-    width, channels = x.shape[2], x.shape[3]
-    rows = tf.size(x) // (width * channels)
-    columns = tf.reshape(x, [1, rows, 1, width * channels])
-    ones = tf.ones([width * channels], x.dtype)
-    _, means, variances, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=columns, scale=ones, offset=ones, mean=[], variance=[], epsilon=1.0, is_training=True
-    )
-    means = tf.reshape(means, [width, channels])
-    within = tf.reshape(_biased(variances, rows), [width, channels])
-    mean = tf.reduce_mean(means, axis=0)
-    return mean, tf.reduce_mean(within + tf.math.squared_difference(means, mean), axis=0)
-
-
-def _biased(variance: Tensor, count: Tensor) -> Tensor:
-    """The fused kernel gives the Bessel-corrected variance, though it normalises by the biased."""
-    count = tf.cast(count, variance.dtype)
-    return variance * ((count - 1) / count)
+def _explicit(pads: Sequence[Pads]) -> list[list[int]]:
+    """The pads of all four axes; zeros that a transposed convolution appends are no crops."""
+    return [[0, 0], *([begin, max(end, 0)] for begin, end in pads), [0, 0]]

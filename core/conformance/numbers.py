@@ -105,8 +105,9 @@ def _many_pixels() -> Check:
         for name in ("one/moving_mean", "one/moving_variance"):
             found = difference(received.state[name], expected.state[name])
             _require(found < 1e-6, f"{name}: relative difference {found:.1e}, allowed 1e-6")
+        # Of it batch norm leaves what epsilon makes up: errors of backward's sums show a hundredfold.
         found = difference(received.gradients["one/kernel"], expected.gradients["one/kernel"])
-        _require(found < TOLERANCE["float32"], f"gradient of one/kernel: relative difference {found:.1e}")
+        _require(found < 1e-3, f"gradient of one/kernel: relative difference {found:.1e}, allowed 1e-3")
 
     return Check("batch norm", "sums over many pixels", "float32", run)
 
