@@ -50,7 +50,7 @@ PLAIN = (
     "network.dropout=0.0",
 )
 IMAGES = 64  # of the file
-MOST_STEPS = 100_000  # of the epoch, which the turns end
+WARM_UP = 2  # rounds that do not count
 
 
 def main() -> int:
@@ -95,13 +95,14 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
             arguments.size,
             arguments.device,
             arguments.precision,
+            arguments.steps * (WARM_UP + arguments.repetitions),
         )
         hand = (arguments.network, batch_size, arguments.size, arguments.device)
         if name in BY_HAND:
             contenders[name, "by hand"] = Contender(f"{name}, by hand", by_hand, BY_HAND[name], *hand)
         if name == "tf":
             contenders[name, "keras"] = Contender("keras", by_hand, "keras", *hand)
-    take_turns(list(contenders.values()), arguments.steps, arguments.repetitions, warm_up=2)
+    take_turns(list(contenders.values()), arguments.steps, arguments.repetitions, WARM_UP)
     print(
         f"{arguments.network}, {arguments.size}x{arguments.size}, batches of {batch_size}, "
         f"{arguments.storage} file, {arguments.repetitions} rounds of {arguments.steps} steps; "
@@ -158,9 +159,17 @@ def by_hand(turn: Turn, module: str, *arguments: Any) -> None:
 
 
 def ours(
-    turn: Turn, name: str, network: str, path: Path, batch_size: int, size: int, device: str, precision: str
+    turn: Turn,
+    name: str,
+    network: str,
+    path: Path,
+    batch_size: int,
+    size: int,
+    device: str,
+    precision: str,
+    steps: int,
 ) -> None:
-    """`run.py`'s loop, in its process."""
+    """`run.py`'s loop, in its process; `steps` are those of all turns."""
     from rich.console import Console
 
     from core.checkpoint import DataFacts
@@ -197,8 +206,8 @@ def ours(
         tempfile.TemporaryDirectory() as folder,
         Path(os.devnull).open("w") as nowhere,
     ):
-        # The same images again and again, in one epoch that is long enough.
-        indices = np.tile(np.arange(store.count), -(-MOST_STEPS * batch_size // store.count))
+        # The same images again and again, in one epoch that is long enough: the turns end it.
+        indices = np.resize(np.arange(store.count), (steps + 1) * batch_size)
         loader = training_batches(store, indices, settings)
         console = Console(file=nowhere, force_terminal=True, highlight=False, markup=False)
         log = TensorBoardLog(Path(folder) / "logs", 0, settings.threshold)

@@ -48,7 +48,7 @@ class TensorFlowModel:
     ) -> Tensor:
         """One update; gives the loss before it."""
         with tf.device(self._device):
-            kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
+            kept = self._drawn(len(images), scalars.step) if keep is None else self._given(keep)
             return self._update(
                 self._floats(images),
                 tf.constant(masks, tf.uint8),
@@ -72,7 +72,7 @@ class TensorFlowModel:
     def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         with tf.device(self._device):
-            kept = self._draw(len(images), 0) if keep is None else self._given(keep)
+            kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
             loss, gradients, _ = self._differentiate(self._floats(images), tf.constant(masks, tf.uint8), kept)
         return float(loss), {name: gradient.numpy() for name, gradient in gradients.items()}
 
@@ -106,6 +106,9 @@ class TensorFlowModel:
 
     def _given(self, keep: KeepMasks) -> dict[str, Tensor]:
         return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
+
+    def _drawn(self, count: int, step: int) -> dict[str, Tensor]:
+        return self._draw(count, step) if self._plan.dropouts else {}  # a call takes 0.7 ms
 
     def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
         return operations.forward(self._plan, images, self._arrays, keep, self._on_cpu, self._mixed)
