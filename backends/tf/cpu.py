@@ -1,6 +1,6 @@
 """Operations of a training step on a CPU, by other kernels than TensorFlow takes by itself.
 
-Each is the operation of the same name in `backends.tf.operations`: the same sums, sooner or with more digits.
+Each is an operation of `backends.tf.operations`, or a case of one: the same sums, sooner or with more digits.
 """
 
 from __future__ import annotations
