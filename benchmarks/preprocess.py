@@ -110,8 +110,10 @@ def parse() -> argparse.Namespace:
 def part(folder: Path, count: int) -> Path:
     """A folder with the first `count` radiographs, linked, and all annotations."""
     small = folder / f"part-{count}"
+    if small.exists():
+        return small
     images = small / IMAGES
-    images.mkdir(parents=True, exist_ok=True)
+    images.mkdir(parents=True)
     for path in find(folder / "all")[:count]:
         os.link(path, images / path.name)
     shutil.copy(folder / "all" / ANNOTATIONS, small)

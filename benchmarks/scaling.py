@@ -33,6 +33,7 @@ from training import ours  # noqa: E402
 from turns import Contender, Turn, take_turns  # noqa: E402
 
 SMALL, BATCH, IMAGES = 64, 32, 16
+STEPS = 3  # of a turn
 
 
 def main() -> int:
@@ -96,8 +97,9 @@ def by_size(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
         path = folder / "sizes.h5"
         write_noise(path, size, "float32", IMAGES)
         facts = ("fcn", path, arguments.batch_size, size, arguments.device, "float32")
-        contender = Contender(f"{size}x{size}", ours, arguments.framework, *facts)
-        take_turns([contender], 3, arguments.repetitions)
+        steps = STEPS * (1 + arguments.repetitions)  # the first turn does not count
+        contender = Contender(f"{size}x{size}", ours, arguments.framework, *facts, steps)
+        take_turns([contender], STEPS, arguments.repetitions)
         pixels = arguments.batch_size * size * size / 1e6
         step = statistics.median(block.seconds / block.steps for block in contender.blocks)
         rows.append({"size": size, "pixels": pixels, "step": step, "peak_memory": contender.peak_memory})
