@@ -26,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
-from turns import ratios, shown, spread  # noqa: E402
+from turns import ratios, seconds_in_turns, shown, spread  # noqa: E402
 
 from core.commands import results  # noqa: E402
 from core.devices import choose_device  # noqa: E402
@@ -125,13 +124,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         "network": lambda: [predictor.predict(batch) for batch in batches],
         "conclude": conclude,
     }
-    seconds: dict[str, list[float]] = {part: [] for part in work}
-    for number in range(arguments.repetitions + 1):
-        for part in list(work)[:: -1 if number % 2 else 1]:
-            began = time.perf_counter()
-            work[part]()
-            if number:
-                seconds[part].append(time.perf_counter() - began)
+    seconds = seconds_in_turns(work, arguments.repetitions)
     handful = statistics.median(seconds.pop("handful"))
     beyond = arguments.count - HANDFUL
     rounds = {part: [value / arguments.count for value in values] for part, values in seconds.items()}

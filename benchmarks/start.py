@@ -15,12 +15,12 @@ ratio of each round. Every first round, in which files come from the disk, does 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from noise import write_noise  # noqa: E402  the line above finds the project
 from training import BY_HAND  # noqa: E402
-from turns import ratios, spread  # noqa: E402
+from turns import ratios, seconds_in_turns, spread  # noqa: E402
 
 MOST_HELP, MOST_FIRST = 3.0, 1.5
 
@@ -94,12 +94,8 @@ def main() -> int:
             ours, hand = f"{framework}, first step", f"{framework}, by hand"
             commands[ours] = [
                 *(python, "-c", FIRST_STEP, str(ROOT), "-f", framework, "--data", str(folder / "noise.h5")),
-                *(
-                    "--config",
-                    str(ROOT / f"configs/{arguments.network}.yaml"),
-                    "--out",
-                    str(folder / framework),
-                ),
+                *("--config", str(ROOT / f"configs/{arguments.network}.yaml")),
+                *("--out", str(folder / framework)),
                 *("--batch-size", str(arguments.batch_size), "--device", arguments.device),
             ]
             if framework in BY_HAND:
@@ -107,12 +103,8 @@ def main() -> int:
                 places = (str(ROOT / "benchmarks"), str(ROOT))
                 commands[hand] = [python, "-c", ONE_STEP, *places, BY_HAND[framework], *facts]
                 pairs.append((ours, hand, MOST_FIRST))
-        seconds: dict[str, list[float]] = {key: [] for key in commands}
-        for number in range(arguments.repetitions + 1):
-            for key in list(commands)[:: -1 if number % 2 else 1]:
-                took = timed(commands[key])
-                if number:
-                    seconds[key].append(took)
+        work = {key: functools.partial(run, command) for key, command in commands.items()}
+        seconds = seconds_in_turns(work, arguments.repetitions)
     for key, values in seconds.items():
         middle, low, high = spread(values)
         print(f"{key:<20}{middle:7.2f} s ({low:.2f}, {high:.2f})")
@@ -126,14 +118,12 @@ def main() -> int:
     return 0 if met else 1
 
 
-def timed(command: list[str]) -> float:
-    """Seconds of a process."""
+def run(command: list[str]) -> None:
+    """A process, from start to end."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:2])} … ended with status {done.returncode}:\n{done.stderr}")
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Promises: while one is at work the others wait, so none disturbs another, and whatever else the machine does
 meets all of them alike; a contender's first turn (imports, compiling) is not for counting. Work that a
 framework has only queued belongs to the turn that queued it: a turn ends when its last step is settled.
+`seconds_in_turns` is the same for work that one process does, or that is a process from start to end.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import atexit
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,22 @@ class Contender:
 def take_turns(contenders: Sequence[Contender], steps: int, rounds: int, warm_up: int = 1) -> None:
     """Rounds in which each has one turn, every second one in the other order; the first do not count."""
     for number in range(warm_up + rounds):
-        for contender in contenders[:: -1 if number % 2 else 1]:
+        for contender in _in_order(contenders, number):
             contender.take_turn(steps, counts=number >= warm_up)
     for contender in contenders:
         contender.finish()
+
+
+def seconds_in_turns(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """How long each takes in every round, by its name; a first round does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for number in range(1 + rounds):
+        for name in _in_order(list(work), number):
+            began = time.perf_counter()
+            work[name]()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
 
 
 def ratios(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
@@ -143,6 +158,11 @@ def shown(values: tuple[float, float, float], form: str = ".2f") -> str:
     """A median with its range, as text."""
     middle, low, high = (format(value, form) for value in values)
     return f"{middle} ({low}, {high})"
+
+
+def _in_order(items: Sequence[Item], number: int) -> Sequence[Item]:
+    """Every second round goes the other way."""
+    return items[:: -1 if number % 2 else 1]
 
 
 def _run(connection: Connection, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
