@@ -105,6 +105,7 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
     take_turns(list(contenders.values()), arguments.steps, arguments.repetitions, WARM_UP)
     print(
         f"{arguments.network}, {arguments.size}x{arguments.size}, batches of {batch_size}, "
+        f"ours in {arguments.precision}, "
         f"{arguments.storage} file, {arguments.repetitions} rounds of {arguments.steps} steps; "
         "median (least, greatest)"
     )
@@ -135,6 +136,7 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
                 "network": arguments.network,
                 "batch_size": batch_size,
                 "size": arguments.size,
+                "precision": arguments.precision if kind == "ours" else "float32",
                 "device": arguments.device,
                 "peak_memory": contender.peak_memory,
                 **contender.facts,

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
 
@@ -15,6 +16,19 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def multiplies_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has instructions for products of bfloat16 (AVX512-BF16 or AMX), as Linux tells.
+
+    Without them such products are emulated, and take longer than float32's. Elsewhere than on Linux: no.
+    """
+    try:
+        lines = description.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def keep_freed_memory() -> None:

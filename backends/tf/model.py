@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from backends.tf import losses, operations, optimizers
-from backends.tf.devices import framework_device, list_devices
+from backends.tf.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.tf.framework import Tensor, tf
 from core import plan as plans
 from core.contract import Array, KeepMasks, Precision, State, array_type
@@ -27,6 +27,7 @@ class TensorFlowModel:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
         self._mixed = precision == "mixed_bfloat16"
+        self._multiplies_bfloat16 = self._mixed and multiplies_bfloat16(device)
         self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
             self._arrays = {
@@ -95,7 +96,9 @@ class TensorFlowModel:
         module.arrays = {
             array.name.replace("/", "_"): self._arrays[array.name] for array in self._plan.arrays
         }
-        module.predict = tf.function(lambda images: {"probabilities": self._graph_predict(images)}, [images])
+        module.predict = tf.function(
+            lambda images: {"probabilities": self._graph_predict(images, exported=True)}, [images]
+        )
         try:
             tf.saved_model.save(module, str(directory), signatures=module.predict)
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
@@ -110,8 +113,13 @@ class TensorFlowModel:
     def _drawn(self, count: int, step: int) -> dict[str, Tensor]:
         return self._draw(count, step) if self._plan.dropouts else {}  # a call takes 0.7 ms
 
-    def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return operations.forward(self._plan, images, self._arrays, keep, self._on_cpu, self._mixed)
+    def _forward(
+        self, images: Tensor, keep: dict[str, Tensor] | None, *, exported: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        # A CPU that an exported graph comes to may not multiply bfloat16 as this one does.
+        native = self._multiplies_bfloat16 and not (exported and self._on_cpu)
+        use = operations.Use(self._on_cpu, training=keep is not None, multiplies_bfloat16=native)
+        return operations.forward(self._plan, images, self._arrays, keep, use, self._mixed)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
@@ -156,8 +164,8 @@ class TensorFlowModel:
         logits, _ = self._forward(images, None)
         return losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype)), operations.sigmoid(logits)
 
-    def _graph_predict(self, images: Tensor) -> Tensor:
-        logits, _ = self._forward(images, None)
+    def _graph_predict(self, images: Tensor, *, exported: bool = False) -> Tensor:
+        logits, _ = self._forward(images, None, exported=exported)
         return operations.sigmoid(logits)
 
 

@@ -25,10 +25,17 @@ from core.plan import (
 
 @dataclass(frozen=True)
 class Use:
-    """Where a graph runs and what for, which decides between kernels that compute the same."""
+    """Where a graph runs and what for, which decides between kernels that compute the same.
+
+    Attributes:
+        on_cpu: The device.
+        training: Whether gradients are taken.
+        multiplies_bfloat16: Whether kernels may be used that multiply such numbers, and add in float32.
+    """
 
     on_cpu: bool
     training: bool
+    multiplies_bfloat16: bool
 
     @property
     def trains_on_cpu(self) -> bool:
@@ -42,9 +49,9 @@ Product = Callable[[Any, Tensor, Tensor, Use], Tensor]
 
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
     """Convolution with the plan's pads."""
-    size = operation.output.height, operation.output.width
-    pads = _padding(operation, x.shape[1:3], size, operation.pads)
-    if use.trains_on_cpu and operation.kernel_size == (1, 1) and operation.stride == 1 and pads == "SAME":
+    pads = _padding(operation, x)
+    is_pointwise = operation.kernel_size == (1, 1) and operation.stride == 1 and pads == "SAME"
+    if use.trains_on_cpu and is_pointwise and x.dtype != tf.bfloat16:
         return cpu.pointwise(x, kernel)
     return tf.nn.conv2d(x, kernel, operation.stride, pads)
 
@@ -53,7 +60,7 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, use:
     """The gradient of the convolution whose pads are the crops; an end short of pixels is zeros."""
     out = operation.output
     shape = tf.stack([tf.shape(x)[0], out.height, out.width, out.channels])
-    pads = _padding(operation, (out.height, out.width), x.shape[1:3], operation.crops)
+    pads = _padding(operation, x)
     if use.on_cpu and out.channels == 1 and pads == "SAME":
         pads = _explicit(operation.crops)
         if use.training:
@@ -64,13 +71,13 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, use:
 def in_bfloat16(product: Product) -> Product:
     """The product as "mixed_bfloat16" has it (`core.rules`); `tf.cast` rounds gradients as it does values.
 
-    The CPU's own kernels add in bfloat16 (a kernel's gradient is off by 2 % after 300 pixels), so there
-    the product of the rounded operands is taken in float32.
+    Without kernels of bfloat16, and where they would be Eigen's, it is taken in float32, of rounded operands.
     """
 
     def rounded(operation: Any, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
         x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
-        if use.on_cpu:
+        by_eigen = use.on_cpu and (operation.output.channels == 1 or _padding(operation, x) != "SAME")
+        if by_eigen or not use.multiplies_bfloat16:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
         return tf.cast(tf.cast(product(operation, x, kernel, use), tf.bfloat16), tf.float32)
 
@@ -130,13 +137,12 @@ def forward(
     images: Tensor,
     arrays: Mapping[str, Tensor],
     keep: Mapping[str, Tensor] | None,
-    on_cpu: bool,
+    use: Use,
     mixed: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    """The logits and, in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
-    use = Use(on_cpu, training=keep is not None)
     convolve: Product = conv2d
     transpose: Product = conv_transpose2d
     if mixed:
@@ -172,19 +178,22 @@ def forward(
     return values[plan.logits], statistics
 
 
-def _padding(
-    operation: Conv2D | ConvTranspose2D, large: Sequence[int], small: Sequence[int], pads: tuple[Pads, Pads]
-) -> str | list[list[int]]:
-    """The pads in TensorFlow's words, between the sizes at both ends of a convolution.
+def _padding(operation: Conv2D | ConvTranspose2D, x: Tensor) -> str | list[list[int]]:
+    """The pads or crops in TensorFlow's words.
 
     Where they are what it calls SAME they are called so: oneDNN's kernels of the gradients are chosen then,
     which take up to a third less time. But not for a kernel smaller than the stride: over one, they end
     the process now and then by a segmentation fault (TensorFlow 2.21).
     """
+    given, made = tuple(x.shape[1:3]), (operation.output.height, operation.output.width)
+    if isinstance(operation, Conv2D):
+        large, small, pads = given, made, operation.pads
+    else:
+        large, small, pads = made, given, operation.crops
     explicit = _explicit(pads)
     sides = zip(large, operation.kernel_size, strict=True)
     sizes, same = zip(*(same_pads(length, taps, operation.stride) for length, taps in sides), strict=True)
-    is_same = (sizes, _explicit(same)) == (tuple(small), explicit)
+    is_same = (sizes, _explicit(same)) == (small, explicit)
     return "SAME" if is_same and min(operation.kernel_size) >= operation.stride else explicit
 
 

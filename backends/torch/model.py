@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backends.torch import losses, operations, optimizers
-from backends.torch.devices import framework_device, list_devices
+from backends.torch.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
 from core.contract import Array, KeepMasks, Precision, State, array_type
@@ -27,6 +27,7 @@ class TorchModel:
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._numbers, self._mixed = array_type(precision), precision == "mixed_bfloat16"
+        self._products = operations.products(self._mixed, self._mixed and multiplies_bfloat16(device))
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays = {
             name: self._kept(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
@@ -121,7 +122,7 @@ class TorchModel:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _forward(self, images: Tensor, keep: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return operations.forward(self._plan, images, self._arrays, keep, self._mixed)
+        return operations.forward(self._plan, images, self._arrays, keep, self._products)
 
     def _draw(self, count: int, step: int) -> dict[str, Tensor]:
         """Dropout masks from PyTorch's own generator, keyed by seed, name and step."""
@@ -149,14 +150,16 @@ class _Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's ty
 
     def __init__(self, plan: Plan, arrays: Mapping[str, Tensor], mixed: bool) -> None:
         super().__init__()
-        self._plan, self._mixed = plan, mixed
+        self._plan = plan
+        # The processor that reads the file may not multiply bfloat16.
+        self._products = operations.products(mixed, multiplies_bfloat16=False)
         for name, array in arrays.items():
             self.register_buffer(name.replace("/", "_"), array)
 
     def forward(self, images: Tensor) -> Tensor:
         arrays = {array.name: getattr(self, array.name.replace("/", "_")) for array in self._plan.arrays}
         turned = images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-        logits, _ = operations.forward(self._plan, turned, arrays, None, self._mixed)
+        logits, _ = operations.forward(self._plan, turned, arrays, None, self._products)
         return operations.sigmoid(logits).permute(0, 2, 3, 1)
 
 

@@ -32,6 +32,9 @@ Tensor = Any
 Product = Callable[[Any, Tensor, Tensor], Tensor]
 """One of the two convolutions, of its operation, the image and the kernel."""
 
+Products = tuple[Product, Product]
+"""The convolution and the transposed one."""
+
 
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolution, whose own padding is symmetric: what one side has more is added beforehand."""
@@ -47,20 +50,17 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> T
     return _grown(y, (-top, -bottom), (-left, -right))
 
 
-def in_bfloat16(product: Product) -> Product:
-    """The product as "mixed_bfloat16" has it (`core.rules`); `Tensor.to` rounds gradients as it does values.
+def products(mixed: bool, multiplies_bfloat16: bool) -> Products:
+    """In the precision of what they are given, or as "mixed_bfloat16" has them (`core.rules`).
 
-    A CPU's kernels may add in bfloat16 (off by 3e-3 on one without such numbers of its own), so there the
-    product of the rounded operands is taken in float32.
+    Args:
+        mixed: Which of these.
+        multiplies_bfloat16: Whether the device's kernels do (see `devices`). Otherwise the product of the
+            rounded operands is taken in float32.
     """
-
-    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
-        x, kernel = x.to(torch.bfloat16), kernel.to(torch.bfloat16)
-        if not x.is_cuda:
-            x, kernel = x.to(torch.float32), kernel.to(torch.float32)
-        return product(operation, x, kernel).to(torch.bfloat16).to(torch.float32)
-
-    return rounded
+    if not mixed:
+        return conv2d, conv_transpose2d
+    return _in_bfloat16(conv2d, multiplies_bfloat16), _in_bfloat16(conv_transpose2d, multiplies_bfloat16)
 
 
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
@@ -110,15 +110,12 @@ def forward(
     images: Tensor,
     arrays: Mapping[str, Tensor],
     keep: Mapping[str, Tensor] | None,
-    mixed: bool,
+    products: Products,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
-    convolve: Product = conv2d
-    transpose: Product = conv_transpose2d
-    if mixed:
-        convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
+    convolve, transpose = products
     last_readers = {name: op.name for op in plan.operations for name in op.inputs}
     for op in plan.operations[:-1]:
         x = values[op.input]
@@ -152,6 +149,19 @@ def forward(
             if last_readers[name] == op.name:  # what autograd needs of it, it keeps
                 del values[name]
     return values[plan.logits], statistics
+
+
+def _in_bfloat16(product: Product, multiplies_bfloat16: bool) -> Product:
+    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        x, kernel = (
+            x.to(torch.bfloat16),
+            kernel.to(torch.bfloat16),
+        )  # which rounds gradients as it does values
+        if not multiplies_bfloat16:
+            x, kernel = x.to(torch.float32), kernel.to(torch.float32)
+        return product(operation, x, kernel).to(torch.bfloat16).to(torch.float32)
+
+    return rounded
 
 
 def _symmetric(sides: tuple[Pads, Pads]) -> tuple[tuple[int, int], tuple[Pads, Pads]]:

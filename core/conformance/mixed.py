@@ -50,7 +50,15 @@ _DOWN_UP: list[dict[str, Any]] = [
 
 def mixed_checks() -> list[Check]:
     """All of them."""
-    return [*_geometry(), *_parts(), _network(), *_rounded(), _gradients_are_bfloat16(), *_rest()]
+    return [
+        *_geometry(),
+        *_sums(),
+        *_parts(),
+        _network(),
+        *_rounded(),
+        _gradients_are_bfloat16(),
+        *_rest(),
+    ]
 
 
 def _agreement(subject: str, name: str, case: Case) -> Check:
@@ -108,6 +116,22 @@ def _geometry() -> list[Check]:
     ]
     case = make_case(many, 10, 13, batch_norm=False)
     return [*checks, _agreement("output block", "of 20 channels", case)]
+
+
+def _sums() -> list[Check]:
+    """Kernels' gradients summed over 6,000 pixels: a sum in bfloat16 no longer changes from 256 addends on.
+
+    With the pads of an even size, of an odd one, and none, which a framework may give to different kernels.
+    """
+    checks = []
+    for kind, subject in (("conv", "convolution"), ("transpose", "transposed convolution")):
+        for kernel, stride, height, width in ((3, 2, 64, 96), (3, 2, 63, 97), (1, 1, 39, 41)):
+            size = (height, width) if kind == "conv" else (height // stride, width // stride)
+            there = {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride}
+            mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
+            case = make_case([there, mask], *size, batches=(4,), batch_norm=False)
+            checks.append(_agreement(subject, f"kernel {kernel}, {size[0]}x{size[1]}: many pixels", case))
+    return checks
 
 
 def _parts() -> list[Check]:

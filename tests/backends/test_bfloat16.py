@@ -1,0 +1,87 @@
+"""Products of bfloat16 on a CPU: by kernels that multiply such numbers, or in float32 of rounded operands.
+
+Which of the two other tests see, depends on the processor. These take the way that they ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selected import BACKENDS
+
+from core.conformance.cases import Case, make_case
+from core.conformance.mixed import mixed_checks
+from core.conformance.suite import Check, examine
+from core.contract import Implementation
+from core.isolation import Isolated
+
+HERE = [name for name in BACKENDS if name in ("tf", "torch")]
+pytestmark = pytest.mark.skipif(not HERE, reason="tf and torch are deselected by PNEUMOSEG_BACKENDS")
+BLOCKS: list[dict[str, Any]] = [
+    {"name": "down", "kind": "conv", "filters": 4, "kernel": 3, "stride": 1},
+    {"name": "up", "kind": "transpose", "filters": 5},
+    {"name": "mask", "kind": "output", "stride": 1},
+]
+CHECKS = [check for check in mixed_checks() if "convolution" in check.subject or "network" in check.subject]
+
+
+def pretend(implementation: Implementation, multiplies: bool) -> None:
+    """From now on, in this process, the CPU multiplies bfloat16, or does not."""
+    implementation.multiplies_bfloat16 = lambda _: multiplies  # type: ignore[attr-defined]
+
+
+def operands(implementation: Implementation, name: str, case: Case, folder: Path) -> set[str]:
+    """The types of what the convolutions of an exported model multiply."""
+    model = implementation.compile(case.plan, case.rules, "cpu", "mixed_bfloat16")
+    model.load_state(case.state)
+    model.export(folder, {})
+    if name == "tf":
+        from backends.tf.framework import tf
+
+        graph = tf.saved_model.load(str(folder)).signatures["serving_default"].graph.as_graph_def()
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        return {tf.as_dtype(node.attr["T"].type).name for node in nodes if "Conv2D" in node.op}
+    from backends.torch.framework import torch
+
+    graph = torch.jit.load(folder / "model.pt").inlined_graph
+    casts = [product.inputsAt(1).node() for product in graph.findAllNodes("aten::_convolution")]  # of kernels
+    assert {cast.kind() for cast in casts} == {"aten::to"}
+    return {{6: "float32", 15: "bfloat16"}[cast.inputsAt(1).toIValue()] for cast in casts}
+
+
+@pytest.fixture(scope="module", params=HERE)
+def without(request: pytest.FixtureRequest) -> Iterator[Isolated]:
+    with Isolated(request.param) as process:
+        process.call(pretend, False)
+        yield process
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_without_such_kernels_the_rule_is_the_same(without: Isolated, check: Check) -> None:
+    outcome = examine(check, without)
+    assert outcome.status == "passed", outcome.detail
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_file_for_other_processors_does_without_such_kernels(name: str, tmp_path: Path) -> None:
+    case = make_case(BLOCKS, 12, 18, batch_norm=False)
+    with Isolated(name) as process:
+        process.call(pretend, True)
+        assert process.call(operands, name, case, tmp_path) == {"float32"}
+
+
+def asked(_: Implementation) -> bool:
+    from backends.tf import devices
+
+    devices.machine.multiplies_bfloat16 = lambda: True  # type: ignore[assignment]
+    return devices.multiplies_bfloat16("cpu")
+
+
+@pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")
+def test_kernels_that_add_in_bfloat16_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # what is left are Eigen's
+    with Isolated("tf") as tf:
+        assert tf.call(asked) is False
