@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="P",
-        help="overrides training.precision: float32, float64, or mixed_bfloat16 for GPUs",
+        help="overrides training.precision: float32, float64, or mixed_bfloat16 for GPUs and new CPUs",
     )
     parser.add_argument("--seed", metavar="N", help="overrides training.seed")
     parser.add_argument(
