@@ -96,9 +96,7 @@ class TensorFlowModel:
         module.arrays = {
             array.name.replace("/", "_"): self._arrays[array.name] for array in self._plan.arrays
         }
-        module.predict = tf.function(
-            lambda images: {"probabilities": self._graph_predict(images, exported=True)}, [images]
-        )
+        module.predict = tf.function(lambda images: {"probabilities": self._graph_predict(images)}, [images])
         try:
             tf.saved_model.save(module, str(directory), signatures=module.predict)
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
@@ -113,12 +111,11 @@ class TensorFlowModel:
     def _drawn(self, count: int, step: int) -> dict[str, Tensor]:
         return self._draw(count, step) if self._plan.dropouts else {}  # a call takes 0.7 ms
 
-    def _forward(
-        self, images: Tensor, keep: dict[str, Tensor] | None, *, exported: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        # A CPU that an exported graph comes to may not multiply bfloat16 as this one does.
-        native = self._multiplies_bfloat16 and not (exported and self._on_cpu)
-        use = operations.Use(self._on_cpu, training=keep is not None, multiplies_bfloat16=native)
+    def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        training = keep is not None
+        # An exported graph predicts the same on a CPU that does not multiply bfloat16.
+        native = self._multiplies_bfloat16 and (training or not self._on_cpu)
+        use = operations.Use(self._on_cpu, training, multiplies_bfloat16=native)
         return operations.forward(self._plan, images, self._arrays, keep, use, self._mixed)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
@@ -164,8 +161,8 @@ class TensorFlowModel:
         logits, _ = self._forward(images, None)
         return losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype)), operations.sigmoid(logits)
 
-    def _graph_predict(self, images: Tensor, *, exported: bool = False) -> Tensor:
-        logits, _ = self._forward(images, None, exported=exported)
+    def _graph_predict(self, images: Tensor) -> Tensor:
+        logits, _ = self._forward(images, None)
         return operations.sigmoid(logits)
 
 

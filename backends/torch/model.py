@@ -27,7 +27,10 @@ class TorchModel:
     def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._numbers, self._mixed = array_type(precision), precision == "mixed_bfloat16"
-        self._products = operations.products(self._mixed, self._mixed and multiplies_bfloat16(device))
+        multiplies = self._mixed and multiplies_bfloat16(device)
+        self._products = operations.products(self._mixed, multiplies)
+        # A file that `export` wrote predicts the same on a processor that does not multiply bfloat16.
+        self._predicting = operations.products(self._mixed, multiplies and device != "cpu")
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays = {
             name: self._kept(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
@@ -122,7 +125,8 @@ class TorchModel:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _forward(self, images: Tensor, keep: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return operations.forward(self._plan, images, self._arrays, keep, self._products)
+        products = self._predicting if keep is None else self._products
+        return operations.forward(self._plan, images, self._arrays, keep, products)
 
     def _draw(self, count: int, step: int) -> dict[str, Tensor]:
         """Dropout masks from PyTorch's own generator, keyed by seed, name and step."""
