@@ -85,3 +85,46 @@ def test_kernels_that_add_in_bfloat16_are_not_taken(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # what is left are Eigen's
     with Isolated("tf") as tf:
         assert tf.call(asked) is False
+
+
+def multiplied(implementation: Implementation, name: str, case: Case) -> dict[str, set[str]]:
+    """The types of what convolutions multiply in training and in predicting, transposed ones left out."""
+    if name == "tf":
+        from backends.tf.framework import tf
+
+        functions = tf.nn
+    else:
+        from backends.torch.framework import torch
+
+        functions = torch.nn.functional
+    own, seen = functions.conv2d, set()
+
+    def watched(x: Any, kernel: Any, *others: Any) -> Any:
+        seen.update({str(kernel.dtype)})
+        return own(x, kernel, *others)
+
+    functions.conv2d = watched
+    model = implementation.compile(case.plan, case.rules, "cpu", "mixed_bfloat16")
+    model.load_state(case.state)
+    images, masks = case.batches[0]
+    found = {}
+    for what, call in (
+        ("training", lambda: model.gradients(images, masks)),
+        ("predicting", lambda: model.predict(images)),
+    ):
+        seen.clear()
+        call()
+        found[what] = {"bfloat16" if "bfloat16" in each else "float32" for each in seen}
+    functions.conv2d = own
+    return found
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_such_kernels_train_where_there_are_any(name: str, multiplies: bool) -> None:
+    case = make_case(BLOCKS, 12, 18, batch_norm=False)
+    with Isolated(name) as process:
+        process.call(pretend, multiplies)
+        found = process.call(multiplied, name, case)
+    assert ("bfloat16" in found["training"]) is multiplies
+    assert found["predicting"] == {"float32"}
