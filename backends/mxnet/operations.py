@@ -144,7 +144,7 @@ def batch_norm(
     values, sums = types
     inputs = [x, gamma, beta]
     if sums != values:
-        inputs = [mx.sym.cast(symbol, dtype=sums) for symbol in inputs]
+        inputs = [mx.sym.cast(symbol, dtype=sums) for symbol in (_plain(x), gamma, beta)]
     y = mx.sym.BatchNorm(
         *inputs,
         mean,
@@ -153,7 +153,7 @@ def batch_norm(
         momentum=0.0,  # of the running average, which the model takes by itself
         fix_gamma=False,  # by default gamma is held at 1
     )
-    return y if sums == values else mx.sym.cast(y, dtype=values)
+    return y if sums == values else _plain(mx.sym.cast(y, dtype=values))
 
 
 def added_in_float64(plan: Plan, count: int) -> frozenset[str]:
@@ -245,6 +245,15 @@ def forward(
 def _rounded(x: Symbol) -> Symbol:
     """To bfloat16 and back; the gradient is cast, and so rounded, in the same way."""
     return mx.sym.amp_cast(mx.sym.amp_cast(x, dtype="bfloat16"), dtype="float32")
+
+
+def _plain(x: Symbol) -> Symbol:
+    """The same in the plain layout, and so its gradient: transposed to where it was, which oneDNN does.
+
+    An operation that oneDNN does not have makes a plain copy of what it gets by itself, but keeps the copy's
+    memory for ever; this one's is in the graph's, where others use it too.
+    """
+    return mx.sym.transpose(x, axes=(0, 1, 2, 3))
 
 
 def _wanted(x: Symbol, height: Side, width: Side) -> Symbol:
