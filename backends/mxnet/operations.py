@@ -180,9 +180,8 @@ def concat(_: Concat, xs: Sequence[Symbol], channels: Sequence[int]) -> Symbol:
     y = mx.sym.concat(*xs, dim=1)
     if all(count % _BLOCK == 0 for count in channels):
         return y
-    # A gradient in oneDNN's layout cannot be parted within a block: MXNet ends by a division by zero. What
-    # an operation gets that oneDNN does not have is in the plain layout.
-    return mx.sym.slice_axis(y, axis=1, begin=0, end=None)
+    # A gradient in oneDNN's layout cannot be parted within a block: MXNet ends by a division by zero.
+    return _plain(y)
 
 
 def sigmoid(x: Symbol) -> Symbol:
@@ -250,8 +249,8 @@ def _rounded(x: Symbol) -> Symbol:
 def _plain(x: Symbol) -> Symbol:
     """The same in the plain layout, and so its gradient: transposed to where it was, which oneDNN does.
 
-    An operation that oneDNN does not have makes a plain copy of what it gets by itself, but keeps the copy's
-    memory for ever; this one's is in the graph's, where others use it too.
+    An operation that oneDNN does not have also gets plain copies, but their memory is kept for ever; this one
+    is in the graph's, where others use it too.
     """
     return mx.sym.transpose(x, axes=(0, 1, 2, 3))
 
