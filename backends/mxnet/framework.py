@@ -16,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
 # Workspaces of operations that might run at a time, each as large as the largest one wants; by itself MXNet
 # makes four, but runs one operation after the other on a CPU.
 os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
+# No fusing of operations in an executor, which takes any graph that wants no gradient for one that predicts.
+os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NumPy's about the name below, MXNet's about distutils
@@ -23,8 +25,9 @@ with warnings.catch_warnings():
         # MXNet 1.9.1 reads `numpy.bool`, gone since NumPy 1.24: AttributeError at import.
         np.bool = bool  # type: ignore[attr-defined]
     import mxnet as mx
+    from mxnet._ctypes.symbol import _symbol_creator as make_symbol
 
-__all__ = ["attribute", "mx"]
+__all__ = ["attribute", "make_symbol", "mx"]
 
 
 def attribute(number: float) -> str:

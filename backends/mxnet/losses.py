@@ -1,4 +1,4 @@
-"""The losses of `core.rules` as MXNet symbols.
+"""The losses of `core.rules` as MXNet symbols: each gives its value and its gradient for the logits.
 
 Gluon's `SigmoidBCELoss` is not used: at a logit of exactly 0 its gradient is -z instead of 1/2 - z.
 """
@@ -9,56 +9,84 @@ from collections.abc import Callable
 
 from backends.mxnet import operations
 from backends.mxnet.framework import mx
-from backends.mxnet.operations import Symbol
+from backends.mxnet.gradients import Symbol, gradient
 from core.rules import LossRule
 
+Loss = tuple[Symbol, Symbol]
+"""Value and gradient."""
 
-def bce(logits: Symbol, masks: Symbol) -> Symbol:
+
+def bce(logits: Symbol, masks: Symbol) -> Loss:
     """Mean binary cross-entropy."""
-    return _mean(_softplus(logits) - logits * masks)
+    slope = operations.sigmoid(logits) - masks
+    return _mean(_softplus(logits) - logits * masks), _divided(slope, _size(logits))
 
 
-def dice(logits: Symbol, masks: Symbol) -> Symbol:
+def dice(logits: Symbol, masks: Symbol) -> Loss:
     """Soft Dice over the batch, smoothing 1."""
     p = operations.sigmoid(logits)
-    overlap = 2 * _sum(p * masks) + 1
-    return 1 - overlap / (_sum(p) + _sum(masks) + 1)
+    overlap, total = 2 * _sum(p * masks) + 1, _sum(p) + _sum(masks) + 1
+    return 1 - overlap / total, _through_sigmoid(p, masks, -2 / total, overlap / total**2)
 
 
-def focal(logits: Symbol, masks: Symbol, gamma: float) -> Symbol:
+def focal(logits: Symbol, masks: Symbol, gamma: float) -> Loss:
     """Cross-entropy weighed by how wrong each pixel is."""
-    x = logits * (2 * masks - 1)
-    return _mean(mx.sym.exp(-gamma * _softplus(x)) * _softplus(-x))
+    sign = 2 * masks - 1
+    x = logits * sign
+    weight, loss = mx.sym.exp(-gamma * _softplus(x)), _softplus(-x)
+    slope = weight * (gamma * operations.sigmoid(x) * loss + operations.sigmoid(-x))
+    return _mean(weight * loss), _divided(-slope * sign, _size(logits))
 
 
-def tversky(logits: Symbol, masks: Symbol, alpha: float, beta: float) -> Symbol:
+def tversky(logits: Symbol, masks: Symbol, alpha: float, beta: float) -> Loss:
     """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
     p = operations.sigmoid(logits)
     found = 2 * _sum(p * masks) + 1
-    false = alpha * _sum(p * (1 - masks)) + beta * _sum((1 - p) * masks)
-    return 1 - found / (found + 2 * false)
+    total = found + 2 * (alpha * _sum(p * (1 - masks)) + beta * _sum((1 - p) * masks))
+    slope = 2 * ((1 - alpha - beta) * found - total) / total**2
+    return 1 - found / total, _through_sigmoid(p, masks, slope, 2 * alpha * found / total**2)
 
 
-def lovasz(logits: Symbol, masks: Symbol) -> Symbol:
+def lovasz(logits: Symbol, masks: Symbol) -> Loss:
     """Lovasz hinge of each image, then the mean; pixels of equal error in the order of their index."""
     truth = mx.sym.reshape(masks, shape=(0, -1))
-    errors = 1 - mx.sym.reshape(logits, shape=(0, -1)) * (2 * truth - 1)
+    sign = 2 * truth - 1
+    errors = 1 - mx.sym.reshape(logits, shape=(0, -1)) * sign
     places = _descending(errors)
-    weights = mx.sym.BlockGrad(_jaccard_steps(_taken(truth, places)))
-    return mx.sym.mean(mx.sym.sum(mx.sym.relu(_taken(errors, places)) * weights, axis=1))
+    weights, falling = _jaccard_steps(_taken(truth, places)), _taken(errors, places)
+    value = mx.sym.sum(mx.sym.relu(falling) * weights, axis=1)
+    slope, _ = gradient("take", falling, weights * (falling > 0), places)
+    slope = mx.sym.reshape_like(mx.sym.reshape_like(slope, sign) * -sign, logits)
+    return mx.sym.mean(value), _divided(slope, mx.sym.sum(mx.sym.ones_like(value)))
 
 
-def total(rule: LossRule, logits: Symbol, masks: Symbol) -> Symbol:
+def total(rule: LossRule, logits: Symbol, masks: Symbol) -> Loss:
     """The weighted sum."""
-    losses: dict[str, Callable[..., Symbol]] = {
+    losses: dict[str, Callable[..., Loss]] = {
         "bce": bce,
         "dice": dice,
         "focal": focal,
         "tversky": tversky,
         "lovasz": lovasz,
     }
-    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
-    return mx.sym.add_n(*parts)
+    parts = [(weight, losses[name](logits, masks, *constants)) for weight, name, constants in rule.parts()]
+    value = mx.sym.add_n(*(weight * loss for weight, (loss, _) in parts))
+    return value, mx.sym.add_n(*(weight * slope for weight, (_, slope) in parts))
+
+
+def _through_sigmoid(p: Symbol, masks: Symbol, slope: Symbol, offset: Symbol) -> Symbol:
+    """The gradient for the logits, where that for p is slope * mask + offset, two numbers."""
+    d_p = mx.sym.broadcast_add(mx.sym.broadcast_mul(masks, _number(slope)), _number(offset))
+    return d_p * p * (1 - p)
+
+
+def _divided(x: Symbol, number: Symbol) -> Symbol:
+    return mx.sym.broadcast_div(x, _number(number))
+
+
+def _number(x: Symbol) -> Symbol:
+    """One that meets all of an (N, 1, H, W)."""
+    return mx.sym.reshape(x, shape=(1, 1, 1, 1))
 
 
 def _descending(errors: Symbol) -> Symbol:
@@ -67,7 +95,7 @@ def _descending(errors: Symbol) -> Symbol:
     MXNet's sort is not stable and NaN may end its process. So NaN sorts as 0, and the rank of each error is
     sorted once more with the pixel's index as its fraction, which is exact up to 2**25 pixels.
     """
-    errors = mx.sym.BlockGrad(mx.sym.cast(errors, dtype="float64"))
+    errors = mx.sym.cast(errors, dtype="float64")
     errors = mx.sym.where(errors == errors, errors, mx.sym.zeros_like(errors))
     place = mx.sym.reshape(mx.sym.contrib.arange_like(errors, axis=1), shape=(1, -1))
     place = mx.sym.broadcast_like(place, errors)
@@ -108,6 +136,12 @@ def _mean(x: Symbol) -> Symbol:
     """Of all elements of an (N, 1, H, W), likewise."""
     rows, ones = _rows_and_ones(x)
     return mx.sym.broadcast_div(mx.sym.mean(mx.sym.dot(rows, ones)), mx.sym.sum(ones))
+
+
+def _size(x: Symbol) -> Symbol:
+    """Number of elements, likewise."""
+    rows, ones = _rows_and_ones(x)
+    return mx.sym.sum(mx.sym.ones_like(mx.sym.slice_axis(rows, axis=1, begin=0, end=1))) * mx.sym.sum(ones)
 
 
 def _rows_and_ones(x: Symbol) -> tuple[Symbol, Symbol]:

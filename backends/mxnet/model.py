@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from backends.mxnet import losses, operations, optimizers
 from backends.mxnet.devices import framework_device, list_devices
 from backends.mxnet.framework import mx
-from backends.mxnet.operations import Symbol
+from backends.mxnet.gradients import Symbol, complete
 from backends.mxnet.padding import best_mirror
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.errors import UserError
@@ -41,9 +41,7 @@ class MXNetModel:
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
         }
-        for parameter in plan.parameters:
-            self._arrays[parameter.name].attach_grad()
-        self._learners: dict[frozenset[str], _Learner] = {}
+        self._learners: dict[frozenset[tuple[str, operations.Sums]], _Learner] = {}
         self._evaluate = _Graph(self._evaluating_symbol(), self._arrays, self._context)
         self._predict = _Graph(self._predicting_symbol(), self._arrays, self._context)
 
@@ -147,53 +145,58 @@ class MXNetModel:
 
     def _differentiate(
         self, images: Array, masks: Array, keep: dict[str, Any]
-    ) -> tuple[_Loss, dict[str, Any], dict[str, Any]]:
+    ) -> tuple[_Loss, dict[str, Any], Mapping[str, Any]]:
         """Loss, gradients and, on the CPU since the end of backward, the batch's statistics."""
         inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks), **keep}
         learner = self._learner(len(images))
-        with mx.autograd.record(train_mode=True):
-            loss = learner.graph(inputs)
-        loss.backward()
-        gradients = {parameter.name: self._arrays[parameter.name].grad for parameter in self._plan.parameters}
-        return _Loss(loss), gradients, learner.statistics
+        loss, *gradients = learner(inputs)
+        names = (parameter.name for parameter in self._plan.parameters)
+        return _Loss(loss.copy()), dict(zip(names, gradients, strict=True)), learner.statistics
 
     def _learner(self, count: int) -> _Learner:
         """What learns from batches of so many images."""
-        exact = operations.added_in_float64(self._plan, count) if self._adds_badly else frozenset()
-        if exact not in self._learners:
+        sums = operations.exact_sums(self._plan, count) if self._adds_badly else {}
+        key = frozenset(sums.items())
+        if key not in self._learners:
             statistics = {
                 name: mx.nd.zeros(
                     op.output.channels,
                     ctx=self._context,
-                    dtype="float64" if op.name in exact else self._dtype,
+                    dtype="float64" if sums.get(op.name) == "float64" else self._dtype,
                 )
                 for op in self._plan.batch_norms
                 for name in (op.moving_mean, op.moving_variance)
             }
-            logits, masks = self._symbols(exact, training=True)
-            loss = losses.total(self._rules.loss, logits, masks)
-            graph = _Graph(loss, self._arrays | statistics, self._context)
-            self._learners[exact] = _Learner(graph, statistics)
-        return self._learners[exact]
+            logits, masks, pull = self._symbols(sums, training=True)
+            loss, d_logits = losses.total(self._rules.loss, logits, masks)
+            gradients = pull(d_logits)
+            results = [loss, *(gradients[parameter.name] for parameter in self._plan.parameters)]
+            self._learners[key] = _Learner(complete(results), self._arrays, statistics, self._context)
+        return self._learners[key]
 
-    def _symbols(self, exact: Collection[str] = (), *, training: bool) -> tuple[Symbol, Symbol]:
-        """Logits and masks, both (N, 1, H, W)."""
+    def _symbols(
+        self, sums: Mapping[str, operations.Sums], *, training: bool
+    ) -> tuple[Symbol, Symbol, Callable[[Symbol], dict[str, Symbol]]]:
+        """Logits and masks, both (N, 1, H, W), and what makes the parameters' gradients of the logits'."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         images = self._channels_first(_IMAGES)
-        logits = operations.forward(self._mirrored, images, arrays, keep, self._dtype, exact, self._mixed)
-        return logits, self._channels_first(_MASKS)
+        logits, pull = operations.forward(
+            self._mirrored, images, arrays, keep, self._dtype, sums, self._mixed
+        )
+        return logits, self._channels_first(_MASKS), pull
 
     def _channels_first(self, name: str) -> Symbol:
         variable = mx.sym.Variable(name)
         return mx.sym.transpose(mx.sym.cast(variable, dtype=self._dtype), axes=(0, 3, 1, 2))
 
     def _evaluating_symbol(self) -> Symbol:
-        logits, masks = self._symbols(training=False)
-        return mx.sym.Group([losses.total(self._rules.loss, logits, masks), _probabilities(logits)])
+        logits, masks, _ = self._symbols({}, training=False)
+        loss, _ = losses.total(self._rules.loss, logits, masks)
+        return mx.sym.Group([loss, _probabilities(logits)])
 
     def _predicting_symbol(self) -> Symbol:
-        logits, _ = self._symbols(training=False)
+        logits, _, _ = self._symbols({}, training=False)
         return _probabilities(logits)
 
     def _exported_symbol(self) -> Symbol:
@@ -216,12 +219,42 @@ class _Graph:
         return self._run(*(inputs[name] if name in inputs else self._arrays[name] for name in self._names))
 
 
-@dataclass(frozen=True)
 class _Learner:
-    """A training graph, and where it leaves the batch's statistics."""
+    """A training graph, and where it leaves the batch's statistics.
 
-    graph: _Graph
-    statistics: dict[str, Any]
+    It runs as an executor and not as a `CachedOp`, which would look for the gradients of the gradients in it.
+    """
+
+    def __init__(
+        self, symbol: Symbol, arrays: Mapping[str, Any], statistics: Mapping[str, Any], context: Any
+    ) -> None:
+        self.statistics = statistics
+        self._symbol, self._context = symbol, context
+        self._arrays = {**arrays, **statistics, **_constants(symbol, context)}
+        self._executors: dict[int, Any] = {}
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Sequence[Any]:
+        """All results, to be used before the next call."""
+        count = len(inputs[_IMAGES])
+        if count not in self._executors:
+            self._executors[count] = self._bind(inputs)
+        executor = self._executors[count]
+        for name, array in inputs.items():
+            if name in executor.arg_dict:
+                array.copyto(executor.arg_dict[name])
+        results: Sequence[Any] = executor.forward(is_train=True)
+        return results
+
+    def _bind(self, inputs: Mapping[str, Any]) -> Any:
+        """For batches of this size, in the memory of those of the largest size so far."""
+        arrays = {**self._arrays, **{name: array.copy() for name, array in inputs.items()}}
+        return self._symbol.bind(
+            self._context,
+            {name: arrays[name] for name in self._symbol.list_arguments()},
+            grad_req="null",
+            aux_states={name: arrays[name] for name in self._symbol.list_auxiliary_states()},
+            shared_exec=self._executors[max(self._executors)] if self._executors else None,
+        )
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from core.plan import Plan
 pytestmark = pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
 
 
-def in_float64(_: Implementation, plan: Plan, count: int) -> frozenset[str]:
-    from backends.mxnet.operations import added_in_float64
+def exactly(_: Implementation, plan: Plan, count: int) -> dict[str, str]:
+    from backends.mxnet.operations import exact_sums
 
-    return added_in_float64(plan, count)
+    return dict(exact_sums(plan, count))
 
 
 def test_the_quick_way_agrees_with_the_reference_and_the_others_take_the_long_one() -> None:
@@ -37,10 +37,11 @@ def test_the_quick_way_agrees_with_the_reference_and_the_others_take_the_long_on
         images += 0.1 * rng.random(images.shape)
         masks[...] = images > 0.6
     with Isolated("mxnet") as mxnet:
-        assert mxnet.call(in_float64, plan, 8) == {"conv1/batch_norm", "up2/batch_norm"}
-        small = {f"{name}/batch_norm" for name in ("conv2", "conv3", "bottleneck", "up1")}
-        assert mxnet.call(in_float64, plan, 1) == small
-        quick = {op.name for op in case.plan.batch_norms} - mxnet.call(in_float64, case.plan, count)
+        large = dict.fromkeys(("conv1/batch_norm", "up2/batch_norm"), "products")
+        assert mxnet.call(exactly, plan, 8) == large
+        small = {f"{name}/batch_norm": "float64" for name in ("conv2", "conv3", "bottleneck", "up1")}
+        assert mxnet.call(exactly, plan, 1) == small
+        quick = {op.name for op in case.plan.batch_norms} - mxnet.call(exactly, case.plan, count).keys()
         assert len(quick) >= 2
         received, expected = mxnet.call(run_case, case, "float32"), judge(case)
     # Gradients that nearly cancel: every framework is up to 4e-3 off here, MXNet's long way too.

@@ -1,0 +1,148 @@
+"""MXNet's own gradients as operations of a graph, where autograd would put them by itself.
+
+Promises: what autograd computes, to the last digit. Written out, a gradient can be given what autograd would
+not give it, such as exact statistics to batch norm's; and MXNet plans the memory of forward and backward as
+one, and forgets each array as soon as it may.
+
+MXNet has the gradient of an operation X as the operation `_backward_X`. It wants the attributes of its
+forward node and an edge to it that carries no data, which tells it the shapes. Neither has a public name:
+such a node is made by what the functions of `mx.sym` end in, and the edge is put into the graph's JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from backends.mxnet.framework import make_symbol, mx
+
+Symbol = Any
+"""An `mx.sym.Symbol`; MXNet ships no type information."""
+
+_BACKWARD, _SUFFIX = "_backward_", "/backward"
+
+
+class Made(NamedTuple):
+    """A result, and what turns its gradient into those of all that it was made of."""
+
+    value: Symbol
+    pull: Callable[[Symbol], tuple[Symbol, ...]]
+
+
+Step = Callable[[Symbol], Made]
+"""Made of one array."""
+
+
+def gradient(kind: str, forward: Symbol, *inputs: Symbol, **other: str) -> tuple[Symbol, ...]:
+    """All results of `_backward_<kind>` for the node `forward`; MXNet's sources tell its inputs.
+
+    `other` are attributes that differ from those of `forward`.
+    """
+    handle = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.NNGetOpHandle(mx.base.c_str(_BACKWARD + kind), ctypes.byref(handle)))
+    attributes = {**forward.list_attr(), **other}
+    name = forward.name + _SUFFIX
+    return tuple(
+        make_symbol(handle.value, inputs, None, list(attributes), list(attributes.values()), name, False)
+    )
+
+
+def complete(results: Sequence[Symbol]) -> Symbol:
+    """The graph of all these, in which every gradient knows its forward node. It has no gradient itself."""
+    graph = json.loads(mx.sym.Group(list(results)).tojson(remove_amp_cast=False))
+    places = {node["name"]: place for place, node in enumerate(graph["nodes"])}
+    for node in graph["nodes"]:
+        if node["op"].startswith(_BACKWARD):
+            node["control_deps"] = [places[node["name"].removesuffix(_SUFFIX)]]
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def through(x: Symbol, *steps: Step) -> Made:
+    """One step after the other."""
+    pulls = []
+    for step in steps:
+        x, pull = step(x)
+        pulls.append(pull)
+
+    def pull_all(dy: Symbol) -> tuple[Symbol]:
+        for pull in reversed(pulls):
+            (dy,) = pull(dy)
+        return (dy,)
+
+    return Made(x, pull_all)
+
+
+def same(x: Symbol) -> Made:
+    """Nothing happens."""
+    return Made(x, lambda dy: (dy,))
+
+
+def reshaped(*shape: int) -> Step:
+    """`mx.sym.reshape`, with its special numbers."""
+    return lambda x: Made(mx.sym.reshape(x, shape=shape), lambda dy: (mx.sym.reshape_like(dy, x),))
+
+
+def transposed(*axes: int) -> Step:
+    """The axes in another order."""
+    back = tuple(axes.index(axis) for axis in range(len(axes)))
+    return lambda x: Made(mx.sym.transpose(x, axes=axes), lambda dy: (mx.sym.transpose(dy, axes=back),))
+
+
+def reversed_along(*axes: int) -> Step:
+    """Those axes from the end to the beginning."""
+    return lambda x: Made(mx.sym.reverse(x, axis=axes), lambda dy: (mx.sym.reverse(dy, axis=axes),))
+
+
+def padded(height: tuple[int, int], width: tuple[int, int]) -> Step:
+    """Zeros before and behind the last two of four axes."""
+    (top, bottom), (left, right) = height, width
+    widths = (0, 0, 0, 0, top, bottom, left, right)
+    begin, end = (None, None, top, left), (None, None, -bottom or None, -right or None)
+    return lambda x: Made(
+        mx.sym.pad(x, mode="constant", pad_width=widths),
+        lambda dy: (mx.sym.slice(dy, begin=begin, end=end),),
+    )
+
+
+def window(first: Sequence[int], size: Sequence[int]) -> Step:
+    """The `size` pixels from `first` on along height and width."""
+    ends = [begin + length for begin, length in zip(first, size, strict=True)]
+
+    def cut(x: Symbol) -> Made:
+        y = mx.sym.slice(x, begin=(None, None, *first), end=(None, None, *ends))
+        return Made(y, lambda dy: gradient("slice", y, dy))
+
+    return cut
+
+
+def first_along(axis: int, count: int) -> Step:
+    """The first elements along an axis."""
+
+    def cut(x: Symbol) -> Made:
+        y = mx.sym.slice_axis(x, axis=axis, begin=0, end=count)
+        return Made(y, lambda dy: gradient("slice_axis", y, dy))
+
+    return cut
+
+
+def with_zeros(count: int) -> Step:
+    """So many zeros more along the first axis."""
+    if not count:
+        return same
+
+    def join(x: Symbol) -> Made:
+        zeros = mx.sym.zeros_like(mx.sym.slice_axis(x, axis=0, begin=0, end=1))
+        y = mx.sym.concat(x, mx.sym.broadcast_axis(zeros, axis=0, size=count), dim=0)
+        return Made(y, lambda dy: (mx.sym.slice_axis(dy, axis=0, begin=0, end=-count),))
+
+    return join
+
+
+def tiled(count: int) -> Step:
+    """A vector so many times."""
+    return lambda x: Made(
+        mx.sym.tile(x, reps=(count,)),
+        lambda dy: (mx.sym.sum(mx.sym.reshape(dy, shape=(count, -1)), axis=0),),
+    )
