@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
@@ -43,3 +45,21 @@ def keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_MMAP_MAX, 0)
             mallopt(_TRIM_THRESHOLD, -1)
+
+
+@contextlib.contextmanager
+def held_back_stderr() -> Iterator[None]:
+    """Keep what is written to standard error, by C++ code too, to itself, unless the block raises."""
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(stderr, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -16,6 +16,7 @@ from backends.mxnet.gradients import Symbol, complete
 from backends.mxnet.padding import best_mirror
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.errors import UserError
+from core.machine import held_back_stderr
 from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
@@ -248,13 +249,14 @@ class _Learner:
     def _bind(self, inputs: Mapping[str, Any]) -> Any:
         """For batches of this size, in the memory of those of the largest size so far."""
         arrays = {**self._arrays, **{name: array.copy() for name, array in inputs.items()}}
-        return self._symbol.bind(
-            self._context,
-            {name: arrays[name] for name in self._symbol.list_arguments()},
-            grad_req="null",
-            aux_states={name: arrays[name] for name in self._symbol.list_auxiliary_states()},
-            shared_exec=self._executors[max(self._executors)] if self._executors else None,
-        )
+        with held_back_stderr():  # where MXNet tells each time that it does not fuse anything
+            return self._symbol.bind(
+                self._context,
+                {name: arrays[name] for name in self._symbol.list_arguments()},
+                grad_req="null",
+                aux_states={name: arrays[name] for name in self._symbol.list_auxiliary_states()},
+                shared_exec=self._executors[max(self._executors)] if self._executors else None,
+            )
 
 
 @dataclass(frozen=True)
