@@ -24,15 +24,15 @@ Symbol = Any
 _BACKWARD, _SUFFIX = "_backward_", "/backward"
 
 
-class Made(NamedTuple):
-    """A result, and what turns its gradient into those of all that it was made of."""
+class Result(NamedTuple):
+    """A value, and what turns its gradient into those of all that it was made of."""
 
     value: Symbol
-    pull: Callable[[Symbol], tuple[Symbol, ...]]
+    pullback: Callable[[Symbol], tuple[Symbol, ...]]
 
 
-Step = Callable[[Symbol], Made]
-"""Made of one array."""
+Step = Callable[[Symbol], Result]
+"""Result of one array."""
 
 
 def gradient(kind: str, forward: Symbol, *inputs: Symbol, **other: str) -> tuple[Symbol, ...]:
@@ -59,40 +59,40 @@ def complete(results: Sequence[Symbol]) -> Symbol:
     return mx.sym.load_json(json.dumps(graph))
 
 
-def through(x: Symbol, *steps: Step) -> Made:
+def through(x: Symbol, *steps: Step) -> Result:
     """One step after the other."""
-    pulls = []
+    pullbacks = []
     for step in steps:
-        x, pull = step(x)
-        pulls.append(pull)
+        x, one = step(x)
+        pullbacks.append(one)
 
-    def pull_all(dy: Symbol) -> tuple[Symbol]:
-        for pull in reversed(pulls):
-            (dy,) = pull(dy)
+    def pullback(dy: Symbol) -> tuple[Symbol]:
+        for one in reversed(pullbacks):
+            (dy,) = one(dy)
         return (dy,)
 
-    return Made(x, pull_all)
+    return Result(x, pullback)
 
 
-def same(x: Symbol) -> Made:
+def same(x: Symbol) -> Result:
     """Nothing happens."""
-    return Made(x, lambda dy: (dy,))
+    return Result(x, lambda dy: (dy,))
 
 
 def reshaped(*shape: int) -> Step:
     """`mx.sym.reshape`, with its special numbers."""
-    return lambda x: Made(mx.sym.reshape(x, shape=shape), lambda dy: (mx.sym.reshape_like(dy, x),))
+    return lambda x: Result(mx.sym.reshape(x, shape=shape), lambda dy: (mx.sym.reshape_like(dy, x),))
 
 
 def transposed(*axes: int) -> Step:
     """The axes in another order."""
     back = tuple(axes.index(axis) for axis in range(len(axes)))
-    return lambda x: Made(mx.sym.transpose(x, axes=axes), lambda dy: (mx.sym.transpose(dy, axes=back),))
+    return lambda x: Result(mx.sym.transpose(x, axes=axes), lambda dy: (mx.sym.transpose(dy, axes=back),))
 
 
 def reversed_along(*axes: int) -> Step:
     """Those axes from the end to the beginning."""
-    return lambda x: Made(mx.sym.reverse(x, axis=axes), lambda dy: (mx.sym.reverse(dy, axis=axes),))
+    return lambda x: Result(mx.sym.reverse(x, axis=axes), lambda dy: (mx.sym.reverse(dy, axis=axes),))
 
 
 def padded(height: tuple[int, int], width: tuple[int, int]) -> Step:
@@ -100,7 +100,7 @@ def padded(height: tuple[int, int], width: tuple[int, int]) -> Step:
     (top, bottom), (left, right) = height, width
     widths = (0, 0, 0, 0, top, bottom, left, right)
     begin, end = (None, None, top, left), (None, None, -bottom or None, -right or None)
-    return lambda x: Made(
+    return lambda x: Result(
         mx.sym.pad(x, mode="constant", pad_width=widths),
         lambda dy: (mx.sym.slice(dy, begin=begin, end=end),),
     )
@@ -110,9 +110,9 @@ def window(first: Sequence[int], size: Sequence[int]) -> Step:
     """The `size` pixels from `first` on along height and width."""
     ends = [begin + length for begin, length in zip(first, size, strict=True)]
 
-    def cut(x: Symbol) -> Made:
+    def cut(x: Symbol) -> Result:
         y = mx.sym.slice(x, begin=(None, None, *first), end=(None, None, *ends))
-        return Made(y, lambda dy: gradient("slice", y, dy))
+        return Result(y, lambda dy: gradient("slice", y, dy))
 
     return cut
 
@@ -120,9 +120,9 @@ def window(first: Sequence[int], size: Sequence[int]) -> Step:
 def first_along(axis: int, count: int) -> Step:
     """The first elements along an axis."""
 
-    def cut(x: Symbol) -> Made:
+    def cut(x: Symbol) -> Result:
         y = mx.sym.slice_axis(x, axis=axis, begin=0, end=count)
-        return Made(y, lambda dy: gradient("slice_axis", y, dy))
+        return Result(y, lambda dy: gradient("slice_axis", y, dy))
 
     return cut
 
@@ -132,17 +132,17 @@ def with_zeros(count: int) -> Step:
     if not count:
         return same
 
-    def join(x: Symbol) -> Made:
+    def join(x: Symbol) -> Result:
         zeros = mx.sym.zeros_like(mx.sym.slice_axis(x, axis=0, begin=0, end=1))
         y = mx.sym.concat(x, mx.sym.broadcast_axis(zeros, axis=0, size=count), dim=0)
-        return Made(y, lambda dy: (mx.sym.slice_axis(dy, axis=0, begin=0, end=-count),))
+        return Result(y, lambda dy: (mx.sym.slice_axis(dy, axis=0, begin=0, end=-count),))
 
     return join
 
 
 def tiled(count: int) -> Step:
     """A vector so many times."""
-    return lambda x: Made(
+    return lambda x: Result(
         mx.sym.tile(x, reps=(count,)),
         lambda dy: (mx.sym.sum(mx.sym.reshape(dy, shape=(count, -1)), axis=0),),
     )

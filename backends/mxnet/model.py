@@ -168,9 +168,9 @@ class MXNetModel:
                 for op in self._plan.batch_norms
                 for name in (op.moving_mean, op.moving_variance)
             }
-            logits, masks, pull = self._symbols(sums, training=True)
+            logits, masks, pullback = self._symbols(sums, training=True)
             loss, d_logits = losses.total(self._rules.loss, logits, masks)
-            gradients = pull(d_logits)
+            gradients = pullback(d_logits)
             results = [loss, *(gradients[parameter.name] for parameter in self._plan.parameters)]
             self._learners[key] = _Learner(complete(results), self._arrays, statistics, self._context)
         return self._learners[key]
@@ -182,10 +182,10 @@ class MXNetModel:
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         images = self._channels_first(_IMAGES)
-        logits, pull = operations.forward(
+        logits, pullback = operations.forward(
             self._mirrored, images, arrays, keep, self._dtype, sums, self._mixed
         )
-        return logits, self._channels_first(_MASKS), pull
+        return logits, self._channels_first(_MASKS), pullback
 
     def _channels_first(self, name: str) -> Symbol:
         variable = mx.sym.Variable(name)

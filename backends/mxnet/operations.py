@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from backends.mxnet.framework import attribute, mx
 from backends.mxnet.gradients import (
-    Made,
+    Result,
     Step,
     Symbol,
     first_along,
@@ -56,7 +56,7 @@ _BLOCK = 16
 """Filters that oneDNN computes at once; a convolution of fewer is several times slower than of so many."""
 
 
-def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None) -> Made:
+def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None) -> Result:
     """Convolution with MXNet's padding; what is too much is cut off."""
     height, width = sides(operation, (of.height, of.width))
     given = (x, kernel) if b is None else (x, kernel, b)
@@ -68,13 +68,13 @@ def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol |
         num_filter=operation.output.channels,
         no_bias=b is None,
     )
-    wanted, pull = _wanted(y, height, width)
-    return Made(wanted, lambda dy: gradient("Convolution", y, *pull(dy), *given))
+    wanted, pullback = _wanted(y, height, width)
+    return Result(wanted, lambda dy: gradient("Convolution", y, *pullback(dy), *given))
 
 
 def conv_transpose2d(
     operation: ConvTranspose2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None, dtype: str
-) -> Made:
+) -> Result:
     """Transposed convolution with MXNet's padding; what is too much is cut off."""
     height, width = sides(operation, (of.height, of.width))
     shared = {
@@ -88,7 +88,7 @@ def conv_transpose2d(
     )
     wanted, uncut = _wanted(y, height, width)
 
-    def pull(dy: Symbol) -> tuple[Symbol, ...]:
+    def pullback(dy: Symbol) -> tuple[Symbol, ...]:
         # Deconvolution's own gradient writes beyond the end of an array that is not a variable's. It is the
         # adjoint of a convolution: that takes one gradient to the other, and the kernel's is the same.
         (dy,) = uncut(dy)
@@ -96,27 +96,27 @@ def conv_transpose2d(
         _, d_kernel = gradient("Convolution", dx, x, dy, kernel)
         return dx, d_kernel
 
-    product = Made(wanted, pull)
+    product = Result(wanted, pullback)
     return _plus_bias(operation, product, b, dtype)
 
 
 def in_bfloat16(
     operation: Conv2D | ConvTranspose2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol
-) -> Made:
+) -> Result:
     """A product as "mixed_bfloat16" has it (`core.rules`), then the bias, which is not rounded.
 
     The product of the rounded operands is taken in float32; MXNet has no bfloat16 kernels that train.
     """
     if isinstance(operation, ConvTranspose2D):
         # Not Deconvolution: fed a weight that is computed, it ends in a segmentation fault.
-        y, pull = _conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None)
+        y, pullback = _conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None)
     else:
-        y, pull = conv2d(operation, of, _rounded(x), _rounded(kernel), None)
-    product = Made(_rounded(y), lambda dy: tuple(map(_rounded, pull(_rounded(dy)))))
+        y, pullback = conv2d(operation, of, _rounded(x), _rounded(kernel), None)
+    product = Result(_rounded(y), lambda dy: tuple(map(_rounded, pullback(_rounded(dy)))))
     return _plus_bias(operation, product, b, "float32")
 
 
-def bias(operation: Operation, x: Symbol, b: Symbol, dtype: str) -> Made:
+def bias(operation: Operation, x: Symbol, b: Symbol, dtype: str) -> Result:
     """Add b to every pixel.
 
     In float32 as a batch norm that knows its mean (0) and variance (1) beforehand: of all that adds, oneDNN
@@ -126,7 +126,7 @@ def bias(operation: Operation, x: Symbol, b: Symbol, dtype: str) -> Made:
         y = mx.sym.broadcast_add(x, mx.sym.reshape(b, shape=(1, -1, 1, 1)))
     else:
         y = _scaled(operation.name, operation.output.channels, x, mx.sym.ones_like(b), b)
-    return Made(y, lambda dy: (dy, mx.sym.sum(_sums(_plain(dy)), axis=(0, 2))))
+    return Result(y, lambda dy: (dy, mx.sym.sum(_sums(_plain(dy)), axis=(0, 2))))
 
 
 def constants(names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
@@ -140,10 +140,10 @@ def constants(names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def relu(_: Operation, x: Symbol) -> Made:
+def relu(_: Operation, x: Symbol) -> Result:
     """Negative numbers become 0."""
     y = mx.sym.Activation(x, act_type="relu")  # unlike `relu` it takes the layout that oneDNN works in
-    return Made(y, lambda dy: gradient("Activation", y, dy, y))
+    return Result(y, lambda dy: gradient("Activation", y, dy, y))
 
 
 def batch_norm(
@@ -153,7 +153,7 @@ def batch_norm(
     beta: Symbol,
     statistics: tuple[Symbol, Symbol],
     sums: Sums,
-) -> Made:
+) -> Result:
     """The normalised input; in training the batch's own mean and biased variance are put into `statistics`,
     on the CPU in backward.
     """  # noqa: D205
@@ -166,24 +166,24 @@ def batch_norm(
     match sums:
         case "kernel":
             y = mx.sym.BatchNorm(x, gamma, beta, *statistics, output_mean_var=True, **settings)
-            return Made(
+            return Result(
                 y[0], lambda dy: gradient("BatchNorm", y, dy, y[1], y[2], x, gamma, beta, *statistics)
             )
         case "float64":
             inputs = [mx.sym.cast(symbol, dtype="float64") for symbol in (_plain(x), gamma, beta)]
             y = mx.sym.BatchNorm(*inputs, *statistics, output_mean_var=True, **settings)
 
-            def pull(dy: Symbol) -> tuple[Symbol, ...]:
+            def pullback(dy: Symbol) -> tuple[Symbol, ...]:
                 dy = mx.sym.cast(_plain(dy), dtype="float64")
                 results = gradient("BatchNorm", y, dy, y[1], y[2], *inputs, *statistics)
                 return tuple(mx.sym.cast(result, dtype="float32") for result in results[:3])
 
-            return Made(mx.sym.cast(y[0], dtype="float32"), pull)
+            return Result(mx.sym.cast(y[0], dtype="float32"), pullback)
         case "products":
             batch_mean, inverse = _moments(operation, x)
             scale = gamma * inverse
             y = _scaled(operation.name, operation.output.channels, x, scale, beta - batch_mean * scale)
-            return Made(
+            return Result(
                 y,
                 lambda dy: gradient(
                     "BatchNorm", y, dy, batch_mean, inverse, x, gamma, beta, *statistics, **settings
@@ -195,8 +195,9 @@ def exact_sums(plan: Plan, count: int) -> dict[str, Sums]:
     """How the batch norms of a CPU's float32 step add, for batches of `count`, if not by a kernel.
 
     oneDNN's kernel adds pixel by pixel: beyond 100,000 of them its variance is off by up to 2e-4, with fewer
-    by 1e-5. And it normalises by x * a + b, which loses digits where a mean is large against its deviation.
-    It takes a third of the time of the detour through float64; where little is gained, the detour is taken.
+    by 1e-5. Its gradient is as good as the statistics that it is given, and products give it exact ones.
+    The kernel normalises by x * a + b, which loses digits where a mean is large against its deviation; where
+    that costs little, all of it is done in float64.
     """
 
     def pixels(operation: BatchNorm) -> int:
@@ -209,17 +210,17 @@ def exact_sums(plan: Plan, count: int) -> dict[str, Sums]:
     }
 
 
-def dropout(operation: Dropout, x: Symbol, keep: Symbol) -> Made:
+def dropout(operation: Dropout, x: Symbol, keep: Symbol) -> Result:
     """Elements to keep (1, else 0), scaled up."""
-    return Made(x * keep * operation.scale, lambda dy: (dy * keep * operation.scale,))
+    return Result(x * keep * operation.scale, lambda dy: (dy * keep * operation.scale,))
 
 
-def concat(_: Concat, xs: Sequence[Symbol], channels: Sequence[int]) -> Made:
+def concat(_: Concat, xs: Sequence[Symbol], channels: Sequence[int]) -> Result:
     """Join along the channels."""
     y = mx.sym.concat(*xs, dim=1)
     whole = all(count % _BLOCK == 0 for count in channels)
     # A gradient in oneDNN's layout cannot be parted within a block: MXNet ends by a division by zero.
-    return Made(y, lambda dy: gradient("Concat", y, dy if whole else _plain(dy), *xs))
+    return Result(y, lambda dy: gradient("Concat", y, dy if whole else _plain(dy), *xs))
 
 
 def sigmoid(x: Symbol) -> Symbol:
@@ -280,19 +281,19 @@ def forward(
             case _:
                 raise NotImplementedError(f"mxnet has no {type(op).__name__}")
         values[op.output.name] = made.value
-        tape.append((op, names, made.pull))
+        tape.append((op, names, made.pullback))
 
-    def pull(d_logits: Symbol) -> dict[str, Symbol]:
+    def pullback(d_logits: Symbol) -> dict[str, Symbol]:
         parts: dict[str, list[Symbol]] = {plan.logits: [d_logits]}
         gradients: dict[str, Symbol] = {}
-        for op, names, pull_one in reversed(tape):
-            results = pull_one(_sum_of(parts.pop(op.output.name)))
+        for op, names, pullback_one in reversed(tape):
+            results = pullback_one(_sum_of(parts.pop(op.output.name)))
             for name, result in zip(op.inputs, results, strict=False):
                 parts.setdefault(name, []).append(result)
             gradients.update(zip(names, results[len(op.inputs) :], strict=False))
         return gradients
 
-    return values[plan.logits], pull
+    return values[plan.logits], pullback
 
 
 def _sum_of(parts: Sequence[Symbol]) -> Symbol:
@@ -300,16 +301,16 @@ def _sum_of(parts: Sequence[Symbol]) -> Symbol:
     return parts[0] if len(parts) == 1 else mx.sym.add_n(*parts)
 
 
-def _plus_bias(operation: Operation, product: Made, b: Symbol | None, dtype: str) -> Made:
+def _plus_bias(operation: Operation, product: Result, b: Symbol | None, dtype: str) -> Result:
     if b is None:
         return product
-    y, pull = bias(operation, product.value, b, dtype)
+    y, pullback = bias(operation, product.value, b, dtype)
 
-    def pull_both(dy: Symbol) -> tuple[Symbol, ...]:
-        dy, db = pull(dy)
-        return (*product.pull(dy), db)
+    def pullback_both(dy: Symbol) -> tuple[Symbol, ...]:
+        dy, db = pullback(dy)
+        return (*product.pullback(dy), db)
 
-    return Made(y, pull_both)
+    return Result(y, pullback_both)
 
 
 def _scaled(name: str, channels: int, x: Symbol, scale: Symbol, shift: Symbol) -> Symbol:
@@ -361,7 +362,7 @@ def _plain(x: Symbol) -> Symbol:
     return mx.sym.transpose(x, axes=(0, 1, 2, 3))
 
 
-def _wanted(x: Symbol, height: Side, width: Side) -> Made:
+def _wanted(x: Symbol, height: Side, width: Side) -> Result:
     """The pixels that are wanted; if they are all there are, no copy is made."""
     if not height.is_cut and not width.is_cut:
         return same(x)
@@ -370,7 +371,7 @@ def _wanted(x: Symbol, height: Side, width: Side) -> Made:
 
 def _conv_transpose2d_by_phases(
     operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol | None
-) -> Made:
+) -> Result:
     """The same sum as a convolution to stride**2 phases of the output, which are then interleaved.
 
     Along one axis, output pixel s*u + v meets input pixel j = u + d by the tap a = v + crop - s*d. So
@@ -387,7 +388,7 @@ def _conv_transpose2d_by_phases(
     height, width = (high - low + 1 for low, high in spans)
     filters = s * s * out.channels
     spare = -filters % _BLOCK
-    weights, pull_weights = through(
+    weights, pullback_weights = through(
         kernel,
         padded(rows, columns),
         reshaped(-1, out.channels, height, s, width, s),
@@ -406,14 +407,16 @@ def _conv_transpose2d_by_phases(
     if pads != [0, 0]:
         first = [pad + low for pad, (low, _) in zip(pads, spans, strict=True)]
         steps.append(window(first, (out.height // s, out.width // s)))
-    y, pull_y = through(phases, *steps, *_interleaving(s, out.channels, out.height // s, out.width // s))
+    y, pullback_y = through(phases, *steps, *_interleaving(s, out.channels, out.height // s, out.width // s))
 
-    def pull(dy: Symbol) -> tuple[Symbol, ...]:
-        dx, d_weights, *d_biases = gradient("Convolution", phases, *pull_y(dy), *given)
-        db = (result for made, d_bias in zip(biases, d_biases, strict=True) for result in made.pull(d_bias))
-        return dx, *pull_weights(d_weights), *db
+    def pullback(dy: Symbol) -> tuple[Symbol, ...]:
+        dx, d_weights, *d_biases = gradient("Convolution", phases, *pullback_y(dy), *given)
+        db = (
+            result for made, d_bias in zip(biases, d_biases, strict=True) for result in made.pullback(d_bias)
+        )
+        return dx, *pullback_weights(d_weights), *db
 
-    return Made(y, pull)
+    return Result(y, pullback)
 
 
 def _interleaving(s: int, channels: int, height: int, width: int) -> tuple[Step, ...]:

@@ -100,8 +100,8 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
         first_along(1, 6),
         window((1, 0), (3, 2)),
     ]
-    chain, pull_chain = through(x, *steps)
-    tiles, pull_tiles = through(b, tiled(3), with_zeros(0))
+    chain, pullback_chain = through(x, *steps)
+    tiles, pullback_tiles = through(b, tiled(3), with_zeros(0))
     conv = mx.sym.Convolution(x, kernel, kernel=(3, 3), num_filter=5, pad=(1, 1), no_bias=True)
     norm = mx.sym.BatchNorm(conv, gamma, beta, mean, variance, fix_gamma=False, output_mean_var=True)
     d_conv, d_gamma, d_beta = gradient(
@@ -109,7 +109,7 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
     )
     dx, d_kernel = gradient("Convolution", conv, d_conv, x, kernel)
     # What comes back depends linearly on what is given: here on the results themselves.
-    ours = [*pull_chain(chain), *pull_tiles(tiles * db), dx, d_kernel, d_gamma, d_beta]
+    ours = [*pullback_chain(chain), *pullback_tiles(tiles * db), dx, d_kernel, d_gamma, d_beta]
 
     rng = np.random.default_rng(5)
     shapes = {"x": (4, 6, 7, 9), "kernel": (5, 6, 3, 3), "dy": (4, 5, 7, 9), "b": (4,), "db": (12,)}
