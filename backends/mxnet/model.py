@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,8 @@ class MXNetModel:
             )
         for op in self._plan.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
-                batch = statistics[name].astype(self._dtype)
                 running = self._arrays[name]
-                running[:] = running * op.momentum + batch * (1 - op.momentum)
+                running[:] = running * op.momentum + statistics[name] * (1 - op.momentum)
         return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[_Loss, Array]:
@@ -146,58 +145,45 @@ class MXNetModel:
 
     def _differentiate(
         self, images: Array, masks: Array, keep: dict[str, Any]
-    ) -> tuple[_Loss, dict[str, Any], Mapping[str, Any]]:
-        """Loss, gradients and, on the CPU since the end of backward, the batch's statistics."""
+    ) -> tuple[_Loss, dict[str, Any], dict[str, Any]]:
+        """Loss, gradients and the batch's statistics."""
         inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks), **keep}
-        learner = self._learner(len(images))
-        loss, *gradients = learner(inputs)
-        names = (parameter.name for parameter in self._plan.parameters)
-        return _Loss(loss.copy()), dict(zip(names, gradients, strict=True)), learner.statistics
+        loss, gradients, statistics = self._learner(len(images))(inputs)
+        return _Loss(loss), gradients, statistics
 
     def _learner(self, count: int) -> _Learner:
         """What learns from batches of so many images."""
         sums = operations.exact_sums(self._plan, count) if self._adds_badly else {}
         key = frozenset(sums.items())
         if key not in self._learners:
-            statistics = {
-                name: mx.nd.zeros(
-                    op.output.channels,
-                    ctx=self._context,
-                    dtype="float64" if sums.get(op.name) == "float64" else self._dtype,
-                )
-                for op in self._plan.batch_norms
-                for name in (op.moving_mean, op.moving_variance)
-            }
-            logits, masks, pullback = self._symbols(sums, training=True)
+            logits, masks, statistics, pullback = self._symbols(sums, training=True)
             loss, d_logits = losses.total(self._rules.loss, logits, masks)
-            gradients = pullback(d_logits)
-            results = [loss, *(gradients[parameter.name] for parameter in self._plan.parameters)]
-            self._learners[key] = _Learner(complete(results), self._arrays, statistics, self._context)
+            self._learners[key] = _Learner(loss, pullback(d_logits), statistics, self._arrays, self._context)
         return self._learners[key]
 
     def _symbols(
         self, sums: Mapping[str, operations.Sums], *, training: bool
-    ) -> tuple[Symbol, Symbol, Callable[[Symbol], dict[str, Symbol]]]:
-        """Logits and masks, both (N, 1, H, W), and what makes the parameters' gradients of the logits'."""
+    ) -> tuple[Symbol, Symbol, dict[str, Symbol], Callable[[Symbol], dict[str, Symbol]]]:
+        """Logits and masks, both (N, 1, H, W); then what else `operations.forward` gives."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         images = self._channels_first(_IMAGES)
-        logits, pullback = operations.forward(
+        logits, statistics, pullback = operations.forward(
             self._mirrored, images, arrays, keep, self._dtype, sums, self._mixed
         )
-        return logits, self._channels_first(_MASKS), pullback
+        return logits, self._channels_first(_MASKS), statistics, pullback
 
     def _channels_first(self, name: str) -> Symbol:
         variable = mx.sym.Variable(name)
         return mx.sym.transpose(mx.sym.cast(variable, dtype=self._dtype), axes=(0, 3, 1, 2))
 
     def _evaluating_symbol(self) -> Symbol:
-        logits, masks, _ = self._symbols({}, training=False)
+        logits, masks, *_ = self._symbols({}, training=False)
         loss, _ = losses.total(self._rules.loss, logits, masks)
         return mx.sym.Group([loss, _probabilities(logits)])
 
     def _predicting_symbol(self) -> Symbol:
-        logits, _, _ = self._symbols({}, training=False)
+        logits, *_ = self._symbols({}, training=False)
         return _probabilities(logits)
 
     def _exported_symbol(self) -> Symbol:
@@ -221,21 +207,26 @@ class _Graph:
 
 
 class _Learner:
-    """A training graph, and where it leaves the batch's statistics.
+    """A training graph: the loss, the parameters' gradients and the batch's statistics, these by their names.
 
     It runs as an executor and not as a `CachedOp`, which would look for the gradients of the gradients in it.
     """
 
     def __init__(
-        self, symbol: Symbol, arrays: Mapping[str, Any], statistics: Mapping[str, Any], context: Any
+        self,
+        loss: Symbol,
+        gradients: Mapping[str, Symbol],
+        statistics: Mapping[str, Symbol],
+        arrays: Mapping[str, Any],
+        context: Any,
     ) -> None:
-        self.statistics = statistics
-        self._symbol, self._context = symbol, context
-        self._arrays = {**arrays, **statistics, **_constants(symbol, context)}
+        self._gradients, self._statistics = tuple(gradients), tuple(statistics)
+        self._symbol = complete([loss, *gradients.values(), *statistics.values()])
+        self._context, self._arrays = context, {**arrays, **_constants(self._symbol, context)}
         self._executors: dict[int, Any] = {}
 
-    def __call__(self, inputs: Mapping[str, Any]) -> Sequence[Any]:
-        """All results, to be used before the next call."""
+    def __call__(self, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """All three for a batch; the gradients and the statistics are to be used before the next call."""
         count = len(inputs[_IMAGES])
         if count not in self._executors:
             self._executors[count] = self._bind(inputs)
@@ -243,8 +234,13 @@ class _Learner:
         for name, array in inputs.items():
             if name in executor.arg_dict:
                 array.copyto(executor.arg_dict[name])
-        results: Sequence[Any] = executor.forward(is_train=True)
-        return results
+        loss, *results = executor.forward(is_train=True)
+        gradients, statistics = results[: len(self._gradients)], results[len(self._gradients) :]
+        return (
+            loss.copy(),
+            dict(zip(self._gradients, gradients, strict=True)),
+            dict(zip(self._statistics, statistics, strict=True)),
+        )
 
     def _bind(self, inputs: Mapping[str, Any]) -> Any:
         """For batches of this size, in the memory of those of the largest size so far."""
@@ -289,7 +285,7 @@ def predict_exported(directory: Path, images: Array) -> Array:
 
 def _constants(symbol: Symbol, context: Any) -> dict[str, Any]:
     found = operations.constants(symbol.list_inputs())
-    return {name: mx.nd.array(array, ctx=context) for name, array in found.items()}
+    return {name: mx.nd.array(array, ctx=context, dtype=array.dtype) for name, array in found.items()}
 
 
 def _probabilities(logits: Symbol) -> Symbol:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ Sums = Literal["kernel", "float64", "products"]
 _FEW, _MANY = 10_000, 100_000
 """Pixels a channel between which batch norm is worth oneDNN's float32 kernel, and it is good enough."""
 
-_ZEROS, _NEARLY_ONES = "constant/zeros/", "constant/nearly_ones/"  # of which operation, and how many
+_ZEROS, _NEARLY_ONES = "constant/zeros/", "constant/nearly_ones/"  # of which operation, type, and how many
 _EPSILON = 2.0**-10  # with it, nearly one is exactly 1
 
 _BLOCK = 16
@@ -126,19 +126,20 @@ def bias(operation: Operation, x: Symbol, b: Symbol, dtype: str) -> Result:
     if dtype == "float64":
         y = mx.sym.broadcast_add(x, mx.sym.reshape(b, shape=(1, -1, 1, 1)))
     else:
-        y = _scaled(operation.name, operation.output.channels, x, mx.sym.ones_like(b), b)
+        y = _scaled(operation.name, operation, x, mx.sym.ones_like(b), b)
     return Result(y, lambda dy: (dy, mx.sym.sum(_sums(_plain(dy)), axis=(0, 2))))
 
 
-def constants(names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+def constants(names: Iterable[str]) -> dict[str, NDArray[Any]]:
     """What stands behind those names of a symbol's inputs that are neither arrays of the model nor data."""
     values = {_ZEROS: 0.0, _NEARLY_ONES: 1 - _EPSILON}
-    return {
-        name: np.full(int(name.rpartition("/")[2]), value, np.float32)
-        for name in names
-        for prefix, value in values.items()
-        if name.startswith(prefix)
-    }
+    found = {}
+    for name in names:
+        for prefix, value in values.items():
+            if name.startswith(prefix):
+                *_, dtype, count = name.split("/")
+                found[name] = np.full(int(count), value, dtype)
+    return found
 
 
 def relu(_: Operation, x: Symbol) -> Result:
@@ -147,49 +148,45 @@ def relu(_: Operation, x: Symbol) -> Result:
     return Result(y, lambda dy: gradient("Activation", y, dy, y))
 
 
+def batch_norm_by_known(
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, mean: Symbol, variance: Symbol
+) -> Symbol:
+    """The input normalised by these, where nothing is trained."""
+    return mx.sym.BatchNorm(x, gamma, beta, mean, variance, **_settings(operation))
+
+
 def batch_norm(
-    operation: BatchNorm,
-    x: Symbol,
-    gamma: Symbol,
-    beta: Symbol,
-    statistics: tuple[Symbol, Symbol],
-    sums: Sums,
-) -> Result:
-    """The normalised input; in training the batch's own mean and biased variance are put into `statistics`,
-    on the CPU in backward.
-    """  # noqa: D205
-    settings = {
-        "eps": attribute(operation.epsilon),
-        "momentum": "0.0",  # of the running average, which the model takes by itself
-        "fix_gamma": "False",  # by default gamma is held at 1
-        "use_global_stats": "False",
-    }
-    match sums:
-        case "kernel":
-            y = mx.sym.BatchNorm(x, gamma, beta, *statistics, output_mean_var=True, **settings)
-            return Result(
-                y[0], lambda dy: gradient("BatchNorm", y, dy, y[1], y[2], x, gamma, beta, *statistics)
-            )
-        case "float64":
-            inputs = [mx.sym.cast(symbol, dtype="float64") for symbol in (_plain(x), gamma, beta)]
-            y = mx.sym.BatchNorm(*inputs, *statistics, output_mean_var=True, **settings)
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str, sums: Sums
+) -> tuple[Result, Symbol, Symbol]:
+    """The normalised input, and the mean and biased variance of the batch."""
+    settings, epsilon = _settings(operation), operation.epsilon
+    # What MXNet averages by itself is not taken: it is written in backward, and nobody can wait for that.
+    unused = _known(f"{operation.name}/unused", operation, "float64" if sums == "float64" else dtype)
+    if sums == "products":
+        mean, variance = _moments(operation, x)
+        inverse = mx.sym.rsqrt(variance + epsilon)
+        mean, inverse, variance = (mx.sym.cast(y, dtype=dtype) for y in (mean, inverse, variance))
+        scale = gamma * inverse
+        y = _scaled(operation.name, operation, x, scale, beta - mean * scale)
 
-            def pullback(dy: Symbol) -> tuple[Symbol, ...]:
-                dy = mx.sym.cast(_plain(dy), dtype="float64")
-                results = gradient("BatchNorm", y, dy, y[1], y[2], *inputs, *statistics)
-                return tuple(mx.sym.cast(result, dtype="float32") for result in results[:3])
+        def by_moments(dy: Symbol) -> tuple[Symbol, ...]:
+            return gradient("BatchNorm", y, dy, mean, inverse, x, gamma, beta, *unused, **settings)[:3]
 
-            return Result(mx.sym.cast(y[0], dtype="float32"), pullback)
-        case "products":
-            batch_mean, inverse = _moments(operation, x)
-            scale = gamma * inverse
-            y = _scaled(operation.name, operation.output.channels, x, scale, beta - batch_mean * scale)
-            return Result(
-                y,
-                lambda dy: gradient(
-                    "BatchNorm", y, dy, batch_mean, inverse, x, gamma, beta, *statistics, **settings
-                ),
-            )
+        return Result(y, by_moments), mean, variance
+
+    def typed(x: Symbol, to: str) -> Symbol:
+        return mx.sym.cast(x, dtype=to) if sums == "float64" else x
+
+    inputs = [typed(array, "float64") for array in (_plain(x) if sums == "float64" else x, gamma, beta)]
+    y, mean, inverse = made = mx.sym.BatchNorm(*inputs, *unused, output_mean_var=True, **settings)
+
+    def by_kernel(dy: Symbol) -> tuple[Symbol, ...]:
+        dy = typed(_plain(dy) if sums == "float64" else dy, "float64")
+        results = gradient("BatchNorm", made, dy, mean, inverse, *inputs, *unused)[:3]
+        return tuple(typed(result, dtype) for result in results)
+
+    variance = mx.sym.relu(1 / mx.sym.square(inverse) - epsilon)
+    return Result(typed(y, dtype), by_kernel), typed(mean, dtype), typed(variance, dtype)
 
 
 def exact_sums(plan: Plan, count: int) -> dict[str, Sums]:
@@ -242,12 +239,14 @@ def forward(
     dtype: str,
     sums: Mapping[str, Sums],
     mixed: bool,
-) -> tuple[Symbol, Callable[[Symbol], dict[str, Symbol]]]:
-    """The logits; with `keep` for training. Then what makes the parameters' gradients of the logits'.
+) -> tuple[Symbol, dict[str, Symbol], Callable[[Symbol], dict[str, Symbol]]]:
+    """The logits; for training, with `keep`, also the batch's statistics by the running ones' names, and what
+    turns the gradient of the logits into those of the parameters.
 
     `sums` has how a batch norm adds in training, if not by its kernel.
-    """
+    """  # noqa: D205
     values, tape = {plan.input.name: images}, []
+    statistics: dict[str, Symbol] = {}
     tensors = {tensor.name: tensor for tensor in (plan.input, *(op.output for op in plan.operations))}
     biases = {op.input: op.bias for op in plan.operations if isinstance(op, Bias)}
     for op in plan.operations[:-1]:
@@ -275,9 +274,15 @@ def forward(
                 made = relu(op, x)
             case BatchNorm():
                 names = op.gamma, op.beta
-                statistics = arrays[op.moving_mean], arrays[op.moving_variance]
                 gamma, beta = (arrays[name] for name in names)
-                made = batch_norm(op, x, gamma, beta, statistics, sums.get(op.name, "kernel"))
+                running = op.moving_mean, op.moving_variance
+                if keep is None:
+                    known = (arrays[name] for name in running)
+                    made = same(batch_norm_by_known(op, x, gamma, beta, *known))
+                else:
+                    how = sums.get(op.name, "kernel")
+                    made, *found = batch_norm(op, x, gamma, beta, dtype, how)
+                    statistics.update(zip(running, found, strict=True))
             case Dropout():
                 made = same(x) if keep is None else dropout(op, x, keep[op.name])
             case Concat():
@@ -299,7 +304,7 @@ def forward(
             gradients.update(zip(names, results[len(op.inputs) :], strict=False))
         return gradients
 
-    return values[plan.logits], pullback
+    return values[plan.logits], statistics, pullback
 
 
 def _sum_of(parts: Sequence[Symbol]) -> Symbol:
@@ -323,29 +328,50 @@ def _plus_bias(operation: Operation, product: Result, b: Symbol | None, dtype: s
     return Result(y, pullback_both)
 
 
-def _scaled(name: str, channels: int, x: Symbol, scale: Symbol, shift: Symbol) -> Symbol:
-    """Every channel times its scale, plus its shift, by a batch norm of known mean (0) and variance (1)."""
-    mean, variance = (  # each its own, as MXNet wants of what it may write to
-        mx.sym.Variable(f"{prefix}{name}/{channels}") for prefix in (_ZEROS, _NEARLY_ONES)
+def _settings(operation: BatchNorm) -> dict[str, str]:
+    """Of MXNet's batch norm, as attributes."""
+    return {
+        "eps": attribute(operation.epsilon),
+        "momentum": "0.0",  # of the running average, which the model takes by itself
+        "fix_gamma": "False",  # by default gamma is held at 1
+        "use_global_stats": "False",
+    }
+
+
+def _known(name: str, operation: Operation, dtype: str) -> tuple[Symbol, Symbol]:
+    """A mean of 0 and a variance of nearly 1; each its own, as MXNet wants of what it may write to."""
+    zeros, nearly_ones = (
+        mx.sym.Variable(f"{prefix}{name}/{dtype}/{operation.output.channels}")
+        for prefix in (_ZEROS, _NEARLY_ONES)
     )
+    return zeros, nearly_ones
+
+
+def _scaled(name: str, operation: Operation, x: Symbol, scale: Symbol, shift: Symbol) -> Symbol:
+    """Every channel times its scale, plus its shift, by a batch norm whose statistics are known."""
     return mx.sym.BatchNorm(
-        x, scale, shift, mean, variance, eps=_EPSILON, use_global_stats=True, fix_gamma=False
+        x,
+        scale,
+        shift,
+        *_known(name, operation, "float32"),
+        eps=_EPSILON,
+        use_global_stats=True,
+        fix_gamma=False,
     )
 
 
 def _moments(operation: BatchNorm, x: Symbol) -> tuple[Symbol, Symbol]:
-    """Each channel's mean, and the inverse of its standard deviation (with epsilon), (C,) in float32."""
+    """Each channel's mean and biased variance, (C,) in float64: of products, after the mean is taken off."""
     out = operation.output
 
     def mean_of(x: Symbol) -> Symbol:
-        return mx.sym.mean(mx.sym.cast(_sums(x), dtype="float64"), axis=(0, 2)) * (
-            1 / (out.height * out.width)
-        )
+        sums = mx.sym.cast(_sums(_plain(x)), dtype="float64")
+        return mx.sym.mean(sums, axis=(0, 2)) * (1 / (out.height * out.width))
 
-    mean = mx.sym.cast(mean_of(_plain(x)), dtype="float32")
-    centred = _scaled(f"{operation.name}/centred", out.channels, x, mx.sym.ones_like(mean), -mean)
-    inverse = mx.sym.rsqrt(mean_of(mx.sym.square(_plain(centred))) + operation.epsilon)
-    return mean, mx.sym.cast(inverse, dtype="float32")
+    mean = mean_of(x)
+    shift = -mx.sym.cast(mean, dtype="float32")
+    centred = _scaled(f"{operation.name}/centred", operation, x, mx.sym.ones_like(shift), shift)
+    return mean, mean_of(mx.sym.square(_plain(centred)))
 
 
 def _sums(x: Symbol) -> Symbol:
