@@ -49,7 +49,10 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def held_back_stderr() -> Iterator[None]:
-    """Keep what is written to standard error, by C++ code too, to itself, unless the block raises."""
+    """Keep what is written to standard error, by C++ code too, to itself, unless the block raises.
+
+    That of the whole process, other threads included: only for what takes a moment.
+    """
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)

@@ -49,9 +49,9 @@ def gradient(kind: str, forward: Symbol, *inputs: Symbol, **other: str) -> tuple
     )
 
 
-def complete(results: Sequence[Symbol]) -> Symbol:
+def complete(results: list[Symbol]) -> Symbol:
     """The graph of all these, in which every gradient knows its forward node. It has no gradient itself."""
-    graph = json.loads(mx.sym.Group(list(results)).tojson(remove_amp_cast=False))
+    graph = json.loads(mx.sym.Group(results).tojson(remove_amp_cast=False))
     places = {node["name"]: place for place, node in enumerate(graph["nodes"])}
     for node in graph["nodes"]:
         if node["op"].startswith(_BACKWARD):

@@ -74,7 +74,7 @@ def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol |
 
 
 def conv_transpose2d(
-    operation: ConvTranspose2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None, dtype: str
+    operation: ConvTranspose2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol, dtype: str
 ) -> Result:
     """Transposed convolution with MXNet's padding; what is too much is cut off."""
     height, width = sides(operation, (of.height, of.width))
@@ -316,9 +316,7 @@ def _sum_of(parts: Sequence[Symbol]) -> Symbol:
     return mx.sym.add_n(*joined, _plain(last)) if joined else last
 
 
-def _plus_bias(operation: Operation, product: Result, b: Symbol | None, dtype: str) -> Result:
-    if b is None:
-        return product
+def _plus_bias(operation: Operation, product: Result, b: Symbol, dtype: str) -> Result:
     y, pullback = bias(operation, product.value, b, dtype)
 
     def pullback_both(dy: Symbol) -> tuple[Symbol, ...]:
