@@ -8,6 +8,7 @@ from typing import Any
 
 from backends.tf import cpu, fused_batch_norm
 from backends.tf.framework import Tensor, tf
+from backends.tf.unfolding import Windows
 from core.lowering import same_pads
 from core.plan import (
     BatchNorm,
@@ -21,6 +22,9 @@ from core.plan import (
     Plan,
     Relu,
 )
+
+_CHANNELS = 16
+"""Pixels of fewer channels are unfolded too slowly, each for itself."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,9 @@ Product = Callable[[Any, Tensor, Tensor, Use], Tensor]
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
     """Convolution with the plan's pads."""
     pads = _padding(operation, x)
-    is_pointwise = operation.kernel_size == (1, 1) and operation.stride == 1 and pads == "SAME"
-    if use.trains_on_cpu and is_pointwise and x.dtype != tf.bfloat16:
-        return cpu.pointwise(x, kernel)
+    windows = _windows(operation, x)
+    if use.trains_on_cpu and _unfolds(windows, x.shape[-1], x.dtype):
+        return cpu.convolution(x, kernel, windows, pads)
     return tf.nn.conv2d(x, kernel, operation.stride, pads)
 
 
@@ -61,10 +65,13 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, use:
     out = operation.output
     shape = tf.stack([tf.shape(x)[0], out.height, out.width, out.channels])
     pads = _padding(operation, x)
+    windows = _windows(operation, x)
     if use.on_cpu and out.channels == 1 and pads == "SAME":
-        pads = _explicit(operation.crops)
         if use.training:
-            return cpu.transposed_to_one_channel(x, kernel, shape, operation.stride, pads)
+            return cpu.transposed_to_one_channel(x, kernel, windows)
+        pads = _explicit(operation.crops)  # which bring Eigen's kernel; oneDNN's computes 16 channels
+    if use.trains_on_cpu and _unfolds(windows, out.channels, x.dtype):
+        return cpu.transposed_convolution(x, kernel, shape, windows, pads)
     return tf.nn.conv2d_transpose(x, kernel, shape, operation.stride, pads)
 
 
@@ -84,11 +91,13 @@ def in_bfloat16(product: Product) -> Product:
     return rounded
 
 
-def bias(_: Operation, x: Tensor, b: Tensor, use: Use) -> Tensor:
-    """Add b to every pixel."""
+def bias(_: Operation, x: Tensor, b: Tensor, use: Use, only_with_relu: bool) -> Tensor:
+    """Add b to every pixel; `only_with_relu` as in `cpu.bias`."""
     if x.shape[-1] == 1:
         return x + b  # its gradient is the faster one
-    return cpu.bias(x, b) if use.trains_on_cpu else tf.nn.bias_add(x, b)
+    if use.trains_on_cpu:
+        return cpu.bias(x, b, only_with_relu=only_with_relu and x.dtype == tf.float32)
+    return tf.nn.bias_add(x, b)
 
 
 def relu(_: Operation, x: Tensor) -> Tensor:
@@ -147,6 +156,8 @@ def forward(
     transpose: Product = conv_transpose2d
     if mixed:
         convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
+    rectified = {op.input for op in plan.operations if isinstance(op, Relu)}
+    transposed = {op.output.name for op in plan.operations if isinstance(op, ConvTranspose2D)}
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
@@ -155,7 +166,8 @@ def forward(
             case ConvTranspose2D():
                 y = transpose(op, x, arrays[op.kernel], use)
             case Bias():
-                y = bias(op, x, arrays[op.bias], use)
+                only_with_relu = op.output.name in rectified and (mixed or op.input in transposed)
+                y = bias(op, x, arrays[op.bias], use, only_with_relu)
             case Relu():
                 y = relu(op, x)
             case BatchNorm():
@@ -178,23 +190,36 @@ def forward(
     return values[plan.logits], statistics
 
 
-def _padding(operation: Conv2D | ConvTranspose2D, x: Tensor) -> str | list[list[int]]:
+def _unfolds(windows: Windows, channels: int, dtype: Any) -> bool:
+    """Whether the kernel's gradient is sooner a product of unfolded windows, of an image of so many channels.
+
+    That of bfloat16 is a kernel of oneDNN that uses the processor's own products.
+    """
+    return dtype != tf.bfloat16 and (windows.are_pixels or (windows.stride > 1 and channels >= _CHANNELS))
+
+
+def _padding(operation: Conv2D | ConvTranspose2D, x: Tensor) -> cpu.Padding:
     """The pads or crops in TensorFlow's words.
 
     Where they are what it calls SAME they are called so: oneDNN's kernels of the gradients are chosen then,
     which take up to a third less time. But not for a kernel smaller than the stride: over one, they end
     the process now and then by a segmentation fault (TensorFlow 2.21).
     """
+    windows = _windows(operation, x)
+    explicit = _explicit(windows.pads)
+    sides = zip(windows.image, windows.taps, strict=True)
+    counts, same = zip(*(same_pads(length, taps, windows.stride) for length, taps in sides), strict=True)
+    is_same = (counts, _explicit(same)) == (windows.count, explicit)
+    return "SAME" if is_same and min(windows.taps) >= windows.stride else explicit
+
+
+def _windows(operation: Conv2D | ConvTranspose2D, x: Tensor) -> Windows:
+    """Those of the convolution, or of the one whose adjoint this is."""
     given, made = tuple(x.shape[1:3]), (operation.output.height, operation.output.width)
+    taps, stride = operation.kernel_size, operation.stride
     if isinstance(operation, Conv2D):
-        large, small, pads = given, made, operation.pads
-    else:
-        large, small, pads = made, given, operation.crops
-    explicit = _explicit(pads)
-    sides = zip(large, operation.kernel_size, strict=True)
-    sizes, same = zip(*(same_pads(length, taps, operation.stride) for length, taps in sides), strict=True)
-    is_same = (sizes, _explicit(same)) == (small, explicit)
-    return "SAME" if is_same and min(operation.kernel_size) >= operation.stride else explicit
+        return Windows(given, made, taps, stride, operation.pads)
+    return Windows(made, given, taps, stride, operation.crops)
 
 
 def _explicit(pads: Sequence[Pads]) -> list[list[int]]:

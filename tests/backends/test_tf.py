@@ -13,6 +13,7 @@ from selected import BACKENDS
 from core.comparison import difference
 from core.contract import Implementation
 from core.isolation import Isolated
+from core.lowering import same_pads
 
 pytestmark = pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")
 Array = NDArray[Any]
@@ -34,15 +35,34 @@ def both_ways(_: Implementation, name: str, x: Array, parameter: Array, dy: Arra
     """Result and gradients of what is chosen by hand, in float32, and of TensorFlow's own, in float64."""
     from backends.tf import cpu
 
-    tf = cpu.tf
-    shape = dy.shape
-    pads = [[0, 0], [0, 1], [0, 1], [0, 0]]
+    tf, given, made = cpu.tf, x.shape[1:3], dy.shape[1:3]
+
+    def windows(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[cpu.Windows, list[list[int]]]:
+        taps, stride = parameter.shape[:2], -(-large[0] // small[0])
+        pads = [same_pads(length, tap, stride)[1] for length, tap in zip(large, taps, strict=True)]
+        return cpu.Windows(large, small, taps, stride, pads), [[0, 0], *map(list, pads), [0, 0]]
+
+    def own(x: Any, w: Any) -> Any:
+        if name.startswith("transposed"):
+            _, pads = windows(made, given)
+            return tf.nn.conv2d_transpose(x, w, dy.shape, made[0] // given[0], pads)
+        _, pads = windows(given, made)
+        return tf.nn.conv2d(x, w, -(-given[0] // made[0]), pads)
+
     ways = {
-        "bias": (cpu.bias, tf.nn.bias_add),
-        "pointwise": (cpu.pointwise, lambda x, w: tf.nn.conv2d(x, w, 1, "SAME")),
+        "bias": (lambda x, b: cpu.bias(x, b, only_with_relu=False), tf.nn.bias_add),
+        "bias with ReLU": (
+            lambda x, b: tf.nn.relu(cpu.bias(x, b, only_with_relu=True)),
+            lambda x, b: tf.nn.relu(x + b),
+        ),
+        "convolution": (lambda x, w: cpu.convolution(x, w, *windows(given, made)), own),
+        "transposed": (
+            lambda x, w: cpu.transposed_convolution(x, w, dy.shape, *windows(made, given)),
+            own,
+        ),
         "transposed to one channel": (
-            lambda x, w: cpu.transposed_to_one_channel(x, w, shape, 2, pads),
-            lambda x, w: tf.nn.conv2d_transpose(x, w, shape, 2, "SAME"),
+            lambda x, w: cpu.transposed_to_one_channel(x, w, windows(made, given)[0]),
+            own,
         ),
     }
     found = []
@@ -60,9 +80,19 @@ def both_ways(_: Implementation, name: str, x: Array, parameter: Array, dy: Arra
     ("name", "parameter", "received", "given"),
     [
         ("bias", (5,), (3, 18, 14, 5), (3, 18, 14, 5)),
-        ("pointwise", (1, 1, 5, 7), (3, 18, 14, 5), (3, 18, 14, 7)),
-        ("pointwise", (1, 1, 1, 3), (2, 60, 90, 1), (2, 60, 90, 3)),
+        ("bias with ReLU", (5,), (3, 18, 14, 5), (3, 18, 14, 5)),
+        ("convolution", (1, 1, 5, 7), (3, 18, 14, 5), (3, 18, 14, 7)),
+        ("convolution", (1, 1, 1, 3), (2, 60, 90, 1), (2, 60, 90, 3)),
+        ("convolution", (3, 3, 5, 7), (3, 18, 14, 5), (3, 9, 7, 7)),
+        ("convolution", (5, 4, 5, 7), (3, 17, 13, 5), (3, 9, 7, 7)),
+        ("convolution", (3, 3, 16, 7), (2, 96, 120, 16), (2, 48, 60, 7)),  # unfolded in several parts
+        ("convolution", (2, 2, 5, 7), (3, 18, 14, 5), (3, 9, 7, 7)),  # no window is across the border
+        ("convolution", (5, 5, 3, 2), (2, 4, 2, 3), (2, 2, 1, 2)),  # all are
+        ("transposed", (3, 3, 5, 7), (3, 9, 7, 7), (3, 18, 14, 5)),
+        ("transposed", (5, 4, 5, 7), (3, 9, 7, 7), (3, 27, 21, 5)),
         ("transposed to one channel", (3, 3, 1, 6), (3, 9, 7, 6), (3, 18, 14, 1)),
+        ("transposed to one channel", (2, 5, 1, 6), (3, 9, 7, 6), (3, 18, 14, 1)),
+        ("transposed to one channel", (7, 3, 1, 6), (3, 4, 5, 6), (3, 12, 15, 1)),
     ],
 )
 def test_the_chosen_kernels_compute_the_same(
