@@ -104,13 +104,23 @@ def test_the_chosen_kernels_compute_the_same(
         assert difference(found, expected) < 1e-6
 
 
+@pytest.mark.parametrize("brightness", [0.0, 0.8, 100.0])  # a variance of squares loses nothing, some, all
 @pytest.mark.parametrize("shape", [(5, 37, 23, 3), (4, 180, 210, 2), (2, 16, 96, 5), (1, 6, 4, 3)])
-def test_the_moments_keep_their_digits(tf: Isolated, shape: tuple[int, ...]) -> None:
-    # Bright, and a gradient down the image: the parts into which it is cut have means of their own.
-    x = 0.8 + 0.2 * np.random.default_rng(2).random(shape)
+def test_the_moments_keep_their_digits(tf: Isolated, shape: tuple[int, ...], brightness: float) -> None:
+    # A gradient down the image: the parts into which it is cut have means of their own.
+    x = brightness + np.random.default_rng(2).exponential(0.2, shape)
     x += np.linspace(0, 1, shape[1])[:, None, None] * np.arange(1, shape[3] + 1)
     x = x.astype(np.float32)
     exact = x.astype(np.float64)
     mean, variance = tf.call(moments, x)
     assert difference(mean, exact.mean((0, 1, 2))) < 4e-7
     assert difference(variance, exact.var((0, 1, 2))) < 4e-7
+
+
+def test_the_moments_of_channels_without_variance(tf: Isolated) -> None:
+    x = np.zeros((2, 8, 6, 3), np.float32)
+    x[..., 1] = 0.3
+    x[..., 2] = np.random.default_rng(2).random((2, 8, 6))
+    mean, variance = tf.call(moments, x)
+    assert difference(mean, x.astype(np.float64).mean((0, 1, 2))) < 4e-7
+    assert 0 <= variance[:2].min() <= variance[:2].max() < 1e-14
