@@ -141,9 +141,10 @@ def _fold(windows: Windows, made: Tensor) -> Tensor:
 
 def _adding(windows: Windows, axis: int, phase: int) -> list[tuple[int, int]]:
     """The taps that add to pixel `stride * n + phase`, and how far from the n-th their windows are."""
-    begin = windows.pads[axis][0]
+    begin, stride = windows.pads[axis][0], windows.stride
     distances = [(tap, phase + begin - tap) for tap in range(windows.taps[axis])]
-    return [(tap, far // windows.stride) for tap, far in distances if far % windows.stride == 0]
+    reached = [(tap, far // stride) for tap, far in distances if far % stride == 0]
+    return [(tap, by) for tap, by in reached if abs(by) < windows.count[axis]]
 
 
 def _shifted(x: Tensor, down: int, across: int) -> Tensor:

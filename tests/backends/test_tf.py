@@ -93,6 +93,7 @@ def both_ways(_: Implementation, name: str, x: Array, parameter: Array, dy: Arra
         ("transposed to one channel", (3, 3, 1, 6), (3, 9, 7, 6), (3, 18, 14, 1)),
         ("transposed to one channel", (2, 5, 1, 6), (3, 9, 7, 6), (3, 18, 14, 1)),
         ("transposed to one channel", (7, 3, 1, 6), (3, 4, 5, 6), (3, 12, 15, 1)),
+        ("transposed to one channel", (7, 7, 1, 6), (3, 1, 2, 6), (3, 2, 4, 1)),  # taps that meet nothing
     ],
 )
 def test_the_chosen_kernels_compute_the_same(
