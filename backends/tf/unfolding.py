@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backends.tf.framework import Tensor, tf
 from core.plan import Pads
 
-_FLOATS = 2**19
+_FLOATS = 2**18
 """About so many are unfolded at once of each image of a batch, which takes little memory."""
 
 
