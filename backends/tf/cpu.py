@@ -95,11 +95,9 @@ def bias(x: Tensor, b: Tensor, *, only_with_relu: bool) -> Tensor:
 
     def with_gradient(x: Tensor, b: Tensor) -> tuple[Tensor, Any]:
         def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
-            width, channels = dy.shape[2], dy.shape[3]
-            columns = tf.reshape(dy, [-1, width * channels])
-            ones = tf.ones([1, tf.shape(columns)[0]], dy.dtype)
-            sums = tf.reshape(tf.matmul(ones, columns), [width, channels])
-            return dy, tf.reduce_sum(sums, axis=0)
+            height, width, channels = dy.shape[1:]
+            sums = _sums(tf.reshape(dy, [-1, height, width * channels]))
+            return dy, tf.reduce_sum(tf.reshape(sums, [width, channels]), axis=0)
 
         if only_with_relu:
             zeros, ones = tf.zeros_like(b), tf.ones_like(b)
@@ -157,13 +155,13 @@ def _mean(x: Tensor, sums: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _sums(rows: Tensor) -> Tensor:
-    """Of all rows, (N, rows, columns), as a product."""
+    """Of each column of all rows, (N, rows, columns), as a product."""
     rows = tf.reshape(rows, [-1, rows.shape[-1]])
     return tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)[0]
 
 
 def _sums_of_squares(rows: Tensor) -> Tensor:
-    """Of all rows, (N, rows, columns), as the gradient of a depthwise convolution's kernel with one tap."""
+    """Likewise, as the gradient of a depthwise convolution's kernel with one tap."""
     columns = rows.shape[-1]
     image = rows[:, :, tf.newaxis, :]
     return tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
