@@ -2,7 +2,7 @@
 
 Promises: what runs here disturbs neither this process nor another framework's (OpenMP, protobuf,
 memory pools), and a crash there is an error here, not the end. This process imports no framework.
-Ctrl-C, which a terminal sends to both, ends the other one without a word.
+Ctrl-C, which a terminal sends to both, ends the other one without a word. It lives no longer than this one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
@@ -21,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from core.contract import Implementation
 from core.errors import UserError
 from core.registry import load_backend, require_backend
+from core.workers import Workers, end_with_parent
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +42,7 @@ class Isolated:
         require_backend(name)
         self.name, self._timeout_s = name, timeout_s
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_at_interrupt)
+        self._pool = Workers(1, context, _prepare)
 
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
@@ -66,8 +67,8 @@ class Isolated:
             raise UserError(f"backend {self.name!r} did not answer within {self._timeout_s:g} s") from error
 
     def close(self) -> None:
-        """End the process."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the process at once: a framework's own end takes a second, and need not come."""
+        self._pool.kill()
 
     def __enter__(self) -> Isolated:
         return self
@@ -97,8 +98,9 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_at_interrupt() -> None:
+def _prepare() -> None:
     """In the process: at Ctrl-C end at once, as Python's own handler would print a traceback."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -21,10 +21,12 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, TypeVar
+
+from core.workers import Workers, end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -110,7 +112,7 @@ def _run(
         BrokenProcessPool: A worker died; the items in `taken` are to be done again.
     """
     context = _context(function.__module__)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (prepare, arguments))
+    pool = Workers(workers, context, _start_worker, (prepare, arguments))
     batches = _batches(waiting, workers * _UNDER_WAY)
     under_way: deque[Future[tuple[list[Result], Exception | None]]] = deque()
 
@@ -123,13 +125,16 @@ def _run(
     try:
         take(workers * _UNDER_WAY)
         while under_way:
-            results, error = under_way.popleft().result()
+            results, error = pool.result(under_way.popleft())
             take(1)
             for result in results:
                 taken.popleft()  # not before: `take` may find the pool broken
                 yield result
             if error is not None:
                 raise error
+    except BrokenProcessPool:
+        pool.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -215,7 +220,7 @@ def _block_interrupts() -> set[signal.Signals] | None:
 
 def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     import cv2  # not above, so that whoever calls `warm_up` first need not wait for it
 
     cv2.setNumThreads(1)  # the parallelism is the pool's
@@ -224,11 +229,3 @@ def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...
     logging.disable(logging.CRITICAL)
     if prepare is not None:
         prepare(*arguments)
-
-
-def _end_with_parent() -> None:
-    """Without this, workers of a killed parent wait for work for ever (they hold both pipe ends)."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from processes import wait_until_ended
 
 from data.pool import ordered
 
 ROOT = Path(__file__).parents[2]
+Do = Callable[..., None]
 
 
 def square(number: int) -> int:
@@ -41,6 +46,39 @@ def double_more(number: int) -> int:
 
 def lost(number: int) -> int:
     return -number
+
+
+def die_first(item: tuple[Path, int]) -> int:
+    """The first item's process dies once another one is about to be started; those of others work."""
+    folder, number = item
+    if number == 0:
+        (folder / "taken").touch()
+        wait_for(folder / "die")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def die_second(item: tuple[Path, int]) -> int:
+    """The second item's process dies; the first item waits to be told."""
+    folder, number = item
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / "taken").touch()
+    wait_for(folder / "go on")
+    return number
+
+
+def lost_item(_: tuple[Path, int]) -> int:
+    return -1
+
+
+def nothing(*_: Any) -> None: ...
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -78,6 +116,55 @@ def test_a_dying_worker_costs_its_item_alone() -> None:
     assert found == [-n if n % 5 == 3 else n * n for n in range(12)]
 
 
+def slowly(monkeypatch: pytest.MonkeyPatch, taken: Path, before: Do, after: Do) -> None:
+    """Once the first worker has taken its item, let something happen while the second one is started.
+
+    Each `Do` is given the workers that there are.
+    """
+    start, begun = ForkServerProcess._Popen, []  # type: ignore[attr-defined]
+
+    def slow(process: BaseProcess) -> Any:
+        if len(begun) == 1:
+            wait_for(taken)
+            before(*begun)
+        begun.append(start(process))
+        if len(begun) == 2:
+            after(*begun)
+        return begun[-1]
+
+    monkeypatch.setattr(ForkServerProcess, "_Popen", staticmethod(slow))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_worker_that_dies_while_another_is_started(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own pool fails on a pipe that is closed, or waits for ever for the one that was started."""
+
+    def die(first: Any, *_: Any) -> None:
+        (tmp_path / "die").touch()
+        first.wait()
+        time.sleep(0.3)  # that is noticed
+
+    slowly(monkeypatch, tmp_path / "taken", *(die, nothing) if before else (nothing, die))
+    items = [(tmp_path, number) for number in range(3)]
+    assert list(ordered(die_first, items, workers=2, crashed=lost_item)) == [-1, 1, 2]
+
+
+def test_a_worker_that_dies_before_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody watches it yet, and afterwards nothing wakes the watch."""
+
+    def go_on(_: Any, second: Any) -> None:
+        second.wait()
+        (tmp_path / "go on").touch()
+        time.sleep(0.3)
+
+    monkeypatch.setattr("core.workers._LOOK_S", 0.2)
+    slowly(monkeypatch, tmp_path / "taken", nothing, go_on)
+    items = [(tmp_path, number) for number in range(2)]
+    assert list(ordered(die_second, items, workers=2, crashed=lost_item)) == [0, -1]
+
+
 def test_exceptions_are_the_callers() -> None:
     with pytest.raises(KeyError):
         list(ordered(square_or_raise, list(range(9)), workers=2, crashed=lost))
@@ -110,7 +197,7 @@ def test_workers_import_what_the_caller_imports_and_once_for_all(tmp_path: Path)
 
 ORPHANS = """
 import os, sys, time
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}, *{tests!r}]
 from data.pool import ordered
 from test_pool import lost, wait
 if __name__ == "__main__":
@@ -129,7 +216,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     """Without a watch they would wait for work for ever: they hold both ends of the pipe."""
     (tmp_path / "pids").mkdir()
     script = tmp_path / "orphans.py"
-    tests = str(Path(__file__).parent)
+    tests = [str(folder) for folder in Path(__file__).parents[:2]]
     script.write_text(ORPHANS.format(root=str(ROOT), tests=tests, folder=str(tmp_path / "pids")))
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
@@ -139,14 +226,4 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     assert len(workers) == 2
     parent.kill()
     parent.wait()
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in workers)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended but was not waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_until_ended(workers)

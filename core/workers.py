@@ -1,0 +1,82 @@
+"""Processes that work for this one, and how they end.
+
+Promises: one that dies breaks its pool at whatever moment it does, and none can put off the end: neither one
+that is still at work, nor one whose framework does not come to its own end. If this process is killed,
+they end too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LOOK_S = 5.0  # between two looks whether all are alive; only for what Python's own watch may miss
+
+
+class Workers(ProcessPoolExecutor):
+    """A `ProcessPoolExecutor` that may lose a worker while it starts another.
+
+    Python's own (3.10 to 3.11) watches the workers that it knew when it last looked. If one dies while
+    another is being started, the new one is never told to end and waited for for ever; if the new one dies
+    then, nobody notices.
+    """
+
+    def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """As the base class.
+
+        Raises:
+            BrokenProcessPool: A worker died.
+        """
+        try:
+            return super().submit(function, *args, **kwargs)
+        except OSError as error:  # one died, and the pipe for the one that was to be started is closed
+            if self._all_alive():
+                raise
+            raise BrokenProcessPool(str(error)) from error
+
+    def result(self, future: Future[R]) -> R:
+        """What a future of this pool becomes.
+
+        Raises:
+            BrokenProcessPool: A worker died.
+        """
+        while not wait([future], _LOOK_S).done:
+            if not self._all_alive():
+                raise BrokenProcessPool("a worker ended")
+        return future.result()
+
+    def kill(self) -> None:
+        """End all workers at once, whatever they do, and the pool with them."""
+        for process in self._known():
+            process.kill()
+        self.shutdown(wait=True, cancel_futures=True)
+
+    def _all_alive(self) -> bool:
+        return all(process.is_alive() for process in self._known())
+
+    def _known(self) -> list[BaseProcess]:
+        return list((self._processes or {}).values())  # None after `shutdown`
+
+
+def end_with_parent() -> None:
+    """In a worker: end as soon as the process that started it does, even if that is killed.
+
+    By themselves workers would wait for work for ever, as they hold both ends of the pipe.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
