@@ -25,7 +25,7 @@ from core.files import explained
 
 _ID_NAMES = frozenset({"imageid", "image_id"})
 _RLE_NAMES = frozenset({"encodedpixels", "encoded_pixels", "rle"})
-_PLAUSIBLE_RLE = re.compile(r"\s*(-1|[0-9\s]*)\s*", re.ASCII)
+_PLAUSIBLE_RLE = re.compile(r"[0-9\s]*|\s*-1\s*", re.ASCII)
 _LONGEST_CELL = 1 << 28  # csv refuses 131,072 characters by default; big masks have more
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +51,13 @@ def read(folder: Path, content: str | bytes) -> dict[str, list[str]]:
 )
 def test_every_variant_says_the_same(tmp_path: Path, content: str | bytes) -> None:
     assert read(tmp_path, content) == {"a": ["1 2", "3 4 1 1"], "b": ["-1"]}
+
+
+def test_a_long_first_row_that_is_no_encoding_is_refused_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"train-rle\.csv, row 1: not an id and an encoding"):
+        read(tmp_path, f'a,"1{" " * 60000}x"\n')
+    assert time.monotonic() - began < 10
 
 
 def test_counts_rows_and_hash(tmp_path: Path) -> None:
