@@ -83,6 +83,7 @@ setup(
             "import-linter>=2.1",
             "mypy>=1.11",
             "pytest>=8",
+            "pytest-timeout>=2.4",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
             "selenium>=4.20",

@@ -38,6 +38,10 @@ _UNDER_WAY = 3  # batches per worker
 # again: 1,100 page faults a radiograph, a third of all the time. (What is larger yet is still given back.)
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 
+# The parallelism is the pool's. And workers are forks of a process that must have no other thread, whose locks
+# they would inherit as they are: NumPy's BLAS begins some when it is imported.
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 
 def warm_up(module: str) -> None:
     """Have the process that workers come from begin to import their function's module.
@@ -169,7 +173,7 @@ def _context(module: str) -> Any:
     resource_tracker.ensure_running()  # it unblocks SIGINT when it has started
     # It is told its `sys.path` only after what it preloads: it would take another copy of the project, one
     # that is installed, say, and the workers with it; or find none, and be slow.
-    with _uninterrupted(), _environment(PYTHONPATH=os.pathsep.join(sys.path), **_KEEP_MEMORY):
+    with _uninterrupted(), _environment(PYTHONPATH=os.pathsep.join(sys.path), **_KEEP_MEMORY, **_ONE_THREAD):
         forkserver.ensure_running()
     return context
 

@@ -195,6 +195,36 @@ def test_workers_import_what_the_caller_imports_and_once_for_all(tmp_path: Path)
     assert imported == again != worker
 
 
+THREADS = """
+import sys, threading
+from pathlib import Path
+sys.path[:0] = [{root!r}]
+from data.pool import ordered, warm_up
+if __name__ == "__main__":
+    warm_up("data.preprocessing")
+    children = Path(f"/proc/self/task/{{threading.get_native_id()}}/children").read_text().split()
+    most, done = 0, threading.Event()
+    def work():
+        list(ordered(abs, [0], workers=1, crashed=abs))
+        done.set()
+    threading.Thread(target=work).start()
+    while not done.is_set():
+        most = max(most, *(len(list(Path(f"/proc/{{pid}}/task").iterdir())) for pid in children))
+    print(len(children), most)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted as Linux tells of them")
+def test_workers_are_forks_of_a_process_without_other_threads(tmp_path: Path) -> None:
+    """Whose locks they would inherit: NumPy's BLAS begins a thread for each core when it is imported."""
+    script = tmp_path / "threads.py"
+    script.write_text(THREADS.format(root=str(ROOT)))
+    told = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert told.stdout == "2 1\n", told.stderr  # it, and what keeps track of semaphores
+
+
 ORPHANS = """
 import os, sys, time
 sys.path[:0] = [{root!r}, *{tests!r}]
