@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+_PATIENCE_S = 10.0  # for a process that has nothing left to do
+
 
 @dataclass(frozen=True)
 class Block:
@@ -114,7 +116,8 @@ class Contender:
         """End the process, and learn how much memory it took at most."""
         self._connection.send(0)
         self.peak_memory = self._receive()
-        self._process.join()
+        self._process.join(_PATIENCE_S)
+        self._process.kill()  # a framework with threads at work need not come to its end by itself
 
     def _receive(self) -> Any:
         try:
