@@ -25,9 +25,9 @@ _LOOK_S = 5.0  # between two looks whether all are alive; only for what Python's
 class Workers(ProcessPoolExecutor):
     """A `ProcessPoolExecutor` that may lose a worker while it starts another.
 
-    Python's own (seen in 3.11) watches the workers that it knew when it last looked. If one dies while another
-    is being started, it waits without end for the new one, which it never told to end; and if the new one dies
-    before it is known, nobody notices.
+    Python's own (seen in 3.11) watches the workers that it knew when it last looked. If one dies while
+    another is being started, it waits without end for the new one, which it never told to end; and if the
+    new one dies before it is known, nobody notices.
     """
 
     def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:

@@ -38,8 +38,8 @@ _UNDER_WAY = 3  # batches per worker
 # again: 1,100 page faults a radiograph, a third of all the time. (What is larger yet is still given back.)
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 
-# The parallelism is the pool's. And workers are forks of a process that must have no other thread, whose locks
-# they would inherit as they are: NumPy's BLAS begins some when it is imported.
+# The parallelism is the pool's. And workers are forks of a process that must have no other thread, whose
+# locks they would inherit as they are: NumPy's BLAS begins some when it is imported.
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
