@@ -99,7 +99,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """In the process: at Ctrl-C end at once, as Python's own handler would print a traceback."""
+    """In the process: end with the parent, and at Ctrl-C at once; Python's own handler prints a traceback."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):

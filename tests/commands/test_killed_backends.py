@@ -23,6 +23,7 @@ KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "2"))
 IMAGES = 60
 
 
+@pytest.mark.timeout(60 * max(KILLS, 5))
 @pytest.mark.parametrize("backend", BACKENDS[:2])  # what is written and read again is core's
 def test_killed_again_and_again_it_ends_with_the_same_bits(backend: str, tmp_path: Path) -> None:
     prepare(tmp_path, images=IMAGES)

@@ -237,6 +237,7 @@ def died(numbers: tuple[int, ...]) -> Tried:
     return Tried(Counter(), [f"{', '.join(map(str, numbers))}: the process died: a crash or a hang"])
 
 
+@pytest.mark.timeout(max(CASES, 1500) // 5)
 def test_thousands() -> None:
     chunks = [tuple(range(start, min(start + CHUNK, CASES))) for start in range(0, CASES, CHUNK)]
     outcomes, failures = Counter[str](), list[str]()

@@ -72,6 +72,7 @@ def arrays(path: Path) -> dict[str, bytes]:
         }
 
 
+@pytest.mark.timeout(30 * max(KILLS, 10))
 def test_killed_at_random_moments(sources: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     subprocess.run(words(sources, tmp_path / "whole.h5"), check=True, capture_output=True, timeout=120)
