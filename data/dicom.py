@@ -28,7 +28,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -259,20 +259,18 @@ def _parsed(content: bytes) -> Dataset:
     """The data set of a file's content."""
     _check_deflated(content)
     try:
-        dataset = pydicom.dcmread(io.BytesIO(content))
+        dataset: Dataset = pydicom.dcmread(io.BytesIO(content))
     except InvalidDicomError:
         dataset = pydicom.dcmread(io.BytesIO(content), force=True)
         if "Rows" not in dataset or "Columns" not in dataset:  # accepted only if it looks like an image
             raise Refusal("it is no DICOM file") from None
-    if "PixelData" not in dataset:
-        _take_torn_pixels(dataset, content)
-    return dataset
+    return dataset if "PixelData" in dataset else _with_torn_pixels(dataset, content)
 
 
-def _take_torn_pixels(dataset: FileDataset, content: bytes) -> None:
-    """Give a data set the pixels that pydicom drops because they have no end: a delimiter is missing, say.
+def _with_torn_pixels(dataset: Dataset, content: bytes) -> Dataset:
+    """The data set and pixels that have no end (a delimiter is missing, say), or the same if it has none.
 
-    Nothing is done where there are none, as in a deflated data set that is cut off.
+    pydicom gives up a data set whose pixels have no end, or behind whose pixels something is no element.
     """
     file = io.BytesIO(content)
     before = pydicom.dcmread(file, force=True, stop_before_pixels=True)
@@ -280,14 +278,15 @@ def _take_torn_pixels(dataset: FileDataset, content: bytes) -> None:
     order, position = "<" if little else ">", file.tell()
     header = content[position : position + _LONG_HEADER]
     if len(header) < _LONG_HEADER or struct.unpack_from(f"{order}HH", header) != (0x7FE0, 0x0010):
-        return
+        return dataset  # also one that was deflated, and ends while it is inflated
     short = implicit or header[4:6] not in (b"OB", b"OW", b"UN")
     begin = position + (_SHORT_HEADER if short else _LONG_HEADER)
     (length,) = struct.unpack_from(f"{order}I", content, begin - 4)
     undefined = length == _UNDEFINED
     value = content[begin:] if undefined else content[begin : begin + length]
-    dataset.add(DataElement(_PIXEL_DATA, "OW" if short else header[4:6].decode(), value))
-    dataset["PixelData"].is_undefined_length = undefined
+    before.add(DataElement(_PIXEL_DATA, "OW" if short else header[4:6].decode(), value))
+    before["PixelData"].is_undefined_length = undefined
+    return before
 
 
 def _reason(error: Exception, otherwise: str) -> str:

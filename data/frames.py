@@ -42,6 +42,9 @@ from pydicom.uid import (
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
     RLELossless,
 )
 
@@ -63,7 +66,7 @@ _REVERSIBLE = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL)
 _MOST_BITS = 16
 _PADS = (b"\0", b" ", b"\xff")
 _FILLER = b"\xaa\x2a" * 64  # bits of both kinds, and no marker in JPEG
-_RINGING = 1 / 16  # of the range: how far lossy values may be beyond it
+_RINGING = 1 / 4  # of the range: how far lossy values may be beyond it
 
 
 class Frame(NamedTuple):
@@ -105,10 +108,10 @@ def first_frame(dataset: Dataset, form: PixelFormat | None = None) -> Frame:
     if not in_items and _fits(content, form) and (native or not _looks_compressed(content)):
         # In a native syntax, even bytes that begin like an item are pixels if they fit the header exactly.
         return _native(content, str(element.VR), form)
+    if streams.recognise(content):  # without items
+        return _encapsulated([memoryview(content)], form)
     if in_items or begins_with_item(content):
         return _encapsulated(fragments(content), form)
-    if streams.recognise(content):
-        return _encapsulated([memoryview(content)], form)
     if native:
         return _native(content, str(element.VR), form)
     raise Refusal(
@@ -134,16 +137,21 @@ def _native(content: bytes, vr: str, form: PixelFormat) -> Frame:
             f"its transfer syntax {form.syntax} is unknown: how its pixels are stored cannot be told"
         )
     expected, most = form.frame_bytes, form.frame_bytes * form.frames
-    size = (
-        f"{named('PixelData')} has {len(content):,} bytes, but {form.columns}x{form.rows} pixels of "
-        f"{form.allocated} bits in {form.frames} frame{'' if form.frames == 1 else 's'} have {most:,}"
+    described = (
+        f"{form.columns}x{form.rows} pixels of {form.allocated} bits in {form.frames} "
+        f"frame{'' if form.frames == 1 else 's'} have {most:,} bytes"
     )
     if len(content) < most:
-        raise Refusal(f"{size}: it is cut off")
+        raise Refusal(
+            f"{named('PixelData')} has {len(content):,} bytes, less than expected: {described}. It is cut off"
+        )
     rest = content[most:]
     row = form.columns * form.allocated // 8
     if len(rest) >= row and not any(not rest.strip(pad) for pad in _PADS):
-        raise Refusal(f"{size}: one of them is wrong")
+        raise Refusal(
+            f"{named('PixelData')} has {len(content):,} bytes, more than expected: {described}. "
+            "Which of these is wrong cannot be told"
+        )
     if form.allocated == 8 and vr == "OW" and form.syntax == ExplicitVRBigEndian:
         # Bytes in words, and the words are big-endian.
         even = bytes(content[: expected + expected % 2])
@@ -164,12 +172,14 @@ def _encapsulated(items: list[memoryview], form: PixelFormat) -> Frame:
     """The first frame of pixels in items, by what is in them."""
     ours = of_first_frame(items, form.frames)
     joined = bytes(ours[0]) if len(ours) == 1 else b"".join(ours)
-    kind = streams.recognise(joined)
-    if kind:
-        frame = _decoded(streams.describe(joined), form)
-        if not _expects(form, kind):
-            frame = frame._replace(note=_joined(f"its pixels are {kind}, but {_by_syntax(form)}", frame.note))
-        return frame
+    if streams.recognise(joined):
+        stream = streams.describe(joined)
+        frame = _decoded(stream, form)
+        if _expects(form, stream):
+            return frame
+        return frame._replace(
+            note=_joined(f"its pixels are {stream.kind}, but {_by_syntax(form)}", frame.note)
+        )
     if form.syntax == RLELossless:
         return Frame(_of_words(_rle(joined, form), form), form.stored)
     for content in (items[1:], items):  # with and without the offset table
@@ -185,12 +195,11 @@ def _joined(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _expects(form: PixelFormat, kind: str) -> bool:
-    """Whether the transfer syntax names this kind of compression."""
-    name = form.syntax.name
-    if kind == streams.JPEG_2000:
-        return "JPEG 2000" in name or "High-Throughput" in name
-    return name.startswith("JPEG") and "2000" not in name
+def _expects(form: PixelFormat, stream: Stream) -> bool:
+    """Whether the transfer syntax is one of this kind of compression."""
+    if stream.kind == streams.JPEG_2000:
+        return form.syntax in JPEG2000TransferSyntaxes
+    return form.syntax in (JPEGTransferSyntaxes if stream.kind == streams.JPEG else JPEGLSTransferSyntaxes)
 
 
 def _decoded(stream: Stream, form: PixelFormat) -> Frame:
@@ -211,7 +220,8 @@ def _decoded(stream: Stream, form: PixelFormat) -> Frame:
         return Frame(_signed(values, form, stream), form.stored)
     if stream.bits == form.allocated:
         if stream.lossless and (stream.kind != streams.JPEG_2000 or form.syntax in _REVERSIBLE):
-            return Frame(_of_words(_patterns(values, form.allocated), form), form.stored)
+            words = _patterns(values, form.allocated)
+            return Frame(_of_words(words, form), form.stored, _unused(words, form))
         return Frame(_within(values, form, stream), form.stored)
     _check_sign(form, stream)
     if stream.signed and not form.signed:
@@ -238,7 +248,13 @@ def _decode(stream: Stream) -> NDArray[np.integer[Any]]:
 
 def _common_jpeg(stream: Stream) -> NDArray[np.uint8]:
     try:
-        values: NDArray[np.uint8] = simplejpeg.decode_jpeg(stream.content, colorspace="GRAY")
+        try:
+            values: NDArray[np.uint8] = simplejpeg.decode_jpeg(stream.content, colorspace="GRAY")
+        except ValueError:
+            bare = streams.without_stuffing(stream)
+            if bare is None:
+                raise
+            values = simplejpeg.decode_jpeg(bare.content, colorspace="GRAY")
     except ValueError as error:  # with what libjpeg-turbo says
         said = " ".join(str(error).split())
         if "premature end" in said.lower():
@@ -320,6 +336,22 @@ def _of_words(words: NDArray[Any], form: PixelFormat) -> NDArray[np.integer[Any]
     if form.signed:
         return words.view(f"i{form.allocated // 8}") >> unused
     return words >> unused if unused else words
+
+
+def _unused(words: NDArray[np.unsignedinteger[Any]], form: PixelFormat) -> str:
+    """A remark on words whose bits are set where no value is, but for those that extend a sign."""
+    extended = form.signed and form.high == form.stored - 1
+    beyond = words.astype(np.int64)
+    if extended:
+        beyond ^= _of_words(words, form)
+    beyond &= ((1 << form.allocated) - 1) ^ ((1 << form.stored) - 1 << form.high + 1 - form.stored)
+    share = np.count_nonzero(beyond) / beyond.size
+    if share == 0:
+        return ""
+    return (
+        f"{share:.0%} of its pixels have bits set beyond the {form.stored} of {named('BitsStored')}; "
+        "those do not count"
+    )
 
 
 def _patterns(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.unsignedinteger[Any]]:

@@ -24,6 +24,7 @@ from data.frames import Frame
 
 _LEAST_BITS, _MOST_BITS = 8, 16
 _WORD = 1 << 16
+_ROUNDING = 1e-6  # of a product in float64; slopes have fewer digits
 _SLACK = 0.25  # of the range: how far a window or a table may reach beyond it and still be meant for it
 
 
@@ -82,7 +83,9 @@ def _check_reach(end: float, low: float, high: float, keyword: str) -> None:
 def _scaled(values: NDArray[Any], low: float, high: float) -> tuple[NDArray[Any], float]:
     """Values from `low` to `high`, from 0 on; of whole numbers from 0 on nothing is rounded yet."""
     if not math.isfinite(high - low) or low == high:
-        raise Refusal(f"its rescaled values span {low:g} to {high:g}")
+        raise Refusal(
+            f"its rescaled values span {low} to {high} ({named('RescaleSlope')}, {named('RescaleIntercept')})"
+        )
     if low == 0 and values.dtype.kind == "u":  # nearly every file
         whole = high == np.iinfo(values.dtype).max
         return values if whole else np.minimum(values, values.dtype.type(high)), high
@@ -96,7 +99,7 @@ def _modality(frame: Frame, dataset: Dataset, *, own_bits: bool) -> tuple[NDArra
     signed = frame.values.dtype.kind == "i"
     low = -(2.0 ** (frame.bits - 1)) if signed else 0.0
     high = low + 2.0**frame.bits - 1
-    slope, intercept = _rescale(dataset)
+    slope, intercept, note = _rescale(dataset)
     identity = (slope, intercept) == (1, 0)
     table = _table(dataset, "ModalityLUTSequence", signed=signed)
     if table is not None:
@@ -107,25 +110,22 @@ def _modality(frame: Frame, dataset: Dataset, *, own_bits: bool) -> tuple[NDArra
             )
         if own_bits:
             _check_reach(table.last, low, high, "ModalityLUTSequence")
-        return table.looked_up(frame.values), 0.0, table.full, table.note
+        return table.looked_up(frame.values), 0.0, table.full, _joined(note, table.note)
     if identity:  # spared: it would change nothing but the type, and so cost exactness and time
-        return frame.values, low, high, ""
-    if slope == 0:
-        raise Refusal(f"{named('RescaleSlope')} is 0: all of its pixels are the same")
-    return frame.values * slope + intercept, low * slope + intercept, high * slope + intercept, ""
+        return frame.values, low, high, note
+    return frame.values * slope + intercept, low * slope + intercept, high * slope + intercept, note
 
 
-def _rescale(dataset: Dataset) -> tuple[float, float]:
-    """Slope and intercept, which count together (PS3.3 C.11.1: each is required if the other is there)."""
+def _rescale(dataset: Dataset) -> tuple[float, float, str]:
+    """Slope and intercept, which count together or not at all (PS3.3 C.11.1), and a note if one is alone."""
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
-    for value, neutral, keyword, other in (
-        (slope, 1, "RescaleSlope", intercept),
-        (intercept, 0, "RescaleIntercept", slope),
-    ):
-        if value is not None and other is None and value != neutral:
-            missing = "RescaleIntercept" if keyword == "RescaleSlope" else "RescaleSlope"
-            raise Refusal(f"{named(keyword)} is {value:g}, but {named(missing)} is missing")
-    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+    if slope is not None and intercept is not None:
+        return slope, intercept, ""
+    for keyword, value, neutral in (("RescaleSlope", slope, 1), ("RescaleIntercept", intercept, 0)):
+        if value not in (None, neutral):
+            other = "RescaleIntercept" if keyword == "RescaleSlope" else "RescaleSlope"
+            return 1.0, 0.0, f"its {named(keyword)} does not count, as it has no {named(other)}"
+    return 1.0, 0.0, ""
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,14 @@ class _Table:
         Raises:
             Refusal: One is needed that the table does not have.
         """
-        # In float64, which holds all of these exactly: the difference may need 17 bits and a sign. Fractions,
-        # which only a rescale makes, go to the nearest entry.
-        places = np.subtract(values, self.first - 0.5, dtype=np.float64)
-        places = np.clip(places, 0, self.count - 0.5, out=places).astype(np.int64)
+        # In float64, which holds all of these exactly: the difference may need 17 bits and a sign. The whole
+        # part counts of fractions, which only a rescale makes; a product's rounding must not take one off.
+        places = np.subtract(values, self.first - _ROUNDING, dtype=np.float64)
+        places = np.clip(places, 0, self.count - 1, out=places).astype(np.int64)
         if len(self.entries) < self.count and places.max() >= len(self.entries):
             raise Refusal(
-                f"its {named(self.keyword)} has {len(self.entries)} entries, though {named('LUTDescriptor')} "
-                f"says {self.count}, and its pixels need more than there are"
+                f"its {named(self.keyword)} has {len(self.entries)} entries, its descriptor says {self.count}, and "
+                "its pixels need more than there are"
             )
         found: NDArray[np.uint16] = self.entries[places]
         return found
@@ -234,7 +234,7 @@ def _table(dataset: Dataset, keyword: str, *, signed: bool) -> _Table | None:
         raise Refusal(f"{named('LUTDescriptor')} of its {named(keyword)} has not three numbers") from error
     if not _LEAST_BITS <= bits <= _MOST_BITS:
         raise Refusal(
-            f"{named('LUTDescriptor')} of its {named(keyword)} says {bits} bits an entry; "
+            f"its {named(keyword)} has entries of {bits} bits ({named('LUTDescriptor')}); "
             f"{_LEAST_BITS} to {_MOST_BITS} were expected"
         )
     count = count or _WORD
@@ -246,10 +246,8 @@ def _table(dataset: Dataset, keyword: str, *, signed: bool) -> _Table | None:
     found = int(entries.max()).bit_length() if len(entries) >= count else bits
     if found in (0, bits):
         return _Table(keyword, entries, first, count, 2.0**bits - 1, "")
-    note = (
-        f"the entries of its {named(keyword)} have {found} bits and were read so; its descriptor says {bits}"
-    )
-    return _Table(keyword, entries, first, count, 2.0**found - 1, note)
+    note = f"the entries of its {named(keyword)} have {found} bits, its descriptor says {bits}"
+    return _Table(keyword, entries, first, count, 2.0**found - 1, f"{note}; the entries count")
 
 
 def _entries(data: Any, count: int, *, little: bool) -> NDArray[np.uint16]:

@@ -70,13 +70,18 @@ def pixel_format(dataset: Dataset) -> PixelFormat:
             f"{named('PhotometricInterpretation')} is {photometric[:40] or 'missing'} with {samples} samples "
             f"per pixel; greyscale was expected: {' or '.join(MONOCHROME)}, 1 sample"
         )
-    rows, columns = whole(dataset, "Rows", 1, 65535), whole(dataset, "Columns", 1, 65535)
-    if rows * columns > MOST_PIXELS:
-        raise Refusal(f"its header claims {columns}x{rows} pixels; the limit is {MOST_PIXELS:,}")
-    allocated = whole(dataset, "BitsAllocated", 1, 65535)
-    if allocated not in (8, 16):
-        raise Refusal(f"{named('BitsAllocated')} is {allocated}; 8 and 16 are read")
-    stored = whole(dataset, "BitsStored", 1, allocated)
+    rows, columns = whole(dataset, "Rows", 0, 65535), whole(dataset, "Columns", 0, 65535)
+    if not 0 < rows * columns <= MOST_PIXELS:
+        raise Refusal(
+            f"its header claims {columns}x{rows} pixels ({named('Columns')}, {named('Rows')}); "
+            f"1 to {MOST_PIXELS:,} are read"
+        )
+    allocated, stored = whole(dataset, "BitsAllocated", 0, 65535), whole(dataset, "BitsStored", 0, 65535)
+    if allocated not in (8, 16) or not 1 <= stored <= allocated:
+        raise Refusal(
+            f"{named('BitsStored')} and {named('BitsAllocated')} say {stored} of {allocated} bits; "
+            "1 to 8 of 8 or 1 to 16 of 16 are read"
+        )
     return PixelFormat(
         rows=rows,
         columns=columns,

@@ -123,10 +123,10 @@ def _jpeg(content: bytes) -> Stream:
         elif code == _SOS:
             break
         position += length
-    if frame is None:
-        raise Refusal("its JPEG stream has no frame header before its first scan")
-    if marker is None:
+    if marker is None and position + 2 > len(content):
         raise Refusal("its JPEG stream is cut off before its first scan")
+    if frame is None or marker is None:
+        raise Refusal("its JPEG stream is damaged: it has no frame header and no scan where they belong")
     common = bits == 8 and frame not in (*_LOSSLESS, _SOF_LS)
     near = content[position + length - 3] if frame == _SOF_LS and position + length <= len(content) else 0
     # Of one component alone, the other processes read no more than one scan.
@@ -223,4 +223,6 @@ def _end_of_tiles(content: bytes, position: int) -> int:
                 f"its JPEG 2000 stream is cut off: {missing} bytes of its last tile-part are missing"
             )
         position += max(length, 12)
+    if not content[position:].lstrip(b"\0").startswith(_EOI):
+        raise Refusal("its JPEG 2000 stream is cut off: it has no end marker")
     return position

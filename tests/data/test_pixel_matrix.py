@@ -73,7 +73,7 @@ class Table:
         return (1 << max(self.entries).bit_length()) - 1
 
     def __call__(self, value: float) -> float:
-        place = min(max(math.floor(value + 0.5) - self.first, 0), len(self.entries) - 1)
+        place = min(max(math.floor(value + 1e-6) - self.first, 0), len(self.entries) - 1)
         return self.entries[place]
 
 

@@ -195,8 +195,7 @@ def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
     assert report.several == sum(count for number, count in per_image.items() if number > 1)
     assert 0 < report.overlapping <= report.several
     assert report.transfer_syntaxes == {"JPEG Baseline (Process 1)": 14, "Explicit VR Little Endian": 6}
-    bits = Counter(0 if path.stem == "torn" else 8 for path in dicom.find(folder / "dicom-images-train"))
-    assert report.stored_bits == bits  # the torn file ends before it says
+    assert report.stored_bits == {8: 20}  # the torn file ends within its pixels, after its header
     assert report.skipped == 6 == report.found - report.written
     assert summary_of(report).contradictory_rows == (len(rows) + 1,)
     assert [number for number, _ in summary_of(report).malformed_rows] == [rows.index(("odd", "1 2 3")) + 2]
