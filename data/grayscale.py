@@ -197,8 +197,8 @@ class _Table:
         places = np.clip(places, 0, self.count - 1, out=places).astype(np.int64)
         if len(self.entries) < self.count and places.max() >= len(self.entries):
             raise Refusal(
-                f"its {named(self.keyword)} has {len(self.entries)} entries, its descriptor says {self.count}, and "
-                "its pixels need more than there are"
+                f"its {named(self.keyword)} has {len(self.entries)} entries, its descriptor says "
+                f"{self.count}, and its pixels need more than there are"
             )
         found: NDArray[np.uint16] = self.entries[places]
         return found
