@@ -240,7 +240,7 @@ def _open_now(name: str, flags: int) -> int:
 
 
 def _check_deflated(content: bytes) -> None:
-    """Refuse a deflated data set that would inflate beyond bounds: pydicom inflates it in one go."""
+    """Refuse a deflated data set that is damaged or inflates beyond bounds: pydicom does it in one go."""
     if DeflatedExplicitVRLittleEndian.encode() not in content:
         return
     file = io.BytesIO(content)
@@ -248,11 +248,16 @@ def _check_deflated(content: bytes) -> None:
     if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return
     inflater, rest, length = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
-    while rest and not inflater.eof:
-        length += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
-        if length > MOST_BYTES:
-            raise Refusal(f"its deflated content is longer than {MOST_BYTES:,} bytes, the limit")
-        rest = inflater.unconsumed_tail
+    try:
+        while rest and not inflater.eof:
+            length += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+            if length > MOST_BYTES:
+                raise Refusal(f"its deflated content is longer than {MOST_BYTES:,} bytes, the limit")
+            rest = inflater.unconsumed_tail
+    except zlib.error as error:
+        raise Refusal("its deflated data set is damaged") from error
+    if not inflater.eof:
+        raise Refusal("its deflated data set is cut off")
 
 
 def _parsed(content: bytes) -> Dataset:

@@ -25,11 +25,11 @@ Which bits are the value (PS3.5 8.1.1, 8.2.1 and its notes; p is the stream's ow
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -47,12 +47,15 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
     RLELossless,
 )
+from simplejpeg import decode_jpeg
 
 from data import streams
 from data.elements import Refusal, named
 from data.fragments import begins_with_item, fragments, of_first_frame
 from data.pixel_format import PixelFormat, pixel_format
 from data.streams import Stream
+
+Decoded = TypeVar("Decoded")
 
 _LIBRARIES = ("imagecodecs", "pydicom", "pyjpegls", "pylibjpeg-openjpeg", "simplejpeg")
 
@@ -246,20 +249,24 @@ def _decode(stream: Stream) -> NDArray[np.integer[Any]]:
         raise Refusal("its JPEG 2000 stream is damaged: OpenJPEG cannot decode it") from error
 
 
+def _tried(decode: Callable[[bytes], Decoded], stream: Stream) -> Decoded:
+    """What a decoder makes of a stream; if it refuses, of the same without zeros before its end marker."""
+    try:
+        return decode(stream.content)
+    except Exception:
+        bare = streams.without_stuffing(stream)
+        if bare is None:
+            raise
+        return decode(bare.content)
+
+
 def _common_jpeg(stream: Stream) -> NDArray[np.uint8]:
     try:
-        try:
-            values: NDArray[np.uint8] = simplejpeg.decode_jpeg(stream.content, colorspace="GRAY")
-        except ValueError:
-            bare = streams.without_stuffing(stream)
-            if bare is None:
-                raise
-            values = simplejpeg.decode_jpeg(bare.content, colorspace="GRAY")
+        values: NDArray[np.uint8] = _tried(lambda content: decode_jpeg(content, colorspace="GRAY"), stream)
     except ValueError as error:  # with what libjpeg-turbo says
         said = " ".join(str(error).split())
-        if "premature end" in said.lower():
-            raise Refusal(f"its JPEG stream is cut off (libjpeg-turbo: {said})") from error
-        raise Refusal(f"its JPEG stream is damaged (libjpeg-turbo: {said})") from error
+        damage = "cut off" if "premature end" in said.lower() else "damaged"
+        raise Refusal(f"its JPEG stream is {damage} (libjpeg-turbo: {said})") from error
     return values[..., 0]
 
 
@@ -285,13 +292,7 @@ def _jpeg_ls(stream: Stream) -> NDArray[Any]:
     import jpeg_ls
 
     try:
-        try:
-            values, facts = jpeg_ls.decode_pixel_data(stream.content)
-        except Exception:
-            bare = streams.without_stuffing(stream)
-            if bare is None:
-                raise
-            values, facts = jpeg_ls.decode_pixel_data(bare.content)
+        values, facts = _tried(jpeg_ls.decode_pixel_data, stream)
     except Exception as error:
         raise Refusal("its JPEG-LS stream is damaged: CharLS cannot decode it") from error
     kind = "u1" if facts["bits_per_sample"] <= 8 else "u2"

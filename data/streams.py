@@ -87,7 +87,9 @@ def describe(content: bytes) -> Stream:
             return _jpeg_2000(content)
     except struct.error as error:
         raise Refusal(f"its {kind} stream is cut off within its headers") from error
-    raise Refusal(f"its compressed pixels are {kind or 'none of JPEG, JPEG-LS, JPEG 2000'}")
+    raise Refusal(
+        f"its pixels are compressed as {kind or 'nothing known'}; JPEG, JPEG-LS and JPEG 2000 are read"
+    )
 
 
 def without_stuffing(stream: Stream) -> Stream | None:
@@ -95,7 +97,7 @@ def without_stuffing(stream: Stream) -> Stream | None:
 
     A zero after a byte 255 belongs to that one and stays.
     """
-    body = stream.content[: -len(_EOI)]
+    body = stream.content[: stream.content.rfind(_EOI)]
     bare = body.rstrip(b"\0")
     if bare.endswith(b"\xff") and len(bare) < len(body):
         bare += b"\0"
@@ -106,7 +108,7 @@ def without_stuffing(stream: Stream) -> Stream | None:
 
 def continued(stream: Stream, filler: bytes) -> Stream:
     """The same with further coded bytes before its end marker: an image that was complete stays the same."""
-    return replace(stream, content=stream.content[: -len(_EOI)] + filler + _EOI)
+    return replace(stream, content=stream.content.removesuffix(_EOI) + filler + _EOI)
 
 
 def _jpeg(content: bytes) -> Stream:

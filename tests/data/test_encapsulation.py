@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pixel_files import CODECS, DELIMITER, even, item, reading, slope, write_raw
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -58,6 +59,7 @@ def test_a_stream_that_is_whole_is_read(tmp_path: Path, how: str) -> None:
         "empty items": table + item(b"") + item(whole) + item(b"") + DELIMITER,
         "a zero before the stream": table + item(b"\0" + stream) + DELIMITER,
         "a zero before its end": table + item(stream[:-2] + b"\0" + end) + DELIMITER,
+        "a zero before its end, and a pad": table + item(stream[:-2] + b"\0" + end + b"\0") + DELIMITER,
         "zeros before its end": table + item(stream[:-2] + b"\0\0\0" + end) + DELIMITER,
         "an item longer than the file": table + b"\xfe\xff\x00\xe0" + struct.pack("<I", 1 << 20) + whole,
         "no item": whole,
@@ -186,7 +188,12 @@ def test_a_second_meta_group_in_the_data_set(tmp_path: Path) -> None:
             True,
             "item 3 does not begin where",
         ),
-        (item(b"") + item(b"\xff\x0a" + bytes(50)) + DELIMITER, JPEGBaseline8Bit, True, "are JPEG XL"),
+        (
+            item(b"") + item(b"\xff\x0a" + bytes(50)) + DELIMITER,
+            JPEGBaseline8Bit,
+            True,
+            "compressed as JPEG XL; JPEG, JPEG-LS and JPEG 2000 are read",
+        ),
         (
             bytes(100),
             ExplicitVRLittleEndian,
@@ -283,3 +290,15 @@ def test_fragments_are_views_of_the_content() -> None:
 def test_a_long_run_of_zeros_takes_no_time(tmp_path: Path) -> None:
     found = reading(write_raw(tmp_path / "a.dcm", bytes(50_000_000), syntax=JPEGBaseline8Bit))
     assert "no item" in str(found)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "damaged"])
+def test_a_deflated_data_set_that_is_not_whole(tmp_path: Path, damage: str) -> None:
+    dataset = make_dataset(slope(12), stored=12, syntax=DeflatedExplicitVRLittleEndian)
+    path = tmp_path / "a.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()
+    assert not isinstance(reading(path), str)
+    begin = 144 + int.from_bytes(content[140:144], "little")  # behind the meta header
+    path.write_bytes(content[:-1000] if damage == "cut off" else content[:begin] + b"\xff" * 100)
+    assert reading(path) == f"its deflated data set is {damage}"
