@@ -43,14 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
     from core.commands.outputs import check_report
     from core.files import write_text
     from data.annotations import read_annotations
-    from data.submissions import compare, named
+    from data.submissions import compare, named, read_submission
 
     inputs = [("the submission", arguments.submission), ("the annotations", arguments.annotations)]
     check_report("--json", arguments.json, inputs)
     console = Console(highlight=False, markup=False)
     with console.status("comparing"):
-        annotations = read_annotations(arguments.annotations)
-        comparison = compare(arguments.submission, annotations, arguments.missing)
+        submission = read_submission(arguments.submission)
+        annotations = read_annotations(arguments.annotations, {cells.image_id for cells in submission.rows})
+        comparison = compare(arguments.submission, annotations, arguments.missing, submission)
     scores = _scores(comparison)
     console.print(f"{arguments.submission} against {arguments.annotations}", soft_wrap=True)
     table = Table()
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
             console.print(f"{len(ids):,} {what}: {named(ids)}", soft_wrap=True)
+    for what, where in annotations.passed_over.items():
+        console.print(f"{len(where):,}x {what}: {named([*map(str, where)])}", soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
@@ -122,4 +125,6 @@ def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str,
         ("without an annotation, left out", comparison.unknown),
         ("with several rows, joined; a submission must have one", comparison.several),
         ("left out, for a row of the annotations is no mask", comparison.unusable),
+        ("taken without the suffix; ids of images have none", comparison.shortened),
+        ("with a header again, passed over: row", tuple(map(str, comparison.repeated_headers))),
     ]
