@@ -146,7 +146,7 @@ def _added(name: PurePosixPath) -> bool:
     return "__MACOSX" in name.parts or name.name.startswith("._") or name.name in (".DS_Store", "Thumbs.db")
 
 
-def _read(path: Path, file: IO[bytes]) -> bytes:
+def _read(path: Path, file: IO[bytes] | gzip.GzipFile) -> bytes:
     parts, length = list[bytes](), 0
     while part := file.read(_AT_ONCE):
         length += len(part)
