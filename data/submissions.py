@@ -118,6 +118,15 @@ class Comparison:
     shortened: tuple[str, ...] = ()
     repeated_headers: tuple[int, ...] = ()
 
+    @property
+    def passed_over(self) -> Mapping[str, Sequence[object]]:
+        """What was not taken as it stands in the submission, and where: line numbers, or ids."""
+        kinds: dict[str, Sequence[object]] = {
+            "submission row that is a header again": self.repeated_headers,
+            "submission id taken without its suffix": self.shortened,
+        }
+        return {what: where for what, where in kinds.items() if where}
+
 
 def read_submission(path: Path) -> Table:
     """Read a submission, whatever its rows say.

@@ -206,13 +206,17 @@ def _quoted(text: str, delimiter: str) -> Iterator[_Quoted]:
 
 def _refuse_loose_quotes(path: Path, text: str, number: int, delimiter: str) -> None:
     """Refuse a row, on line `number`, in which a quote opens and does not close where its cell ends."""
+    suspect = 0  # the line of a quote that took something else than numbers from further lines
     for found in _quoted(text, delimiter):
         line = number + _lines_before(text, found.opens)
         if found.closes < 0:
             raise UserError(
-                f'{path}, row {line}: a quote (") opens here and is never closed.',
-                "All rows below would be one cell. Close the quote, or remove it.",
+                f'{path}, row {suspect or line}: a quote (") opens here and is never closed.',
+                "All rows below would be one cell. Close the quote where its cell ends, or remove it.",
             )
+        content = text[found.opens + 1 : found.closes]
+        if not suspect and _LINE_END.search(content) and _PLAUSIBLE_RLE.fullmatch(content) is None:
+            suspect = line
         if rest := trimmed(found.rest):
             closes = number + _lines_before(text, found.closes)
             where = "" if closes == line else f" in row {closes}"

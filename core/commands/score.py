@@ -63,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
             console.print(f"{len(ids):,} {what}: {named(ids)}", soft_wrap=True)
-    for what, where in annotations.passed_over.items():
-        console.print(f"{len(where):,}x {what}: {named([*map(str, where)])}", soft_wrap=True)
+    for what, where in {**comparison.passed_over, **annotations.passed_over}.items():
+        console.print(f"{what}: {len(where):,} ({named([*map(str, where)])})", soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
@@ -125,6 +125,4 @@ def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str,
         ("without an annotation, left out", comparison.unknown),
         ("with several rows, joined; a submission must have one", comparison.several),
         ("left out, for a row of the annotations is no mask", comparison.unusable),
-        ("taken without the suffix; ids of images have none", comparison.shortened),
-        ("with a header again, passed over: row", tuple(map(str, comparison.repeated_headers))),
     ]
