@@ -116,9 +116,9 @@ def name_below(folder: Path, file: Path) -> str:
 
 def printable(text: str) -> str:
     """Bytes of a name that are no UTF-8, and control characters, become escapes, written with a backslash."""
-    text = text.encode("utf-8", "backslashreplace").decode()
     if text.isprintable():
         return text
+    text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(
         _escape(one) if unicodedata.category(one) == "Cc" and one not in _KEPT else one for one in text
     )
@@ -127,6 +127,8 @@ def printable(text: str) -> str:
 def trimmed(text: str) -> str:
     """A text without white space around it, and without characters there that cannot be seen either."""
     text = text.strip()
+    if text and "!" <= text[0] <= "~" and "!" <= text[-1] <= "~":  # nearly all
+        return text
     start, end = 0, len(text)
     while start < end and _is_unseen(text[start]):
         start += 1

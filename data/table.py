@@ -239,7 +239,7 @@ def _refuse_swallowed(
         lines = _LINE_END.split(trimmed(content))
         if len(lines) == 1:
             continue
-        if found.cell in columns:
+        if found.cell in columns or found.cell >= width:
             mask = found.cell == columns[1] and _PLAUSIBLE_RLE.fullmatch(content) is not None
             swallowed = delimiter in content and not mask
         else:

@@ -70,6 +70,7 @@ def test_a_quote_that_never_closes_is_named_by_the_line_where_it_opens(
     [
         (['a,"-1', "b,-1", 'c,3 4"', "d,1 2"], 2, 4),  # in a mask
         (["x,-1", '"a,-1', "b,-1", 'c",3 4'], 3, 5),  # in an id
+        (['a,-1,"x', "b,-1,", 'c,3 4"', "d,1 2"], 2, 4),  # in a cell too many
         (['a,"-1', "b,-1", 'c,"3 4"', "d,1 2"], 2, 4),  # the second is another one that opens
     ],
 )
@@ -178,7 +179,7 @@ def test_quotes_cost_no_time(tmp_path: Path) -> None:
     assert time.process_time() - began < 20
 
 
-cells = st.text(st.sampled_from('0123456789 -1,\n\r"ab.'), max_size=12)
+cells = st.text(st.sampled_from('0123456789 -1,\n\r"yz.'), max_size=12)
 
 
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=8))
@@ -194,9 +195,7 @@ def test_a_table_that_is_read_has_every_line_in_a_row(
     except UserError:
         return
     read_back = "".join(f"{cells.image_id}{cells.text}" for cells in found.rows)
-    assert read_back.count("a") + read_back.count("b") == text[len(HEADER) :].count("a") + text[
-        len(HEADER) :
-    ].count("b")
+    assert sum(map(read_back.count, "yz")) == sum(map(text[len(HEADER) :].count, "yz"))
     assert [cells.number for cells in found.rows] == sorted({cells.number for cells in found.rows})
     for row in found.rows:
         assert "\n" not in row.image_id
