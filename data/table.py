@@ -240,8 +240,7 @@ def _refuse_swallowed(
         if len(lines) == 1:
             continue
         if found.cell in columns or found.cell >= width:
-            mask = found.cell == columns[1] and _PLAUSIBLE_RLE.fullmatch(content) is not None
-            swallowed = delimiter in content and not mask
+            swallowed = any(delimiter in line.lstrip() for line in lines)  # a tab may indent
         else:
             swallowed = any(_looks_like_a_row(line.split(delimiter), columns, width) for line in lines[1:])
         if swallowed:

@@ -81,6 +81,15 @@ def test_two_quotes_with_rows_between_them_lose_no_row(
     refused(tmp_path, text, f'row {first}: a quote (") opens here and closes in row {last}')
 
 
+def test_a_mask_over_several_lines_is_no_other_row(tmp_path: Path) -> None:
+    """Where tabs are between cells, and ids are numbers, rows look like white space and numbers."""
+    header = HEADER.replace(",", "\t")
+    found = read(tmp_path, f'{header}12\t"1 2\n\t3 4\n\n 5 6 "\n13\t-1\n')
+    assert found.rows == (Cells(2, "12", "1 2\n\t3 4\n\n 5 6"), Cells(6, "13", "-1"))
+    refused(tmp_path, f'{header}12\t"1 2\n13\t3 4"\n14\t-1\n', "row 2", "closes in row 3")
+    refused(tmp_path, f'{header}12\t"1 2\n13\t\n14"\t-1\n', "row 2", "in row 4")
+
+
 def test_quotes_in_a_column_that_nobody_needs(tmp_path: Path) -> None:
     header = "ImageId,EncodedPixels,note\n"
     whole = read(tmp_path, header + 'a,-1,"seen by A, B;\nsize: 5, 6"\nb,1 2,"a ""b"""\n')
