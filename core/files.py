@@ -79,6 +79,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(old)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; no where the system cannot say, as of a path that is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def check_place(path: Path) -> None:
     """Refuse now a file that could not be written at the end of long work.
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import check_place, replacing
+from core.files import check_place, is_folder, replacing
 from data import dicom, rle
 from data.annotations import AnnotationError, Annotations, Row, combined_runs, shortened
 from data.appearance import Mask, remarks
@@ -285,7 +285,7 @@ def images_of(
         warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
         for done, file in enumerate(files, 1):
             progress(done, len(files))
-            if file.is_dir():
+            if is_folder(file):
                 unlisted.append(name_below(folder, file))
                 continue
             uid, size = _header(file)

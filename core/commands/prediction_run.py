@@ -32,7 +32,7 @@ from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed
 from core.contract import Backend
 from core.devices import choose_device
 from core.errors import UserError
-from core.files import FileNames, explained, file_name, replacing
+from core.files import FileNames, explained, file_name, is_folder, replacing
 from core.inference import Member, Predictor, find_members, model_folder
 from core.machine import available_cores
 from core.registry import load_backend, require_backend
@@ -295,7 +295,7 @@ class _Line:
             for reading in readings:
                 source = reading.source
                 if reading.image is None:
-                    kind = account.not_listed if source.file.is_dir() else account.unreadable
+                    kind = account.not_listed if is_folder(source.file) else account.unreadable
                 elif source.image_id in seen:
                     kind = account.duplicates
                 else:

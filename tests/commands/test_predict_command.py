@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -302,6 +303,19 @@ def test_every_name_is_an_id_of_its_own(place: Path) -> None:
     assert heights == {files[name]: 30 + number for number, name in enumerate(ids)}
     assert set(masks(place / "look")) == set(files.values())
     assert "no faults" in succeed("check", "--images", IMAGES, cwd=place, how=run_here)
+
+
+def test_a_folder_too_deep_to_open_is_named(place: Path) -> None:
+    folder = os.open(place / IMAGES, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=folder)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    said = succeed(*PREDICT, cwd=place, how=run_here)
+    assert "File name too long" in said
+    assert submission(place / "submission.csv")["d" * 200] == "-1"
 
 
 def test_what_of_the_annotations_is_not_drawn_is_said(place: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import io
+import os
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -350,6 +351,18 @@ def test_files_of_a_folder_that_give_no_image_are_told(tmp_path: Path, write_dic
     (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels\nb,1 1\n,-1\n")
     assert images_of_sample(tmp_path / "sample.csv", SIZE, told.append) == {"b": SIZE}
     assert told[1].endswith("without an id, passed over: 1 (row 3)")
+
+
+def test_a_folder_too_deep_to_open_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    """As `predict` takes it, which gives it a row of -1."""
+    place = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=place)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    assert images_of(tmp_path, lambda _done, _total: None) == {"d" * 200: None}
 
 
 def test_ids_and_sizes_of_a_folder(tmp_path: Path, write_dicom: Any) -> None:
