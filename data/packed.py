@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import lzma
 import re
 import struct
 import zipfile
@@ -28,6 +27,8 @@ _GZIP = b"\x1f\x8b"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive without a file
 _DEEPEST = 4
 _AT_ONCE = 1 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others zipfile unpacks without a bound
+_METHOD_NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 _TABLES = frozenset({".csv", ".tsv", ".txt", ".gz"})
 _MOST_NAMED = 5
 _ENCRYPTED = 1  # in a member's flags
@@ -99,12 +100,16 @@ def _unzipped(path: Path, content: bytes, expected: str) -> bytes:
             member = _table(path, archive.infolist(), expected)
             if member.flag_bits & _ENCRYPTED:
                 raise UserError(f"{path}: {member.filename} in it is encrypted.", _UNPACK)
+            if member.compress_type not in _METHODS:
+                method = _METHOD_NAMES.get(member.compress_type, f"number {member.compress_type}")
+                raise UserError(
+                    f"{path}: {member.filename} in it is compressed by the method {method}.", _UNPACK
+                )
             with archive.open(member) as file:
                 return _read(path, file)
     except (
         zipfile.BadZipFile,
         EOFError,
-        NotImplementedError,  # a method of compression that Python does not know
         RuntimeError,
         OSError,
         ValueError,
@@ -112,7 +117,6 @@ def _unzipped(path: Path, content: bytes, expected: str) -> bytes:
         LookupError,
         struct.error,
         zlib.error,
-        lzma.LZMAError,
     ) as error:
         raise UserError(f"{path} is not a whole zip file: {error}") from error
 

@@ -23,7 +23,7 @@ _MOST_SHOWN = 5  # faults of each kind; the counts are always whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help=".csv or .csv.gz"
+        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
     )
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument(

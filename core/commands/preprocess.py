@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("train-rle.csv"),
         metavar="FILE",
-        help="the competition's annotation file, .csv or .csv.gz",
+        help="the competition's annotation file: CSV, also as gzip or zip",
     )
     labels.add_argument(
         "--no-annotations",

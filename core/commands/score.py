@@ -15,14 +15,14 @@ HELP = "score a submission against annotations, as the competition does"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help=".csv or .csv.gz"
+        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
     )
     parser.add_argument(
         "--annotations",
         type=Path,
         default=Path("train-rle.csv"),
         metavar="FILE",
-        help="the truth, .csv or .csv.gz; its images are those that count",
+        help="the truth (CSV, also as gzip or zip); its images are those that count",
     )
     parser.add_argument(
         "--missing",
