@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from core.errors import UserError
+from data.identities import printable
 
 MOST_BYTES = 1 << 29
 """A longer table is not unpacked; the competition's has 6 million."""
@@ -75,7 +76,7 @@ def unpacked(path: Path, content: bytes, expected: str) -> bytes:
         UserError: A broken or encrypted archive, one without or with several tables, one that is
             too large unpacked, or another kind of file.
     """
-    for _ in range(_DEEPEST):
+    for _ in range(_DEEPEST + 1):
         if content.startswith(_GZIP):
             content = _gunzipped(path, content)
         elif content.startswith(_ZIP):
@@ -98,13 +99,12 @@ def _unzipped(path: Path, content: bytes, expected: str) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             member = _table(path, archive.infolist(), expected)
+            name = printable(member.filename)
             if member.flag_bits & _ENCRYPTED:
-                raise UserError(f"{path}: {member.filename} in it is encrypted.", _UNPACK)
+                raise UserError(f"{path}: {name} in it is encrypted.", _UNPACK)
             if member.compress_type not in _METHODS:
                 method = _METHOD_NAMES.get(member.compress_type, f"number {member.compress_type}")
-                raise UserError(
-                    f"{path}: {member.filename} in it is compressed by the method {method}.", _UNPACK
-                )
+                raise UserError(f"{path}: {name} in it is compressed by the method {method}.", _UNPACK)
             with archive.open(member) as file:
                 return _read(path, file)
     except (
@@ -136,7 +136,7 @@ def _table(path: Path, members: Sequence[zipfile.ZipInfo], expected: str) -> zip
             return some[0]
     if not files:
         raise UserError(f"{path} is a zip file without a file in it.", expected)
-    named = [member.filename for member in tables or files]
+    named = [printable(member.filename) for member in tables or files]
     more = f" and {len(named) - _MOST_NAMED:,} more" if len(named) > _MOST_NAMED else ""
     raise UserError(
         f"{path} is a zip file with {len(named):,} files, and which is meant is not clear: "

@@ -418,8 +418,8 @@ def _unusual(unlike: Sequence[Cells], image_of: Mapping[str, str]) -> Iterator[s
     if unlike:
         rows = named([str(cells.number) for cells in unlike])
         yield (
-            f"{len(unlike):,} row{'' if len(unlike) == 1 else 's'} with numbers like 12.0 or 1e3, which are "
-            f"whole, but which other programs may refuse; write digits alone: row {rows}"
+            f"{len(unlike):,} row{'' if len(unlike) == 1 else 's'} with whole numbers like 12.0, 1e3 or -1.0, "
+            f"which other programs may refuse; write 12, 1000, -1: row {rows}"
         )
     if suffixed := [written for written, image in image_of.items() if written != image]:
         yield (

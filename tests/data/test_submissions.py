@@ -301,7 +301,7 @@ def test_numbers_as_pandas_writes_them_are_read_and_warned_about(tmp_path: Path)
     assert found.faults[2].reason == "1.5 is not a whole number"
     assert found.positives == 3
     (warning,) = found.warnings
-    assert warning.startswith("3 rows with numbers like 12.0 or 1e3")
+    assert warning.startswith("3 rows with whole numbers like 12.0, 1e3 or -1.0")
     assert warning.endswith("row 2, 3, 4")
 
 
