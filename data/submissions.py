@@ -417,9 +417,10 @@ def _unusual(unlike: Sequence[Cells], image_of: Mapping[str, str]) -> Iterator[s
     """What this project reads and others may not."""
     if unlike:
         rows = named([str(cells.number) for cells in unlike])
+        count = f"{len(unlike):,} row{'' if len(unlike) == 1 else 's'}"
         yield (
-            f"{len(unlike):,} row{'' if len(unlike) == 1 else 's'} with whole numbers like 12.0, 1e3 or -1.0, "
-            f"which other programs may refuse; write 12, 1000, -1: row {rows}"
+            f"{count} with whole numbers like 12.0, 1e3 or -1.0, which other programs may refuse; "
+            f"write 12, 1000, -1: row {rows}"
         )
     if suffixed := [written for written, image in image_of.items() if written != image]:
         yield (
