@@ -28,6 +28,7 @@ _HINTS = {
 }
 
 _LONGEST_NAME = 120
+_HASH_DIGITS = 8
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps
 
 
@@ -78,6 +79,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(old)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; no where the system cannot say, as of a path that is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def check_place(path: Path) -> None:
     """Refuse now a file that could not be written at the end of long work.
 
@@ -120,7 +129,25 @@ def file_name(image_id: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).strip(".-")[:_LONGEST_NAME]
     if safe == image_id and not _RESERVED.fullmatch(safe):
         return safe
-    return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+    return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:_HASH_DIGITS]}"
+
+
+class FileNames:
+    """Names for the files of several ids, each another, also where `A` and `a` are one file."""
+
+    def __init__(self) -> None:
+        self._taken = set[str]()
+
+    def take(self, image_id: str) -> str:
+        """`file_name` of an id, with a part of its hash where an earlier id has that name."""
+        plain = name = file_name(image_id)
+        digest = hashlib.sha256(image_id.encode()).hexdigest()
+        digits = _HASH_DIGITS
+        while name.casefold() in self._taken:
+            name = f"{plain}-{digest[:digits]}"
+            digits += 1
+        self._taken.add(name.casefold())
+        return name
 
 
 def set_aside(path: Path) -> Path | None:

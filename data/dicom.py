@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -37,6 +38,7 @@ from core.files import explained
 from data.elements import Refusal
 from data.frames import first_frame
 from data.grayscale import shown
+from data.identities import has_dicom_suffix, image_id
 from data.pixel_format import PixelFormat, pixel_format
 
 MOST_BYTES = 1 << 29
@@ -46,8 +48,10 @@ KILLED = "reading it killed the process (a decoder's defect, or out of memory)"
 """The reason for a file that a worker died on."""
 
 _INFLATED_AT_ONCE = 1 << 20
-_SUFFIXES = frozenset({".dcm", ".dicom"})
 _MAGIC_AT = 128
+# Media Storage SOP Class UID of an index, in the meta header that follows the mark (PS3.10 7.1, PS3.4 B.5).
+_INDEX = re.compile(rb"\x02\0\x02\0UI\x14\x001\.2\.840\.10008\.1\.3\.10")
+_INDEX_WITHIN = 256
 _LONGEST_REASON = 300
 _PIXEL_DATA = 0x7FE00010
 _SHORT_HEADER, _LONG_HEADER, _UNDEFINED = 8, 12, 0xFFFFFFFF  # of an element, PS3.5 7.1
@@ -94,8 +98,9 @@ def find(folder: Path) -> list[Path]:
     """The DICOM files below a folder at any depth, sorted by their path's parts.
 
     A file counts by its suffix (`.dcm`, `.dicom`) or, whatever its name, by the `DICM` mark at byte
-    128. Links are followed, each real folder once. macOS' `._*` companions and `DICOMDIR` indexes
-    are passed over: neither holds an image. What cannot be looked into is listed too, so that reading
+    128. Links are followed, each real folder once. macOS' `._*` companions and indexes are passed over:
+    neither holds an image. An index is what is called `DICOMDIR`, in any case, or what has no suffix or is
+    called `DICOMDIR.dcm` and says that it is one. What cannot be looked into is listed too, so that reading
     it reports why: a link to nowhere or a pipe with such a suffix, a folder that must not be listed.
 
     Raises:
@@ -138,16 +143,18 @@ def _holds(question: Callable[[], bool]) -> bool:
 
 
 def _is_dicom(path: Path, entry: os.DirEntry[str]) -> bool:
-    if path.name.startswith("._") or path.name == "DICOMDIR":
+    if path.name.startswith("._") or path.name.casefold() == "dicomdir":
         return False
-    if path.suffix.lower() in _SUFFIXES:
+    suffix = has_dicom_suffix(path)
+    if suffix and image_id(path).casefold() != "dicomdir":
         return True
     if not _holds(entry.is_file):  # opening a pipe would wait for its other end
-        return False
+        return suffix
     try:
         with path.open("rb") as file:
             file.seek(_MAGIC_AT)
-            return file.read(4) == b"DICM"
+            head = file.read(_INDEX_WITHIN)
+        return (suffix or head.startswith(b"DICM")) and not _INDEX.search(head)
     except OSError:
         return True  # it may be one: let reading it report why not
 

@@ -37,7 +37,7 @@ from data.layout import Layout, RowFile, write_all
 if sys.platform != "win32":
     import fcntl
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
 
 ROWS = "rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ _MOST_SHOWN = 5  # faults of each kind; the counts are always whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help=".csv or .csv.gz"
+        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
     )
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument(
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_report("--json", arguments.json, [one for one in inputs if one[1] is not None])
     size = _size(arguments)
     console = Console(highlight=False, markup=False)
-    images = _images(console, arguments, size)
+    notes: list[str] = []
+    images = _images(console, arguments, size, notes.append)
     with console.status("checking"):
         verdict = check(arguments.submission, images, size)
     console.print(
@@ -59,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{verdict.positives:,} masks that are not empty",
         soft_wrap=True,
     )
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
     _show(console, verdict.faults)
     for warning in verdict.warnings:
         console.print(f"warning: {warning}", soft_wrap=True)
@@ -94,18 +98,22 @@ def _size(arguments: argparse.Namespace) -> Size:
     return height or size or _SIZE, width or size or _SIZE
 
 
-def _images(console: Console, arguments: argparse.Namespace, size: Size) -> dict[str, Size | None] | None:
+def _images(
+    console: Console, arguments: argparse.Namespace, size: Size, tell: Callable[[str], None]
+) -> dict[str, Size | None] | None:
     """The ids that there must be, if anything tells."""
     from core.commands.progress import progress_bar
     from data.submissions import images_of, images_of_sample
 
     if arguments.sample is not None:
-        return images_of_sample(arguments.sample, size)
+        return images_of_sample(arguments.sample, size, tell)
     if arguments.images is None:
         return None
     with progress_bar(console) as bar:
         task = bar.add_task("headers")
-        return images_of(arguments.images, lambda done, total: bar.update(task, completed=done, total=total))
+        return images_of(
+            arguments.images, lambda done, total: bar.update(task, completed=done, total=total), tell
+        )
 
 
 def _show(console: Console, faults: tuple[Fault, ...]) -> None:
