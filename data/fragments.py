@@ -3,7 +3,7 @@
 Promises: `fragments` gives the content of each item, without copying it, from a Pixel Data element of
 undefined length. Deviations that leave no doubt about where the content is are accepted: no sequence
 delimiter at the end, zeros before it or between items, a last item that ends with the file. Whether a
-stream is whole is for `data.streams` to say.
+stream is whole is for `data.codestreams` to say.
 """
 
 from __future__ import annotations

@@ -49,11 +49,11 @@ from pydicom.uid import (
 )
 from simplejpeg import decode_jpeg
 
-from data import streams
+from data import codestreams
+from data.codestreams import Stream
 from data.elements import Refusal, named
 from data.fragments import begins_with_item, fragments, of_first_frame
 from data.pixel_format import PixelFormat, pixel_format
-from data.streams import Stream
 
 Decoded = TypeVar("Decoded")
 
@@ -111,7 +111,7 @@ def first_frame(dataset: Dataset, form: PixelFormat | None = None) -> Frame:
     if not in_items and _fits(content, form) and (native or not _looks_compressed(content)):
         # In a native syntax, even bytes that begin like an item are pixels if they fit the header exactly.
         return _native(content, str(element.VR), form)
-    if streams.recognise(content):  # without items
+    if codestreams.recognise(content):  # without items
         return _encapsulated([memoryview(content)], form)
     if in_items or begins_with_item(content):
         return _encapsulated(fragments(content), form)
@@ -124,7 +124,7 @@ def first_frame(dataset: Dataset, form: PixelFormat | None = None) -> Frame:
 
 
 def _looks_compressed(content: bytes) -> bool:
-    return begins_with_item(content) or bool(streams.recognise(content))
+    return begins_with_item(content) or bool(codestreams.recognise(content))
 
 
 def _fits(content: bytes, form: PixelFormat) -> bool:
@@ -175,8 +175,8 @@ def _encapsulated(items: list[memoryview], form: PixelFormat) -> Frame:
     """The first frame of pixels in items, by what is in them."""
     ours = of_first_frame(items, form.frames)
     joined = bytes(ours[0]) if len(ours) == 1 else b"".join(ours)
-    if streams.recognise(joined):
-        stream = streams.describe(joined)
+    if codestreams.recognise(joined):
+        stream = codestreams.describe(joined)
         frame = _decoded(stream, form)
         if _expects(form, stream):
             return frame
@@ -200,9 +200,11 @@ def _joined(*notes: str) -> str:
 
 def _expects(form: PixelFormat, stream: Stream) -> bool:
     """Whether the transfer syntax is one of this kind of compression."""
-    if stream.kind == streams.JPEG_2000:
+    if stream.kind == codestreams.JPEG_2000:
         return form.syntax in JPEG2000TransferSyntaxes
-    return form.syntax in (JPEGTransferSyntaxes if stream.kind == streams.JPEG else JPEGLSTransferSyntaxes)
+    return form.syntax in (
+        JPEGTransferSyntaxes if stream.kind == codestreams.JPEG else JPEGLSTransferSyntaxes
+    )
 
 
 def _decoded(stream: Stream, form: PixelFormat) -> Frame:
@@ -222,7 +224,7 @@ def _decoded(stream: Stream, form: PixelFormat) -> Frame:
     if stream.bits == form.stored:
         return Frame(_signed(values, form, stream), form.stored)
     if stream.bits == form.allocated:
-        if stream.lossless and (stream.kind != streams.JPEG_2000 or form.syntax in _REVERSIBLE):
+        if stream.lossless and (stream.kind != codestreams.JPEG_2000 or form.syntax in _REVERSIBLE):
             words = _patterns(values, form.allocated)
             return Frame(_of_words(words, form), form.stored, _unused(words, form))
         return Frame(_within(values, form, stream), form.stored)
@@ -237,9 +239,9 @@ def _decode(stream: Stream) -> NDArray[np.integer[Any]]:
     """The values of a stream, of 8 or 16 bits, signed if the stream says so."""
     if stream.common:
         return _common_jpeg(stream)
-    if stream.kind == streams.JPEG:
+    if stream.kind == codestreams.JPEG:
         return _uncommon_jpeg(stream)
-    if stream.kind == streams.JPEG_LS:
+    if stream.kind == codestreams.JPEG_LS:
         return _jpeg_ls(stream)
     from openjpeg.utils import decode
 
@@ -254,7 +256,7 @@ def _tried(decode: Callable[[bytes], Decoded], stream: Stream) -> Decoded:
     try:
         return decode(stream.content)
     except Exception:
-        bare = streams.without_stuffing(stream)
+        bare = codestreams.without_stuffing(stream)
         if bare is None:
             raise
         return decode(bare.content)
@@ -280,7 +282,7 @@ def _uncommon_jpeg(stream: Stream) -> NDArray[np.integer[Any]]:
 
     try:
         values: NDArray[np.integer[Any]] = imagecodecs.jpeg8_decode(stream.content)
-        again = imagecodecs.jpeg8_decode(streams.continued(stream, _FILLER).content)
+        again = imagecodecs.jpeg8_decode(codestreams.continued(stream, _FILLER).content)
     except Exception as error:
         raise Refusal("its JPEG stream is damaged: libjpeg-turbo cannot decode it") from error
     if not np.array_equal(values, again):
