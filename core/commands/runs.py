@@ -1,7 +1,9 @@
 """Which networks a command line asks to be trained: one, or one for each fold; where; from what on.
 
 Promises: planning changes nothing on disk; `prepare` then keeps an earlier run's folders under another
-name and brings along what is resumed from elsewhere.
+name and brings along what is resumed from elsewhere. A process that has `claimed` the folders has them for
+itself: nobody else trains, tunes or exports there until it ends. Several processes may train a single fold
+each; such a one has its own fold for itself, and the folders of all while it begins.
 
     NAME_model/            NAME_logs/             without folds
     NAME_model/fold0/ …    NAME_logs/fold0/ …     with `training.folds`
@@ -10,6 +12,7 @@ name and brings along what is resumed from elsewhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from core.averaging import FOLDER as AVERAGING
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
 from core.configuration import Configuration, load_configuration, parse_configuration
 from core.errors import UserError
-from core.files import explained, set_aside, write_bytes
+from core.files import explained, make_folder, reserved, set_aside, write_bytes
 from core.inference import fold_folder, folds, model_folder
 from core.monitoring import is_stale
 
@@ -82,15 +85,37 @@ class Runs:
         own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
         if self.source is None or self.source.resolve() not in own:
             for path in self._in_the_way():
+                if path == self.folder:
+                    for fold in folds(path):  # in which another process may be at work
+                        with reserved(fold):
+                            pass
                 if (kept := set_aside(path)) is not None:
                     console.print(f"{path} holds an earlier run; it is kept as {kept}")
         for run in self.runs:
-            with explained(run.folder, "write"):
-                run.folder.mkdir(parents=True, exist_ok=True)
-                for path in _files_of(run.source):
-                    target = run.folder / path.relative_to(run.source or path)
-                    if not target.exists():
-                        write_bytes(target, path.read_bytes())
+            make_folder(run.folder)
+            for path in _files_of(run.source):
+                target = run.folder / path.relative_to(run.source or path)
+                if not target.exists():
+                    with explained(path, "read"):
+                        content = path.read_bytes()
+                    write_bytes(target, content)
+
+    def keep_own(self, claim: contextlib.ExitStack) -> None:
+        """Claim what each run writes; a single fold leaves the folders of all to others.
+
+        Args:
+            claim: Has what `claimed` gave; has what is needed from here on afterwards.
+
+        Raises:
+            UserError: Another process writes in one of them.
+        """
+        with contextlib.ExitStack() as own:
+            for run in self.runs:
+                own.enter_context(reserved(run.folder))
+                own.enter_context(reserved(run.logs))
+            if len(self.runs) == 1 and self.runs[0].folder != self.folder:
+                claim.close()
+            claim.enter_context(own.pop_all())
 
     def _in_the_way(self) -> list[Path]:
         """What a new run would mix with: everything, but for a single fold beside others of its kind."""
@@ -104,14 +129,31 @@ class Runs:
         return [self.folder, self.logs]
 
 
+def _folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Where a command line of `train` has the model and the logs."""
+    out = Path(arguments.out)
+    return out / model_folder(arguments.framework), out / f"{arguments.framework}_logs"
+
+
+def claimed(arguments: argparse.Namespace) -> contextlib.ExitStack:
+    """Keep other processes away from the folders of a command line of `train` until the stack is closed.
+
+    Raises:
+        UserError: Another process writes there; the text says which.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in _folders(arguments):
+            stack.enter_context(reserved(folder))
+        return stack.pop_all()
+
+
 def plan_runs(arguments: argparse.Namespace) -> Runs:
     """The runs of a command line of `train`.
 
     Raises:
         UserError: A bad configuration, or nothing there to be resumed.
     """
-    folder = Path(arguments.out) / model_folder(arguments.framework)
-    logs = Path(arguments.out) / f"{arguments.framework}_logs"
+    folder, logs = _folders(arguments)
     source = None if arguments.resume is None else Path(arguments.resume or folder)
     in_folds = source is not None and not (source / LAST).is_file()
     configuration = _configuration(arguments, _first_checkpoint(source), forget_fold=in_folds)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,10 +14,11 @@ from types import FrameType
 from rich.console import Console
 
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
+from core.commands import terminal
 from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.commands.held_out import facts_of, split_of
-from core.commands.runs import Run, Runs, plan_runs
+from core.commands.runs import Run, Runs, claimed, plan_runs
 from core.commands.tuning_run import tune_trained
 from core.configuration import Training
 from core.contract import Implementation, Model
@@ -39,7 +40,11 @@ from data.store import Store
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
     require_training(arguments.framework)  # before files are looked for: a mistyped name is answered at once
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    with claimed(arguments) as claim:
+        return _run(terminal.console(soft_wrap=True), arguments, claim)
+
+
+def _run(console: Console, arguments: argparse.Namespace, claim: contextlib.ExitStack) -> int:
     planned = plan_runs(arguments)
     with Store.open(Path(arguments.data)) as store:
         facts = facts_of(store)
@@ -59,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_network(console, plan)
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
         planned.prepare(console)
+        planned.keep_own(claim)
         for one, data in work:
             if len(work) > 1 and one.is_done():
                 console.print(f"{_fold(one)}: finished already, {one.folder}")
@@ -222,7 +228,7 @@ def _fold(one: Run) -> str:
     return f"fold {one.configuration.training.fold}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C (or SIGTERM) into a question that the loop asks; a second one is an exception."""
     asked = False
