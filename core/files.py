@@ -196,13 +196,14 @@ def set_aside(path: Path) -> Path | None:
     target = destination(path)
     if isinstance(target, Stream) or not target.exists():
         return None
+    is_link = path.is_symlink()
     with explained(path, "rename"):
         for number in itertools.count(1):
             kept = target.with_name(f"{target.name}.{number}")
             with contextlib.suppress(FileExistsError):
                 _rename(target, kept)
                 break
-    return path.with_name(kept.name) if target.parent == path.absolute().parent else kept
+    return kept if is_link else path.with_name(kept.name)
 
 
 def _rename(path: Path, kept: Path) -> None:
@@ -253,7 +254,8 @@ def _recover(path: Path) -> None:
 def _put(finished: Path, path: Path) -> None:
     """Rename, over a file or a folder that is there."""
     if path.is_file():
-        finished.chmod(stat.S_IMODE(path.stat().st_mode) & 0o777)
+        with contextlib.suppress(PermissionError):  # some file systems have none
+            finished.chmod(stat.S_IMODE(path.stat().st_mode) & 0o777)
     old = neighbour(path, ".old")
     if path.is_dir():
         path.replace(old)

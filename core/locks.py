@@ -37,8 +37,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_TAKEN_BY_SOMEBODY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # it may be somebody's link or pipe
 _FAR = 1 << 30  # the byte that Windows locks: what it locks cannot be read
 _MOST_OF_A_NAME = 200  # bytes; systems take 255, and an ending comes behind it
@@ -71,7 +71,7 @@ def held(path: Path, *, nested: bool = True) -> Iterator[bool]:
         Whether its last holder was killed, so that there may be something to clear up.
 
     Raises:
-        UserError: Somebody else holds it; the text names host, process, time and command.
+        TakenError: Somebody else holds it; the text names host, process, time and command.
         OSError: The system lets nobody write there.
     """
     with _guard:
@@ -89,6 +89,10 @@ def held(path: Path, *, nested: bool = True) -> Iterator[bool]:
             if hold.depth == 0 and _holds.get(path) is hold:
                 del _holds[path]
                 hold.let_go()
+
+
+class TakenError(UserError):
+    """Somebody else holds the path."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +165,11 @@ class _Hold:
             except OSError as error:
                 if error.errno in _NO_LOCKS:
                     os.close(descriptor)
-                    _remove(file)
+                    if error.errno != errno.EBADF:  # NFS and another user's file, which may be locked
+                        _remove(file)
                     _remark(file.parent)
                     return cls(file, None, False, made, _Holder.this(), threading.get_ident())
-                if error.errno not in _TAKEN:
+                if error.errno not in _TAKEN_BY_SOMEBODY:
                     os.close(descriptor)
                     raise
                 holder_now = _Holder.of(file)
@@ -216,7 +221,7 @@ def _lock(descriptor: int) -> None:
     """Lock an open file.
 
     Raises:
-        OSError: Somebody has locked it (`_TAKEN`), or nobody can (`_NO_LOCKS`).
+        OSError: Somebody has locked it (`_TAKEN_BY_SOMEBODY`), or nobody can (`_NO_LOCKS`).
     """
     if sys.platform == "win32":
         os.lseek(descriptor, _FAR, os.SEEK_SET)
@@ -252,11 +257,11 @@ def _unmake(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _refusal(path: Path, holder: _Holder | None) -> UserError:
+def _refusal(path: Path, holder: _Holder | None) -> TakenError:
     who = "another process"
     if holder is not None:
         who += f": process {holder.process} on {holder.host}, since {holder.since} ({holder.command})"
-    return UserError(f"{path} is being written by {who}.", "Wait for it to end, or choose another place.")
+    return TakenError(f"{path} is being written by {who}.", "Wait for it to end, or choose another place.")
 
 
 def _remark(folder: Path) -> None:

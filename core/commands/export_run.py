@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or arguments.model / f"export-{arguments.to}"
     _check_out(out, overwrite=arguments.overwrite)
     with contextlib.ExitStack() as stack:
-        if arguments.model.resolve() in out.resolve().parents:  # a training would take it away
+        if (
+            Path(os.path.realpath(arguments.model)) in Path(os.path.realpath(out)).parents
+        ):  # a training would take it away
             stack.enter_context(reserved(arguments.model))
         stack.enter_context(reserved(out))
         _check_out(out, overwrite=arguments.overwrite)  # another process may just have ended

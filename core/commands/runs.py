@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +26,11 @@ from core.configuration import Configuration, load_configuration, parse_configur
 from core.errors import UserError
 from core.files import explained, make_folder, reserved, set_aside, write_bytes
 from core.inference import fold_folder, folds, model_folder
+from core.locks import TakenError
 from core.monitoring import is_stale
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
+_PATIENCE_S, _PAUSE_S = 10.0, 0.05  # for another fold's beginning, which takes much less
 _BROUGHT_ALONG = (LAST, BEST, AVERAGED, f"{AVERAGING}/*")
 
 
@@ -80,42 +84,71 @@ class Runs:
     logs: Path
     source: Path | None
 
-    def prepare(self, console: Console) -> None:
-        """Make the folders; see the module."""
-        own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
-        if self.source is None or self.source.resolve() not in own:
-            for path in self._in_the_way():
-                if path == self.folder:
-                    for fold in folds(path):  # in which another process may be at work
-                        with reserved(fold):
-                            pass
-                if (kept := set_aside(path)) is not None:
-                    console.print(f"{path} holds an earlier run; it is kept as {kept}")
-        for run in self.runs:
-            make_folder(run.folder)
-            for path in _files_of(run.source):
-                target = run.folder / path.relative_to(run.source or path)
-                if not target.exists():
-                    with explained(path, "read"):
-                        content = path.read_bytes()
-                    write_bytes(target, content)
+    @property
+    def _is_one_of_several(self) -> bool:
+        """Whether it is a single fold, beside which others may be trained at the same time."""
+        return len(self.runs) == 1 and self.runs[0].folder != self.folder
 
-    def keep_own(self, claim: contextlib.ExitStack) -> None:
-        """Claim what each run writes; a single fold leaves the folders of all to others.
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[contextlib.ExitStack]:
+        """Keep other processes away from the folders; a single fold claims its own when it is prepared.
 
-        Args:
-            claim: Has what `claimed` gave; has what is needed from here on afterwards.
+        Yields:
+            What holds the claim until the block ends.
 
         Raises:
-            UserError: Another process writes in one of them.
+            UserError: Another process writes there; the text says which.
         """
-        with contextlib.ExitStack() as own:
+        with contextlib.ExitStack() as claim:
+            if self._is_one_of_several:
+                _check_idle([path for path in (self.runs[0].folder, self.runs[0].logs) if path.exists()])
+            else:
+                claim.enter_context(reserved(self.folder))
+                claim.enter_context(reserved(self.logs))
+            yield claim
+
+    def prepare(self, console: Console, claim: contextlib.ExitStack) -> None:
+        """Make the folders, and claim those of each run; see the module."""
+        with self._all_folders():
+            self._keep_earlier(console)
             for run in self.runs:
-                own.enter_context(reserved(run.folder))
-                own.enter_context(reserved(run.logs))
-            if len(self.runs) == 1 and self.runs[0].folder != self.folder:
-                claim.close()
-            claim.enter_context(own.pop_all())
+                make_folder(run.folder)
+                claim.enter_context(reserved(run.folder))
+                claim.enter_context(reserved(run.logs))
+                for path in _files_of(run.source):
+                    target = run.folder / path.relative_to(run.source or path)
+                    if not target.exists():
+                        with explained(path, "read"):
+                            content = path.read_bytes()
+                        write_bytes(target, content)
+
+    @contextlib.contextmanager
+    def _all_folders(self) -> Iterator[None]:
+        """Have the folders of all runs for a moment, after other folds that have them for theirs."""
+        deadline = time.monotonic() + (_PATIENCE_S if self._is_one_of_several else 0)
+        while True:
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(reserved(self.folder))
+                    stack.enter_context(reserved(self.logs))
+                except TakenError:
+                    if time.monotonic() > deadline:
+                        raise
+                else:
+                    yield
+                    return
+            time.sleep(_PAUSE_S)
+
+    def _keep_earlier(self, console: Console) -> None:
+        """Rename an earlier run's folders, if this one does not go on in them and nobody is at work there."""
+        own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
+        if self.source is not None and self.source.resolve() in own:
+            return
+        for path in self._in_the_way():
+            if path.exists():
+                _check_idle([path, *folds(path)])
+            if (kept := set_aside(path)) is not None:
+                console.print(f"{path} holds an earlier run; it is kept as {kept}")
 
     def _in_the_way(self) -> list[Path]:
         """What a new run would mix with: everything, but for a single fold beside others of its kind."""
@@ -129,31 +162,14 @@ class Runs:
         return [self.folder, self.logs]
 
 
-def _folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """Where a command line of `train` has the model and the logs."""
-    out = Path(arguments.out)
-    return out / model_folder(arguments.framework), out / f"{arguments.framework}_logs"
-
-
-def claimed(arguments: argparse.Namespace) -> contextlib.ExitStack:
-    """Keep other processes away from the folders of a command line of `train` until the stack is closed.
-
-    Raises:
-        UserError: Another process writes there; the text says which.
-    """
-    with contextlib.ExitStack() as stack:
-        for folder in _folders(arguments):
-            stack.enter_context(reserved(folder))
-        return stack.pop_all()
-
-
 def plan_runs(arguments: argparse.Namespace) -> Runs:
     """The runs of a command line of `train`.
 
     Raises:
         UserError: A bad configuration, or nothing there to be resumed.
     """
-    folder, logs = _folders(arguments)
+    folder = Path(arguments.out) / model_folder(arguments.framework)
+    logs = Path(arguments.out) / f"{arguments.framework}_logs"
     source = None if arguments.resume is None else Path(arguments.resume or folder)
     in_folds = source is not None and not (source / LAST).is_file()
     configuration = _configuration(arguments, _first_checkpoint(source), forget_fold=in_folds)
@@ -173,6 +189,13 @@ def plan_runs(arguments: argparse.Namespace) -> Runs:
         of_fold = configuration.model_copy(update={"training": settings.model_copy(update={"fold": fold})})
         runs.append(Run(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
     return Runs(tuple(runs), folder, logs, source)
+
+
+def _check_idle(folders: Iterable[Path]) -> None:
+    """Refuse folders in which another process writes."""
+    for folder in folders:
+        with reserved(folder):
+            pass
 
 
 def _first_checkpoint(source: Path | None) -> Checkpoint | None:
@@ -207,4 +230,6 @@ def _configuration(
 
 
 def _files_of(source: Path | None) -> list[Path]:
-    return [] if source is None else [path for name in _BROUGHT_ALONG for path in source.glob(name)]
+    """What is brought along of a model; not what writing it may have left unfinished."""
+    found = [] if source is None else [path for name in _BROUGHT_ALONG for path in source.glob(name)]
+    return [path for path in found if not path.name.startswith(".")]

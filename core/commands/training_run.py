@@ -18,7 +18,7 @@ from core.commands import terminal
 from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.commands.held_out import facts_of, split_of
-from core.commands.runs import Run, Runs, claimed, plan_runs
+from core.commands.runs import Run, Runs, plan_runs
 from core.commands.tuning_run import tune_trained
 from core.configuration import Training
 from core.contract import Implementation, Model
@@ -40,13 +40,9 @@ from data.store import Store
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
     require_training(arguments.framework)  # before files are looked for: a mistyped name is answered at once
-    with claimed(arguments) as claim:
-        return _run(terminal.console(soft_wrap=True), arguments, claim)
-
-
-def _run(console: Console, arguments: argparse.Namespace, claim: contextlib.ExitStack) -> int:
+    console = terminal.console(soft_wrap=True)
     planned = plan_runs(arguments)
-    with Store.open(Path(arguments.data)) as store:
+    with planned.claimed() as claim, Store.open(Path(arguments.data)) as store:
         facts = facts_of(store)
         for one in planned.runs:
             if (checkpoint := one.checkpoint()) is not None:
@@ -63,8 +59,7 @@ def _run(console: Console, arguments: argparse.Namespace, claim: contextlib.Exit
         work = [(one, _Data.of(store, one.configuration.training, facts)) for one in planned.runs]
         print_network(console, plan)
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
-        planned.prepare(console)
-        planned.keep_own(claim)
+        planned.prepare(console, claim)
         for one, data in work:
             if len(work) > 1 and one.is_done():
                 console.print(f"{_fold(one)}: finished already, {one.folder}")
