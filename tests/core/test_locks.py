@@ -225,7 +225,7 @@ def test_never_two_of_many_that_come_and_go(tmp_path: Path) -> None:
 def test_without_locks_it_goes_on_with_one_remark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    def no_locks(descriptor: int, how: int) -> None:
+    def no_locks(*_: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
