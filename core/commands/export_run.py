@@ -41,9 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or arguments.model / f"export-{arguments.to}"
     _check_out(out, overwrite=arguments.overwrite)
     with contextlib.ExitStack() as stack:
-        if (
-            Path(os.path.realpath(arguments.model)) in Path(os.path.realpath(out)).parents
-        ):  # a training would take it away
+        place, model = (Path(os.path.realpath(path)) for path in (out, arguments.model))
+        if model in place.parents:  # a training that begins there would rename the folder
             stack.enter_context(reserved(arguments.model))
         stack.enter_context(reserved(out))
         _check_out(out, overwrite=arguments.overwrite)  # another process may just have ended

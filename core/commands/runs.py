@@ -30,7 +30,7 @@ from core.locks import TakenError
 from core.monitoring import is_stale
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
-_PATIENCE_S, _PAUSE_S = 10.0, 0.05  # for another fold's beginning, which takes much less
+_PATIENCE_S, _PAUSE_S = 5.0, 0.05  # for another fold's beginning, which takes much less
 _BROUGHT_ALONG = (LAST, BEST, AVERAGED, f"{AVERAGING}/*")
 
 
