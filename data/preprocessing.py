@@ -126,7 +126,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
 
 def staging_folder(out: Path) -> Path:
     """Where finished work for an output lies: beside it, or beside the file that it is a link to."""
-    place = out.resolve() if out.is_symlink() else out
+    place = Path(os.path.realpath(out)) if out.is_symlink() else out
     return place.with_name(f"{place.name}.staging")
 
 
