@@ -35,6 +35,7 @@ _HINTS = {
     errno.EACCES: "Permission denied: check the rights, or write somewhere else.",
     errno.EPERM: "Permission denied: check the rights, or write somewhere else.",
     errno.EFBIG: "The file would be larger than this system allows.",
+    errno.EBUSY: "It is mounted by itself, or in use: write somewhere else.",
     errno.EPIPE: "Its reader ended before it had everything.",
 }
 _NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
@@ -64,7 +65,7 @@ def explained(path: Path | str, action: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reserved(path: Path, *, or_stream: bool = False) -> Iterator[Path | Stream]:
+def reserved(path: Path, *, or_stream: bool = False, shared: bool = False) -> Iterator[Path | Stream]:
     """Keep the right to write `path` as long as the block lasts; the same thread may do so several times.
 
     A command does it for all that it will write before it begins. What a killed process left beside `path` is
@@ -73,6 +74,7 @@ def reserved(path: Path, *, or_stream: bool = False) -> Iterator[Path | Stream]:
     Args:
         path: A file or a folder; it need not exist.
         or_stream: Whether it may be something that is written into instead of being replaced.
+        shared: Whether others may write in it meanwhile, if it is a folder: it will not be replaced.
 
     Yields:
         The path without symbolic links, or the stream.
@@ -88,7 +90,7 @@ def reserved(path: Path, *, or_stream: bool = False) -> Iterator[Path | Stream]:
                     what = f"it is {target.what}, and this output must be a file or a folder"
                     raise UserError(f"cannot write {path}: {what}", "Name a place on a disk.")
                 stack.enter_context(target.opened())
-            elif not _is_temporary(target) and stack.enter_context(held(target)):
+            elif not _is_temporary(target) and stack.enter_context(held(target, shared=shared)):
                 _clear_up(target)
         yield target
 
@@ -252,10 +254,10 @@ def _recover(path: Path) -> None:
 
 
 def _put(finished: Path, path: Path) -> None:
-    """Rename, over a file or a folder that is there."""
-    if path.is_file():
+    """Rename, over a file or a folder that is there, whose permissions it gets."""
+    if path.exists() and path.is_dir() == finished.is_dir():
         with contextlib.suppress(PermissionError):  # some file systems have none
-            finished.chmod(stat.S_IMODE(path.stat().st_mode) & 0o777)
+            finished.chmod(stat.S_IMODE(path.stat().st_mode) & (0o7777 if path.is_dir() else 0o777))
     old = neighbour(path, ".old")
     if path.is_dir():
         path.replace(old)

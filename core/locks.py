@@ -1,8 +1,9 @@
 """One writer at a time.
 
 Promises: while `held` is open, nobody else holds the same path: no other thread, no other process on this
-system or, where the file system passes locks on, on another one. Who tries is refused at once and told who
-holds it. The system takes a lock away from a process that ended, however it ended, and no child process
+system or, where the file system passes locks on, on another one. Nor does another process hold anything in a
+folder that was free before and is held as a whole. Who tries is refused at once and told who holds it. The
+system takes a lock away from a process that ended, however it ended, and no child process
 keeps one. Where a file system has no locks, work goes on, and one line on standard error says so.
 
 The lock of `folder/name` is the file `folder/.name.lock`; of a folder that is a disk of its own, or lies
@@ -42,8 +43,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # it may be somebody's link or pipe
 _FAR = 1 << 30  # the byte that Windows locks: what it locks cannot be read
 _MOST_OF_A_NAME = 200  # bytes; systems take 255, and an ending comes behind it
-_LONGEST_COMMAND = 200
-_PATIENCE_S, _PAUSE_S = 1.0, 0.02  # for a lock whose holder has not written yet who it is, or is letting go
+_LONGEST_COMMAND, _LONGEST_RECORD = 200, 1 << 16
+_PATIENCE_S, _PAUSE_S = 1.0, 0.02  # for who has not written yet who it is, is letting go, or looks in passing
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def neighbour(path: Path, ending: str) -> Path:
 
 
 @contextlib.contextmanager
-def held(path: Path, *, nested: bool = True) -> Iterator[bool]:
+def held(path: Path, *, nested: bool = True, shared: bool = False) -> Iterator[bool]:
     """Hold a path for as long as the block lasts.
 
     The folder it belongs into is made if it is missing, and removed at the end if it is still empty.
@@ -66,6 +67,7 @@ def held(path: Path, *, nested: bool = True) -> Iterator[bool]:
     Args:
         path: Absolute and without symbolic links, so that all mean the same file by it.
         nested: Whether a thread that holds the path already may hold it once more.
+        shared: Whether others may hold what lies in it, if it is a folder: it will not be replaced.
 
     Yields:
         Whether its last holder was killed, so that there may be something to clear up.
@@ -77,7 +79,7 @@ def held(path: Path, *, nested: bool = True) -> Iterator[bool]:
     with _guard:
         hold = _holds.get(path)
         if hold is None:
-            hold = _holds[path] = _Hold.take(path)
+            hold = _holds[path] = _Hold.take(path, shared)
         elif not nested or hold.thread != threading.get_ident():
             raise _refusal(path, hold.holder)
         hold.depth += 1
@@ -95,27 +97,63 @@ class TakenError(UserError):
     """Somebody else holds the path."""
 
 
+def check_below(folder: Path) -> None:
+    """Refuse a folder in which others hold something.
+
+    Raises:
+        TakenError: Somebody does.
+    """
+    for file in (*folder.rglob(".*.lock"), *folder.rglob(".lock")):
+        name = file.name[1 : -len(".lock")]
+        _check_lock(file, file.with_name(name) if name else file.parent)
+
+
 @dataclass(frozen=True)
 class _Holder:
-    """Who holds a lock: what its file says."""
+    """Who holds a lock: what its file says.
+
+    Attributes:
+        shared: See `held`.
+    """
 
     host: str
     process: int
     since: str
     command: str
+    shared: bool
 
     @classmethod
-    def this(cls) -> _Holder:
+    def this(cls, shared: bool) -> _Holder:
         words = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else []
         since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-        return cls(socket.gethostname(), os.getpid(), since, shlex.join(words)[:_LONGEST_COMMAND])
+        return cls(socket.gethostname(), os.getpid(), since, shlex.join(words)[:_LONGEST_COMMAND], shared)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was killed, as far as this system can know."""
+        if sys.platform == "win32" or self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.process, 0)
+        except (OSError, OverflowError) as error:
+            return isinstance(error, ProcessLookupError)  # otherwise it is another user's
+        return False
 
     @classmethod
     def of(cls, file: Path) -> _Holder | None:
         """Who wrote it; None if there is no such file, or it is not whole yet."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads(file.read_bytes()))
-        return None
+        try:
+            descriptor = os.open(file, os.O_RDONLY | _FLAGS)
+        except OSError:
+            return None
+        try:
+            said = json.loads(os.read(descriptor, _LONGEST_RECORD))
+            host, since, command = (_visible(said[name]) for name in ("host", "since", "command"))
+            return cls(host, int(said["process"]), since, command, bool(said["shared"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        finally:
+            os.close(descriptor)
 
 
 @dataclass
@@ -141,25 +179,32 @@ class _Hold:
     depth: int = 0
 
     @classmethod
-    def take(cls, path: Path) -> _Hold:
-        """Lock the path's file, now or never."""
+    def take(cls, path: Path, shared: bool) -> _Hold:
+        """Lock the path's file, without waiting for its holder."""
         _forget_in_children()
         made: list[Path] = []
+        _check_above(path)
         try:
-            return cls._take(path, made)
+            hold = cls._take(path, made, _Holder.this(shared))
         except BaseException:
             _unmake(made)
             raise
+        try:
+            _check_above(path)  # whoever took a folder meanwhile and looks into it now finds this lock
+        except BaseException:
+            hold.let_go()
+            raise
+        return hold
 
     @classmethod
-    def _take(cls, path: Path, made: list[Path]) -> _Hold:
+    def _take(cls, path: Path, made: list[Path], holder: _Holder) -> _Hold:
         file, deadline = _file_of(path), time.monotonic() + _PATIENCE_S
         while True:
             descriptor = _opened(file, made)
             try:
                 _lock(descriptor)
                 if _is(file, descriptor):
-                    holder, left_behind = _Holder.this(), os.fstat(descriptor).st_size > 0
+                    left_behind = os.fstat(descriptor).st_size > 0
                     _write(descriptor, holder)
                     return cls(file, descriptor, left_behind, made, holder, threading.get_ident())
             except OSError as error:
@@ -168,14 +213,14 @@ class _Hold:
                     if error.errno != errno.EBADF:  # NFS and another user's file, which may be locked
                         _remove(file)
                     _remark(file.parent)
-                    return cls(file, None, False, made, _Holder.this(), threading.get_ident())
+                    return cls(file, None, False, made, holder, threading.get_ident())
                 if error.errno not in _TAKEN_BY_SOMEBODY:
                     os.close(descriptor)
                     raise
-                holder_now = _Holder.of(file)
-                if holder_now is not None or time.monotonic() > deadline:
+                found = _Holder.of(file)
+                if (found is not None and not found.is_gone) or time.monotonic() > deadline:
                     os.close(descriptor)
-                    raise _refusal(path, holder_now) from error
+                    raise _refusal(path, found) from error
                 time.sleep(_PAUSE_S)
             os.close(descriptor)  # it was let go meanwhile, and its file removed or replaced
 
@@ -230,6 +275,29 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _check_above(path: Path) -> None:
+    """Refuse a path in a folder that another process holds as a whole."""
+    for folder in path.parents:
+        _check_lock(_file_of(folder), folder, but_shared=True)
+
+
+def _check_lock(file: Path, path: Path, *, but_shared: bool = False) -> None:
+    """Refuse a path whose lock another process holds; with `but_shared`, only if it shares nothing in it."""
+    if any(hold.file == file for hold in _holds.values()) or (holder := _Holder.of(file)) is None:
+        return
+    if but_shared and holder.shared:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(file, os.O_RDONLY | _FLAGS)
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            if error.errno in _TAKEN_BY_SOMEBODY:
+                raise _refusal(path, holder) from error
+        finally:
+            os.close(descriptor)
+
+
 def _is(file: Path, descriptor: int) -> bool:
     """Whether an open file is still the one of that name, which its holder may have removed."""
     try:
@@ -255,6 +323,11 @@ def _unmake(folders: list[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def _visible(text: object) -> str:
+    """What another user may have written, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
 
 
 def _refusal(path: Path, holder: _Holder | None) -> TakenError:

@@ -119,7 +119,7 @@ def write_phantoms(settings: PhantomSettings, progress: Progress | None = None) 
             The images' folder is then as it was before.
     """
     _check(settings)
-    with reserved(settings.out):
+    with reserved(settings.out, shared=True):
         _check(settings)  # another process may just have ended
         return _write_phantoms(settings, progress)
 

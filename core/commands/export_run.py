@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         place, model = (Path(os.path.realpath(path)) for path in (out, arguments.model))
         if model in place.parents:  # a training that begins there would rename the folder
-            stack.enter_context(reserved(arguments.model))
+            stack.enter_context(reserved(arguments.model, shared=True))
         stack.enter_context(reserved(out))
         _check_out(out, overwrite=arguments.overwrite)  # another process may just have ended
         _export(arguments, backend, out)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from core.configuration import Configuration, load_configuration, parse_configur
 from core.errors import UserError
 from core.files import explained, make_folder, reserved, set_aside, write_bytes
 from core.inference import fold_folder, folds, model_folder
-from core.locks import TakenError
+from core.locks import TakenError, check_below
 from core.monitoring import is_stale
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
@@ -101,10 +102,11 @@ class Runs:
         """
         with contextlib.ExitStack() as claim:
             if self._is_one_of_several:
-                _check_idle([path for path in (self.runs[0].folder, self.runs[0].logs) if path.exists()])
+                _check_idle(self.runs[0].folder)
+                _check_idle(self.runs[0].logs)
             else:
-                claim.enter_context(reserved(self.folder))
-                claim.enter_context(reserved(self.logs))
+                claim.enter_context(reserved(self.folder, shared=True))
+                claim.enter_context(reserved(self.logs, shared=True))
             yield claim
 
     def prepare(self, console: Console, claim: contextlib.ExitStack) -> None:
@@ -113,8 +115,8 @@ class Runs:
             self._keep_earlier(console)
             for run in self.runs:
                 make_folder(run.folder)
-                claim.enter_context(reserved(run.folder))
-                claim.enter_context(reserved(run.logs))
+                claim.enter_context(reserved(run.folder, shared=True))
+                claim.enter_context(reserved(run.logs, shared=True))
                 for path in _files_of(run.source):
                     target = run.folder / path.relative_to(run.source or path)
                     if not target.exists():
@@ -129,8 +131,8 @@ class Runs:
         while True:
             with contextlib.ExitStack() as stack:
                 try:
-                    stack.enter_context(reserved(self.folder))
-                    stack.enter_context(reserved(self.logs))
+                    stack.enter_context(reserved(self.folder, shared=True))
+                    stack.enter_context(reserved(self.logs, shared=True))
                 except TakenError:
                     if time.monotonic() > deadline:
                         raise
@@ -145,8 +147,7 @@ class Runs:
         if self.source is not None and self.source.resolve() in own:
             return
         for path in self._in_the_way():
-            if path.exists():
-                _check_idle([path, *folds(path)])
+            _check_idle(path)
             if (kept := set_aside(path)) is not None:
                 console.print(f"{path} holds an earlier run; it is kept as {kept}")
 
@@ -191,11 +192,11 @@ def plan_runs(arguments: argparse.Namespace) -> Runs:
     return Runs(tuple(runs), folder, logs, source)
 
 
-def _check_idle(folders: Iterable[Path]) -> None:
-    """Refuse folders in which another process writes."""
-    for folder in folders:
-        with reserved(folder):
-            pass
+def _check_idle(folder: Path) -> None:
+    """Refuse a folder in which another process writes."""
+    if folder.exists():
+        with reserved(folder, shared=True):
+            check_below(Path(os.path.realpath(folder)))
 
 
 def _first_checkpoint(source: Path | None) -> Checkpoint | None:

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _model_kept(folder: Path) -> Iterator[None]:
     """Keep trainings away from a model; one that is not there is for `tune` to tell."""
-    with reserved(folder) if folder.is_dir() else contextlib.nullcontext():
+    with reserved(folder, shared=True) if folder.is_dir() else contextlib.nullcontext():
         yield
 
 

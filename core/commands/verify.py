@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_at_least_one(arguments, "count")
     with contextlib.ExitStack() as stack:
         if arguments.overlays is not None:
-            stack.enter_context(reserved(arguments.overlays))
+            stack.enter_context(reserved(arguments.overlays, shared=True))
         return _verify(console(), arguments)
 
 

@@ -289,6 +289,22 @@ def test_the_certificate_is_refused_before_the_steps(place: Path) -> None:
         refused(*rest, "--json", "wanted", cwd=place, program=program, says=says)
 
 
+def test_a_folder_that_will_be_replaced_takes_no_other_output(place: Path) -> None:
+    """The first one would take the second one's pictures away at its end."""
+    with reserved(place / "out"):
+        says = ["out is being written by another process"]
+        for words in (["--overlays", "out/look"], ["--json", "out/deep/a.json"]):
+            refused(*PREDICT[1:], *words, cwd=place, says=says)
+
+
+def test_a_training_takes_no_folder_away_in_which_another_process_writes(folder: Path) -> None:
+    train("--epochs", "1", cwd=folder)
+    with reserved(folder / MODEL / "pictures" / "look"):
+        says = [f"{MODEL}/pictures/look is being written by another process"]
+        words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]
+        refused(*words, cwd=folder, says=says)
+
+
 @contextlib.contextmanager
 def training(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A training that has ended its first epoch and goes on for long."""
@@ -312,6 +328,8 @@ def test_a_second_training_is_refused_and_the_first_goes_on(folder: Path) -> Non
         done = run("export", "--model", MODEL, "--to", "onnx", cwd=folder)
         assert_one_error(done, f"{MODEL} is being written by another process")
         succeed("export", "--model", MODEL, "--to", "onnx", "--out", "elsewhere", cwd=folder)
+        succeed("evaluate", "-f", "reference", "--data", "data.h5", "--json", f"{MODEL}/a.json", cwd=folder)
+        assert (folder / MODEL / "a.json").exists()
         assert not list(folder.glob("reference_*.[0-9]"))
         first.send_signal(2)
         output, errors = first.communicate(timeout=TIMEOUT_S)

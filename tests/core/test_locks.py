@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from core import locks
-from core.locks import TakenError, held, neighbour
+from core.locks import TakenError, check_below, held, neighbour
 
 if sys.platform == "win32":
     pytest.skip("these tests kill processes as POSIX does", allow_module_level=True)
@@ -31,7 +31,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from core.locks import held
-with held(Path(sys.argv[1])) as left_behind:
+with held(Path(sys.argv[1]), shared="shared" in sys.argv) as left_behind:
     {then}
     print("held", left_behind, flush=True)
     sys.stdin.read()
@@ -39,10 +39,10 @@ with held(Path(sys.argv[1])) as left_behind:
 
 
 @contextlib.contextmanager
-def holder(path: Path, then: str = "pass") -> Iterator[subprocess.Popen[str]]:
+def holder(path: Path, then: str = "pass", *words: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds a path until its standard input is closed, or the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(then=then), str(path), "--secret of=it"],
+        [sys.executable, "-c", HOLD.format(then=then), str(path), "--secret of=it", *words],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -292,3 +292,79 @@ def test_the_lock_of_a_folder_lies_in_it_where_it_cannot_lie_beside(
         assert names(tmp_path) == ["model"]
         assert names(folder) == [".lock"]
     assert names(folder) == []
+
+
+def test_a_folder_that_is_held_as_a_whole_takes_no_other_holder(tmp_path: Path) -> None:
+    """It will be replaced, with all that lies in it."""
+    folder = tmp_path / "out"
+    with holder(folder) as process:
+        for path in (folder, folder / "look", folder / "deep" / "er" / "a.csv"):
+            with pytest.raises(TakenError, match=rf"out is being written by .* {process.pid} "), held(path):
+                pass
+        with held(tmp_path / "outlook"), held(tmp_path / "out.csv"):
+            pass
+        assert not folder.exists()
+    with holder(folder, "pass", "shared"), held(folder / "look"):
+        assert (folder / ".look.lock").exists()
+    with held(folder), held(folder / "look"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.csv", "deep/a.csv"])
+def test_who_would_take_a_folder_away_is_told_who_writes_in_it(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / ".b.csv.lock").write_text("not of ours")
+    with holder(folder / name) as process:
+        with pytest.raises(TakenError, match=rf"{name} is being written by .* {process.pid} "):
+            check_below(folder)
+        process.kill()
+        process.wait()
+        check_below(folder)
+    with held(folder / name):
+        check_below(folder)
+    assert (folder / "deep" / ".b.csv.lock").read_text() == "not of ours"
+
+
+def test_who_only_looks_in_passing_is_waited_for(tmp_path: Path) -> None:
+    """Somebody tries whether a killed holder's lock is held, and holds it for that moment."""
+    path, lock = tmp_path / "model", tmp_path / ".model.lock"
+    with holder(path) as process:
+        process.kill()
+        process.wait()
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        threading.Timer(0.2, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
+        with held(path) as left_behind:
+            assert left_behind
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"no record",
+        b"[1]",
+        b'{"host": "a"}',
+        b'{"host": 1, "process": "x", "since": [], "command": "", "shared": 0}',
+        b'{"host": "a\\u001b[2J", "process": 1, "since": "1970", "command": "\\n", "shared": 0}',
+    ],
+)
+def test_what_a_lock_says_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bytes
+) -> None:
+    monkeypatch.setattr(locks, "_PATIENCE_S", 0.1)
+    path, lock = tmp_path / "model", tmp_path / ".model.lock"
+    lock.write_bytes(record)
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(TakenError, match="by another process") as caught, held(path):
+            pass
+        assert caught.value.message.isprintable()
+    assert lock.read_bytes() == record
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".model.lock")
+    with held(tmp_path / "model" / "file"):
+        check_below(tmp_path)
