@@ -1,8 +1,11 @@
 """Files that are whole or absent.
 
 Promises: a file or folder written through here appears under its final name only when it is complete
-and on disk; when writing fails, or the process is killed, what stood there before is untouched. A
-failure of the operating system (full or read-only disk, missing folder) becomes a `UserError`.
+and on disk; when writing fails, or the process is killed, what stood there before is untouched. Two
+processes never write the same path at once (`core.locks`), and never share a temporary name. A symbolic
+link stays, and its target is written; what is neither file nor folder is written into, or refused, never
+replaced (`core.destinations`). A failure of the operating system (full or read-only disk, missing folder)
+becomes a `UserError`.
 """
 
 from __future__ import annotations
@@ -10,13 +13,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import re
+import secrets
 import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.destinations import Stream, destination
 from core.errors import UserError
+from core.locks import held, neighbour
 
 _HINTS = {
     errno.ENOSPC: "The disk is full: free some space, or write somewhere else.",
@@ -25,10 +35,15 @@ _HINTS = {
     errno.EACCES: "Permission denied: check the rights, or write somewhere else.",
     errno.EPERM: "Permission denied: check the rights, or write somewhere else.",
     errno.EFBIG: "The file would be larger than this system allows.",
+    errno.EBUSY: "It is mounted by itself, or in use: write somewhere else.",
+    errno.EPIPE: "Its reader ended before it had everything.",
 }
+_NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 _LONGEST_NAME = 120
 _HASH_DIGITS = 8
+_TOKEN_BYTES = 6
+_TEMPORARY = rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.partial"  # how temporary names end
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps
 
 
@@ -51,32 +66,67 @@ def explained(path: Path | str, action: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling of `path` to write (a file or a folder), then put it in `path`'s place.
+def reserved(path: Path, *, or_stream: bool = False, shared: bool = False) -> Iterator[Path | Stream]:
+    """Keep the right to write `path` as long as the block lasts; the same thread may do so several times.
 
-    The sibling lies in the same folder, so the final rename is atomic for files. A folder that stood
-    at `path` is moved aside first and removed last. When the block raises, the sibling is removed and
-    `path` is as it was; what a killed process left is cleared up by the next one that writes `path`.
+    A command does it for all that it will write before it begins. What a killed process left beside `path` is
+    cleared up. To a stream it is connected (a pipe has its reader then); several may write into one.
+
+    Args:
+        path: A file or a folder; it need not exist.
+        or_stream: Whether it may be something that is written into instead of being replaced.
+        shared: Whether others may write in it meanwhile, if it is a folder: it will not be replaced.
+
+    Yields:
+        The path without symbolic links, or the stream.
+
+    Raises:
+        UserError: Another process writes it, or nobody can; the text names `path` and the reason.
+    """
+    with contextlib.ExitStack() as stack:
+        with explained(path, "write"):
+            target = destination(path)
+            if isinstance(target, Stream):
+                if not or_stream:
+                    what = f"it is {target.what}, and this output must be a file or a folder"
+                    raise UserError(f"cannot write {path}: {what}", "Name a place on a disk.")
+                stack.enter_context(target.opened())
+            elif not _is_temporary(target) and stack.enter_context(held(target, shared=shared)):
+                _clear_up(target)
+        yield target
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, or_stream: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write (a file or a folder), then put that in `path`'s place.
+
+    It lies in the same folder, so that the final rename is atomic for files. A folder that stood at `path`
+    is moved aside first and removed last. When the block raises, the temporary one is removed and `path`
+    is as it was; what a killed process left is cleared up by the next one that writes `path`. A file that
+    is replaced leaves its permissions to the new one. Meanwhile `path` is `reserved`.
+
+    Args:
+        path: What is to be written, or a symbolic link to it.
+        or_stream: Whether `path` may be a stream (of a file): the content is written into it at the end.
 
     Raises:
         UserError: The operating system refused; the text names `path` and the reason.
     """
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    try:
-        with explained(path, "write"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if old.exists() and not path.exists():
-                old.replace(path)
-            _remove(partial)
-            _remove(old)
+    with explained(path, "write"), reserved(path, or_stream=or_stream) as target:
+        if isinstance(target, Stream):
+            with tempfile.TemporaryDirectory(prefix="pneumoseg-") as folder:
+                yield Path(folder, "output")
+                target.copy(Path(folder, "output"))
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = neighbour(target, f".{secrets.token_hex(_TOKEN_BYTES)}.partial")
+        _recover(target)
+        try:
             yield partial
             _sync(partial)
-            if path.is_dir():
-                path.replace(old)
-            partial.replace(path)
-    finally:
-        _remove(partial)
-        _remove(old)
+            _put(partial, target)
+        finally:
+            _remove(partial)
 
 
 def is_folder(path: Path) -> bool:
@@ -93,9 +143,12 @@ def check_place(path: Path) -> None:
     Raises:
         UserError: A folder stands there, or the folder it belongs into cannot be written.
     """
-    if path.is_dir():
+    target = destination(path)
+    if isinstance(target, Stream):
+        return
+    if target.is_dir():
         raise UserError(f"cannot write {path}: it is a folder", "Name a file.")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    parent = next(folder for folder in target.parents if folder.exists())
     if not parent.is_dir():
         raise UserError(f"cannot write {path}: {parent} is no folder")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -108,14 +161,28 @@ def put_in_place(finished: Path, path: Path) -> None:
     Raises:
         UserError: The operating system refused; the text names `path` and the reason.
     """
-    with explained(path, "write"):
+    with explained(path, "write"), reserved(path) as target:
+        assert isinstance(target, Path)
         _sync(finished)
-        finished.replace(path)
+        _put(finished, target)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, if it is missing; at the end of a link as well.
+
+    Raises:
+        UserError: The operating system refused; the text names `path` and the reason.
+    """
+    with explained(path, "write"):
+        target = destination(path)
+        (path if isinstance(target, Stream) else target).mkdir(parents=True, exist_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
-    with replacing(path) as partial:
+    """Write `content` to `path`, whole or not at all; a stream gets all of it at once."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder", "Name a file.")
+    with replacing(path, or_stream=True) as partial:
         partial.write_bytes(content)
 
 
@@ -151,26 +218,131 @@ class FileNames:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename `path` to the first free of `path.1`, `path.2`, …, and return that; None if absent."""
-    if not path.exists():
+    """Rename `path` to the first free of `path.1`, `path.2`, …, and return that; None if absent.
+
+    Of a symbolic link the target is renamed. Two processes never take the same number.
+    """
+    target = destination(path)
+    if isinstance(target, Stream) or not target.exists():
         return None
-    number = 1
-    while (kept := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
+    is_link = path.is_symlink()
     with explained(path, "rename"):
+        for number in itertools.count(1):
+            kept = target.with_name(f"{target.name}.{number}")
+            with contextlib.suppress(FileExistsError):
+                _rename(target, kept)
+                break
+    return kept if is_link else path.with_name(kept.name)
+
+
+def _rename(path: Path, kept: Path) -> None:
+    """Rename to a name that is free.
+
+    Raises:
+        FileExistsError: It is not.
+    """
+    if sys.platform == "win32":
+        path.rename(kept)
+        return
+    # Elsewhere renaming replaces files and empty folders, those that another process just made too.
+    is_folder = path.is_dir()
+    if is_folder:
+        kept.mkdir()
+    else:
+        kept.touch(exist_ok=False)
+    try:
         path.replace(kept)
-    return kept
+    except OSError:
+        (kept.rmdir if is_folder else kept.unlink)()
+        raise
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether it lies in a temporary folder of ours, which belongs to one writer, with its helpers."""
+    return any(re.search(rf"\.{_TEMPORARY}$", folder.name) for folder in path.parents)
+
+
+def _clear_up(path: Path) -> None:
+    """Remove what killed writers of `path` left; nobody else writes it now."""
+    beginning, ending = neighbour(path, ".").name, re.compile(rf"{_TEMPORARY}(\..*)?")
+    with contextlib.suppress(OSError):
+        for found in list(path.parent.iterdir()):
+            if found.name.startswith(beginning) and ending.fullmatch(found.name.removeprefix(beginning)):
+                _remove(found)
+
+
+def _recover(path: Path) -> None:
+    """Bring a folder back that a killed process had moved aside, or remove what it had replaced."""
+    old = neighbour(path, ".old")
+    if old.exists() and not path.exists():
+        old.replace(path)
+    _remove(old)
+    _remove(neighbour(path, ".partial"))  # of earlier versions
+
+
+def _put(finished: Path, path: Path) -> None:
+    """Rename, over a file or a folder that is there, whose permissions it gets."""
+    if path.exists() and path.is_dir() == finished.is_dir():
+        with contextlib.suppress(PermissionError):  # some file systems have none
+            finished.chmod(stat.S_IMODE(path.stat().st_mode) & (0o7777 if path.is_dir() else 0o777))
+    old = neighbour(path, ".old")
+    if path.is_dir():
+        path.replace(old)
+    try:
+        finished.replace(path)
+    except OSError:
+        if old.exists():
+            old.replace(path)
+        raise
+    _remove(old)
+    _sync_folder(path.parent)
 
 
 def _sync(path: Path) -> None:
-    for file in [path] if path.is_file() else path.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+    """Have a file, or all of a folder, on disk."""
+    if path.is_file():
+        _sync_file(path)
+        return
+    for found in path.rglob("*"):
+        if found.is_file():
+            _sync_file(found)
+        elif found.is_dir():
+            _sync_folder(found)
+    _sync_folder(path)
+
+
+def _sync_file(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR)  # Windows has nothing on disk of a file open for reading
+    except PermissionError:
+        if sys.platform == "win32":
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    """Have the names in a folder on disk, where the system can."""
+    if sys.platform == "win32":
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

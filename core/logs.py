@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoint import EpochRecord
-from core.files import explained
+from core.files import explained, make_folder
 from core.pictures import Sample, draw_sample
 from core.training import Observer
 
@@ -63,8 +63,8 @@ class TensorBoardLog(Observer):
 
     def __init__(self, folder: Path, epochs: int, threshold: float) -> None:
         self._folder, self._threshold = folder, threshold
+        make_folder(folder)
         with explained(folder, "write"):
-            folder.mkdir(parents=True, exist_ok=True)
             # Named by the second alone, the file of a run resumed at once would replace the one before.
             self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
             if epochs:

@@ -26,7 +26,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from core.errors import UserError
-from core.files import explained, replacing, write_text
+from core.files import explained, replacing, reserved, write_text
 from core.machine import available_cores
 from core.randomness import permutation, words
 from data import rle
@@ -114,10 +114,17 @@ def write_phantoms(settings: PhantomSettings, progress: Progress | None = None) 
         progress: Told about each image written.
 
     Raises:
-        UserError: A bad setting, a folder that is not empty, or a refusal of the operating system.
+        UserError: A bad setting, a folder that is not empty, another process that writes there, or a refusal
+            of the operating system.
             The images' folder is then as it was before.
     """
     _check(settings)
+    with reserved(settings.out, shared=True):
+        _check(settings)  # another process may just have ended
+        return _write_phantoms(settings, progress)
+
+
+def _write_phantoms(settings: PhantomSettings, progress: Progress | None) -> PhantomReport:
     images, annotations = settings.out / IMAGES, settings.out / ANNOTATIONS
     drawn: list[_Drawn] = []
     with replacing(images) as partial:

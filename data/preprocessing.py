@@ -28,8 +28,10 @@ This module prints nothing: progress goes to a callback.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import explained, put_in_place, replacing
+from core.files import explained, put_in_place, replacing, reserved
 from core.machine import available_cores
 from data import dicom, frames, headers, store
 from data.annotations import (
@@ -109,12 +111,26 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
         progress: Told about each file read and each block written.
 
     Raises:
-        UserError: A bad setting, missing sources, an existing output, no image that can be used, one
-            left out where that is forbidden, or a refusal of the operating system. The output is then
-            as it was before.
+        UserError: A bad setting, missing sources, an existing output, another process that writes it, no
+            image that can be used, one left out where that is forbidden, or a refusal of the operating
+            system. The output is then as it was before.
     """
-    progress = progress or _silent
     _check(settings)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(reserved(settings.out))
+        if settings.report is not None:
+            stack.enter_context(reserved(settings.report, or_stream=True))
+        _check_absent(settings)  # another process may just have ended
+        return _preprocess(settings, progress or _silent)
+
+
+def staging_folder(out: Path) -> Path:
+    """Where finished work for an output lies: beside it, or beside the file that it is a link to."""
+    place = Path(os.path.realpath(out)) if out.is_symlink() else out
+    return place.with_name(f"{place.name}.staging")
+
+
+def _preprocess(settings: Settings, progress: Progress) -> Report:
     files = dicom.find(settings.images)
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", _hint(settings))
@@ -125,9 +141,7 @@ def preprocess(settings: Settings, progress: Progress | None = None) -> Report:
     names = [name_below(settings.images, file) for file in files]
     fingerprint = _fingerprint(settings, annotations, files, names, key)
     size = (settings.size, settings.size)
-    with explained(settings.out, "write"):
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-    folder = settings.out.with_name(f"{settings.out.name}.staging")
+    folder = staging_folder(settings.out)
     identities = Identities.of(annotations, files)
     places, expected = identities.places(files)
     lay_out = functools.partial(
@@ -176,12 +190,9 @@ def _check(settings: Settings) -> None:
         raise UserError(f"{settings.out} is a folder; --out names the file to write.")
     if settings.report is not None and settings.report.is_dir():
         raise UserError(f"{settings.report} is a folder; --report names the file to write.")
-    if settings.report is not None and settings.report.absolute() == settings.out.absolute():
+    if settings.report is not None and os.path.realpath(settings.report) == os.path.realpath(settings.out):
         raise UserError(f"--report and --out both name {settings.out}.")
-    if settings.out.exists() and not settings.overwrite:
-        raise UserError(
-            f"{settings.out} exists already.", "Add --overwrite to replace it, or choose another --out."
-        )
+    _check_absent(settings)
     if not settings.images.is_dir():
         what = "is not a folder" if settings.images.exists() else "does not exist"
         raise UserError(f"the images folder {settings.images} {what}.", _hint(settings))
@@ -189,6 +200,13 @@ def _check(settings: Settings) -> None:
         raise UserError(
             f"the annotation file {settings.annotations} does not exist.",
             f"For images without annotations, to predict on, add --no-annotations.\n{_hint(settings)}",
+        )
+
+
+def _check_absent(settings: Settings) -> None:
+    if settings.out.exists() and not settings.overwrite:
+        raise UserError(
+            f"{settings.out} exists already.", "Add --overwrite to replace it, or choose another --out."
         )
 
 

@@ -3,8 +3,8 @@
 Promises: what `Staging.append` has recorded survives the end of the process, however it ends, and
 `Staging.open` gives it back if it was made from the same sources with the same settings; a row that
 is not whole (its checksum differs) is dropped together with everything after it. Memory does not grow
-with the number of images. One process at a time may hold a staging folder; others may put rows into it
-for that one, each at its place (`data.layout`).
+with the number of images. One process at a time may hold a staging folder (`core.locks`); others may put
+rows into it for that one, each at its place (`data.layout`).
 
 In the folder: `fingerprint` (what the rows were made from), `rows` (which becomes the HDF5 file, if the
 files that were expected to give a row are those that did: nothing is copied then) and `journal.jsonl`
@@ -14,12 +14,12 @@ what the journal says of patients is hashed with it, and the key goes when the f
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,13 +29,10 @@ from typing import Any
 import xxhash
 from numpy.typing import NDArray
 
-from core.errors import UserError
 from core.files import explained
+from core.locks import held
 from data.headers import UNKNOWN
 from data.layout import Layout, RowFile, write_all
-
-if sys.platform != "win32":
-    import fcntl
 
 FORMAT_VERSION = 6
 """Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
@@ -111,7 +108,7 @@ class Staging:
         self._places = places
         self._rows: RowFile | None = None
         self._journal: io.FileIO | None = None
-        self._lock: io.FileIO | None = None
+        self._lock = contextlib.ExitStack()
         self._thread = ThreadPoolExecutor(1)
         self._syncing: Future[None] | None = None
 
@@ -130,15 +127,11 @@ class Staging:
         Raises:
             UserError: Another process holds the folder, or the operating system refused.
         """
-        with explained(folder, "write"):
+        with explained(folder, "write"), contextlib.ExitStack() as lock:
+            lock.enter_context(held(folder.resolve(), nested=False))
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked(folder)
-            try:
-                staging = cls(folder, lay_out(folder / _SCRATCH), places)
-            except BaseException:
-                lock.close()
-                raise
-            staging._lock = lock
+            staging = cls(folder, lay_out(folder / _SCRATCH), places)
+            staging._lock = lock.pop_all()
             try:
                 (folder / _SCRATCH).unlink(missing_ok=True)
                 mark = folder / "fingerprint"
@@ -213,15 +206,20 @@ class Staging:
 
     def close(self) -> None:
         """Let go of the folder; what is recorded stays."""
-        self._thread.shutdown()
-        for file in (self._rows, self._journal, self._lock):
-            if file is not None:
-                file.close()
+        self._close_files()
+        self._lock.close()
 
     def discard(self) -> None:
-        """Let go of the folder and remove it."""
-        self.close()
+        """Remove the folder and let go of it."""
+        self._close_files()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def _close_files(self) -> None:
+        self._thread.shutdown()
+        for file in (self._rows, self._journal):
+            if file is not None:
+                file.close()
 
     def _sync(self, rows: RowFile) -> None:
         """Have the disk take what was written so far, meanwhile, so that little is left to wait for."""
@@ -252,21 +250,6 @@ class Staging:
             return checksum(*rows.get(self._places[len(self.entries)])) == entry.checksum
         except EOFError:
             return False
-
-
-def _locked(folder: Path) -> io.FileIO:
-    """Hold the folder until the file is closed, or until this process ends in whatever way."""
-    file = (folder / "lock").open("ab", buffering=0)
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise UserError(
-                f"another process is writing to {folder}.",
-                "Wait for it, or choose another --out.",
-            ) from error
-    return file
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -50,7 +50,7 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> int:
     """Write a submission, row by row as they come.
 
     Args:
-        path: The file; compressed if it ends in `.gz`.
+        path: The file, or a stream (`core.destinations`); compressed if it ends in `.gz`.
         rows: Image id and run-length encoding (`rle.encode`; `rle.EMPTY` for none), one an image.
 
     Returns:
@@ -62,7 +62,7 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> int:
     """
     check_place(path)
     seen = set[str]()
-    with replacing(path) as partial, _text_file(partial, path.suffix == ".gz") as file:
+    with replacing(path, or_stream=True) as partial, _text_file(partial, path.suffix == ".gz") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         for image_id, text in rows:

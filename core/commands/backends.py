@@ -24,8 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps([dataclasses.asdict(backend) for backend in found], indent=1))
         return 0
 
-    from rich.console import Console
     from rich.table import Table
+
+    from core.commands.terminal import console
 
     table = Table("-f", "framework", "version", "devices", "state")
     for backend in found:
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(
             backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
         )
-    Console(highlight=False, markup=False).print(table)
+    console().print(table)
     for backend in found:
         if not backend.installed and backend.install:
             print(f"install {backend.name}: {backend.install}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands.options import check_at_least_one
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,23 +36,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help=f"height and width of the images (default: {_SIZE})")
     parser.add_argument("--height", type=int, help="of the images, where they are not square")
     parser.add_argument("--width", type=int, help="of the images, where they are not square")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every fault and warning as JSON")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write every fault and warning as JSON; - prints it"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, show what was found; 1 where there is a fault."""
+    from core.commands.outputs import claimed_reports
+    from core.commands.terminal import console
+
+    inputs = [(f"the {name}", getattr(arguments, name)) for name in ("submission", "sample", "images")]
+    present = [one for one in inputs if one[1] is not None]
+    with claimed_reports({"--json": arguments.json}, present):
+        return _check(console(arguments.json), arguments)
+
+
+def _check(console: Console, arguments: argparse.Namespace) -> int:
     import json
 
-    from rich.console import Console
-
-    from core.commands.outputs import check_report
     from core.files import write_text
     from data.submissions import check
 
-    inputs = [(f"the {name}", getattr(arguments, name)) for name in ("submission", "sample", "images")]
-    check_report("--json", arguments.json, [one for one in inputs if one[1] is not None])
     size = _size(arguments)
-    console = Console(highlight=False, markup=False)
     notes: list[str] = []
     images = _images(console, arguments, size, notes.append)
     with console.status("checking"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,20 +26,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f", "--framework", action="append", required=True, metavar="NAME", help="backend; may be repeated"
     )
     parser.add_argument("--only", metavar="SUBJECT", help="checks whose name contains this")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write every outcome as JSON; - prints it"
+    )
+    parser.add_argument(
+        "--markdown", type=output_file, metavar="FILE", help="write the table as Markdown; - prints it"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite; 1 where a check failed. A refusal is no failure, and the table tells it."""
-    import json
+    from core.commands.outputs import claimed_reports
+    from core.commands.terminal import console
 
-    from rich.console import Console
+    reports = {"--json": arguments.json, "--markdown": arguments.markdown}
+    with claimed_reports(reports, []):
+        return _run(console(*reports.values()), arguments)
+
+
+def _run(console: Console, arguments: argparse.Namespace) -> int:
+    import json
 
     from core.conformance import capabilities
     from core.files import write_text
 
-    console = Console(highlight=False, markup=False)
     names = list(dict.fromkeys(arguments.framework))
     outcomes = {name: _examine(console, name, arguments.only) for name in names}
     table = {name: capabilities(of_one) for name, of_one in outcomes.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from core.commands.options import add_data_option, add_prediction_options, add_threshold_options
+from core.destinations import output_file
 
 HELP = "score trained models: Dice beside its floor, AUROC, calibration, a report"
 
@@ -37,8 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_prediction_options(parser)
     add_threshold_options(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write one page with pictures")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the scores as JSON; - prints them"
+    )
+    parser.add_argument(
+        "--report", type=output_file, metavar="FILE.html", help="write one page with pictures; - prints it"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from core.checkpoint import LAST, load_checkpoint
+from core.commands import terminal
 from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
-from core.commands.outputs import check_report
+from core.commands.outputs import claimed_reports
 from core.commands.scoring_run import score
 from core.evaluation import Evaluation, MemberRecord, Origin
 from core.files import write_text
@@ -27,16 +28,18 @@ from data.store import Store
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate as the command line says."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     check_at_least_one(arguments, "batch_size")
     names = list(dict.fromkeys(arguments.framework))
     for name in names:
         require_backend(name)
-    inputs = [("the data file", Path(arguments.data))]
-    check_report("--json", arguments.json, inputs)
-    if arguments.json is not None:
-        inputs.append(("the place of --json", arguments.json))
-    check_report("--report", arguments.report, inputs)
+    reports = {"--json": arguments.json, "--report": arguments.report}
+    with claimed_reports(reports, [("the data file", Path(arguments.data))]):
+        _evaluate_all(terminal.console(*reports.values(), soft_wrap=True), arguments, names)
+    return 0
+
+
+def _evaluate_all(console: Console, arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Score every model, show the table and write what is wanted."""
     found: list[Evaluation] = []
     with Store.open(Path(arguments.data)) as store:
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
@@ -56,7 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
 
         write_report(arguments.report, found)
         console.print(f"Written: {arguments.report}")
-    return 0
 
 
 def _models(arguments: argparse.Namespace, name: str) -> list[list[Path]]:

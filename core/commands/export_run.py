@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
+from core.commands import terminal
+from core.contract import Backend
 from core.errors import UserError
 from core.exports import (
     METADATA,
@@ -23,7 +26,7 @@ from core.exports import (
     write,
     write_metadata,
 )
-from core.files import replacing
+from core.files import replacing, reserved
 from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.lowering import lower
@@ -33,11 +36,24 @@ from core.thresholds import load_thresholds
 
 def run(arguments: argparse.Namespace) -> int:
     """Export as the command line says."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     backend = require_backend(find_exporter(arguments.to, arguments.framework).name)
-    member = _only_member(arguments.model)
+    _only_member(arguments.model)
     out: Path = arguments.out or arguments.model / f"export-{arguments.to}"
     _check_out(out, overwrite=arguments.overwrite)
+    with contextlib.ExitStack() as stack:
+        place, model = (Path(os.path.realpath(path)) for path in (out, arguments.model))
+        if model in place.parents:  # a training that begins there would rename the folder
+            stack.enter_context(reserved(arguments.model, shared=True))
+        stack.enter_context(reserved(out))
+        _check_out(out, overwrite=arguments.overwrite)  # another process may just have ended
+        _export(arguments, backend, out)
+    return 0
+
+
+def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
+    """Write the model, read it back and say what came of it."""
+    console = terminal.console(soft_wrap=True)
+    member = _only_member(arguments.model)
     settings, data = member.checkpoint.configuration.training, member.checkpoint.data
     plan = lower(member.checkpoint.configuration.network, data.height, data.width)
     source = Source(plan, settings.rules(), settings.precision, member.checkpoint.arrays)
@@ -77,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
         )
     beside = "" if out.is_file() else f", and what it is in {METADATA}"
     console.print(f"Written: {out} ({size / 1e6:.1f} MB{beside})")
-    return 0
 
 
 def _only_member(folder: Path) -> Member:
@@ -93,7 +108,7 @@ def _only_member(folder: Path) -> Member:
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
     """Refuse, before any work, a place that holds something else."""
-    if out.is_symlink() or (out.exists() and not overwrite):
+    if out.exists() and not overwrite:
         raise UserError(f"--out {out} exists.", "Add --overwrite to replace it, or choose another name.")
     if out.is_dir() and any(out.iterdir()) and read_metadata(out) is None:
         raise UserError(

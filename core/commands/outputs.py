@@ -1,20 +1,25 @@
-"""Where `predict` writes, and what it must not write over.
+"""Where commands write, and what they must not write over.
 
 Promises: what a user would miss is never replaced. A file that is there is replaced if an earlier run wrote
 one like it, or with `--overwrite`. A folder is filled if it is empty; with `--overwrite` it is replaced,
 unless it holds anything else than files of the kind that it is to hold. No output may be or contain an
-input, nor be, contain or lie in another output, `--overwrite` or not.
+input, nor be, contain or lie in another output, `--overwrite` or not; a device (`/dev/null`) alone may be
+several. What is no file is neither looked into nor replaced (`core.destinations`). What is `claimed` before
+work begins is written by no other process until it ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.destinations import STANDARD_OUTPUT, Stream, destination
 from core.errors import UserError
-from core.files import check_place, explained
+from core.files import check_place, explained, reserved
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class OutputFile:
         option: How it was named on the command line.
         path: Where it is to be.
         written_here: Whether a file that is there already is of the kind that will be written.
+        or_stream: Whether it may be something else than a file.
     """
 
     option: str
     path: Path
     written_here: Callable[[Path], bool]
+    or_stream: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,42 @@ Input = tuple[str, Path]
 """What it is called, and where it is."""
 
 
+@contextlib.contextmanager
+def claimed(outputs: Sequence[Output], inputs: Sequence[Input], *, overwrite: bool) -> Iterator[None]:
+    """Check the outputs as `check_outputs` does, and keep other processes from writing them in the block.
+
+    Raises:
+        UserError: With the option, and what stands in its way; or with who writes there.
+    """
+    check_outputs(outputs, inputs, overwrite=overwrite)
+    with contextlib.ExitStack() as stack:
+        for output in outputs:
+            or_stream = isinstance(output, OutputFile) and output.or_stream
+            stack.enter_context(reserved(output.path, or_stream=or_stream))
+        check_outputs(outputs, inputs, overwrite=overwrite)  # another process may just have ended
+        yield
+
+
+@contextlib.contextmanager
+def claimed_reports(reports: Mapping[str, Path | None], inputs: Sequence[Input]) -> Iterator[None]:
+    """Likewise, of files that replace whatever file is there but what they report on.
+
+    Args:
+        reports: By option; None is not wanted.
+        inputs: What they must not replace.
+
+    Raises:
+        UserError: With the option, and what stands in its way; or with who writes there.
+    """
+    outputs = [
+        OutputFile(option, path, lambda _: True) for option, path in reports.items() if path is not None
+    ]
+    for output in outputs:
+        check_place(output.path)
+    with claimed(outputs, inputs, overwrite=True):
+        yield
+
+
 def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwrite: bool) -> None:
     """Refuse, before any work, outputs that would destroy something.
 
@@ -69,19 +112,6 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
             _check_file(output, overwrite)
         else:
             _check_folder(output, overwrite)
-
-
-def check_report(option: str, path: Path | None, inputs: Sequence[Input]) -> None:
-    """Refuse, before any work, a report that could not be written or would replace what it reports on.
-
-    Any other file that is there may be replaced.
-
-    Raises:
-        UserError: With the option, and what stands in its way.
-    """
-    if path is not None:
-        check_place(path)
-        check_outputs([OutputFile(option, path, lambda _: True)], inputs, overwrite=True)
 
 
 def begins_with(beginning: str) -> Callable[[Path], bool]:
@@ -102,7 +132,9 @@ def begins_with(beginning: str) -> Callable[[Path], bool]:
 
 def _check_apart(output: Output, name: str, other: Path, forbidden: Sequence[str]) -> None:
     """Refuse an output that stands to another path as it must not."""
-    ours, theirs = output.path.resolve(), other.resolve()
+    ours, theirs = _where(output.path), _where(other)
+    if ours is None or theirs is None:
+        return
     relation = (
         "is"
         if ours == theirs
@@ -117,8 +149,23 @@ def _check_apart(output: Output, name: str, other: Path, forbidden: Sequence[str
         raise UserError(f"{what}{'' if relation == 'is' else f' {other}'}.", "Choose another place.")
 
 
+def _where(path: Path) -> Path | None:
+    """The place that a path means, the same whatever it is called; None for what is no place of its own."""
+    try:
+        found = destination(path)
+    except UserError:  # an input, which whoever reads it will look at
+        return Path(os.path.realpath(path))
+    if isinstance(found, Path):
+        return found
+    if found.is_standard_output:
+        return STANDARD_OUTPUT
+    return None if path.is_char_device() else Path(os.path.realpath(path))
+
+
 def _check_file(output: OutputFile, overwrite: bool) -> None:
     path = output.path
+    if isinstance(destination(path), Stream):
+        return  # nothing of it is replaced, and it must not be opened for reading
     if path.is_dir():
         raise UserError(f"{output.option} {path} is a folder; it names the file to write.")
     if overwrite or not path.exists():
@@ -134,7 +181,7 @@ def _check_file(output: OutputFile, overwrite: bool) -> None:
 
 def _check_folder(output: OutputFolder, overwrite: bool) -> None:
     path = output.path
-    if not path.exists():
+    if isinstance(destination(path), Stream) or not path.exists():
         return
     if not path.is_dir():
         raise UserError(f"{output.option} {path} is not a folder; it names the folder to write to.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.commands.options import check_at_least_one
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,19 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured as JSON")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write all that was measured as JSON; - prints it"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; 1 where a backend left the budget."""
-    import dataclasses
-    import json
-
-    from rich.console import Console
-
+    from core.commands.outputs import claimed_reports
+    from core.commands.terminal import console
     from core.errors import UserError
-    from core.files import write_bytes, write_text
     from core.registry import require_training
 
     for name in arguments.framework:
@@ -73,7 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     check_at_least_one(arguments, "steps", "batch_size", "drift_runs")
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
-    console = Console(highlight=False, markup=False)
+    reports = {"--json": arguments.json, "--plot": arguments.plot}
+    inputs = [("the data file", Path(arguments.data))] if arguments.data else []
+    with claimed_reports(reports, inputs):
+        return _run(console(*reports.values()), arguments)
+
+
+def _run(console: Console, arguments: argparse.Namespace) -> int:
+    import dataclasses
+    import json
+
+    from core.files import write_bytes, write_text
+
     certificate = _certify(arguments, console)
     _print(console, certificate)
     if arguments.json:

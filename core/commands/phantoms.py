@@ -31,15 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw, and say what to do next."""
     import shlex
 
-    from rich.console import Console
     from rich.progress import Progress
 
+    from core.commands.terminal import console
     from data.phantoms import PhantomSettings, write_phantoms
 
-    console = Console(highlight=False, markup=False)
+    shown = console()
     names = PhantomSettings.__annotations__
     settings = PhantomSettings(**{name: getattr(arguments, name) for name in names})
-    with Progress(console=console) as bar:
+    with Progress(console=shown) as bar:
         task = bar.add_task("drawing", total=settings.count)
 
         def show(_what: str, done: int, _total: int) -> None:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         report = write_phantoms(settings, show)
     words = ["--images", str(report.images), "--annotations", str(report.annotations)]
-    console.print(
+    shown.print(
         f"{report.count} phantoms, {report.positives} with a pneumothorax, {report.several} of "
         f"them annotated in several rows, {report.without_annotation} without annotation.\n"
         f"Next: python preprocess.py {shlex.join(words)}",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from core.commands.options import add_framework_option, add_prediction_options, add_threshold_options
+from core.destinations import output_file
 
 HELP = "answer for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
 
@@ -26,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, required=True, metavar="DIR", help="folder with DICOM files at any depth"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="the submission to write"
+        "--out",
+        type=output_file,
+        default=Path("submission.csv"),
+        metavar="FILE",
+        help="the submission to write; - prints it",
     )
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG of each mask, 0 and 255")
     parser.add_argument(
@@ -38,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probabilities", type=Path, metavar="FILE.h5", help="the probability maps, at the model's size"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all answers, for programs")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="all answers, for programs; - prints them"
+    )
     parser.add_argument(
         "--annotations", type=Path, metavar="FILE", help="the truth, to be drawn in --overlays"
     )

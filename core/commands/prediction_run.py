@@ -24,9 +24,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from core.commands import terminal
 from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.options import check_at_least_one
-from core.commands.outputs import Output, OutputFile, OutputFolder, begins_with, check_outputs
+from core.commands.outputs import Input, Output, OutputFile, OutputFolder, begins_with, claimed
 from core.commands.progress import progress_bar
 from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed, prepare
 from core.contract import Backend
@@ -110,7 +111,6 @@ class Account:
 def run(arguments: argparse.Namespace) -> int:
     """Predict as the command line says."""
     require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     folders = arguments.model or [model_folder(arguments.framework)]
     check_at_least_one(arguments, "batch_size", "workers")
     members = find_members(folders)
@@ -119,19 +119,21 @@ def run(arguments: argparse.Namespace) -> int:
     annotations = None
     if arguments.annotations is not None:
         annotations = read_annotations(arguments.annotations, set(map(image_id, files)))
-    _check_outputs(arguments, folders)
-    backend, implementation = load_backend(arguments.framework)
-    device = choose_device(arguments.device, implementation.list_devices(), backend.title)
-    predictor = Predictor(members, implementation, device, flip=arguments.tta)
-    model = Model(backend, device, members, thresholds, origin, arguments.tta)
-    console.print(_describe(model, len(files)))
-    if remark := remark_on_folds(folders, members):
-        console.print(remark)
-    try:
-        account = _predict(console, arguments, files, annotations, model, predictor)
-    except KeyboardInterrupt:
-        console.print("Nothing was written.")
-        raise
+    outputs, inputs = _outputs(arguments), _inputs(arguments, folders)
+    with claimed(outputs, inputs, overwrite=arguments.overwrite):
+        console = terminal.console(arguments.out, arguments.json, soft_wrap=True)
+        backend, implementation = load_backend(arguments.framework)
+        device = choose_device(arguments.device, implementation.list_devices(), backend.title)
+        predictor = Predictor(members, implementation, device, flip=arguments.tta)
+        model = Model(backend, device, members, thresholds, origin, arguments.tta)
+        console.print(_describe(model, len(files)))
+        if remark := remark_on_folds(folders, members):
+            console.print(remark)
+        try:
+            account = _predict(console, arguments, files, annotations, model, predictor)
+        except KeyboardInterrupt:
+            console.print("Nothing was written.")
+            raise
     _show(console, arguments, account)
     if annotations is not None:
         _show_annotations(console, annotations, Identities.of(annotations, files), account)
@@ -149,7 +151,7 @@ def _find(folder: Path) -> list[Path]:
     return files
 
 
-def _check_outputs(arguments: argparse.Namespace, models: Sequence[Path]) -> None:
+def _outputs(arguments: argparse.Namespace) -> list[Output]:
     beginning = f'{{\n "format": "{FORMAT}"'
     wanted: list[Output | None] = [
         OutputFile("--out", arguments.out, begins_with(",".join(HEADER))),
@@ -157,17 +159,20 @@ def _check_outputs(arguments: argparse.Namespace, models: Sequence[Path]) -> Non
         arguments.overlays and OutputFolder("--overlays", arguments.overlays, ".png"),
         arguments.dicom_seg and OutputFolder("--dicom-seg", arguments.dicom_seg, ".dcm"),
         arguments.probabilities
-        and OutputFile("--probabilities", arguments.probabilities, probabilities.is_one),
+        and OutputFile("--probabilities", arguments.probabilities, probabilities.is_one, or_stream=False),
         arguments.json and OutputFile("--json", arguments.json, begins_with(beginning)),
     ]
+    return [output for output in wanted if output is not None]
+
+
+def _inputs(arguments: argparse.Namespace, models: Sequence[Path]) -> list[Input]:
     inputs = [
         ("the folder of the images", arguments.images),
         *(("the folder of a model", folder) for folder in models),
     ]
     if arguments.annotations is not None:
         inputs.append(("the annotations", arguments.annotations))
-    outputs = [output for output in wanted if output is not None]
-    check_outputs(outputs, inputs, overwrite=arguments.overwrite)
+    return inputs
 
 
 def _describe(model: Model, files: int) -> str:
@@ -199,7 +204,7 @@ def _predict(
             algorithm=model.algorithm() if arguments.dicom_seg else None,
         )
         maps = _begin_maps(stack, arguments.probabilities, predictor, len(files), model)
-        record = None if arguments.json is None else stack.enter_context(replacing(arguments.json))
+        record = arguments.json and stack.enter_context(replacing(arguments.json, or_stream=True))
         if record is not None:
             with explained(arguments.json, "write"):
                 record.touch()  # better now than after hours

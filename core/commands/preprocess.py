@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.destinations import output_file
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -71,7 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="write nothing if any file or annotation would be left out"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of every file as JSON")
+    parser.add_argument(
+        "--report",
+        type=output_file,
+        metavar="FILE",
+        help="write what became of every file as JSON; - prints it",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,14 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     warm_up("data.preprocessing")  # before this process imports the same
 
-    from rich.console import Console
+    from core.commands.terminal import console
+    from data.preprocessing import Settings, preprocess, staging_folder
 
-    from data.preprocessing import Settings, preprocess
-
-    console = Console(highlight=False, markup=False)
+    shown = console(arguments.report)
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__annotations__})
     try:
-        with _progress(console) as bar:
+        with _progress(shown) as bar:
             tasks: dict[str, Any] = {}
 
             def show(what: str, done: int, total: int) -> None:
@@ -99,11 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(
             f"{settings.out} was not written; the same command goes on from here "
-            f"(finished work is in {settings.out}.staging).",
+            f"(finished work is in {staging_folder(settings.out)}).",
             file=sys.stderr,
         )
         raise
-    _show(console, report)
+    _show(shown, report)
     return 0
 
 

@@ -1,7 +1,9 @@
 """Which networks a command line asks to be trained: one, or one for each fold; where; from what on.
 
 Promises: planning changes nothing on disk; `prepare` then keeps an earlier run's folders under another
-name and brings along what is resumed from elsewhere.
+name and brings along what is resumed from elsewhere. A process that has `claimed` the folders has them for
+itself: nobody else trains, tunes or exports there until it ends. Several processes may train a single fold
+each; such a one has its own fold for itself, and the folders of all while it begins.
 
     NAME_model/            NAME_logs/             without folds
     NAME_model/fold0/ …    NAME_logs/fold0/ …     with `training.folds`
@@ -10,6 +12,10 @@ name and brings along what is resumed from elsewhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +25,13 @@ from core.averaging import FOLDER as AVERAGING
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
 from core.configuration import Configuration, load_configuration, parse_configuration
 from core.errors import UserError
-from core.files import explained, set_aside, write_bytes
+from core.files import explained, make_folder, reserved, set_aside, write_bytes
 from core.inference import fold_folder, folds, model_folder
+from core.locks import TakenError, check_below
 from core.monitoring import is_stale
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
+_PATIENCE_S, _PAUSE_S = 5.0, 0.05  # for another fold's beginning, which takes much less
 _BROUGHT_ALONG = (LAST, BEST, AVERAGED, f"{AVERAGING}/*")
 
 
@@ -77,20 +85,71 @@ class Runs:
     logs: Path
     source: Path | None
 
-    def prepare(self, console: Console) -> None:
-        """Make the folders; see the module."""
-        own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
-        if self.source is None or self.source.resolve() not in own:
-            for path in self._in_the_way():
-                if (kept := set_aside(path)) is not None:
-                    console.print(f"{path} holds an earlier run; it is kept as {kept}")
-        for run in self.runs:
-            with explained(run.folder, "write"):
-                run.folder.mkdir(parents=True, exist_ok=True)
+    @property
+    def _is_one_of_several(self) -> bool:
+        """Whether it is a single fold, beside which others may be trained at the same time."""
+        return len(self.runs) == 1 and self.runs[0].folder != self.folder
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[contextlib.ExitStack]:
+        """Keep other processes away from the folders; a single fold claims its own when it is prepared.
+
+        Yields:
+            What holds the claim until the block ends.
+
+        Raises:
+            UserError: Another process writes there; the text says which.
+        """
+        with contextlib.ExitStack() as claim:
+            if self._is_one_of_several:
+                _check_idle(self.runs[0].folder)
+                _check_idle(self.runs[0].logs)
+            else:
+                claim.enter_context(reserved(self.folder, shared=True))
+                claim.enter_context(reserved(self.logs, shared=True))
+            yield claim
+
+    def prepare(self, console: Console, claim: contextlib.ExitStack) -> None:
+        """Make the folders, and claim those of each run; see the module."""
+        with self._all_folders():
+            self._keep_earlier(console)
+            for run in self.runs:
+                make_folder(run.folder)
+                claim.enter_context(reserved(run.folder, shared=True))
+                claim.enter_context(reserved(run.logs, shared=True))
                 for path in _files_of(run.source):
                     target = run.folder / path.relative_to(run.source or path)
                     if not target.exists():
-                        write_bytes(target, path.read_bytes())
+                        with explained(path, "read"):
+                            content = path.read_bytes()
+                        write_bytes(target, content)
+
+    @contextlib.contextmanager
+    def _all_folders(self) -> Iterator[None]:
+        """Have the folders of all runs for a moment, after other folds that have them for theirs."""
+        deadline = time.monotonic() + (_PATIENCE_S if self._is_one_of_several else 0)
+        while True:
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(reserved(self.folder, shared=True))
+                    stack.enter_context(reserved(self.logs, shared=True))
+                except TakenError:
+                    if time.monotonic() > deadline:
+                        raise
+                else:
+                    yield
+                    return
+            time.sleep(_PAUSE_S)
+
+    def _keep_earlier(self, console: Console) -> None:
+        """Rename an earlier run's folders, if this one does not go on in them and nobody is at work there."""
+        own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
+        if self.source is not None and self.source.resolve() in own:
+            return
+        for path in self._in_the_way():
+            _check_idle(path)
+            if (kept := set_aside(path)) is not None:
+                console.print(f"{path} holds an earlier run; it is kept as {kept}")
 
     def _in_the_way(self) -> list[Path]:
         """What a new run would mix with: everything, but for a single fold beside others of its kind."""
@@ -133,6 +192,13 @@ def plan_runs(arguments: argparse.Namespace) -> Runs:
     return Runs(tuple(runs), folder, logs, source)
 
 
+def _check_idle(folder: Path) -> None:
+    """Refuse a folder in which another process writes."""
+    if folder.exists():
+        with reserved(folder, shared=True):
+            check_below(Path(os.path.realpath(folder)))
+
+
 def _first_checkpoint(source: Path | None) -> Checkpoint | None:
     """A checkpoint that says how the run, or one of its folds, is configured."""
     if source is None:
@@ -165,4 +231,6 @@ def _configuration(
 
 
 def _files_of(source: Path | None) -> list[Path]:
-    return [] if source is None else [path for name in _BROUGHT_ALONG for path in source.glob(name)]
+    """What is brought along of a model; not what writing it may have left unfinished."""
+    found = [] if source is None else [path for name in _BROUGHT_ALONG for path in source.glob(name)]
+    return [path for path in found if not path.name.startswith(".")]

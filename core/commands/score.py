@@ -6,7 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.destinations import output_file
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from data.submissions import Comparison
 
 HELP = "score a submission against annotations, as the competition does"
@@ -30,24 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="annotated images without a row: refuse, predict nothing for them, or leave them out",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the scores as JSON; - prints them"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, show, write."""
+    from core.commands.outputs import claimed_reports
+    from core.commands.terminal import console
+
+    inputs = [("the submission", arguments.submission), ("the annotations", arguments.annotations)]
+    with claimed_reports({"--json": arguments.json}, inputs):
+        _score(console(arguments.json), arguments)
+    return 0
+
+
+def _score(console: Console, arguments: argparse.Namespace) -> None:
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
-    from core.commands.outputs import check_report
     from core.files import write_text
     from data.annotations import read_annotations
     from data.submissions import compare, named, read_submission
 
-    inputs = [("the submission", arguments.submission), ("the annotations", arguments.annotations)]
-    check_report("--json", arguments.json, inputs)
-    console = Console(highlight=False, markup=False)
     with console.status("comparing"):
         submission = read_submission(arguments.submission)
         annotations = read_annotations(arguments.annotations, {cells.image_id for cells in submission.rows})
@@ -68,7 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
-    return 0
 
 
 _LINES = (

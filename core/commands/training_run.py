@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ from types import FrameType
 from rich.console import Console
 
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
+from core.commands import terminal
 from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.commands.held_out import facts_of, split_of
@@ -39,9 +40,9 @@ from data.store import Store
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
     require_training(arguments.framework)  # before files are looked for: a mistyped name is answered at once
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = terminal.console(soft_wrap=True)
     planned = plan_runs(arguments)
-    with Store.open(Path(arguments.data)) as store:
+    with planned.claimed() as claim, Store.open(Path(arguments.data)) as store:
         facts = facts_of(store)
         for one in planned.runs:
             if (checkpoint := one.checkpoint()) is not None:
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         work = [(one, _Data.of(store, one.configuration.training, facts)) for one in planned.runs]
         print_network(console, plan)
         console.print(f"backend: {backend.title} {backend.version()}, device: {device}")
-        planned.prepare(console)
+        planned.prepare(console, claim)
         for one, data in work:
             if len(work) > 1 and one.is_done():
                 console.print(f"{_fold(one)}: finished already, {one.folder}")
@@ -222,7 +223,7 @@ def _fold(one: Run) -> str:
     return f"fold {one.configuration.training.fold}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C (or SIGTERM) into a question that the loop asks; a second one is an exception."""
     asked = False

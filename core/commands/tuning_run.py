@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from core.commands import terminal
 from core.commands.answers import remark_on_folds
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
@@ -19,6 +21,7 @@ from core.contract import Implementation
 from core.errors import UserError
 from core.evaluation import Surface
 from core.exports import EXPORT, renew_thresholds
+from core.files import reserved
 from core.inference import Member, Predictor, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
@@ -30,11 +33,15 @@ from data.store import Store
 
 def run(arguments: argparse.Namespace) -> int:
     """Tune as the command line says."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = terminal.console(soft_wrap=True)
     check_at_least_one(arguments, "batch_size")
     backend = require_backend(arguments.framework)
     folder = Path(arguments.model or model_folder(arguments.framework))
-    with Store.open(Path(arguments.data)) as store, Isolated(arguments.framework) as process:
+    with (
+        Store.open(Path(arguments.data)) as store,
+        _model_kept(folder),
+        Isolated(arguments.framework) as process,
+    ):
 
         def open_models(members: Sequence[Member]) -> Begin:
             return RemotePredictor(
@@ -44,6 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
         found, shown = tune(console, store, folder, open_models, arguments.batch_size, flip=arguments.tta)
     _print(console, folder, found, shown)
     return 0
+
+
+@contextlib.contextmanager
+def _model_kept(folder: Path) -> Iterator[None]:
+    """Keep trainings away from a model; one that is not there is for `tune` to tell."""
+    with reserved(folder, shared=True) if folder.is_dir() else contextlib.nullcontext():
+        yield
 
 
 def tune_trained(

@@ -31,14 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, show what was found; 1 where the file breaks its contract."""
-    from rich.console import Console
+    import contextlib
+
+    from core.commands.terminal import console
+    from core.files import reserved
+
+    check_at_least_one(arguments, "count")
+    with contextlib.ExitStack() as stack:
+        if arguments.overlays is not None:
+            stack.enter_context(reserved(arguments.overlays, shared=True))
+        return _verify(console(), arguments)
+
+
+def _verify(console: Console, arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from core.commands.progress import progress_bar
     from data.verification import verify
 
-    check_at_least_one(arguments, "count")
-    console = Console(highlight=False, markup=False)
     with progress_bar(console) as bar:
         task = bar.add_task("checking")
         verdict = verify(arguments.file, lambda done, total: bar.update(task, completed=done, total=total))
@@ -62,13 +72,12 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from core.errors import UserError
-    from core.files import FileNames, explained, write_bytes
+    from core.files import FileNames, make_folder, write_bytes
     from core.pictures import draw_overlay
     from data.store import Store
     from data.verification import choose
 
-    with explained(arguments.overlays, "write"):
-        arguments.overlays.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.overlays)
     try:
         store = Store.open(arguments.file)
     except UserError as error:

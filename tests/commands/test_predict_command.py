@@ -469,7 +469,7 @@ def test_ctrl_c_leaves_everything_as_it_was(place: Path) -> None:
     process = subprocess.Popen(
         words, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not any((place / ".look.partial").glob("*.png")):
+    while not any(place.glob(".look.*.partial/*.png")):
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)

@@ -188,7 +188,7 @@ def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
         (["--out", "empty"], ["empty is a folder"]),
         (["--report", "empty"], ["empty is a folder", "--report"]),
         (["--report", "same", "--out", "./same"], ["--report and --out both name same"]),
-        (["--out", f"{ANNOTATIONS}/a.h5"], [f"cannot write {ANNOTATIONS}/a.h5", "exists"]),
+        (["--out", f"{ANNOTATIONS}/a.h5"], [f"cannot write {ANNOTATIONS}/a.h5", "Not a directory"]),
     ],
     ids=lambda value: " ".join(value[:2]),
 )

@@ -5,6 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,11 +20,15 @@ from core.files import (
     check_place,
     explained,
     file_name,
+    put_in_place,
     replacing,
+    reserved,
     set_aside,
     write_bytes,
     write_text,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def names(folder: Path) -> list[str]:
@@ -140,3 +149,210 @@ def test_files_of_different_ids_never_have_one_name() -> None:
     assert found[1] == f"a-{hashlib.sha256(b'a').hexdigest()[:8]}"
     again = FileNames()
     assert [again.take(image_id) for image_id in ids] == found
+
+
+# ------------------------------------------------------------------------------ several processes
+
+
+WRITE_AND_WAIT = """
+import sys
+from pathlib import Path
+from core.files import replacing
+with replacing(Path(sys.argv[1])) as partial:
+    partial.mkdir()
+    (partial / "half").touch()
+    print(partial.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def started(code: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("ends", ["killed", "in peace"])
+def test_a_second_writer_is_refused_and_takes_nothing_away(tmp_path: Path, ends: str) -> None:
+    path = tmp_path / "masks"
+    (tmp_path / ".masks.v2.0123456789ab.partial").touch()  # of a writer of `masks.v2`
+    (tmp_path / ".masks.letter.partial").touch()  # somebody's
+    process = started(WRITE_AND_WAIT, str(path))
+    assert process.stdout is not None
+    partial = process.stdout.readline().strip()
+    assert partial.startswith(".masks.")
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"masks is being written by another process: .*{process.pid}"):
+            write_bytes(path, b"x")
+    assert (tmp_path / partial / "half").exists()
+    if ends == "killed":
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert (tmp_path / partial / "half").exists()
+        assert not path.exists()
+    else:
+        assert process.communicate(timeout=60) == ("", "")
+        assert names(path) == ["half"]
+    with replacing(path) as ours:
+        ours.mkdir()
+        assert ours.name != partial
+        (ours / "whole").touch()
+    assert names(path) == ["whole"]
+    assert names(tmp_path) == [".masks.letter.partial", ".masks.v2.0123456789ab.partial", "masks"]
+
+
+def test_what_is_reserved_can_be_written_here_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    other = "import sys; from pathlib import Path; from core.files import write_text;"
+    other += "from core.errors import UserError\ntry: write_text(Path(sys.argv[1]), 'theirs')\n"
+    other += "except UserError as error: print(error)"
+    with reserved(path), reserved(path.with_name("b.json")):
+        write_text(path, "ours")
+        said = started(other, str(path)).communicate(timeout=60)
+        assert f"process {os.getpid()} " in said[0]
+        assert said[1] == ""
+        assert path.read_text() == "ours"
+    assert started(other, str(path)).communicate(timeout=60) == ("", "")
+    assert path.read_text() == "theirs"
+    assert names(path.parent) == ["a.json"]
+
+
+def test_threads_and_processes_share_no_temporary_name(tmp_path: Path) -> None:
+    """Even where the file system has no locks."""
+    seen = set()
+    for _ in range(3):
+        with replacing(tmp_path / "a") as partial:
+            seen.add(partial)
+            partial.touch()
+    assert len(seen) == 3
+    assert {path.parent for path in seen} == {tmp_path}
+
+
+def test_other_threads_are_refused_too(tmp_path: Path) -> None:
+    refused: list[UserError] = []
+
+    def write() -> None:
+        try:
+            write_text(tmp_path / "a", "theirs")
+        except UserError as error:
+            refused.append(error)
+
+    with replacing(tmp_path / "a") as partial:
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        partial.write_text("ours")
+    assert len(refused) == 1
+    assert (tmp_path / "a").read_text() == "ours"
+
+
+def test_a_number_that_another_process_takes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "ours").touch()
+    make, made = Path.mkdir, []
+
+    def late(folder: Path, *words: object, **options: object) -> None:
+        if not made:
+            made.append(folder)
+            make(folder)  # the other one is quicker, and has put nothing into it yet
+        make(folder, *words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    assert set_aside(path) == tmp_path / "model.2"
+    assert made == [tmp_path / "model.1"]
+    assert names(tmp_path / "model.1") == []
+    assert names(tmp_path / "model.2") == ["ours"]
+    assert names(tmp_path) == ["model.1", "model.2"]
+
+
+def test_a_file_is_set_aside_too(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / "logs").write_text(f"{number}")
+        assert set_aside(tmp_path / "logs") == tmp_path / f"logs.{number}"
+    assert (tmp_path / "logs.1").read_text() == "1"
+    assert (tmp_path / "logs.2").read_text() == "2"
+
+
+# ---------------------------------------------------------------------------------- what is on disk
+
+
+def test_permissions_are_the_umasks_or_those_of_the_file_before(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "new")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+        for mode in (0o600, 0o444, 0o664):
+            (tmp_path / "a").chmod(mode)
+            write_text(tmp_path / "a", f"{mode}")
+            assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+        (tmp_path / "finished").write_text("finished")
+        put_in_place(tmp_path / "finished", tmp_path / "a")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o664
+        assert (tmp_path / "a").read_text() == "finished"
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "export"
+    path.mkdir()
+    (path / "old").touch()
+    replace = Path.replace
+
+    def refuse(source: Path, target: Path) -> Path:
+        if source.name.endswith(".partial"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*export: Input/output error"), replacing(path) as new:
+        new.mkdir()
+    assert names(tmp_path) == ["export"]
+    assert names(path) == ["old"]
+
+
+def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").touch()
+    with pytest.raises(UserError, match="folder: it is a folder"):
+        write_text(tmp_path / "folder", "x")
+    assert names(tmp_path / "folder") == ["precious"]
+
+
+def test_content_is_flushed_for_writing_and_then_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows flushes nothing that is open for reading alone; elsewhere a crash could lose the name."""
+    fcntl = pytest.importorskip("fcntl", reason="only POSIX tells how a file is open")
+    flushed: list[tuple[str, int]] = []
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        flushed.append((str(path.relative_to(tmp_path)), mode))
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("what a descriptor leads to is not known here: /proc is Linux's")
+    monkeypatch.setattr(os, "fsync", note)
+    with replacing(tmp_path / "out") as partial:
+        (partial / "deep").mkdir(parents=True)
+        (partial / "deep" / "a").touch()
+        (partial / "deep" / "sealed").touch(mode=0o444)
+    name = partial.name
+    assert sorted(flushed[:-1]) == [
+        (name, os.O_RDONLY),
+        (f"{name}/deep", os.O_RDONLY),
+        (f"{name}/deep/a", os.O_RDWR),
+        (f"{name}/deep/sealed", os.O_RDWR if os.geteuid() == 0 else os.O_RDONLY),
+    ]
+    assert flushed[-1] == (".", os.O_RDONLY)

@@ -135,7 +135,7 @@ def where(out: Path) -> str:
 
 def being_finished(out: Path) -> bool:
     """Whether HDF5 has begun to write around the rows, or they are being copied."""
-    if out.with_name(f".{out.name}.partial").exists():
+    if any(out.parent.glob(f".{out.name}.*.partial")):
         return True
     with out.with_name(f"{out.name}.staging").joinpath("rows").open("rb") as rows:
         return rows.read(4) == b"\x89HDF"

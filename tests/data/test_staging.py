@@ -14,7 +14,7 @@ from data.staging import Entry, Staging, checksum
 
 SIZE = (3, 5)
 ROWS = 6
-FILES = ["fingerprint", "journal.jsonl", "key", "lock", "rows"]
+FILES = ["fingerprint", "journal.jsonl", "key", "rows"]
 PLACES = (0, 1, 4, 2, 3, 5)  # of each file's row; the third and the last are not expected to have one
 
 

@@ -1,0 +1,427 @@
+"""Outputs that are no files, that are links, and that two processes want at once, as a user types them.
+
+Who holds a path first is this process, or a command that has said how far it is: nothing depends on time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from command_line import (
+    BEST,
+    LAST,
+    ROOT,
+    TIMEOUT_S,
+    assert_one_error,
+    content,
+    environment,
+    prepare,
+    refused,
+    run,
+    run_here,
+    succeed,
+    train,
+    words_of,
+)
+from test_interrupted_training import started, wait_for_line
+from tiny_model import SIZE, radiograph, write_model, write_radiograph
+
+from core.checkpoint import load_checkpoint
+from core.files import reserved
+
+MODEL, LOGS = "reference_model", "reference_logs"
+SUBMISSION = "ImageId,EncodedPixels\nr0,1 5\nr1,-1\n"
+PREDICT = ("run.py", "predict", "-f", "reference", "--images", "images", "--workers", "1")
+PREPROCESS = ("preprocess.py", "--images", "images", "--annotations", "truth.csv", "--workers", "1")
+EVALUATE = ("run.py", "evaluate", "-f", "reference", "--data", "data.h5", "--split", "all")
+SCORE = ("run.py", "score", "sent.csv", "--annotations", "truth.csv")
+CHECK = ("run.py", "check", "sent.csv", "--size", "40")
+CONFORMANCE = ("run.py", "conformance", "-f", "reference", "--only", "kernel 1, stride 1")
+SIZES = ("--size", str(SIZE))
+TEXTS = {
+    "predict --out": (*PREDICT, "--out"),
+    "predict --json": (*PREDICT, "--json"),
+    "score --json": (*SCORE, "--json"),
+    "check --json": (*CHECK, "--json"),
+    "evaluate --json": (*EVALUATE, "--json"),
+    "evaluate --report": (*EVALUATE, "--report"),
+    "preprocess --report": (*PREPROCESS, *SIZES, "--out", "other.h5", "--overwrite", "--report"),
+    "conformance --json": (*CONFORMANCE, "--json"),
+    "conformance --markdown": (*CONFORMANCE, "--markdown"),
+}
+OTHERS = {
+    "predict --masks": (*PREDICT, "--masks"),
+    "predict --overlays": (*PREDICT, "--overlays"),
+    "predict --dicom-seg": (*PREDICT, "--dicom-seg"),
+    "predict --probabilities": (*PREDICT, "--probabilities"),
+    "preprocess --out": (*PREPROCESS, *SIZES, "--overwrite", "--out"),
+}
+SEVERAL = {
+    "phantoms --out": ("preprocess.py", "phantoms", "--count", "2", "--size", "64", "--overwrite", "--out"),
+    "verify --overlays": ("preprocess.py", "verify", "data.h5", "--overlays"),
+    "export --out": ("run.py", "export", "--model", MODEL, "--to", "onnx", "--overwrite", "--out"),
+}
+PARITY = ("run.py", "parity", "-f", "reference", "-f", "reference", "--steps", "1")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, five radiographs with their truth, a data file, and a submission."""
+    folder = tmp_path_factory.mktemp("original")
+    write_model(folder / MODEL)
+    for number in range(5):
+        pixels = radiograph(number, 40, 40, number % 2 == 0)
+        write_radiograph(folder / "images" / f"r{number}.dcm", number, pixels)
+    (folder / "sent.csv").write_text(SUBMISSION)
+    (folder / "truth.csv").write_text(f"{SUBMISSION}r2,7 9\nr3,-1\nr4,800 40\n")
+    command((*PREPROCESS, *SIZES, "--out", "data.h5"), folder)
+    (folder / "sent.csv").write_text(f"{SUBMISSION}r2,7 9\nr3,-1\nr4,801 40\n")
+    return folder
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path) -> Path:
+    """A folder of one's own with a copy of them."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def command(words: Sequence[str], cwd: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    program, *rest = words
+    done = run(*rest, *more, cwd=cwd, program=program)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def without_times(text: str) -> str:
+    """What a second run writes as well: no speed, no time of day, no names of files that were asked for."""
+    text = re.sub(r'"(images_per_second|seconds)": [0-9.e+-]+', "", text)
+    return re.sub(r"\d+(\.\d+)? images/s|\d{4}-\d\d-\d\d[ T]\d\d:\d\d[^<]*", "", text)
+
+
+# ------------------------------------------------------------------------------------- standard output
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_standard_output_has_the_content_and_nothing_else(place: Path, name: str) -> None:
+    said = command(TEXTS[name], place, "written").stdout
+    written = (place / "written").read_text("utf-8")
+    assert len(written) > 30
+    assert said.strip()
+    done = command(TEXTS[name], place, "-")
+    assert without_times(done.stdout) == without_times(written)
+    if name.endswith("--json"):
+        json.loads(done.stdout)
+    first = said.split("\n")[0].strip()
+    assert first in done.stderr
+    assert not (place / "-").exists()
+
+
+def test_standard_output_by_its_name_keeps_what_a_file_had(place: Path) -> None:
+    log = place / "log"
+    log.write_text("before\n")
+    for word in ("/dev/stdout", "/proc/self/fd/1", "-", "log"):
+        inode = log.stat().st_ino
+        with log.open("a") as file:
+            done = subprocess.run(
+                words_of(*SCORE, "--json", word),
+                cwd=place,
+                env=environment(),
+                stdout=file,
+                stderr=subprocess.PIPE,
+                check=True,
+                timeout=TIMEOUT_S,
+            )
+        assert b"Dice, all images" in done.stderr
+        assert log.stat().st_ino == inode
+    before, *found = log.read_text().split("{\n")
+    assert before == "before\n"
+    assert len(found) == 4
+    assert {json.loads("{" + text)["images"] for text in found} == {5}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*PREDICT, "--out", "-", "--json", "-"),
+        (*PREDICT, "--out", "-", "--json", "/dev/stdout"),
+        (*EVALUATE, "--json", "/dev/fd/1", "--report", "-"),
+        (*CONFORMANCE, "--json", "-", "--markdown", "-"),
+        (*PREDICT, "--out", "same", "--json", "link"),
+    ],
+    ids=lambda words: " ".join(words[-3:]),
+)
+def test_two_outputs_do_not_go_to_one_place(place: Path, words: Sequence[str]) -> None:
+    (place / "link").symlink_to("same")
+    program, *rest = words
+    refused(*rest, cwd=place, program=program, says=["is the place of --"])
+
+
+def test_a_reader_that_leaves_ends_in_one_error(place: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            words_of(*SCORE, "--json", "-"),
+            cwd=place,
+            env=environment(),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.count("error: cannot write -: Broken pipe") == 1
+
+
+# ---------------------------------------------------------------------------------- devices and links
+
+
+def make_null(path: Path) -> None:
+    """A node like /dev/null."""
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        os.close(os.open(path, os.O_WRONLY))
+    except (OSError, AttributeError) as error:
+        pytest.skip(f"no device can be made and opened here (it takes root): {error}")
+
+
+@pytest.mark.parametrize("name", [*TEXTS, *OTHERS, *SEVERAL])
+def test_a_device_is_written_to_or_refused(place: Path, name: str) -> None:
+    make_null(place / "null")
+    program, *rest = {**TEXTS, **OTHERS, **SEVERAL}[name]
+    done = run(*rest, "null", cwd=place, program=program)
+    assert stat.S_ISCHR((place / "null").lstat().st_mode)
+    assert not (place / "null.staging").exists()
+    if name in TEXTS:
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert_one_error(done, "null")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_link_stays_and_its_target_gets_the_content(place: Path, name: str) -> None:
+    (place / "elsewhere").mkdir()
+    (place / "link").symlink_to("elsewhere/real")
+    command(TEXTS[name], place, "link")
+    assert (place / "link").is_symlink()
+    written = (place / "elsewhere" / "real").read_text("utf-8")
+    assert len(written) > 30
+    assert [path.name for path in (place / "elsewhere").iterdir()] == ["real"]
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *SEVERAL])
+def test_links_to_files_and_folders_stay(place: Path, name: str) -> None:
+    (place / "elsewhere").mkdir()
+    (place / "link").symlink_to("elsewhere/real")
+    command({**OTHERS, **SEVERAL}[name], place, "link")
+    assert (place / "link").is_symlink()
+    assert (place / "elsewhere" / "real").exists()
+    assert [path.name for path in (place / "elsewhere").iterdir()] == ["real"]
+    assert not list(place.glob("*.staging"))
+
+
+def test_a_pipe_gets_the_submission(place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    words = [sys.executable, "-c", "print(open('pipe', encoding='utf-8').read())"]
+    with subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True) as reader:
+        command((*PREDICT, "--out", "pipe"), place)
+        rows = reader.communicate(timeout=TIMEOUT_S)[0].strip().split("\n")
+    assert stat.S_ISFIFO((place / "pipe").stat().st_mode)
+    assert rows[0] == "ImageId,EncodedPixels"
+    assert [row.split(",")[0] for row in rows[1:]] == ["r0", "r1", "r2", "r3", "r4"]
+
+
+def test_a_model_on_another_disk_is_trained_there(tmp_path: Path) -> None:
+    """Links to folders that are not there yet, then to an earlier run's."""
+    prepare(tmp_path)
+    for name in (MODEL, LOGS):
+        (tmp_path / name).symlink_to(f"disk/{name}")
+    train("--epochs", "1", cwd=tmp_path, how=run_here)
+    said = train("--epochs", "1", "--seed", "8", cwd=tmp_path, how=run_here)
+    assert f"{MODEL} holds an earlier run; it is kept as {tmp_path}/disk/{MODEL}.1" in said
+    assert (tmp_path / MODEL).is_symlink()
+    assert (tmp_path / LOGS).is_symlink()
+    found = {path.name for path in (tmp_path / "disk").iterdir()}
+    assert found == {MODEL, LOGS, f"{MODEL}.1", f"{LOGS}.1"}
+    seeds = {
+        name: load_checkpoint(tmp_path / "disk" / name / LAST).configuration.training.seed
+        for name in (MODEL, f"{MODEL}.1")
+    }
+    assert seeds == {MODEL: 8, f"{MODEL}.1": 7}
+
+
+# ------------------------------------------------------------------------------------ two at once
+
+
+@pytest.mark.parametrize("name", [*TEXTS, *OTHERS, *SEVERAL])
+def test_what_another_process_writes_is_refused_before_the_work(place: Path, name: str) -> None:
+    program, *rest = {**TEXTS, **OTHERS, **SEVERAL}[name]
+    (place / "wanted.staging").mkdir()
+    with reserved(place / "wanted"):
+        before = content(place)
+        done = run(*rest, "./wanted", cwd=place, program=program)
+        assert content(place) == before
+    assert_one_error(done, "wanted is being written by another process", f"process {os.getpid()} on ")
+    assert "images/s" not in done.stdout
+
+
+def test_the_certificate_is_refused_before_the_steps(place: Path) -> None:
+    with reserved(place / "wanted"):
+        program, *rest = PARITY
+        says = ["wanted is being written by another process"]
+        refused(*rest, "--json", "wanted", cwd=place, program=program, says=says)
+
+
+def test_a_folder_that_will_be_replaced_takes_no_other_output(place: Path) -> None:
+    """The first one would take the second one's pictures away at its end."""
+    with reserved(place / "out"):
+        says = ["out is being written by another process"]
+        for words in (["--overlays", "out/look"], ["--json", "out/deep/a.json"]):
+            refused(*PREDICT[1:], *words, cwd=place, says=says)
+
+
+def test_a_training_takes_no_folder_away_in_which_another_process_writes(folder: Path) -> None:
+    train("--epochs", "1", cwd=folder)
+    with reserved(folder / MODEL / "pictures" / "look"):
+        says = [f"{MODEL}/pictures/look is being written by another process"]
+        words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]
+        refused(*words, cwd=folder, says=says)
+
+
+@contextlib.contextmanager
+def training(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A training that has ended its first epoch and goes on for long."""
+    given = ("--data", "data.h5", "--config", "network.yaml", "--epochs", "1000000")
+    given += ("--set", "training.early_stop.patience=1000000")
+    with started(folder, ["-f", "reference", *given, *words]) as process:
+        wait_for_line(process, "epoch       1/1000000")
+        yield process
+
+
+def test_a_second_training_is_refused_and_the_first_goes_on(folder: Path) -> None:
+    with training(folder) as first:
+        for words in (["--seed", "8"], ["--resume"], ["--folds", "3"], ["--folds", "3", "--fold", "1"]):
+            config = [] if "--resume" in words else ["--config", "network.yaml"]
+            done = run("-f", "reference", "--data", "data.h5", *config, *words, cwd=folder)
+            assert_one_error(
+                done, "is being written by another process", f"process {first.pid} on ", "run.py"
+            )
+        done = run("tune", "-f", "reference", "--data", "data.h5", cwd=folder)
+        assert_one_error(done, f"{MODEL} is being written by another process")
+        done = run("export", "--model", MODEL, "--to", "onnx", cwd=folder)
+        assert_one_error(done, f"{MODEL} is being written by another process")
+        succeed("export", "--model", MODEL, "--to", "onnx", "--out", "elsewhere", cwd=folder)
+        succeed("evaluate", "-f", "reference", "--data", "data.h5", "--json", f"{MODEL}/a.json", cwd=folder)
+        assert (folder / MODEL / "a.json").exists()
+        assert not list(folder.glob("reference_*.[0-9]"))
+        first.send_signal(2)
+        output, errors = first.communicate(timeout=TIMEOUT_S)
+        assert (first.returncode, errors) == (130, ""), output
+    assert {path.name for path in folder.iterdir()} == {
+        *("data.h5", "network.yaml", "elsewhere", MODEL, LOGS)
+    }
+    last = load_checkpoint(folder / MODEL / LAST)
+    assert last.configuration.training.seed == 7
+    assert len(last.progress.history) >= 1
+
+
+def test_a_killed_training_is_gone_on_with(folder: Path) -> None:
+    with training(folder) as first:
+        first.kill()
+        first.wait()
+    left = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+    assert left == {f".{MODEL}.lock", f".{LOGS}.lock"}
+    done = len(load_checkpoint(folder / MODEL / LAST).progress.history)
+    train("--resume", "--epochs", str(done + 1), cwd=folder)
+    assert {path.name for path in folder.iterdir()} == {"data.h5", "network.yaml", MODEL, LOGS}
+
+
+def test_folds_are_trained_side_by_side_but_none_twice(folder: Path) -> None:
+    folds = ("--folds", "3")
+    train(*folds, "--fold", "2", cwd=folder)
+    with training(folder, *folds, "--fold", "0") as first:
+        train(*folds, "--fold", "1", cwd=folder)
+        words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *folds]
+        for more in (["--fold", "0"], []):
+            done = run(*words, *more, cwd=folder)
+            assert_one_error(done, f"{MODEL}/fold0 is being written by another process", f"{first.pid} on ")
+        done = run("-f", "reference", "--data", "data.h5", "--resume", cwd=folder)
+        assert_one_error(done, f"{MODEL}/fold0 is being written by another process")
+        done = run("tune", "-f", "reference", "--model", f"{MODEL}/fold0", "--data", "data.h5", cwd=folder)
+        assert_one_error(done, f"{MODEL}/fold0 is being written by another process")
+        first.send_signal(2)
+        first.communicate(timeout=TIMEOUT_S)
+        assert first.returncode == 130
+    assert {path.name for path in folder.iterdir()} == {"data.h5", "network.yaml", MODEL, LOGS}
+    for number in range(3):
+        found = load_checkpoint(folder / MODEL / f"fold{number}" / BEST).configuration.training
+        assert (found.folds, found.fold) == (3, number)
+
+
+def test_a_fold_waits_while_another_one_begins(folder: Path) -> None:
+    folds = ("--folds", "3", "--fold")
+    train(*folds, "2", cwd=folder)
+    words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *folds, "1"]
+    with contextlib.ExitStack() as other:
+        other.enter_context(reserved(folder / MODEL))
+        with started(folder, words) as process:
+            wait_for_line(process, "backend: ")
+            time.sleep(0.3)  # a longer wait would prove no more, a shorter one no less: it must not end
+            assert process.poll() is None
+            other.close()
+            output, errors = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, errors) == (0, ""), output
+    assert sorted(path.name for path in (folder / MODEL).iterdir()) == ["fold1", "fold2"]
+
+
+def test_other_settings_do_not_share_a_staging_folder(place: Path) -> None:
+    """The staging folder of a killed run is there; whoever comes second must not empty it."""
+    staging = place / "wanted.h5.staging"
+    staging.mkdir()
+    (staging / "journal.jsonl").write_text("of the first\n")
+    program, *rest = PREPROCESS
+    with reserved(place / "wanted.h5"):
+        says = ["wanted.h5 is being written by another process"]
+        refused(*rest, "--size", "16", "--out", "wanted.h5", cwd=place, program=program, says=says)
+    assert (staging / "journal.jsonl").read_text() == "of the first\n"
+
+
+def test_who_comes_after_the_first_does_not_replace_its_output(place: Path) -> None:
+    """What was free when the command began is looked at again once it is its turn."""
+    code = (
+        "import sys; from pathlib import Path; import core.files, core.locks; held = core.locks.held\n"
+        "def late(path, **options):\n"
+        "    if path.name == 'wanted.h5' and not path.exists(): path.write_text('the first one')\n"
+        "    return held(path, **options)\n"
+        "core.files.held = late\n"
+        "import preprocess; sys.argv = sys.argv[1:]; sys.exit(preprocess.main())"
+    )
+    program, *rest = PREPROCESS
+    done = subprocess.run(
+        [sys.executable, "-c", code, program, *rest, *SIZES, "--out", "wanted.h5"],
+        cwd=place,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    assert_one_error(done, "wanted.h5 exists already")
+    assert (place / "wanted.h5").read_text() == "the first one"
