@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
 
@@ -26,7 +27,7 @@ def multiplies_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
     Without them such products are emulated, and take longer than float32's. Elsewhere than on Linux: no.
     """
     try:
-        lines = description.read_text().splitlines()
+        lines = description.read_text("utf-8", "replace").splitlines()
     except OSError:
         return False
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
@@ -53,7 +54,7 @@ def held_back_stderr() -> Iterator[None]:
 
     That of the whole process, other threads included: only for what takes a moment.
     """
-    with tempfile.TemporaryFile() as held:
+    with _unnamed_file() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
@@ -66,3 +67,30 @@ def held_back_stderr() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _unnamed_file() -> IO[bytes]:
+    """In memory where there are such files: a folder for temporary ones may be full, or not there."""
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.memfd_create("held"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+@contextlib.contextmanager
+def utf8_name(folder: Path) -> Iterator[str]:
+    """What to call a folder in a library that takes all names for UTF-8: its name, or else that of a link.
+
+    Names are other bytes where they were made in another encoding, or where this process's is not UTF-8.
+
+    Raises:
+        OSError: No link can be made.
+    """
+    name = str(folder)
+    if os.fsencode(name) == name.encode("utf-8", "surrogatepass"):
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "link"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield str(link)

@@ -72,7 +72,14 @@ def answer(name: str) -> None:
 def _list_devices(name: str) -> tuple[list[str], str | None]:
     command = [sys.executable, "-c", _CODE, name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",  # a framework may print anything
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return [], f"did not answer within {TIMEOUT_S} s"
     for line in done.stdout.splitlines():

@@ -26,7 +26,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, TypeVar
 
-from core.workers import Workers, end_with_parent
+from core.workers import Workers, begin_work
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -224,7 +224,7 @@ def _block_interrupts() -> set[signal.Signals] | None:
 
 def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    begin_work()
     import cv2  # not above, so that whoever calls `warm_up` first need not wait for it
 
     cv2.setNumThreads(1)  # the parallelism is the pool's

@@ -27,12 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from core.streams import visible
+
     table = Table("-f", "framework", "version", "devices", "state")
     for backend in found:
         state = "ready" if backend.error is None else backend.error
-        table.add_row(
-            backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
-        )
+        cells = backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
+        table.add_row(*map(visible, cells))
     Console(highlight=False, markup=False).print(table)
     for backend in found:
         if not backend.installed and backend.install:

@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from core.commands.outputs import check_report
+    from core.commands.progress import spinner
     from core.files import write_text
+    from core.streams import visible
     from data.submissions import check
 
     inputs = [(f"the {name}", getattr(arguments, name)) for name in ("submission", "sample", "images")]
@@ -52,16 +54,16 @@ def run(arguments: argparse.Namespace) -> int:
     size = _size(arguments)
     console = Console(highlight=False, markup=False)
     images = _images(console, arguments, size)
-    with console.status("checking"):
+    with spinner(console, "checking"):
         verdict = check(arguments.submission, images, size)
     console.print(
-        f"{arguments.submission}: {verdict.rows:,} rows, {verdict.images:,} images, "
+        f"{visible(str(arguments.submission))}: {verdict.rows:,} rows, {verdict.images:,} images, "
         f"{verdict.positives:,} masks that are not empty",
         soft_wrap=True,
     )
     _show(console, verdict.faults)
     for warning in verdict.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True)
+        console.print(f"warning: {visible(warning)}", soft_wrap=True)
     if images is None:
         console.print("ids were not compared with anything: name --images or --sample for that")
     faults, warnings = len(verdict.faults), len(verdict.warnings)
@@ -110,10 +112,12 @@ def _images(console: Console, arguments: argparse.Namespace, size: Size) -> dict
 
 def _show(console: Console, faults: tuple[Fault, ...]) -> None:
     """The first faults of each kind."""
+    from core.streams import visible
+
     for kind in dict.fromkeys(fault.kind for fault in faults):
         of_kind = [fault for fault in faults if fault.kind == kind]
         for fault in of_kind[:_MOST_SHOWN]:
-            console.print(f"fault: {fault}", soft_wrap=True)
+            console.print(f"fault: {visible(str(fault))}", soft_wrap=True)
         if len(of_kind) > _MOST_SHOWN:
             console.print(f"fault: and {len(of_kind) - _MOST_SHOWN:,} more of this kind ({kind})")
 

@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from core.streams import visible
     from data.phantoms import PhantomSettings, write_phantoms
 
     console = Console(highlight=False, markup=False)
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(
         f"{report.count} phantoms, {report.positives} with a pneumothorax, {report.several} of "
         f"them annotated in several rows, {report.without_annotation} without annotation.\n"
-        f"Next: python preprocess.py {shlex.join(words)}",
+        f"Next: python preprocess.py {visible(shlex.join(words))}",
         soft_wrap=True,
     )
     return 0

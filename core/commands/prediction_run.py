@@ -36,6 +36,7 @@ from core.files import explained, replacing
 from core.inference import Member, Predictor, find_members, model_folder
 from core.machine import available_cores
 from core.registry import load_backend, require_backend
+from core.streams import visible
 from core.thresholds import Thresholds
 from data import dicom, probabilities, rle
 from data.annotations import Annotations, read_annotations
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = Model(backend, device, members, thresholds, origin, arguments.tta)
     console.print(_describe(model, len(files)))
     if remark := remark_on_folds(folders, members):
-        console.print(remark)
+        console.print(visible(remark))
     try:
         account = _predict(console, arguments, files, annotations, model, predictor)
     except KeyboardInterrupt:
@@ -165,7 +166,9 @@ def _check_outputs(arguments: argparse.Namespace, models: Sequence[Path]) -> Non
 
 
 def _describe(model: Model, files: int) -> str:
-    several = f"{len(model.members)} models" if len(model.members) > 1 else str(model.members[0].path)
+    several = (
+        f"{len(model.members)} models" if len(model.members) > 1 else visible(str(model.members[0].path))
+    )
     return (
         f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}"
         f"{', with mirror images' if model.flip else ''}\n"
@@ -404,7 +407,7 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
         ("truth not drawn", [remark for remark in undrawn if remark[1]]),
     ):
         for name, reason in remarks[:_MOST_SHOWN]:
-            console.print(f"{title}: {name}: {reason}")
+            console.print(visible(f"{title}: {name}: {reason}"))
         if len(remarks) > _MOST_SHOWN:
             console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")
     made = account.positives - sum(bool(reason) for _, reason in refused)
@@ -417,4 +420,4 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
         if path is not None:
             written.append(f"{path}/ ({number} {what})")
     written += [str(path) for path in (arguments.probabilities, arguments.json) if path is not None]
-    console.print(f"Written: {', '.join(written)}")
+    console.print(visible(f"Written: {', '.join(written)}"))

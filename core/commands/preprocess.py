@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from core.streams import visible
     from data.preprocessing import Settings, preprocess
 
     console = Console(highlight=False, markup=False)
@@ -97,9 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
 
             report = preprocess(settings, show)
     except KeyboardInterrupt:
+        out = visible(str(settings.out))
         print(
-            f"{settings.out} was not written; the same command goes on from here "
-            f"(finished work is in {settings.out}.staging).",
+            f"{out} was not written; the same command goes on from here (finished work is in {out}.staging).",
             file=sys.stderr,
         )
         raise
@@ -131,11 +132,13 @@ def _show(console: Console, report: Report) -> None:
     """The table of counts, then the first remarks of each kind."""
     from rich.table import Table
 
-    table = Table(title=f"{report.out}", title_justify="left")
+    from core.streams import visible
+
+    table = Table(title=visible(str(report.out)), title_justify="left")
     table.add_column("what")
     table.add_column("how many", justify="right")
     for what, number in _counts(report):
-        table.add_row(what, number)
+        table.add_row(visible(what), number)
     console.print(table)
     for title, remarks in (
         ("unreadable", report.unreadable),
@@ -157,9 +160,12 @@ def _show(console: Console, report: Report) -> None:
 
 
 def _show_names(console: Console, title: str, names: Sequence[object]) -> None:
+    from core.streams import visible
+
     if names:
         more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-        console.print(f"{title}: {', '.join(map(str, names[:_MOST_SHOWN]))}{more}", soft_wrap=True)
+        shown = visible(", ".join(map(str, names[:_MOST_SHOWN])))
+        console.print(f"{title}: {shown}{more}", soft_wrap=True)
 
 
 def _counts(report: Report) -> list[tuple[str, str]]:
@@ -209,8 +215,10 @@ def _annotations(number: int) -> str:
 
 
 def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:
+    from core.streams import visible
+
     for remark in remarks[:_MOST_SHOWN]:
         reason = f": {remark.reason}" if remark.reason else ""
-        console.print(f"{title}: {remark.file}{reason}", soft_wrap=True)
+        console.print(visible(f"{title}: {remark.file}{reason}"), soft_wrap=True)
     if len(remarks) > _MOST_SHOWN:
         console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")

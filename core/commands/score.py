@@ -41,18 +41,20 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from core.commands.outputs import check_report
+    from core.commands.progress import spinner
     from core.files import write_text
+    from core.streams import visible
     from data.annotations import read_annotations
     from data.submissions import compare, named
 
     inputs = [("the submission", arguments.submission), ("the annotations", arguments.annotations)]
     check_report("--json", arguments.json, inputs)
     console = Console(highlight=False, markup=False)
-    with console.status("comparing"):
+    with spinner(console, "comparing"):
         annotations = read_annotations(arguments.annotations)
         comparison = compare(arguments.submission, annotations, arguments.missing)
     scores = _scores(comparison)
-    console.print(f"{arguments.submission} against {arguments.annotations}", soft_wrap=True)
+    console.print(visible(f"{arguments.submission} against {arguments.annotations}"), soft_wrap=True)
     table = Table()
     table.add_column("what")
     table.add_column("score", justify="right")
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(table)
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
-            console.print(f"{len(ids):,} {what}: {named(ids)}", soft_wrap=True)
+            console.print(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
