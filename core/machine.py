@@ -11,11 +11,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from core.control_groups import cores_of_quota
+
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
 
+# How many threads OpenMP (PyTorch, MXNet) and NumPy's OpenBLAS begin; TensorFlow; XLA.
+_THREADS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
+    "PJRT_NPROC",
+)
 
-def available_cores() -> int:
-    """Cores that this process may use."""
+
+def available_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: those that it may run on, or the worth of a smaller quota, rounded up.
+
+    A container that is started with `--cpus=2` sees all cores of its machine, and is stopped for the rest of
+    each tenth of a second once it has used two tenths of a core's time.
+
+    Args:
+        root: Where the files of the system begin.
+    """
+    return min(_cores_to_run_on(), cores_of_quota(root) or sys.maxsize)
+
+
+def respect_quota(root: Path = Path("/")) -> None:
+    """Have libraries that are imported from now on, and processes started, begin no more threads than that.
+
+    By themselves they count the cores to run on. Where no quota is smaller, or a variable is set already,
+    nothing changes.
+    """
+    cores = available_cores(root)
+    if cores < _cores_to_run_on():
+        for name in _THREADS:
+            os.environ.setdefault(name, str(cores))
+
+
+def _cores_to_run_on() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -61,7 +61,11 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         prog=f"{program} {name}", description=module.HELP, allow_abbrev=False, formatter_class=_Formatter
     )
     module.add_arguments(parser)
-    status: int | None = module.run(parser.parse_args(words))
+    arguments = parser.parse_args(words)
+    from core.machine import respect_quota
+
+    respect_quota()  # before NumPy is imported, which begins its threads then
+    status: int | None = module.run(arguments)
     return status or 0
 
 
