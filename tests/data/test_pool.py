@@ -301,7 +301,7 @@ needs_forkserver = pytest.mark.skipif(
 @needs_forkserver
 @pytest.mark.parametrize("tmpdir", [LONG, "y/" * 60 + "y", "{folder}/" + LONG, "short", "none", "a file", ""])
 def test_temporary_files_may_lie_anywhere(tmp_path: Path, tmpdir: str) -> None:
-    """Where the name is too long for a socket, or no folder, the socket lies elsewhere and leaves no trace."""
+    """Where a name is too long for a socket, or no folder, it lies elsewhere and leaves no trace."""
     tmpdir = tmpdir.format(folder=tmp_path)
     if tmpdir == "a file":
         (tmp_path / tmpdir).touch()
