@@ -9,6 +9,7 @@ has passed stays in its line and cannot steer a terminal.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import select
@@ -43,7 +44,7 @@ class Streams:
         if stdout is None:
             return None
         stdout.flush()
-        return None if isinstance(stdout.end.failure, ConnectionError) else stdout.end.failure
+        return None if stdout.end.left else stdout.end.failure
 
 
 @contextlib.contextmanager
@@ -97,7 +98,15 @@ class _End(io.RawIOBase):
     def __init__(self, raw: Any) -> None:
         super().__init__()
         self._raw, self.name, self.mode = raw, raw.name, "wb"
+        self._is_terminal = self.isatty()
         self.failure: OSError | None = None
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody reads any more: a pipe's or socket's other end is closed, or a terminal is."""
+        failure = self.failure
+        gone = self._is_terminal and failure is not None and failure.errno == errno.EIO
+        return gone or isinstance(failure, ConnectionError)
 
     def writable(self) -> bool:
         return True

@@ -173,6 +173,20 @@ def test_training_goes_on_without_a_reader(place: Path) -> None:
     assert (place / "out" / "reference_model" / "thresholds.json").exists()
 
 
+def test_training_goes_on_without_its_terminal(place: Path) -> None:
+    """Its window was closed, or the connection to it was; with `nohup` nothing else ends it."""
+    import pty
+
+    terminal, ours = pty.openpty()
+    process = subprocess.Popen(train(3), cwd=place, env=environment(), stdout=ours, stderr=ours)
+    os.close(ours)
+    os.read(terminal, 1)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    records = json.loads((place / "out" / "reference_model" / "history.json").read_text())
+    assert len(records) == 3
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_log_on_a_full_disk_costs_the_log_alone(place: Path) -> None:
     """The work is done to its end; then one error tells that standard output is not whole."""
