@@ -36,7 +36,9 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         try:
             status = _run(program, description, names, list(sys.argv[1:] if argv is None else argv))
         except SystemExit as end:  # of argparse, which has shown the help or what is wrong
-            status = int(end.code or 0)
+            if isinstance(end.code, str):
+                raise
+            status = end.code or 0
         except UserError as error:
             print(f"error: {_told(error)}", file=sys.stderr)
             status = 1
