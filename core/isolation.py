@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from core.contract import Implementation
 from core.errors import UserError
 from core.registry import load_backend, require_backend
-from core.workers import Workers, end_with_parent
+from core.workers import Workers, begin_work
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,8 +99,8 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """In the process: end with the parent, and at Ctrl-C at once; Python's own handler prints a traceback."""
-    end_with_parent()
+    """In the process: end at Ctrl-C at once; Python's own handler prints a traceback."""
+    begin_work()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

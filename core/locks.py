@@ -32,6 +32,7 @@ from datetime import datetime
 from pathlib import Path
 
 from core.errors import UserError
+from core.standard_streams import visible
 
 if sys.platform == "win32":
     import msvcrt
@@ -148,7 +149,7 @@ class _Holder:
             return None
         try:
             said = json.loads(os.read(descriptor, _LONGEST_RECORD))
-            host, since, command = (_visible(said[name]) for name in ("host", "since", "command"))
+            host, since, command = (visible(str(said[name])) for name in ("host", "since", "command"))
             return cls(host, int(said["process"]), since, command, bool(said["shared"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -323,11 +324,6 @@ def _unmake(folders: list[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _visible(text: object) -> str:
-    """What another user may have written, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
 
 
 def _refusal(path: Path, holder: _Holder | None) -> TakenError:

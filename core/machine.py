@@ -9,12 +9,45 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from core.control_groups import cores_of_quota
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
 
+# How many threads OpenMP (PyTorch, MXNet) and NumPy's OpenBLAS begin; TensorFlow; XLA.
+_THREADS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
+    "PJRT_NPROC",
+)
 
-def available_cores() -> int:
-    """Cores that this process may use."""
+
+def available_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: those that it may run on, or the worth of a smaller quota, rounded up.
+
+    A container that is started with `--cpus=2` sees all cores of its machine, and is stopped for the rest of
+    each tenth of a second once it has used two tenths of a core's time.
+
+    Args:
+        root: Where the files of the system begin.
+    """
+    return min(_cores_to_run_on(), cores_of_quota(root) or sys.maxsize)
+
+
+def respect_quota(root: Path = Path("/")) -> None:
+    """Have libraries that are imported from now on, and processes started, begin no more threads than that.
+
+    By themselves they count the cores to run on. Where no quota is smaller, or a variable is set already,
+    nothing changes.
+    """
+    cores = available_cores(root)
+    if cores < _cores_to_run_on():
+        for name in _THREADS:
+            os.environ.setdefault(name, str(cores))
+
+
+def _cores_to_run_on() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -26,7 +59,7 @@ def multiplies_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
     Without them such products are emulated, and take longer than float32's. Elsewhere than on Linux: no.
     """
     try:
-        lines = description.read_text().splitlines()
+        lines = description.read_text("utf-8", "replace").splitlines()
     except OSError:
         return False
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
@@ -53,7 +86,7 @@ def held_back_stderr() -> Iterator[None]:
 
     That of the whole process, other threads included: only for what takes a moment.
     """
-    with tempfile.TemporaryFile() as held:
+    with _unnamed_file() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
@@ -66,3 +99,30 @@ def held_back_stderr() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _unnamed_file() -> IO[bytes]:
+    """In memory where there are such files: a folder for temporary ones may be full, or not there."""
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.memfd_create("held"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+@contextlib.contextmanager
+def utf8_name(folder: Path) -> Iterator[str]:
+    """What to call a folder in a library that takes all names for UTF-8: its name, or else that of a link.
+
+    Names are other bytes where they were made in another encoding, or where this process's is not UTF-8.
+
+    Raises:
+        OSError: No link can be made.
+    """
+    name = str(folder)
+    if os.fsencode(name) == name.encode("utf-8", "surrogatepass"):
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "link"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield str(link)

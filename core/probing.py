@@ -17,7 +17,8 @@ from core.registry import backend_names, find_backend, load_backend
 
 TIMEOUT_S = 120
 _MARK = "pneumoseg probe: "
-_CODE = "import sys; from core.probing import answer; answer(sys.argv[1])"
+# The paths are the caller's: no other copy of the project that is installed, nor the folder it is run in.
+_CODE = "import sys; _, name, *sys.path[:] = sys.argv; from core.probing import answer; answer(name)"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,16 @@ def answer(name: str) -> None:
 
 
 def _list_devices(name: str) -> tuple[list[str], str | None]:
-    command = [sys.executable, "-c", _CODE, name]
+    command = [sys.executable, "-c", _CODE, name, *sys.path]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",  # a framework may print anything
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return [], f"did not answer within {TIMEOUT_S} s"
     for line in done.stdout.splitlines():

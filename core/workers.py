@@ -16,6 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
+from core.standard_streams import make_streams_last
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,11 +69,13 @@ class Workers(ProcessPoolExecutor):
         return list((self._processes or {}).values())  # None after `shutdown`
 
 
-def end_with_parent() -> None:
-    """In a worker: end as soon as the process that started it does, even if that is killed.
+def begin_work() -> None:
+    """In a worker, before anything else: end with the parent, and let nothing that is printed end the work.
 
-    By themselves workers would wait for work for ever, as they hold both ends of the pipe.
+    By themselves workers would outlive a parent that is killed, and wait for work for ever, as they hold both
+    ends of the pipe.
     """
+    make_streams_last()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

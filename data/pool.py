@@ -9,6 +9,7 @@ Ctrl-C, which is the parent's to handle, and end with the parent even if it is k
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import logging
@@ -16,17 +17,19 @@ import multiprocessing
 import operator
 import os
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from typing import Any, TypeVar
 
-from core.workers import Workers, end_with_parent
+from core.workers import Workers, begin_work
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -166,8 +169,8 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> tuple[li
 def _context(module: str) -> Any:
     """Never fork: the caller may have threads (a framework's, a reader's) that would not survive."""
     methods = multiprocessing.get_all_start_methods()
-    if "forkserver" not in methods:
-        return multiprocessing.get_context("spawn")
+    if "forkserver" not in methods or not _has_place_for_socket():
+        return multiprocessing.get_context("spawn")  # slower: each worker imports for itself
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])  # its imports are then paid once, not by each worker
     resource_tracker.ensure_running()  # it unblocks SIGINT when it has started
@@ -176,6 +179,46 @@ def _context(module: str) -> Any:
     with _uninterrupted(), _environment(PYTHONPATH=os.pathsep.join(sys.path), **_KEEP_MEMORY, **_ONE_THREAD):
         forkserver.ensure_running()
     return context
+
+
+@functools.cache
+def _has_place_for_socket() -> bool:
+    """Have `multiprocessing` make its temporary folder, once, where a socket can be; False if nowhere can.
+
+    The path of a socket has at most 107 bytes (unix(7); 103 on macOS), and by itself `multiprocessing` takes
+    the folder for temporary files (TMPDIR), however long it is; as of Python 3.14 one of the system's then.
+    """
+    before = tempfile.tempdir
+    try:
+        for place in _places():
+            if _takes_sockets(place):
+                tempfile.tempdir = place
+                util.get_temp_dir()
+                return True
+        return False
+    finally:
+        tempfile.tempdir = before
+
+
+def _places() -> Iterator[str]:
+    """Folders for temporary files: the usual one, then such as have short names."""
+    with contextlib.suppress(OSError):  # no folder can be written, this one included
+        yield tempfile.gettempdir()
+    yield from ("/tmp", "/var/tmp", "/usr/tmp")
+    if own := os.environ.get("XDG_RUNTIME_DIR"):
+        yield own
+    yield "/dev/shm"
+
+
+def _takes_sockets(place: str) -> bool:
+    """Whether a socket can be made where `multiprocessing` would make one."""
+    try:
+        made, trial = tempfile.TemporaryDirectory(prefix="pymp-", dir=place), socket.socket(socket.AF_UNIX)
+        with made as folder, trial:
+            trial.bind(f"{folder}/listener-12345678")
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -224,7 +267,7 @@ def _block_interrupts() -> set[signal.Signals] | None:
 
 def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    begin_work()
     import cv2  # not above, so that whoever calls `warm_up` first need not wait for it
 
     cv2.setNumThreads(1)  # the parallelism is the pool's

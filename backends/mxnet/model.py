@@ -16,7 +16,7 @@ from backends.mxnet.gradients import Symbol, complete
 from backends.mxnet.padding import best_mirror
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.errors import UserError
-from core.machine import held_back_stderr
+from core.machine import held_back_stderr, utf8_name
 from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
@@ -97,8 +97,6 @@ class MXNetModel:
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         symbol = self._exported_symbol()
-        # By default the casts to bfloat16 are left out, and the file predicts by another rule.
-        symbol.save(str(directory / "model-symbol.json"), remove_amp_cast=False)
         kinds = dict.fromkeys(symbol.list_arguments(), "arg") | dict.fromkeys(
             symbol.list_auxiliary_states(), "aux"
         )
@@ -107,7 +105,10 @@ class MXNetModel:
         )
         saved = {f"{kinds[name]}:{name}": array for name, array in arrays.items()}
         try:
-            mx.nd.save(str(directory / "model-0000.params"), saved)
+            with utf8_name(directory) as name:
+                # By default the casts to bfloat16 are left out, and the file predicts by another rule.
+                symbol.save(f"{name}/model-symbol.json", remove_amp_cast=False)
+                mx.nd.save(f"{name}/model-0000.params", saved)
         except mx.base.MXNetError as error:  # how MXNet reports a full disk
             raise OSError("MXNet could not write the parameters; is the disk full?") from error
 
@@ -277,7 +278,8 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNe
 
 def predict_exported(directory: Path, images: Array) -> Array:
     """What the files that `export` wrote predict on the CPU."""
-    symbol, arguments, statistics = mx.model.load_checkpoint(str(directory / "model"), 0)
+    with utf8_name(directory) as name:
+        symbol, arguments, statistics = mx.model.load_checkpoint(f"{name}/model", 0)
     graph = _Graph(symbol, arguments | statistics, mx.cpu())
     probabilities: Array = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)}).asnumpy()
     return probabilities

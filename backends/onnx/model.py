@@ -130,8 +130,9 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ONNX
 
 def predict_exported(directory: Path, images: Array) -> Array:
     """What the file that `export` wrote predicts on the CPU, after ONNX's own checker has read it."""
-    onnx.checker.check_model(str(directory / FILE), full_check=True)
-    session = open_session((directory / FILE).read_bytes(), "cpu")
+    model = (directory / FILE).read_bytes()
+    onnx.checker.check_model(model, full_check=True)
+    session = open_session(model, "cpu")
     return session.run(None, {_IMAGES: _floats(images)})[0]  # type: ignore[no-any-return]
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from core.machine import held_back_stderr, keep_freed_memory
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow imports Keras, which reads and writes a file in the home folder, or where there is none in ./~ or
+# /tmp; and Keras imports matplotlib, if it can, which leaves a folder in /tmp where there is no home.
+os.environ.setdefault("KERAS_HOME", os.devnull)
+sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type] # which means that it cannot be imported
 # Importing TensorFlow 2.21 writes "oneDNN custom operations are on" twice, before it reads any log level.
 with held_back_stderr():
     import tensorflow as tf
+if sys.modules.get("matplotlib") is None:
+    del sys.modules["matplotlib"]
 
 tf.get_logger().setLevel("ERROR")
 keep_freed_memory()

@@ -12,6 +12,7 @@ from backends.tf.devices import framework_device, list_devices, multiplies_bfloa
 from backends.tf.framework import Tensor, tf
 from core import plan as plans
 from core.contract import Array, KeepMasks, Precision, State, array_type
+from core.machine import utf8_name
 from core.plan import Plan
 from core.randomness import words
 from core.rules import Rules, StepScalars
@@ -97,8 +98,10 @@ class TensorFlowModel:
             array.name.replace("/", "_"): self._arrays[array.name] for array in self._plan.arrays
         }
         module.predict = tf.function(lambda images: {"probabilities": self._graph_predict(images)}, [images])
+        directory.mkdir(parents=True, exist_ok=True)
         try:
-            tf.saved_model.save(module, str(directory), signatures=module.predict)
+            with utf8_name(directory) as name:
+                tf.saved_model.save(module, name, signatures=module.predict)
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise OSError(error.message.rpartition("; ")[2]) from error
 
@@ -173,8 +176,8 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> Tens
 
 def predict_exported(directory: Path, images: Array) -> Array:
     """What the SavedModel that `export` wrote predicts on the CPU."""
-    with tf.device("/CPU:0"):
-        serve = tf.saved_model.load(str(directory)).signatures["serving_default"]
+    with tf.device("/CPU:0"), utf8_name(directory) as name:
+        serve = tf.saved_model.load(name).signatures["serving_default"]
         dtype = serve.structured_input_signature[1]["images"].dtype
         probabilities: Array = serve(images=tf.constant(images, dtype))["probabilities"].numpy()
     return probabilities

@@ -176,7 +176,8 @@ def predict_exported(directory: Path, images: Array) -> Array:
     """What the file that `export` wrote predicts on the CPU."""
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore", DeprecationWarning)
-        predict = torch.jit.load(directory / "model.pt", map_location="cpu")
+        with (directory / "model.pt").open("rb") as file:  # PyTorch takes all names for UTF-8
+            predict = torch.jit.load(file, map_location="cpu")
         numbers = next(predict.buffers()).dtype
         probabilities: Array = predict(torch.from_numpy(np.array(images)).to(numbers)).numpy()
     return probabilities

@@ -27,13 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from core.commands.terminal import console
+    from core.standard_streams import visible
 
     table = Table("-f", "framework", "version", "devices", "state")
     for backend in found:
         state = "ready" if backend.error is None else backend.error
-        table.add_row(
-            backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
-        )
+        cells = backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
+        table.add_row(*map(visible, cells))
     console().print(table)
     for backend in found:
         if not backend.installed and backend.install:

@@ -55,16 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(console: Console, arguments: argparse.Namespace) -> int:
     import json
 
+    from core.commands.progress import spinner
     from core.files import write_text
+    from core.standard_streams import visible
     from data.submissions import check
 
     size = _size(arguments)
     notes: list[str] = []
     images = _images(console, arguments, size, notes.append)
-    with console.status("checking"):
+    with spinner(console, "checking"):
         verdict = check(arguments.submission, images, size)
     console.print(
-        f"{arguments.submission}: {verdict.rows:,} rows, {verdict.images:,} images, "
+        f"{visible(str(arguments.submission))}: {verdict.rows:,} rows, {verdict.images:,} images, "
         f"{verdict.positives:,} masks that are not empty",
         soft_wrap=True,
     )
@@ -72,7 +74,7 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
         console.print(f"note: {note}", soft_wrap=True)
     _show(console, verdict.faults)
     for warning in verdict.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True)
+        console.print(f"warning: {visible(warning)}", soft_wrap=True)
     if images is None:
         console.print("ids were not compared with anything: name --images or --sample for that")
     faults, warnings = len(verdict.faults), len(verdict.warnings)
@@ -125,10 +127,12 @@ def _images(
 
 def _show(console: Console, faults: tuple[Fault, ...]) -> None:
     """The first faults of each kind."""
+    from core.standard_streams import visible
+
     for kind in dict.fromkeys(fault.kind for fault in faults):
         of_kind = [fault for fault in faults if fault.kind == kind]
         for fault in of_kind[:_MOST_SHOWN]:
-            console.print(f"fault: {fault}", soft_wrap=True)
+            console.print(f"fault: {visible(str(fault))}", soft_wrap=True)
         if len(of_kind) > _MOST_SHOWN:
             console.print(f"fault: and {len(of_kind) - _MOST_SHOWN:,} more of this kind ({kind})")
 

@@ -23,6 +23,7 @@ from core.inference import Member, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
+from core.standard_streams import visible
 from data.store import Store
 
 
@@ -46,7 +47,7 @@ def _evaluate_all(console: Console, arguments: argparse.Namespace, names: Sequen
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
             if remark := remark_on_folds(folders, members):
-                console.print(remark)
+                console.print(visible(remark))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
             found.append(_evaluate(console, arguments, store, name, folders, members, compared))
     _print(console, arguments, found)
@@ -58,7 +59,7 @@ def _evaluate_all(console: Console, arguments: argparse.Namespace, names: Sequen
         from core.report import write_report  # matplotlib and Jinja2, which nothing else here needs
 
         write_report(arguments.report, found)
-        console.print(f"Written: {arguments.report}")
+        console.print(visible(f"Written: {arguments.report}"))
 
 
 def _models(arguments: argparse.Namespace, name: str) -> list[list[Path]]:
@@ -125,11 +126,11 @@ def _print(console: Console, arguments: argparse.Namespace, found: Sequence[Eval
     whose = "held-out images" if arguments.split == "validation" else "images, seen in training or not"
     table = Table(
         "",
-        *(evaluation.name for evaluation in found),
-        title=f"{arguments.data}: {first.images} {whose}, {first.positives} positive",
+        *(visible(evaluation.name) for evaluation in found),
+        title=visible(f"{arguments.data}: {first.images} {whose}, {first.positives} positive"),
     )
     for label, values in _lines(found):
-        table.add_row(label, *values)
+        table.add_row(label, *map(visible, values))
     console.print(table)
 
 

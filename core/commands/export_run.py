@@ -31,6 +31,7 @@ from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.lowering import lower
 from core.registry import find_exporter, load_backend, require_backend
+from core.standard_streams import visible
 from core.thresholds import load_thresholds
 
 
@@ -63,7 +64,8 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     metadata = metadata_of(member.checkpoint, member.path, thresholds, white=arguments.white, writer=writer)
     what = f"the {arguments.to} export"
     images, white = probe_images(data.height, data.width), np.float32(arguments.white)
-    console.print(f"{member.path} (epoch {metadata['epoch']}) as {arguments.to}, by {writer}")
+    path = visible(str(member.path))
+    console.print(f"{path} (epoch {metadata['epoch']}) as {arguments.to}, by {writer}")
     with Isolated(backend.name) as process, replacing(out) as partial:
         partial.mkdir()
         process.call(write, written, partial, metadata)
@@ -92,7 +94,7 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
             f"{difference:.1e} at most"
         )
     beside = "" if out.is_file() else f", and what it is in {METADATA}"
-    console.print(f"Written: {out} ({size / 1e6:.1f} MB{beside})")
+    console.print(f"Written: {visible(str(out))} ({size / 1e6:.1f} MB{beside})")
 
 
 def _only_member(folder: Path) -> Member:

@@ -37,6 +37,7 @@ from core.files import FileNames, explained, file_name, is_folder, replacing
 from core.inference import Member, Predictor, find_members, model_folder
 from core.machine import available_cores
 from core.registry import load_backend, require_backend
+from core.standard_streams import visible
 from core.thresholds import Thresholds
 from data import dicom, probabilities, rle
 from data.annotations import Annotations, read_annotations
@@ -128,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = Model(backend, device, members, thresholds, origin, arguments.tta)
         console.print(_describe(model, len(files)))
         if remark := remark_on_folds(folders, members):
-            console.print(remark)
+            console.print(visible(remark))
         try:
             account = _predict(console, arguments, files, annotations, model, predictor)
         except KeyboardInterrupt:
@@ -176,7 +177,9 @@ def _inputs(arguments: argparse.Namespace, models: Sequence[Path]) -> list[Input
 
 
 def _describe(model: Model, files: int) -> str:
-    several = f"{len(model.members)} models" if len(model.members) > 1 else str(model.members[0].path)
+    several = (
+        f"{len(model.members)} models" if len(model.members) > 1 else visible(str(model.members[0].path))
+    )
     return (
         f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}"
         f"{', with mirror images' if model.flip else ''}\n"
@@ -422,7 +425,7 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
         ),
     ):
         for name, reason in remarks[:_MOST_SHOWN]:
-            console.print(f"{title}: {name}: {reason}")
+            console.print(visible(f"{title}: {name}: {reason}"))
         if len(remarks) > _MOST_SHOWN:
             console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")
     made = account.positives - sum(bool(reason) for _, reason in refused)
@@ -435,7 +438,7 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
         if path is not None:
             written.append(f"{path}/ ({number} {what})")
     written += [str(path) for path in (arguments.probabilities, arguments.json) if path is not None]
-    console.print(f"Written: {', '.join(written)}")
+    console.print(visible(f"Written: {', '.join(written)}"))
 
 
 def _has_files(arguments: argparse.Namespace) -> bool:
@@ -463,4 +466,4 @@ def _show_annotations(
     }.items():
         if places:
             more = f" and {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
-            console.print(f"{title}: {', '.join(map(str, places[:_MOST_NAMED]))}{more}")
+            console.print(visible(f"{title}: {', '.join(map(str, places[:_MOST_NAMED]))}{more}"))

@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     warm_up("data.preprocessing")  # before this process imports the same
 
     from core.commands.terminal import console
+    from core.standard_streams import visible
     from data.preprocessing import Settings, preprocess, staging_folder
 
     shown = console(arguments.report)
@@ -103,9 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
 
             report = preprocess(settings, show)
     except KeyboardInterrupt:
+        out = visible(str(settings.out))
         print(
-            f"{settings.out} was not written; the same command goes on from here "
-            f"(finished work is in {staging_folder(settings.out)}).",
+            f"{out} was not written; the same command goes on from here "
+            f"(finished work is in {visible(str(staging_folder(settings.out)))}).",
             file=sys.stderr,
         )
         raise
@@ -137,11 +139,13 @@ def _show(console: Console, report: Report) -> None:
     """The table of counts, then the first remarks of each kind."""
     from rich.table import Table
 
-    table = Table(title=f"{report.out}", title_justify="left")
+    from core.standard_streams import visible
+
+    table = Table(title=visible(str(report.out)), title_justify="left")
     table.add_column("what")
     table.add_column("how many", justify="right")
     for what, number in _counts(report):
-        table.add_row(what, number)
+        table.add_row(visible(what), number)
     console.print(table)
     for title, remarks in (
         ("unreadable", report.unreadable),
@@ -157,9 +161,12 @@ def _show(console: Console, report: Report) -> None:
 
 
 def _show_names(console: Console, title: str, names: Sequence[object]) -> None:
+    from core.standard_streams import visible
+
     if names:
         more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-        console.print(f"{title}: {', '.join(map(str, names[:_MOST_SHOWN]))}{more}", soft_wrap=True)
+        shown = visible(", ".join(map(str, names[:_MOST_SHOWN])))
+        console.print(f"{title}: {shown}{more}", soft_wrap=True)
 
 
 def _counts(report: Report) -> list[tuple[str, str]]:
@@ -211,8 +218,10 @@ def _annotations(number: int) -> str:
 
 
 def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:
+    from core.standard_streams import visible
+
     for remark in remarks[:_MOST_SHOWN]:
         reason = f": {remark.reason}" if remark.reason else ""
-        console.print(f"{title}: {remark.file}{reason}", soft_wrap=True)
+        console.print(visible(f"{title}: {remark.file}{reason}"), soft_wrap=True)
     if len(remarks) > _MOST_SHOWN:
         console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")

@@ -1,9 +1,10 @@
-"""The bar that long work shows."""
+"""The bar, or where nobody knows the end the spinner, that long work shows."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
 
 
 def progress_bar(console: Console) -> Progress:
@@ -12,7 +13,7 @@ def progress_bar(console: Console) -> Progress:
     There it would leave an empty line.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -20,3 +21,8 @@ def progress_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def spinner(console: Console, text: str) -> Status:
+    """What is shown beside work whose end is not known, in characters that the terminal has."""
+    return console.status(text, spinner="dots" if console.encoding.startswith("utf") else "line")

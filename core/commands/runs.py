@@ -29,6 +29,7 @@ from core.files import explained, make_folder, reserved, set_aside, write_bytes
 from core.inference import fold_folder, folds, model_folder
 from core.locks import TakenError, check_below
 from core.monitoring import is_stale
+from core.standard_streams import visible
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
 _PATIENCE_S, _PAUSE_S = 5.0, 0.05  # for another fold's beginning, which takes much less
@@ -149,7 +150,7 @@ class Runs:
         for path in self._in_the_way():
             _check_idle(path)
             if (kept := set_aside(path)) is not None:
-                console.print(f"{path} holds an earlier run; it is kept as {kept}")
+                console.print(visible(f"{path} holds an earlier run; it is kept as {kept}"))
 
     def _in_the_way(self) -> list[Path]:
         """What a new run would mix with: everything, but for a single fold beside others of its kind."""

@@ -55,16 +55,18 @@ def _score(console: Console, arguments: argparse.Namespace) -> None:
 
     from rich.table import Table
 
+    from core.commands.progress import spinner
     from core.files import write_text
+    from core.standard_streams import visible
     from data.annotations import read_annotations
     from data.submissions import compare, named, read_submission
 
-    with console.status("comparing"):
+    with spinner(console, "comparing"):
         submission = read_submission(arguments.submission)
         annotations = read_annotations(arguments.annotations, {cells.image_id for cells in submission.rows})
         comparison = compare(arguments.submission, annotations, arguments.missing, submission)
     scores = _scores(comparison)
-    console.print(f"{arguments.submission} against {arguments.annotations}", soft_wrap=True)
+    console.print(visible(f"{arguments.submission} against {arguments.annotations}"), soft_wrap=True)
     table = Table()
     table.add_column("what")
     table.add_column("score", justify="right")
@@ -73,9 +75,9 @@ def _score(console: Console, arguments: argparse.Namespace) -> None:
     console.print(table)
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
-            console.print(f"{len(ids):,} {what}: {named(ids)}", soft_wrap=True)
+            console.print(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
     for what, where in {**comparison.passed_over, **annotations.passed_over}.items():
-        console.print(f"{what}: {len(where):,} ({named([*map(str, where)])})", soft_wrap=True)
+        console.print(visible(f"{what}: {len(where):,} ({named([*map(str, where)])})"), soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")

@@ -23,6 +23,7 @@ from core.inference import Member
 from core.pictures import Sample
 from core.remote_prediction import Begin
 from core.scoring import Scorer, Tally, tally
+from core.standard_streams import visible
 from core.thresholds import Thresholds
 from data.loader import Batch, Loader
 from data.resize import resize_mask
@@ -57,7 +58,7 @@ def score(
     """Score the images of all shares, with a bar on the console; `also` as in `Scorer`."""
     scorer, clock = Scorer(thresholds, also), _Clock()
     with progress_bar(console) as bar, ThreadPoolExecutor() as pool:
-        task = bar.add_task(title, total=sum(len(share.indices) for share in shares))
+        task = bar.add_task(visible(title), total=sum(len(share.indices) for share in shares))
         for share in shares:
             begin = open_models(share.members)
             clock.start()

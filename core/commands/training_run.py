@@ -30,6 +30,7 @@ from core.lowering import lower
 from core.plan import Plan
 from core.recipe import ConstantSchedule, CosineSchedule
 from core.registry import load_backend, require_training
+from core.standard_streams import visible
 from core.state import initial_state
 from core.thresholds import FILE as THRESHOLDS
 from core.training import Outcome, Trainer
@@ -62,20 +63,22 @@ def run(arguments: argparse.Namespace) -> int:
         planned.prepare(console, claim)
         for one, data in work:
             if len(work) > 1 and one.is_done():
-                console.print(f"{_fold(one)}: finished already, {one.folder}")
+                console.print(visible(f"{_fold(one)}: finished already, {one.folder}"))
                 if not one.has_after_training(THRESHOLDS):  # killed before they were found
                     session.tune(one.folder, one.configuration.training)
                 continue
             if len(work) > 1:
                 console.print(f"{_fold(one)}:")
-            console.print(data.describe(arguments.data))
+            console.print(visible(data.describe(arguments.data)))
             if status := session.train(one, data):
                 return status
         if configuration.training.folds is not None:
             session.tune_together(planned, configuration.training)
     if len(work) > 1:
         console.print(
-            f"All {len(work)} folds are trained; together they predict as an ensemble: {planned.folder}"
+            visible(
+                f"All {len(work)} folds are trained; together they predict as an ensemble: {planned.folder}"
+            )
         )
     return 0
 
@@ -163,7 +166,7 @@ class _Session:
         self.tune(one.folder, settings)
         names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
         written = ", ".join(name for name in names if (one.folder / name).exists())
-        self.console.print(f"Written: {one.folder}/ ({written}) and logs")
+        self.console.print(visible(f"Written: {one.folder}/ ({written}) and logs"))
         return 0
 
     def tune(self, folder: Path, settings: Training) -> None:
@@ -196,12 +199,14 @@ class _Session:
         done, arguments = len(outcome.progress.history), self.arguments
         where = f"epoch {done + 1}, after {outcome.progress.batch} of {trainer.training.batches} batches"
         fold = "" if self.alone else f"{_fold(one)}, "
-        self.console.print(f"Interrupted in {fold}{where}; the checkpoint is {trainer.folder / LAST}")
+        self.console.print(
+            visible(f"Interrupted in {fold}{where}; the checkpoint is {trainer.folder / LAST}")
+        )
         out = [] if arguments.out == "." else ["--out", arguments.out]
         number = one.configuration.training.fold
         only = ["--fold", str(number)] if self.alone and number is not None else []
         words = ["python", "run.py", "-f", arguments.framework, "--data", arguments.data, *out, *only]
-        self.console.print(f"Go on with: {shlex.join([*words, '--resume'])}")
+        self.console.print(visible(f"Go on with: {shlex.join([*words, '--resume'])}"))
 
     def _conclude(self, trainer: Trainer, outcome: Outcome) -> None:
         if outcome.reason == "early stop":

@@ -26,6 +26,7 @@ from core.inference import Member, Predictor, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
+from core.standard_streams import visible
 from core.thresholds import FILE, Thresholds, save_thresholds
 from core.tuning import Search, search, surfaces
 from data.store import Store
@@ -82,7 +83,7 @@ def tune_trained(
     try:
         found, _ = tune(console, store, folder, open_models, batch_size)
     except UserError as error:
-        console.print(f"Thresholds were not searched, so the defaults hold: {error.message}")
+        console.print(visible(f"Thresholds were not searched, so the defaults hold: {error.message}"))
         return
     console.print(_line(folder, found))
 
@@ -97,7 +98,7 @@ def tune(
     """
     members = find_members([folder])
     if remark := remark_on_folds([folder], members):
-        console.print(remark)
+        console.print(visible(remark))
     parts = shares(store, members, "validation")
     scored = score(console, store, parts, open_models, Thresholds(), batch_size, "thresholds")
     histograms = scored.scorer.histograms()
@@ -124,8 +125,9 @@ def tune(
 
 def _line(folder: Path, found: Search) -> str:
     expected = "" if found.dice_cross_fitted is None else f", cross-fitted {found.dice_cross_fitted:.4f}"
+    file = visible(str(folder / FILE))
     return (
-        f"Thresholds: {found.thresholds} in {folder / FILE}; Dice at the original size {found.dice:.4f} with "
+        f"Thresholds: {found.thresholds} in {file}; Dice at the original size {found.dice:.4f} with "
         f"them{expected}, with the defaults {found.dice_default:.4f} (all-empty floor "
         f"{found.dice_all_empty:.4f})"
     )

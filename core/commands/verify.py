@@ -47,19 +47,20 @@ def _verify(console: Console, arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from core.commands.progress import progress_bar
+    from core.standard_streams import visible
     from data.verification import verify
 
     with progress_bar(console) as bar:
         task = bar.add_task("checking")
         verdict = verify(arguments.file, lambda done, total: bar.update(task, completed=done, total=total))
-    table = Table(title=f"{arguments.file}", title_justify="left")
+    table = Table(title=visible(str(arguments.file)), title_justify="left")
     table.add_column("what")
     table.add_column("found", justify="right")
     for fact in verdict.facts:
-        table.add_row(*fact)
+        table.add_row(*map(visible, fact))
     console.print(table)
     for fault in verdict.faults:
-        console.print(f"fault: {fault}", soft_wrap=True)
+        console.print(f"fault: {visible(fault)}", soft_wrap=True)
     if arguments.overlays is not None:
         _draw(console, arguments)
     faults = len(verdict.faults)
@@ -74,6 +75,7 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
     from core.errors import UserError
     from core.files import FileNames, make_folder, write_bytes
     from core.pictures import draw_overlay
+    from core.standard_streams import visible
     from data.store import Store
     from data.verification import choose
 
@@ -81,7 +83,7 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
     try:
         store = Store.open(arguments.file)
     except UserError as error:
-        console.print(f"no overlays: {error.message}", soft_wrap=True)
+        console.print(f"no overlays: {visible(error.message)}", soft_wrap=True)
         return
     with store:
         chosen = choose(store, arguments.count, arguments.seed)
@@ -92,4 +94,4 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
             store.read(np.array([index]), image, mask if store.annotated else None)
             picture = draw_overlay(image[0, ..., 0], mask[0, ..., 0])
             write_bytes(arguments.overlays / f"{names.take(store.ids[index])}.png", picture)
-    console.print(f"{len(chosen)} images drawn in {arguments.overlays}", soft_wrap=True)
+    console.print(visible(f"{len(chosen)} images drawn in {arguments.overlays}"), soft_wrap=True)

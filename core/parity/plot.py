@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import math
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from core.parity.certificate import Certificate, Series
+from core.plotting import Axes, Figure
 
 
 def draw(certificate: Certificate, suffix: str) -> bytes:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from core.evaluation import Calibration, Evaluation, MemberRecord, Surface
+from core.plotting import Axes, FuncFormatter, MaxNLocator, NullLocator
 from core.report.findings import roc_curve
 from core.report.svg import INK, LINE, MUTED, PAPER, colour, drawing, stroke
 from core.thresholds import AREA_SIZE, Thresholds

@@ -25,6 +25,7 @@ from core.pictures import draw_grey, draw_outlines
 from core.report import figures, findings
 from core.report.figures import Plot
 from core.report.svg import SERIES
+from core.standard_streams import visible
 
 TABLE_ROWS = 5000
 """Images in the table at most."""
@@ -267,10 +268,8 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """Characters that are not seen (controls, marks that turn the direction of text) as their escapes."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    """A text from outside as it may be shown; the template's own and what is no text as they are."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _score(value: float | None) -> str:

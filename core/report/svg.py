@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from core.plotting import Axes, Figure, mpl
 
 # Colours that nobody would draw with: each stands for a variable of the style sheet.
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from selected import PREDICTORS
 
 from core.configuration import load_configuration
 from core.contract import Implementation, Precision
+from core.exports import read_back
 from core.isolation import Isolated
 from core.lowering import lower
 from core.state import initial_state
@@ -94,6 +97,20 @@ def test_the_reference_writes_its_arrays(tmp_path: Path) -> None:
 
     export(reference, tmp_path / "export")
     subprocess.run([sys.executable, "-c", NUMPY, str(tmp_path / "export")], check=True, timeout=60)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there all names are Unicode")
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_a_folder_whose_name_is_no_unicode(name: str, tmp_path: Path) -> None:
+    """TensorFlow, MXNet, PyTorch and ONNX take all names for UTF-8."""
+    folder = tmp_path / os.fsdecode(b"\xe9\xff") / "export"
+    with Isolated(name) as process:
+        predicted = process.call(export, folder)
+        again = process.call(read_back, folder, IMAGES)
+    assert list(folder.iterdir())
+    if name != "reference":  # whose arrays nothing else reads
+        assert again is not None
+        np.testing.assert_allclose(again, predicted, rtol=1e-5, atol=1e-7)
 
 
 FRAMEWORKS = {"tensorflow", "mxnet", "torch", "jax", "onnx", "onnxruntime"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -257,3 +258,84 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     wait_until_ended(workers)
+
+
+PLACES = """
+import multiprocessing.util, os, sys
+sys.path[:0] = [{root!r}, *{tests!r}]
+from data import pool
+from test_pool import lost, square, wait
+if __name__ == "__main__":
+    if sys.argv[1] == "nowhere":
+        pool._places = lambda: iter([])
+    function, items = (wait, [sys.argv[2]]) if sys.argv[1] == "wait" else (square, [1, 2, 3])
+    found = pool.ordered(function, items, workers=2, crashed=lost)
+    print(multiprocessing.util.get_temp_dir() if pool._has_place_for_socket() else "-", flush=True)
+    print(*found)
+"""
+
+
+def with_tmpdir(folder: Path, tmpdir: str, *words: str) -> subprocess.Popen[str]:
+    """The program above in another folder for temporary files; it tells where its socket lies."""
+    script = folder / "places.py"
+    tests = [str(path) for path in Path(__file__).parents[:2]]
+    script.write_text(PLACES.format(root=str(ROOT), tests=tests))
+    return subprocess.Popen(
+        [sys.executable, str(script), *words],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": tmpdir},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+LONG = "x" * 90
+
+needs_forkserver = pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="there no socket is made"
+)
+
+
+@needs_forkserver
+@pytest.mark.parametrize("tmpdir", [LONG, "y/" * 60 + "y", "{folder}/" + LONG, "short", "none", "a file", ""])
+def test_temporary_files_may_lie_anywhere(tmp_path: Path, tmpdir: str) -> None:
+    """Where a name is too long for a socket, or no folder, it lies elsewhere and leaves no trace."""
+    tmpdir = tmpdir.format(folder=tmp_path)
+    if tmpdir == "a file":
+        (tmp_path / tmpdir).touch()
+    elif tmpdir not in ("none", ""):
+        (tmp_path / tmpdir).mkdir(parents=True)
+    process = with_tmpdir(tmp_path, tmpdir, "square")
+    out, said = process.communicate(timeout=60)
+    place, found = out.splitlines()
+    assert (process.returncode, found, said) == (0, "1 4 9", "")
+    assert len(os.fsencode(place)) <= 107 - len("/listener-12345678")
+    assert not Path(place).exists()
+    if tmpdir in (LONG, "short"):
+        assert not list((tmp_path / tmpdir).iterdir())
+
+
+@needs_forkserver
+def test_ctrl_c_leaves_no_socket(tmp_path: Path) -> None:
+    (tmp_path / LONG).mkdir()
+    (tmp_path / "pids").mkdir()
+    process = with_tmpdir(tmp_path, LONG, "wait", "pids")
+    assert process.stdout is not None
+    place = Path(process.stdout.readline().strip())
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "pids").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert place.is_dir()
+    os.killpg(process.pid, signal.SIGINT)
+    for pid in (tmp_path / "pids").iterdir():
+        os.kill(int(pid.name), signal.SIGKILL)  # workers do not end at Ctrl-C, but when they are done
+    process.communicate(timeout=60)
+    assert not place.exists()
+
+
+def test_work_is_done_where_no_socket_can_be(tmp_path: Path) -> None:
+    process = with_tmpdir(tmp_path, str(tmp_path), "nowhere")
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out.splitlines(), said) == (0, ["-", "1 4 9"], "")
