@@ -2,8 +2,8 @@
 
 Promises: `fragments` gives the content of each item, without copying it, from a Pixel Data element of
 undefined length. Deviations that leave no doubt about where the content is are accepted: no sequence
-delimiter at the end, zeros before it or between items, a last item that ends with the file. Whether a
-stream is whole is for `data.codestreams` to say.
+delimiter at the end, zeros before it or between items, a last item that ends with the file.
+`of_first_frame` leaves out the basic offset table. Whether a stream is whole, `data.codestreams` says.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from __future__ import annotations
 import re
 import struct
 
+from data.codestreams import recognise
 from data.elements import Refusal
 
 _ITEM = b"\xfe\xff\x00\xe0"
 _END = b"\xfe\xff\xdd\xe0"
 _HEADER = struct.Struct("<4sI")
 _NOT_ZERO = re.compile(rb"[^\0]")
+
+# A writer's items have some ten thousand bytes each, or hold a frame each.
+_BYTES_OF_AN_ITEM, _FREE_ITEMS = 1024, 10_000
+
+_START_BYTES = 1 << 16
+_RLE_START_BYTES = 8
+_RLE_START = re.compile(rb"[\x01-\x0f]\0\0\0\x40\0\0\0")  # how many segments; the first follows the header
 
 
 def fragments(content: bytes) -> list[memoryview]:
@@ -26,10 +34,10 @@ def fragments(content: bytes) -> list[memoryview]:
         content: The value of Pixel Data (7FE0,0010).
 
     Raises:
-        Refusal: It has no items, or other bytes stand between two of them.
+        Refusal: It has no items, far too many, or other bytes stand between two of them.
     """
     view, found = memoryview(content), list[memoryview]()
-    position = 0
+    position, most = 0, _FREE_ITEMS + len(content) // _BYTES_OF_AN_ITEM
     while (begin := _NOT_ZERO.search(content, position)) is not None:
         position = begin.start()  # beyond a pad that no length counts
         if found and content.startswith((_ITEM, _END), position + 1):
@@ -44,6 +52,11 @@ def fragments(content: bytes) -> list[memoryview]:
                     f"{len(found)} ends, at byte {position} of Pixel Data (7FE0,0010)"
                 )
             raise Refusal("its pixels are not encapsulated: Pixel Data (7FE0,0010) begins with no item")
+        if len(found) == most:
+            raise Refusal(
+                f"its encapsulated pixels are damaged: Pixel Data (7FE0,0010) has {len(content):,} bytes in "
+                f"more than {most:,} items"
+            )
         position += _HEADER.size
         found.append(view[position : position + length])
         position += length
@@ -58,30 +71,49 @@ def begins_with_item(content: bytes) -> bool:
 
 
 def of_first_frame(items: list[memoryview], frames: int) -> list[memoryview]:
-    """The items of the first frame, and maybe more behind them, where it is not known how many it has.
+    """The items of the first frame, and maybe more behind them.
 
-    The first item is the basic offset table: empty, or 32-bit offsets of which the first is 0 (PS3.5 A.4).
-    Some writers leave it out. No compressed stream begins with four zeros but that of a JP2 file, whose
-    first box has a length of 12.
+    A compressed stream tells its own end, so it gets all items, whatever the offset table and the number of
+    items say. An RLE frame does not. It is one item (PS3.5 A.4.2); in several, it ends where the next begins.
 
     Args:
         items: As `fragments` gives them.
         frames: How many there are.
     """
-    table = bytes(items[0][:8])
-    if len(items) == 1 or not (len(items[0]) == 0 or (len(items[0]) % 4 == 0 and table[:4] == bytes(4))):
-        table = b""
-    else:
-        items = items[1:]
-    if frames > 1 and len(items) == frames:
-        return items[:1]
-    if frames > 1 and len(table) == 8:
-        second, position = int.from_bytes(table[4:], "little"), 0
-        for number, item in enumerate(items):
-            if position >= second > 0:
+    items = _without_table(items, frames)
+    if recognise(_start(items)):
+        return items
+    if _RLE_START.match(items[0]):
+        for number, item in enumerate(items[1:], 1):
+            if item[:_RLE_START_BYTES] == items[0][:_RLE_START_BYTES]:
                 return items[:number]
-            position += _HEADER.size + len(item)
-    return items
+        return items
+    return items[:1] if frames > 1 and len(items) == frames else items
+
+
+def _without_table(items: list[memoryview], frames: int) -> list[memoryview]:
+    """The items behind the basic offset table.
+
+    It is the first item: empty, or 32-bit offsets of which the first is 0 (PS3.5 A.4). Some writers leave it
+    out. Others count from elsewhere: then it has an entry for each frame, and a frame begins behind it.
+    """
+    first, others = items[0], items[1:]
+    if not others or (len(first) and (len(first) % 4 or recognise(_start(items)))):
+        return items
+    if not any(first[:4]):
+        return others
+    begins = bool(_RLE_START.match(others[0]) or recognise(_start(others)))
+    return others if len(first) == 4 * frames and begins else items
+
+
+def _start(items: list[memoryview]) -> bytes:
+    """The first bytes of items together, by which a stream is recognised."""
+    found = b""
+    for item in items:
+        found += item[: _START_BYTES - len(found)]
+        if len(found) >= _START_BYTES:
+            break
+    return found
 
 
 def _header(content: bytes, position: int) -> tuple[bytes, int]:

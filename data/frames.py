@@ -5,9 +5,9 @@ where both disagree, it is corrected as the standard says, with a note, or refus
 that is cut off is refused, never filled up with grey. No stream can ask for more memory than the header does.
 
     native, deflated                 the bytes themselves
-    RLE                              pydicom
+    RLE                              here: pydicom's decoder does not tell what is missing or left over
     JPEG of 8 bits                   libjpeg-turbo, by simplejpeg
-    JPEG of 12 bits, lossless JPEG   libjpeg-turbo, by imagecodecs
+    other JPEG                       libjpeg-turbo, by imagecodecs
     JPEG-LS                          CharLS, by pyjpegls
     JPEG 2000, HTJ2K                 OpenJPEG, by pylibjpeg-openjpeg
 
@@ -25,15 +25,15 @@ Which bits are the value (PS3.5 8.1.1, 8.2.1 and its notes; p is the stream's ow
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders.base import RLELosslessDecoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -68,7 +68,7 @@ _NATIVE = (
 _REVERSIBLE = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL)
 _MOST_BITS = 16
 _PADS = (b"\0", b" ", b"\xff")
-_FILLER = b"\xaa\x2a" * 64  # bits of both kinds, and no marker in JPEG
+_AGAIN = "get the file again from its source"
 _RINGING = 1 / 4  # of the range: how far lossy values may be beyond it
 
 
@@ -237,18 +237,14 @@ def _decoded(stream: Stream, form: PixelFormat) -> Frame:
 
 def _decode(stream: Stream) -> NDArray[np.integer[Any]]:
     """The values of a stream, of 8 or 16 bits, signed if the stream says so."""
+    stream = codestreams.whole(stream)
     if stream.common:
         return _common_jpeg(stream)
     if stream.kind == codestreams.JPEG:
         return _uncommon_jpeg(stream)
     if stream.kind == codestreams.JPEG_LS:
         return _jpeg_ls(stream)
-    from openjpeg.utils import decode
-
-    try:
-        return decode(stream.content, 0)
-    except Exception as error:
-        raise Refusal("its JPEG 2000 stream is damaged: OpenJPEG cannot decode it") from error
+    return _jpeg_2000(stream)
 
 
 def _tried(decode: Callable[[bytes], Decoded], stream: Stream) -> Decoded:
@@ -265,28 +261,33 @@ def _tried(decode: Callable[[bytes], Decoded], stream: Stream) -> Decoded:
 def _common_jpeg(stream: Stream) -> NDArray[np.uint8]:
     try:
         values: NDArray[np.uint8] = _tried(lambda content: decode_jpeg(content, colorspace="GRAY"), stream)
+    except Refusal:
+        raise
     except ValueError as error:  # with what libjpeg-turbo says
-        said = " ".join(str(error).split())
-        damage = "cut off" if "premature end" in said.lower() else "damaged"
-        raise Refusal(f"its JPEG stream is {damage} (libjpeg-turbo: {said})") from error
+        early = "premature end" in str(error).lower()
+        damage = "cut off: its data have a premature end" if early else "damaged"
+        raise Refusal(f"its JPEG stream is {damage}; {_AGAIN}") from error
     return values[..., 0]
 
 
 def _uncommon_jpeg(stream: Stream) -> NDArray[np.integer[Any]]:
-    """A JPEG of 12 bits or a lossless one.
+    """A JPEG of 12 bits, a lossless one, or one of 8 bits with arithmetic coding.
 
-    Where data are missing before the end marker, libjpeg-turbo goes on with zeros, and imagecodecs does not
-    tell. So other data are put there: the image must not depend on them.
+    Where data are missing, libjpeg-turbo goes on with zeros, and does not tell of it. So other data are put
+    there: the image must not depend on them.
     """
     import imagecodecs
 
+    decode: Callable[[bytes], NDArray[np.integer[Any]]] = imagecodecs.jpeg8_decode
     try:
-        values: NDArray[np.integer[Any]] = imagecodecs.jpeg8_decode(stream.content)
-        again = imagecodecs.jpeg8_decode(codestreams.continued(stream, _FILLER).content)
+        if stream.bits == 8 and not stream.lossless:  # of this, simplejpeg tells what the decoder warns about
+            decode_jpeg(stream.content, colorspace="GRAY")
+        values = decode(stream.content)
+        same = all(np.array_equal(values, decode(other)) for other in codestreams.continued(stream))
     except Exception as error:
-        raise Refusal("its JPEG stream is damaged: libjpeg-turbo cannot decode it") from error
-    if not np.array_equal(values, again):
-        raise Refusal("its JPEG stream is cut off: its end marker comes before its last pixel")
+        raise Refusal(f"its JPEG stream is damaged; {_AGAIN}") from error
+    if not same:
+        raise Refusal(f"its JPEG stream is cut off: data of its last pixels are missing; {_AGAIN}")
     return values
 
 
@@ -296,37 +297,79 @@ def _jpeg_ls(stream: Stream) -> NDArray[Any]:
     try:
         values, facts = _tried(jpeg_ls.decode_pixel_data, stream)
     except Exception as error:
-        raise Refusal("its JPEG-LS stream is damaged: CharLS cannot decode it") from error
+        raise Refusal(f"its JPEG-LS stream is damaged; {_AGAIN}") from error
     kind = "u1" if facts["bits_per_sample"] <= 8 else "u2"
     return np.frombuffer(values, kind).reshape(facts["height"], facts["width"])
 
 
+def _jpeg_2000(stream: Stream) -> NDArray[Any]:
+    from openjpeg.utils import decode
+
+    if stream.shifted:  # of which pylibjpeg-openjpeg gives an image that is too large
+        from imagecodecs import jpeg2k_decode as decode
+    try:
+        values: NDArray[Any] = decode(stream.content)
+    except Exception as error:
+        raise Refusal(f"its JPEG 2000 stream is damaged; {_AGAIN}") from error
+    if stream.doubtful:
+        try:
+            same = np.array_equal(values, decode(codestreams.continued(stream)[0]))
+        except Exception:  # what is there was read as part of the image
+            same = False
+        if not same:
+            raise Refusal(f"its JPEG 2000 stream is cut off: data of a tile are missing; {_AGAIN}")
+    return values
+
+
 def _rle(content: bytes, form: PixelFormat) -> NDArray[Any]:
-    """The words of an RLE frame (PS3.5 annex G)."""
-    segments = int.from_bytes(content[:4], "little")
-    if segments != form.allocated // 8:
+    """The words of an RLE frame (PS3.5 annex G): a segment for each byte of them, the highest first."""
+    count, *offsets = struct.unpack("<16I", content[:64].ljust(64, b"\0"))
+    if count != form.allocated // 8:
         raise Refusal(
-            f"its RLE frame has {segments} segments; {form.allocated // 8} were expected for "
+            f"its RLE frame has {count} segments; {form.allocated // 8} were expected for "
             f"{form.allocated} bits"
         )
-    options: dict[str, Any] = {
-        "rows": form.rows,
-        "columns": form.columns,
-        "samples_per_pixel": 1,
-        "number_of_frames": 1,
-        "bits_allocated": form.allocated,
-        "bits_stored": form.allocated,
-        "pixel_representation": 0,
-        "photometric_interpretation": form.photometric,
-        "pixel_keyword": "PixelData",
-    }
-    try:
-        values: NDArray[Any] = RLELosslessDecoder.as_array(
-            encapsulate([content]), index=0, raw=True, **options
-        )[0]
-    except Exception as error:
-        raise Refusal("its RLE frame is cut off or damaged: it does not give all pixels") from error
-    return values
+    bounds = [*offsets[:count], len(content)]
+    if bounds[0] != 64 or any(begin >= end for begin, end in pairwise(bounds)):
+        raise Refusal(f"its RLE frame is cut off or damaged: its segments are not where it says; {_AGAIN}")
+    parts = [_rle_segment(content[begin:end], form) for begin, end in pairwise(bounds)]
+    words = np.stack(parts[::-1], axis=-1).view(f"<u{count}")
+    return words.reshape(form.rows, form.columns)
+
+
+def _rle_segment(segment: bytes, form: PixelFormat) -> NDArray[np.uint8]:
+    """One byte of each pixel (PS3.5 G.3), if the segment gives exactly as many as there are pixels.
+
+    Runs end with each row (G.3.1). Not all encoders keep to that; those that do show when the header has
+    width and height exchanged.
+    """
+    pixels = form.rows * form.columns
+    found, ends, position, last = bytearray(), list[int](), 0, len(segment) - 1
+    while len(found) < pixels and position < last:
+        head = segment[position]
+        if head < 128:
+            found += segment[position + 1 : position + 2 + head]
+            position += 2 + head
+        elif head > 128:
+            found += segment[position + 1 : position + 2] * (257 - head)
+            position += 2
+        else:
+            position += 1
+        ends.append(len(found))
+    if len(found) < pixels:
+        raise Refusal(f"its RLE frame is cut off: it has {len(found):,} of {pixels:,} pixels; {_AGAIN}")
+    rest = segment[position:]
+    rows = np.zeros(pixels + 1, bool)
+    if len(found) == pixels:
+        rows[ends] = True
+    in_rows = rows[form.columns :: form.columns].all()
+    exchanged = not in_rows and form.rows % 128 and rows[form.rows :: form.rows].all()
+    if len(found) > pixels or (len(rest) > 1 and any(rest)) or exchanged:
+        raise Refusal(
+            f"its RLE frame is not of {form.columns}x{form.rows} pixels, as its header says "
+            f"({named('Columns')}, {named('Rows')}), or it is damaged"
+        )
+    return np.frombuffer(found, np.uint8)
 
 
 def _of_words(words: NDArray[Any], form: PixelFormat) -> NDArray[np.integer[Any]]:

@@ -99,7 +99,11 @@ def test_a_stream_that_is_cut_off_is_refused(tmp_path: Path, how: str) -> None:
         }.items():
             if cut == 2 and name == "end marker":
                 continue  # the whole stream
-            found = reading(write_raw(tmp_path / "a.dcm", value, syntax=syntax, bits=bits))
+            path = write_raw(tmp_path / "a.dcm", value, syntax=syntax, bits=bits)
+            if cut == 2 and "2000" in how:  # the end marker alone is missing, and tiles tell their lengths
+                assert_read(path, how, bits)
+                continue
+            found = reading(path)
             assert isinstance(found, str), (cut, name)
             assert "cut off" in found or "damaged" in found, found
 
