@@ -68,6 +68,7 @@ _NATIVE = (
 _REVERSIBLE = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL)
 _MOST_BITS = 16
 _PADS = (b"\0", b" ", b"\xff")
+_LONGEST_RUN = 128  # of RLE
 _AGAIN = "get the file again from its source"
 _RINGING = 1 / 4  # of the range: how far lossy values may be beyond it
 
@@ -338,38 +339,56 @@ def _rle(content: bytes, form: PixelFormat) -> NDArray[Any]:
 
 
 def _rle_segment(segment: bytes, form: PixelFormat) -> NDArray[np.uint8]:
-    """One byte of each pixel (PS3.5 G.3), if the segment gives exactly as many as there are pixels.
-
-    Runs end with each row (G.3.1). Not all encoders keep to that; those that do show when the header has
-    width and height exchanged.
-    """
+    """One byte of each pixel (PS3.5 G.3), if the segment gives exactly as many as there are pixels."""
     pixels = form.rows * form.columns
-    found, ends, position, last = bytearray(), list[int](), 0, len(segment) - 1
-    while len(found) < pixels and position < last:
-        head = segment[position]
-        if head < 128:
-            found += segment[position + 1 : position + 2 + head]
-            position += 2 + head
-        elif head > 128:
-            found += segment[position + 1 : position + 2] * (257 - head)
-            position += 2
-        else:
-            position += 1
-        ends.append(len(found))
+    found, rest = _unpacked(segment, pixels)
     if len(found) < pixels:
         raise Refusal(f"its RLE frame is cut off: it has {len(found):,} of {pixels:,} pixels; {_AGAIN}")
-    rest = segment[position:]
-    rows = np.zeros(pixels + 1, bool)
-    if len(found) == pixels:
-        rows[ends] = True
-    in_rows = rows[form.columns :: form.columns].all()
-    exchanged = not in_rows and form.rows % 128 and rows[form.rows :: form.rows].all()
-    if len(found) > pixels or (len(rest) > 1 and any(rest)) or exchanged:
+    if len(found) > pixels or (len(rest) > 1 and any(rest)) or _exchanged(segment, form):
         raise Refusal(
             f"its RLE frame is not of {form.columns}x{form.rows} pixels, as its header says "
             f"({named('Columns')}, {named('Rows')}), or it is damaged"
         )
     return np.frombuffer(found, np.uint8)
+
+
+def _unpacked(segment: bytes, most: int) -> tuple[bytearray, bytes]:
+    """What a segment's runs give, up to the one that reaches `most` bytes, and what comes after that run."""
+    found, position = bytearray(), 0
+    try:
+        while (left := most - len(found)) > 0:
+            for _ in range(left // _LONGEST_RUN or 1):  # so many runs do not reach it
+                head = segment[position]
+                if head < 128:
+                    end = position + 2 + head
+                    found += segment[position + 1 : end]
+                    position = end
+                elif head > 128:
+                    found += segment[position + 1 : position + 2] * (257 - head)
+                    position += 2
+                else:
+                    position += 1
+    except IndexError:  # the segment ends before
+        pass
+    return found, segment[position:]
+
+
+def _exchanged(segment: bytes, form: PixelFormat) -> bool:
+    """Whether runs end with each column, so to speak: the header has width and height exchanged.
+
+    Runs shall end with each row (PS3.5 G.3.1). Not all encoders keep to that, so that alone is no damage. A
+    width of whole longest runs says nothing. The first lines are enough.
+    """
+    if form.rows == form.columns or form.rows % _LONGEST_RUN == 0:
+        return False
+    most = min(form.rows * form.columns, 8 * max(form.rows, form.columns))
+    ends, position, total = {0}, 0, 0
+    while total < most:
+        head = segment[position]
+        position += head + 2 if head < 128 else 2 if head > 128 else 1
+        total += head + 1 if head < 128 else 257 - head if head > 128 else 0
+        ends.add(total)
+    return not ends.issuperset(range(0, most, form.columns)) and ends.issuperset(range(0, most, form.rows))
 
 
 def _of_words(words: NDArray[Any], form: PixelFormat) -> NDArray[np.integer[Any]]:
