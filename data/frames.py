@@ -282,7 +282,7 @@ def _uncommon_jpeg(stream: Stream) -> NDArray[np.integer[Any]]:
     decode: Callable[[bytes], NDArray[np.integer[Any]]] = imagecodecs.jpeg8_decode
     try:
         if stream.bits == 8 and not stream.lossless:  # of this, simplejpeg tells what the decoder warns about
-            decode_jpeg(stream.content, colorspace="GRAY")
+            _tried(lambda content: decode_jpeg(content, colorspace="GRAY"), stream)
         values = decode(stream.content)
         same = all(np.array_equal(values, decode(other)) for other in codestreams.continued(stream))
     except Exception as error:

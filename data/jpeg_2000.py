@@ -141,25 +141,32 @@ def whole(content: bytes) -> tuple[bytes, bool]:
     rest = _NOT_ZERO.search(content, parts.end)
     if not (rest and content.startswith(_EOC, rest.start())):
         # The end marker alone may be missing, if no zero at the end may stand for data that are missing.
-        half = rest is not None and rest[0] == _EOC[:1] and rest.end() == len(content)
-        nothing_else = rest is None or half or content.startswith(START, rest.start())
+        nothing_else = (
+            rest is None
+            or content.startswith(START, rest.start())
+            or (rest[0] == _EOC[:1] and _NOT_ZERO.search(content, rest.end()) is None)
+        )
         if not (sure and nothing_else and content[parts.end - 1]):
             raise Refusal("its JPEG 2000 stream is cut off: it has no end marker")
     return content[: parts.end] + _EOC, not sure
 
 
 def continued(content: bytes, filler: bytes) -> bytes:
-    """A whole codestream with one more tile-part, of these data, for each tile that may have more."""
-    grid = _grid(content)
-    parts = _tile_parts(content, grid)
-    body = content[: parts.end]
+    """A whole codestream with these data behind those of each tile that may have more.
+
+    They are one more tile-part of it, but for the part that does not tell its length: that one has no other
+    behind it, so it is given a length, and the data.
+    """
+    parts = _tile_parts(content, _grid(content))
+    body, ended = content[: parts.end], -1
     if parts.open is not None:
-        length = struct.pack(">I", parts.end - parts.open)
-        body = body[: parts.open + 6] + length + body[parts.open + 10 :]
-    length = _SOT_BYTES + len(_SOD) + len(filler)
+        (ended,) = struct.unpack_from(">H", content, parts.open + 4)
+        length = struct.pack(">I", parts.end + len(filler) - parts.open)
+        body = body[: parts.open + 6] + length + body[parts.open + 10 :] + filler
+    length = struct.pack(">I", _SOT_BYTES + len(_SOD) + len(filler))
     for tile, found in parts.found.items():
-        if tile not in parts.stated and found < _FREE_PARTS:
-            body += _SOT + struct.pack(">HHIBB", 10, tile, length, found, 0) + _SOD + filler
+        if tile != ended and tile not in parts.stated and found < _FREE_PARTS:
+            body += _SOT + struct.pack(">HH4sBB", 10, tile, length, found, 0) + _SOD + filler
     return body + _EOC
 
 
