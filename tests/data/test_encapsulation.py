@@ -280,6 +280,140 @@ def test_the_first_of_several_compressed_frames(tmp_path: Path, how: str, split:
     assert found.note == "the first of 3 frames"
 
 
+def runs_across_rows(values: NDArray[np.uint8]) -> bytes:
+    """One RLE segment whose runs do not end with the rows: literal ones of 128 bytes."""
+    content = values.tobytes()
+    pieces = [content[at : at + 128] for at in range(0, len(content), 128)]
+    return b"".join(bytes([len(one) - 1]) + one for one in pieces)
+
+
+def rle_frame(*segments: bytes) -> bytes:
+    """A frame of segments (PS3.5 G.5)."""
+    offsets = [64]
+    for one in segments[:-1]:
+        offsets.append(offsets[-1] + len(one))
+    return (
+        struct.pack("<I", len(segments))
+        + struct.pack(f"<{len(offsets)}I", *offsets).ljust(60, b"\0")
+        + (b"".join(segments))
+    )
+
+
+def rle_reading(path: Path, *items: bytes, bits: int = 8, **elements: object) -> NDArray[np.float32] | str:
+    value = b"".join(map(item, items)) + DELIMITER
+    found = reading(write_raw(path / "a.dcm", value, syntax=RLELossless, bits=bits, **elements))
+    return found if isinstance(found, str) else found.pixels
+
+
+def rle_of_words(values: NDArray[np.uint16]) -> bytes:
+    dataset = make_dataset(values, stored=12)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    return next(generate_frames(dataset.PixelData, number_of_frames=1))
+
+
+def test_an_rle_frame_must_be_of_the_size_in_the_header(tmp_path: Path) -> None:
+    """PS3.5 G.3.1: it has no size of its own, but each row is coded by itself."""
+    (frame,) = rle_frames([slope(8)])
+    for size in ({"Columns": 52}, {"Columns": 54}, {"Rows": 40}, {"Rows": 42}, {"Rows": 53, "Columns": 41}):
+        found = rle_reading(tmp_path, b"", even(frame), **size)
+        assert isinstance(found, str), size
+        assert "is not of" in found or "cut off" in found
+    low_part_black = slope(8)
+    low_part_black[20:] = 0
+    (frame,) = rle_frames([low_part_black])
+    for size in ({"Columns": 26}, {"Rows": 40}, {"Rows": 20}, {"Rows": 53, "Columns": 41}):
+        assert "is not of" in str(rle_reading(tmp_path, b"", even(frame), **size)), size
+
+
+def test_rle_runs_may_cross_the_end_of_a_row(tmp_path: Path) -> None:
+    frame = rle_frame(runs_across_rows(slope(8)))
+    for pad in (b"", b"\0", b"\0\0\0\0", b"\x20", b"\xff"):
+        found = rle_reading(tmp_path, b"", frame + pad)
+        np.testing.assert_allclose(found, slope(8) / 255, atol=1e-6)
+    noops = rle_frame(b"\x80" + runs_across_rows(slope(8)))  # a byte that is no run
+    np.testing.assert_allclose(rle_reading(tmp_path, b"", noops), slope(8) / 255, atol=1e-6)
+    for more in (b"\0\1", b"\xff\1", frame, b"\1" * 9):
+        assert "is not of 53x41 pixels" in str(rle_reading(tmp_path, b"", frame + more))
+
+
+def test_each_rle_segment_must_give_all_pixels(tmp_path: Path) -> None:
+    frame = rle_of_words(slope(12))
+    wanted = slope(12) / 4095
+    np.testing.assert_allclose(rle_reading(tmp_path, b"", even(frame), bits=12), wanted, atol=1e-6)
+    first, second = struct.unpack_from("<2I", frame, 4)
+    for offsets in (
+        *((first, second + step) for step in (-3, -2, -1, 1, 2, 3, 1 << 20)),
+        (first, first),
+        (second, first),
+        (first + 2, second),
+        (0, second),
+        (first, len(frame)),
+    ):
+        changed = frame[:4] + struct.pack("<2I", *offsets) + frame[12:]
+        found = rle_reading(tmp_path, b"", even(changed), bits=12)
+        assert isinstance(found, str), offsets
+        assert "its RLE frame is" in found
+    bare = frame.rstrip(b"\0")
+    for cut in (2, 3, 5, 20, 400, len(bare) - 70):
+        assert "cut off" in str(rle_reading(tmp_path, b"", even(bare[:-cut]), bits=12)), cut
+
+
+@pytest.mark.parametrize("table", [b"", struct.pack("<2I", 0, 400)])
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_cut_off_rle_frame_is_not_continued_by_the_next(tmp_path: Path, table: bytes, frames: int) -> None:
+    one, other = map(even, rle_frames([slope(8), slope(8)[::-1].copy()]))
+    for parts in ([one], [one[:100], one[100:]]):
+        found = rle_reading(tmp_path, table, *parts, other, NumberOfFrames=frames)
+        np.testing.assert_allclose(found, slope(8) / 255, atol=1e-6)
+    for cut in (70, 200, len(one) - 60):
+        found = rle_reading(tmp_path, table, one[:cut], other, NumberOfFrames=frames)
+        assert "cut off" in str(found)
+    assert isinstance(rle_reading(tmp_path, table, one[:200] + other, NumberOfFrames=frames), str)
+
+
+@pytest.mark.parametrize("how", CODECS)
+def test_a_stream_tells_its_own_end_whatever_the_table_says(tmp_path: Path, how: str) -> None:
+    codec, (syntax, bits, stream) = CODECS[how], stream_of(how)
+    first, second = even(stream), even(codec.encode(slope(bits)[::-1].copy(), bits))
+    table = item(struct.pack("<2I", 0, 4))
+    for name, frames, value in (
+        ("a wrong second offset", 2, table + item(first[:101]) + item(first[101:]) + item(second)),
+        ("2 frames, one there in 2 items", 2, item(b"") + item(first[:100]) + item(first[100:])),
+        ("2 frames, one there", 2, item(b"") + item(first)),
+        ("3 frames, one in 3 items", 3, item(b"") + item(first[:10]) + item(first[10:20]) + item(first[20:])),
+        ("a table that counts from elsewhere", 1, item(struct.pack("<I", 8)) + item(first)),
+        ("so, 2 frames", 2, item(struct.pack("<2I", 90, 98 + len(first))) + item(first) + item(second)),
+        ("no table, zeros first", 1, item(bytes(4) + first[:100]) + item(first[100:])),
+        ("a table and zeros first", 1, item(bytes(4)) + item(bytes(70) + first)),
+    ):
+        print(name)
+        found = reading(
+            write_raw(tmp_path / "a.dcm", value + DELIMITER, syntax=syntax, bits=bits, NumberOfFrames=frames)
+        )
+        assert not isinstance(found, str), found
+        np.testing.assert_allclose(
+            found.pixels, slope(bits) / ((1 << bits) - 1), atol=1e-7 if codec.lossless else 0.01
+        )
+    for cut in (len(first) // 2, len(first) - 40):  # the next frame does not continue one that is cut off
+        value = item(b"") + item(first[:cut]) + item(second) + DELIMITER
+        for frames in (1, 2):
+            found = reading(
+                write_raw(tmp_path / "a.dcm", value, syntax=syntax, bits=bits, NumberOfFrames=frames)
+            )
+            assert isinstance(found, str), (cut, frames)
+
+
+def test_far_too_many_items(tmp_path: Path) -> None:
+    stream = CODECS["JPEG"].encode(slope(8), 8)
+    table, whole = item(b""), item(even(stream))
+    for small in (item(b""), item(b"\0\0")):
+        value = table + small * 400_000 + whole + DELIMITER
+        found = reading(write_raw(tmp_path / "a.dcm", value, syntax=JPEGBaseline8Bit))
+        assert "bytes in more than" in str(found)
+    each = b"".join(item(bytes([one])) for one in stream)
+    assert_read(write_raw(tmp_path / "a.dcm", table + each + DELIMITER, syntax=JPEGBaseline8Bit), "JPEG", 8)
+
+
 def test_fragments_are_views_of_the_content() -> None:
     content = item(b"") + item(b"abc") + b"\0" + item(b"defg") + DELIMITER + b"ignored"
     found = fragments(content)
