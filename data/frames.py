@@ -304,12 +304,15 @@ def _jpeg_ls(stream: Stream) -> NDArray[Any]:
 
 
 def _jpeg_2000(stream: Stream) -> NDArray[Any]:
-    from openjpeg.utils import decode
-
+    decode: Callable[[bytes], NDArray[Any]]
     if stream.shifted:  # of which pylibjpeg-openjpeg gives an image that is too large
-        from imagecodecs import jpeg2k_decode as decode
+        import imagecodecs
+
+        decode = imagecodecs.jpeg2k_decode
+    else:
+        from openjpeg.utils import decode
     try:
-        values: NDArray[Any] = decode(stream.content)
+        values = decode(stream.content)
     except Exception as error:
         raise Refusal(f"its JPEG 2000 stream is damaged; {_AGAIN}") from error
     if stream.doubtful:
