@@ -23,6 +23,7 @@ _NOT_ZERO = re.compile(rb"[^\0]")
 _BYTES_OF_AN_ITEM, _FREE_ITEMS = 1024, 10_000
 
 _START_BYTES = 1 << 16
+_LONGEST_PAD, _END_OF_IMAGE = 16, b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
 _RLE_START_BYTES = 8
 _RLE_START = re.compile(rb"[\x01-\x0f]\0\0\0\x40\0\0\0")  # how many segments; the first follows the header
 
@@ -81,14 +82,16 @@ def of_first_frame(items: list[memoryview], frames: int) -> list[memoryview]:
         frames: How many there are.
     """
     items = _without_table(items, frames)
+    each_its_own = frames > 1 and len(items) == frames
     if recognise(_start(items)):
-        return items
+        ends = bytes(items[0][-_LONGEST_PAD:]).rstrip(b"\0").endswith(_END_OF_IMAGE)
+        return items[:1] if each_its_own and ends else items  # to spare a copy of all frames
     if _RLE_START.match(items[0]):
         for number, item in enumerate(items[1:], 1):
             if item[:_RLE_START_BYTES] == items[0][:_RLE_START_BYTES]:
                 return items[:number]
         return items
-    return items[:1] if frames > 1 and len(items) == frames else items
+    return items[:1] if each_its_own else items
 
 
 def _without_table(items: list[memoryview], frames: int) -> list[memoryview]:

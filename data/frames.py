@@ -344,10 +344,11 @@ def _rle(content: bytes, form: PixelFormat) -> NDArray[Any]:
 def _rle_segment(segment: bytes, form: PixelFormat) -> NDArray[np.uint8]:
     """One byte of each pixel (PS3.5 G.3), if the segment gives exactly as many as there are pixels."""
     pixels = form.rows * form.columns
-    found, rest = _unpacked(segment, pixels)
+    found, used = _unpacked(segment[: 2 * pixels + _LONGEST_RUN], pixels)  # a run for each pixel, and some
     if len(found) < pixels:
         raise Refusal(f"its RLE frame is cut off: it has {len(found):,} of {pixels:,} pixels; {_AGAIN}")
-    if len(found) > pixels or (len(rest) > 1 and any(rest)) or _exchanged(segment, form):
+    rest = segment[used:]
+    if len(found) > pixels or (len(rest) > 1 and rest.strip(b"\0")) or _exchanged(segment, form):
         raise Refusal(
             f"its RLE frame is not of {form.columns}x{form.rows} pixels, as its header says "
             f"({named('Columns')}, {named('Rows')}), or it is damaged"
@@ -355,8 +356,8 @@ def _rle_segment(segment: bytes, form: PixelFormat) -> NDArray[np.uint8]:
     return np.frombuffer(found, np.uint8)
 
 
-def _unpacked(segment: bytes, most: int) -> tuple[bytearray, bytes]:
-    """What a segment's runs give, up to the one that reaches `most` bytes, and what comes after that run."""
+def _unpacked(segment: bytes, most: int) -> tuple[bytearray, int]:
+    """What a segment's runs give, up to the one that reaches `most` bytes, and where that one ends."""
     found, position = bytearray(), 0
     try:
         while (left := most - len(found)) > 0:
@@ -373,7 +374,7 @@ def _unpacked(segment: bytes, most: int) -> tuple[bytearray, bytes]:
                     position += 1
     except IndexError:  # the segment ends before
         pass
-    return found, segment[position:]
+    return found, position
 
 
 def _exchanged(segment: bytes, form: PixelFormat) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -401,6 +402,22 @@ def test_a_stream_tells_its_own_end_whatever_the_table_says(tmp_path: Path, how:
                 write_raw(tmp_path / "a.dcm", value, syntax=syntax, bits=bits, NumberOfFrames=frames)
             )
             assert isinstance(found, str), (cut, frames)
+
+
+def test_rle_bytes_that_are_no_runs_take_no_time(tmp_path: Path) -> None:
+    begin = time.process_time()
+    found = rle_reading(tmp_path, b"", rle_frame(b"\x80" * 50_000_000 + runs_across_rows(slope(8))))
+    assert "cut off" in str(found)
+    assert time.process_time() - begin < 2
+    found = rle_reading(tmp_path, b"", rle_frame(runs_across_rows(slope(8)) + bytes(50_000_000)))
+    np.testing.assert_allclose(found, slope(8) / 255, atol=1e-6)
+
+
+def test_frames_in_items_of_their_own_are_not_all_copied() -> None:
+    streams = [even(CODECS["JPEG-LS"].encode(values, 8)) for values in (slope(8), slope(8)[::-1].copy())]
+    items = fragments(item(b"") + b"".join(map(item, streams)) + DELIMITER)
+    assert [bytes(one) for one in of_first_frame(items, 2)] == streams[:1]
+    assert [bytes(one) for one in of_first_frame(items, 1)] == streams
 
 
 def test_far_too_many_items(tmp_path: Path) -> None:
