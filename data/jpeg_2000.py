@@ -140,13 +140,15 @@ def whole(content: bytes) -> tuple[bytes, bool]:
     sure = parts.open is None and len(parts.stated) == grid.tiles
     rest = _NOT_ZERO.search(content, parts.end)
     if not (rest and content.startswith(_EOC, rest.start())):
-        # The end marker alone may be missing, if no zero at the end may stand for data that are missing.
+        # The end marker alone may be missing. But it may have been taken for data, and a zero at the end may
+        # have been put there, in place of data that are missing.
         nothing_else = (
             rest is None
             or content.startswith(START, rest.start())
             or (rest[0] == _EOC[:1] and _NOT_ZERO.search(content, rest.end()) is None)
         )
-        if not (sure and nothing_else and content[parts.end - 1]):
+        swallowed = content.rfind(_EOC, 0, parts.end) >= 0
+        if not (sure and nothing_else and content[parts.end - 1]) or swallowed:
             raise Refusal("its JPEG 2000 stream is cut off: it has no end marker")
     return content[: parts.end] + _EOC, not sure
 

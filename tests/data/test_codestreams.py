@@ -196,6 +196,13 @@ def test_a_codestream_without_end_marker(read: Reader) -> None:
     assert_refused(read(head + only + b"abc", JPEG2000Lossless), "no end marker")
     assert_refused(read(head + only[:-1] + b"\0", JPEG2000Lossless), "no end marker")
     assert_refused(read(head + only[:-1], JPEG2000Lossless), "cut off")
+    for at in range(
+        len(head) + 14, len(stream) - 8, 37
+    ):  # the end marker is not data, where some are missing
+        for count in (1, 2, 3, 4, 5):
+            hole = stream[:at] + stream[at + count :]
+            for rest in (b"", b"\0\0", b"\xff", stream):
+                assert_refused(read(hole + rest, JPEG2000Lossless), "cut off")
 
 
 def test_an_image_that_does_not_begin_at_the_origin(read: Reader) -> None:
