@@ -127,7 +127,6 @@ def whole(content: bytes) -> tuple[bytes, bool]:
         struct.error: It is cut off within its headers.
     """
     grid = _grid(content)
-    _check_partition(content, grid)
     parts = _tile_parts(content, grid)
     for tile in range(grid.tiles):
         if parts.found[tile] == 0:
@@ -224,62 +223,76 @@ def _segments(content: bytes, position: int, stop: bytes) -> Iterator[tuple[int,
     raise Refusal("the headers of its JPEG 2000 stream are damaged")
 
 
-def _check_partition(content: bytes, grid: _Grid) -> None:
-    """Refuse more tiles, precincts, code-blocks or packets than an image of this size is cut into.
+class _Style(NamedTuple):
+    """The most layers and the most precincts, in all tiles together, of the coding styles that were met."""
 
-    The coding style may be another in the first part of a tile; each style is taken for that of all tiles.
-    """
+    layers: int = 1
+    precincts: int = 1
+
+
+def _main_style(content: bytes, grid: _Grid) -> _Style:
+    """What the main header says of coding; it and the number of tiles are checked."""
     if grid.tiles > _FREE_TILES + grid.pixels // _PIXELS_OF_A_TILE:
         raise _too_many(grid, "tiles")
+    style = _Style()
     for code, position in _segments(content, len(_EOC), _SOT):
-        _check_style(content, code, position, grid)
+        style = _with_style(style, content, code, position, grid)
+    return style
 
 
-def _check_style(content: bytes, code: int, position: int, grid: _Grid, default_layers: int = 1) -> None:
-    """Check one marker segment, if it says how tiles are coded (T.800 A.6.1, A.6.2)."""
-    if code not in (_COD, _COC):
-        return
-    layers = default_layers
+def _with_style(style: _Style, content: bytes, code: int, position: int, grid: _Grid) -> _Style:
+    """The same after one more marker segment, if that says how tiles are coded (T.800 A.6.1, A.6.2).
+
+    What the header of a tile says is taken for all tiles.
+
+    Raises:
+        Refusal: It makes far more precincts, code-blocks or packets than an image of this size is cut into.
+    """
+    layers = 1
     if code == _COD:
         own_precincts, _, layers, _ = struct.unpack_from(">BBHB", content, position + 2)
         fixed = position + 7
-    else:
+    elif code == _COC:
         (own_precincts,) = struct.unpack_from(">B", content, position + 3)
         fixed = position + 4
+    else:
+        return style
     levels, width, height = struct.unpack_from(">3B", content, fixed)
     if levels > _MOST_LEVELS:
         raise Refusal("the headers of its JPEG 2000 stream are damaged")
-    precincts = bytes([0xFF]) * (levels + 1)  # 2^15 both ways
+    sizes = b"\xff" * (levels + 1)  # 2^15 both ways
     if own_precincts & 1:
-        precincts = struct.unpack_from(f">{levels + 1}s", content, fixed + 5)[0]
-    packets, blocks = _partition(grid, precincts, width % 16 + 2, height % 16 + 2)
-    if packets + blocks > _FREE_BLOCKS + grid.pixels // _PIXELS_OF_A_BLOCK:
+        (sizes,) = struct.unpack_from(f">{levels + 1}s", content, fixed + 5)
+    precincts, blocks = _partition(grid, sizes, width % 16 + 2, height % 16 + 2)
+    style = _Style(max(style.layers, layers), max(style.precincts, precincts))
+    if precincts + blocks > _FREE_BLOCKS + grid.pixels // _PIXELS_OF_A_BLOCK:
         raise _too_many(grid, "precincts and code-blocks")
-    if packets * layers > _FREE_PACKETS + grid.pixels // _PIXELS_OF_A_PACKET:
+    if style.precincts * style.layers > _FREE_PACKETS + grid.pixels // _PIXELS_OF_A_PACKET:
         raise _too_many(grid, "layers")
+    return style
 
 
-def _partition(grid: _Grid, precincts: bytes, width: int, height: int) -> tuple[int, int]:
+def _partition(grid: _Grid, sizes: bytes, width: int, height: int) -> tuple[int, int]:
     """How many precincts and code-blocks there are in all (T.800 B.5 to B.7), but for those at borders.
 
     Args:
         grid: The image and its tiles.
-        precincts: For each resolution, the smallest first: log2 of the height and width, in 4 bits each.
+        sizes: Of the precincts of each resolution, the smallest first: log2 of height and width, 4 bits each.
         width: Log2 of a code-block's width.
         height: Log2 of its height.
     """
     across = min(grid.tile_width, grid.right - grid.left)
     down = min(grid.tile_height, grid.bottom - grid.top)
-    packets = blocks = 0
-    for number, sizes in enumerate(precincts):
-        reduced = len(precincts) - 1 - number
+    precincts = blocks = 0
+    for number, size in enumerate(sizes):
+        reduced = len(sizes) - 1 - number
         columns, rows = -(-across // (1 << reduced)), -(-down // (1 << reduced))
-        packets += -(-columns // (1 << (sizes & 15))) * -(-rows // (1 << (sizes >> 4)))
+        precincts += -(-columns // (1 << (size & 15))) * -(-rows // (1 << (size >> 4)))
         half = 1 if number else 0  # all but the smallest consist of three bands of half the size
-        wide, high = min(width, max((sizes & 15) - half, 0)), min(height, max((sizes >> 4) - half, 0))
+        wide, high = min(width, max((size & 15) - half, 0)), min(height, max((size >> 4) - half, 0))
         of_a_band = -(-columns // (1 << wide + half)) * -(-rows // (1 << high + half))
         blocks += of_a_band * (3 if number else 1)
-    return packets * grid.tiles, blocks * grid.tiles
+    return precincts * grid.tiles, blocks * grid.tiles
 
 
 def _too_many(grid: _Grid, what: str) -> Refusal:
@@ -291,10 +304,10 @@ def _tile_parts(content: bytes, grid: _Grid) -> _Parts:
     """The tile-parts, from the main header on (T.800 A.4.2).
 
     Raises:
-        Refusal: The content ends before one of them does, or they are not in order.
+        Refusal: The content ends before one of them does, they are not in order, or too many.
         struct.error: It is cut off within a header.
     """
-    position = len(_EOC)
+    style, position = _main_style(content, grid), len(_EOC)
     for _, begin in _segments(content, position, _SOT):
         position = begin + struct.unpack_from(">H", content, begin)[0]
     found, stated, number, headers = Counter[int](), dict[int, int](), 0, 0
@@ -308,7 +321,7 @@ def _tile_parts(content: bytes, grid: _Grid) -> _Parts:
             stated[tile] = max(stated.get(tile, 0), parts)
         data = position + _SOT_BYTES
         for code, begin in _segments(content, data, _SOD):
-            _check_style(content, code, begin, grid)
+            style = _with_style(style, content, code, begin, grid)
             data = begin + struct.unpack_from(">H", content, begin)[0]
             headers += 1
         if number > _FREE_PARTS + _PARTS_OF_A_TILE * grid.tiles or headers > _MOST_SEGMENTS + 8 * number:

@@ -286,6 +286,20 @@ def test_a_stream_in_far_too_many_parts(
     assert time.process_time() - begin < 1
 
 
+def test_layers_in_one_header_and_precincts_in_another(tmp_path: Path) -> None:
+    stream = hostile_j2k(3000, tile=3000, block=6, precinct=15, layers=65535)
+    component = b"\xff\x53" + struct.pack(">HBB5B", 15, 0, 1, 5, 4, 4, 0, 1) + b"\x88" * 6
+    for at in (stream.index(b"\xff\x5c"), stream.index(b"\xff\x93")):
+        longer = stream[:at] + component + stream[at:]
+        length = longer.index(b"\xff\x90") + 6
+        (before,) = struct.unpack_from(">I", longer, length)
+        if at > length:
+            longer = longer[:length] + struct.pack(">I", before + len(component)) + longer[length + 4 :]
+        value = item(b"") + item(even(longer)) + DELIMITER
+        path = write_raw(tmp_path / "a.dcm", value, syntax=JPEG2000Lossless, Rows=3000, Columns=3000)
+        assert_refused(reading(path), "far more layers than")
+
+
 @pytest.mark.parametrize(
     ("name", "stream", "syntax", "reason"),
     [
