@@ -4,7 +4,7 @@ Promises: a file or folder written through here appears under its final name onl
 and on disk; when writing fails, or the process is killed, what stood there before is untouched. Two
 processes never write the same path at once (`core.locks`), and never share a temporary name. A symbolic
 link stays, and its target is written; what is neither file nor folder is written into, or refused, never
-replaced (`core.streams`). A failure of the operating system (full or read-only disk, missing folder)
+replaced (`core.destinations`). A failure of the operating system (full or read-only disk, missing folder)
 becomes a `UserError`.
 """
 
@@ -24,9 +24,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.destinations import Stream, destination
 from core.errors import UserError
 from core.locks import held, neighbour
-from core.streams import Stream, destination
 
 _HINTS = {
     errno.ENOSPC: "The disk is full: free some space, or write somewhere else.",
@@ -41,6 +41,7 @@ _HINTS = {
 _NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 _LONGEST_NAME = 120
+_HASH_DIGITS = 8
 _TOKEN_BYTES = 6
 _TEMPORARY = rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.partial"  # how temporary names end
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps
@@ -128,6 +129,14 @@ def replacing(path: Path, *, or_stream: bool = False) -> Iterator[Path]:
             _remove(partial)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; no where the system cannot say, as of a path that is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def check_place(path: Path) -> None:
     """Refuse now a file that could not be written at the end of long work.
 
@@ -187,7 +196,25 @@ def file_name(image_id: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).strip(".-")[:_LONGEST_NAME]
     if safe == image_id and not _RESERVED.fullmatch(safe):
         return safe
-    return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+    return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:_HASH_DIGITS]}"
+
+
+class FileNames:
+    """Names for the files of several ids, each another, also where `A` and `a` are one file."""
+
+    def __init__(self) -> None:
+        self._taken = set[str]()
+
+    def take(self, image_id: str) -> str:
+        """`file_name` of an id, with a part of its hash where an earlier id has that name."""
+        plain = name = file_name(image_id)
+        digest = hashlib.sha256(image_id.encode()).hexdigest()
+        digits = _HASH_DIGITS
+        while name.casefold() in self._taken:
+            name = f"{plain}-{digest[:digits]}"
+            digits += 1
+        self._taken.add(name.casefold())
+        return name
 
 
 def set_aside(path: Path) -> Path | None:

@@ -1,7 +1,8 @@
 """The competition's annotation file (`train-rle.csv`), in every form in which it circulates.
 
 Promises: `read_annotations` gives, per image, its rows with their line numbers, and counts what it
-saw. `data.table` reads the file, in any of its forms. What a row means:
+saw. `data.table` reads the file, in any of its forms. `data.identities.meant` tells of which image a row
+speaks: `a.dcm` and `a` are one. What a row means:
 
 - `-1`             the image has no pneumothorax;
 - numbers          one annotation; several of an image are joined by OR, never summed, so it does not
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,8 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from data import rle
-from data.table import read_table
+from data.identities import meant
+from data.table import Table, read_table
 
 _EXPECTED = "Expected the competition's train-rle.csv: two columns, ImageId and EncodedPixels."
 
@@ -45,7 +47,7 @@ class Row(NamedTuple):
     @property
     def empty(self) -> bool:
         """Whether the row says that there is no pneumothorax."""
-        return self.text == rle.EMPTY
+        return rle.is_empty(self.text)
 
 
 class AnnotationError(ValueError):
@@ -72,6 +74,8 @@ class Annotations:
         contradictory_rows: Line numbers of the rows of -1 where another row says otherwise.
         malformed_rows: Line number and reason of rows that are no mask of any image.
         blank_rows: Line numbers of rows without an id or without a value.
+        repeated_headers: Line numbers of headers below the first row.
+        shortened: Ids as the file has them, in its order, that were taken without `.dcm`, `.png` or the like.
     """
 
     path: Path
@@ -88,10 +92,28 @@ class Annotations:
     contradictory_rows: tuple[int, ...]
     malformed_rows: tuple[tuple[int, str], ...]
     blank_rows: tuple[int, ...]
+    repeated_headers: tuple[int, ...] = ()
+    shortened: tuple[str, ...] = ()
+
+    @property
+    def passed_over(self) -> Mapping[str, Sequence[object]]:
+        """What was not taken as it stands in the file, and where: line numbers, or ids."""
+        kinds = {
+            "annotation row without id or value": self.blank_rows,
+            "annotation row of -1 where another is not": self.contradictory_rows,
+            "annotation row that is no mask": [number for number, _ in self.malformed_rows],
+            "annotation row that is a header again": self.repeated_headers,
+            "annotation id taken without its suffix": self.shortened,
+        }
+        return {what: where for what, where in kinds.items() if where}
 
 
-def read_annotations(path: Path) -> Annotations:
+def read_annotations(path: Path, images: Collection[str] = ()) -> Annotations:
     """Read an annotation file.
+
+    Args:
+        path: The file.
+        images: Ids of images that are known: what `data.identities.meant` needs.
 
     Raises:
         UserError: The file is missing, unreadable, or not an annotation file; names the row.
@@ -99,9 +121,10 @@ def read_annotations(path: Path) -> Annotations:
     table = read_table(path, "annotations", _EXPECTED)
     rows_of: dict[str, list[Row]] = {}
     blank: list[int] = []
+    names = shortened(table, images)
     for number, image_id, text in table.rows:
         if image_id and text:
-            rows_of.setdefault(image_id, []).append(Row(number, text))
+            rows_of.setdefault(names.get(image_id, image_id), []).append(Row(number, text))
         else:
             blank.append(number)
     if not rows_of:
@@ -137,7 +160,16 @@ def read_annotations(path: Path) -> Annotations:
         contradictory_rows=tuple(sorted(itertools.chain(*contradictory))),
         malformed_rows=tuple(sorted(malformed)),
         blank_rows=tuple(blank),
+        repeated_headers=table.repeated_headers,
+        shortened=tuple(names),
     )
+
+
+def shortened(table: Table, images: Collection[str]) -> dict[str, str]:
+    """The ids of a table, in its order, that mean another than they are, each with the one that it means."""
+    ids = dict.fromkeys(cells.image_id for cells in table.rows)
+    found = {written: meant(written, images) for written in ids}
+    return {written: image for written, image in found.items() if written != image}
 
 
 def _runs(rows: Sequence[Row], malformed: list[tuple[int, str]]) -> dict[int, NDArray[np.int64]]:

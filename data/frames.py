@@ -1,64 +1,89 @@
-"""The first frame of a data set, as the integers that were stored.
+"""The first frame of a data set, as the values that were stored.
 
-Promises: `first_frame` gives (height, width) integers of the type that the header names, or raises.
-What a compressed stream says of itself (size, samples, bits) is compared with the data set's header
-before anything is decoded, so no stream can ask for more memory than the header does. A stream that
-is cut off is refused, never filled up with grey.
+Promises: `first_frame` gives what the pixels are, by what is stored and not by what the header says of it;
+where both disagree, it is corrected as the standard says, with a note, or refused with the reason. A frame
+that is cut off is refused, never filled up with grey. No stream can ask for more memory than the header does.
 
-    native, deflated, RLE            pydicom
+    native, deflated                 the bytes themselves
+    RLE                              pydicom
     JPEG of 8 bits                   libjpeg-turbo, by simplejpeg
     JPEG of 12 bits, lossless JPEG   libjpeg-turbo, by imagecodecs
-    JPEG-LS                          CharLS, by pydicom
-    JPEG 2000, HTJ2K                 OpenJPEG, by pydicom
+    JPEG-LS                          CharLS, by pyjpegls
+    JPEG 2000, HTJ2K                 OpenJPEG, by pylibjpeg-openjpeg
 
 simplejpeg is the fastest way into libjpeg-turbo and the only one that reports what the decoder merely
 warns about: Pillow and OpenCV turn a damaged scan into a picture. imagecodecs is slow to import and
-seldom needed, so it is imported when it is.
+seldom needed, so it is imported when it is; so are the others.
 
-Sources: DICOM PS3.5 8.2 and A.4; ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A.5.1 (JPEG 2000).
+Which bits are the value (PS3.5 8.1.1, 8.2.1 and its notes; p is the stream's own precision):
+
+    words (native, RLE, lossless with p = Bits Allocated)   Bits Stored, up to High Bit; others are masked
+    p = Bits Stored                                         the stream's values
+    lossy with p = Bits Allocated                           Bits Stored; values far beyond them are refused
+    any other p                                             the stream's values, of p bits: `Frame.bits`
 """
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
-from pydicom.pixels.utils import pixel_array
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import RLELosslessDecoder
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEG2000TransferSyntaxes,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
     JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
 )
+from simplejpeg import decode_jpeg
+
+from data import codestreams
+from data.codestreams import Stream
+from data.elements import Refusal, named
+from data.fragments import begins_with_item, fragments, of_first_frame
+from data.pixel_format import PixelFormat, pixel_format
+
+Decoded = TypeVar("Decoded")
 
 _LIBRARIES = ("imagecodecs", "pydicom", "pyjpegls", "pylibjpeg-openjpeg", "simplejpeg")
 
-_JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
-_MOST_SCANS = 64  # a progressive JPEG has about ten; each one costs the time of a whole image
+_NATIVE = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+)
+_REVERSIBLE = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL)
+_MOST_BITS = 16
+_PADS = (b"\0", b" ", b"\xff")
+_FILLER = b"\xaa\x2a" * 64  # bits of both kinds, and no marker in JPEG
+_RINGING = 1 / 4  # of the range: how far lossy values may be beyond it
 
-_START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-_JPEG_LOSSLESS = 0xC3
-_JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_J2K_START = b"\xff\x4f\xff\x51"
-_END_OF_IMAGE = b"\xff\xd9"
 
+class Frame(NamedTuple):
+    """What was stored.
 
-class _Stream(NamedTuple):
-    """What a compressed stream says of itself; `process` is the marker of JPEG's frame header."""
+    Attributes:
+        values: (rows, columns) int8, uint8, int16 or uint16.
+        bits: How many of their bits are used: Bits Stored, or the precision of a stream that has another.
+        note: What was corrected, or "".
+    """
 
-    height: int
-    width: int
-    samples: int
+    values: NDArray[np.integer[Any]]
     bits: int
-    process: int = 0
+    note: str = ""
 
 
 def versions() -> tuple[str, ...]:
@@ -66,131 +91,321 @@ def versions() -> tuple[str, ...]:
     return tuple(map(version, _LIBRARIES))
 
 
-def first_frame(dataset: Dataset) -> NDArray[np.integer[Any]]:
+def first_frame(dataset: Dataset, form: PixelFormat | None = None) -> Frame:
     """The stored values of the first frame.
 
     Args:
-        dataset: A greyscale one with 8 or 16 bits allocated and a transfer syntax.
-
-    Returns:
-        (Rows, Columns) int8, uint8, int16 or uint16, as bits allocated and pixel representation say.
+        dataset: With Pixel Data and a transfer syntax.
+        form: What its header says of them, if that is known already.
 
     Raises:
-        Exception: Of any kind, from any decoder: the pixels do not fit the header, are cut off or
-            damaged.
+        Refusal: The pixels do not fit the header in a way that is not corrected, are cut off or damaged.
+        Exception: Of any other kind, from any decoder: the same.
     """
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in _JPEG:
-        values = _jpeg(dataset)
+    form = pixel_format(dataset) if form is None else form
+    element = dataset["PixelData"]
+    content: bytes = element.value or b""
+    if not content:
+        raise Refusal(f"{named('PixelData')} is empty")
+    native, in_items = form.syntax in _NATIVE, element.is_undefined_length
+    if not in_items and _fits(content, form) and (native or not _looks_compressed(content)):
+        # In a native syntax, even bytes that begin like an item are pixels if they fit the header exactly.
+        return _native(content, str(element.VR), form)
+    if codestreams.recognise(content):  # without items
+        return _encapsulated([memoryview(content)], form)
+    if in_items or begins_with_item(content):
+        return _encapsulated(fragments(content), form)
+    if native:
+        return _native(content, str(element.VR), form)
+    raise Refusal(
+        f"{_by_syntax(form)}, but its pixels are not encapsulated: {named('PixelData')} has {len(content):,} "
+        f"bytes and no item, and uncompressed pixels would have {form.frame_bytes * form.frames:,}"
+    )
+
+
+def _looks_compressed(content: bytes) -> bool:
+    return begins_with_item(content) or bool(codestreams.recognise(content))
+
+
+def _fits(content: bytes, form: PixelFormat) -> bool:
+    """Whether so many bytes, with or without the one that makes them even, are what the header describes."""
+    expected = form.frame_bytes * form.frames
+    return len(content) in (expected, expected + expected % 2)
+
+
+def _native(content: bytes, vr: str, form: PixelFormat) -> Frame:
+    """Pixels that are not compressed (PS3.5 8.1.1, 8.1.2)."""
+    if not form.syntax.is_transfer_syntax:
+        raise Refusal(
+            f"its transfer syntax {form.syntax} is unknown: how its pixels are stored cannot be told"
+        )
+    expected, most = form.frame_bytes, form.frame_bytes * form.frames
+    described = (
+        f"{form.columns}x{form.rows} pixels of {form.allocated} bits in {form.frames} "
+        f"frame{'' if form.frames == 1 else 's'} have {most:,} bytes"
+    )
+    if len(content) < most:
+        raise Refusal(
+            f"{named('PixelData')} has {len(content):,} bytes, less than expected: {described}. It is cut off"
+        )
+    rest = content[most:]
+    row = form.columns * form.allocated // 8
+    if len(rest) >= row and not any(not rest.strip(pad) for pad in _PADS):
+        raise Refusal(
+            f"{named('PixelData')} has {len(content):,} bytes, more than expected: {described}. "
+            "Which of these is wrong cannot be told"
+        )
+    if form.allocated == 8 and vr == "OW" and form.syntax == ExplicitVRBigEndian:
+        # Bytes in words, and the words are big-endian.
+        even = bytes(content[: expected + expected % 2])
+        words = np.frombuffer(even.ljust(expected + expected % 2, b"\0"), ">u2").astype("<u2")
+        values = words.view(np.uint8)[:expected]
     else:
-        if syntax in JPEGLSTransferSyntaxes:
-            frame = _frame(dataset)
-            _check(dataset, _jpeg_header(frame))
-            _check_end(frame)
-        elif syntax in JPEG2000TransferSyntaxes:
-            _check(dataset, _j2k_header(_frame(dataset)))
-        # One decoder alone: pydicom would otherwise take the next, laxer one when the first refuses.
-        decoder = "pylibjpeg" if syntax in JPEG2000TransferSyntaxes else ""
-        values = pixel_array(dataset, index=0, decoding_plugin=decoder)
-    expected = (dataset.Rows, dataset.Columns)
-    if values.shape != expected:
-        raise ValueError(f"it decodes to shape {values.shape}, but its header says {expected}")
-    return values
+        order = ">" if form.syntax == ExplicitVRBigEndian else "<"
+        values = np.frombuffer(content, f"{order}u{form.allocated // 8}", form.rows * form.columns)
+    note = "" if form.syntax in _NATIVE else f"its pixels are not compressed, but {_by_syntax(form)}"
+    return Frame(_of_words(values.reshape(form.rows, form.columns), form), form.stored, note)
 
 
-def _frame(dataset: Dataset) -> bytes:
-    """The first frame's compressed stream."""
-    frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    return next(generate_frames(dataset.PixelData, number_of_frames=frames))
+def _by_syntax(form: PixelFormat) -> str:
+    return f"its transfer syntax is {form.syntax.name}"
 
 
-def _check(dataset: Dataset, stream: _Stream) -> None:
-    """Refuse a stream that is not what the header says."""
-    if (stream.height, stream.width) != (dataset.Rows, dataset.Columns):
-        raise ValueError(
-            f"its compressed image has {stream.width}x{stream.height} pixels, "
-            f"but its header says {dataset.Columns}x{dataset.Rows}"
+def _encapsulated(items: list[memoryview], form: PixelFormat) -> Frame:
+    """The first frame of pixels in items, by what is in them."""
+    ours = of_first_frame(items, form.frames)
+    joined = bytes(ours[0]) if len(ours) == 1 else b"".join(ours)
+    if codestreams.recognise(joined):
+        stream = codestreams.describe(joined)
+        frame = _decoded(stream, form)
+        if _expects(form, stream):
+            return frame
+        return frame._replace(
+            note=_joined(f"its pixels are {stream.kind}, but {_by_syntax(form)}", frame.note)
+        )
+    if form.syntax == RLELossless:
+        return Frame(_of_words(_rle(joined, form), form), form.stored)
+    for content in (items[1:], items):  # with and without the offset table
+        if _fits(joined := b"".join(content), form):
+            return _native(joined, "OB", form)
+    raise Refusal(
+        f"{_by_syntax(form)}, but what its items hold begins with {joined[:4].hex(' ')}, and is none of the "
+        "compressions that are read"
+    )
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
+def _expects(form: PixelFormat, stream: Stream) -> bool:
+    """Whether the transfer syntax is one of this kind of compression."""
+    if stream.kind == codestreams.JPEG_2000:
+        return form.syntax in JPEG2000TransferSyntaxes
+    return form.syntax in (
+        JPEGTransferSyntaxes if stream.kind == codestreams.JPEG else JPEGLSTransferSyntaxes
+    )
+
+
+def _decoded(stream: Stream, form: PixelFormat) -> Frame:
+    """A compressed stream's image, brought to the form that the header means."""
+    if (stream.height, stream.width) != (form.rows, form.columns):
+        raise Refusal(
+            f"its {stream.kind} stream has {stream.width}x{stream.height} pixels, "
+            f"but its header says {form.columns}x{form.rows}"
         )
     if stream.samples != 1:
-        raise ValueError(f"its compressed image is not grey: {stream.samples} samples per pixel")
-    if stream.bits > dataset.BitsAllocated:
-        raise ValueError(
-            f"its compressed image has {stream.bits} bits, its header only {dataset.BitsAllocated}"
-        )
+        raise Refusal(f"its {stream.kind} stream is not grey: {stream.samples} samples per pixel")
+    if stream.bits > _MOST_BITS:
+        raise Refusal(f"its {stream.kind} stream has {stream.bits} bits; at most {_MOST_BITS} are read")
+    values = _decode(stream)
+    if values.shape != (form.rows, form.columns):
+        raise Refusal(f"its {stream.kind} stream decodes to {values.shape} values; it is damaged")
+    if stream.bits == form.stored:
+        return Frame(_signed(values, form, stream), form.stored)
+    if stream.bits == form.allocated:
+        if stream.lossless and (stream.kind != codestreams.JPEG_2000 or form.syntax in _REVERSIBLE):
+            words = _patterns(values, form.allocated)
+            return Frame(_of_words(words, form), form.stored, _unused(words, form))
+        return Frame(_within(values, form, stream), form.stored)
+    _check_sign(form, stream)
+    if stream.signed and not form.signed:
+        values = _signed(values, form, stream)
+    note = f"its {stream.kind} stream has {stream.bits} bits, {named('BitsStored')} says {form.stored}"
+    return Frame(values, stream.bits, f"{note}; the stream counts")
 
 
-def _jpeg(dataset: Dataset) -> NDArray[np.integer[Any]]:
-    """A frame of any of JPEG's processes, by what the stream is, not by what the syntax calls it."""
-    frame = _frame(dataset)
-    stream = _jpeg_header(frame)
-    _check(dataset, stream)
-    # Of one component alone, the other processes read no more than one scan.
-    scans = frame.count(b"\xff\xda") if stream.process in _JPEG_PROGRESSIVE else 1
-    if scans > _MOST_SCANS:
-        raise ValueError(f"its JPEG has {scans} scans; the limit is {_MOST_SCANS}")
-    if stream.bits == 8 and stream.process != _JPEG_LOSSLESS:
-        values: NDArray[np.integer[Any]] = simplejpeg.decode_jpeg(frame, colorspace="GRAY")[..., 0]
-    else:
-        values = _uncommon_jpeg(frame)
-    return _represented(values, dataset)
+def _decode(stream: Stream) -> NDArray[np.integer[Any]]:
+    """The values of a stream, of 8 or 16 bits, signed if the stream says so."""
+    if stream.common:
+        return _common_jpeg(stream)
+    if stream.kind == codestreams.JPEG:
+        return _uncommon_jpeg(stream)
+    if stream.kind == codestreams.JPEG_LS:
+        return _jpeg_ls(stream)
+    from openjpeg.utils import decode
+
+    try:
+        return decode(stream.content, 0)
+    except Exception as error:
+        raise Refusal("its JPEG 2000 stream is damaged: OpenJPEG cannot decode it") from error
 
 
-def _uncommon_jpeg(frame: bytes) -> NDArray[np.integer[Any]]:
+def _tried(decode: Callable[[bytes], Decoded], stream: Stream) -> Decoded:
+    """What a decoder makes of a stream; if it refuses, of the same without zeros before its end marker."""
+    try:
+        return decode(stream.content)
+    except Exception:
+        bare = codestreams.without_stuffing(stream)
+        if bare is None:
+            raise
+        return decode(bare.content)
+
+
+def _common_jpeg(stream: Stream) -> NDArray[np.uint8]:
+    try:
+        values: NDArray[np.uint8] = _tried(lambda content: decode_jpeg(content, colorspace="GRAY"), stream)
+    except ValueError as error:  # with what libjpeg-turbo says
+        said = " ".join(str(error).split())
+        damage = "cut off" if "premature end" in said.lower() else "damaged"
+        raise Refusal(f"its JPEG stream is {damage} (libjpeg-turbo: {said})") from error
+    return values[..., 0]
+
+
+def _uncommon_jpeg(stream: Stream) -> NDArray[np.integer[Any]]:
+    """A JPEG of 12 bits or a lossless one.
+
+    Where data are missing before the end marker, libjpeg-turbo goes on with zeros, and imagecodecs does not
+    tell. So other data are put there: the image must not depend on them.
+    """
     import imagecodecs
 
-    _check_end(frame)
-    values: NDArray[np.integer[Any]] = imagecodecs.jpeg8_decode(frame)
+    try:
+        values: NDArray[np.integer[Any]] = imagecodecs.jpeg8_decode(stream.content)
+        again = imagecodecs.jpeg8_decode(codestreams.continued(stream, _FILLER).content)
+    except Exception as error:
+        raise Refusal("its JPEG stream is damaged: libjpeg-turbo cannot decode it") from error
+    if not np.array_equal(values, again):
+        raise Refusal("its JPEG stream is cut off: its end marker comes before its last pixel")
     return values
 
 
-def _check_end(frame: bytes) -> None:
-    """Refuse a JPEG or JPEG-LS stream that is cut off.
+def _jpeg_ls(stream: Stream) -> NDArray[Any]:
+    import jpeg_ls
 
-    imagecodecs would fill it up, with no more than a warning that nobody sees; CharLS notices, but
-    may count to 2^31 first.
-    """
-    if not frame.rstrip(b"\0\xff").endswith(_END_OF_IMAGE):  # both are met as padding
-        raise ValueError("its compressed image is cut off")
-
-
-def _represented(values: NDArray[np.integer[Any]], dataset: Dataset) -> NDArray[np.integer[Any]]:
-    """JPEG knows no sign: give the values the width and the sign that the header says they have."""
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    values = values.astype(f"u{allocated // 8}", copy=False)
-    if not dataset.get("PixelRepresentation"):
-        return values
-    unused = allocated - stored
-    return (values << unused).view(f"i{allocated // 8}") >> unused
+    try:
+        values, facts = _tried(jpeg_ls.decode_pixel_data, stream)
+    except Exception as error:
+        raise Refusal("its JPEG-LS stream is damaged: CharLS cannot decode it") from error
+    kind = "u1" if facts["bits_per_sample"] <= 8 else "u2"
+    return np.frombuffer(values, kind).reshape(facts["height"], facts["width"])
 
 
-def _jpeg_header(frame: bytes) -> _Stream:
-    """The frame header (T.81 B.2.2, T.87 C.2.2) of a JPEG or JPEG-LS stream.
+def _rle(content: bytes, form: PixelFormat) -> NDArray[Any]:
+    """The words of an RLE frame (PS3.5 annex G)."""
+    segments = int.from_bytes(content[:4], "little")
+    if segments != form.allocated // 8:
+        raise Refusal(
+            f"its RLE frame has {segments} segments; {form.allocated // 8} were expected for "
+            f"{form.allocated} bits"
+        )
+    options: dict[str, Any] = {
+        "rows": form.rows,
+        "columns": form.columns,
+        "samples_per_pixel": 1,
+        "number_of_frames": 1,
+        "bits_allocated": form.allocated,
+        "bits_stored": form.allocated,
+        "pixel_representation": 0,
+        "photometric_interpretation": form.photometric,
+        "pixel_keyword": "PixelData",
+    }
+    try:
+        values: NDArray[Any] = RLELosslessDecoder.as_array(
+            encapsulate([content]), index=0, raw=True, **options
+        )[0]
+    except Exception as error:
+        raise Refusal("its RLE frame is cut off or damaged: it does not give all pixels") from error
+    return values
 
-    Raises:
-        ValueError: There is none before the first scan.
-    """
-    position = 2
-    while position + 10 <= len(frame) and frame[position] == 0xFF:
-        marker = frame[position + 1]
-        if marker == 0xFF:  # any number of these may come before a marker
-            position += 1
-            continue
-        length, bits, height, width, samples = struct.unpack_from(">HBHHB", frame, position + 2)
-        if marker in _START_OF_FRAME:
-            return _Stream(height, width, samples, bits, marker)
-        position += 2 + length
-    raise ValueError("its compressed image has no frame header")
+
+def _of_words(words: NDArray[Any], form: PixelFormat) -> NDArray[np.integer[Any]]:
+    """The values in words of Bits Allocated: the bits up to High Bit, their sign extended, no others."""
+    _check_high_bit(form)
+    above, unused = form.allocated - 1 - form.high, form.allocated - form.stored
+    words = words.astype(f"=u{form.allocated // 8}", copy=False)
+    if above:
+        words = words << above
+    if form.signed:
+        return words.view(f"i{form.allocated // 8}") >> unused
+    return words >> unused if unused else words
 
 
-def _j2k_header(frame: bytes) -> _Stream:
-    """The image and tile size (T.800 A.5.1), with or without the boxes of a JP2 file before it.
+def _unused(words: NDArray[np.unsignedinteger[Any]], form: PixelFormat) -> str:
+    """A remark on words whose bits are set where no value is, but for those that extend a sign."""
+    extended = form.signed and form.high == form.stored - 1
+    beyond = words.astype(np.int64)
+    if extended:
+        beyond ^= _of_words(words, form)
+    beyond &= ((1 << form.allocated) - 1) ^ ((1 << form.stored) - 1 << form.high + 1 - form.stored)
+    share = np.count_nonzero(beyond) / beyond.size
+    if share == 0:
+        return ""
+    return (
+        f"{share:.0%} of its pixels have bits set beyond the {form.stored} of {named('BitsStored')}; "
+        "those do not count"
+    )
 
-    Raises:
-        ValueError: There is none.
-    """
-    start = frame.find(_J2K_START)
-    if start < 0 or start + 45 > len(frame):
-        raise ValueError("its compressed image has no size")
-    right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
-    samples, depth = struct.unpack_from(">HB", frame, start + 40)
-    return _Stream(bottom - top, right - left, samples, (depth & 0x7F) + 1)
+
+def _patterns(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.unsignedinteger[Any]]:
+    """Values as the words that hold them."""
+    size = bits // 8
+    return values.astype(f"{values.dtype.kind}{size}", copy=False).view(f"u{size}")
+
+
+def _signed(values: NDArray[np.integer[Any]], form: PixelFormat, stream: Stream) -> NDArray[np.integer[Any]]:
+    """A stream's values with the sign and in the width that the header says they have."""
+    size = form.allocated // 8
+    if form.signed == stream.signed:
+        return values.astype(f"{'i' if form.signed else 'u'}{size}", copy=False)
+    if form.signed:  # JPEG and JPEG-LS know no sign, and some encoders of JPEG 2000 leave it out
+        unused = form.allocated - form.stored
+        return (values.astype(f"u{size}") << unused).view(f"i{size}") >> unused
+    if values.min() < 0:
+        raise Refusal(
+            f"its {stream.kind} stream has values below 0, but {named('PixelRepresentation')} says none is"
+        )
+    return values.astype(f"u{size}")
+
+
+def _within(values: NDArray[np.integer[Any]], form: PixelFormat, stream: Stream) -> NDArray[np.integer[Any]]:
+    """Lossy values of whole words, which may be a little beyond the range of the bits that are stored."""
+    _check_sign(form, stream)
+    _check_high_bit(form)
+    shifted = values.astype(np.int32) >> form.high + 1 - form.stored
+    low = -(1 << form.stored - 1) if form.signed else 0
+    high = low + (1 << form.stored) - 1
+    beyond = max(low - int(shifted.min()), int(shifted.max()) - high)
+    if beyond > _RINGING * (high - low):
+        raise Refusal(
+            f"its {stream.kind} stream has {stream.bits} bits and values beyond the {form.stored} of "
+            f"{named('BitsStored')}: which of both is right cannot be told"
+        )
+    return shifted.clip(low, high).astype(f"{'i' if form.signed else 'u'}{form.allocated // 8}")
+
+
+def _check_sign(form: PixelFormat, stream: Stream) -> None:
+    """Refuse signed pixels in a stream that does not say where their sign is."""
+    if form.signed and not stream.signed:
+        raise Refusal(
+            f"its {stream.kind} stream has {stream.bits} bits without a sign, but its header says "
+            f"{form.stored} with one ({named('BitsStored')}, {named('PixelRepresentation')})"
+        )
+
+
+def _check_high_bit(form: PixelFormat) -> None:
+    if not form.stored - 1 <= form.high < form.allocated:
+        raise Refusal(
+            f"{named('HighBit')} is {form.high}; from {form.stored - 1} to {form.allocated - 1} was expected "
+            f"for {form.stored} of {form.allocated} bits"
+        )

@@ -15,10 +15,10 @@ instead of it where the sources are refused. Nothing is labelled wrongly to save
 
 `Settings.strict` makes any of these an error, and the output is not written.
 
-An image belongs to the annotations of its file's stem (in the competition that is the SOP Instance
-UID), or else of its SOP Instance UID. Without an annotation file (to predict on a test folder) nothing is
-left out for want of a row, the output has no masks, and an image's id is its file's stem, or its SOP
-Instance UID where several files have that stem (`1/image.dcm`, `2/image.dcm`).
+An image belongs to the annotations of its file's name without `.dcm` (in the competition that is the SOP
+Instance UID), or else of its SOP Instance UID. Without an annotation file (to predict on a test folder)
+nothing is left out for want of a row, the output has no masks, and an image's id is its file's name without
+`.dcm`, or its SOP Instance UID where several files have that name: see `data.identities`.
 
 Patients are told apart by a keyed hash of their identifier; no identifier is ever written, the staging
 folder included. The output has numbers in its place, or the hash if the user gave a key: see `data.store`.
@@ -52,7 +52,7 @@ from data.annotations import (
     combined_mask,
     read_annotations,
 )
-from data.identities import Identities, name_below, printable
+from data.identities import Identities, image_id, name_below, printable
 from data.layout import Layout, RowFile
 from data.pool import ordered
 from data.report import Report, summarise, write_report
@@ -131,10 +131,12 @@ def staging_folder(out: Path) -> Path:
 
 
 def _preprocess(settings: Settings, progress: Progress) -> Report:
-    annotations = None if settings.annotations is None else read_annotations(settings.annotations)
     files = dicom.find(settings.images)
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", _hint(settings))
+    annotations = None
+    if settings.annotations is not None:
+        annotations = read_annotations(settings.annotations, set(map(image_id, files)))
     key = _patient_key(settings)
     names = [name_below(settings.images, file) for file in files]
     fingerprint = _fingerprint(settings, annotations, files, names, key)
@@ -333,13 +335,13 @@ def convert(file: Path, name: str, job: _Job) -> _Outcome:
         "unreadable", "without annotation", "bad annotation".
     """
     settings, rows_of = job.settings, job.identities.rows_of
-    entry = Entry(name, "unreadable", image_id=printable(file.stem))
+    entry = Entry(name, "unreadable", image_id=image_id(file))
     try:
         dataset = dicom.read_dataset(file)
-        image_id = job.identities.choose(file, dicom.sop_instance_uid(dataset))
+        chosen = job.identities.choose(file, dicom.sop_instance_uid(dataset))
         patient = "" if settings.ignore_patients else headers.patient_hash(dataset, job.patient_key)
-        entry = replace(entry, image_id=image_id, patient=patient, **headers.coding(dataset)._asdict())
-        if rows_of is not None and image_id not in rows_of:
+        entry = replace(entry, image_id=chosen, patient=patient, **headers.coding(dataset)._asdict())
+        if rows_of is not None and chosen not in rows_of:
             dicom.check(file, dataset)
             return _Outcome(replace(entry, status="without annotation"))
         radiograph = dicom.radiograph(file, dataset)
@@ -351,9 +353,9 @@ def convert(file: Path, name: str, job: _Job) -> _Outcome:
     row = [_stored(image, settings.storage)]
     if rows_of is not None:
         row.append(np.zeros_like(image, np.uint8))
-        if any(not one.empty for one in rows_of[image_id]):  # one in five
+        if any(not one.empty for one in rows_of[chosen]):  # one in five
             try:
-                full = combined_mask(rows_of[image_id], height, width)
+                full = combined_mask(rows_of[chosen], height, width)
             except AnnotationError as error:
                 return _Outcome(replace(entry, status="bad annotation", reason=str(error)))
             row[1] = resize_mask(full, settings.size, settings.size)
@@ -371,7 +373,7 @@ def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
 
 
 def _crashed(task: _Task) -> Entry:
-    return Entry(task.name, "unreadable", dicom.KILLED, printable(task.file.stem))
+    return Entry(task.name, "unreadable", dicom.KILLED, image_id(task.file))
 
 
 def _read_all(

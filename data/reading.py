@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data import dicom
 from data.headers import UNKNOWN_GEOMETRY, Geometry, geometry
-from data.identities import Identities, name_below, printable
+from data.identities import Identities, image_id, name_below, printable
 from data.pool import ordered
 from data.resize import resize_image
 
@@ -96,7 +96,7 @@ def _prepare(job: _Job) -> None:
 
 
 def _source(file: Path, folder: Path) -> Source:
-    return Source(file, name_below(folder, file), printable(file.stem))
+    return Source(file, name_below(folder, file), image_id(file))
 
 
 def _crashed(file: Path, folder: Path) -> Reading:

@@ -8,7 +8,9 @@ their pixels, and `draw` draws them.
 
 The format: pixel (x, y) has index x * height + y (column by column, from 0). The text alternates
 a gap and a length: how many clear pixels lie between the end of the previous run and this one, then
-how many are set. `-1` is the empty mask. Width 3, height 4, pixels (x, y) = (0,1), (0,2), (2,0):
+how many are set. `-1` is the empty mask. Whole numbers may be written as pandas writes floats (`-1.0`,
+`12.0`, `1e3`): they are taken for exactly what they are. Width 3, height 4, pixels (x, y) = (0,1), (0,2),
+(2,0):
 
     indices 1, 2 and 8   ->   "1 2 5 1"
 
@@ -31,7 +33,11 @@ LARGEST = 65535 * 65535
 """Pixels of the largest image in DICOM: Rows and Columns are of VR US, 16 bits (PS3.3 C.7.6.3.1)."""
 
 _NOT_A_NUMBER = re.compile(r"[^0-9\s]|[^\x00-\x7f]")
-_NEGATIVE = re.compile(r"-[0-9]+", re.ASCII)
+_DECIMAL = re.compile(r"([+-]?)([0-9]+)?(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)
+_NO_NUMBER = re.compile(
+    r"[+-]?(nan|inf|infinity)|<NA>|NA|NaT|None|null", re.IGNORECASE
+)  # as pandas writes it
+_WORD = re.compile(r"\S+")
 _LONGEST_SHOWN = 40
 _MOST_DIGITS = 100  # `int` itself refuses more than 4,300, with a message of its own
 
@@ -64,6 +70,34 @@ def encode(mask: NDArray[np.generic]) -> str:
     return " ".join(map(str, np.diff(edges, prepend=0).tolist()))
 
 
+def is_empty(text: str) -> bool:
+    """Whether a text says that nothing is set: `-1`, also as `-1.0` or `-1e0`, spaces around it or not."""
+    text = text.strip()
+    if text == EMPTY or not text.startswith("-"):
+        return text == EMPTY
+    try:
+        return _whole(text) == -1
+    except RleError:
+        return False
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is written as the competition does: digits alone, or `-1`."""
+    return text.strip() == EMPTY or _NOT_A_NUMBER.search(text) is None
+
+
+def without_length(text: str) -> int:
+    """How many runs of a text, which `runs` takes, have no pixel.
+
+    Raises:
+        RleError: As `runs`.
+    """
+    if is_empty(text):
+        return 0
+    counts = _numbers(text, LARGEST, f"at most {LARGEST} pixels")
+    return int(np.count_nonzero(counts[1::2] == 0))
+
+
 def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
     """The mask that a text describes.
 
@@ -79,7 +113,7 @@ def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
         RleError: Not whole numbers, an odd number of them, or runs beyond the last pixel.
     """
     size = height * width
-    if text.strip() == EMPTY:
+    if is_empty(text):
         return np.zeros((height, width), dtype=np.uint8)
     counts = _numbers(text, size, f"{width}x{height} pixels")
     total = int(counts.sum())
@@ -133,7 +167,7 @@ def runs(text: str) -> NDArray[np.int64]:
     Raises:
         RleError: Not whole numbers, an odd number of them, or runs beyond any image (`LARGEST`).
     """
-    if text.strip() == EMPTY:
+    if is_empty(text):
         return np.empty((0, 2), dtype=np.int64)
     ends = np.cumsum(_numbers(text, LARGEST, f"at most {LARGEST} pixels")).reshape(-1, 2)
     if ends[-1, 1] > LARGEST:
@@ -192,14 +226,7 @@ def _before(runs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.i
 
 def _numbers(text: str, size: int, image: str) -> NDArray[np.int64]:
     """The numbers of a text: an even count of integers from 0 to `size`."""
-    wrong = _NOT_A_NUMBER.search(text)
-    if wrong is not None:
-        negative = _NEGATIVE.match(text, wrong.start())
-        why = "is not a list of whole numbers from 0 on"
-        if negative is not None:
-            why += f": with {negative[0]} a run would overlap the one before it"
-        raise RleError(f"{_shown(text, wrong.start())} {why}")
-    words = text.split()
+    words = text.split() if _NOT_A_NUMBER.search(text) is None else _whole_words(text)
     if not words:
         raise RleError("it is empty; an image without pneumothorax is written -1")
     if len(words) % 2:
@@ -211,6 +238,51 @@ def _numbers(text: str, size: int, image: str) -> NDArray[np.int64]:
     if max(numbers) > size:  # checked before the sum, which could otherwise overflow
         raise RleError(f"it contains {max(numbers)}, but the image has only {image}")
     return np.array(numbers, dtype=np.int64)
+
+
+def _whole_words(text: str) -> list[str]:
+    """The numbers of a text, written in any way, in digits alone.
+
+    Raises:
+        RleError: One is not a whole number from 0 on; says why.
+    """
+    found = []
+    for match in _WORD.finditer(text):
+        word, shown = match[0], match[0][:_LONGEST_SHOWN]
+        number = _whole(word)
+        if number is None:
+            if _DECIMAL.fullmatch(word) or _NO_NUMBER.fullmatch(word):
+                raise RleError(f"{shown} is not a whole number")
+            raise RleError(f"{_shown(text, match.start())} is not a list of whole numbers from 0 on")
+        if number < 0:
+            why = f"with {shown} a run would overlap the one before it"
+            raise RleError(f"{_shown(text, match.start())} is not a list of whole numbers from 0 on: {why}")
+        found.append(str(number))
+    return found
+
+
+def _whole(word: str) -> int | None:
+    """The whole number that a word is in decimal notation, exactly; None if it is none.
+
+    Raises:
+        RleError: It has more than `_MOST_DIGITS` digits.
+    """
+    match = _DECIMAL.fullmatch(word)
+    if match is None or (match[2] is None and not match[3]):
+        return None
+    sign, whole, fraction, exponent = match[1], match[2] or "", match[3] or "", match[4] or "0"
+    digits = f"{whole}{fraction}".lstrip("0")
+    if not digits:
+        return 0
+    significant = digits.rstrip("0")
+    if len(exponent) > _MOST_DIGITS:
+        raise RleError(f"it contains a number with an exponent of {len(exponent)} digits")
+    zeros = int(exponent) - len(fraction) + len(digits) - len(significant)
+    if zeros < 0:
+        return None
+    if len(significant) + zeros > _MOST_DIGITS:
+        raise RleError(f"it contains a number of {len(significant) + zeros} digits")
+    return int(f"{sign}{significant}{'0' * zeros}")
 
 
 def _shown(text: str, position: int) -> str:

@@ -34,7 +34,7 @@ from core.locks import held
 from data.headers import UNKNOWN
 from data.layout import Layout, RowFile, write_all
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
 
 ROWS = "rows"

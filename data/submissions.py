@@ -15,7 +15,7 @@ import csv
 import gzip
 import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import check_place, replacing
+from core.files import check_place, is_folder, replacing
 from data import dicom, rle
-from data.annotations import AnnotationError, Annotations, Row, combined_runs
+from data.annotations import AnnotationError, Annotations, Row, combined_runs, shortened
 from data.appearance import Mask, remarks
-from data.identities import Identities
+from data.identities import Identities, meant, name_below
 from data.table import Cells, Table, read_table
 
 HEADER = ("ImageId", "EncodedPixels")
@@ -50,7 +50,7 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> int:
     """Write a submission, row by row as they come.
 
     Args:
-        path: The file, or a stream (`core.streams`); compressed if it ends in `.gz`.
+        path: The file, or a stream (`core.destinations`); compressed if it ends in `.gz`.
         rows: Image id and run-length encoding (`rle.encode`; `rle.EMPTY` for none), one an image.
 
     Returns:
@@ -103,6 +103,8 @@ class Comparison:
         missing: Annotated images that the submission does not have.
         unknown: Ids of the submission without an annotation; they do not count.
         unusable: Images left out because an annotation of theirs is malformed.
+        shortened: Ids of the submission that were taken without `.dcm`, `.png` or the like.
+        repeated_headers: Lines of the submission with a header again.
     """
 
     ids: tuple[str, ...]
@@ -113,22 +115,49 @@ class Comparison:
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     unusable: tuple[str, ...]
+    shortened: tuple[str, ...] = ()
+    repeated_headers: tuple[int, ...] = ()
+
+    @property
+    def passed_over(self) -> Mapping[str, Sequence[object]]:
+        """What was not taken as it stands in the submission, and where: line numbers, or ids."""
+        kinds: dict[str, Sequence[object]] = {
+            "submission row that is a header again": self.repeated_headers,
+            "submission id taken without its suffix": self.shortened,
+        }
+        return {what: where for what, where in kinds.items() if where}
 
 
-def compare(path: Path, annotations: Annotations, missing: Missing = "error") -> Comparison:
+def read_submission(path: Path) -> Table:
+    """Read a submission, whatever its rows say.
+
+    Raises:
+        UserError: The file cannot be read, or is no table of ids and encodings.
+    """
+    return read_table(path, "submission", _EXPECTED)
+
+
+def compare(
+    path: Path, annotations: Annotations, missing: Missing = "error", table: Table | None = None
+) -> Comparison:
     """Count a submission's pixels against the truth.
+
+    An id of the submission means an annotated image as `data.identities.meant` says.
 
     Args:
         path: The submission.
         annotations: The truth. Its images are those that count.
         missing: Of annotated images that the submission lacks: "error" refuses, "empty" takes them for
             predictions of nothing, "skip" leaves them out.
+        table: What `read_submission` gave for it; None to read it here.
 
     Raises:
         UserError: The submission cannot be read; a row of it is no mask; images are missing; or none of
             its images is annotated.
     """
-    found = _rows_of(path)
+    table = table or read_submission(path)
+    names = shortened(table, annotations.rows_of)
+    found = _rows_of(path, table, names)
     absent = tuple(image_id for image_id in annotations.rows_of if image_id not in found)
     if len(absent) == len(annotations.rows_of):
         raise UserError(
@@ -160,15 +189,17 @@ def compare(path: Path, annotations: Annotations, missing: Missing = "error") ->
         missing=absent,
         unknown=tuple(image_id for image_id in found if image_id not in annotations.rows_of),
         unusable=tuple(unusable),
+        shortened=tuple(names),
+        repeated_headers=table.repeated_headers,
     )
 
 
-def _rows_of(path: Path) -> dict[str, list[Row]]:
+def _rows_of(path: Path, table: Table, names: Mapping[str, str]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
-    for number, image_id, text in read_table(path, "submission", _EXPECTED).rows:
+    for number, image_id, text in table.rows:
         if not image_id or not text:
             raise UserError(f"{path}, row {number}: an empty cell.", _ask_check(path))
-        found.setdefault(image_id, []).append(Row(number, text))
+        found.setdefault(names.get(image_id, image_id), []).append(Row(number, text))
     return found
 
 
@@ -226,16 +257,20 @@ class Verdict:
     warnings: tuple[str, ...]
 
 
-def images_of(folder: Path, progress: Callable[[int, int], None]) -> dict[str, Size | None]:
+def images_of(
+    folder: Path, progress: Callable[[int, int], None], tell: Callable[[str], None] | None = None
+) -> dict[str, Size | None]:
     """The ids that a submission for a folder of DICOM files has, with sizes from their headers.
 
     Args:
         folder: Files at any depth.
         progress: Called with the number of files looked at, and of all.
+        tell: Called with a line about each kind of file that gives no image, at the end.
 
     Returns:
-        Id to size, None where the file cannot be read. An id is the file's name without suffix, or its SOP
-        Instance UID where several files are called the same, as in `data.preprocessing`.
+        Id to size, None where the file cannot be read. Ids are those of `data.identities`. Of several files
+        with one id the first that can be read counts, as for `predict`; a folder that cannot be listed
+        gives none.
 
     Raises:
         UserError: The folder cannot be listed or holds no DICOM file.
@@ -245,12 +280,24 @@ def images_of(folder: Path, progress: Callable[[int, int], None]) -> dict[str, S
         raise UserError(f"{folder} contains no DICOM file.")
     identities = Identities.of(None, files)
     found: dict[str, Size | None] = {}
+    again, unlisted = list[str](), list[str]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
         for done, file in enumerate(files, 1):
-            uid, size = _header(file)
-            found.setdefault(identities.choose(file, uid), size)
             progress(done, len(files))
+            if is_folder(file):
+                unlisted.append(name_below(folder, file))
+                continue
+            uid, size = _header(file)
+            name = identities.choose(file, uid)
+            if name in found:
+                again.append(name_below(folder, file))
+            found[name] = found.get(name) or size
+    if tell is not None:
+        if again:
+            tell(f"files whose id came before, passed over: {len(again):,} ({named(again)})")
+        if unlisted:
+            tell(f"folders that cannot be listed: {len(unlisted):,} ({named(unlisted)})")
     return found
 
 
@@ -266,17 +313,26 @@ def _header(file: Path) -> tuple[str, Size | None]:
     return uid, (int(dataset.Rows), int(dataset.Columns))
 
 
-def images_of_sample(sample: Path, size: Size) -> dict[str, Size | None]:
+def images_of_sample(
+    sample: Path, size: Size, tell: Callable[[str], None] | None = None
+) -> dict[str, Size | None]:
     """The ids of a sample submission, all of one size.
+
+    Args:
+        sample: The file.
+        size: Of all images.
+        tell: Called with a line about rows without an id, if there are any.
 
     Raises:
         UserError: The file cannot be read or holds no ids.
     """
-    found: dict[str, Size | None] = {
-        cells.image_id: size for cells in read_table(sample, "sample", _EXPECTED).rows if cells.image_id
-    }
+    rows = read_table(sample, "sample", _EXPECTED).rows
+    found: dict[str, Size | None] = {cells.image_id: size for cells in rows if cells.image_id}
     if not found:
         raise UserError(f"{sample} contains no image id.", _EXPECTED)
+    blank = [str(cells.number) for cells in rows if not cells.image_id]
+    if blank and tell is not None:
+        tell(f"rows of {sample} without an id, passed over: {len(blank):,} (row {named(blank)})")
     return found
 
 
@@ -291,24 +347,25 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
     Raises:
         UserError: The file cannot be read, or is no table of ids and encodings.
     """
-    table = read_table(path, "submission", _EXPECTED)
+    table = read_submission(path)
     faults = list(_header_faults(table))
-    first: dict[str, int] = {}
+    image_of = _images_meant(table, images)
+    first: dict[str, Cells] = {}  # of each image
+    ids: dict[str, int] = {}
     masks: list[tuple[str, Size]] = []
+    unlike: list[Cells] = []
     positives = 0
     for cells in table.rows:
-        known = size if images is None else images.get(cells.image_id)
+        image = image_of[cells.image_id]
+        known = size if images is None else images.get(image)
         wrong, runs = _row_faults(cells, known)
         faults += wrong
         if cells.image_id:
-            if images is not None and cells.image_id not in images:
-                bare = cells.image_id.removesuffix(".dcm")
-                hint = f"; there is {bare}" if bare in images else ""
-                faults.append(_fault(cells, "unknown", f"there is no such image{hint}"))
-            if cells.image_id in first:
-                reason = f"the id has come before, in row {first[cells.image_id]}; one row an image"
-                faults.append(_fault(cells, "double", reason))
-            first.setdefault(cells.image_id, cells.number)
+            faults += _id_faults(cells, image, images, first.get(image), ids.get(cells.image_id))
+            ids.setdefault(cells.image_id, cells.number)
+            first.setdefault(image, cells)
+        if runs is not None:
+            unlike += [cells] * (not rle.is_plain(cells.text))
         if runs is not None and len(runs):
             positives += 1
             if known is not None:
@@ -318,11 +375,58 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
         for image_id in images or ()
         if image_id not in first
     ]
-    likely = _looked_at(masks)
+    likely = [*_looked_at(masks), *_unusual(unlike, image_of if images is None else {})]
     unsized = tuple(image_id for image_id, known in (images or {}).items() if known is None)
     if unsized:
         likely.append(f"{_images(unsized)} cannot be read, so that sizes are not known: {named(unsized)}")
-    return Verdict(len(table.rows), len(first), positives, tuple(faults), tuple(likely))
+    return Verdict(len(table.rows), len(ids), positives, tuple(faults), tuple(likely))
+
+
+def _images_meant(table: Table, images: Collection[str] | None) -> dict[str, str]:
+    """Each id of a table and the image that it means, where `images` have suffixes too."""
+    known = images or ()
+    bare = {meant(image_id): image_id for image_id in known}
+    found = {cells.image_id: meant(cells.image_id, known) for cells in table.rows}
+    return {written: image if image in known else bare.get(image, image) for written, image in found.items()}
+
+
+def _id_faults(
+    cells: Cells, image: str, images: Collection[str] | None, before: Cells | None, same: int | None
+) -> Iterator[Fault]:
+    """What is wrong with the id of a row.
+
+    Args:
+        cells: The row.
+        image: What its id means.
+        images: Which there are, if that is known.
+        before: The first row of that image, if one came before.
+        same: The line of the first row with that very id, if one came before.
+    """
+    if images is not None and cells.image_id not in images:
+        where = "" if before is None else f", which row {before.number} is about"
+        hint = f"; there is {image}{where}" if image in images else ""
+        yield _fault(cells, "unknown", f"there is no such image{hint}")
+    if same is not None:
+        yield _fault(cells, "double", f"the id has come before, in row {same}; one row an image")
+    elif before is not None and (images is None or cells.image_id in images):
+        reason = f"the image has come before, in row {before.number} as {before.image_id}; one row an image"
+        yield _fault(cells, "double", reason)
+
+
+def _unusual(unlike: Sequence[Cells], image_of: Mapping[str, str]) -> Iterator[str]:
+    """What this project reads and others may not."""
+    if unlike:
+        rows = named([str(cells.number) for cells in unlike])
+        count = f"{len(unlike):,} row{'' if len(unlike) == 1 else 's'}"
+        yield (
+            f"{count} with whole numbers like 12.0, 1e3 or -1.0, which other programs may refuse; "
+            f"write 12, 1000, -1: row {rows}"
+        )
+    if suffixed := [written for written, image in image_of.items() if written != image]:
+        yield (
+            f"{len(suffixed):,} id{'' if len(suffixed) == 1 else 's'} with the suffix of a file; the ids of "
+            f"images have none: {named(suffixed)}"
+        )
 
 
 def _header_faults(table: Table) -> Iterator[Fault]:
@@ -333,6 +437,8 @@ def _header_faults(table: Table) -> Iterator[Fault]:
         yield Fault(None, "", "header", f"the header is {line[:80]!r}; it must be {wanted!r}")
     elif not table.rows:
         yield Fault(None, "", "header", "there is nothing below the header")
+    for number in table.repeated_headers:
+        yield Fault(number, "", "header", "the header comes again; were files put together?")
 
 
 def _row_faults(cells: Cells, size: Size | None) -> tuple[list[Fault], NDArray[np.int64] | None]:
@@ -346,7 +452,7 @@ def _row_faults(cells: Cells, size: Size | None) -> tuple[list[Fault], NDArray[n
     except rle.RleError as error:
         return [_fault(cells, "malformed", str(error))], None
     faults = []
-    if cells.text != rle.EMPTY and (none := sum(int(word) == 0 for word in cells.text.split()[1::2])):
+    if none := rle.without_length(cells.text):
         faults.append(_fault(cells, "malformed", f"{none} of its runs have a length of 0"))
     if size is not None and len(runs) and runs[-1, 1] > size[0] * size[1]:
         reason = f"its runs end at pixel {runs[-1, 1]}, but the image has {size[1]}x{size[0]} = "

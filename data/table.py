@@ -1,20 +1,22 @@
 """The table that annotation files and submissions are: image ids beside run-length encodings.
 
-Promises: `read_table` gives the rows of any file of that kind with their line numbers and says how it
-is laid out; it judges no encoding. Accepted: spaces around names and values, a header or none, a byte
-order mark, CRLF, gzip (told by content), commas, semicolons or tabs, further columns where a header
-says which two count, blank lines.
+Promises: `read_table` gives the rows of any file of that kind with the lines on which they start and says how
+it is laid out; it judges no encoding. Accepted: spaces around names and values, quotes, a header or none,
+a byte order mark (in the middle too, as of files put together), UTF-8, UTF-16 or UTF-32 with such a mark, any
+line ends, gzip and zip (`data.packed`), commas, semicolons or tabs, further columns where a header
+says which two count, blank lines. A header that comes again is in `Table.repeated_headers`.
+
+No row is lost in a cell: a quote that is not closed, or that closes rows below, is an error with the line
+on which it opens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import hashlib
 import io
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +24,27 @@ from typing import NamedTuple
 
 from core.errors import UserError
 from core.files import explained
+from data.identities import printable, trimmed
+from data.packed import unpacked
 
 _ID_NAMES = frozenset({"imageid", "image_id"})
 _RLE_NAMES = frozenset({"encodedpixels", "encoded_pixels", "rle"})
-_PLAUSIBLE_RLE = re.compile(r"[0-9\s]*|\s*-1\s*", re.ASCII)
+_PLAUSIBLE_RLE = re.compile(r"\s*|[\s.eE+-]*[0-9][0-9\s.eE+-]*", re.ASCII)  # `data.rle` judges it
+_LONGEST_COLUMN_NAME = max(map(len, _ID_NAMES | _RLE_NAMES))
 _LONGEST_CELL = 1 << 28  # csv refuses 131,072 characters by default; big masks have more
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_BOM = "\ufeff"
+_ENCODINGS = (  # that a mark at the start tells; the longer mark begins with the shorter
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_SHOWN = 80
 
 
 class Cells(NamedTuple):
-    """One row: its line in the file (from 1), and its two cells without spaces around, "" if missing."""
+    """One row: the line where it starts (from 1), and its two cells without spaces around, "" if missing."""
 
     number: int
     image_id: str
@@ -45,13 +59,15 @@ class Table:
         sha256: Hash of the file's bytes as they lie on disk, in hexadecimal.
         delimiter: What stands between cells.
         header: The names of all columns exactly as written; None if the first row is no header.
-        rows: Every row that is neither the header nor blank, in the file's order.
+        rows: Every row that is neither a header nor blank, in the file's order.
+        repeated_headers: Lines of the headers below the first row, as in files that were put together.
     """
 
     sha256: str
     delimiter: str
     header: tuple[str, ...] | None
     rows: tuple[Cells, ...]
+    repeated_headers: tuple[int, ...] = ()
 
 
 def read_table(path: Path, what: str, expected: str) -> Table:
@@ -67,57 +83,190 @@ def read_table(path: Path, what: str, expected: str) -> Table:
     """
     with explained(path, f"read the {what}"):
         content = path.read_bytes()
-    text = _text(path, content, expected)
-    first_line = text.lstrip().split("\n", 1)[0]
+    text = _text(path, unpacked(path, content, expected), expected)
+    first_line = _LINE_END.split(text.lstrip().lstrip(_BOM), maxsplit=1)[0]
     delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
     header: tuple[str, ...] | None = None
     columns: tuple[int, int] | None = None
     width = 0
-    rows = []
-    for number, raw in _lines(path, text, delimiter, expected):
-        row = [cell.strip() for cell in raw]
+    rows: list[Cells] = []
+    repeated: list[int] = []
+    for record in _records(path, text, delimiter, expected):
+        row = [trimmed(cell) for cell in record.cells]
+        if not any(row):
+            continue
         if columns is None:
             width = len(row)
-            columns = _header(path, row, number, expected)
+            columns = _header(path, row, record.number, expected)
             if columns is not None:
-                header = tuple(raw)
+                header = record.as_written(delimiter)
                 continue
-            columns = _headless(path, row, number, expected)
-        rows.append(Cells(number, *_pick(row, columns, width)))
-    return Table(hashlib.sha256(content).hexdigest(), delimiter, header, tuple(rows))
+            columns = _headless(path, row, record, delimiter, expected)
+        elif _is_header(path, row, record.number, columns):
+            repeated.append(record.number)
+            continue
+        if record.lines > 1:
+            _refuse_swallowed(path, record, columns, width, delimiter)
+        image_id, encoding = _pick(row, columns, width)
+        rows.append(Cells(record.number, printable(image_id), encoding))
+    return Table(hashlib.sha256(content).hexdigest(), delimiter, header, tuple(rows), tuple(repeated))
 
 
 def _text(path: Path, content: bytes, expected: str) -> str:
-    """The file's characters, gzip and byte order mark removed."""
+    """The file's characters, byte order mark removed."""
+    encoding = next((name for mark, name in _ENCODINGS if content.startswith(mark)), "utf-8-sig")
     try:
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
-    except (EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}") from error
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        row = content.count(b"\n", 0, error.start) + 1
-        found = content[error.start : error.start + 8]
-        raise UserError(f"{path}, row {row}: not UTF-8 text ({found!r}).", expected) from error
+        whole: bytes = error.object  # without the mark
+        row = 1 + len(_LINE_END.findall(whole[: error.start].decode(encoding, "replace")))
+        found = whole[error.start : error.start + 8]
+        kind = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
+        raise UserError(
+            f"{path}, row {row}: not {kind} text ({found!r}).", f"{expected} Save it as CSV in UTF-8."
+        ) from error
+    if (at := text.find("\0")) >= 0:
+        row = 1 + len(_LINE_END.findall(text, 0, at))
+        raise UserError(
+            f"{path}, row {row}: it contains a NUL byte, so it is not plain text or was damaged.",
+            f"{expected} Save it as CSV in UTF-8.",
+        )
+    return text
 
 
-def _lines(path: Path, text: str, delimiter: str, expected: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells, as written, of each row that is not blank."""
+class _Record(NamedTuple):
+    """One row: the line on which it starts, how many lines it takes, its text, its cells."""
+
+    number: int
+    lines: int
+    text: str
+    cells: list[str]
+
+    def as_written(self, delimiter: str) -> tuple[str, ...]:
+        """The cells with the spaces before them, which `csv` left out."""
+        return tuple(next(csv.reader(io.StringIO(self.text, newline=""), delimiter=delimiter)))
+
+
+def _records(path: Path, text: str, delimiter: str, expected: str) -> Iterator[_Record]:
+    """Each row, blank ones too."""
+    taken: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            taken.append(line.lstrip(_BOM) if line[0] == _BOM else line)
+            yield taken[-1]
+
+    number = 1
     with _long_cells():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        reader = csv.reader(lines(), delimiter=delimiter, skipinitialspace=True)
         try:
             for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
+                written = taken[0] if len(taken) == 1 else "".join(taken)
+                if '"' in written:
+                    _refuse_loose_quotes(path, written, number, delimiter)
+                yield _Record(number, len(taken), written, cells)
+                number += len(taken)
+                taken.clear()
         except csv.Error as error:
-            raise UserError(f"{path}, row {reader.line_num}: {error}.", expected) from error
+            raise UserError(f"{path}, row {number}: {error}.", expected) from error
+
+
+class _Quoted(NamedTuple):
+    """A cell in quotes: its place in the row, its quotes' places in the row's text, what follows them."""
+
+    cell: int
+    opens: int
+    closes: int
+    rest: str
+
+
+def _quoted(text: str, delimiter: str) -> Iterator[_Quoted]:
+    """The cells of a row that begin with a quote, as `csv` sees them; `closes` is -1 where none does."""
+    tail = re.compile(rf"[^{delimiter}\r\n]*")
+    inside = re.compile(r'[^"]*(?:""[^"]*)*')
+    at = cell = 0
+    while True:
+        while text[at : at + 1] == " ":
+            at += 1
+        if text[at : at + 1] == '"':
+            end = inside.match(text, at + 1).end()  # type: ignore[union-attr]  # it matches anything
+            if end == len(text):
+                yield _Quoted(cell, at, -1, "")
+                return
+            rest = tail.match(text, end + 1)
+            assert rest is not None
+            yield _Quoted(cell, at, end, rest[0])
+            at = rest.end()
+        else:
+            at = tail.match(text, at).end()  # type: ignore[union-attr]
+        if text[at : at + 1] != delimiter:
+            return
+        at, cell = at + 1, cell + 1
+
+
+def _refuse_loose_quotes(path: Path, text: str, number: int, delimiter: str) -> None:
+    """Refuse a row, on line `number`, in which a quote opens and does not close where its cell ends."""
+    suspect = 0  # the line of a quote that took something else than numbers from further lines
+    for found in _quoted(text, delimiter):
+        line = number + _lines_before(text, found.opens)
+        if found.closes < 0:
+            raise UserError(
+                f'{path}, row {suspect or line}: a quote (") opens here and is never closed.',
+                "All rows below would be one cell. Close the quote where its cell ends, or remove it.",
+            )
+        content = text[found.opens + 1 : found.closes]
+        if not suspect and _LINE_END.search(content) and _PLAUSIBLE_RLE.fullmatch(content) is None:
+            suspect = line
+        if rest := trimmed(found.rest):
+            closes = number + _lines_before(text, found.closes)
+            where = "" if closes == line else f" in row {closes}"
+            raise UserError(
+                f'{path}, row {line}: a quote (") opens here and closes{where} before {rest[:20]!r}, '
+                "in the middle of a cell.",
+                "Remove the quote that is too much; a quote within quotes is written twice.",
+            )
+
+
+def _refuse_swallowed(
+    path: Path, record: _Record, columns: tuple[int, int], width: int, delimiter: str
+) -> None:
+    """Refuse a row of several lines if a cell of it has other rows in it.
+
+    A mask may be broken over lines. Two quotes that do not belong together make one cell of all rows between.
+    """
+    for found in _quoted(record.text, delimiter):
+        content = record.text[found.opens + 1 : found.closes]
+        lines = _LINE_END.split(trimmed(content))
+        if len(lines) == 1:
+            continue
+        if found.cell in columns or found.cell >= width:
+            swallowed = any(delimiter in line.lstrip() for line in lines)  # a tab may indent
+        else:
+            swallowed = any(_looks_like_a_row(line.split(delimiter), columns, width) for line in lines[1:])
+        if swallowed:
+            first = record.number + _lines_before(record.text, found.opens)
+            last = record.number + _lines_before(record.text, found.closes)
+            raise UserError(
+                f'{path}, row {first}: a quote (") opens here and closes in row {last}, with more than one '
+                "cell in between.",
+                "Close the quote where its cell ends, or remove both.",
+            )
+
+
+def _looks_like_a_row(cells: Sequence[str], columns: tuple[int, int], width: int) -> bool:
+    if len(cells) != width:
+        return False
+    encoding = trimmed(cells[columns[1]]).strip('"')
+    return bool(encoding) and _PLAUSIBLE_RLE.fullmatch(encoding) is not None
+
+
+def _lines_before(text: str, offset: int) -> int:
+    return len(_LINE_END.findall(text, 0, offset))
 
 
 def _header(path: Path, row: Sequence[str], number: int, expected: str) -> tuple[int, int] | None:
-    """Where the two columns are if this row is a header; None if it is none."""
-    names = [name.casefold() for name in row]
-    ids = [index for index, name in enumerate(names) if name in _ID_NAMES]
-    encodings = [index for index, name in enumerate(names) if name in _RLE_NAMES]
+    """Where the two columns are if this first row is a header; None if it is none."""
+    ids, encodings = _named(row)
     if not ids and not encodings:
         return None
     if len(ids) != 1 or len(encodings) != 1:
@@ -125,12 +274,37 @@ def _header(path: Path, row: Sequence[str], number: int, expected: str) -> tuple
     return ids[0], encodings[0]
 
 
-def _headless(path: Path, row: Sequence[str], number: int, expected: str) -> tuple[int, int]:
+def _is_header(path: Path, row: Sequence[str], number: int, columns: tuple[int, int]) -> bool:
+    """Whether a later row is a header again: of another file, appended to the first."""
+    ids, encodings = _named(row)
+    if len(ids) != 1 or len(encodings) != 1:
+        return False
+    if (ids[0], encodings[0]) != columns:
+        raise UserError(
+            f"{path}, row {number}: another header, with its columns elsewhere: {', '.join(row)}.",
+            "Were files put together? Give all of them the same columns.",
+        )
+    return True
+
+
+def _named(row: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Which cells have the names of ids, and which those of encodings."""
+    names = [cell.casefold() if len(cell) <= _LONGEST_COLUMN_NAME else "" for cell in row]
+    ids = [index for index, name in enumerate(names) if name in _ID_NAMES]
+    return ids, [index for index, name in enumerate(names) if name in _RLE_NAMES]
+
+
+def _headless(
+    path: Path, row: Sequence[str], record: _Record, delimiter: str, expected: str
+) -> tuple[int, int]:
     """The two columns of a file without header, whose first row this must plausibly be."""
+    columns = 0, 1
+    if record.lines > 1:
+        _refuse_swallowed(path, record, columns, len(row), delimiter)
     if len(row) != 2 or not row[0] or _PLAUSIBLE_RLE.fullmatch(row[1]) is None:
-        shown = ",".join(row)[:80]
-        raise UserError(f"{path}, row {number}: not an id and an encoding: {shown!r}.", expected)
-    return 0, 1
+        shown = ",".join(row)[:_SHOWN]
+        raise UserError(f"{path}, row {record.number}: not an id and an encoding: {shown!r}.", expected)
+    return columns
 
 
 def _pick(row: Sequence[str], columns: tuple[int, int], width: int) -> tuple[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands.options import check_at_least_one
-from core.streams import output_file
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ _MOST_SHOWN = 5  # faults of each kind; the counts are always whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help=".csv or .csv.gz"
+        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
     )
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument(
@@ -58,7 +59,8 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
     from data.submissions import check
 
     size = _size(arguments)
-    images = _images(console, arguments, size)
+    notes: list[str] = []
+    images = _images(console, arguments, size, notes.append)
     with console.status("checking"):
         verdict = check(arguments.submission, images, size)
     console.print(
@@ -66,6 +68,8 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
         f"{verdict.positives:,} masks that are not empty",
         soft_wrap=True,
     )
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
     _show(console, verdict.faults)
     for warning in verdict.warnings:
         console.print(f"warning: {warning}", soft_wrap=True)
@@ -101,18 +105,22 @@ def _size(arguments: argparse.Namespace) -> Size:
     return height or size or _SIZE, width or size or _SIZE
 
 
-def _images(console: Console, arguments: argparse.Namespace, size: Size) -> dict[str, Size | None] | None:
+def _images(
+    console: Console, arguments: argparse.Namespace, size: Size, tell: Callable[[str], None]
+) -> dict[str, Size | None] | None:
     """The ids that there must be, if anything tells."""
     from core.commands.progress import progress_bar
     from data.submissions import images_of, images_of_sample
 
     if arguments.sample is not None:
-        return images_of_sample(arguments.sample, size)
+        return images_of_sample(arguments.sample, size, tell)
     if arguments.images is None:
         return None
     with progress_bar(console) as bar:
         task = bar.add_task("headers")
-        return images_of(arguments.images, lambda done, total: bar.update(task, completed=done, total=total))
+        return images_of(
+            arguments.images, lambda done, total: bar.update(task, completed=done, total=total), tell
+        )
 
 
 def _show(console: Console, faults: tuple[Fault, ...]) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from core.streams import output_file
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from core.commands.options import add_data_option, add_prediction_options, add_threshold_options
-from core.streams import output_file
+from core.destinations import output_file
 
 HELP = "score trained models: Dice beside its floor, AUROC, calibration, a report"
 

@@ -4,8 +4,8 @@ Promises: what a user would miss is never replaced. A file that is there is repl
 one like it, or with `--overwrite`. A folder is filled if it is empty; with `--overwrite` it is replaced,
 unless it holds anything else than files of the kind that it is to hold. No output may be or contain an
 input, nor be, contain or lie in another output, `--overwrite` or not; a device (`/dev/null`) alone may be
-several. What is no file is neither looked into nor replaced (`core.streams`). What is `claimed` before work
-begins is written by no other process until it ends.
+several. What is no file is neither looked into nor replaced (`core.destinations`). What is `claimed` before
+work begins is written by no other process until it ends.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.destinations import STANDARD_OUTPUT, Stream, destination
 from core.errors import UserError
 from core.files import check_place, explained, reserved
-from core.streams import STANDARD_OUTPUT, Stream, destination
 
 
 @dataclass(frozen=True)

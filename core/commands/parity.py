@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.commands.options import check_at_least_one
-from core.streams import output_file
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

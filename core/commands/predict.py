@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from core.commands.options import add_framework_option, add_prediction_options, add_threshold_options
-from core.streams import output_file
+from core.destinations import output_file
 
 HELP = "answer for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
 

@@ -33,14 +33,14 @@ from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed
 from core.contract import Backend
 from core.devices import choose_device
 from core.errors import UserError
-from core.files import explained, replacing
+from core.files import FileNames, explained, file_name, is_folder, replacing
 from core.inference import Member, Predictor, find_members, model_folder
 from core.machine import available_cores
 from core.registry import load_backend, require_backend
 from core.thresholds import Thresholds
 from data import dicom, probabilities, rle
 from data.annotations import Annotations, read_annotations
-from data.identities import Identities
+from data.identities import Identities, image_id
 from data.pool import ordered
 from data.probabilities import ProbabilityFile
 from data.reading import Reading, Source, read_all
@@ -54,6 +54,7 @@ FORMAT = "pneumoseg-prediction"
 FORMAT_VERSION = 1
 
 _MOST_SHOWN = 20  # of each kind of remark; --json has all
+_MOST_NAMED = 5  # of what the annotations lack
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Account:
     unreadable: list[Source] = field(default_factory=list)
     duplicates: list[Source] = field(default_factory=list)
     not_listed: list[Source] = field(default_factory=list)
+    renamed: list[tuple[Source, str]] = field(default_factory=list)  # with the name of their files
     seconds: float = 0.0
 
     @property
@@ -114,7 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     members = find_members(folders)
     thresholds, origin = chosen_thresholds(arguments, folders)
     files = _find(arguments.images)
-    annotations = None if arguments.annotations is None else read_annotations(arguments.annotations)
+    annotations = None
+    if arguments.annotations is not None:
+        annotations = read_annotations(arguments.annotations, set(map(image_id, files)))
     outputs, inputs = _outputs(arguments), _inputs(arguments, folders)
     with claimed(outputs, inputs, overwrite=arguments.overwrite):
         console = terminal.console(arguments.out, arguments.json, soft_wrap=True)
@@ -131,6 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
             console.print("Nothing was written.")
             raise
     _show(console, arguments, account)
+    if annotations is not None:
+        _show_annotations(console, annotations, Identities.of(annotations, files), account)
     none_read = not account.results
     return int(none_read or (arguments.strict and bool(account.unreadable or account.not_listed)))
 
@@ -287,36 +293,39 @@ class _Line:
 
     def _tasks(self) -> Iterator[Task]:
         """Each image that can be read, once, with its probabilities."""
-        account, seen, batch = self.account, set[str](), list[Reading]()
+        account, seen, batch, names = self.account, set[str](), list[Reading](), FileNames()
         size = self.predictor.height, self.predictor.width
         readings = read_all(self.arguments.images, self.files, *size, workers=self.workers)
         with contextlib.closing(readings):
             for reading in readings:
                 source = reading.source
                 if reading.image is None:
-                    kind = account.not_listed if source.file.is_dir() else account.unreadable
+                    kind = account.not_listed if is_folder(source.file) else account.unreadable
                 elif source.image_id in seen:
                     kind = account.duplicates
                 else:
                     seen.add(source.image_id)
                     batch.append(reading)
                     if len(batch) == self.arguments.batch_size:
-                        yield from self._predicted(batch)
+                        yield from self._predicted(batch, names)
                         batch = []
                     continue
                 kind.append(source)
                 self.bar.advance(self.task)
         if batch:
-            yield from self._predicted(batch)
+            yield from self._predicted(batch, names)
 
-    def _predicted(self, batch: Sequence[Reading]) -> Iterator[Task]:
+    def _predicted(self, batch: Sequence[Reading], names: FileNames) -> Iterator[Task]:
         images = np.stack([reading.image for reading in batch if reading.image is not None])
         found = self.predictor.predict(images[..., np.newaxis])
         for (source, _), probability in zip(batch, found[..., 0], strict=True):
             if self.maps is not None:
                 with explained(self.arguments.probabilities, "write"):
                     self.maps.add(source.image_id, (source.height, source.width), probability)
-            yield Task(source, probability)
+            name = names.take(source.image_id)
+            if name != file_name(source.image_id):
+                self.account.renamed.append((source, name))
+            yield Task(source, probability, name)
 
 
 def _as_json(
@@ -407,6 +416,10 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
         ("passed over, its id came before", [(one.name, one.image_id) for one in account.duplicates]),
         ("no Segmentation object", [remark for remark in refused if remark[1]]),
         ("truth not drawn", [remark for remark in undrawn if remark[1]]),
+        (
+            "its files have a name of their own, for an id like its came before",
+            [(source.name, name) for source, name in (account.renamed if _has_files(arguments) else [])],
+        ),
     ):
         for name, reason in remarks[:_MOST_SHOWN]:
             console.print(f"{title}: {name}: {reason}")
@@ -423,3 +436,31 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
             written.append(f"{path}/ ({number} {what})")
     written += [str(path) for path in (arguments.probabilities, arguments.json) if path is not None]
     console.print(f"Written: {', '.join(written)}")
+
+
+def _has_files(arguments: argparse.Namespace) -> bool:
+    """Whether there are files of each image."""
+    return any((arguments.masks, arguments.overlays, arguments.dicom_seg))
+
+
+def _show_annotations(
+    console: Console, annotations: Annotations, truth: Identities, account: Account
+) -> None:
+    """What of the annotations was not taken as it stands, and where images and annotations do not meet."""
+    sources = [*(result.source for result in account.results), *account.unreadable, *account.duplicates]
+    chosen = {source.name: truth.choose(source.file, source.uid) for source in sources}
+    lacking = [
+        result.source.name
+        for result in account.results
+        if chosen[result.source.name] not in annotations.rows_of
+    ]
+    met = set(chosen.values())
+    idle = [one for one in annotations.rows_of if one not in met]
+    for title, places in {
+        **annotations.passed_over,
+        "image without annotation": lacking,
+        "annotation without image": idle,
+    }.items():
+        if places:
+            more = f" and {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
+            console.print(f"{title}: {', '.join(map(str, places[:_MOST_NAMED]))}{more}")

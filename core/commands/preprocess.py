@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.streams import output_file
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("train-rle.csv"),
         metavar="FILE",
-        help="the competition's annotation file, .csv or .csv.gz",
+        help="the competition's annotation file: CSV, also as gzip or zip",
     )
     labels.add_argument(
         "--no-annotations",
@@ -152,14 +152,8 @@ def _show(console: Console, report: Report) -> None:
     ):
         _show_remarks(console, title, remarks)
     _show_names(console, "annotation without image", report.without_image)
-    if (rows := report.annotations) is None:
-        return
-    for title, names in (
-        ("annotation row without id or value", rows.blank_rows),
-        ("annotation row of -1 where another is not", rows.contradictory_rows),
-        ("annotation row that is no mask", [number for number, _ in rows.malformed_rows]),
-    ):
-        _show_names(console, title, names)
+    for title, places in (report.annotations.passed_over if report.annotations else {}).items():
+        _show_names(console, title, places)
 
 
 def _show_names(console: Console, title: str, names: Sequence[object]) -> None:
@@ -206,6 +200,8 @@ def _seldom(report: Report) -> list[tuple[str, int]]:
         ("annotation rows without id or value", len(rows.blank_rows) if rows else 0),
         ("annotation rows that are no mask", len(rows.malformed_rows) if rows else 0),
         ("annotation rows that overlap another", len(rows.overlapping_rows) if rows else 0),
+        ("annotation rows that are a header again", len(rows.repeated_headers) if rows else 0),
+        ("annotation ids taken without suffix", len(rows.shortened) if rows else 0),
         ("taken over from an interrupted run", report.resumed),
     ]
 

@@ -71,10 +71,16 @@ class Result:
 
 
 class Task(NamedTuple):
-    """An image and its probabilities, (h, w) at the network's size."""
+    """An image, its probabilities, (h, w) at the network's size, and what its files are called."""
 
     source: Source
     probability: NDArray[np.float32]
+    name: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The files' name without suffix: that of the id, unless another one is given."""
+        return self.name or file_name(self.source.image_id)
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,8 @@ class Job:
     segmentations: Path | None = None
     algorithm: Algorithm | None = None
 
-    def files(self, image_id: str) -> list[Path]:
-        """The files that may be written for an image."""
-        name = file_name(image_id)
+    def files(self, name: str) -> list[Path]:
+        """The files that may be written for an image of that file name."""
         folders = (self.masks, ".png"), (self.overlays, ".png"), (self.segmentations, ".dcm")
         return [folder / f"{name}{suffix}" for folder, suffix in folders if folder is not None]
 
@@ -122,7 +127,7 @@ def conclude(task: Task) -> Result:
     assert _job is not None
     source, job = task.source, _job
     found = answer(task.probability, source.height, source.width, job.thresholds)
-    name = file_name(source.image_id)
+    name = task.file_name
     if job.masks is not None:
         _write_mask(job.masks / f"{name}.png", found.mask)
     no_truth = (
@@ -145,7 +150,7 @@ def conclude(task: Task) -> Result:
 
 def crashed(task: Task, job: Job) -> Result:
     """The result for an image that killed its process; nothing half written is left of it."""
-    for path in job.files(task.source.image_id):
+    for path in job.files(task.file_name):
         path.unlink(missing_ok=True)
     reason = "answering it killed the process (a library's defect, or out of memory)"
     return Result(task.source, failure=reason)

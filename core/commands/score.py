@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.streams import output_file
+from core.destinations import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,14 +19,14 @@ HELP = "score a submission against annotations, as the competition does"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help=".csv or .csv.gz"
+        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
     )
     parser.add_argument(
         "--annotations",
         type=Path,
         default=Path("train-rle.csv"),
         metavar="FILE",
-        help="the truth, .csv or .csv.gz; its images are those that count",
+        help="the truth (CSV, also as gzip or zip); its images are those that count",
     )
     parser.add_argument(
         "--missing",
@@ -57,11 +57,12 @@ def _score(console: Console, arguments: argparse.Namespace) -> None:
 
     from core.files import write_text
     from data.annotations import read_annotations
-    from data.submissions import compare, named
+    from data.submissions import compare, named, read_submission
 
     with console.status("comparing"):
-        annotations = read_annotations(arguments.annotations)
-        comparison = compare(arguments.submission, annotations, arguments.missing)
+        submission = read_submission(arguments.submission)
+        annotations = read_annotations(arguments.annotations, {cells.image_id for cells in submission.rows})
+        comparison = compare(arguments.submission, annotations, arguments.missing, submission)
     scores = _scores(comparison)
     console.print(f"{arguments.submission} against {arguments.annotations}", soft_wrap=True)
     table = Table()
@@ -73,6 +74,8 @@ def _score(console: Console, arguments: argparse.Namespace) -> None:
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
             console.print(f"{len(ids):,} {what}: {named(ids)}", soft_wrap=True)
+    for what, where in {**comparison.passed_over, **annotations.passed_over}.items():
+        console.print(f"{what}: {len(where):,} ({named([*map(str, where)])})", soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core.streams import is_standard_output
+from core.destinations import is_standard_output
 
 
 def console(*outputs: Path | None, soft_wrap: bool = False) -> Console:

@@ -72,7 +72,7 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from core.errors import UserError
-    from core.files import file_name, make_folder, write_bytes
+    from core.files import FileNames, make_folder, write_bytes
     from core.pictures import draw_overlay
     from data.store import Store
     from data.verification import choose
@@ -87,8 +87,9 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
         chosen = choose(store, arguments.count, arguments.seed)
         image = np.empty((1, store.height, store.width, 1), np.float32)
         mask = np.zeros(image.shape, np.uint8)
+        names = FileNames()
         for index in chosen:
             store.read(np.array([index]), image, mask if store.annotated else None)
             picture = draw_overlay(image[0, ..., 0], mask[0, ..., 0])
-            write_bytes(arguments.overlays / f"{file_name(store.ids[index])}.png", picture)
+            write_bytes(arguments.overlays / f"{names.take(store.ids[index])}.png", picture)
     console.print(f"{len(chosen)} images drawn in {arguments.overlays}", soft_wrap=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import refused, run_here, succeed
+from tiny_model import radiograph, write_radiograph
 
 from data import rle
 from data.anatomy import draw
@@ -63,6 +65,28 @@ def test_a_submission_for_a_folder_of_images(tmp_path: Path) -> None:
     assert "its runs end at pixel 4097, but the image has 64x64 = 4096" in said
     assert f"{files[1].stem}: there is no row for this image" in said
     assert "2 faults, no warnings" in said
+
+
+def test_images_whose_names_have_no_suffix(tmp_path: Path) -> None:
+    """The ids that `check` wants are those of the files, whole; and it tells what it passed over."""
+    uid = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027"
+    names = [uid, "CR.0001", "CR.0002", "a b à.dcm", "DicomDir", "x/same.dcm", "y/same.DICOM"]
+    for number, name in enumerate(names):
+        write_radiograph(tmp_path / "in" / name, number // 6, radiograph(number, 7, 5, True))
+    same = "1.2.826.0.1.3680043.8.498.4711.3."
+    rows = [(name, "-1") for name in (uid, "CR.0001", "CR.0002", "a b à", f"{same}0", f"{same}1")]
+    write_submission(tmp_path / "submission.csv", rows)
+    status, said = check(tmp_path, "--images", "in")
+    assert (status, said.splitlines()[1:]) == (0, ["no faults, no warnings"])
+    write_submission(tmp_path / "submission.csv", [(name.rsplit(".", 1)[0], code) for name, code in rows[:1]])
+    status, said = check(tmp_path, "--images", "in")
+    assert status == 1
+    assert f"row 2: {uid.removesuffix('.878027')}: there is no such image" in said
+    assert f"{uid}: there is no row for this image" in said
+    (tmp_path / "in" / "z").mkdir()
+    shutil.copy(tmp_path / "in" / "x" / "same.dcm", tmp_path / "in" / "z")
+    _, said = check(tmp_path, "--images", "in")
+    assert "note: files whose id came before, passed over: 1 (z/same.dcm)" in said
 
 
 def test_warnings_leave_it_valid(tmp_path: Path) -> None:

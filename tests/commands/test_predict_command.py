@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -32,6 +34,7 @@ from PIL import Image
 from selected import BACKENDS
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
+from core.files import file_name
 from core.inference import Predictor, find_members
 from core.pictures import outline
 from core.registry import load_backend
@@ -267,6 +270,71 @@ def test_a_readable_copy_wins_over_an_unreadable_one(place: Path) -> None:
     said = succeed(*PREDICT, cwd=place, how=run_here)
     assert submission(place / "submission.csv")[uid] != "-1"
     assert f"passed over, its id came before: 0/{uid}.dcm" in said
+
+
+def test_every_name_is_an_id_of_its_own(place: Path) -> None:
+    """Without suffix, with dots, blanks and letters of any alphabet; `A` and `a` have files of their own."""
+    shutil.rmtree(place / IMAGES)
+    numbers = "1.2.276.0.1517875165"
+    names = [
+        f"{numbers}.878027",
+        f"{numbers}.123456",
+        "A.dcm",
+        "CR.0001",
+        "CR.0002",
+        "a.DICOM",
+        "b c  à日.v2.dcm",
+    ]
+    for number, name in enumerate(sorted(names)):
+        write_radiograph(
+            place / IMAGES / name, 1, radiograph(number, 30 + number, 41, True), SOPInstanceUID=None
+        )
+    (place / IMAGES / "dicomdir").write_bytes((place / IMAGES / "A.dcm").read_bytes())
+    words = ["--masks", "masks", "--overlays", "look", "--json", "answers.json"]
+    said = succeed(*PREDICT, *words, cwd=place, how=run_here)
+    ids = [f"{numbers}.123456", f"{numbers}.878027", "A", "CR.0001", "CR.0002", "a", "b c  à日.v2"]
+    assert list(submission(place / "submission.csv")) == ids
+    assert [image["id"] for image in json.loads((place / "answers.json").read_text())["images"]] == ids
+    assert "passed over" not in said
+    files = {name: file_name(name) for name in ids} | {"a": f"a-{hashlib.sha256(b'a').hexdigest()[:8]}"}
+    assert f"came before: a.DICOM: {files['a']}" in said
+    assert len({name.casefold() for name in files.values()}) == len(ids)
+    heights = {name: mask.shape[0] for name, mask in masks(place / "masks").items()}
+    assert heights == {files[name]: 30 + number for number, name in enumerate(ids)}
+    assert set(masks(place / "look")) == set(files.values())
+    assert "no faults" in succeed("check", "--images", IMAGES, cwd=place, how=run_here)
+
+
+def test_a_folder_too_deep_to_open_is_named(place: Path) -> None:
+    folder = os.open(place / IMAGES, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=folder)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    said = succeed(*PREDICT, cwd=place, how=run_here)
+    assert "File name too long" in said
+    assert submission(place / "submission.csv")["d" * 200] == "-1"
+
+
+def test_what_of_the_annotations_is_not_drawn_is_said(place: Path) -> None:
+    truth = np.zeros(SIZES["d"], np.uint8)
+    truth[5:30, 10:40] = 1
+    rows = [f"d.png,{rle.encode(truth)}", "a.dcm,-1.0", "gone,-1", ",-1", "b,1 x", "c.png.dcm,-1"]
+    (place / "truth.csv").write_text("\n".join(["ImageId,EncodedPixels", *rows]))
+    words = ["--overlays", "look", "--annotations", "truth.csv"]
+    said = succeed(*PREDICT, *words, cwd=place, how=run_here).splitlines()
+    assert (
+        "truth not drawn: b/b.dcm: annotation row 6: '1 x' is not a list of whole numbers from 0 on" in said
+    )
+    assert "annotation row without id or value: 5" in said
+    assert "annotation row that is no mask: 6" in said
+    assert "annotation id taken without its suffix: d.png, a.dcm, c.png.dcm" in said
+    assert "image without annotation: e.dcm" in said
+    assert "annotation without image: gone" in said
+    panels = np.asarray(Image.open(place / "look" / "d.png"))
+    assert ((panels == (255, 255, 0)).all(axis=-1) | (panels == (0, 255, 0)).all(axis=-1)).sum() > 100
 
 
 def test_a_folder_where_nothing_can_be_read(place: Path) -> None:

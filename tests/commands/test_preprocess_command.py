@@ -94,6 +94,27 @@ def test_unreadable_files_are_left_out_reported_and_counted(place: Path) -> None
         assert store.count == COUNT - 1
 
 
+def test_rows_that_are_not_taken_as_they_stand_are_counted_and_named(place: Path) -> None:
+    lines = (place / ANNOTATIONS).read_text().splitlines()
+    first = lines[1].split(",")[0]
+    negative = next(number for number, line in enumerate(lines) if line.endswith(", -1") and number > 1)
+    lines[negative] = lines[negative].replace(", -1", ".dcm, -1.0")
+    lines += [lines[0], f"{first}.png, -1", f"\u00a0{first}\u3000,"]
+    (place / ANNOTATIONS).write_text("\n".join(lines))
+    output = succeed(*PREPROCESS, "--report", "report.json", cwd=place, how=run_here, program="preprocess.py")
+    found = counts(output)
+    assert found["images written"] == str(COUNT - 1)
+    assert found["annotation rows that are a header again"] == "1"
+    assert found["annotation ids taken without suffix"] == "2"
+    assert found["annotation rows without id or value"] == "1"
+    written = [lines[negative].split(",")[0], f"{first}.png"]
+    assert f"annotation id taken without its suffix: {', '.join(written)}" in output.splitlines()
+    assert f"annotation row that is a header again: {len(lines) - 2}" in output.splitlines()
+    report = json.loads((place / "report.json").read_text())["annotations"]
+    assert (report["shortened"], report["repeated_headers"]) == (written, [len(lines) - 2])
+    assert not {"rows_of", "runs_of"} & report.keys()
+
+
 def test_the_report_says_what_the_table_says(place: Path) -> None:
     found = preprocess("--report", "new/report.json", cwd=place)
     report = json.loads((place / "new/report.json").read_text())

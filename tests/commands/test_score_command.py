@@ -93,3 +93,26 @@ def test_a_wrong_word_is_answered_with_the_usage(folder: Path) -> None:
     done = run("score", "--missing", "guess", cwd=folder)
     assert done.returncode == 2
     assert "invalid choice: 'guess'" in done.stderr
+
+
+def test_nothing_is_passed_over_in_silence(folder: Path) -> None:
+    truth = "ImageId,EncodedPixels\na.png,1 2\nb,-1.0\n,5 1\nc,3 4\nImageId,EncodedPixels\nc,-1\nd,1 x\n"
+    (folder / "train-rle.csv").write_text(truth)
+    rows = "a,2 2\nb.dcm,-1.0\nImageId,EncodedPixels\nc,3.0 4e0\nb,0 1\nd,-1\nz.dcm,-1\n"
+    (folder / "submission.csv").write_text(f"ImageId,EncodedPixels\n{rows}")
+    said = succeed("score", cwd=folder, how=run_here)
+    # a: 1 of 2 and 2 pixels; b: joined to one false pixel; c: whole.
+    assert "Dice, all images             │ 0.5000" in said
+    for line in (
+        "1 without an annotation, left out: z",
+        "1 with several rows, joined; a submission must have one: b",
+        "1 left out, for a row of the annotations is no mask: d",
+        "submission id taken without its suffix: 2 (b.dcm, z.dcm)",
+        "submission row that is a header again: 1 (4)",
+        "annotation row without id or value: 1 (4)",
+        "annotation row of -1 where another is not: 1 (7)",
+        "annotation row that is no mask: 1 (8)",
+        "annotation row that is a header again: 1 (6)",
+        "annotation id taken without its suffix: 1 (a.png)",
+    ):
+        assert line in said.splitlines()

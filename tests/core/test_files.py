@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import stat
@@ -15,8 +16,10 @@ import pytest
 
 from core.errors import UserError
 from core.files import (
+    FileNames,
     check_place,
     explained,
+    file_name,
     put_in_place,
     replacing,
     reserved,
@@ -133,6 +136,19 @@ def test_a_place_that_cannot_be_written_is_refused_in_advance(tmp_path: Path) ->
         check_place(tmp_path)
     with pytest.raises(UserError, match="file is no folder"):
         check_place(tmp_path / "file" / "a.json")
+
+
+def test_files_of_different_ids_never_have_one_name() -> None:
+    """Neither where `A` and `a` are one file, nor where an id is what another one's name became."""
+    taken = FileNames()
+    hashed = file_name("a b")
+    ids = ["A", "a", "a b", hashed, hashed.upper(), "b", "1.2.3", "x" * 130, "x" * 131, "a", ""]
+    found = [taken.take(image_id) for image_id in ids]
+    assert len({name.casefold() for name in found}) == len(ids)
+    assert [found[0], found[2], found[5], found[6]] == ["A", hashed, "b", "1.2.3"]
+    assert found[1] == f"a-{hashlib.sha256(b'a').hexdigest()[:8]}"
+    again = FileNames()
+    assert [again.take(image_id) for image_id in ids] == found
 
 
 # ------------------------------------------------------------------------------ several processes

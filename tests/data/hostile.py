@@ -10,7 +10,9 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import re
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,18 @@ def annotation_seeds() -> dict[str, bytes]:
         "BOM, CRLF, no header": b"\xef\xbb\xbf" + plain.split("\n", 1)[1].replace("\n", "\r\n").encode(),
         "semicolons": plain.replace(",", ";").encode(),
         "gzip": gzip.compress(plain.encode(), mtime=0),
+        "zip": _zipped(plain.encode()),
+        "quotes": "\n".join('"' + line.replace(", ", '","') + '"' for line in plain.splitlines()).encode(),
+        "floats": re.sub(r"(?<=\d)(?=[ \n])", ".0", plain.replace("ImageId, ", "ImageId,")).encode(),
+        "UTF-16, CR": plain.replace("\n", "\r").encode("utf-16"),
     }
+
+
+def _zipped(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("train-rle.csv"), content)
+    return buffer.getvalue()
 
 
 def store_seeds(folder: Path) -> dict[str, bytes]:

@@ -46,6 +46,12 @@ def read(folder: Path, content: str | bytes) -> dict[str, list[str]]:
         PLAIN.replace("ImageId,EncodedPixels", " imageid ,  ENCODEDPIXELS "),
         PLAIN.replace("1 2\n", '"1 2"\n').replace("-1", '" -1"'),
         gzip.compress(PLAIN.encode(), mtime=0),
+        PLAIN.replace("\n", "\r"),
+        PLAIN.replace(",", "\t").encode("utf-16"),
+        PLAIN.replace("a,", "a.dcm,"),
+        PLAIN.replace("b,", "b.PNG,"),
+        PLAIN.replace("a,", "\u00a0a\u3000,", 1),
+        PLAIN.replace(",", ', "').replace("\n", '"\n'),
         "".join(",".join(["0", *reversed(line.split(","))]) + "\n" for line in PLAIN.splitlines()),
     ],
 )
@@ -84,6 +90,53 @@ def test_what_contradicts_or_is_no_mask_is_named_by_its_row(tmp_path: Path) -> N
     assert "-2 a run would overlap" in reasons[6]
     assert "'1 x'" in reasons[7]
     assert (found.overlapping, found.overlapping_rows) == (0, ())
+
+
+def test_one_image_under_several_names(tmp_path: Path) -> None:
+    lines = ["a.dcm, 1 2", "b, -1", "a, 2 5", "c.png, -1", "B.jpg, -1", "a.DICOM, 9 1 q", "d.dcm.dcm, 1 1"]
+    path = tmp_path / "rle.csv"
+    path.write_text("\n".join(lines))
+    found = read_annotations(path)
+    assert {name: [row.number for row in rows] for name, rows in found.rows_of.items()} == {
+        "a": [1, 3, 6],
+        "b": [2],
+        "c": [4],
+        "B": [5],
+        "d": [7],
+    }
+    assert found.shortened == ("a.dcm", "c.png", "B.jpg", "a.DICOM", "d.dcm.dcm")
+    assert (found.images, found.several, found.overlapping_rows) == (5, 1, (3,))
+    assert found.passed_over == {
+        "annotation row that is no mask": [6],
+        "annotation id taken without its suffix": found.shortened,
+    }
+    known = read_annotations(path, {"a", "d.dcm", "c.png", "b"})
+    assert known.rows_of.keys() == {"a", "b", "c.png", "B", "d.dcm"}
+    assert known.shortened == ("a.dcm", "B.jpg", "a.DICOM", "d.dcm.dcm")
+
+
+def test_negatives_that_pandas_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "rle.csv"
+    path.write_text("ImageId,EncodedPixels\na,-1.0\nb,1.0 2.0\nc,-1e0\nb,-1.\nd,nan\ne,1.5 1\n")
+    found = read_annotations(path)
+    assert [found.rows_of[name][0].empty for name in "abcd"] == [True, False, True, False]
+    assert (found.positives, found.contradictory_rows) == (3, (5,))
+    assert found.malformed_rows == ((6, "nan is not a whole number"), (7, "1.5 is not a whole number"))
+    assert found.runs_of["b"].tolist() == [[1, 3]]
+    np.testing.assert_array_equal(
+        combined_mask(found.rows_of["b"], 5, 3), combined_mask([Row(3, "1 2")], 5, 3)
+    )
+
+
+def test_files_put_together_name_the_header_in_between(tmp_path: Path) -> None:
+    path = tmp_path / "rle.csv"
+    path.write_text("ImageId,EncodedPixels\na,-1\n\ufeffImageId,EncodedPixels\nb,1 2\n,\n,3 4\n")
+    found = read_annotations(path)
+    assert found.rows_of == {"a": (Row(2, "-1"),), "b": (Row(4, "1 2"),)}
+    assert found.passed_over == {
+        "annotation row without id or value": (6,),
+        "annotation row that is a header again": (3,),
+    }
 
 
 def by_masks(images: Sequence[Sequence[Row]], height: int, width: int) -> tuple[int, tuple[int, ...]]:

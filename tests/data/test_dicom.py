@@ -22,6 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    MediaStorageDirectoryStorage,
     RLELossless,
 )
 
@@ -277,6 +278,24 @@ def test_find_goes_deep_and_not_in_circles(tmp_path: Path, write_dicom: WriteDic
     (images / "dangling").symlink_to(tmp_path / "nowhere")
     wanted[4] = images / "c" / "linked.dcm"
     assert find(images) == sorted(wanted)
+
+
+def test_indexes_are_no_images(tmp_path: Path, write_dicom: WriteDicom) -> None:
+    """By their name in any case, or by what they say they are."""
+    stored = ramp(np.uint8, 0, 255)
+    for name in ("dicomdir", "a/DicomDir", "b/DICOMDIR"):
+        write_dicom(stored, f"images/{name}")
+    for name in ("DICOMDIR.dcm", "DICOMDIR;1", "index.bak"):
+        path = write_dicom(stored, f"images/c/{name}")
+        dataset = pydicom.dcmread(path)
+        dataset.SOPClassUID = MediaStorageDirectoryStorage  # saving puts it into the meta header
+        dataset.save_as(path, enforce_file_format=True)
+    wanted = [
+        write_dicom(stored, "images/d/dicomdir.dcm"),  # an image with an odd name
+        write_dicom(stored, "images/d/my dicomdir"),
+        write_dicom(stored, "images/d/x.DiCoM"),
+    ]
+    assert find(tmp_path / "images") == wanted
 
 
 def test_find_a_very_deep_folder(tmp_path: Path, write_dicom: WriteDicom) -> None:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,13 +176,15 @@ def assert_mask(mask: NDArray[np.uint8]) -> None:
 def check_rle(chance: random.Random) -> str:
     mask = np.array(chance.choices((0, 1), (9, 1), k=hostile.HEIGHT * hostile.WIDTH), np.uint8)
     text = rle.encode(mask.reshape(hostile.HEIGHT, hostile.WIDTH))
+    if chance.random() < 0.3:
+        text = " ".join(f"{word}{chance.choice(['.0', 'e0', '0E-1', ''])}" for word in text.split())
     damaged = hostile.mutated(text.encode(), chance).decode("latin-1")
     try:
         found = rle.decode(damaged, hostile.HEIGHT, hostile.WIDTH)
     except rle.RleError:
         return "refused"
     assert_mask(found)
-    lengths = [int(word) for word in damaged.split()[1::2]]
+    lengths = [] if rle.is_empty(damaged) else [Decimal(word) for word in damaged.split()[1::2]]
     assert found.sum() == sum(lengths)
     return "read"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import hmac
 import json
@@ -195,8 +196,7 @@ def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
     assert report.several == sum(count for number, count in per_image.items() if number > 1)
     assert 0 < report.overlapping <= report.several
     assert report.transfer_syntaxes == {"JPEG Baseline (Process 1)": 14, "Explicit VR Little Endian": 6}
-    bits = Counter(0 if path.stem == "torn" else 8 for path in dicom.find(folder / "dicom-images-train"))
-    assert report.stored_bits == bits  # the torn file ends before it says
+    assert report.stored_bits == {8: 20}  # the torn file ends within its pixels, after its header
     assert report.skipped == 6 == report.found - report.written
     assert summary_of(report).contradictory_rows == (len(rows) + 1,)
     assert [number for number, _ in summary_of(report).malformed_rows] == [rows.index(("odd", "1 2 3")) + 2]
@@ -431,6 +431,52 @@ def test_a_file_is_found_by_its_uid(phantoms: Path, tmp_path: Path) -> None:
     preprocess(settings(phantoms, tmp_path / "stems.h5"))
     preprocess(settings(renamed, tmp_path / "uids.h5"))
     assert_same(tmp_path / "stems.h5", tmp_path / "uids.h5")
+
+
+def test_suffixes_white_space_and_notation_make_no_difference(phantoms: Path, tmp_path: Path) -> None:
+    """Files without `.dcm`, and a table as pandas, Excel and several hands leave it: the same data file."""
+    other = tmp_path / "other"
+    shutil.copytree(phantoms, other)
+    for number, path in enumerate(dicom.find(other)):
+        path.rename(path.with_name(path.stem + ("", ".DCM", ".Dicom")[number % 3]))
+    rows = [line.split(", ") for line in (phantoms / "train-rle.csv").read_text().splitlines()]
+    lines = ["\t".join(rows[0])]
+    for number, (name, text) in enumerate(rows[1:]):
+        name += ("", ".dcm", ".png", "\u00a0")[number % 4]
+        lines.append(f"{name}\t{' '.join(f'{word}.0' for word in text.split())}")
+    (other / "train-rle.csv").write_bytes(gzip.compress("\r\n".join(lines).encode("utf-16")))
+    first = preprocess(settings(phantoms, tmp_path / "a.h5"))
+    second = preprocess(settings(other, tmp_path / "b.h5"))
+    assert first.annotations is not None
+    assert second.annotations is not None
+    assert first.annotations.rows_of.keys() == second.annotations.rows_of.keys()
+    assert (second.written, second.positives, second.bad_annotation) == (11, 6, ())
+    assert len(second.annotations.shortened) >= 5
+    assert (second.without_image, len(second.without_annotation)) == (first.without_image, 1)
+    assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
+
+
+def test_files_that_end_in_numbers_keep_them(tmp_path: Path) -> None:
+    (tmp_path / "dicom-images-train").mkdir()
+    for number in (1, 2, 3):
+        dataset = make_dataset(np.full((9, 11), 20 * number, np.uint8))
+        del dataset.SOPInstanceUID
+        dataset.save_as(tmp_path / "dicom-images-train" / f"CR.000{number}")
+    (tmp_path / "train-rle.csv").write_text("ImageId,EncodedPixels\nCR.0001,-1\nCR.0002,1 5\nCR.0003,-1\n")
+    report = preprocess(settings(tmp_path, tmp_path / "a.h5", size=16))
+    assert (report.written, report.positives, report.duplicates, report.without_image) == (3, 1, (), ())
+    assert every(arrays(tmp_path / "a.h5"), "ids") == [b"CR.0001", b"CR.0002", b"CR.0003"]
+
+
+def test_a_quote_that_swallows_rows_ends_the_run(phantoms: Path, tmp_path: Path) -> None:
+    sources = tmp_path / "quoted"
+    shutil.copytree(phantoms, sources)
+    lines = (sources / "train-rle.csv").read_text().splitlines()
+    lines[3] = lines[3].replace(", ", ', "')
+    (sources / "train-rle.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"train-rle\.csv, row 4: a quote \(\"\) opens here"):
+        preprocess(settings(sources, tmp_path / "a.h5"))
+    assert not (tmp_path / "a.h5").exists()
 
 
 def test_a_mask_is_not_transposed(tmp_path: Path) -> None:

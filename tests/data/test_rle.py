@@ -97,7 +97,21 @@ def test_any_value_but_zero_is_set() -> None:
         ("1 2 3", "3 numbers"),
         ("1 2 x 4", "x 4"),
         ("1 -2", "-2"),
-        ("1.5 2", "1.5"),
+        ("1.5 2", "1.5 is not a whole number"),
+        ("2 1e-1", "1e-1 is not a whole number"),
+        ("nan", "nan is not a whole number"),
+        ("1 inf", "inf is not a whole number"),
+        ("1 -Infinity", "-Infinity is not a whole number"),
+        ("<NA>", "<NA> is not a whole number"),
+        ("3.0 -2.0", "with -2.0 a run would overlap"),
+        ("1.0 1e999999999", "a number of 1000000000 digits"),
+        ("1.0 1e-999999999", "1e-999999999 is not a whole number"),
+        ("1.0 1e" + "9" * 5000, "an exponent of 5000 digits"),
+        ("1.0 " + "9" * 5000, "5000 digits"),
+        ("1.0 0x10", "0x10"),
+        ("1.0 1_0", "1_0"),
+        ("1.0 2 3", "3 numbers"),
+        ("1.0 13", "13"),
         ("1 2,5 1", "2,5"),
         ("1 ٢", "whole numbers"),  # int() would take an Arabic digit
         ("0 13", "13"),
@@ -111,6 +125,74 @@ def test_what_is_no_mask_is_refused(text: str, says: str) -> None:
     with pytest.raises(rle.RleError) as caught:
         rle.decode(text, 4, 3)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["-1", " -1", "-1 ", "-1.", "-1.0", "-1.000", "-1e0", "-1E+00", "-10e-1", "-0.1e1", "-01"]
+)
+def test_the_empty_mask_in_any_notation(text: str) -> None:
+    assert rle.is_empty(text)
+    assert rle.runs(text).shape == (0, 2)
+    assert not rle.decode(text, 4, 3).any()
+    assert rle.without_length(text) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "+1",
+        "-1.5",
+        "-1 2",
+        "-",
+        "--1",
+        "-2.0",
+        "-10",
+        "1e0",
+        "-1e999999999",
+        "-1x",
+        "-1e",
+        "\u22121",
+    ],
+)
+def test_what_is_not_the_empty_mask(text: str) -> None:
+    assert not rle.is_empty(text)
+    with pytest.raises(rle.RleError):
+        rle.decode(text, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("1.0 2.0 5.0 1.0", "1 2 5 1"),
+        ("1. 2 5e0 1", "1 2 5 1"),
+        ("1e0 2E+00 50e-1 0.1e1", "1 2 5 1"),
+        ("+1 02 5 1.000", "1 2 5 1"),
+        ("0.0 12", "0 12"),
+        ("-0.0 1.2e1", "0 12"),
+        ("0e999999999 .12E2", "0 12"),
+        ("1\u00a02", "1 2"),
+    ],
+)  # fmt: skip
+def test_whole_numbers_in_other_notation_are_what_they_are(text: str, plain: str) -> None:
+    np.testing.assert_array_equal(rle.decode(text, 4, 3), rle.decode(plain, 4, 3))
+    np.testing.assert_array_equal(rle.runs(text), rle.runs(plain))
+    assert rle.is_plain(plain)
+    assert not rle.is_plain(text)
+
+
+def test_large_numbers_are_exact() -> None:
+    """Above 2 ** 24 and 2 ** 53 floats leave whole numbers out; single precision would give 4294836224."""
+    assert rle.runs("4294836221.0 2.000").tolist() == [[4294836221, 4294836223]]
+    assert rle.runs("42948.36221e5 2").tolist() == [[4294836221, 4294836223]]
+    with pytest.raises(rle.RleError, match="it contains 9007199254740993, but"):
+        rle.runs("9007199254740993.0 1")
+
+
+def test_runs_without_length_are_counted() -> None:
+    assert rle.without_length("0 0 0 1 2 0.0") == 2
+    assert rle.without_length("0 1") == 0
 
 
 @given(masks)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import io
+import os
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -26,10 +27,12 @@ from data.annotations import Annotations, combined_runs, read_annotations
 from data.submissions import (
     HEADER,
     Comparison,
+    Verdict,
     check,
     compare,
     images_of,
     images_of_sample,
+    read_submission,
     write_submission,
 )
 
@@ -250,6 +253,116 @@ def test_the_layout_must_be_the_competitions(tmp_path: Path, content: str, says:
 def test_without_ids_to_compare_with_the_rest_is_checked(tmp_path: Path) -> None:
     found = check(submission(tmp_path, "ImageId,EncodedPixels\na,0 36\nanything,0 35\n"), None, SIZE)
     assert [(fault.kind, fault.row) for fault in found.faults] == [("overflow", 2)]
+
+
+def kinds(found: Verdict) -> list[tuple[str, int | None, str]]:
+    return [(fault.kind, fault.row, fault.image_id) for fault in found.faults]
+
+
+def test_ids_with_a_suffix_are_faults_that_name_the_image(tmp_path: Path) -> None:
+    """The competition compares ids as they stand. The rest of such a row is looked at all the same."""
+    rows = "a.dcm,0 36\nb,-1\nb.png,-1\nc.png,1 2\nd.dcm,-1\nd,-1\nd.DCM,-1\n"
+    path = submission(tmp_path, f"ImageId,EncodedPixels\n{rows}")
+    found = check(path, dict.fromkeys(["a", "b", "c.png", "d", "e"], SIZE), SIZE)
+    assert kinds(found) == [
+        ("overflow", 2, "a.dcm"),
+        ("unknown", 2, "a.dcm"),
+        ("unknown", 4, "b.png"),
+        ("unknown", 6, "d.dcm"),
+        ("double", 7, "d"),
+        ("unknown", 8, "d.DCM"),
+        ("missing", None, "e"),
+    ]
+    said = [fault.reason for fault in found.faults]
+    assert said[1] == "there is no such image; there is a"
+    assert said[2] == "there is no such image; there is b, which row 3 is about"
+    assert said[4] == "the image has come before, in row 6 as d.dcm; one row an image"
+    assert (found.images, found.warnings) == (7, ())
+    sample = check(submission(tmp_path, "ImageId,EncodedPixels\na,-1\n"), {"a.dcm": SIZE}, SIZE)
+    assert [fault.reason for fault in sample.faults] == ["there is no such image; there is a.dcm"]
+
+
+def test_without_ids_to_compare_with_a_suffix_is_warned_about(tmp_path: Path) -> None:
+    path = submission(tmp_path, "ImageId,EncodedPixels\na.dcm,0 1\nb,-1\nb.png,-1\n\u00a0b\u200b,-1\n")
+    found = check(path, None, SIZE)
+    assert kinds(found) == [("double", 4, "b.png"), ("double", 5, "b")]
+    assert [fault.reason for fault in found.faults] == [
+        "the image has come before, in row 3 as b; one row an image",
+        "the id has come before, in row 3; one row an image",
+    ]
+    assert found.warnings == ("2 ids with the suffix of a file; the ids of images have none: a.dcm, b.png",)
+
+
+def test_numbers_as_pandas_writes_them_are_read_and_warned_about(tmp_path: Path) -> None:
+    rows = "a,-1.0\nb,0.0 36.0\nc,1e0 0.0 3 2\nd,-1\ne,1.5 2\nf,1 2\n"
+    found = check(submission(tmp_path, f"ImageId,EncodedPixels\n{rows}"), None, SIZE)
+    assert kinds(found) == [("overflow", 3, "b"), ("malformed", 4, "c"), ("malformed", 6, "e")]
+    assert found.faults[1].reason == "1 of its runs have a length of 0"
+    assert found.faults[2].reason == "1.5 is not a whole number"
+    assert found.positives == 3
+    (warning,) = found.warnings
+    assert warning.startswith("3 rows with whole numbers like 12.0, 1e3 or -1.0")
+    assert warning.endswith("row 2, 3, 4")
+
+
+def test_a_header_that_comes_again_is_a_fault(tmp_path: Path) -> None:
+    text = "ImageId,EncodedPixels\na,-1\nImageId,EncodedPixels\nb,-1\n"
+    found = check(submission(tmp_path, text), {"a": SIZE, "b": SIZE}, SIZE)
+    assert kinds(found) == [("header", 3, "")]
+    assert (found.rows, found.images) == (2, 2)
+
+
+@pytest.mark.parametrize("first", [".dcm", ".png", ""])
+@pytest.mark.parametrize("second", [".dcm", ".DICOM", ""])
+def test_images_are_compared_whatever_suffix_their_ids_have(tmp_path: Path, first: str, second: str) -> None:
+    truth = f"ImageId,EncodedPixels\na{first},1.0 2.0\nb,-1.0\na{first},9 1\n"
+    path = submission(tmp_path, f"ImageId,EncodedPixels\nb{second},0 1\na{second},2 3\n")
+    table = read_submission(path)
+    (tmp_path / "truth.csv").write_text(truth)
+    known = read_annotations(tmp_path / "truth.csv", {cells.image_id for cells in table.rows})
+    for found in (compare(path, known, table=table), compare(path, annotations(tmp_path, truth))):
+        assert len(found.ids) == 2
+        assert found.overlap.tolist() == [1, 0]
+        assert found.predicted.tolist() == [3, 1]
+        assert found.truth.tolist() == [3, 0]
+        assert (found.missing, found.unknown) == ((), ())
+
+
+def test_an_image_that_is_really_called_like_a_picture(tmp_path: Path) -> None:
+    """Both files have both ids: then they are two images."""
+    path = submission(tmp_path, "ImageId,EncodedPixels\na,-1\na.png,0 4\na.dcm,0 1\n")
+    (tmp_path / "truth.csv").write_text("a.png,0 5\na,-1\n")
+    known = read_annotations(tmp_path / "truth.csv", {"a", "a.png", "a.dcm"})
+    found = compare(path, known)
+    assert found.ids == ("a.png", "a")
+    assert found.predicted.tolist() == [4, 1]
+    assert (found.several, found.shortened) == (("a",), ("a.dcm",))
+
+
+def test_files_of_a_folder_that_give_no_image_are_told(tmp_path: Path, write_dicom: Any) -> None:
+    pixels = np.arange(7 * 5, dtype=np.uint8).reshape(7, 5)
+    write_dicom(pixels, "in/1/a.dcm", SOPInstanceUID="1.2.33")
+    write_dicom(pixels.T.copy(), "in/2/a.DICOM", SOPInstanceUID="1.2.33")
+    (tmp_path / "in/0").mkdir()
+    (tmp_path / "in/0/1.2.33").write_bytes(b"\0" * 128 + b"DICM and no more")
+    told: list[str] = []
+    assert images_of(tmp_path / "in", lambda _done, _total: None, told.append) == {"1.2.33": (7, 5)}
+    assert told == ["files whose id came before, passed over: 2 (1/a.dcm, 2/a.DICOM)"]
+    (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels\nb,1 1\n,-1\n")
+    assert images_of_sample(tmp_path / "sample.csv", SIZE, told.append) == {"b": SIZE}
+    assert told[1].endswith("without an id, passed over: 1 (row 3)")
+
+
+def test_a_folder_too_deep_to_open_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    """As `predict` takes it, which gives it a row of -1."""
+    place = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=place)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    assert images_of(tmp_path, lambda _done, _total: None) == {"d" * 200: None}
 
 
 def test_ids_and_sizes_of_a_folder(tmp_path: Path, write_dicom: Any) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from core import streams
+from core import destinations
+from core.destinations import STANDARD_OUTPUT, Stream, destination, is_standard_output, output_file
 from core.errors import UserError
 from core.files import check_place, replacing, set_aside, write_bytes, write_text
-from core.streams import STANDARD_OUTPUT, Stream, destination, is_standard_output, output_file
 
 ROOT = Path(__file__).resolve().parents[2]
 NULL, FULL = (1, 3), (1, 7)  # major and minor numbers of Linux's devices
@@ -111,7 +111,7 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
 
 
 def test_a_pipe_without_a_reader_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(destinations, "_PATIENCE_S", 0.1)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=r"pipe: nobody reads from this pipe"), fill(tmp_path / "pipe"):
         pytest.fail("it is found before the work begins")
@@ -140,7 +140,7 @@ def test_a_reader_that_leaves_is_told_of(tmp_path: Path) -> None:
 def test_a_reader_that_left_before_the_end_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(destinations, "_PATIENCE_S", 0.5)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -213,7 +213,7 @@ def test_standard_output_by_all_its_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # like /dev/stdout
     code = (
         "import sys; from pathlib import Path; from core.files import write_text;"
-        "from core.streams import is_standard_output; path = Path(sys.argv[1]);"
+        "from core.destinations import is_standard_output; path = Path(sys.argv[1]);"
         "assert is_standard_output(path); assert not is_standard_output(Path('/proc/self/fd/2'));"
         "print('printed before'); write_text(path, 'content ä\\n'); print('printed after')"
     )

@@ -1,0 +1,152 @@
+"""Single elements of a data set, read so that each has one meaning or is refused by its name.
+
+Promises: an element that is absent, empty or blank is None (or the default). One that cannot be parsed, has
+several values where one is meant, or is out of range raises `Refusal`, whose text names the element, what it
+holds and what was expected. No other exception leaves this module.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+_LONGEST_SHOWN = 40
+_BLANKS = " \0\t\r\n"
+
+
+class Refusal(ValueError):  # noqa: N818  it is what a reader is told, not a defect
+    """Why a file is no radiograph that can be read; the text is a whole reason, for a person to act on."""
+
+
+def named(keyword: str) -> str:
+    """An element's name and tag: `BitsStored` gives "Bits Stored (0028,0101)"."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return f"{dictionary_description(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def raw(dataset: Dataset, keyword: str) -> Any:
+    """An element's value as pydicom gives it; None if it is absent, empty or blank.
+
+    Raises:
+        Refusal: It cannot be parsed as what it is.
+    """
+    try:
+        value = dataset.get(keyword)
+    except Exception as error:  # pydicom parses a value when it is first looked at, and then raises anything
+        raise Refusal(f"{named(keyword)} holds {_stored(dataset, keyword)}, which cannot be read") from error
+    if isinstance(value, str) and not value.strip(_BLANKS):
+        return None
+    if isinstance(value, MultiValue | list | tuple | bytes) and len(value) == 0:
+        return None
+    return value
+
+
+def whole(dataset: Dataset, keyword: str, least: int, most: int, default: int | None = None) -> int:
+    """A whole number.
+
+    Args:
+        dataset: Where it is.
+        keyword: Its element.
+        least: The smallest that is accepted.
+        most: The greatest.
+        default: What an absent, empty or blank element stands for; None refuses it.
+
+    Raises:
+        Refusal: It is missing, or is not such a number.
+    """
+    value = _single(dataset, keyword)
+    expected = f"a whole number from {least} to {most} was expected"
+    if value is None:
+        if default is None:
+            raise Refusal(f"{named(keyword)} is missing; {expected}")
+        return default
+    found = _number(value)
+    if found is None or found != int(found) or not least <= found <= most:
+        raise Refusal(f"{named(keyword)} holds {_shown(value)}; {expected}")
+    return int(found)
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """A finite number; several values count if they are all the same. None if there is none.
+
+    Raises:
+        Refusal: It is no finite number, or there are several.
+    """
+    value = _single(dataset, keyword)
+    return None if value is None else _finite(value, keyword)
+
+
+def first_number(dataset: Dataset, keyword: str) -> float | None:
+    """The first of one or more finite numbers, as of windows; None if it is absent or blank.
+
+    Raises:
+        Refusal: It is no finite number.
+    """
+    value = raw(dataset, keyword)
+    if isinstance(value, MultiValue | list | tuple):
+        value = value[0]
+    if value is None or (isinstance(value, str) and not value.strip(_BLANKS)):
+        return None
+    return _finite(value, keyword)
+
+
+def term(dataset: Dataset, keyword: str) -> str:
+    """A defined term, in capitals and without blanks around it; "" if there is none.
+
+    Raises:
+        Refusal: There are several.
+    """
+    value = _single(dataset, keyword)
+    return "" if value is None else str(value).strip(_BLANKS).upper()
+
+
+def _single(dataset: Dataset, keyword: str) -> Any:
+    """The value of an element that has one; several that are all the same are one."""
+    value = raw(dataset, keyword)
+    if isinstance(value, MultiValue | list | tuple):
+        if any(one != value[0] for one in value):
+            raise Refusal(f"{named(keyword)} has {len(value)} values, {_shown(value)}; one was expected")
+        value = value[0]
+    return value
+
+
+def _finite(value: Any, keyword: str) -> float:
+    found = _number(value)
+    if found is None:
+        raise Refusal(f"{named(keyword)} holds {_shown(value)}; a finite number was expected")
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """A value as a number; None if it is none, or not finite."""
+    if isinstance(value, str):
+        value = value.strip(_BLANKS)
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _stored(dataset: Dataset, keyword: str) -> str:
+    """The bytes of an element that pydicom cannot parse."""
+    try:
+        return _shown(dataset.get_item(keyword).value)
+    except Exception:  # as above
+        return "a value"
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: as it would be written, not too long, in characters that can be printed."""
+    if isinstance(value, MultiValue | list | tuple):
+        text = "\\".join(map(str, value))
+    else:
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    if isinstance(value, str | bytes):
+        text = ascii(text)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
