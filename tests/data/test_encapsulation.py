@@ -343,7 +343,9 @@ def test_a_deflated_data_set_that_is_not_whole(tmp_path: Path, damage: str) -> N
 
 def test_a_damaged_lossless_stream_with_values_beyond_its_bits(tmp_path: Path) -> None:
     """Differences add up modulo 2^16, whatever the precision."""
-    syntax, bits, stream = stream_of("JPEG lossless")
+    codec, bits = CODECS["JPEG lossless"], 12
+    noise = np.random.default_rng(3).integers(0, 4096, slope(12).shape).astype(np.uint16)
+    syntax, stream = codec.syntax, codec.encode(noise, bits)
     chance = random.Random(3)
     found = []
     for _ in range(60):
