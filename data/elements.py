@@ -7,12 +7,14 @@ holds and what was expected. No other exception leaves this module.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 
 _LONGEST_SHOWN = 40
 _BLANKS = " \0\t\r\n"
@@ -24,9 +26,15 @@ class Refusal(ValueError):  # noqa: N818  it is what a reader is told, not a def
 
 def named(keyword: str) -> str:
     """An element's name and tag: `BitsStored` gives "Bits Stored (0028,0101)"."""
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
+    tag = _tag(keyword)
     return f"{dictionary_description(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+@functools.cache
+def _tag(keyword: str) -> BaseTag:
+    found = tag_for_keyword(keyword)
+    assert found is not None, keyword
+    return BaseTag(found)
 
 
 def raw(dataset: Dataset, keyword: str) -> Any:
@@ -35,8 +43,11 @@ def raw(dataset: Dataset, keyword: str) -> Any:
     Raises:
         Refusal: It cannot be parsed as what it is.
     """
+    tag = _tag(keyword)
+    if tag not in dataset:
+        return None
     try:
-        value = dataset.get(keyword)
+        value = dataset[tag].value
     except Exception as error:  # pydicom parses a value when it is first looked at, and then raises anything
         raise Refusal(f"{named(keyword)} holds {_stored(dataset, keyword)}, which cannot be read") from error
     if _is_blank(value):
