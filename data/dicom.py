@@ -35,7 +35,7 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from core.files import explained
-from data.elements import Refusal
+from data.elements import Refusal, named, quoted, terms
 from data.frames import first_frame
 from data.grayscale import shown
 from data.identities import has_dicom_suffix, image_id
@@ -227,7 +227,20 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
             path, _reason(error, "its pixels are damaged, and cannot be decoded")
         ) from error
     several = f"the first of {form.frames} frames" if form.frames > 1 else ""
-    return Radiograph(values, full, "; ".join(filter(None, (several, frame.note, note))))
+    notes = several, frame.note, note, _shape_note(dataset, form)
+    return Radiograph(values, full, "; ".join(filter(None, notes)))
+
+
+def _shape_note(dataset: Dataset, form: PixelFormat) -> str:
+    """A remark on a Presentation LUT Shape that would turn the picture over (PS3.3 C.8.11.3.1.2)."""
+    shape = terms(dataset, "PresentationLUTShape")
+    fitting = "INVERSE" if form.photometric == "MONOCHROME1" else "IDENTITY"
+    if shape in ([], [""], [fitting]):
+        return ""
+    return (
+        f"{named('PresentationLUTShape')} is {quoted(shape)}, which does not go with {form.photometric}; "
+        "the latter counts"
+    )
 
 
 def _content(path: Path) -> bytes:

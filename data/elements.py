@@ -7,12 +7,14 @@ holds and what was expected. No other exception leaves this module.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 
 _LONGEST_SHOWN = 40
 _BLANKS = " \0\t\r\n"
@@ -24,9 +26,15 @@ class Refusal(ValueError):  # noqa: N818  it is what a reader is told, not a def
 
 def named(keyword: str) -> str:
     """An element's name and tag: `BitsStored` gives "Bits Stored (0028,0101)"."""
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
+    tag = _tag(keyword)
     return f"{dictionary_description(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+@functools.cache
+def _tag(keyword: str) -> BaseTag:
+    found = tag_for_keyword(keyword)
+    assert found is not None, keyword
+    return BaseTag(found)
 
 
 def raw(dataset: Dataset, keyword: str) -> Any:
@@ -35,11 +43,14 @@ def raw(dataset: Dataset, keyword: str) -> Any:
     Raises:
         Refusal: It cannot be parsed as what it is.
     """
+    tag = _tag(keyword)
+    if tag not in dataset:
+        return None
     try:
-        value = dataset.get(keyword)
+        value = dataset[tag].value
     except Exception as error:  # pydicom parses a value when it is first looked at, and then raises anything
         raise Refusal(f"{named(keyword)} holds {_stored(dataset, keyword)}, which cannot be read") from error
-    if isinstance(value, str) and not value.strip(_BLANKS):
+    if _is_blank(value):
         return None
     if isinstance(value, MultiValue | list | tuple | bytes) and len(value) == 0:
         return None
@@ -67,7 +78,7 @@ def whole(dataset: Dataset, keyword: str, least: int, most: int, default: int | 
         return default
     found = _number(value)
     if found is None or found != int(found) or not least <= found <= most:
-        raise Refusal(f"{named(keyword)} holds {_shown(value)}; {expected}")
+        raise Refusal(f"{named(keyword)} holds {quoted(value)}; {expected}")
     return int(found)
 
 
@@ -81,18 +92,13 @@ def number(dataset: Dataset, keyword: str) -> float | None:
     return None if value is None else _finite(value, keyword)
 
 
-def first_number(dataset: Dataset, keyword: str) -> float | None:
-    """The first of one or more finite numbers, as of windows; None if it is absent or blank.
+def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
+    """One or more finite numbers, as of windows; None in the place of a blank one.
 
     Raises:
-        Refusal: It is no finite number.
+        Refusal: One is no finite number.
     """
-    value = raw(dataset, keyword)
-    if isinstance(value, MultiValue | list | tuple):
-        value = value[0]
-    if value is None or (isinstance(value, str) and not value.strip(_BLANKS)):
-        return None
-    return _finite(value, keyword)
+    return [None if _is_blank(value) else _finite(value, keyword) for value in _several(dataset, keyword)]
 
 
 def term(dataset: Dataset, keyword: str) -> str:
@@ -105,20 +111,46 @@ def term(dataset: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip(_BLANKS).upper()
 
 
-def _single(dataset: Dataset, keyword: str) -> Any:
-    """The value of an element that has one; several that are all the same are one."""
-    value = raw(dataset, keyword)
+def terms(dataset: Dataset, keyword: str) -> list[str]:
+    """One or more defined terms, as of windows; "" in the place of a blank one."""
+    return [str(value or "").strip(_BLANKS).upper() for value in _several(dataset, keyword)]
+
+
+def quoted(value: Any) -> str:
+    """A value in a message: as it would be written, not too long, in characters that can be printed."""
     if isinstance(value, MultiValue | list | tuple):
-        if any(one != value[0] for one in value):
-            raise Refusal(f"{named(keyword)} has {len(value)} values, {_shown(value)}; one was expected")
-        value = value[0]
-    return value
+        value = "\\".join(map(str, value))
+        text = str(value)
+    else:
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        text = ascii(text) if isinstance(value, str | bytes) else text
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def _several(dataset: Dataset, keyword: str) -> list[Any]:
+    value = raw(dataset, keyword)
+    if value is None:
+        return []
+    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip(_BLANKS))
+
+
+def _single(dataset: Dataset, keyword: str) -> Any:
+    """The value of an element that has one; several that are all the same are one, and blanks are none."""
+    found = _several(dataset, keyword)
+    values = [value for value in found if not _is_blank(value)]
+    if any(one != values[0] for one in values[1:]):
+        raise Refusal(f"{named(keyword)} has {len(found)} values, {quoted(found)}; one was expected")
+    return values[0] if values else None
 
 
 def _finite(value: Any, keyword: str) -> float:
     found = _number(value)
     if found is None:
-        raise Refusal(f"{named(keyword)} holds {_shown(value)}; a finite number was expected")
+        raise Refusal(f"{named(keyword)} holds {quoted(value)}; a finite number was expected")
     return found
 
 
@@ -136,17 +168,6 @@ def _number(value: Any) -> float | None:
 def _stored(dataset: Dataset, keyword: str) -> str:
     """The bytes of an element that pydicom cannot parse."""
     try:
-        return _shown(dataset.get_item(keyword).value)
+        return quoted(dataset.get_item(keyword).value)
     except Exception:  # as above
         return "a value"
-
-
-def _shown(value: Any) -> str:
-    """A value in a message: as it would be written, not too long, in characters that can be printed."""
-    if isinstance(value, MultiValue | list | tuple):
-        text = "\\".join(map(str, value))
-    else:
-        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-    if isinstance(value, str | bytes):
-        text = ascii(text)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

@@ -21,12 +21,16 @@ Which bits are the value (PS3.5 8.1.1, 8.2.1 and its notes; p is the stream's ow
     p = Bits Stored                                         the stream's values
     lossy with p = Bits Allocated                           Bits Stored; values far beyond them are refused
     any other p                                             the stream's values, of p bits: `Frame.bits`
+
+Words of which the masked bits go on with the picture, so that Bits Stored must be wrong, are refused.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
@@ -38,13 +42,9 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
     JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
     RLELossless,
 )
 from simplejpeg import decode_jpeg
@@ -65,12 +65,15 @@ _NATIVE = (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
 )
-_REVERSIBLE = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL)
+_JPEG_SYNTAX = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.([56]\d|70)")
 _MOST_BITS = 16
 _PADS = (b"\0", b" ", b"\xff")
+_LONGEST_PAD = 4096  # what uncompressed pixels are filled up to: blocks of a disk or a tape
 _LONGEST_RUN = 128  # of RLE
 _AGAIN = "get the file again from its source"
-_RINGING = 1 / 4  # of the range: how far lossy values may be beyond it
+_RINGING, _ROUNDING = 1 / 4, 1 / 64  # of the range: how far few, or many, lossy values may be beyond it
+_MOST_RING = 0.02  # of all pixels
+_MOST_BY_CHANCE = 0.5  # of pairs of neighbours
 
 
 class Frame(NamedTuple):
@@ -105,12 +108,13 @@ def first_frame(dataset: Dataset, form: PixelFormat | None = None) -> Frame:
     """
     form = pixel_format(dataset) if form is None else form
     element = dataset["PixelData"]
-    content: bytes = element.value or b""
+    content = element.value or b""
+    if not isinstance(content, bytes):
+        raise Refusal(f"{named('PixelData')} has VR {element.VR}; OB or OW was expected")
     if not content:
         raise Refusal(f"{named('PixelData')} is empty")
     native, in_items = form.syntax in _NATIVE, element.is_undefined_length
-    if not in_items and _fits(content, form) and (native or not _looks_compressed(content)):
-        # In a native syntax, even bytes that begin like an item are pixels if they fit the header exactly.
+    if _fits(content, form) and not _is_compressed(content, form, certain=native and not in_items):
         return _native(content, str(element.VR), form)
     if codestreams.recognise(content):  # without items
         return _encapsulated([memoryview(content)], form)
@@ -124,14 +128,30 @@ def first_frame(dataset: Dataset, form: PixelFormat | None = None) -> Frame:
     )
 
 
-def _looks_compressed(content: bytes) -> bool:
-    return begins_with_item(content) or bool(codestreams.recognise(content))
+def _is_compressed(content: bytes, form: PixelFormat, *, certain: bool) -> bool:
+    """Whether bytes that are as many as uncompressed pixels have are compressed ones.
+
+    Args:
+        content: The bytes.
+        form: What the header says.
+        certain: Whether it takes a stream of just the header's size to believe it: pixels may begin like an
+            item by chance.
+    """
+    if not begins_with_item(content) and not codestreams.recognise(content):
+        return False
+    if not certain:
+        return True
+    try:
+        items = fragments(content) if begins_with_item(content) else [memoryview(content)]
+        stream = codestreams.describe(b"".join(of_first_frame(items, form.frames)))
+    except Refusal:
+        return False
+    return (stream.height, stream.width) == (form.rows, form.columns)
 
 
 def _fits(content: bytes, form: PixelFormat) -> bool:
     """Whether so many bytes, with or without the one that makes them even, are what the header describes."""
-    expected = form.frame_bytes * form.frames
-    return len(content) in (expected, expected + expected % 2)
+    return len(content) in _even(form.frame_bytes * form.frames)
 
 
 def _native(content: bytes, vr: str, form: PixelFormat) -> Frame:
@@ -147,15 +167,16 @@ def _native(content: bytes, vr: str, form: PixelFormat) -> Frame:
     )
     if len(content) < most:
         raise Refusal(
-            f"{named('PixelData')} has {len(content):,} bytes, less than expected: {described}. It is cut off"
+            f"{named('PixelData')} has {len(content):,} bytes, less than expected: {described}. "
+            "It is cut off, or one of these is wrong"
         )
     rest = content[most:]
-    row = form.columns * form.allocated // 8
-    if len(rest) >= row and not any(not rest.strip(pad) for pad in _PADS):
+    if len(rest) > _LONGEST_PAD or not any(not rest.strip(pad) for pad in (*_PADS, rest[:1])):
         raise Refusal(
             f"{named('PixelData')} has {len(content):,} bytes, more than expected: {described}. "
             "Which of these is wrong cannot be told"
         )
+    notes = [] if len(rest) <= 1 else [f"{len(rest):,} bytes after its pixels were taken for a pad"]
     if form.allocated == 8 and vr == "OW" and form.syntax == ExplicitVRBigEndian:
         # Bytes in words, and the words are big-endian.
         even = bytes(content[: expected + expected % 2])
@@ -164,8 +185,9 @@ def _native(content: bytes, vr: str, form: PixelFormat) -> Frame:
     else:
         order = ">" if form.syntax == ExplicitVRBigEndian else "<"
         values = np.frombuffer(content, f"{order}u{form.allocated // 8}", form.rows * form.columns)
-    note = "" if form.syntax in _NATIVE else f"its pixels are not compressed, but {_by_syntax(form)}"
-    return Frame(_of_words(values.reshape(form.rows, form.columns), form), form.stored, note)
+    if form.syntax not in _NATIVE:
+        notes.append(f"its pixels are not compressed, but {_by_syntax(form)}")
+    return _from_words(values.reshape(form.rows, form.columns), form, *notes)
 
 
 def _by_syntax(form: PixelFormat) -> str:
@@ -184,15 +206,28 @@ def _encapsulated(items: list[memoryview], form: PixelFormat) -> Frame:
         return frame._replace(
             note=_joined(f"its pixels are {stream.kind}, but {_by_syntax(form)}", frame.note)
         )
-    if form.syntax == RLELossless:
-        return Frame(_of_words(_rle(joined, form), form), form.stored)
+    if form.syntax == RLELossless and _is_rle(joined):
+        return _from_words(_rle(joined, form), form)
     for content in (items[1:], items):  # with and without the offset table
-        if _fits(joined := b"".join(content), form):
-            return _native(joined, "OB", form)
+        if len(content) == form.frames and len(content[0]) in _even(form.frame_bytes):
+            return _native(bytes(content[0]), "OB", replace(form, frames=1))
+        if _fits(whole := b"".join(content), form):
+            return _native(whole, "OB", form)
     raise Refusal(
         f"{_by_syntax(form)}, but what its items hold begins with {joined[:4].hex(' ')}, and is none of the "
-        "compressions that are read"
+        f"compressions that are read; nor are its {len(joined):,} bytes the {form.frame_bytes:,} of "
+        f"{form.columns}x{form.rows} uncompressed pixels"
     )
+
+
+def _is_rle(content: bytes) -> bool:
+    """Whether this begins like a frame of RLE: up to 15 segments, the first behind the header (PS3.5 G.5)."""
+    return 1 <= int.from_bytes(content[:4], "little") <= 15 and content[4:8] == b"\x40\0\0\0"
+
+
+def _even(length: int) -> tuple[int, int]:
+    """A length, and what it is made even to."""
+    return length, length + length % 2
 
 
 def _joined(*notes: str) -> str:
@@ -200,12 +235,12 @@ def _joined(*notes: str) -> str:
 
 
 def _expects(form: PixelFormat, stream: Stream) -> bool:
-    """Whether the transfer syntax is one of this kind of compression."""
+    """Whether the transfer syntax is one of this kind of compression, those that are retired included."""
     if stream.kind == codestreams.JPEG_2000:
         return form.syntax in JPEG2000TransferSyntaxes
-    return form.syntax in (
-        JPEGTransferSyntaxes if stream.kind == codestreams.JPEG else JPEGLSTransferSyntaxes
-    )
+    if stream.kind == codestreams.JPEG_LS:
+        return form.syntax in JPEGLSTransferSyntaxes
+    return _JPEG_SYNTAX.fullmatch(form.syntax) is not None
 
 
 def _decoded(stream: Stream, form: PixelFormat) -> Frame:
@@ -222,18 +257,23 @@ def _decoded(stream: Stream, form: PixelFormat) -> Frame:
     values = _decode(stream)
     if values.shape != (form.rows, form.columns):
         raise Refusal(f"its {stream.kind} stream decodes to {values.shape} values; it is damaged")
+    if stream.bits < values.itemsize * 8 and not stream.signed and values.max() >> stream.bits:
+        raise Refusal(f"its {stream.kind} stream is damaged: it has values beyond its own {stream.bits} bits")
+    if stream.signed and not form.signed and values.min() < 0:
+        raise Refusal(
+            f"its {stream.kind} stream has values below 0, which {named('PixelRepresentation')} excludes"
+        )
     if stream.bits == form.stored:
-        return Frame(_signed(values, form, stream), form.stored)
+        return _of_stored_bits(values, form, stream)
+    says = f"its {stream.kind} stream has {stream.bits} bits, {named('BitsStored')} says {form.stored}"
     if stream.bits == form.allocated:
-        if stream.lossless and (stream.kind != codestreams.JPEG_2000 or form.syntax in _REVERSIBLE):
-            words = _patterns(values, form.allocated)
-            return Frame(_of_words(words, form), form.stored, _unused(words, form))
-        return Frame(_within(values, form, stream), form.stored)
+        if stream.lossless and not (stream.kind == codestreams.JPEG_2000 and form.lossy):
+            return _from_words(_patterns(values, form.allocated), form)
+        return Frame(_within(values, form, stream), form.stored, f"{says}, which counts")
     _check_sign(form, stream)
-    if stream.signed and not form.signed:
-        values = _signed(values, form, stream)
-    note = f"its {stream.kind} stream has {stream.bits} bits, {named('BitsStored')} says {form.stored}"
-    return Frame(values, stream.bits, f"{note}; the stream counts")
+    if not form.signed:
+        values = values.astype(f"u{values.itemsize}", copy=False)
+    return Frame(values, stream.bits, f"{says}; the stream counts")
 
 
 def _decode(stream: Stream) -> NDArray[np.integer[Any]]:
@@ -395,32 +435,55 @@ def _exchanged(segment: bytes, form: PixelFormat) -> bool:
     return not ends.issuperset(range(0, most, form.columns)) and ends.issuperset(range(0, most, form.rows))
 
 
-def _of_words(words: NDArray[Any], form: PixelFormat) -> NDArray[np.integer[Any]]:
+def _from_words(words: NDArray[Any], form: PixelFormat, *notes: str) -> Frame:
     """The values in words of Bits Allocated: the bits up to High Bit, their sign extended, no others."""
     _check_high_bit(form)
     above, unused = form.allocated - 1 - form.high, form.allocated - form.stored
     words = words.astype(f"=u{form.allocated // 8}", copy=False)
-    if above:
-        words = words << above
+    values: NDArray[Any] = words << above if above else words
     if form.signed:
-        return words.view(f"i{form.allocated // 8}") >> unused
-    return words >> unused if unused else words
+        values = values.view(f"i{form.allocated // 8}") >> unused
+    elif unused:
+        values = values >> unused
+    note = _unused(words, values, form) if unused else ""
+    return Frame(values, form.stored, _joined(*notes, note))
 
 
-def _unused(words: NDArray[np.unsignedinteger[Any]], form: PixelFormat) -> str:
-    """A remark on words whose bits are set where no value is, but for those that extend a sign."""
-    extended = form.signed and form.high == form.stored - 1
-    beyond = words.astype(np.int64)
-    if extended:
-        beyond ^= _of_words(words, form)
-    beyond &= ((1 << form.allocated) - 1) ^ ((1 << form.stored) - 1 << form.high + 1 - form.stored)
+def _unused(words: NDArray[Any], values: NDArray[Any], form: PixelFormat) -> str:
+    """A remark on bits that are set where no value is, but for those that extend a sign.
+
+    Raises:
+        Refusal: They go on with the picture.
+    """
+    mask = ((1 << form.allocated) - 1) ^ ((1 << form.stored) - 1 << form.high + 1 - form.stored)
+    beyond = words & words.dtype.type(mask)
+    if form.signed and form.high == form.stored - 1:
+        beyond ^= values.view(words.dtype) & words.dtype.type(mask)
     share = np.count_nonzero(beyond) / beyond.size
     if share == 0:
         return ""
+    if form.high == form.stored - 1 and _goes_on(words, form.stored):
+        raise Refusal(
+            f"{named('BitsStored')} is {form.stored}, but its pixels go on in the bits above: "
+            "they have more bits than the header says"
+        )
     return (
         f"{share:.0%} of its pixels have bits set beyond the {form.stored} of {named('BitsStored')}; "
         "those do not count"
     )
+
+
+def _goes_on(words: NDArray[Any], stored: int) -> bool:
+    """Whether the bits above the stored ones are part of the value.
+
+    Then, where they change by one from a pixel to its neighbour, the stored ones jump back by nearly their
+    range, and both together change by little. At the edge of an overlay the stored ones do not jump.
+    """
+    left, right = (some.astype(np.int32) for some in (words[:, :-1], words[:, 1:]))
+    change = right - left
+    carries = np.abs((right >> stored) - (left >> stored)) == 1
+    small = np.abs(change[carries]) < 1 << max(stored - 2, 0)
+    return len(small) > 0 and bool(small.mean() > _MOST_BY_CHANCE)
 
 
 def _patterns(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.unsignedinteger[Any]]:
@@ -429,19 +492,20 @@ def _patterns(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.unsigne
     return values.astype(f"{values.dtype.kind}{size}", copy=False).view(f"u{size}")
 
 
-def _signed(values: NDArray[np.integer[Any]], form: PixelFormat, stream: Stream) -> NDArray[np.integer[Any]]:
+def _of_stored_bits(values: NDArray[Any], form: PixelFormat, stream: Stream) -> Frame:
     """A stream's values with the sign and in the width that the header says they have."""
     size = form.allocated // 8
-    if form.signed == stream.signed:
-        return values.astype(f"{'i' if form.signed else 'u'}{size}", copy=False)
-    if form.signed:  # JPEG and JPEG-LS know no sign, and some encoders of JPEG 2000 leave it out
-        unused = form.allocated - form.stored
-        return (values.astype(f"u{size}") << unused).view(f"i{size}") >> unused
-    if values.min() < 0:
-        raise Refusal(
-            f"its {stream.kind} stream has values below 0, but {named('PixelRepresentation')} says none is"
+    if not form.signed or stream.signed:
+        return Frame(values.astype(f"{'i' if form.signed else 'u'}{size}", copy=False), form.stored)
+    # JPEG and JPEG-LS know no sign, and some encoders of JPEG 2000 leave it out.
+    unused = form.allocated - form.stored
+    signed = (values.astype(f"u{size}") << unused).view(f"i{size}") >> unused
+    note = ""
+    if stream.kind == codestreams.JPEG_2000 and signed.min() < 0:
+        note = (
+            f"its JPEG 2000 stream has no sign, {named('PixelRepresentation')} says that there is; it counts"
         )
-    return values.astype(f"u{size}")
+    return Frame(signed, form.stored, note)
 
 
 def _within(values: NDArray[np.integer[Any]], form: PixelFormat, stream: Stream) -> NDArray[np.integer[Any]]:
@@ -451,8 +515,8 @@ def _within(values: NDArray[np.integer[Any]], form: PixelFormat, stream: Stream)
     shifted = values.astype(np.int32) >> form.high + 1 - form.stored
     low = -(1 << form.stored - 1) if form.signed else 0
     high = low + (1 << form.stored) - 1
-    beyond = max(low - int(shifted.min()), int(shifted.max()) - high)
-    if beyond > _RINGING * (high - low):
+    beyond = np.maximum(low - shifted, shifted - high) / (high - low)
+    if beyond.max() > _RINGING or np.count_nonzero(beyond > _ROUNDING) > _MOST_RING * beyond.size:
         raise Refusal(
             f"its {stream.kind} stream has {stream.bits} bits and values beyond the {form.stored} of "
             f"{named('BitsStored')}: which of both is right cannot be told"

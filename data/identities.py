@@ -11,6 +11,7 @@ without white space around them.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections import Counter
@@ -118,6 +119,8 @@ def printable(text: str) -> str:
     """Bytes of a name that are no UTF-8, and control characters, become escapes, written with a backslash."""
     if text.isprintable():
         return text
+    with contextlib.suppress(UnicodeError):  # the bytes of a name where the system's own encoding is ASCII
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(
         _escape(one) if unicodedata.category(one) == "Cc" and one not in _KEPT else one for one in text

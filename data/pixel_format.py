@@ -37,6 +37,7 @@ class PixelFormat:
             that cannot be: it counts only where whole words were stored.
         signed: Whether the value is a two's complement.
         syntax: The transfer syntax.
+        lossy: Whether it was compressed with loss, ever (Lossy Image Compression, PS3.3 C.7.6.1.1.5).
     """
 
     rows: int
@@ -48,6 +49,7 @@ class PixelFormat:
     high: int
     signed: bool
     syntax: UID
+    lossy: bool
 
     @property
     def frame_bytes(self) -> int:
@@ -92,6 +94,7 @@ def pixel_format(dataset: Dataset) -> PixelFormat:
         high=whole(dataset, "HighBit", 0, 65535, default=stored - 1),
         signed=bool(whole(dataset, "PixelRepresentation", 0, 1, default=0)),
         syntax=_syntax(dataset),
+        lossy=term(dataset, "LossyImageCompression") == "01",
     )
 
 

@@ -413,8 +413,10 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
     )
     refused = [(result.source.name, result.no_segmentation) for result in account.results]
     undrawn = [(result.source.name, result.no_truth) for result in account.results]
+    noted = [(result.source.name, result.source.note) for result in account.results]
     for title, remarks in (
         ("unreadable, -1 in the submission", [(one.name, one.reason) for one in account.unreadable]),
+        ("note", [remark for remark in noted if remark[1]]),
         ("not listed", [(one.name, one.reason) for one in account.not_listed]),
         ("passed over, its id came before", [(one.name, one.image_id) for one in account.duplicates]),
         ("no Segmentation object", [remark for remark in refused if remark[1]]),

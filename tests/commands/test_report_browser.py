@@ -103,7 +103,8 @@ def test_it_opens_without_errors_and_asks_the_network_for_nothing(opened: webdri
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert any(url.startswith("file:") for url in urls)
-    assert {urlsplit(url).scheme for url in urls} <= {"file", "data"}
+    # Now and then the browser has not yet finished with a page of its own (`chrome:`), which it brings along.
+    assert {urlsplit(url).scheme for url in urls} <= {"file", "data", "chrome"}
     assert sum(url.startswith("file:") for url in urls) == 1
 
 

@@ -213,13 +213,8 @@ def test_standard_output_by_all_its_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # like /dev/stdout
     code = (
         "import sys; from pathlib import Path; from core.files import write_text;"
-<<<<<<< HEAD:tests/core/test_destinations.py
         "from core.destinations import is_standard_output; path = Path(sys.argv[1]);"
-        "assert is_standard_output(path); assert not is_standard_output(Path('/dev/stderr'));"
-=======
-        "from core.streams import is_standard_output; path = Path(sys.argv[1]);"
         "assert is_standard_output(path); assert not is_standard_output(Path('/proc/self/fd/2'));"
->>>>>>> wt-outputs:tests/core/test_streams.py
         "print('printed before'); write_text(path, 'content ä\\n'); print('printed after')"
     )
     log = tmp_path / "log"

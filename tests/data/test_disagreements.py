@@ -25,6 +25,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
+    RLELossless,
 )
 
 from data.dicom import Radiograph
@@ -72,8 +73,14 @@ def test_the_precision_of_the_stream_counts(tmp_path: Path, how: str, bits: int,
     dataset.WindowCenter, dataset.WindowWidth = top // 2, top
     windowed = ((slope(bits) - (top // 2 - 0.5)) / (top - 1) + 0.5).clip(0, 1)
     np.testing.assert_allclose(pixels_of(tmp_path, dataset, note), windowed, atol=tolerance)
-    dataset.WindowCenter, dataset.WindowWidth = top, 2 * top
-    assert "Window Center (0028,1050) is for values up to" in str(read(tmp_path, dataset))
+    for center, width in ((top, 2 * top), (top // 8, top // 4), (-top // 2, 2 * top)):
+        dataset.WindowCenter, dataset.WindowWidth = center, width
+        assert "Window Center (0028,1050) is for values from" in str(read(tmp_path, dataset))
+    del dataset.WindowCenter
+    for keyword in ("VOILUTSequence", "ModalityLUTSequence"):
+        setattr(dataset, keyword, table(top // 4, 0, 16, list(range(top // 4))))
+        assert "LUT Sequence (0028,30" in str(read(tmp_path, dataset))
+        delattr(dataset, keyword)
 
 
 def test_signed_values_of_another_precision_need_a_sign_in_the_stream(tmp_path: Path) -> None:
@@ -92,9 +99,19 @@ def test_a_stream_with_negative_values_under_an_unsigned_header(tmp_path: Path) 
     dataset = encapsulated(
         values.view(np.uint16), encode_array(values, bits_stored=12), JPEG2000Lossless, stored=12
     )
-    assert "values below 0, but Pixel Representation (0028,0103)" in str(read(tmp_path, dataset))
+    assert "values below 0, which Pixel Representation (0028,0103)" in str(read(tmp_path, dataset))
+    dataset.BitsStored = 16  # also where the stream's bits are not the header's
+    assert "values below 0" in str(read(tmp_path, dataset))
+    wide = (slope(16).astype(np.int32) - 32768).astype(np.int16)
+    dataset = encapsulated(
+        wide.view(np.uint16), encode_array(wide, bits_stored=16), JPEG2000Lossless, stored=12
+    )
+    assert "values below 0" in str(read(tmp_path, dataset))
     none_below = (slope(12) // 2).astype(np.int16)
     stream = encode_array(none_below, bits_stored=12)
+    dataset = encapsulated(np.zeros(none_below.shape, np.uint8), stream, JPEG2000Lossless, stored=8)
+    note = "its JPEG 2000 stream has 12 bits, Bits Stored (0028,0101) says 8; the stream counts"
+    np.testing.assert_allclose(pixels_of(tmp_path, dataset, note), none_below / 4095, atol=1e-6)
     dataset = encapsulated(none_below.view(np.uint16), stream, JPEG2000Lossless, stored=12)
     np.testing.assert_allclose(pixels_of(tmp_path, dataset), none_below / 4095, atol=1e-6)
 
@@ -115,12 +132,15 @@ def test_bits_beyond_the_stored_ones_in_a_lossless_stream(tmp_path: Path, how: s
 
 def test_lossy_values_a_little_beyond_the_stored_bits_are_no_overlay(tmp_path: Path) -> None:
     """Masked, 4,100 of 12 bits would be 4: a black spot in the whitest part."""
-    y, x = np.mgrid[:64, :64]
-    values = np.where((x // 8 + y // 8) % 2, 4095, 0).astype(np.uint16)
-    stream = encode_array(values, bits_stored=16, compression_ratios=[15])
+    y, x = np.mgrid[:64, :96]
+    values = np.where((y - 30) ** 2 + (x - 40) ** 2 < 400, 4095, 40 * y).astype(np.uint16)
+    stream = encode_array(values, bits_stored=16, compression_ratios=[20])
     wild = pydicom.dcmread(io.BytesIO(saved(encapsulated(values, stream, JPEG2000)))).pixel_array.astype(int)
     assert 4095 < wild.max() < 4095 * 5 // 4
-    found = pixels_of(tmp_path, encapsulated(values, stream, JPEG2000, stored=12))
+    note = "its JPEG 2000 stream has 16 bits, Bits Stored (0028,0101) says 12, which counts"
+    dataset = encapsulated(values, stream, JPEG2000, stored=12)
+    dataset.LossyImageCompression = "01"
+    found = pixels_of(tmp_path, dataset, note)
     np.testing.assert_allclose(found, wild.clip(0, 4095) / 4095, atol=1e-6)
     stream = encode_array(slope(16), bits_stored=16, compression_ratios=[4])
     assert "which of both is right" in str(
@@ -145,7 +165,32 @@ def test_high_bit(tmp_path: Path, stored: int, high: int, syntax: str) -> None:
     words = words.astype(">u2") if syntax == ExplicitVRBigEndian else words
     dataset = make_dataset(words, stored=stored, syntax=syntax)
     dataset.HighBit = high
-    np.testing.assert_allclose(pixels_of(tmp_path, dataset), values / ((1 << stored) - 1), atol=1e-6)
+    note = (
+        f"100% of its pixels have bits set beyond the {stored} of Bits Stored (0028,0101); those do not count"
+    )
+    np.testing.assert_allclose(pixels_of(tmp_path, dataset, note), values / ((1 << stored) - 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["native", "RLE", "JPEG lossless", "JPEG-LS", "JPEG 2000"])
+def test_pixels_that_go_on_above_the_stored_bits(tmp_path: Path, how: str) -> None:
+    """Masked, a picture of 16 bits under 12 would be a sawtooth; an overlay or rubbish is no such thing."""
+    values = slope(16)
+    if how in ("native", "RLE"):
+        dataset = make_dataset(values, stored=12)
+        if how == "RLE":
+            dataset.compress(RLELossless, generate_instance_uid=False)
+    else:
+        dataset = encapsulated(values, CODECS[how].encode(values, 16), CODECS[how].syntax, stored=12)
+    assert "Bits Stored (0028,0101) is 12, but its pixels go on in the bits above" in str(
+        read(tmp_path, dataset)
+    )
+    noise = np.random.default_rng(9).integers(0, 16, values.shape).astype(np.uint16)
+    dataset = make_dataset(slope(12) | noise << 12, stored=12)
+    note = "bits set beyond the 12 of Bits Stored (0028,0101); those do not count"
+    found = read(tmp_path, dataset)
+    assert not isinstance(found, str)
+    assert found.note.endswith(note)
+    np.testing.assert_allclose(found.pixels, slope(12) / 4095, atol=1e-6)
 
 
 def test_a_high_bit_that_cannot_be(tmp_path: Path) -> None:
@@ -275,14 +320,35 @@ def test_a_table_shorter_than_it_says(tmp_path: Path) -> None:
     dataset = make_dataset(values, stored=12)
     dataset.VOILUTSequence = table(4096, 0, 12, entries)
     np.testing.assert_allclose(pixels_of(tmp_path, dataset), looked_up(entries, 0, values) / 4095, atol=1e-6)
+    dataset = make_dataset(values, stored=12)  # the range is that of what there is, whatever it says
+    for bits in (8, 16):
+        dataset.VOILUTSequence = table(4096, 0, bits, entries)
+        found = read(tmp_path, dataset)
+        assert not isinstance(found, str)
+        assert "entries count" in found.note
+        np.testing.assert_allclose(found.pixels, looked_up(entries, 0, values) / 4095, atol=1e-6)
+    dataset.VOILUTSequence = table(256, 0, 12, entries)
+    assert "its pixels need those that are too many" in str(read(tmp_path, dataset))
     dataset = make_dataset(SLOPE_12, stored=12)
     dataset.VOILUTSequence = table(4096, 0, 12, entries)
     reason = "its VOI LUT Sequence (0028,3010) has 3900 entries, its descriptor says 4096, and its pixels"
     assert reason in str(read(tmp_path, dataset))
+    dataset.VOILUTSequence = table(4096, 0, 12, entries[:2048])  # not packed: bytes have no 12 bits
+    assert "has 2048 entries, its descriptor says 4096" in str(read(tmp_path, dataset))
 
 
 FIRST = {"WindowCenter": 900, "WindowWidth": 300}
+TURNED = {"RescaleSlope": -2, "RescaleIntercept": 8190}
 NO_TABLE = Items([Dataset()])
+
+
+def grouped(keyword: str, **elements: Any) -> Items:
+    """Elements in a functional group, as an enhanced image has them."""
+    inner, outer = Dataset(), Dataset()
+    for name, value in elements.items():
+        setattr(inner, name, value)
+    setattr(outer, keyword, Items([inner]))
+    return Items([outer])
 
 
 @pytest.mark.parametrize(
@@ -298,6 +364,27 @@ NO_TABLE = Items([Dataset()])
         ({"RescaleSlope": "", "RescaleIntercept": ""}, {}),
         ({"RescaleSlope": "1", "RescaleIntercept": ""}, {}),
         ({"RescaleSlope": ["1", "1"], "RescaleIntercept": ["0", "0"]}, {}),
+        ({"RescaleSlope": ["1", ""], "RescaleIntercept": "0"}, {}),
+        ({"WindowCenter": ["", "900"], "WindowWidth": ["5", "300"]}, FIRST),
+        ({"WindowCenter": ["7", "900"], "WindowWidth": ["0", "300"]}, FIRST),
+        ({**FIRST, "VOILUTFunction": ["LINEAR", ""]}, FIRST),
+        (
+            {
+                "WindowCenter": ["", "900"],
+                "WindowWidth": ["", "300"],
+                "VOILUTFunction": ["LINEAR", "SIGMOID"],
+            },
+            {**FIRST, "VOILUTFunction": "SIGMOID"},
+        ),
+        (
+            {"VOILUTSequence": [Dataset(), *table(3, 900, 12, [7, 4095, 90])]},
+            {"VOILUTSequence": table(3, 900, 12, [7, 4095, 90])},
+        ),
+        ({"SharedFunctionalGroupsSequence": grouped("FrameVOILUTSequence", **FIRST)}, FIRST),
+        (
+            {"PerFrameFunctionalGroupsSequence": grouped("PixelValueTransformationSequence", **TURNED)},
+            TURNED,
+        ),
         ({"PhotometricInterpretation": " MONOCHROME2 "}, {}),
         ({"PhotometricInterpretation": "monochrome2"}, {}),
         ({"PhotometricInterpretation": "MONOCHROME1 \0"}, {"PhotometricInterpretation": "MONOCHROME1"}),
@@ -451,3 +538,18 @@ def test_no_reason_is_the_text_of_an_exception(tmp_path: Path) -> None:
             "invalid literal",
         ):
             assert words not in reason, reason
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE"])
+def test_a_presentation_lut_shape_that_does_not_fit_is_noted(
+    tmp_path: Path, photometric: str, shape: str
+) -> None:
+    dataset = make_dataset(slope(8))
+    dataset.PhotometricInterpretation, dataset.PresentationLUTShape = photometric, shape
+    fits = (photometric == "MONOCHROME1") == (shape == "INVERSE")
+    note = f"Presentation LUT Shape (2050,0020) is {shape}, which does not go with {photometric}; "
+    note += "the latter counts"
+    found = pixels_of(tmp_path, dataset, "" if fits else note)
+    shown = slope(8) / 255
+    np.testing.assert_allclose(found, 1 - shown if photometric == "MONOCHROME1" else shown, atol=1e-6)

@@ -134,3 +134,9 @@ def test_with_annotations_the_name_comes_before_the_uid(tmp_path: Path) -> None:
 
 def test_paths_are_shown_without_what_moves_a_cursor(tmp_path: Path) -> None:
     assert name_below(tmp_path, tmp_path / "a b" / "c\r\x1b[2J.dcm") == "a b/c\\x0d\\x1b[2J.dcm"
+
+
+def test_names_where_the_systems_encoding_is_ascii() -> None:
+    """There Python gives the bytes of a name, each by itself; they are its characters all the same."""
+    assert image_id(Path("胸部".encode().decode("ascii", "surrogateescape") + ".dcm")) == "胸部"
+    assert image_id(Path("a\udcff胸.dcm")) == "a\\udcff胸"
