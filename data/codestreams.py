@@ -65,6 +65,7 @@ class Stream:
         signed: Whether its samples have a sign; only JPEG 2000 knows one.
         lossless: Whether it gives back what went into the encoder.
         common: Whether it is a JPEG of 8 bits with Huffman codes that is not lossless.
+        progressive: Whether it is a JPEG in several scans, each of which makes it finer.
         doubtful: Whether coded data can be missing at its end, or before a restart marker, without a sign.
         shifted: Whether its image does not begin at the origin of its coordinates; only in JPEG 2000.
     """
@@ -78,6 +79,7 @@ class Stream:
     signed: bool = False
     lossless: bool = False
     common: bool = False
+    progressive: bool = False
     doubtful: bool = False
     shifted: bool = False
 
@@ -130,19 +132,18 @@ def whole(stream: Stream) -> Stream:
     Raises:
         Refusal: It is cut off or damaged, or asks for far more work than an image of its size is.
     """
+    if stream.common and not stream.progressive:
+        return stream
     try:
         if stream.kind == JPEG_2000:
             content, doubtful = jpeg_2000.whole(stream.content)
             return replace(stream, content=content, doubtful=doubtful)
-        headers = _headers(stream.content)
-        if stream.common and headers.process not in _PROGRESSIVE:
-            return stream
-        image = _image(stream.content, headers)
+        image = _image(stream.content, _headers(stream.content))
     except struct.error as error:
         raise Refusal(f"its {stream.kind} stream is cut off") from error
     if stream.kind == JPEG_LS:  # whose decoder accepts nothing between its data and the end marker
         return replace(stream, content=stream.content[: image.scans[0].ends[-1]] + _EOI)
-    if headers.process in _PROGRESSIVE:
+    if stream.progressive:
         _check_progression(image.scans)
     return replace(stream, content=stream.content[: image.end])
 
@@ -294,6 +295,7 @@ def _described(content: bytes, headers: _Headers) -> Stream:
         bits=headers.bits,
         lossless=lossless or (process == _SOF_LS and near == 0),
         common=common,
+        progressive=process in _PROGRESSIVE,
         doubtful=not common and process != _SOF_LS,
     )
 
