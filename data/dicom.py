@@ -35,7 +35,7 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from core.files import explained
-from data.elements import Refusal, named, quoted, terms
+from data.elements import Refusal, joined, named, quoted, terms
 from data.frames import first_frame
 from data.grayscale import shown
 from data.identities import has_dicom_suffix, image_id
@@ -228,7 +228,7 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
         ) from error
     several = f"the first of {form.frames} frames" if form.frames > 1 else ""
     notes = several, frame.note, note, _shape_note(dataset, form)
-    return Radiograph(values, full, "; ".join(filter(None, notes)))
+    return Radiograph(values, full, joined(*notes))
 
 
 def _shape_note(dataset: Dataset, form: PixelFormat) -> str:

@@ -20,8 +20,17 @@ _LONGEST_SHOWN = 40
 _BLANKS = " \0\t\r\n"
 
 
+AGAIN = "get the file again from its source"
+"""What to do about a file that is damaged."""
+
+
 class Refusal(ValueError):  # noqa: N818  it is what a reader is told, not a defect
     """Why a file is no radiograph that can be read; the text is a whole reason, for a person to act on."""
+
+
+def joined(*notes: str) -> str:
+    """Notes in one line, without those that are empty."""
+    return "; ".join(filter(None, notes))
 
 
 def named(keyword: str) -> str:

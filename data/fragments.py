@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import struct
 
+from data import rle_frames
 from data.codestreams import recognise
 from data.elements import Refusal
 
@@ -24,8 +25,6 @@ _BYTES_OF_AN_ITEM, _FREE_ITEMS = 1024, 10_000
 
 _START_BYTES = 1 << 16
 _LONGEST_PAD, _END_OF_IMAGE = 16, b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
-_RLE_START_BYTES = 8
-_RLE_START = re.compile(rb"[\x01-\x0f]\0\0\0\x40\0\0\0")  # how many segments; the first follows the header
 
 
 def fragments(content: bytes) -> list[memoryview]:
@@ -86,9 +85,9 @@ def of_first_frame(items: list[memoryview], frames: int) -> list[memoryview]:
     if recognise(_start(items)):
         ends = bytes(items[0][-_LONGEST_PAD:]).rstrip(b"\0").endswith(_END_OF_IMAGE)
         return items[:1] if each_its_own and ends else items  # to spare a copy of all frames
-    if _RLE_START.match(items[0]):
+    if rle_frames.begins(items[0]):
         for number, item in enumerate(items[1:], 1):
-            if item[:_RLE_START_BYTES] == items[0][:_RLE_START_BYTES]:
+            if item[: rle_frames.START_BYTES] == items[0][: rle_frames.START_BYTES]:
                 return items[:number]
         return items
     return items[:1] if each_its_own else items
@@ -105,7 +104,7 @@ def _without_table(items: list[memoryview], frames: int) -> list[memoryview]:
         return items
     if not any(first[:4]):
         return others
-    begins = bool(_RLE_START.match(others[0]) or recognise(_start(others)))
+    begins = rle_frames.begins(others[0]) or bool(recognise(_start(others)))
     return others if len(first) == 4 * frames and begins else items
 
 

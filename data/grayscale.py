@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from data.elements import Refusal, named, number, numbers, quoted, raw, terms
-from data.frames import Frame
+from data.elements import Refusal, joined, named, number, numbers, quoted, raw, terms
+from data.stored_bits import Frame
 
 _LEAST_BITS, _MOST_BITS = 8, 16
 _WORD = 1 << 16
@@ -70,7 +70,7 @@ def shown(frame: Frame, dataset: Dataset, *, own_bits: bool = False) -> Shown:
         if own_bits:
             _check_fit(table.first, table.last, low, high, "VOILUTSequence")
         values = _in_blocks(frame.values, lambda some: table.looked_up(modality.line(some)), np.uint16)
-        return Shown(values, table.full, _joined(modality.note, table.note))
+        return Shown(values, table.full, joined(modality.note, table.note))
     window = _window(source)
     if window is not None:
         if own_bits:
@@ -102,10 +102,6 @@ def _in_blocks(values: NDArray[Any], line: Line, kind: np.dtype[Any] | type[np.g
     for start in range(0, len(values), step):
         found[start : start + step] = line(values[start : start + step])
     return found
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
 
 
 def _unchanged(values: NDArray[Any]) -> NDArray[Any]:
@@ -171,7 +167,7 @@ def _modality(frame: Frame, dataset: Dataset, *, own_bits: bool) -> _Modality:
             )
         if own_bits:
             _check_fit(table.first, table.last, low, high, "ModalityLUTSequence")
-        note = _joined(note, table.note)
+        note = joined(note, table.note)
         return _Modality(table.looked_up, np.dtype(np.uint16), 0.0, table.full, note)
     if identity:  # spared: it would change nothing but the type, and so cost exactness and time
         return _Modality(_unchanged, frame.values.dtype, low, high, note)

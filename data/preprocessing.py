@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.files import explained, put_in_place, replacing, reserved
 from core.machine import available_cores
-from data import dicom, frames, headers, store
+from data import decoders, dicom, headers, store
 from data.annotations import (
     AnnotationError,
     Annotations,
@@ -248,7 +248,7 @@ def _fingerprint(
 ) -> str:
     """What the rows and their places depend on. The workers are not among it."""
     digest = hashlib.sha256()
-    versions = (np.__version__, cv2.__version__, h5py.version.hdf5_version, *frames.versions())
+    versions = (np.__version__, cv2.__version__, h5py.version.hdf5_version, *decoders.versions())
     formats = (store.FORMAT_VERSION, FORMAT_VERSION)
     labels = "" if annotations is None else annotations.sha256
     patients = settings.ignore_patients, hashlib.sha256(key).hexdigest()
