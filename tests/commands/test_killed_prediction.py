@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from command_line import environment, words_of
+from processes import wait_for_group
 from tiny_model import radiograph, write_model, write_radiograph
 
 KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "3"))
@@ -134,7 +135,7 @@ def test_killed_at_random_moments(
         wait_for_moment(process, place, began, chance, seconds)
         if process.poll() is None:
             struck[kill(process, place, began, alone=chance.random() < 0.7)] += 1
-        check_end(process)
+        wait_for_group(process)
         found = contents(place)
         for name, one in found.items():
             assert one in allowed[name], f"{name} is neither whole nor what it was"
@@ -192,28 +193,7 @@ def kill(process: subprocess.Popen[bytes], place: Path, began: dict[str, int | N
     return f"{hidden(place, '.png') // 10 * 10} pictures or more, {new} outputs in place"
 
 
-def check_end(process: subprocess.Popen[bytes]) -> None:
-    """It has ended, and so have all that it started."""
-    _, errors = process.communicate(timeout=60)
-    deadline = time.monotonic() + 20
-    while members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not members(process.pid), "orphans"
-    assert process.returncode in (0, -signal.SIGKILL), errors  # the bereaved may complain, and then go
-
-
 def check_whole(place: Path, expected: dict[str, Content]) -> None:
     """All outputs as of an undisturbed run, and nothing else in the folder."""
     assert contents(place) == expected
     assert {path.name for path in place.iterdir()} == set(OUTPUTS)
-
-
-def members(group: int) -> list[int]:
-    """The processes of a group that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, its_group = path.read_text().rsplit(")", 1)[1].split()[:3]
-            if int(its_group) == group and state not in "ZX":
-                found.append(int(path.parent.name))
-    return found

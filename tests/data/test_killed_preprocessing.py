@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 import pytest
 from dicom_files import make_dataset
+from processes import wait_for_group
 
 from data import rle
 
@@ -149,23 +150,7 @@ def kill(process: subprocess.Popen[bytes], *, alone: bool) -> None:
 
 def finish(process: subprocess.Popen[bytes], out: Path, whole: dict[str, bytes]) -> None:
     """No orphan stays, and what bears the final name is whole."""
-    _, errors = process.communicate(timeout=60)
-    deadline = time.monotonic() + 20
-    while members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not members(process.pid), "orphans"
-    assert process.returncode in (0, -signal.SIGKILL), errors  # the bereaved may complain, and then go
+    wait_for_group(process)
     if out.exists():
         assert arrays(out) == whole
         out.unlink()  # the next one starts anew
-
-
-def members(group: int) -> list[int]:
-    """The processes of a group that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, its_group = path.read_text().rsplit(")", 1)[1].split()[:3]
-            if int(its_group) == group and state not in "ZX":
-                found.append(int(path.parent.name))
-    return found
