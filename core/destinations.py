@@ -148,6 +148,11 @@ def destination(path: Path) -> Path | Stream:
     raise UserError(f"cannot write {path}: it is {what}", "Name a file.")
 
 
+def is_stream(path: Path) -> bool:
+    """Whether what is written to a path goes into something that is no file."""
+    return isinstance(destination(path), Stream)
+
+
 def is_standard_output(path: Path | None) -> bool:
     """Whether what is written to a path goes where commands print."""
     found = None if path is None else destination(path)

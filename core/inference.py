@@ -20,12 +20,22 @@ from core.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
 from core.contract import Implementation, Model
 from core.errors import UserError
 from core.lowering import lower
+from core.thresholds import FILE as THRESHOLDS
 from core.thresholds import Thresholds, load_thresholds
 
 CHECKPOINTS = (AVERAGED, BEST)
 """The first that a model's folder has is the one that predicts."""
 
 _FOLD = re.compile(r"fold(0|[1-9][0-9]*)")  # as `fold_folder` names them
+_FILES_OF_A_MODEL = (THRESHOLDS, "history.json", "predictions.png")
+_FOLDERS_OF_A_MODEL = ("export", "averaging")
+
+
+def is_of_model(file: Path) -> bool:
+    """Whether a file in a model's folder is one of those that make it up, by its name."""
+    if file.suffix == ".safetensors" or file.name in _FILES_OF_A_MODEL:
+        return True
+    return any(part in _FOLDERS_OF_A_MODEL for part in file.parts[-3:-1])
 
 
 @dataclass(frozen=True)

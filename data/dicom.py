@@ -130,7 +130,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             path = current / entry.name
             if _holds(entry.is_dir):
                 waiting.append(path)
-            elif _is_dicom(path, entry):
+            elif _is_dicom(path, entry.is_file):
                 yield path
 
 
@@ -142,13 +142,18 @@ def _holds(question: Callable[[], bool]) -> bool:
         return False
 
 
-def _is_dicom(path: Path, entry: os.DirEntry[str]) -> bool:
+def looks_like_dicom(path: Path) -> bool:
+    """Whether `find` would list a file."""
+    return _is_dicom(path, path.is_file)
+
+
+def _is_dicom(path: Path, is_file: Callable[[], bool]) -> bool:
     if path.name.startswith("._") or path.name.casefold() == "dicomdir":
         return False
     suffix = has_dicom_suffix(path)
     if suffix and image_id(path).casefold() != "dicomdir":
         return True
-    if not _holds(entry.is_file):  # opening a pipe would wait for its other end
+    if not _holds(is_file):  # opening a pipe would wait for its other end
         return suffix
     try:
         with path.open("rb") as file:

@@ -192,6 +192,7 @@ def _check(settings: Settings) -> None:
         raise UserError(f"{settings.report} is a folder; --report names the file to write.")
     if settings.report is not None and os.path.realpath(settings.report) == os.path.realpath(settings.out):
         raise UserError(f"--report and --out both name {settings.out}.")
+    _check_sources_stay(settings)
     _check_absent(settings)
     if not settings.images.is_dir():
         what = "is not a folder" if settings.images.exists() else "does not exist"
@@ -201,6 +202,21 @@ def _check(settings: Settings) -> None:
             f"the annotation file {settings.annotations} does not exist.",
             f"For images without annotations, to predict on, add --no-annotations.\n{_hint(settings)}",
         )
+
+
+def _check_sources_stay(settings: Settings) -> None:
+    """Refuse to write over what is read."""
+    sources = {"the annotations": settings.annotations, "the patients' key": settings.patient_key_file}
+    images = Path(os.path.realpath(settings.images))
+    for option, path in (("--out", settings.out), ("--report", settings.report)):
+        place = None if path is None else Path(os.path.realpath(path))
+        if place is None or not place.is_file():
+            continue
+        for name, source in sources.items():
+            if source is not None and place == Path(os.path.realpath(source)):
+                raise UserError(f"{option} {path} is {name}.", "Choose another place.")
+        if images in place.parents and dicom.looks_like_dicom(place):
+            raise UserError(f"{option} {path} is one of the images.", "Choose another place.")
 
 
 def _check_absent(settings: Settings) -> None:

@@ -174,6 +174,6 @@ def _check_sign(form: PixelFormat, stream: Stream) -> None:
 def _check_high_bit(form: PixelFormat) -> None:
     if not form.stored - 1 <= form.high < form.allocated:
         raise Refusal(
-            f"{named('HighBit')} is {form.high}; from {form.stored - 1} to {form.allocated - 1} was expected "
-            f"for {form.stored} of {form.allocated} bits"
+            f"{named('HighBit')} is {form.high}; {form.stored - 1} was expected for {form.stored} of "
+            f"{form.allocated} bits, or one up to {form.allocated - 1}"
         )

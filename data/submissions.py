@@ -61,8 +61,14 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> int:
         ValueError: An id is empty or comes twice, or an encoding is empty.
     """
     check_place(path)
+    with replacing(path, or_stream=True) as partial:
+        return write_rows(partial, rows, compressed=path.suffix == ".gz")
+
+
+def write_rows(path: Path, rows: Iterable[tuple[str, str]], *, compressed: bool) -> int:
+    """Write a submission's rows into a file, which is half written if that fails; see `write_submission`."""
     seen = set[str]()
-    with replacing(path, or_stream=True) as partial, _text_file(partial, path.suffix == ".gz") as file:
+    with _text_file(path, compressed) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         for image_id, text in rows:

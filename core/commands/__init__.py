@@ -42,6 +42,15 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         except UserError as error:
             print(f"error: {_told(error)}", file=sys.stderr)
             status = 1
+        except OSError as error:
+            if (
+                error.filename is None
+            ):  # else the system refused a path: it is too long, or not ours to look at
+                raise
+            from core.files import explain_os_error
+
+            print(f"error: {_told(explain_os_error(error, str(error.filename), 'use'))}", file=sys.stderr)
+            status = 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             status = 130

@@ -43,11 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, show what was found; 1 where there is a fault."""
-    from core.commands.outputs import claimed_reports
+    from core.commands.outputs import Input, claimed_reports, images
     from core.commands.terminal import console
 
-    inputs = [(f"the {name}", getattr(arguments, name)) for name in ("submission", "sample", "images")]
-    present = [one for one in inputs if one[1] is not None]
+    present = [
+        Input(f"the {name}", path)
+        for name in ("submission", "sample")
+        if (path := getattr(arguments, name)) is not None
+    ]
+    if arguments.images is not None:
+        present.append(images(arguments.images))
     with claimed_reports({"--json": arguments.json}, present):
         return _check(console(arguments.json), arguments)
 

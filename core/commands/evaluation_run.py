@@ -15,7 +15,7 @@ from core.commands import terminal
 from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
-from core.commands.outputs import claimed_reports
+from core.commands.outputs import Input, claimed_reports, model
 from core.commands.scoring_run import score
 from core.evaluation import Evaluation, MemberRecord, Origin
 from core.files import write_text
@@ -34,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in names:
         require_backend(name)
     reports = {"--json": arguments.json, "--report": arguments.report}
-    with claimed_reports(reports, [("the data file", Path(arguments.data))]):
+    folders = [folder for name in names for some in _models(arguments, name) for folder in some]
+    inputs = [Input("the data file", Path(arguments.data)), *map(model, folders)]
+    with claimed_reports(reports, inputs):
         _evaluate_all(terminal.console(*reports.values(), soft_wrap=True), arguments, names)
     return 0
 

@@ -55,8 +55,39 @@ class OutputFolder:
 
 
 Output = OutputFile | OutputFolder
-Input = tuple[str, Path]
-"""What it is called, and where it is."""
+
+
+def _holds_nothing(_path: Path) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a command reads.
+
+    Args:
+        name: What it is called.
+        path: Where it is: a file or a folder.
+        holds: Whether a file that lies in it, if it is a folder, is one of those that make it up.
+    """
+
+    name: str
+    path: Path
+    holds: Callable[[Path], bool] = _holds_nothing
+
+
+def images(folder: Path) -> Input:
+    """A folder of radiographs."""
+    from data.dicom import looks_like_dicom
+
+    return Input("the folder of the images", folder, looks_like_dicom)
+
+
+def model(folder: Path) -> Input:
+    """A folder with a trained model."""
+    from core.inference import is_of_model
+
+    return Input("the folder of a model", folder, is_of_model)
 
 
 @contextlib.contextmanager
@@ -102,8 +133,9 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
         UserError: With the option, and what stands in its way.
     """
     for index, output in enumerate(outputs):
-        for name, path in inputs:
-            _check_apart(output, name, path, ("is", "would contain"))
+        for one in inputs:
+            _check_apart(output, one.name, one.path, ("is", "would contain"))
+            _check_spared(output, one)
         for other in outputs[:index]:
             _check_apart(
                 output, f"the place of {other.option}", other.path, ("is", "would contain", "would lie in")
@@ -147,6 +179,18 @@ def _check_apart(output: Output, name: str, other: Path, forbidden: Sequence[str
     if relation in forbidden:
         what = f"{output.option} {output.path} {relation} {name}"
         raise UserError(f"{what}{'' if relation == 'is' else f' {other}'}.", "Choose another place.")
+
+
+def _check_spared(output: Output, one: Input) -> None:
+    """Refuse an output that would replace a file of an input folder."""
+    place = _where(output.path)
+    if place is None or not place.is_file() or _where(one.path) not in place.parents:
+        return
+    if one.holds(place):
+        raise UserError(
+            f"{output.option} {output.path} would replace a file of {one.name} {one.path}.",
+            "Choose another place.",
+        )
 
 
 def _where(path: Path) -> Path | None:

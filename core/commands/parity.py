@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; 1 where a backend left the budget."""
-    from core.commands.outputs import claimed_reports
+    from core.commands.outputs import Input, claimed_reports
     from core.commands.terminal import console
     from core.errors import UserError
     from core.registry import require_training
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
     reports = {"--json": arguments.json, "--plot": arguments.plot}
-    inputs = [("the data file", Path(arguments.data))] if arguments.data else []
+    inputs = [Input("the data file", Path(arguments.data))] if arguments.data else []
     with claimed_reports(reports, inputs):
         return _run(console(*reports.values()), arguments)
 

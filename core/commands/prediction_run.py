@@ -24,13 +24,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from core.commands import terminal
+from core.commands import outputs, terminal
 from core.commands.answers import chosen_thresholds, remark_on_folds
 from core.commands.options import check_at_least_one
 from core.commands.outputs import Input, Output, OutputFile, OutputFolder, begins_with, claimed
 from core.commands.progress import progress_bar
 from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed, prepare
 from core.contract import Backend
+from core.destinations import is_stream
 from core.devices import choose_device
 from core.errors import UserError
 from core.files import FileNames, explained, file_name, is_folder, replacing
@@ -45,7 +46,7 @@ from data.identities import Identities, image_id
 from data.pool import ordered
 from data.probabilities import ProbabilityFile
 from data.reading import Reading, Source, read_all
-from data.submissions import HEADER, write_submission
+from data.submissions import HEADER, write_rows
 
 if TYPE_CHECKING:
     from data.segmentation import Algorithm
@@ -120,8 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     annotations = None
     if arguments.annotations is not None:
         annotations = read_annotations(arguments.annotations, set(map(image_id, files)))
-    outputs, inputs = _outputs(arguments), _inputs(arguments, folders)
-    with claimed(outputs, inputs, overwrite=arguments.overwrite):
+    with claimed(_outputs(arguments), _inputs(arguments, folders), overwrite=arguments.overwrite):
         console = terminal.console(arguments.out, arguments.json, soft_wrap=True)
         backend, implementation = load_backend(arguments.framework)
         device = choose_device(arguments.device, implementation.list_devices(), backend.title)
@@ -167,12 +167,9 @@ def _outputs(arguments: argparse.Namespace) -> list[Output]:
 
 
 def _inputs(arguments: argparse.Namespace, models: Sequence[Path]) -> list[Input]:
-    inputs = [
-        ("the folder of the images", arguments.images),
-        *(("the folder of a model", folder) for folder in models),
-    ]
+    inputs = [outputs.images(arguments.images), *map(outputs.model, models)]
     if arguments.annotations is not None:
-        inputs.append(("the annotations", arguments.annotations))
+        inputs.append(Input("the annotations", arguments.annotations))
     return inputs
 
 
@@ -207,19 +204,25 @@ def _predict(
             algorithm=model.algorithm() if arguments.dicom_seg else None,
         )
         maps = _begin_maps(stack, arguments.probabilities, predictor, len(files), model)
-        record = arguments.json and stack.enter_context(replacing(arguments.json, or_stream=True))
-        if record is not None:
-            with explained(arguments.json, "write"):
-                record.touch()  # better now than after hours
+        # A stream takes its content when its turn comes to be left, and may then refuse: it is left first.
+        texts = [path for path in (arguments.out, arguments.json) if path is not None]
+        partials = {
+            path: stack.enter_context(replacing(path, or_stream=True))
+            for path in sorted(texts, key=is_stream)
+        }
+        for path, partial in partials.items():
+            with explained(path, "write"):
+                partial.touch()  # better now than after hours
         bar = stack.enter_context(progress_bar(console))
         line = _Line(
             arguments, files, predictor, job, maps, account, bar, bar.add_task("predicting", total=len(files))
         )
-        write_submission(arguments.out, line.rows())
-        if record is not None:
+        with explained(arguments.out, "write"):
+            write_rows(partials[arguments.out], line.rows(), compressed=arguments.out.suffix == ".gz")
+        if arguments.json is not None:
             with explained(arguments.json, "write"):
                 text = json.dumps(_as_json(arguments, account, model, predictor), indent=1, allow_nan=False)
-                record.write_text(f"{text}\n", encoding="utf-8")
+                partials[arguments.json].write_text(f"{text}\n", encoding="utf-8")
     return account
 
 

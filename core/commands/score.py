@@ -41,10 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, show, write."""
-    from core.commands.outputs import claimed_reports
+    from core.commands.outputs import Input, claimed_reports
     from core.commands.terminal import console
 
-    inputs = [("the submission", arguments.submission), ("the annotations", arguments.annotations)]
+    inputs = [
+        Input("the submission", arguments.submission),
+        Input("the annotations", arguments.annotations),
+    ]
     with claimed_reports({"--json": arguments.json}, inputs):
         _score(console(arguments.json), arguments)
     return 0
