@@ -43,7 +43,7 @@ _WORD = re.compile(r"\S+")
 _LONGEST_SHOWN = 40
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212\ufe58\ufe63\uff0d"
 _DASHED = re.compile(rf"[{_DASHES}]\s*[0-9]", re.ASCII)
-_WITH_COMMA = re.compile(r"[0-9]+(,[0-9]*)+", re.ASCII)
+_WITH_COMMA = re.compile(r"[+-]?[0-9.]+(,[0-9.]*)+", re.ASCII)
 _MOST_DIGITS = 100  # `int` itself refuses more than 4,300, with a message of its own
 
 
@@ -264,7 +264,7 @@ def _whole_words(text: str) -> list[str]:
         RleError: One is not a whole number from 0 on; says why.
     """
     if why := odd_characters(text.strip()):
-        raise RleError(f"{_shown(text, 0)} is not a list of whole numbers from 0 on: {why}")
+        raise RleError(why)
     found = []
     for match in _WORD.finditer(text):
         word, shown = match[0], match[0][:_LONGEST_SHOWN]

@@ -338,6 +338,14 @@ def test_what_of_the_annotations_is_not_drawn_is_said(place: Path) -> None:
     assert ((panels == (255, 255, 0)).all(axis=-1) | (panels == (0, 255, 0)).all(axis=-1)).sum() > 100
 
 
+def test_annotations_of_no_image_are_named_with_what_is_unlike(place: Path) -> None:
+    (place / "truth.csv").write_text("ImageId,EncodedPixels\nx/a.dcm,-1\nx/d.dcm,1 2\n")
+    words = ["--overlays", "look", "--annotations", "truth.csv"]
+    said = succeed(*PREDICT, *words, cwd=place, how=run_here).splitlines()
+    near = "The table has 'x/a.dcm', and there is 'a': an id is the file's name alone."
+    assert f"no annotation is of any image. {near}" in said
+
+
 def test_a_folder_where_nothing_can_be_read(place: Path) -> None:
     (place / "torn").mkdir()
     (place / "torn" / "x.dcm").write_text("nothing")

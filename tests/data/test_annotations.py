@@ -262,6 +262,7 @@ def test_the_real_sample_without_header(real_data: Path) -> None:
     [
         (["a,\u22121", "b,\u22121", "c,\u20131"], "no mask", ["'\u2212' is no ASCII minus: write -1"]),
         (["a,1,0 5,0", "b,1 2"], "no mask", ["'1,0 5,0'", "no comma may be in or between numbers"]),
+        (["a,-1,0", "b,1 2"], "no mask", ["'-1,0'", "no comma may be in or between numbers"]),
         (['a,"1,000 5"', "b,1 2"], "no mask", ["'1,000 5'", "no comma may be in or between numbers"]),
         (
             ["\u201ca\u201d,\u201c1 5\u201d", "b,1 2"],
