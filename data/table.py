@@ -112,7 +112,7 @@ def read_table(path: Path, what: str, expected: str) -> Table:
             columns = _header(path, row, record.number, expected)
             if columns is not None:
                 header = record.as_written(delimiter)
-                _refuse_swallowed(path, record, columns, width, delimiter)
+                _refuse_swallowed(path, record, columns, width, delimiter, rows=0)
                 continue
             columns = _headless(path, row, record, delimiter, expected)
         _refuse_swallowed(path, record, columns, width, delimiter)
@@ -322,9 +322,9 @@ def _refuse_loose_quotes(path: Path, text: str, number: int, delimiter: str) -> 
 
 
 def _refuse_swallowed(
-    path: Path, record: _Record, columns: tuple[int, int], width: int, delimiter: str
+    path: Path, record: _Record, columns: tuple[int, int], width: int, delimiter: str, rows: int = 1
 ) -> None:
-    """Refuse a row of several lines if a cell of it has other rows in it.
+    """Refuse a row of several lines, a header where `rows` is 0, if a cell of it has other rows in it.
 
     A mask may be broken over lines. Two quotes that do not belong together make one cell of all rows between.
     """
@@ -333,15 +333,17 @@ def _refuse_swallowed(
     several = [
         found
         for found in _quoted(record.text, delimiter)
-        if _LINE_END.search(trimmed(record.text[found.opens + 1 : found.closes]))
+        if _LINE_END.search(record.text, found.opens, found.closes)
     ]
     for found in several:
-        lines = _LINE_END.split(trimmed(record.text[found.opens + 1 : found.closes]))
-        is_needed = found.cell in columns or found.cell >= width
+        content = record.text[found.opens + 1 : found.closes]
+        needed = _LINE_END.split(trimmed(content)) if found.cell in columns or found.cell >= width else []
         if (
-            (is_needed and any(delimiter in line.lstrip() for line in lines))  # a tab may indent
-            or any(_looks_like_a_row(line, columns, width, delimiter) for line in lines[1:])
-            or (found is several[0] and _has_two_rows(record.text, columns, width, delimiter))
+            (len(needed) > 1 and any(delimiter in line.lstrip() for line in needed))  # a tab may indent
+            or any(
+                _looks_like_a_row(line, columns, width, delimiter) for line in _LINE_END.split(content)[1:]
+            )
+            or (found is several[0] and _rows_within(record.text, columns, width, delimiter) > rows)
         ):
             first = record.number + _lines_before(record.text, found.opens)
             last = record.number + _lines_before(record.text, found.closes)
@@ -352,10 +354,10 @@ def _refuse_swallowed(
             )
 
 
-def _has_two_rows(text: str, columns: tuple[int, int], width: int, delimiter: str) -> bool:
-    """Whether two lines of a row are rows by themselves, the quotes left aside."""
+def _rows_within(text: str, columns: tuple[int, int], width: int, delimiter: str) -> int:
+    """How many lines of a row are rows by themselves, the quotes left aside."""
     lines = _LINE_END.split(text)
-    return sum(_looks_like_a_row(line, columns, width, delimiter) for line in lines) > 1
+    return sum(_looks_like_a_row(line, columns, width, delimiter) for line in lines)
 
 
 def _looks_like_a_row(line: str, columns: tuple[int, int], width: int, delimiter: str) -> bool:

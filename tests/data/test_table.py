@@ -225,6 +225,8 @@ NOTES = "ImageId,EncodedPixels,comment\n"
         (f'{NOTES}a,1 5,"see\r\nb;-1;y\r\nc;-1;y"\n', 2),
         (f'{NOTES}a,1 5,"see\n\nb,-1.0,"\n', 2),
         ('ImageId,EncodedPixels,"comment\na,1 5,x\nb,-1,"\nc,-1,y\n', 1),  # opens in the header
+        ('comment,ImageId,"EncodedPixels\n",a,1 5\n,b,-1\n', 1),
+        ('ImageId;EncodedPixels;"comment\na";1 5;x\nb;-1;\n', 1),
         ('ImageId,comment,EncodedPixels\na,"see,1 5\nb,y",-1\n', 2),  # is closed by the last one's own
         ('comment,ImageId,EncodedPixels\n"see,a,1 5\nx,b,-1\ny",c,-1\n', 2),
         ('EncodedPixels,ImageId,comment\n1 5,a,"see\n-1,b\n"\n', 2),
@@ -232,6 +234,8 @@ NOTES = "ImageId,EncodedPixels,comment\n"
         (f'{HEADER}a,"1 5\nb\t-1\nc\t-1"\nd,-1\n', 2),
         (f'{HEADER}x,-1\n"a\t1 5\nb\t3 4"\n', 3),
         ('a,"1 5\nb;-1"\n', 1),  # no header
+        (f'{NOTES}a,1 5,"\nb,-1",x\nc,-1,\n', 2),  # nothing but the row
+        (f'{NOTES}a,1 5,\nb,3 4,"\n\nc,-1\n\n"\n', 3),
     ],
 )
 def test_rows_within_quotes_are_never_lost(tmp_path: Path, text: str, first: int) -> None:
@@ -247,6 +251,7 @@ def test_rows_within_quotes_are_never_lost(tmp_path: Path, text: str, first: int
         "first:\n\tsecond, third\n-1 is not meant\n5 6",
         "one\nleft lung, 5, apical",
         "12, 13\n14, 15",
+        "\nseen\n",
     ],
 )
 def test_prose_of_several_lines_is_a_comment(tmp_path: Path, comment: str) -> None:
@@ -255,6 +260,9 @@ def test_prose_of_several_lines_is_a_comment(tmp_path: Path, comment: str) -> No
     assert after.rows == (Cells(2, "a", "1 5"), Cells(3 + lines, "b", "-1"))
     before = read(tmp_path, f'comment,ImageId,EncodedPixels\n"{comment}",a,1 5\n,b,-1\n')
     assert before.rows == after.rows
+    assert read(tmp_path, f'ImageId,EncodedPixels,"{comment}"\na,1 5,\n').rows == (
+        Cells(2 + lines, "a", "1 5"),
+    )
 
 
 def test_white_space_of_any_kind_is_between_the_numbers_of_a_mask(tmp_path: Path) -> None:
