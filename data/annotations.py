@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from data import rle
-from data.identities import meant
-from data.table import Table, read_table
+from data.identities import meant, nearest
+from data.table import Table, read_table, why_one_cell
 
 _EXPECTED = "Expected the competition's train-rle.csv: two columns, ImageId and EncodedPixels."
 
@@ -76,6 +76,7 @@ class Annotations:
         blank_rows: Line numbers of rows without an id or without a value.
         repeated_headers: Line numbers of headers below the first row.
         shortened: Ids as the file has them, in its order, that were taken without `.dcm`, `.png` or the like.
+        blank_reasons: Line number to why the row may have no value, where anything tells.
     """
 
     path: Path
@@ -94,18 +95,36 @@ class Annotations:
     blank_rows: tuple[int, ...]
     repeated_headers: tuple[int, ...] = ()
     shortened: tuple[str, ...] = ()
+    blank_reasons: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def passed_over(self) -> Mapping[str, Sequence[object]]:
-        """What was not taken as it stands in the file, and where: line numbers, or ids."""
-        kinds = {
-            "annotation row without id or value": self.blank_rows,
+        """What was not taken as it stands in the file, and where: line numbers, or ids.
+
+        A reason follows a line number, in a text, where the row before it in the list had not the same one.
+        """
+        blank = [(number, self.blank_reasons.get(number, "")) for number in self.blank_rows]
+        kinds: dict[str, Sequence[object]] = {
+            "annotation row without id or value": _with_reasons(blank),
             "annotation row of -1 where another is not": self.contradictory_rows,
-            "annotation row that is no mask": [number for number, _ in self.malformed_rows],
+            "annotation row that is no mask": _with_reasons(self.malformed_rows),
             "annotation row that is a header again": self.repeated_headers,
             "annotation id taken without its suffix": self.shortened,
         }
         return {what: where for what, where in kinds.items() if where}
+
+    def nearest(self, images: Collection[str]) -> str:
+        """`data.identities.nearest` for the ids as the file has them."""
+        return nearest([*self.shortened, *self.rows_of], images)
+
+
+def _with_reasons(rows: Sequence[tuple[int, str]]) -> list[object]:
+    """Line numbers, each with its reason where that is another than the one before."""
+    before = ["", *(reason for _, reason in rows)]
+    return [
+        f"{number}: {reason}" if reason and reason != last else number
+        for (number, reason), last in zip(rows, before, strict=False)
+    ]
 
 
 def read_annotations(path: Path, images: Collection[str] = ()) -> Annotations:
@@ -121,14 +140,19 @@ def read_annotations(path: Path, images: Collection[str] = ()) -> Annotations:
     table = read_table(path, "annotations", _EXPECTED)
     rows_of: dict[str, list[Row]] = {}
     blank: list[int] = []
+    blank_reasons: dict[int, str] = {}
     names = shortened(table, images)
-    for number, image_id, text in table.rows:
+    for cells in table.rows:
+        number, image_id, text = cells
         if image_id and text:
             rows_of.setdefault(names.get(image_id, image_id), []).append(Row(number, text))
-        else:
-            blank.append(number)
+            continue
+        blank.append(number)
+        if why := why_one_cell(cells, table.delimiter):
+            blank_reasons[number] = why
     if not rows_of:
-        raise UserError(f"{path} contains no annotation.", _EXPECTED)
+        first = next((f" Row {number}: {why}." for number, why in blank_reasons.items()), "")
+        raise UserError(f"{path} contains no annotation.{first}", _EXPECTED)
     annotated = [sum(not row.empty for row in rows) for rows in rows_of.values()]
     malformed: list[tuple[int, str]] = []
     overlapping, runs_of = [], {}
@@ -162,6 +186,7 @@ def read_annotations(path: Path, images: Collection[str] = ()) -> Annotations:
         blank_rows=tuple(blank),
         repeated_headers=table.repeated_headers,
         shortened=tuple(names),
+        blank_reasons=blank_reasons,
     )
 
 

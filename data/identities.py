@@ -5,8 +5,9 @@ belongs to those of its file's name (`image_id`), or else of its SOP Instance UI
 file's name, or its SOP Instance UID where several files have that name (`1/image.dcm`, `2/image.dcm`).
 
 `meant` is the one rule by which an id that was written in a table finds its image: the very id first, and
-then the id without a suffix that belongs to a file (`a.dcm`, `a.png`). All ids, of files and of tables, are
-without white space around them.
+then the id without a suffix that belongs to a file (`a.dcm`, `a.png`). Where no id of a table finds one,
+`nearest` says in what way one nearly does. All ids, of files and of tables, are without white space around
+them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 # ASCII: or the Turkish dotless i would do for an i.
 _DICOM_SUFFIX = re.compile(r"\.(dcm|dicom)\Z", re.IGNORECASE | re.ASCII)
 _FILE_SUFFIX = re.compile(r"\.(dcm|dicom|png|jpg|jpeg)\Z", re.IGNORECASE | re.ASCII)
+QUOTES = (
+    "'`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u2032\u2033\uff02\uff07"
+)
+"""Characters that editors put in the place of `"`."""
 _UNSEEN = frozenset({"Cc", "Cf"})  # control characters; zero-width ones, byte order marks, soft hyphens
 _KEPT = "\t"  # of the control characters: a blank like any other
 
@@ -108,6 +113,56 @@ def meant(written: str, images: Collection[str] = ()) -> str:
             break
         written = shorter
     return written
+
+
+def nearest(written: Collection[str], images: Collection[str]) -> str:
+    """What keeps ids of a table from being those of images, told of the first one that nearly is.
+
+    Args:
+        written: The ids that a table has.
+        images: Ids of images, none of which is among them.
+
+    Returns:
+        A sentence; "" where no id is near.
+    """
+    known = {_bare(image): image for image in reversed(list(images))}
+    for one in written:
+        image = known.get(_bare(one))
+        if image is not None and image != one:
+            return f"The table has {one!r}, and there is {image!r}: {_difference(one, image)}."
+    return ""
+
+
+def _bare(name: str) -> str:
+    """What is left of an id without its folders, quotes, suffix, case and way of writing."""
+    last = trimmed(_unquoted(_without_folders(_unquoted(name))))
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", meant(last)).casefold())
+
+
+def _unquoted(name: str) -> str:
+    return trimmed(name.strip(QUOTES)) or name
+
+
+def _without_folders(name: str) -> str:
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+
+
+def _difference(written: str, image: str) -> str:
+    """How two ids differ that are `_bare` the same."""
+    found = list[str]()
+    if (_unquoted(written) == written) != (_unquoted(image) == image):
+        found.append('these quotes are not ": remove them')
+    written, image = _unquoted(written), _unquoted(image)
+    folders = (name.removesuffix(_without_folders(name)) for name in (written, image))
+    if len(set(folders)) > 1:
+        found.append("an id is the file's name alone")
+    one, other = (_unquoted(meant(_without_folders(name))) for name in (written, image))
+    composed, other_composed = (unicodedata.normalize("NFC", name) for name in (one, other))
+    if composed != other_composed:
+        found.append("it differs in upper and lower case")
+    elif one != other:
+        found.append("it looks the same but is written with other characters (Unicode NFC and NFD)")
+    return "; ".join(found) or "an id has no suffix of a file"
 
 
 def name_below(folder: Path, file: Path) -> str:

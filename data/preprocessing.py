@@ -197,7 +197,12 @@ def _check(settings: Settings) -> None:
     if not settings.images.is_dir():
         what = "is not a folder" if settings.images.exists() else "does not exist"
         raise UserError(f"the images folder {settings.images} {what}.", _hint(settings))
-    if settings.annotations is not None and not settings.annotations.is_file():
+    if settings.annotations is not None and settings.annotations.is_dir():
+        raise UserError(
+            f"the annotation file {settings.annotations} is a folder.",
+            "--annotations names the table, CSV, also as gzip or zip.",
+        )
+    if settings.annotations is not None and not settings.annotations.exists():
         raise UserError(
             f"the annotation file {settings.annotations} does not exist.",
             f"For images without annotations, to predict on, add --no-annotations.\n{_hint(settings)}",
@@ -429,7 +434,7 @@ def _reported(settings: Settings, report: Report) -> Report:
 
 def _check_outcome(settings: Settings, report: Report, staging: Staging) -> None:
     """Refuse to write a file without images, or with too few if any is too few; the report is written."""
-    error = _no_image(settings, staging.entries) or _too_strict(settings, report, staging.entries)
+    error = _no_image(settings, report, staging.entries) or _too_strict(settings, report, staging.entries)
     if error is None:
         return
     _reported(settings, replace(report, error=error.message, written=0))
@@ -438,13 +443,22 @@ def _check_outcome(settings: Settings, report: Report, staging: Staging) -> None
     raise error
 
 
-def _no_image(settings: Settings, entries: Sequence[Entry]) -> UserError | None:
+def _no_image(settings: Settings, report: Report, entries: Sequence[Entry]) -> UserError | None:
     if any(entry.kept for entry in entries):
         return None
+    ids = [entry.image_id for entry in entries if entry.image_id]
+    hint = _hint(settings)
+    if report.annotations is not None and report.without_annotation:
+        known = report.annotations.rows_of
+        if known.keys().isdisjoint(ids):  # both sources are there: they need no other copy
+            hint = report.annotations.nearest(ids) or (
+                f"{settings.annotations} has no id of an image. It has {next(iter(known))}, for example; the "
+                f"first image is {ids[0]}. Do they belong together?"
+            )
     return UserError(
         f"none of the {len(entries)} DICOM files below {settings.images} can be used. "
         f"The first, {_left_out(entries[0])}.",
-        _hint(settings),
+        hint,
     )
 
 

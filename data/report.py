@@ -152,7 +152,7 @@ def as_json(report: Report) -> str:
     }
     if report.annotations is not None:
         malformed = [{"row": row, "reason": reason} for row, reason in report.annotations.malformed_rows]
-        fields = _fields(report.annotations, without={"rows_of", "runs_of"})
+        fields = _fields(report.annotations, without={"rows_of", "runs_of", "blank_reasons"})
         content["annotations"] = {**fields, "malformed_rows": malformed}
     return json.dumps(content, indent=1, default=_plain) + "\n"
 

@@ -26,6 +26,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.identities import QUOTES
+
 EMPTY = "-1"
 """The text of a mask without any pixel set."""
 
@@ -39,6 +41,9 @@ _NO_NUMBER = re.compile(
 )  # as pandas writes it
 _WORD = re.compile(r"\S+")
 _LONGEST_SHOWN = 40
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212\ufe58\ufe63\uff0d"
+_DASHED = re.compile(rf"[{_DASHES}]\s*[0-9]", re.ASCII)
+_WITH_COMMA = re.compile(r"[+-]?[0-9.]+(,[0-9.]*)+", re.ASCII)
 _MOST_DIGITS = 100  # `int` itself refuses more than 4,300, with a message of its own
 
 
@@ -79,6 +84,18 @@ def is_empty(text: str) -> bool:
         return _whole(text) == -1
     except RleError:
         return False
+
+
+def odd_characters(text: str) -> str:
+    """Which characters of a cell an editor or a spreadsheet put there, in one clause; "" without any.
+
+    They are dashes for a minus, and quotes that are not `"`.
+    """
+    if dash := _DASHED.match(text):
+        return f"{dash[0][0]!r} is no ASCII minus: write -1"
+    if text[:1] in QUOTES and text[-1:] in QUOTES and len(text) > 1:
+        return f'these quotes, {text[0]} and {text[-1]}, are not ": remove them'
+    return ""
 
 
 def is_plain(text: str) -> bool:
@@ -246,6 +263,8 @@ def _whole_words(text: str) -> list[str]:
     Raises:
         RleError: One is not a whole number from 0 on; says why.
     """
+    if why := odd_characters(text.strip()):
+        raise RleError(why)
     found = []
     for match in _WORD.finditer(text):
         word, shown = match[0], match[0][:_LONGEST_SHOWN]
@@ -253,7 +272,8 @@ def _whole_words(text: str) -> list[str]:
         if number is None:
             if _DECIMAL.fullmatch(word) or _NO_NUMBER.fullmatch(word):
                 raise RleError(f"{shown} is not a whole number")
-            raise RleError(f"{_shown(text, match.start())} is not a list of whole numbers from 0 on")
+            why = ": no comma may be in or between numbers" if _WITH_COMMA.fullmatch(word) else ""
+            raise RleError(f"{_shown(text, match.start())} is not a list of whole numbers from 0 on{why}")
         if number < 0:
             why = f"with {shown} a run would overlap the one before it"
             raise RleError(f"{_shown(text, match.start())} is not a list of whole numbers from 0 on: {why}")

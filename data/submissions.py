@@ -29,8 +29,8 @@ from core.files import check_place, is_folder, replacing
 from data import dicom, rle
 from data.annotations import AnnotationError, Annotations, Row, combined_runs, shortened
 from data.appearance import Mask, remarks
-from data.identities import Identities, meant, name_below
-from data.table import Cells, Table, read_table
+from data.identities import Identities, meant, name_below, nearest
+from data.table import Cells, Table, read_table, why_one_cell
 
 HEADER = ("ImageId", "EncodedPixels")
 """The columns of a submission."""
@@ -168,7 +168,8 @@ def compare(
     if len(absent) == len(annotations.rows_of):
         raise UserError(
             f"{path} has none of the {_images(absent)} that {annotations.path} annotates.",
-            f"The submission has {named(tuple(found)) or 'no row'}; annotated are {named(absent)}.",
+            nearest([cells.image_id for cells in table.rows], annotations.rows_of)
+            or f"The submission has {named(tuple(found)) or 'no row'}; annotated are {named(absent)}.",
         )
     if absent and missing == "error":
         raise UserError(
@@ -202,9 +203,11 @@ def compare(
 
 def _rows_of(path: Path, table: Table, names: Mapping[str, str]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
-    for number, image_id, text in table.rows:
+    for cells in table.rows:
+        number, image_id, text = cells
         if not image_id or not text:
-            raise UserError(f"{path}, row {number}: an empty cell.", _ask_check(path))
+            why = why_one_cell(cells, table.delimiter)
+            raise UserError(f"{path}, row {number}: {why or 'an empty cell'}.", _ask_check(path))
         found.setdefault(names.get(image_id, image_id), []).append(Row(number, text))
     return found
 
@@ -364,7 +367,7 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
     for cells in table.rows:
         image = image_of[cells.image_id]
         known = size if images is None else images.get(image)
-        wrong, runs = _row_faults(cells, known)
+        wrong, runs = _row_faults(cells, known, table.delimiter)
         faults += wrong
         if cells.image_id:
             faults += _id_faults(cells, image, images, first.get(image), ids.get(cells.image_id))
@@ -381,6 +384,8 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
         for image_id in images or ()
         if image_id not in first
     ]
+    if images and first.keys().isdisjoint(images) and (near := nearest(ids, images)):
+        faults = [Fault(None, "", "unknown", f"no id is that of an image. {near}"), *faults]
     likely = [*_looked_at(masks), *_unusual(unlike, image_of if images is None else {})]
     unsized = tuple(image_id for image_id, known in (images or {}).items() if known is None)
     if unsized:
@@ -443,16 +448,21 @@ def _header_faults(table: Table) -> Iterator[Fault]:
         yield Fault(None, "", "header", f"the header is {line[:80]!r}; it must be {wanted!r}")
     elif not table.rows:
         yield Fault(None, "", "header", "there is nothing below the header")
+    if table.separator_line is not None:
+        yield Fault(table.separator_line, "", "header", "sep= is a line for Excel alone; remove it")
     for number in table.repeated_headers:
         yield Fault(number, "", "header", "the header comes again; were files put together?")
 
 
-def _row_faults(cells: Cells, size: Size | None) -> tuple[list[Fault], NDArray[np.int64] | None]:
+def _row_faults(
+    cells: Cells, size: Size | None, delimiter: str
+) -> tuple[list[Fault], NDArray[np.int64] | None]:
     """What is wrong with one row by itself, and its runs if it has any."""
     if not cells.image_id:
         return [_fault(cells, "cell", "there is no image id")], None
     if not cells.text:
-        return [_fault(cells, "cell", f"there is no encoding; a mask of nothing is {rle.EMPTY}")], None
+        why = why_one_cell(cells, delimiter) or f"there is no encoding; a mask of nothing is {rle.EMPTY}"
+        return [_fault(cells, "cell", why)], None
     try:
         runs = rle.runs(cells.text)
     except rle.RleError as error:

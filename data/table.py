@@ -4,10 +4,11 @@ Promises: `read_table` gives the rows of any file of that kind with the lines on
 it is laid out; it judges no encoding. Accepted: spaces around names and values, quotes, a header or none,
 a byte order mark (in the middle too, as of files put together), UTF-8, UTF-16 or UTF-32 with such a mark, any
 line ends, gzip and zip (`data.packed`), commas, semicolons or tabs, further columns where a header
-says which two count, blank lines. A header that comes again is in `Table.repeated_headers`.
+says which two count, blank lines, a first line `sep=;` as Excel knows it. A header that comes again is in
+`Table.repeated_headers`. The file may be a pipe: it is opened once and read to its end.
 
 No row is lost in a cell: a quote that is not closed, or that closes rows below, is an error with the line
-on which it opens.
+on which it opens. A mask, or a remark, may be broken over lines within quotes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import csv
 import hashlib
 import io
 import re
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +27,21 @@ from typing import NamedTuple
 
 from core.errors import UserError
 from core.files import explained
+from data import rle
 from data.identities import printable, trimmed
 from data.packed import unpacked
 
 _ID_NAMES = frozenset({"imageid", "image_id"})
 _RLE_NAMES = frozenset({"encodedpixels", "encoded_pixels", "rle"})
 _PLAUSIBLE_RLE = re.compile(r"\s*|[\s.eE+-]*[0-9][0-9\s.eE+-]*", re.ASCII)  # `data.rle` judges it
+_NUMBER = r"[0-9][0-9.eE+]*"
+_CERTAIN_RLE = re.compile(rf"-1(\.0*)?|{_NUMBER}\s+{_NUMBER}(\s+{_NUMBER}\s+{_NUMBER})*", re.ASCII)
+_TAB = "\t"
+_DELIMITERS = f",;{_TAB}"
+_SEPARATOR_LINE = re.compile(  # Excel's; a program that pads rows puts delimiters behind it
+    r"(?P<before>[\s\ufeff]*)\"?sep=(?P<mark>\\t|[^\"\r\n])\"?[,;\t ]*(?=[\r\n]|\Z)", re.IGNORECASE
+)
+_PATIENCE_S = 2.0  # before it is said what a pipe is waited for
 _LONGEST_COLUMN_NAME = max(map(len, _ID_NAMES | _RLE_NAMES))
 _LONGEST_CELL = 1 << 28  # csv refuses 131,072 characters by default; big masks have more
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -61,6 +73,7 @@ class Table:
         header: The names of all columns exactly as written; None if the first row is no header.
         rows: Every row that is neither a header nor blank, in the file's order.
         repeated_headers: Lines of the headers below the first row, as in files that were put together.
+        separator_line: Line on which Excel's `sep=` names the delimiter; None without.
     """
 
     sha256: str
@@ -68,6 +81,7 @@ class Table:
     header: tuple[str, ...] | None
     rows: tuple[Cells, ...]
     repeated_headers: tuple[int, ...] = ()
+    separator_line: int | None = None
 
 
 def read_table(path: Path, what: str, expected: str) -> Table:
@@ -81,11 +95,9 @@ def read_table(path: Path, what: str, expected: str) -> Table:
     Raises:
         UserError: The file is missing, unreadable, or no such table; names the row.
     """
-    with explained(path, f"read the {what}"):
-        content = path.read_bytes()
+    content = _content(path, what)
     text = _text(path, unpacked(path, content, expected), expected)
-    first_line = _LINE_END.split(text.lstrip().lstrip(_BOM), maxsplit=1)[0]
-    delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
+    delimiter, separator_line = _delimiter(path, text)
     header: tuple[str, ...] | None = None
     columns: tuple[int, int] | None = None
     width = 0
@@ -93,23 +105,105 @@ def read_table(path: Path, what: str, expected: str) -> Table:
     repeated: list[int] = []
     for record in _records(path, text, delimiter, expected):
         row = [trimmed(cell) for cell in record.cells]
-        if not any(row):
+        if not any(row) or record.number == separator_line:
             continue
         if columns is None:
             width = len(row)
             columns = _header(path, row, record.number, expected)
             if columns is not None:
                 header = record.as_written(delimiter)
+                _refuse_swallowed(path, record, columns, width, delimiter, rows=0)
                 continue
             columns = _headless(path, row, record, delimiter, expected)
-        elif _is_header(path, row, record.number, columns):
+        _refuse_swallowed(path, record, columns, width, delimiter)
+        if _is_header(path, row, record.number, columns):
             repeated.append(record.number)
             continue
-        if record.lines > 1:
-            _refuse_swallowed(path, record, columns, width, delimiter)
         image_id, encoding = _pick(row, columns, width)
         rows.append(Cells(record.number, printable(image_id), encoding))
-    return Table(hashlib.sha256(content).hexdigest(), delimiter, header, tuple(rows), tuple(repeated))
+    digest = hashlib.sha256(content).hexdigest()
+    return Table(digest, delimiter, header, tuple(rows), tuple(repeated), separator_line)
+
+
+def why_one_cell(cells: Cells, delimiter: str) -> str:
+    """Why a row may lack its encoding, in one clause; "" where nothing tells.
+
+    Args:
+        cells: The row.
+        delimiter: Of its file.
+    """
+    return "" if cells.text else _why_one_cell(cells.image_id, delimiter)
+
+
+def _why_one_cell(cell: str, delimiter: str) -> str:
+    for mark in dict.fromkeys((delimiter, *_DELIMITERS)):
+        parts = [trimmed(part) for part in cell.split(mark)]
+        if any(map(_CERTAIN_RLE.fullmatch, parts[1:])) or all(_named(parts)):
+            if mark == delimiter:
+                return "the whole row is in quotes: remove them"
+            return f"the row has one cell; is its delimiter {'a tab' if mark == _TAB else repr(mark)}?"
+    return ""
+
+
+def _content(path: Path, what: str) -> bytes:
+    """The bytes of a file, or of a pipe; where that has no writer, it is said that one is waited for."""
+    note = threading.Timer(
+        _PATIENCE_S,
+        lambda: print(
+            f"waiting for something to write the {what} into {printable(str(path))}, which is a pipe",
+            file=sys.stderr,
+            flush=True,
+        ),
+    )
+    note.daemon = True
+    with explained(path, f"read the {what}"):
+        if path.is_fifo():
+            note.start()
+        try:
+            file = path.open("rb")  # waits until a pipe has a writer
+        finally:
+            note.cancel()
+        with file:
+            return file.read()
+
+
+def _delimiter(path: Path, text: str) -> tuple[str, int | None]:
+    """What stands between cells, and the line that says so, if there is one.
+
+    It is what makes cells of the two names of a header, or else of a plausible first row.
+    """
+    if (said := _SEPARATOR_LINE.match(text)) is not None:
+        mark = "\t" if said["mark"] == "\\t" else said["mark"]
+        line = 1 + _lines_before(text, said.end("before"))
+        if mark not in _DELIMITERS:
+            raise UserError(
+                f"{path}, row {line}: the delimiter {mark!r} is none of , ; and tab.",
+                "Save the table with one of these.",
+            )
+        return mark, line
+    first_line = _LINE_END.split(text.lstrip().lstrip(_BOM), maxsplit=1)[0]
+    present = [mark for mark in _DELIMITERS if mark in first_line]
+    with _long_cells(), contextlib.suppress(csv.Error):  # `_records` says what is wrong
+        rows = {mark: _first_row(first_line, mark) for mark in present}
+        for fits in (_has_both_names, _is_plausible):
+            for mark, row in rows.items():
+                if fits(row):
+                    return mark, None
+    return present[0] if present else ",", None
+
+
+def _first_row(line: str, delimiter: str) -> list[str]:
+    reader = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+    return [trimmed(cell) for cell in next(reader, [])]
+
+
+def _has_both_names(row: Sequence[str]) -> bool:
+    return all(len(found) == 1 for found in _named(row))
+
+
+def _is_plausible(row: Sequence[str]) -> bool:
+    """Whether a row is an id and an encoding, as far as that can be seen."""
+    return len(row) == 2 and bool(row[0]) and _PLAUSIBLE_RLE.fullmatch(row[1]) is not None
 
 
 def _text(path: Path, content: bytes, expected: str) -> str:
@@ -228,36 +322,65 @@ def _refuse_loose_quotes(path: Path, text: str, number: int, delimiter: str) -> 
 
 
 def _refuse_swallowed(
-    path: Path, record: _Record, columns: tuple[int, int], width: int, delimiter: str
+    path: Path, record: _Record, columns: tuple[int, int], width: int, delimiter: str, rows: int = 1
 ) -> None:
-    """Refuse a row of several lines if a cell of it has other rows in it.
+    """Refuse a row of several lines, a header where `rows` is 0, if a cell of it has other rows in it.
 
     A mask may be broken over lines. Two quotes that do not belong together make one cell of all rows between.
     """
-    for found in _quoted(record.text, delimiter):
+    if record.lines == 1:
+        return
+    several = [
+        found
+        for found in _quoted(record.text, delimiter)
+        if _LINE_END.search(record.text, found.opens, found.closes)
+    ]
+    for found in several:
         content = record.text[found.opens + 1 : found.closes]
-        lines = _LINE_END.split(trimmed(content))
-        if len(lines) == 1:
-            continue
-        if found.cell in columns or found.cell >= width:
-            swallowed = any(delimiter in line.lstrip() for line in lines)  # a tab may indent
-        else:
-            swallowed = any(_looks_like_a_row(line.split(delimiter), columns, width) for line in lines[1:])
-        if swallowed:
+        needed = _LINE_END.split(trimmed(content)) if found.cell in columns or found.cell >= width else []
+        if (
+            (len(needed) > 1 and any(delimiter in line.lstrip() for line in needed))  # a tab may indent
+            or any(
+                _looks_like_a_row(line, columns, width, delimiter) for line in _LINE_END.split(content)[1:]
+            )
+            or (found is several[0] and _rows_within(record.text, columns, width, delimiter) > rows)
+        ):
             first = record.number + _lines_before(record.text, found.opens)
             last = record.number + _lines_before(record.text, found.closes)
             raise UserError(
-                f'{path}, row {first}: a quote (") opens here and closes in row {last}, with more than one '
-                "cell in between.",
+                f'{path}, row {first}: a quote (") opens here and closes in row {last}, with other cells or '
+                "rows in between.",
                 "Close the quote where its cell ends, or remove both.",
             )
 
 
-def _looks_like_a_row(cells: Sequence[str], columns: tuple[int, int], width: int) -> bool:
-    if len(cells) != width:
-        return False
-    encoding = trimmed(cells[columns[1]]).strip('"')
-    return bool(encoding) and _PLAUSIBLE_RLE.fullmatch(encoding) is not None
+def _rows_within(text: str, columns: tuple[int, int], width: int, delimiter: str) -> int:
+    """How many lines of a row are rows by themselves, the quotes left aside."""
+    lines = _LINE_END.split(text)
+    return sum(_looks_like_a_row(line, columns, width, delimiter) for line in lines)
+
+
+def _looks_like_a_row(line: str, columns: tuple[int, int], width: int, delimiter: str) -> bool:
+    """Whether a line within a quoted cell is a row, of this file or of one with another delimiter.
+
+    It may have more or fewer cells than the header. Prose with a number behind a comma is no row.
+    """
+    for mark in _DELIMITERS:
+        cells = line.split(mark)
+        if mark not in line or len(cells) <= max(columns):
+            continue
+        image_id, encoding = (trimmed(trimmed(cells[column]).strip('"')) for column in columns)
+        if not image_id or not encoding:
+            continue
+        if mark == delimiter:
+            is_alike = len(cells) == width and len(image_id.split()) == 1
+            found = (_PLAUSIBLE_RLE if is_alike else _CERTAIN_RLE).fullmatch(encoding) is not None
+        else:  # tabs between the numbers of a mask are white space
+            is_mask = "-" not in line and _PLAUSIBLE_RLE.fullmatch(line.strip('"')) is not None
+            found = not is_mask and _CERTAIN_RLE.fullmatch(encoding) is not None
+        if found:
+            return True
+    return False
 
 
 def _lines_before(text: str, offset: int) -> int:
@@ -299,11 +422,17 @@ def _headless(
 ) -> tuple[int, int]:
     """The two columns of a file without header, whose first row this must plausibly be."""
     columns = 0, 1
-    if record.lines > 1:
-        _refuse_swallowed(path, record, columns, len(row), delimiter)
-    if len(row) != 2 or not row[0] or _PLAUSIBLE_RLE.fullmatch(row[1]) is None:
-        shown = ",".join(row)[:_SHOWN]
-        raise UserError(f"{path}, row {record.number}: not an id and an encoding: {shown!r}.", expected)
+    _refuse_swallowed(path, record, columns, len(row), delimiter)
+    if not _is_plausible(row):
+        shown = delimiter.join(row)[:_SHOWN]
+        if len(row) == 1:
+            why = _why_one_cell(row[0], delimiter)
+        else:
+            why = next(filter(None, map(rle.odd_characters, row)), "")
+        because = f" ({why})" if why else ""
+        raise UserError(
+            f"{path}, row {record.number}: not an id and an encoding: {shown!r}{because}.", expected
+        )
     return columns
 
 

@@ -418,15 +418,21 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
     undrawn = [(result.source.name, result.no_truth) for result in account.results]
     noted = [(result.source.name, result.source.note) for result in account.results]
     for title, remarks in (
-        ("unreadable, -1 in the submission", [(one.name, one.reason) for one in account.unreadable]),
+        (
+            "unreadable (its row in the submission says -1, no pneumothorax)",
+            [(one.name, one.reason) for one in account.unreadable],
+        ),
         ("note", [remark for remark in noted if remark[1]]),
         ("not listed", [(one.name, one.reason) for one in account.not_listed]),
         ("passed over, its id came before", [(one.name, one.image_id) for one in account.duplicates]),
         ("no Segmentation object", [remark for remark in refused if remark[1]]),
         ("truth not drawn", [remark for remark in undrawn if remark[1]]),
         (
-            "its files have a name of their own, for an id like its came before",
-            [(source.name, name) for source, name in (account.renamed if _has_files(arguments) else [])],
+            "named otherwise, since another id gives the same file name",
+            [
+                (source.name, f"its files are called {name}")
+                for source, name in (account.renamed if _has_files(arguments) else [])
+            ],
         ),
     ):
         for name, reason in remarks[:_MOST_SHOWN]:
@@ -472,3 +478,5 @@ def _show_annotations(
         if places:
             more = f" and {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
             console.print(visible(f"{title}: {', '.join(map(str, places[:_MOST_NAMED]))}{more}"))
+    if met.isdisjoint(annotations.rows_of) and (near := annotations.nearest(met)):
+        console.print(visible(f"no annotation is of any image. {near}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,10 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
     shown = console(arguments.report)
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__annotations__})
     try:
-        with _progress(shown) as bar:
+        with contextlib.ExitStack() as stack:
+            bar = _progress(shown)
             tasks: dict[str, Any] = {}
 
             def show(what: str, done: int, total: int) -> None:
+                if not tasks:  # a bar without a task would leave an empty line
+                    stack.enter_context(bar)
                 if what not in tasks:
                     tasks[what] = bar.add_task(what, total=total)
                 bar.update(tasks[what], completed=done)
@@ -155,18 +159,9 @@ def _show(console: Console, report: Report) -> None:
         ("note", report.notes),
     ):
         _show_remarks(console, title, remarks)
-    _show_names(console, "annotation without image", report.without_image)
-    for title, places in (report.annotations.passed_over if report.annotations else {}).items():
-        _show_names(console, title, places)
-
-
-def _show_names(console: Console, title: str, names: Sequence[object]) -> None:
-    from core.standard_streams import visible
-
-    if names:
-        more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-        shown = visible(", ".join(map(str, names[:_MOST_SHOWN])))
-        console.print(f"{title}: {shown}{more}", soft_wrap=True)
+    named = {"annotation without image": report.without_image}
+    for title, places in {**named, **(report.annotations.passed_over if report.annotations else {})}.items():
+        _show_lines(console, title, list(map(str, places)))
 
 
 def _counts(report: Report) -> list[tuple[str, str]]:
@@ -218,10 +213,15 @@ def _annotations(number: int) -> str:
 
 
 def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:
+    lines = [f"{remark.file}: {remark.reason}" if remark.reason else remark.file for remark in remarks]
+    _show_lines(console, title, lines)
+
+
+def _show_lines(console: Console, title: str, lines: Sequence[str]) -> None:
+    """The first of some remarks of a kind, one a line, and how many more there are."""
     from core.standard_streams import visible
 
-    for remark in remarks[:_MOST_SHOWN]:
-        reason = f": {remark.reason}" if remark.reason else ""
-        console.print(visible(f"{title}: {remark.file}{reason}"), soft_wrap=True)
-    if len(remarks) > _MOST_SHOWN:
-        console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")
+    for line in lines[:_MOST_SHOWN]:
+        console.print(visible(f"{title}: {line}"), soft_wrap=True)
+    if len(lines) > _MOST_SHOWN:
+        console.print(f"{title}: {len(lines) - _MOST_SHOWN:,} more")

@@ -250,7 +250,8 @@ def test_unreadable_and_double_images_are_named_and_the_rest_goes_on(place: Path
     assert [answers[name] for name in ("d", "text", "torn")] == ["-1"] * 3
     assert {path.stem for path in (place / "masks").iterdir()} == set(readable)
     for name in ("0/d", "text", "torn"):
-        assert re.search(rf"^unreadable, -1 in the submission: {name}\.dcm: \S", said, re.MULTILINE), said
+        title = r"unreadable \(its row in the submission says -1, no pneumothorax\)"
+        assert re.search(rf"^{title}: {name}\.dcm: \S", said, re.MULTILINE), said
     assert f"passed over, its id came before: z/e.dcm: {uid}4" in said
     record = json.loads((place / "answers.json").read_text())
     assert record["totals"]["images"] == 9
@@ -297,7 +298,7 @@ def test_every_name_is_an_id_of_its_own(place: Path) -> None:
     assert [image["id"] for image in json.loads((place / "answers.json").read_text())["images"]] == ids
     assert "passed over" not in said
     files = {name: file_name(name) for name in ids} | {"a": f"a-{hashlib.sha256(b'a').hexdigest()[:8]}"}
-    assert f"came before: a.DICOM: {files['a']}" in said
+    assert f"another id gives the same file name: a.DICOM: its files are called {files['a']}" in said
     assert len({name.casefold() for name in files.values()}) == len(ids)
     heights = {name: mask.shape[0] for name, mask in masks(place / "masks").items()}
     assert heights == {files[name]: 30 + number for number, name in enumerate(ids)}
@@ -329,12 +330,20 @@ def test_what_of_the_annotations_is_not_drawn_is_said(place: Path) -> None:
         "truth not drawn: b/b.dcm: annotation row 6: '1 x' is not a list of whole numbers from 0 on" in said
     )
     assert "annotation row without id or value: 5" in said
-    assert "annotation row that is no mask: 6" in said
+    assert "annotation row that is no mask: 6: '1 x' is not a list of whole numbers from 0 on" in said
     assert "annotation id taken without its suffix: d.png, a.dcm, c.png.dcm" in said
     assert "image without annotation: e.dcm" in said
     assert "annotation without image: gone" in said
     panels = np.asarray(Image.open(place / "look" / "d.png"))
     assert ((panels == (255, 255, 0)).all(axis=-1) | (panels == (0, 255, 0)).all(axis=-1)).sum() > 100
+
+
+def test_annotations_of_no_image_are_named_with_what_is_unlike(place: Path) -> None:
+    (place / "truth.csv").write_text("ImageId,EncodedPixels\nx/a.dcm,-1\nx/d.dcm,1 2\n")
+    words = ["--overlays", "look", "--annotations", "truth.csv"]
+    said = succeed(*PREDICT, *words, cwd=place, how=run_here).splitlines()
+    near = "The table has 'x/a.dcm', and there is 'a': an id is the file's name alone."
+    assert f"no annotation is of any image. {near}" in said
 
 
 def test_a_folder_where_nothing_can_be_read(place: Path) -> None:

@@ -6,11 +6,24 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import NETWORK, assert_one_error, content, launcher, refused, run, run_here, succeed
+from command_line import (
+    NETWORK,
+    assert_one_error,
+    content,
+    environment,
+    launcher,
+    refused,
+    run,
+    run_here,
+    succeed,
+    words_of,
+)
 
 from data.phantoms import PhantomSettings, write_phantoms
 from data.store import Store
@@ -108,7 +121,8 @@ def test_rows_that_are_not_taken_as_they_stand_are_counted_and_named(place: Path
     assert found["annotation ids taken without suffix"] == "2"
     assert found["annotation rows without id or value"] == "1"
     written = [lines[negative].split(",")[0], f"{first}.png"]
-    assert f"annotation id taken without its suffix: {', '.join(written)}" in output.splitlines()
+    for name in written:
+        assert f"annotation id taken without its suffix: {name}" in output.splitlines()
     assert f"annotation row that is a header again: {len(lines) - 2}" in output.splitlines()
     report = json.loads((place / "report.json").read_text())["annotations"]
     assert (report["shortened"], report["repeated_headers"]) == (written, [len(lines) - 2])
@@ -180,7 +194,7 @@ def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
         (["--images", ANNOTATIONS], [f"the images folder {ANNOTATIONS} is not a folder"]),
         (["--images", "empty"], ["no DICOM file", "empty"]),
         (["--annotations", "nowhere.csv"], ["the annotation file nowhere.csv does not exist", "Kaggle"]),
-        (["--annotations", IMAGES], [IMAGES]),
+        (["--annotations", IMAGES], [f"the annotation file {IMAGES} is a folder"]),
         (["--size", "0"], ["--size", "0"]),
         (["--size", "99999"], ["--size", "99999"]),
         (["--per-dataset", "-1"], ["--per-dataset", "-1"]),
@@ -247,3 +261,82 @@ def test_the_next_command_can_be_pasted(tmp_path: Path) -> None:
     said = succeed(*words, cwd=tmp_path, program="preprocess.py", how=run_here)
     following = shlex.split(said.partition("Next: python preprocess.py ")[2])
     assert following == ["--images", "a b's/dicom-images-train", "--annotations", "a b's/train-rle.csv"]
+
+
+@pytest.mark.parametrize("how", ["fifo", "standard input", "substitution"])
+def test_annotations_come_through_a_pipe(place: Path, how: str) -> None:
+    program = shlex.join(words_of("preprocess.py", *PREPROCESS, "--strict", "--out"))
+    lines = (place / ANNOTATIONS).read_text().splitlines()
+    missing = {file.stem for file in (place / IMAGES).rglob("*.dcm")} - {line.split(",")[0] for line in lines}
+    gone = [
+        line for line in lines if "ImageId" not in line and not any(place.rglob(f"{line.split(',')[0]}.dcm"))
+    ]
+    (place / ANNOTATIONS).write_text(
+        "\n".join([line for line in lines if line not in gone] + [f"{one},-1" for one in missing])
+    )
+    script = {
+        "fifo": f"mkfifo pipe; cat {ANNOTATIONS} > pipe & {program} a.h5 --annotations pipe",
+        "standard input": f"cat {ANNOTATIONS} | {program} a.h5 --annotations /dev/stdin",
+        "substitution": f"{program} a.h5 --annotations <(cat {ANNOTATIONS})",
+    }[how]
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    with Store.open(place / "a.h5") as store:
+        assert store.count == COUNT
+
+
+def test_reasons_and_names_are_shown_one_a_line(place: Path) -> None:
+    lines = (place / ANNOTATIONS).read_text().splitlines()
+    minus = ["\u2212"] * 3 + ["-"] * 4
+    more = [f"gone-{number},{sign}1" for number, sign in enumerate(minus)]
+    (place / ANNOTATIONS).write_text("\n".join([*lines, *more]), encoding="utf-8")
+    output = succeed(*PREPROCESS, cwd=place, how=run_here, program="preprocess.py").splitlines()
+    first = len(lines) + 1
+    assert [line for line in output if line.startswith("annotation row that is no mask")] == [
+        f"annotation row that is no mask: {first}: '\u2212' is no ASCII minus: write -1",
+        f"annotation row that is no mask: {first + 1}",
+        f"annotation row that is no mask: {first + 2}",
+    ]
+    absent = [line for line in output if line.startswith("annotation without image: ")]
+    assert absent[-1] == "annotation without image: 3 more"
+    assert "annotation without image: gone-1" in absent
+    assert len(absent) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda name: f"images/{name}.dcm", "an id is the file's name alone"),
+        (str.swapcase, "it differs in upper and lower case"),
+        (lambda name: f"other-{name}", "Do they belong together?"),
+    ],
+    ids=["path", "case", "others"],
+)
+def test_where_no_id_is_that_of_an_image_no_download_is_advised(
+    place: Path, change: Callable[[str], str], says: str
+) -> None:
+    for number, file in enumerate(sorted((place / IMAGES).rglob("*.dcm"))):
+        file.rename(place / IMAGES / f"Image{number}.dcm")
+        if number % 2:  # beside, so that no SOP Instance UID helps
+            (place / IMAGES / f"Image{number}.dcm").unlink()
+    rows = [f"{change(f'Image{number}')},-1" for number in range(0, COUNT, 2)]
+    (place / ANNOTATIONS).write_text("\n".join(["ImageId,EncodedPixels", *rows]))
+    said = refused(*PREPROCESS, cwd=place, program="preprocess.py", how=run_here, says=[says])
+    assert "Kaggle" not in said
+
+
+def test_an_error_has_no_empty_line_above_it(place: Path) -> None:
+    """Neither in a file nor in a terminal, where the bar has not begun."""
+    both = ["bash", "-c", f"{shlex.join(words_of('preprocess.py', '--images', 'nowhere'))} 2>&1"]
+    done = subprocess.run(
+        both, cwd=place, env=environment(), capture_output=True, encoding="utf-8", timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stdout.startswith("error: the images folder nowhere does not exist")

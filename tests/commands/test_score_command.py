@@ -111,7 +111,7 @@ def test_nothing_is_passed_over_in_silence(folder: Path) -> None:
         "submission row that is a header again: 1 (4)",
         "annotation row without id or value: 1 (4)",
         "annotation row of -1 where another is not: 1 (7)",
-        "annotation row that is no mask: 1 (8)",
+        "annotation row that is no mask: 1 (8: '1 x' is not a list of whole numbers from 0 on)",
         "annotation row that is a header again: 1 (6)",
         "annotation id taken without its suffix: 1 (a.png)",
     ):

@@ -107,7 +107,7 @@ def test_one_image_under_several_names(tmp_path: Path) -> None:
     assert found.shortened == ("a.dcm", "c.png", "B.jpg", "a.DICOM", "d.dcm.dcm")
     assert (found.images, found.several, found.overlapping_rows) == (5, 1, (3,))
     assert found.passed_over == {
-        "annotation row that is no mask": [6],
+        "annotation row that is no mask": ["6: '9 1 q' is not a list of whole numbers from 0 on"],
         "annotation id taken without its suffix": found.shortened,
     }
     known = read_annotations(path, {"a", "d.dcm", "c.png", "b"})
@@ -134,7 +134,7 @@ def test_files_put_together_name_the_header_in_between(tmp_path: Path) -> None:
     found = read_annotations(path)
     assert found.rows_of == {"a": (Row(2, "-1"),), "b": (Row(4, "1 2"),)}
     assert found.passed_over == {
-        "annotation row without id or value": (6,),
+        "annotation row without id or value": [6],
         "annotation row that is a header again": (3,),
     }
 
@@ -255,3 +255,53 @@ def test_the_real_sample_without_header(real_data: Path) -> None:
     found = read_annotations(path)
     assert found.rows == 10
     assert next(iter(found.rows_of)) == "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027"
+
+
+@pytest.mark.parametrize(
+    ("rows", "what", "says"),
+    [
+        (["a,\u22121", "b,\u22121", "c,\u20131"], "no mask", ["'\u2212' is no ASCII minus: write -1"]),
+        (["a,1,0 5,0", "b,1 2"], "no mask", ["'1,0 5,0'", "no comma may be in or between numbers"]),
+        (["a,-1,0", "b,1 2"], "no mask", ["'-1,0'", "no comma may be in or between numbers"]),
+        (['a,"1,000 5"', "b,1 2"], "no mask", ["'1,000 5'", "no comma may be in or between numbers"]),
+        (
+            ["\u201ca\u201d,\u201c1 5\u201d", "b,1 2"],
+            "no mask",
+            ['quotes, \u201c and \u201d, are not ": remove'],
+        ),
+        (["a,'1 5'", "b,1 2"], "no mask", ["quotes, ' and ', are not \": remove them"]),
+        (['"a,1 5"', "b,1 2"], "id or value", ["the whole row is in quotes: remove them"]),
+        (["a;1 5", "b,1 2"], "id or value", ["the row has one cell; is its delimiter ';'?"]),
+        (["a\t-1", "b,1 2"], "id or value", ["the row has one cell; is its delimiter a tab?"]),
+    ],
+)
+def test_the_cause_of_a_row_that_cannot_be_taken_is_said(
+    tmp_path: Path, rows: list[str], what: str, says: list[str]
+) -> None:
+    path = tmp_path / "rle.csv"
+    path.write_text("\n".join(["ImageId,EncodedPixels", *rows, ",-1", ""]), encoding="utf-8")
+    passed = {title: places for title, places in read_annotations(path).passed_over.items() if what in title}
+    (places,) = passed.values()
+    first = str(places[0])
+    assert first.startswith("2: ")
+    for part in says:
+        assert part in first
+    if what == "id or value":
+        assert places[1:] == [4]  # an empty id needs no reason
+
+
+def test_a_reason_is_said_once_for_rows_in_sequence(tmp_path: Path) -> None:
+    path = tmp_path / "rle.csv"
+    path.write_text("ImageId,EncodedPixels\na,1 1.5\nb,2 1.5\nc,3 2 1\nd,1 1.5\ne,-1\n")
+    (places,) = read_annotations(path).passed_over.values()
+    odd = "it has 3 numbers, but gaps and lengths come in pairs"
+    assert places == ["2: 1.5 is not a whole number", 3, f"4: {odd}", "5: 1.5 is not a whole number"]
+
+
+def test_without_any_row_the_cause_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "rle.csv"
+    path.write_text("ImageId,EncodedPixels\na;1 5\nb;-1\n")
+    with pytest.raises(
+        UserError, match=r"no annotation. Row 2: the row has one cell; is its delimiter ';'\?"
+    ):
+        read_annotations(path)

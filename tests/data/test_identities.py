@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.annotations import read_annotations
-from data.identities import Identities, has_dicom_suffix, image_id, meant, name_below, printable, trimmed
+from data.identities import (
+    Identities,
+    has_dicom_suffix,
+    image_id,
+    meant,
+    name_below,
+    nearest,
+    printable,
+    trimmed,
+)
 
 UID = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027"
 FILES = [Path(name) for name in ("1/b.dcm", "2/stranger.dcm", "3/a.dcm", "4/b.dcm", "5/c.dcm")]
@@ -140,3 +149,30 @@ def test_names_where_the_systems_encoding_is_ascii() -> None:
     """There Python gives the bytes of a name, each by itself; they are its characters all the same."""
     assert image_id(Path("胸部".encode().decode("ascii", "surrogateescape") + ".dcm")) == "胸部"
     assert image_id(Path("a\udcff胸.dcm")) == "a\\udcff胸"
+
+
+@pytest.mark.parametrize(
+    ("written", "image", "says"),
+    [
+        ("images/a.dcm", "a", ["'images/a.dcm'", "'a': an id is the file's name alone."]),
+        ("C:\\x\\a", "a", ["an id is the file's name alone."]),
+        ("a", "images/a", ["'a', and there is 'images/a': an id is the file's name alone."]),
+        ("AB1", "aB1", ["'AB1', and there is 'aB1': it differs in upper and lower case."]),
+        (
+            "caf\u00e9",
+            "cafe\u0301",
+            ["looks the same but is written with other characters (Unicode NFC and NFD)"],
+        ),
+        ("'a'", "a", ['these quotes are not ": remove them']),
+        ("\u201cx/A.png\u201d", "a", ["remove them; an id is the file's name alone; it differs in upper"]),
+    ],
+)
+def test_the_nearest_id_is_named_with_what_is_unlike(written: str, image: str, says: list[str]) -> None:
+    found = nearest(["zz", written, "yy"], ["q", image])
+    for part in says:
+        assert part in found
+
+
+def test_ids_that_are_not_near_are_not_named() -> None:
+    assert nearest(["a", "b/c", ""], ["x", "bc"]) == ""
+    assert nearest([], ["x"]) == nearest(["x"], []) == ""

@@ -445,3 +445,34 @@ def test_the_competitions_file(tmp_path: Path, real_data: Path) -> None:
     assert score(compare(perfect, truth)) == (1.0, 0.7785, 1.0)
     verdict = check(perfect, dict.fromkeys(truth.rows_of, (1024, 1024)), (1024, 1024))
     assert (verdict.faults, verdict.warnings, verdict.positives) == ((), (), 2669)
+
+
+def test_ids_that_nearly_match_are_named(tmp_path: Path) -> None:
+    known = annotations(tmp_path, TRUTH)
+    path = submission(tmp_path, "ImageId,EncodedPixels\nx/a.dcm,1 1\nx/b.dcm,-1\n")
+    with pytest.raises(UserError) as caught:
+        compare(path, known)
+    assert caught.value.hint == ("The table has 'x/a.dcm', and there is 'a': an id is the file's name alone.")
+    first = check(path, dict.fromkeys("abc", SIZE), SIZE).faults[0]
+    assert (first.kind, first.row) == ("unknown", None)
+    assert first.reason == f"no id is that of an image. {caught.value.hint}"
+    met = check(
+        submission(tmp_path, "ImageId,EncodedPixels\nx/a.dcm,1 1\nb,-1\n"), {"a": SIZE, "b": SIZE}, SIZE
+    )
+    assert [(fault.kind, fault.row) for fault in met.faults] == [("unknown", 2), ("missing", None)]
+
+
+def test_a_row_of_one_cell_is_explained(tmp_path: Path) -> None:
+    path = submission(tmp_path, 'ImageId,EncodedPixels\na;1 1\n"b,-1"\n')
+    with pytest.raises(UserError, match=r"row 2: the row has one cell; is its delimiter ';'\?"):
+        compare(path, annotations(tmp_path, TRUTH))
+    assert [(fault.row, fault.kind, fault.reason) for fault in check(path, None, SIZE).faults] == [
+        (2, "cell", "the row has one cell; is its delimiter ';'?"),
+        (3, "cell", "the whole row is in quotes: remove them"),
+    ]
+
+
+def test_excels_first_line_is_read_and_is_a_fault(tmp_path: Path) -> None:
+    found = check(submission(tmp_path, "sep=,\nImageId,EncodedPixels\na,1 1\n"), {"a": SIZE}, SIZE)
+    assert [(fault.row, fault.kind) for fault in found.faults] == [(1, "header")]
+    assert (found.rows, found.positives) == (1, 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -208,3 +211,160 @@ def test_a_table_that_is_read_has_every_line_in_a_row(
     assert [cells.number for cells in found.rows] == sorted({cells.number for cells in found.rows})
     for row in found.rows:
         assert "\n" not in row.image_id
+
+
+NOTES = "ImageId,EncodedPixels,comment\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (f'{NOTES}z,-1,x\na,1 5,"see note\nb,-1\nc,-1"\nd,-1,x\n', 3),  # fewer cells than the header
+        (f'{NOTES}a,1 5,"see\nb,-1,y,extra"\nd,-1,x\n', 2),  # more
+        (f'{NOTES}a,,"see\nb,3 4 5 6,y"\nd,-1,x\n', 2),  # no value of its own
+        (f'{NOTES}a,1 5,"see\r\nb;-1;y\r\nc;-1;y"\n', 2),
+        (f'{NOTES}a,1 5,"see\n\nb,-1.0,"\n', 2),
+        ('ImageId,EncodedPixels,"comment\na,1 5,x\nb,-1,"\nc,-1,y\n', 1),  # opens in the header
+        ('comment,ImageId,"EncodedPixels\n",a,1 5\n,b,-1\n', 1),
+        ('ImageId;EncodedPixels;"comment\na";1 5;x\nb;-1;\n', 1),
+        ('ImageId,comment,EncodedPixels\na,"see,1 5\nb,y",-1\n', 2),  # is closed by the last one's own
+        ('comment,ImageId,EncodedPixels\n"see,a,1 5\nx,b,-1\ny",c,-1\n', 2),
+        ('EncodedPixels,ImageId,comment\n1 5,a,"see\n-1,b\n"\n', 2),
+        (f'{HEADER}"a;1 5\nb;-1\nc;-1"\nd,-1\n', 2),
+        (f'{HEADER}a,"1 5\nb\t-1\nc\t-1"\nd,-1\n', 2),
+        (f'{HEADER}x,-1\n"a\t1 5\nb\t3 4"\n', 3),
+        ('a,"1 5\nb;-1"\n', 1),  # no header
+        (f'{NOTES}a,1 5,"\nb,-1",x\nc,-1,\n', 2),  # nothing but the row
+        (f'{NOTES}a,1 5,\nb,3 4,"\n\nc,-1\n\n"\n', 3),
+    ],
+)
+def test_rows_within_quotes_are_never_lost(tmp_path: Path, text: str, first: int) -> None:
+    """Whatever their number of cells and their delimiter: the line where the quote opens is named."""
+    refused(tmp_path, text, f'row {first}: a quote (") opens here and closes in row ')
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "seen by A, B;\nsize: 5, 6",
+        "left, apical,\nabout 12 mm, see 3\n\nA. Nonymous; 2019",
+        "first:\n\tsecond, third\n-1 is not meant\n5 6",
+        "one\nleft lung, 5, apical",
+        "12, 13\n14, 15",
+        "\nseen\n",
+    ],
+)
+def test_prose_of_several_lines_is_a_comment(tmp_path: Path, comment: str) -> None:
+    after = read(tmp_path, f'{NOTES}a,1 5,"{comment}"\nb,-1,\n')
+    lines = comment.count("\n")
+    assert after.rows == (Cells(2, "a", "1 5"), Cells(3 + lines, "b", "-1"))
+    before = read(tmp_path, f'comment,ImageId,EncodedPixels\n"{comment}",a,1 5\n,b,-1\n')
+    assert before.rows == after.rows
+    assert read(tmp_path, f'ImageId,EncodedPixels,"{comment}"\na,1 5,\n').rows == (
+        Cells(2 + lines, "a", "1 5"),
+    )
+
+
+def test_white_space_of_any_kind_is_between_the_numbers_of_a_mask(tmp_path: Path) -> None:
+    found = read(tmp_path, f'{HEADER}a,"1\t5\n2\t3 4 5 6\n\t7\t8"\nb,-1\n')
+    assert found.rows == (Cells(2, "a", "1\t5\n2\t3 4 5 6\n\t7\t8"), Cells(5, "b", "-1"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize(
+    ("first", "delimiter"),
+    [
+        ("sep=;", ";"),
+        ("sep=,", ","),
+        ("sep=\t", "\t"),
+        (r"sep=\t", "\t"),
+        ('"sep=;"', ";"),
+        ("SEP=;;", ";"),
+        ("\ufeffsep=,,", ","),
+        ("\ufeff\n sep=;", ";"),
+    ],
+)
+def test_a_first_line_of_excel_names_the_delimiter(
+    tmp_path: Path, first: str, delimiter: str, end: str
+) -> None:
+    lines = [*first.split("\n"), f"ImageId{delimiter}EncodedPixels", f"a{delimiter}1 5", f"b{delimiter}-1"]
+    found = read(tmp_path, end.join(lines))
+    last = len(lines)
+    assert found.delimiter == delimiter
+    assert found.separator_line == last - 3
+    assert found.header == ("ImageId", "EncodedPixels")
+    assert found.rows == (Cells(last - 1, "a", "1 5"), Cells(last, "b", "-1"))
+    headless = read(tmp_path, end.join([*lines[:-3], *lines[-2:]]))
+    assert headless.header is None
+    assert [cells.image_id for cells in headless.rows] == ["a", "b"]
+
+
+def test_only_a_first_line_names_a_delimiter(tmp_path: Path) -> None:
+    refused(
+        tmp_path, "\nsep=|\nImageId|EncodedPixels\na|-1\n", "row 2: the delimiter '|' is none of , ; and tab"
+    )
+    found = read(tmp_path, f"{HEADER}sep=;,-1\n")
+    assert (found.rows, found.separator_line) == ((Cells(2, "sep=;", "-1"),), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter", "width"),
+    [
+        ("ImageId;EncodedPixels;weight, kg\na;1 5;70,5\nb;-1;\n", ";", 3),
+        ("weight, kg; height, m;ImageId;EncodedPixels\n70,5;1,8;a;1 5\n;;b;-1\n", ";", 4),
+        ("ImageId\tEncodedPixels\tage; weight, kg\na\t1 5\t\nb\t-1\t\n", "\t", 3),
+        ('"weight; kg",ImageId,EncodedPixels\n"7;5",a,1 5\n,b,-1\n', ",", 3),
+        ("a;1 5\nb;-1\n", ";", None),
+        ("a\t1 5\nb\t-1\n", "\t", None),
+    ],
+)
+def test_the_delimiter_is_what_makes_cells_of_the_names(
+    tmp_path: Path, text: str, delimiter: str, width: int | None
+) -> None:
+    found = read(tmp_path, text)
+    assert found.delimiter == delimiter
+    assert width == (None if found.header is None else len(found.header))
+    assert [(cells.image_id, cells.text) for cells in found.rows] == [("a", "1 5"), ("b", "-1")]
+
+
+def test_ids_with_a_delimiter_of_others_in_them(tmp_path: Path) -> None:
+    found = read(tmp_path, "Doe, John;1 5\nRoe, Jane;-1\n")
+    assert [cells.image_id for cells in found.rows] == ["Doe, John", "Roe, Jane"]
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        ("a,\u22121", "'\u2212' is no ASCII minus: write -1"),
+        ('"a,1 5"', "the whole row is in quotes: remove them"),
+        ('"ImageId,EncodedPixels"', "the whole row is in quotes: remove them"),
+        ("\u201cImageId\u201d,\u201cEncodedPixels\u201d", 'are not ": remove them'),
+        ("'a','1 5'", "these quotes, ' and ', are not \": remove them"),
+    ],
+)
+def test_a_first_row_that_is_none_is_explained(tmp_path: Path, first: str, why: str) -> None:
+    refused(tmp_path, f"{first}\nb,-1\n", "row 1: not an id and an encoding", why)
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """And where it has no writer yet, it is said that one is waited for."""
+    os.mkfifo(tmp_path / "t.csv")
+    code = (
+        "import sys; from pathlib import Path; from data.table import read_table\n"
+        "print([row.image_id for row in read_table(Path(sys.argv[1]), 'truth', '').rows])"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "t.csv")]
+    reader = subprocess.Popen(
+        words, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    try:
+        assert reader.stderr is not None
+        said = reader.stderr.readline()  # comes before there is a writer
+        assert (
+            said == f"waiting for something to write the truth into {tmp_path / 't.csv'}, which is a pipe\n"
+        )
+        (tmp_path / "t.csv").write_text(f"{HEADER}a,-1\nb,1 2\n")
+        assert reader.communicate(timeout=60) == ("['a', 'b']\n", "")
+    finally:
+        reader.kill()
+        reader.wait()
