@@ -19,7 +19,7 @@ from pathlib import Path
 
 from core.destinations import STANDARD_OUTPUT, Stream, destination
 from core.errors import UserError
-from core.files import check_place, explained, reserved
+from core.files import check_place, entries, explained, reserved
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _check_folder(output: OutputFolder, overwrite: bool) -> None:
     if not path.is_dir():
         raise UserError(f"{output.option} {path} is not a folder; it names the folder to write to.")
     with explained(path, "list"):
-        found = sorted(path.iterdir())
+        found = entries(path)
     foreign = next(_foreign(found, output.suffix), None)
     if foreign is not None:
         raise UserError(
