@@ -133,6 +133,11 @@ def note_of(path: Path) -> str | None:
     return None
 
 
+def is_fixed(path: Path) -> bool:
+    """Whether it is a folder that cannot be renamed or replaced: a disk of its own, or in a sealed folder."""
+    return path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK | os.X_OK))
+
+
 def is_lock(file: Path) -> bool:
     """Whether a file is a lock: by its name and by what it holds, which may be the beginning of a record."""
     if file.name != ".lock" and not (file.name.startswith(".") and file.name.endswith(".lock")):
@@ -295,7 +300,7 @@ _without_locks: set[int] = set()  # devices that were remarked on
 
 
 def _file_of(path: Path) -> Path:
-    if path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK | os.X_OK)):
+    if is_fixed(path):
         return path / ".lock"
     return neighbour(path, ".lock")
 
