@@ -67,7 +67,7 @@ class Workers(ProcessPoolExecutor):
         # One may have died in the middle of a result, whose end Python's thread waits for as long as the pipe
         # has a writer: this process has one too.
         if self._result_queue is not None:
-            self._result_queue._writer.close()
+            self._result_queue._writer.close()  # type: ignore[attr-defined]  # Python's own
         self.shutdown(wait=True, cancel_futures=True)
 
     def _all_alive(self) -> bool:
