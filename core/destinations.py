@@ -3,7 +3,8 @@
 Promises: `destination` follows symbolic links, so that a link stays a link and its target gets the content.
 A device, a pipe, a terminal and standard output are never replaced: they are a `Stream`, which takes the
 bytes of a whole file. So is an open file that is named by its number (`/dev/stdout`, `/dev/fd/3`), even if
-it is a regular one: others write there too. No pipe is ever opened for reading.
+it is a regular one: others write there too. A number that was closed when the program began is refused; what
+has it now is a file of the program's own. No pipe is ever opened for reading.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
+from core.standard_streams import was_given
 
 STANDARD_OUTPUT = Path("-")
 """What stands for standard output; a file of that name is `output_file("./-")`."""
@@ -30,6 +32,7 @@ _DESCRIPTOR = re.compile(r"/proc/(?P<process>\d+)(?:/task/\d+)?/fd/(?P<number>\d
 _MOST_LINKS = 40  # of a chain, as in Linux
 _PATIENCE_S, _PAUSE_S = 5.0, 0.02  # for the reader of a pipe, which the shell may start a moment later
 _BLOCK = 1 << 20
+_STANDARD = ("standard input", "standard output", "standard error")  # descriptors 0, 1 and 2
 
 
 def output_file(word: str) -> Path:
@@ -125,6 +128,7 @@ def destination(path: Path) -> Path | Stream:
         UserError: It is something that cannot be written to, or a link that leads nowhere but to itself.
     """
     if path == STANDARD_OUTPUT:
+        _check_given(path, 1)
         return Stream(path, "standard output", -1)
     if (named := _descriptor(path)) is not None:
         return named
@@ -167,11 +171,22 @@ def _descriptor(path: Path) -> Stream | None:
         if match := _DESCRIPTOR.fullmatch(str(at)):
             own = match["own"] is not None or int(match["process"]) == os.getpid()
             number = int(match["own"] or match["number"])
+            if own:
+                _check_given(path, number)
             return Stream(path, "an open file of a process", number if own else None)
         if not at.is_symlink():
             break
         at = at.parent / at.readlink()
     return None
+
+
+def _check_given(path: Path, number: int) -> None:
+    """Refuse a descriptor that was closed when the program began."""
+    if not was_given(number):
+        what = f"descriptor {number} is not open" if number > 2 else f"{_STANDARD[number]} is closed"
+        raise UserError(
+            f"cannot write {path}: {what}", "Name a file, or connect it when you start the command."
+        )
 
 
 def _is(descriptor: int, status: os.stat_result) -> bool:

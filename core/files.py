@@ -26,7 +26,7 @@ from pathlib import Path
 
 from core.destinations import Stream, destination
 from core.errors import UserError
-from core.locks import held, neighbour
+from core.locks import held, is_lock, neighbour
 
 _HINTS = {
     errno.ENOSPC: "The disk is full: free some space, or write somewhere else.",
@@ -66,7 +66,9 @@ def explained(path: Path | str, action: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reserved(path: Path, *, or_stream: bool = False, shared: bool = False) -> Iterator[Path | Stream]:
+def reserved(
+    path: Path, *, or_stream: bool = False, shared: bool = False, note: str = ""
+) -> Iterator[Path | Stream]:
     """Keep the right to write `path` as long as the block lasts; the same thread may do so several times.
 
     A command does it for all that it will write before it begins. What a killed process left beside `path` is
@@ -76,6 +78,7 @@ def reserved(path: Path, *, or_stream: bool = False, shared: bool = False) -> It
         path: A file or a folder; it need not exist.
         or_stream: Whether it may be something that is written into instead of being replaced.
         shared: Whether others may write in it meanwhile, if it is a folder: it will not be replaced.
+        note: What others may ask for meanwhile; see `core.locks.note_of`.
 
     Yields:
         The path without symbolic links, or the stream.
@@ -91,7 +94,7 @@ def reserved(path: Path, *, or_stream: bool = False, shared: bool = False) -> It
                     what = f"it is {target.what}, and this output must be a file or a folder"
                     raise UserError(f"cannot write {path}: {what}", "Name a place on a disk.")
                 stack.enter_context(target.opened())
-            elif not _is_temporary(target) and stack.enter_context(held(target, shared=shared)):
+            elif not _is_temporary(target) and stack.enter_context(held(target, shared=shared, note=note)):
                 _clear_up(target)
         yield target
 
@@ -127,6 +130,15 @@ def replacing(path: Path, *, or_stream: bool = False) -> Iterator[Path]:
             _put(partial, target)
         finally:
             _remove(partial)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of the names; but for the folder's own lock (`core.locks`).
+
+    Raises:
+        OSError: The system does not say.
+    """
+    return sorted(path for path in folder.iterdir() if path.name != ".lock" or not is_lock(path))
 
 
 def is_folder(path: Path) -> bool:
@@ -220,10 +232,11 @@ class FileNames:
 def set_aside(path: Path) -> Path | None:
     """Rename `path` to the first free of `path.1`, `path.2`, …, and return that; None if absent.
 
-    Of a symbolic link the target is renamed. Two processes never take the same number.
+    Nor is a folder renamed that holds nothing but empty folders and locks: nothing of it would be missed. Of
+    a symbolic link the target is renamed. Two processes never take the same number.
     """
     target = destination(path)
-    if isinstance(target, Stream) or not target.exists():
+    if isinstance(target, Stream) or not target.exists() or (target.is_dir() and _is_empty(target)):
         return None
     is_link = path.is_symlink()
     with explained(path, "rename"):
@@ -233,6 +246,14 @@ def set_aside(path: Path) -> Path | None:
                 _rename(target, kept)
                 break
     return kept if is_link else path.with_name(kept.name)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing lies in a folder, or in those that lie in it, but locks."""
+    with contextlib.suppress(OSError):
+        found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        return all(is_lock(path) for path in found)
+    return False
 
 
 def _rename(path: Path, kept: Path) -> None:

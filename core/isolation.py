@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from core.contract import Implementation
 from core.errors import UserError
 from core.registry import load_backend, require_backend
-from core.workers import Workers, begin_work
+from core.workers import Workers, begin_work, start_tracker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,7 +89,7 @@ def _interrupts_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # it unblocks SIGINT when it has started
+    start_tracker()  # it unblocks SIGINT when it has started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -3,7 +3,8 @@ r"""What is shown, on whatever terminal or log there is.
 Promises: nothing that is written to standard output or standard error raises. A character that the stream's
 encoding lacks is written as an escape (`\u80f8`); where the reader has gone (`| head`), the disk is full or
 the stream was closed (`>&-`), the work goes on, and `Streams.lost` tells the reason. A text that `visible`
-has passed stays in its line and cannot steer a terminal.
+has passed stays in its line and cannot steer a terminal. `was_given` tells the descriptors with which the
+process began from those that it opened itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 _NAMES = ("stdout", "stderr")
+_FOLDERS = ("/proc/self/fd", "/dev/fd")  # of this process's descriptors
+
+_given: frozenset[int] | None = None
 
 
 def visible(text: str) -> str:
@@ -27,6 +31,14 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def was_given(descriptor: int) -> bool:
+    """Whether a descriptor was open when the program began; of one that was not, nobody else means the file.
+
+    Yes for all where nobody knows: outside of `lasting_streams`, and where the system does not list them.
+    """
+    return _given is None or descriptor in _given
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,15 @@ def lasting_streams() -> Iterator[Streams]:
 
     Those that somebody has put in the place of the process's own stay as they are.
     """
+    global _given
+    given_before, _given = _given, _open_descriptors()
     _fill_closed()
     before = {name: getattr(sys, name) for name in _NAMES}
     lasting = make_streams_last()
     try:
         yield Streams(lasting)
     finally:
+        _given = given_before
         for name, stream in lasting.items():
             stream.flush()
             setattr(sys, name, before[name])
@@ -131,15 +146,32 @@ class _End(io.RawIOBase):
         return size
 
 
+def _open_descriptors() -> frozenset[int] | None:
+    """The descriptors that are open; None where the system does not list them."""
+    for folder in _FOLDERS:
+        try:
+            listed = [int(found.name) for found in Path(folder).iterdir() if found.name.isdecimal()]
+        except OSError:
+            continue
+        return frozenset(filter(_is_open, listed))  # the one with which they were listed is not any more
+    return None
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
 def _fill_closed() -> None:
     """Open what was closed when the process began; or else the next file that is opened takes its number.
 
     Whatever a library prints would then be written into that file.
     """
     for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # noqa: PERF203  three times
+        if not _is_open(number):
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for name in _NAMES:
         if getattr(sys, name) is None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
@@ -60,6 +62,12 @@ class Workers(ProcessPoolExecutor):
         """End all workers at once, whatever they do, and the pool with them."""
         for process in self._known():
             process.kill()
+        for process in self._known():
+            process.join()
+        # One may have died in the middle of a result, whose end Python's thread waits for as long as the pipe
+        # has a writer: this process has one too.
+        if self._result_queue is not None:
+            self._result_queue._writer.close()  # type: ignore[attr-defined]  # Python's own
         self.shutdown(wait=True, cancel_futures=True)
 
     def _all_alive(self) -> bool:
@@ -67,6 +75,21 @@ class Workers(ProcessPoolExecutor):
 
     def _known(self) -> list[BaseProcess]:
         return list((self._processes or {}).values())  # None after `shutdown`
+
+
+def start_tracker() -> None:
+    """Start POSIX's process that clears up what processes share, so that SIGHUP to all does not end it.
+
+    It has to be called before any other process is started. By itself it ignores SIGINT and SIGTERM alone,
+    and without it the others complain in tracebacks. This thread's SIGINT and SIGTERM are not blocked
+    afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # which it inherits, and keeps
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if signal.SIGHUP not in before:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def begin_work() -> None:

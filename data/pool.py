@@ -3,7 +3,8 @@
 Promises: `ordered` yields one result an item in the items' order, whatever the number of workers,
 with at most a few dozen items per worker under way. A worker that dies (a decoder's crash, the system's
 memory killer) costs one item, which `crashed` turns into a result; the rest goes on. Workers ignore
-Ctrl-C, which is the parent's to handle, and end with the parent even if it is killed.
+Ctrl-C, which is the parent's to handle, end in silence at SIGTERM, and end with the parent even if it is
+killed.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing import forkserver, util
 from typing import Any, TypeVar
 
-from core.workers import Workers, begin_work
+from core.workers import Workers, begin_work, start_tracker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _BATCH = 8  # items handed over at once, at most: it costs as much as for one
 _UNDER_WAY = 3  # batches per worker
+_ENDING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 # glibc gives the memory of each large array back to the system, which fills it with zeros before it lends it
 # again: 1,100 page faults a radiograph, a third of all the time. (What is larger yet is still given back.)
@@ -139,7 +141,9 @@ def _run(
                 yield result
             if error is not None:
                 raise error
-    except BrokenProcessPool:
+    except BaseException:
+        # Whoever ends this process in the middle may have ended workers too, at whatever moment; those that
+        # are left could wait for them for ever.
         pool.kill()
         raise
     finally:
@@ -173,7 +177,7 @@ def _context(module: str) -> Any:
         return multiprocessing.get_context("spawn")  # slower: each worker imports for itself
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])  # its imports are then paid once, not by each worker
-    resource_tracker.ensure_running()  # it unblocks SIGINT when it has started
+    start_tracker()  # it unblocks SIGINT when it has started
     # It is told its `sys.path` only after what it preloads: it would take another copy of the project, one
     # that is installed, say, and the workers with it; or find none, and be slow.
     with _uninterrupted(), _environment(PYTHONPATH=os.pathsep.join(sys.path), **_KEEP_MEMORY, **_ONE_THREAD):
@@ -235,9 +239,9 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off a Ctrl-C until the end of the block.
+    """Put off a Ctrl-C until the end of the block, and any other signal that is an exception here.
 
-    Processes started meanwhile inherit the blocked signal. Otherwise one that is still starting,
+    Processes started meanwhile inherit the blocked Ctrl-C. Otherwise one that is still starting,
     or is being told what to do, prints a traceback of its own. Blocking alone is not enough here:
     another thread may take the signal, and Python then still interrupts the main one.
     """
@@ -245,16 +249,23 @@ def _uninterrupted() -> Iterator[None]:
         yield  # only the main thread is ever interrupted
         return
     came: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    numbers = {signal.SIGINT, *filter(_raises, _ENDING)}
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
     mask = _block_interrupts()
     try:
         yield
     finally:
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if came:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(came[0])
+
+
+def _raises(number: signal.Signals) -> bool:
+    """Whether the program has a handler of its own for a signal."""
+    return callable(signal.getsignal(number))
 
 
 def _block_interrupts() -> set[signal.Signals] | None:

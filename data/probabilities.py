@@ -51,7 +51,7 @@ class ProbabilityFile:
         self._each = max(1, _BLOCK // (4 * height * width))
         store.check_room(path, most * 4 * height * width)
         with store.system_errors():
-            self._file = h5py.File(path, "w")
+            self._file = h5py.File(path, "w", locking=store.LOCKING)
             store.set_attributes(self._file, attributes)
         self._waiting: list[tuple[str, tuple[int, int], NDArray[np.float32]]] = []
         self._datasets = self._count = 0
@@ -101,7 +101,7 @@ class ProbabilityFile:
 def is_one(path: Path) -> bool:
     """Whether a file is of this contract."""
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with h5py.File(path, "r", locking=store.LOCKING) as file:
             return bool(store.attribute(file, "format") == FORMAT)
     except store.DAMAGE:
         return False

@@ -61,6 +61,10 @@ SCALE = 255.0
 GREATEST_SIZE = 8192
 """Of a stored image's height and width, in pixels; `preprocess` writes no larger ones."""
 
+LOCKING = False
+"""Whether HDF5 locks files. Ours are complete when they get their names, and `core.locks` keeps other writers
+away. HDF5's "best-effort" still fails where a file system says ENOLCK or EOPNOTSUPP instead of ENOSYS."""
+
 DAMAGE = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 """What h5py raises when it meets damage in a file."""
 
@@ -597,9 +601,11 @@ def open_file(path: Path) -> h5py.File:
     with explained(path, "read"):
         path.open("rb").close()
     try:
-        # Best effort: some network and read-only file systems cannot lock.
-        return h5py.File(path, "r", locking="best-effort")
+        return h5py.File(path, "r", locking=LOCKING)
     except OSError as error:
+        if "unable to lock" in str(error):  # the environment can ask for locks all the same
+            hint = "Unset HDF5_USE_FILE_LOCKING, or wait for whoever has the file open."
+            raise UserError(f"cannot read {path}: HDF5 cannot lock it: {error}.", hint) from error
         raise UserError(f"{path} is not a whole HDF5 file: {error}.", _MAKE_ONE) from error
 
 

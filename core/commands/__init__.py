@@ -4,19 +4,23 @@ Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser
 `run(arguments) -> int | None`. It imports at its top nothing but the standard library, so `--help`
 answers at once. `-f` may stand before or after the subcommand's name; without a name the first
 subcommand of the list runs. Errors of the user end as one message on standard error and exit status 1
-(2 for a wrong command line, 130 for Ctrl-C). What cannot be shown, because of a terminal's encoding, a reader
-that has gone or a full disk, ends no work; what is missing from standard output at the end is such an error,
-unless nobody reads it.
+(2 for a wrong command line, 130 for Ctrl-C, 128 and the signal's number for SIGTERM and SIGHUP, which end a
+command as orderly; training has its own handling of the first). What cannot be shown, because of a
+terminal's encoding, a reader that has gone or a full disk, ends no work; what is missing from standard output
+at the end is such an error, unless nobody reads it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import re
+import signal
 import sys
-from collections.abc import Sequence
-from types import ModuleType
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from core.errors import UserError
@@ -34,7 +38,8 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
     """
     with lasting_streams() as streams:
         try:
-            status = _run(program, description, names, list(sys.argv[1:] if argv is None else argv))
+            with _ended_by_signals():
+                status = _run(program, description, names, list(sys.argv[1:] if argv is None else argv))
         except SystemExit as end:  # of argparse, which has shown the help or what is wrong
             if isinstance(end.code, str):
                 raise
@@ -42,11 +47,13 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         except UserError as error:
             print(f"error: {_told(error)}", file=sys.stderr)
             status = 1
+        except _EndedBySignalError as end:
+            print(f"ended by {end.signal.name}", file=sys.stderr)
+            status = 128 + end.signal
         except OSError as error:
-            if (
-                error.filename is None
-            ):  # else the system refused a path: it is too long, or not ours to look at
+            if error.filename is None:
                 raise
+            # The system refused a path: it is too long, or not ours to look at.
             from core.files import explain_os_error
 
             print(f"error: {_told(explain_os_error(error, str(error.filename), 'use'))}", file=sys.stderr)
@@ -60,6 +67,49 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
             print(f"error: {explain_os_error(reason, 'standard output', 'write')}", file=sys.stderr)
             status = status or 1
         return status
+
+
+class _EndedBySignalError(KeyboardInterrupt):
+    """A signal asks for an end; like Ctrl-C to whatever is under way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, as Python does with Ctrl-C, unless they are ignored (nohup).
+
+    The second one is ignored, to the end of the process: `timeout`, for one, sends two at once, and what the
+    first one has begun to clear up is to be cleared up.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
+        before = {
+            number: signal.getsignal(number)
+            for number in numbers
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL
+        }
+    came = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        del frame
+        came = True
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _EndedBySignalError(number)
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if not came:
+                signal.signal(number, handler)
 
 
 def _run(program: str, description: str, names: Sequence[str], words: list[str]) -> int:

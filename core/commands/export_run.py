@@ -26,7 +26,7 @@ from core.exports import (
     write,
     write_metadata,
 )
-from core.files import replacing, reserved
+from core.files import entries, replacing, reserved
 from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.lowering import lower
@@ -112,7 +112,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
     """Refuse, before any work, a place that holds something else."""
     if out.exists() and not overwrite:
         raise UserError(f"--out {out} exists.", "Add --overwrite to replace it, or choose another name.")
-    if out.is_dir() and any(out.iterdir()) and read_metadata(out) is None:
+    if out.is_dir() and entries(out) and read_metadata(out) is None:
         raise UserError(
             f"--out {out} is a folder that holds other things than an export (it has no {METADATA} of one).",
             "Choose another folder; this one is never replaced.",

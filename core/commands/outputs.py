@@ -19,7 +19,8 @@ from pathlib import Path
 
 from core.destinations import STANDARD_OUTPUT, Stream, destination
 from core.errors import UserError
-from core.files import check_place, explained, reserved
+from core.files import check_place, entries, explained, reserved
+from core.locks import is_fixed
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,14 @@ def _check_folder(output: OutputFolder, overwrite: bool) -> None:
         return
     if not path.is_dir():
         raise UserError(f"{output.option} {path} is not a folder; it names the folder to write to.")
+    if is_fixed(Path(os.path.realpath(path))):
+        raise UserError(
+            f"{output.option} {path} cannot be replaced as a whole: it is a disk of its own, or lies in a "
+            "folder that must not be written.",
+            f"Name a folder in it: {path / 'new'}",
+        )
     with explained(path, "list"):
-        found = sorted(path.iterdir())
+        found = entries(path)
     foreign = next(_foreign(found, output.suffix), None)
     if foreign is not None:
         raise UserError(

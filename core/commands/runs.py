@@ -23,11 +23,11 @@ from rich.console import Console
 
 from core.averaging import FOLDER as AVERAGING
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
-from core.configuration import Configuration, load_configuration, parse_configuration
+from core.configuration import Configuration, Training, load_configuration, parse_configuration
 from core.errors import UserError
 from core.files import explained, make_folder, reserved, set_aside, write_bytes
 from core.inference import fold_folder, folds, model_folder
-from core.locks import TakenError, check_below
+from core.locks import TakenError, check_below, note_of
 from core.monitoring import is_stale
 from core.standard_streams import visible
 
@@ -116,7 +116,8 @@ class Runs:
             self._keep_earlier(console)
             for run in self.runs:
                 make_folder(run.folder)
-                claim.enter_context(reserved(run.folder, shared=True))
+                note = self._division if self._is_one_of_several else ""
+                claim.enter_context(reserved(run.folder, shared=True, note=note))
                 claim.enter_context(reserved(run.logs, shared=True))
                 for path in _files_of(run.source):
                     target = run.folder / path.relative_to(run.source or path)
@@ -154,14 +155,14 @@ class Runs:
 
     def _in_the_way(self) -> list[Path]:
         """What a new run would mix with: everything, but for a single fold beside others of its kind."""
-        settings = self.runs[0].configuration.training
-        if settings.folds is not None and len(self.runs) == 1:
-            others = [load_checkpoint(path / LAST) for path in folds(self.folder) if (path / LAST).is_file()]
-            division = (settings.folds, settings.seed)
-            known = {(one.configuration.training.folds, one.configuration.training.seed) for one in others}
-            if known == {division}:
-                return [self.runs[0].folder, self.runs[0].logs]
+        known = set(map(_division_in, folds(self.folder))) - {None}
+        if self._is_one_of_several and known == {self._division}:
+            return [self.runs[0].folder, self.runs[0].logs]
         return [self.folder, self.logs]
+
+    @property
+    def _division(self) -> str:
+        return _division_of(self.runs[0].configuration.training)
 
 
 def plan_runs(arguments: argparse.Namespace) -> Runs:
@@ -191,6 +192,18 @@ def plan_runs(arguments: argparse.Namespace) -> Runs:
         of_fold = configuration.model_copy(update={"training": settings.model_copy(update={"fold": fold})})
         runs.append(Run(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
     return Runs(tuple(runs), folder, logs, source)
+
+
+def _division_of(settings: Training) -> str:
+    """What folds of one division have in common."""
+    return f"{settings.folds} folds, seed {settings.seed}"
+
+
+def _division_in(folder: Path) -> str | None:
+    """Of which division a fold's folder is: as its checkpoint says, or who trains it; None if nobody does."""
+    if (folder / LAST).is_file():
+        return _division_of(load_checkpoint(folder / LAST).configuration.training)
+    return note_of(Path(os.path.realpath(folder)))
 
 
 def _check_idle(folder: Path) -> None:

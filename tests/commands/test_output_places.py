@@ -428,3 +428,95 @@ def test_who_comes_after_the_first_does_not_replace_its_output(place: Path) -> N
     )
     assert_one_error(done, "wanted.h5 exists already")
     assert (place / "wanted.h5").read_text() == "the first one"
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "one network", "another division"])
+def test_folds_may_begin_at_the_same_moment(folder: Path, before: str) -> None:
+    if before == "an empty folder":
+        (folder / MODEL).mkdir()
+    elif before != "nothing":
+        train("--epochs", "1", *(["--folds", "4", "--fold", "1"] if "division" in before else []), cwd=folder)
+    given = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", "--folds", "3"]
+    with contextlib.ExitStack() as stack:
+        folds = [
+            stack.enter_context(started(folder, [*given, "--epochs", "2", "--fold", str(number)]))
+            for number in range(3)
+        ]
+        for process in folds:
+            output, errors = process.communicate(timeout=TIMEOUT_S)
+            assert (process.returncode, errors) == (0, ""), output
+    kept = {f"{name}.1" for name in (MODEL, LOGS) if before in ("one network", "another division")}
+    assert {path.name for path in folder.iterdir()} == {"data.h5", "network.yaml", MODEL, LOGS, *kept}
+    for number in range(3):
+        found = load_checkpoint(folder / MODEL / f"fold{number}" / LAST)
+        assert (found.configuration.training.folds, len(found.progress.history)) == (3, 2)
+    assert (folder / MODEL / "thresholds.json").exists()
+
+
+def test_a_fold_of_another_division_does_not_join(folder: Path) -> None:
+    """Not even before the first one has a checkpoint, which says of which division it is."""
+    words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", "--fold", "0"]
+    with reserved(folder / MODEL / "fold1", shared=True, note="3 folds, seed 7"):
+        (folder / MODEL / "fold1").mkdir()
+        for other in (["--folds", "4"], ["--folds", "3", "--seed", "8"]):
+            refused(*words, *other, cwd=folder, says=[f"{MODEL}/fold1 is being written by another process"])
+        succeed(*words, "--folds", "3", "--epochs", "1", cwd=folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are listed by Linux")
+@pytest.mark.parametrize(
+    ("words", "redirect", "says"),
+    [
+        ((*PREDICT, "--out", "-"), ">&-", "cannot write -: standard output is closed"),
+        ((*PREDICT, "--out", "/dev/stdout"), ">&-", "cannot write /dev/stdout: standard output is closed"),
+        ((*SCORE, "--json", "-"), ">&-", "cannot write -: standard output is closed"),
+        ((*SCORE, "--json", "/dev/fd/0"), "<&-", "cannot write /dev/fd/0: standard input is closed"),
+        ((*SCORE, "--json", "/proc/self/fd/3"), "3>&-", "descriptor 3 is not open"),
+        ((*SCORE, "--json", "/dev/fd/5"), "5>&-", "descriptor 5 is not open"),
+        ((*PREDICT, "--out", "s.csv", "--json", "/dev/fd/4"), "3>&2 4>&-", "descriptor 4 is not open"),
+    ],
+)
+def test_what_was_closed_takes_no_output(place: Path, words: Sequence[str], redirect: str, says: str) -> None:
+    before = content(place)
+
+    def shell(redirect: str, *words: str) -> subprocess.CompletedProcess[str]:
+        line = ["sh", "-c", f'exec "$@" {redirect}', "sh", *words_of(*words)]
+        return subprocess.run(
+            line,
+            cwd=place,
+            env=environment(),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    assert_one_error(shell(redirect, *words), says)
+    assert content(place) == before
+    assert shell("3>given", *SCORE, "--json", "/dev/fd/3").returncode == 0
+    assert json.loads((place / "given").read_text())
+
+
+def seal(monkeypatch: pytest.MonkeyPatch, parent: Path) -> None:
+    """Have a folder taken for one that must not be written, also by root."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != parent and real(path, mode))
+
+
+def test_an_own_lock_does_not_stand_in_the_way(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "sealed" / "t").mkdir(parents=True)
+    seal(monkeypatch, place / "sealed")
+    words = ["--count", "2", "--size", "64", "--workers", "1", "--out", "sealed/t"]
+    succeed("phantoms", *words, cwd=place, how=run_here, program="preprocess.py")
+    assert len(list((place / "sealed" / "t").iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_at_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "sealed" / "t").mkdir(parents=True)
+    seal(monkeypatch, place / "sealed")
+    says = ["--masks sealed/t cannot be replaced as a whole", "Name a folder in it: sealed/t/new"]
+    refused(*PREDICT[1:], "--out", "s.csv", "--masks", "sealed/t", cwd=place, how=run_here, says=says)
+    succeed(*PREDICT[1:], "--out", "s.csv", "--masks", "sealed/t/new", cwd=place, how=run_here)
+    assert len(list((place / "sealed" / "t" / "new").iterdir())) == 5

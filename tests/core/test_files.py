@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.files import (
     FileNames,
     check_place,
+    entries,
     explained,
     file_name,
     put_in_place,
@@ -356,3 +357,30 @@ def test_content_is_flushed_for_writing_and_then_its_name(
         (f"{name}/deep/sealed", os.O_RDWR if os.geteuid() == 0 else os.O_RDONLY),
     ]
     assert flushed[-1] == (".", os.O_RDONLY)
+
+
+def test_a_folder_without_files_is_not_set_aside(tmp_path: Path) -> None:
+    """A run that was killed before its first checkpoint leaves one, and a mounted one cannot be renamed."""
+    folder = tmp_path / "model"
+    (folder / "fold0" / "export").mkdir(parents=True)
+    (folder / ".fold0.lock").write_text('{"host": "a", "process')  # of a killed run
+    (folder / ".lock").touch()
+    assert set_aside(folder) is None
+    assert names(tmp_path) == ["model"]
+    (tmp_path / "link").symlink_to("model")
+    assert set_aside(tmp_path / "link") is None
+    for name in (".fold1.lock", "fold0/x"):
+        (folder / name).write_text("precious")
+        assert set_aside(folder) is not None
+        (folder / "fold0").mkdir(parents=True)
+    (folder / "gone").symlink_to("nowhere")
+    assert set_aside(folder) == tmp_path / "model.3"
+
+
+def test_a_folders_own_lock_is_none_of_its_entries(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", ".x.lock"):
+        (tmp_path / name).touch()
+    (tmp_path / ".lock").write_text('{"host": "a"')
+    assert [path.name for path in entries(tmp_path)] == [".x.lock", "a.png", "b.png"]
+    (tmp_path / ".lock").write_text("precious")
+    assert ".lock" in {path.name for path in entries(tmp_path)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import signal
@@ -18,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from core import locks
-from core.locks import TakenError, check_below, held, neighbour
+from core.errors import UserError
+from core.locks import TakenError, check_below, held, is_lock, neighbour, note_of
 
 if sys.platform == "win32":
     pytest.skip("these tests kill processes as POSIX does", allow_module_level=True)
@@ -58,6 +60,24 @@ def holder(path: Path, then: str = "pass", *words: str) -> Iterator[subprocess.P
         watchdog.cancel()
         process.kill()
         process.wait()
+
+
+def killed() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def record_of(process: int, **changes: object) -> str:
+    """What a holder on this system writes into its lock."""
+    known = {
+        "host": socket.gethostname(),
+        "process": process,
+        "since": "2026-11-28",
+        "command": "run.py -f tf",
+    }
+    return json.dumps({**known, "shared": False, **changes})
 
 
 def names(folder: Path) -> list[str]:
@@ -243,7 +263,7 @@ def test_without_locks_it_goes_on_with_one_remark(
 def test_another_users_file_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is opened for reading alone, as the system gives no other right."""
     path, lock = tmp_path / "model", tmp_path / ".model.lock"
-    lock.write_text("another user's, who was killed")
+    lock.write_text(record_of(killed()))
     real = os.open
 
     def strict(file: Path, flags: int, mode: int = 0o777) -> int:
@@ -261,7 +281,7 @@ def test_another_users_file_can_be_locked(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / ".model.lock").symlink_to("precious")
-    with pytest.raises(OSError, match="symbolic links"), held(tmp_path / "model"):
+    with pytest.raises(UserError, match=r"\.model\.lock .*symbolic link"), held(tmp_path / "model"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
 
@@ -368,3 +388,129 @@ def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".model.lock")
     with held(tmp_path / "model" / "file"):
         check_below(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["ended", "reused"])
+def test_a_record_of_an_earlier_holder_names_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    """Who may not write another user's leftover lock leaves that one's name in it."""
+    monkeypatch.setattr(locks, "_PATIENCE_S", 0.1)
+    path, lock = tmp_path / "model", tmp_path / ".model.lock"
+    lock.write_text(record_of(killed()) if number == "ended" else record_of(os.getpid(), begun="1"))
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for tried in (path, path / "deep"):
+            with pytest.raises(TakenError) as caught, held(tried):
+                pass
+            assert "model is being written by another process, which cannot be named." in caught.value.message
+            assert "2026" not in caught.value.message
+        lock.write_text(record_of(os.getpid()))
+        with pytest.raises(TakenError, match=rf"process {os.getpid()} on .*run\.py -f tf"), held(path):
+            pass
+
+
+@pytest.mark.parametrize(
+    "content", [b"precious", b"{}\n", b'{"host": 1}', b"\0\0a", b'[{"host": ', b"lock", b'{"hosts": "a"']
+)
+def test_a_file_of_somebody_elses_is_not_taken_for_a_lock(tmp_path: Path, content: bytes) -> None:
+    path, lock = tmp_path / "s.csv", tmp_path / ".s.csv.lock"
+    lock.write_bytes(content)
+    with pytest.raises(UserError, match=r"\.s\.csv\.lock .*something else") as caught, held(path):
+        pass
+    assert "Remove or rename it" in (caught.value.hint or "")
+    assert lock.read_bytes() == content
+    assert not is_lock(lock)
+
+
+def test_as_much_of_a_record_as_was_written_is_a_lock(tmp_path: Path) -> None:
+    """A process was killed, or the power failed, while it wrote it."""
+    path, lock = tmp_path / "s.csv", tmp_path / ".s.csv.lock"
+    whole = record_of(killed(), command="run.py --set a={b}").encode()
+    cuts = [whole[:length] for length in range(len(whole) + 1)]
+    for content in (*cuts, bytes(40)):
+        lock.write_bytes(content)
+        assert is_lock(lock)
+        with held(path) as left_behind:
+            assert left_behind == bool(content)
+        assert names(tmp_path) == []
+
+
+def fill_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(path))
+
+
+OBSTACLES = {
+    "is a folder": Path.mkdir,
+    "is a symbolic link": lambda path: path.symlink_to("nowhere"),
+    "is no file": os.mkfifo,
+    "is no file ": fill_socket,
+}
+
+
+@pytest.mark.parametrize("what", OBSTACLES)
+def test_what_stands_in_a_locks_place_is_named(tmp_path: Path, what: str) -> None:
+    lock = tmp_path / ".s.csv.lock"
+    OBSTACLES[what](lock)
+    before = lock.lstat()
+    with pytest.raises(UserError) as caught, held(tmp_path / "s.csv"):
+        pass
+    assert caught.value.message == f"the lock file {lock} cannot be used: it {what.strip()}."
+    assert lock.lstat().st_ino == before.st_ino
+    assert names(tmp_path) == [".s.csv.lock"]
+
+
+def test_another_users_closed_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / ".s.csv.lock"
+    lock.write_text(record_of(killed()))
+    real = os.open
+
+    def closed(file: Path, flags: int, mode: int = 0o777) -> int:
+        if str(file) == str(lock):
+            raise PermissionError(errno.EACCES, "not yours")
+        return real(file, flags, mode)
+
+    monkeypatch.setattr(os, "open", closed)
+    with pytest.raises(UserError, match=r"\.s\.csv\.lock .*another user's"), held(tmp_path / "s.csv"):
+        pass
+
+
+def test_a_folder_that_must_not_be_written_is_no_fault_of_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError), held(tmp_path / "s.csv"):
+        pass
+
+
+def test_a_file_of_somebody_elses_stays_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (tmp_path / ".s.csv.lock").write_text("precious")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match="something else"), held(tmp_path / "s.csv"):
+        pass
+    assert (tmp_path / ".s.csv.lock").read_text() == "precious"
+
+
+def test_a_note_can_be_asked_for_while_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "fold0"
+    assert note_of(path) is None
+    with holder(path) as process:
+        assert note_of(path) == ""
+        process.communicate()
+        assert note_of(path) is None
+    lock = tmp_path / ".fold0.lock"
+    lock.write_text(record_of(os.getpid(), note="3 folds"))
+    assert note_of(path) is None  # nobody holds it
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert note_of(path) == "3 folds"
+    assert lock.exists()

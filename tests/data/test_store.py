@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -331,3 +334,39 @@ def test_a_byte_above_the_scale_and_a_mask_of_2_are_refused(tmp_path: Path) -> N
             read_all(store, [2])
         with pytest.raises(UserError, match="is damaged: masks with values from"):
             read_all(store, [3])
+
+
+def test_no_lock_of_hdf5s_is_asked_for(tmp_path: Path) -> None:
+    """HDF5 fails where a file system refuses locks (ENOLCK); one that is taken already shows the same."""
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "a.h5"
+    write_store(path)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with Store.open(path) as store:
+            assert store.height > 0
+
+
+def test_a_lock_that_is_asked_for_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "a.h5"
+    write_store(path)
+    code = (
+        "import sys; from pathlib import Path; from data.store import open_file\n"
+        "from core.errors import UserError\n"
+        "try: open_file(Path(sys.argv[1]))\n"
+        "except UserError as error: print(error.message, error.hint)"
+    )
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "HDF5_USE_FILE_LOCKING": "TRUE"},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+    assert "HDF5 cannot lock it" in done.stdout
+    assert "Unset HDF5_USE_FILE_LOCKING" in done.stdout
+    assert "not a whole" not in done.stdout
