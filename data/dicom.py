@@ -32,6 +32,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from core.files import explained
@@ -53,7 +54,7 @@ _MAGIC_AT = 128
 _INDEX = re.compile(rb"\x02\0\x02\0UI\x14\x001\.2\.840\.10008\.1\.3\.10")
 _INDEX_WITHIN = 256
 _LONGEST_REASON = 300
-_PIXEL_DATA = 0x7FE00010
+_PIXEL_DATA = BaseTag(0x7FE00010)
 _SHORT_HEADER, _LONG_HEADER, _UNDEFINED = 8, 12, 0xFFFFFFFF  # of an element, PS3.5 7.1
 
 
@@ -294,7 +295,7 @@ def _parsed(content: bytes) -> Dataset:
         dataset = pydicom.dcmread(io.BytesIO(content), force=True)
         if "Rows" not in dataset or "Columns" not in dataset:  # accepted only if it looks like an image
             raise Refusal("it is no DICOM file") from None
-    return dataset if "PixelData" in dataset else _with_torn_pixels(dataset, content)
+    return dataset if _PIXEL_DATA in dataset else _with_torn_pixels(dataset, content)
 
 
 def _with_torn_pixels(dataset: Dataset, content: bytes) -> Dataset:

@@ -79,6 +79,9 @@ def whole(dataset: Dataset, keyword: str, least: int, most: int, default: int | 
     Raises:
         Refusal: It is missing, or is not such a number.
     """
+    value = raw(dataset, keyword)
+    if type(value) is int and least <= value <= most:  # nearly all
+        return value
     value = _single(dataset, keyword)
     expected = f"a whole number from {least} to {most} was expected"
     if value is None:

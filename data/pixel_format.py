@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from data.elements import Refusal, named, raw, term, whole
@@ -19,6 +20,7 @@ MOST_PIXELS = 100_000_000
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 """The photometric interpretations that are read; in the first, low values are bright."""
 
+_PIXEL_DATA = BaseTag(0x7FE00010)
 _MOST_FRAMES = (1 << 31) - 1  # of VR IS
 
 
@@ -63,7 +65,7 @@ def pixel_format(dataset: Dataset) -> PixelFormat:
     Raises:
         Refusal: It has no pixels, is in colour, too large, or its header contradicts itself.
     """
-    if "PixelData" not in dataset:
+    if _PIXEL_DATA not in dataset:
         raise Refusal(f"it has no {named('PixelData')}, or is cut off before it")
     photometric = term(dataset, "PhotometricInterpretation")
     samples = whole(dataset, "SamplesPerPixel", 1, 65535, default=1)
@@ -102,7 +104,8 @@ def _syntax(dataset: Dataset) -> UID:
     """The transfer syntax; without a meta header, what the file was parsed as (then entered there)."""
     meta = getattr(dataset, "file_meta", None)
     if meta is not None and (syntax := raw(meta, "TransferSyntaxUID")) is not None:
-        return UID(str(syntax).strip(" \0"))
+        bare = str(syntax).strip(" \0")
+        return syntax if isinstance(syntax, UID) and bare == syntax else UID(bare)
     if dataset["PixelData"].is_undefined_length:
         raise Refusal(f"its pixels are compressed, but {named('TransferSyntaxUID')} is missing")
     implicit, little = dataset.original_encoding
