@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
+from data.identities import printable
+
 _LONGEST_SHOWN = 40
 _BLANKS = " \0\t\r\n"
 
@@ -131,11 +133,11 @@ def terms(dataset: Dataset, keyword: str) -> list[str]:
 def quoted(value: Any) -> str:
     """A value in a message: as it would be written, not too long, in characters that can be printed."""
     if isinstance(value, MultiValue | list | tuple):
-        value = "\\".join(map(str, value))
-        text = str(value)
+        text = printable("\\".join(map(str, value)))
+    elif isinstance(value, str | bytes):
+        text = ascii(value.decode("latin-1") if isinstance(value, bytes) else str(value))
     else:
-        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-        text = ascii(text) if isinstance(value, str | bytes) else text
+        text = str(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
