@@ -120,6 +120,41 @@ class Implementation(Protocol):
         ...
 
 
+class JudgeModel(Model, Protocol):
+    """A model of the judge."""
+
+    def step_and_gradients(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> tuple[float, State]:
+        """`train_step`, and the loss and gradients that `gradients` would have given before it."""
+        ...
+
+
+def step_and_gradients(
+    model: Model, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks
+) -> tuple[float, State]:
+    """Train a step: the loss before it, and its gradients. The judge, which is slow, finds both at once."""
+    if hasattr(model, "step_and_gradients"):
+        return cast(JudgeModel, model).step_and_gradients(images, masks, scalars, keep)
+    _, gradients = model.gradients(images, masks, keep)
+    return float(model.train_step(images, masks, scalars, keep)), gradients
+
+
+class Judge(Protocol):
+    """What the reference has beside an `Implementation`: the truth that others are compared with."""
+
+    def judge(self, plan: Plan, rules: Rules, precision: Precision, draw: int | None = None) -> JudgeModel:
+        """A model that computes in float64 what one of this precision should; see `core.budget`.
+
+        Args:
+            plan: What to compile.
+            rules: Of training.
+            precision: Of the models to be judged.
+            draw: Which draw of moves its numbers are moved by; None for the truth.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Backend:
     """The descriptor of a backend.

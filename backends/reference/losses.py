@@ -16,15 +16,16 @@ Loss = tuple[np.floating[Any], Floats]
 
 def bce(logits: Floats, masks: Floats) -> Loss:
     """Mean binary cross-entropy."""
-    return np.mean(_softplus(logits) - logits * masks), (sigmoid(logits) - masks) / logits.size
+    return np.mean(_softplus(logits) - logits * masks), (sigmoid(logits) - masks) / _count(logits)
 
 
 def dice(logits: Floats, masks: Floats) -> Loss:
     """Soft Dice over the batch, smoothing 1."""
     p = sigmoid(logits)
-    overlap, total = 2 * np.sum(p * masks) + 1, np.sum(p) + np.sum(masks) + 1
+    one, two = logits.dtype.type(1), logits.dtype.type(2)
+    overlap, total = two * np.sum(p * masks) + one, np.sum(p) + np.sum(masks) + one
     d_p = (overlap - 2 * masks * total) / total**2
-    return 1 - overlap / total, d_p * p * (1 - p)
+    return one - overlap / total, d_p * p * (1 - p)
 
 
 def focal(logits: Floats, masks: Floats, gamma: float) -> Loss:
@@ -34,17 +35,18 @@ def focal(logits: Floats, masks: Floats, gamma: float) -> Loss:
     weight = np.exp(-g * _softplus(x))  # sigmoid(-x)**gamma
     value = weight * _softplus(-x)
     slope = -weight * (g * sigmoid(x) * _softplus(-x) + sigmoid(-x))
-    return np.mean(value), slope * sign / logits.size
+    return np.mean(value), slope * sign / _count(logits)
 
 
 def tversky(logits: Floats, masks: Floats, alpha: float, beta: float) -> Loss:
     """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
     p, a, b = sigmoid(logits), logits.dtype.type(alpha), logits.dtype.type(beta)
-    found = 2 * np.sum(p * masks) + 1
-    all_counted = found + 2 * (a * np.sum(p * (1 - masks)) + b * np.sum((1 - p) * masks))
+    one, two = logits.dtype.type(1), logits.dtype.type(2)
+    found = two * np.sum(p * masks) + one
+    all_counted = found + two * (a * np.sum(p * (1 - masks)) + b * np.sum((1 - p) * masks))
     d_found, d_false = 2 * masks, 2 * (a * (1 - masks) - b * masks)
     d_p = (found * (d_found + d_false) - all_counted * d_found) / all_counted**2
-    return 1 - found / all_counted, d_p * p * (1 - p)
+    return one - found / all_counted, d_p * p * (1 - p)
 
 
 def lovasz(logits: Floats, masks: Floats) -> Loss:
@@ -55,7 +57,7 @@ def lovasz(logits: Floats, masks: Floats) -> Loss:
     for error, truth, weight in zip(errors, masks, weights, strict=True):
         order = np.argsort(-error, axis=None, kind="stable")
         weight.flat[order] = _jaccard_steps(truth.flat[order])
-    count = len(logits)
+    count = logits.dtype.type(len(logits))
     return np.sum(np.maximum(errors, 0) * weights) / count, -sign * weights * (errors > 0) / count
 
 
@@ -84,6 +86,12 @@ def _jaccard_steps(truth: Floats) -> Floats:
     steps = np.where(truth > 0, 1 / np.maximum(union, 1), left / (np.maximum(union, 1) * (union + 1)))
     steps[union == 0] = 1
     return steps
+
+
+def _count(logits: Floats) -> np.floating[Any]:
+    """Of the pixels, in their type: divided by a whole number beyond 2**16, NumPy 1 makes float32 float64."""
+    number: np.floating[Any] = logits.dtype.type(logits.size)
+    return number
 
 
 def _softplus(x: Floats) -> Floats:

@@ -1,10 +1,14 @@
-"""A plan compiled to NumPy: it walks the operations forward, and backward with the chain rule."""
+"""A plan compiled to NumPy: it walks the operations forward, and backward with the chain rule.
+
+The judge of float32 is this model in float64. With `moves` (`core.budget`) it shows what rounding does: its
+weights, the images, and every result of an operation and of a gradient are moved as they come.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,7 @@ from numpy.typing import NDArray
 from backends.reference import losses, operations, optimizers
 from backends.reference.devices import list_devices
 from backends.reference.operations import Floats
+from core.budget import Moves
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.dropout import draw_keep_masks
 from core.plan import (
@@ -30,7 +35,7 @@ from core.rounding import to_bfloat16
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
 
-__all__ = ["ReferenceModel", "compile", "list_devices"]
+__all__ = ["ReferenceModel", "compile", "judge", "list_devices"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,10 +48,18 @@ def _without_warnings(method: F) -> F:
 class ReferenceModel:
     """The judge: see `core.contract.Model` for what each method promises."""
 
-    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        rules: Rules,
+        precision: Precision,
+        dtype: Literal["float32", "float64"] | None = None,
+        moves: Moves | None = None,
+    ) -> None:
         self._plan, self._rules = plan, rules
-        self._dtype, self._optimize = np.dtype(array_type(precision)), optimizers.update_of(rules.optimizer)
-        self._mixed = precision == "mixed_bfloat16"
+        self._dtype = np.dtype(dtype or array_type(precision))
+        self._optimize = optimizers.update_of(rules.optimizer)
+        self._mixed, self._moves = precision == "mixed_bfloat16", moves
         self._arrays: dict[str, Floats] = {
             name: np.zeros(shape, self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
@@ -56,9 +69,18 @@ class ReferenceModel:
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
     ) -> float:
         """One update; gives the loss before it."""
+        loss, _ = self.step_and_gradients(images, masks, scalars, keep)
+        return loss
+
+    @_without_warnings
+    def step_and_gradients(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> tuple[float, State]:
+        """One update; gives what `gradients` would have given before it, computed once."""
         if keep is None:
             keep = draw_keep_masks(self._plan, self._rules.seed, scalars.step, len(images))
-        loss, gradients, batch_statistics = self._differentiate(images, masks, keep)
+        loss, unclipped, batch_statistics = self._differentiate(images, masks, keep)
+        gradients = unclipped
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
@@ -72,7 +94,7 @@ class ReferenceModel:
             for name in (operation.moving_mean, operation.moving_variance):
                 running = self._arrays[name]
                 running[...] = momentum * running + (1 - momentum) * batch_statistics[name]
-        return loss
+        return loss, dict(unclipped)
 
     @_without_warnings
     def evaluate(self, images: Array, masks: Array) -> tuple[float, NDArray[Any]]:
@@ -103,6 +125,8 @@ class ReferenceModel:
         check_state(state, state_shapes(self._plan, self._rules))
         for name, array in self._arrays.items():
             array[...] = state[name]
+        for parameter in self._plan.parameters:
+            self._arrays[parameter.name][...] = self._moved(self._arrays[parameter.name])
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Weights and statistics as `weights.npz`."""
@@ -113,7 +137,7 @@ class ReferenceModel:
 
     def _forward(self, images: Array, keep: KeepMasks | None = None) -> dict[str, Floats]:
         """Every tensor by name; with `keep` as in training, the batch's statistics among them."""
-        values: dict[str, Floats] = {self._plan.input.name: images.astype(self._dtype)}
+        values: dict[str, Floats] = {self._plan.input.name: self._moved(images.astype(self._dtype))}
         for op in self._plan.operations[:-1]:
             values[op.output.name] = self._apply(op, values, keep)
         return values
@@ -126,7 +150,7 @@ class ReferenceModel:
             case ConvTranspose2D():
                 return self._product(operations.conv_transpose2d(op, *self._operands(x, arrays[op.kernel])))
             case Bias():
-                return operations.bias(op, x, arrays[op.bias])
+                return self._moved(operations.bias(op, x, arrays[op.bias]))
             case Relu():
                 return operations.relu(op, x)
             case BatchNorm():
@@ -138,6 +162,7 @@ class ReferenceModel:
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
                     training=keep is not None,
+                    rounded=self._moved,
                 )
                 return y
             case Dropout():
@@ -154,7 +179,7 @@ class ReferenceModel:
         """Loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
         values = self._forward(images, keep)
         loss, d_logits = losses.total(self._rules.loss, values[self._plan.logits], masks.astype(self._dtype))
-        flowing = {self._plan.logits: d_logits}
+        flowing = {self._plan.logits: self._moved(d_logits)}
         gradients: dict[str, Floats] = {}
         for op in reversed(self._plan.operations[:-1]):
             dy = flowing.pop(op.output.name)
@@ -175,18 +200,19 @@ class ReferenceModel:
         x, arrays = values[op.input], self._arrays
         match op:
             case Conv2D():
-                found = operations.conv2d_backward(op, *self._operands(x, arrays[op.kernel], dy))
-                dx, gradients[op.kernel] = map(self._product, found)
+                products = operations.conv2d_backward(op, *self._operands(x, arrays[op.kernel], dy))
+                dx, gradients[op.kernel] = map(self._product, products)
             case ConvTranspose2D():
-                found = operations.conv_transpose2d_backward(op, *self._operands(x, arrays[op.kernel], dy))
-                dx, gradients[op.kernel] = map(self._product, found)
+                products = operations.conv_transpose2d_backward(op, *self._operands(x, arrays[op.kernel], dy))
+                dx, gradients[op.kernel] = map(self._product, products)
             case Bias():
-                dx, gradients[op.bias] = operations.bias_backward(dy)
+                dx, d_bias = operations.bias_backward(dy)
+                gradients[op.bias] = self._moved(d_bias)
             case Relu():
                 dx = operations.relu_backward(x, dy)
             case BatchNorm():
                 dx, gradients[op.gamma], gradients[op.beta] = operations.batch_norm_backward(
-                    op, x, arrays[op.gamma], dy
+                    op, x, arrays[op.gamma], dy, self._moved
                 )
             case Dropout():
                 dx = operations.dropout(op, dy, keep[op.name])
@@ -196,16 +222,26 @@ class ReferenceModel:
                 raise NotImplementedError(f"the reference has no backward of {type(op).__name__}")
         return [dx]
 
+    def _moved(self, array: Floats) -> Floats:
+        return array if self._moves is None else self._moves(array)
+
     def _operands(self, *arrays: Floats) -> Iterator[Floats]:
         """What a product is taken of: in mixed precision rounded, and float64, so that sums lose nothing."""
         return (to_bfloat16(array).astype(np.float64) if self._mixed else array for array in arrays)
 
     def _product(self, array: Floats) -> Floats:
         """What becomes of a product; in mixed precision a float32 sum, then rounded."""
-        return to_bfloat16(array.astype(np.float32)) if self._mixed else array
+        array = self._moved(array)
+        return to_bfloat16(array.astype(np.float32)).astype(self._dtype) if self._mixed else array
 
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
     """The plan in NumPy; `device` can only be the CPU."""
     del device
     return ReferenceModel(plan, rules, precision)
+
+
+def judge(plan: Plan, rules: Rules, precision: Precision, draw: int | None = None) -> ReferenceModel:
+    """The truth for a model of this precision, in float64; with `draw` moved as `core.budget` says."""
+    moves = None if draw is None else Moves(draw)
+    return ReferenceModel(plan, rules, precision, "float64", moves)

@@ -7,7 +7,7 @@ framework; the type of the arrays (float32 or float64) is the type of the arithm
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from core.plan import BatchNorm, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads
 
 Floats = NDArray[np.floating[Any]]
+
+Rounding = Callable[[Floats], Floats]
+"""What becomes of a result: nothing, but where the judge asks what rounding does."""
 
 
 def conv2d(operation: Conv2D, x: Floats, kernel: Floats) -> Floats:
@@ -87,25 +90,29 @@ def batch_norm(
     mean: Floats,
     variance: Floats,
     training: bool,
+    rounded: Rounding,
 ) -> tuple[Floats, Floats, Floats]:
-    """The normalised input, and the mean and variance that normalised it (the batch's in training)."""
+    """The normalised input, and the mean and variance that normalised it (the batch's in training).
+
+    The numbers of each channel are `rounded`, and then the result.
+    """
     if training:
-        mean, variance = _moments(x)
+        mean, variance = map(rounded, _moments(x))
     inverse = 1 / np.sqrt(variance + x.dtype.type(operation.epsilon))
-    return (x - mean) * (inverse * gamma) + beta, mean, variance
+    return rounded((x - mean) * (inverse * gamma) + beta), mean, variance
 
 
 def batch_norm_backward(
-    operation: BatchNorm, x: Floats, gamma: Floats, dy: Floats
+    operation: BatchNorm, x: Floats, gamma: Floats, dy: Floats, rounded: Rounding
 ) -> tuple[Floats, Floats, Floats]:
-    """Gradients of the input, gamma and beta through the batch's own statistics."""
-    pixels = x.size // x.shape[-1]
-    mean, variance = _moments(x)
+    """Gradients of the input, gamma and beta through the batch's own statistics; `rounded` as in forward."""
+    pixels = x.dtype.type(x.size // x.shape[-1])  # a whole number beyond 2**16 would make float32 float64
+    mean, variance = map(rounded, _moments(x))
     inverse = 1 / np.sqrt(variance + x.dtype.type(operation.epsilon))
     normalised = (x - mean) * inverse
-    d_beta, d_gamma = _total(dy), _total(dy * normalised)
+    d_beta, d_gamma = rounded(_total(dy)), rounded(_total(dy * normalised))
     dx = gamma * inverse / pixels * (pixels * dy - d_beta - normalised * d_gamma)
-    return dx, d_gamma, d_beta
+    return rounded(dx), d_gamma, d_beta
 
 
 def dropout(operation: Dropout, x: Floats, keep: NDArray[np.uint8]) -> Floats:

@@ -22,10 +22,17 @@ from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
 from core.conformance.predictions import prediction_checks
 from core.conformance.suite import Calls, Check, Outcome, capabilities, examine
+from core.conformance.training import training_checks
 
 __all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
 
 
 def all_checks() -> list[Check]:
-    """Every check: predictions, then the numbers of training, then what else is promised."""
-    return [*prediction_checks(), *number_checks(), *mixed_checks(), *behaviour_checks()]
+    """Every check: predictions, the numbers of training, what else is promised, and the longest last."""
+    return [
+        *prediction_checks(),
+        *number_checks(),
+        *mixed_checks(),
+        *behaviour_checks(),
+        *training_checks(),
+    ]

@@ -8,16 +8,16 @@ rate changes at every step, so a scalar taken from the wrong one is seen too.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.comparison import difference, differences
+from core.budget import DRAWS, Budget, Distance, Found, Kind, floor
 from core.configuration import Configuration, parse_configuration
-from core.contract import Array, Implementation, Precision, State
+from core.contract import Array, Implementation, Judge, Model, Precision, State
 from core.dropout import draw_keep_masks
 from core.lowering import lower_blocks
 from core.plan import Plan
@@ -25,8 +25,8 @@ from core.registry import load_backend
 from core.rules import Rules, StepScalars, step_scalars
 from core.state import initial_state
 
-TOLERANCE: Mapping[Precision, float] = {"float64": 1e-10, "float32": 1e-4, "mixed_bfloat16": 2.0**-5}
-"""Largest relative difference (norm-wise) from the judge; `core.conformance.mixed` derives its own."""
+FLOOR_FLOAT64 = 1e-10
+"""Of every kind of array: less than `core.budget` allows whole trajectories."""
 
 _MASK_SEED = 11
 
@@ -62,6 +62,7 @@ def make_case(
     *,
     batches: tuple[int, ...] = (3,),
     seed: int = 5,
+    lively: bool = True,
     training: Mapping[str, Any] | None = None,
     **network: Any,
 ) -> Case:
@@ -69,13 +70,19 @@ def make_case(
     configuration = parse_configuration(
         {"network": {"blocks": blocks, **network}, "training": dict(training or {})}
     )
-    return case_of(configuration, height, width, batches=batches, seed=seed)
+    return case_of(configuration, height, width, batches=batches, seed=seed, lively=lively)
 
 
 def case_of(
-    configuration: Configuration, height: int, width: int, *, batches: tuple[int, ...] = (3,), seed: int = 5
+    configuration: Configuration,
+    height: int,
+    width: int,
+    *,
+    batches: tuple[int, ...] = (3,),
+    seed: int = 5,
+    lively: bool = True,
 ) -> Case:
-    """The same for a whole configuration."""
+    """The same for a whole configuration; unless `lively`, with the state that training begins with."""
     plan, rules = lower_blocks(configuration.network, height, width), configuration.training.rules()
     out = plan.output.output
     rng = np.random.default_rng(seed)
@@ -87,7 +94,9 @@ def case_of(
         for count in batches
     )
     optimizer = configuration.training.optimizer
-    state = _lively(initial_state(plan, rules, seed), rng)
+    state: State = dict(initial_state(plan, rules, seed))
+    if lively:
+        state = _lively(state, rng)
     return Case(plan, rules, state, drawn, optimizer.learning_rate, optimizer.weight_decay)
 
 
@@ -132,6 +141,56 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
     )
 
 
+Run: TypeAlias = Callable[[Implementation, Case, Precision], Sequence[Found]]
+"""What a backend is asked to do with a case, and what it comes to, step by step."""
+
+
+def everything(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
+    """All that `run_case` comes to, as one step."""
+    return [by_kind(run_case(implementation, case, precision))]
+
+
+def state_by_kind(state: State) -> dict[Kind, State]:
+    """Weights, running statistics and the optimiser's moments."""
+    found: dict[Kind, State] = {"statistic": {}, "weight": {}, "moment": {}}
+    for name, array in state.items():
+        kind: Kind = "weight"
+        if name.startswith("optimizer/"):
+            kind = "moment"
+        elif name.endswith(("/moving_mean", "/moving_variance")):
+            kind = "statistic"
+        found[kind][name] = array
+    return found
+
+
+def by_kind(results: Results) -> Found:
+    """The arrays of the results, and what else they hold as arrays."""
+    return {
+        **state_by_kind(results.state),
+        "gradient": results.gradients,
+        "loss": {
+            "loss": np.array(results.loss),
+            "training loss": np.array(results.training_loss),
+            "losses of the steps": np.array(results.losses),
+        },
+        "prediction": {
+            "predictions": results.predictions,
+            "probabilities of evaluate": results.probabilities,
+        },
+    }
+
+
+class _Judging:
+    """The judge in the place of an implementation, with or without moves."""
+
+    def __init__(self, draw: int | None) -> None:
+        self._draw = draw
+
+    def compile(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> Model:
+        del device
+        return cast(Judge, load_backend("reference")[1]).judge(plan, rules, precision, self._draw)
+
+
 @functools.cache
 def judge(case: Case, precision: Precision = "float64") -> Results:
     """What the reference says of a case; computed once for all backends.
@@ -139,40 +198,58 @@ def judge(case: Case, precision: Precision = "float64") -> Results:
     Float32 is judged in float64, of which it is an approximation. Mixed precision is not: it rounds by a
     rule, and is judged by the rule's own results.
     """
-    _, reference = load_backend("reference")
-    return run_case(reference, case, precision)
+    return run_case(load_backend("reference")[1], case, precision)
 
 
-def all_differences(received: Results, expected: Results) -> dict[str, float]:
-    """Each kind of result and each array with its relative difference."""
-    found = {
-        "predictions": difference(received.predictions, expected.predictions),
-        "probabilities of evaluate": difference(received.probabilities, expected.probabilities),
-        "loss": difference(received.loss, expected.loss),
-        "training loss": difference(received.training_loss, expected.training_loss),
-        "losses of the steps": difference(np.array(received.losses), np.array(expected.losses)),
-    }
-    gradients = differences(received.gradients, expected.gradients, share=1e-3)
-    found |= {f"gradient of {name}": value for name, value in gradients.items()}
-    arrays = differences(received.state, expected.state)
-    return found | {f"{name} after training": value for name, value in arrays.items()}
+@functools.cache
+def truth(run: Run, case: Case, draw: int | None = None) -> Sequence[Found]:
+    """What `run` finds where the judge computes; with `draw` moved as in `core.budget`."""
+    return run(cast(Implementation, _Judging(draw)), case, "float32")
 
 
-def require_agreement(received: Results, expected: Results, tolerance: float) -> None:
-    """Nothing may differ by more than the tolerance.
+def distances_from_truth(
+    run: Run, received: Sequence[Found], case: Case, precision: Precision
+) -> list[dict[Kind, dict[str, Distance]]]:
+    """How far each of a backend's arrays is from the judge's, and how far it may be, step by step."""
+    draws = [truth(run, case, draw) for draw in range(DRAWS)] if precision == "float32" else []
+    budget = Budget(lambda kind: FLOOR_FLOAT64 if precision == "float64" else floor(kind, precision))
+    steps = []
+    for step, (got, wanted) in enumerate(zip(received, truth(run, case), strict=True)):
+        budget.advance(wanted, [draw[step] for draw in draws])
+        steps.append(budget.distances(got))
+    return steps
+
+
+def require_agreement(run: Run, received: Sequence[Found], case: Case, precision: Precision) -> None:
+    """Nothing that `run` found may be farther from the judge's than `core.budget` allows.
 
     Raises:
-        Nonconformity: The text lists what does, the largest difference first.
+        Nonconformity: The text lists what is at the first such step, the largest share of its budget first.
     """
-    wrong = {
-        name: value for name, value in all_differences(received, expected).items() if not value <= tolerance
-    }
-    if wrong:
-        raise Nonconformity(f"relative differences beyond {tolerance:g}: {listed(wrong)}")
+    steps = distances_from_truth(run, received, case, precision)
+    for number, found in enumerate(steps, start=1):
+        wrong = [
+            (distance, _WORDS.get(kind, "{}").format(name))
+            for kind, arrays in found.items()
+            for name, distance in arrays.items()
+            if not distance.share <= 1
+        ]
+        if wrong:
+            wrong.sort(key=lambda pair: -pair[0].share)
+            told = [f"{what} {far.value:.1e}, allowed {far.budget:.1e}" for far, what in wrong[:6]]
+            where = f" at step {number}" if len(steps) > 1 else ""
+            raise Nonconformity(f"relative differences{where}: {and_more(told, len(wrong))}")
 
 
-def listed(wrong: Mapping[str, float]) -> str:
-    """The largest six, largest first, and how many more there are."""
-    worst = sorted(wrong.items(), key=lambda item: -item[1])
-    more = f" and {len(worst) - 6} more" if len(worst) > 6 else ""
-    return ", ".join(f"{name} {value:.1e}" for name, value in worst[:6]) + more
+_WORDS: Mapping[Kind, str] = {
+    "statistic": "{} after training",
+    "weight": "{} after training",
+    "moment": "{} after training",
+    "gradient": "gradient of {}",
+}
+
+
+def and_more(told: Sequence[str], count: int) -> str:
+    """Those that are told, and how many of the `count` are not."""
+    more = f" and {count - len(told)} more" if count > len(told) else ""
+    return "; ".join(told) + more

@@ -15,22 +15,21 @@ nearly every element, but by no more than 2**-8. So the norm alone cannot tell o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.comparison import difference
+from core.comparison import difference, differences
 from core.configuration import load_configuration
 from core.conformance.cases import (
-    TOLERANCE,
     Case,
     Nonconformity,
     Results,
-    all_differences,
+    and_more,
     case_of,
     judge,
-    listed,
     make_case,
     run_case,
 )
@@ -38,6 +37,7 @@ from core.conformance.suite import Calls, Check
 from core.contract import Array
 from core.rounding import to_bfloat16
 
+LARGEST = 2.0**-5
 _TYPICAL = 2.0**-11
 _MANY = 16
 _EXACT = 1e-5
@@ -65,14 +65,33 @@ def _agreement(subject: str, name: str, case: Case) -> Check:
     def run(backend: Calls) -> None:
         received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
         far, many = all_differences(received, expected), _medians(received, expected)
-        if wrong := {name: value for name, value in far.items() if not value <= TOLERANCE["mixed_bfloat16"]}:
-            raise Nonconformity(
-                f"relative differences beyond {TOLERANCE['mixed_bfloat16']:g}: {listed(wrong)}"
-            )
+        if wrong := {name: value for name, value in far.items() if not value <= LARGEST}:
+            raise Nonconformity(f"relative differences beyond {LARGEST:g}: {listed(wrong)}")
         if wrong := {name: value for name, value in many.items() if not value <= _TYPICAL}:
             raise Nonconformity(f"median relative differences beyond {_TYPICAL:.1e}: {listed(wrong)}")
 
     return _check(subject, name, run)
+
+
+def all_differences(received: Results, expected: Results) -> dict[str, float]:
+    """Each kind of result and each array with its relative difference."""
+    found = {
+        "predictions": difference(received.predictions, expected.predictions),
+        "probabilities of evaluate": difference(received.probabilities, expected.probabilities),
+        "loss": difference(received.loss, expected.loss),
+        "training loss": difference(received.training_loss, expected.training_loss),
+        "losses of the steps": difference(np.array(received.losses), np.array(expected.losses)),
+    }
+    gradients = differences(received.gradients, expected.gradients, share=1e-3)
+    found |= {f"gradient of {name}": value for name, value in gradients.items()}
+    arrays = differences(received.state, expected.state)
+    return found | {f"{name} after training": value for name, value in arrays.items()}
+
+
+def listed(wrong: Mapping[str, float]) -> str:
+    """The largest six, largest first, and how many more there are."""
+    worst = sorted(wrong.items(), key=lambda item: -item[1])
+    return and_more([f"{name} {value:.1e}" for name, value in worst[:6]], len(worst))
 
 
 def _check(subject: str, name: str, run: Any) -> Check:
@@ -251,8 +270,8 @@ def _small_steps(backend: Calls) -> None:
         name = parameter.name
         got, wanted = (results.state[name] - case.state[name] for results in (received, expected))
         found[f"update of {name}"] = difference(got, wanted)
-    if wrong := {name: value for name, value in found.items() if not value <= TOLERANCE["mixed_bfloat16"]}:
-        raise Nonconformity(f"relative differences beyond {TOLERANCE['mixed_bfloat16']:g}: {listed(wrong)}")
+    if wrong := {name: value for name, value in found.items() if not value <= LARGEST}:
+        raise Nonconformity(f"relative differences beyond {LARGEST:g}: {listed(wrong)}")
 
 
 def _without_products(backend: Calls) -> None:

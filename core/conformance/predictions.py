@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from core.budget import Found
 from core.comparison import difference
 from core.configuration import load_configuration
-from core.conformance.cases import TOLERANCE, Case, Nonconformity, case_of, make_case
+from core.conformance.cases import Case, Nonconformity, case_of, make_case, require_agreement
+from core.conformance.mixed import LARGEST as LARGEST_MIXED
 from core.conformance.suite import Calls, Check
 from core.contract import Array, Implementation, Precision, State
 from core.registry import load_backend
@@ -87,17 +89,15 @@ def _answers(implementation: Implementation, case: Case, precision: Precision) -
     return model.predict(case.batches[0][0]), probabilities, np.array(float(loss))
 
 
+def _by_kind(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
+    predictions, probabilities, loss = _answers(implementation, case, precision)
+    found = {"predictions": predictions, "probabilities of evaluate": probabilities}
+    return [{"prediction": found, "loss": {"loss": loss}}]
+
+
 def _agreement(name: str, case: Case, precision: Precision) -> Check:
     def run(backend: Calls) -> None:
-        received = backend.call(_answers, case, precision)
-        expected = _answers(load_backend("reference")[1], case, "float64")
-        names = ("predictions", "probabilities of evaluate", "loss")
-        for what, got, wanted in zip(names, received, expected, strict=True):
-            found = difference(got, wanted)
-            if not found <= TOLERANCE[precision]:
-                raise Nonconformity(
-                    f"{what}: relative difference {found:.1e}, allowed {TOLERANCE[precision]:g}"
-                )
+        require_agreement(_by_kind, backend.call(_by_kind, case, precision), case, precision)
 
     return Check(SUBJECT, name, precision, run)
 
@@ -108,7 +108,7 @@ def _products_in_bfloat16(backend: Calls) -> None:
     case = make_case([down, {"name": "mask", "kind": "output"}], 24, 32, batch_norm=False)
     expected, _, loss = _answers(load_backend("reference")[1], case, "mixed_bfloat16")
     received, of_evaluate, found = backend.call(_answers, case, "mixed_bfloat16")
-    allowed = TOLERANCE["mixed_bfloat16"]
+    allowed = LARGEST_MIXED
     for what, got in (("predictions", received), ("probabilities of evaluate", of_evaluate)):
         if got.shape != expected.shape or not difference(got, expected) <= allowed:
             raise Nonconformity(f"{what}: relative difference beyond {allowed:g}")

@@ -1,43 +1,24 @@
-"""What of two runs is compared, in which order a fault would show, and how much is allowed."""
+"""What of two runs is compared, in which order a fault would show, and what is first beyond its budget."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from core.comparison import difference, differences
+import numpy as np
+
+from core.budget import KINDS as ALL_KINDS
+from core.budget import Budget, Distance, Kind, floor
 from core.contract import Precision, State
 from core.parity.trajectory import Step
 from core.plan import Plan
 from core.state import slot_name
 
-KINDS = ("statistic", "loss", "gradient", "update", "weight", "moment")
+KINDS: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
 """In the order in which a fault of one step would show: forward, backward, update."""
 
-FIXED_BUDGET = {kind: 1e-11 if kind == "loss" else 1e-9 for kind in KINDS}
-"""In float64, where only the order of additions may differ.
-
-Adam makes steps of rounding itself where a gradient is 0 but for rounding, as that of a bias before batch
-norm whose ReLU never cuts: by 1 / epsilon. With the loss of a usual size that stays within the budget; a loss
-of steep gradients (Lovasz, or BCE of weight 1000) can leave it in "update" and "weight" while "gradient"
-agrees to 1e-13. A larger epsilon or SGD shows what is meant.
-"""
-
-FLOOR: Mapping[Precision, float] = {"float32": 1e-5, "mixed_bfloat16": 2.0**-9}
-FACTOR = 5.0
-"""But in float64 a distance may reach FLOOR, or FACTOR times the largest drift of a backend from itself.
-
-Mixed precision's floor is one number of a small gradient rounded to its other neighbour (see
-`core.conformance.mixed`), which may befall a backend before it befalls any nudged run. Its drift is far
-larger than float32's: each flip makes others, and after a few steps gradients that nearly cancel have little
-in common. So there the certificate shows that losses and statistics stay together, and that backends are no
-farther apart than each from itself; that all round alike, the conformance suite shows.
-"""
-
-_NEGLIGIBLE = 1e-3
-"""Share of the largest array's norm below which a norm does not count: see `core.comparison`."""
-
-Distances = Mapping[str, Mapping[str, float]]
+Distances = Mapping[Kind, Mapping[str, Distance]]
 """By kind, then by the name of the array."""
 
 
@@ -81,10 +62,11 @@ class Snapshot:
 class Ruler:
     """Measures runs of one plan."""
 
-    def __init__(self, plan: Plan, slots: tuple[str, ...]) -> None:
+    def __init__(self, plan: Plan, slots: tuple[str, ...], precision: Precision) -> None:
+        self._budget = Budget(partial(floor, precision=precision))
         self._parameters = [parameter.name for parameter in plan.parameters]
         self._statistics = [statistic.name for statistic in plan.statistics]
-        self._slots = slots
+        self._moments = [slot_name(slot, name) for slot in slots for name in self._parameters]
         self._owners = {
             name: operation.name
             for operation in plan.operations
@@ -92,44 +74,33 @@ class Ruler:
             if (name := getattr(operation, key, None)) is not None
         }
 
-    def measure(self, run: Snapshot, base: Snapshot) -> dict[str, dict[str, float]]:
-        """Every distance of a run from the base, each kind in the order in which a fault would show."""
-        backward = list(reversed(self._parameters))
-        slots = [[slot_name(slot, name) for name in self._parameters] for slot in self._slots]
-        moments = [differences(_of(run.step.state, names), _of(base.step.state, names)) for names in slots]
-        return {
-            "statistic": differences(
-                _of(run.step.state, self._statistics), _of(base.step.state, self._statistics)
-            ),
-            "loss": {"loss": difference(run.step.loss, base.step.loss)},
-            "gradient": differences(
-                _of(run.step.gradients, backward), _of(base.step.gradients, backward), _NEGLIGIBLE
-            ),
-            "update": differences(self._updates(run), self._updates(base), _NEGLIGIBLE),
-            "weight": differences(
-                _of(run.step.state, self._parameters), _of(base.step.state, self._parameters), _NEGLIGIBLE
-            ),
-            "moment": {name: value for each in moments for name, value in each.items()},
-        }
+    def advance(self, truth: Snapshot, moved: Sequence[Snapshot]) -> None:
+        """To the next step: the truth there, and what moves make of it (`core.budget`)."""
+        self._budget.advance(self._by_kind(truth), list(map(self._by_kind, moved)))
 
-    def first_violation(
-        self, run: str, step: int, distances: Distances, budget: Mapping[str, float]
-    ) -> Violation | None:
+    def measure(self, run: Snapshot) -> Distances:
+        """Every distance of a run from the truth, each kind in the order in which a fault would show."""
+        return self._budget.distances(self._by_kind(run))
+
+    def first_violation(self, run: str, step: int, found: Distances) -> Violation | None:
         """The first distance beyond its budget, in the order in which a fault would show."""
         for kind in KINDS:
-            for tensor, distance in distances[kind].items():
-                if not distance <= budget[kind]:
+            for tensor, distance in found[kind].items():
+                if not distance.share <= 1:
                     owner = self._owners.get(tensor.split("/", 2)[-1] if kind == "moment" else tensor, "loss")
-                    return Violation(run, step, kind, tensor, owner, distance, budget[kind])
+                    return Violation(run, step, kind, tensor, owner, distance.value, distance.budget)
         return None
 
-    def _updates(self, run: Snapshot) -> State:
-        return {name: run.step.state[name] - run.before[name] for name in self._parameters}
-
-
-def largest(distances: Mapping[str, float]) -> tuple[str, float]:
-    """The array that is farthest, and how far; ("-", 0) where there is none."""
-    return max(distances.items(), key=lambda item: item[1], default=("-", 0.0))
+    def _by_kind(self, run: Snapshot) -> dict[Kind, State]:
+        after = run.step.state
+        return {
+            "statistic": _of(after, self._statistics),
+            "loss": {"loss": np.array(run.step.loss)},
+            "gradient": _of(run.step.gradients, list(reversed(self._parameters))),
+            "update": {name: after[name] - run.before[name] for name in self._parameters},
+            "weight": _of(after, self._parameters),
+            "moment": _of(after, self._moments),
+        }
 
 
 def _of(arrays: State, names: list[str]) -> State:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 
-from core.parity.certificate import Certificate, Series
+from core.parity.certificate import Certificate
+from core.parity.measures import KINDS
 from core.plotting import Axes, Figure
 
 
@@ -20,27 +21,34 @@ def draw(certificate: Certificate, suffix: str) -> bytes:
     losses.set_ylabel("loss")
     losses.legend()
     losses.set_title(f"{certificate.precision}, {certificate.steps} steps, compared with {certificate.base}")
-    for axes, kind in ((distances, "loss"), (weights, "weight")):
-        _draw_distances(axes, certificate, kind, steps)
+    _draw_losses(distances, certificate, steps)
+    _draw_shares(weights, certificate, steps)
     weights.set_xlabel("step")
     image = io.BytesIO()
     figure.savefig(image, format=suffix.lstrip("."), dpi=100)
     return image.getvalue()
 
 
-def _draw_distances(axes: Axes, certificate: Certificate, kind: str, steps: list[int]) -> None:
-    def line(series: Series) -> tuple[list[int], list[float]]:
-        # Identical results have no logarithm: a gap.
-        values = [value or math.nan for value in series.distances[kind]]
-        return steps[len(steps) - len(values) :], values
-
-    for index, series in enumerate(certificate.drifts.values()):
-        label = "a backend from itself, nudged by one unit in the last place" if index == 0 else None
-        axes.plot(*line(series), color="0.75", linewidth=0.8, label=label)
+def _draw_losses(axes: Axes, certificate: Certificate, steps: list[int]) -> None:
+    """Distances of the loss, and its budget, which is the same for all runs."""
     for index, (name, series) in enumerate(certificate.runs.items()):
-        axes.plot(*line(series), f"C{index}", linewidth=1.2, label=name)
-    axes.plot(steps, certificate.budgets[kind], "k--", linewidth=1, label="budget")
+        # Identical results have no logarithm: a gap.
+        values = [value or math.nan for value in series.distances["loss"]]
+        axes.plot(steps[len(steps) - len(values) :], values, f"C{index}", linewidth=1.2, label=name)
+    longest = max(certificate.runs.values(), key=lambda series: len(series.losses))
+    axes.plot(steps, longest.budgets["loss"], "k--", linewidth=1, label="budget")
     axes.set_yscale("log")
-    what = "the loss" if kind == "loss" else f"the farthest {kind}"
-    axes.set_ylabel(f"relative distance of {what}")
+    axes.set_ylabel("relative distance of the loss")
+    axes.legend(fontsize="small")
+
+
+def _draw_shares(axes: Axes, certificate: Certificate, steps: list[int]) -> None:
+    """Of all arrays the one that takes the largest share of its budget, whatever its kind."""
+    for index, (name, series) in enumerate(certificate.runs.items()):
+        shares = [max(of_kinds) for of_kinds in zip(*map(series.shares, KINDS), strict=True)]
+        values = [value or math.nan for value in shares]
+        axes.plot(steps[len(steps) - len(values) :], values, f"C{index}", linewidth=1.2, label=name)
+    axes.axhline(1.0, color="k", linestyle="--", linewidth=1, label="budget")
+    axes.set_yscale("log")
+    axes.set_ylabel("largest share of its budget that an array takes")
     axes.legend(fontsize="small")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
-
-from core.contract import Array, Implementation, KeepMasks, Model, Precision, State
+from core.contract import (
+    Array,
+    Implementation,
+    Judge,
+    KeepMasks,
+    Model,
+    Precision,
+    State,
+    step_and_gradients,
+)
 from core.plan import Plan
-from core.randomness import words
 from core.rules import Rules, StepScalars
 
 _models: dict[str, Model] = {}  # of this process, by the name of their run
@@ -32,6 +39,21 @@ def begin(
     _models[run] = model
 
 
+def begin_judging(
+    implementation: Implementation,
+    run: str,
+    plan: Plan,
+    rules: Rules,
+    precision: Precision,
+    state: State,
+    draw: int | None,
+) -> None:
+    """The same for one of the judge's runs, moved as by `draw` (`core.budget`)."""
+    model = cast(Judge, implementation).judge(plan, rules, precision, draw)
+    model.load_state(state)
+    _models[run] = model
+
+
 def advance(
     implementation: Implementation,
     run: str,
@@ -43,16 +65,5 @@ def advance(
     """One step of a run that was begun."""
     del implementation
     model = _models[run]
-    _, gradients = model.gradients(images, masks, keep)
-    loss = float(model.train_step(images, masks, scalars, keep))
+    loss, gradients = step_and_gradients(model, images, masks, scalars, keep)
     return Step(loss, gradients, model.state())
-
-
-def nudged(state: State, seed: int, number: int) -> State:
-    """The arrays with every element moved by one unit in its last place, up or down by lot."""
-    moved = {}
-    for name, array in state.items():
-        lots = words(seed, "nudge", number, name, count=array.size).reshape(array.shape)
-        towards = np.where(lots & np.uint64(1), np.inf, -np.inf).astype(array.dtype)
-        moved[name] = np.nextafter(array, towards)
-    return moved

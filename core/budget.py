@@ -1,0 +1,176 @@
+"""How far a computation may be from the truth: one rule for single steps and for trajectories.
+
+Promises: who computes has no part in it. The truth is the reference in float64, on the float32 numbers that
+were given. What rounding does to it depends on the network and the batch, and the reference itself shows it:
+it computes again, with every number that float32 would round moved by a few units in the last place. These
+are weights, images, and what each operation, and each gradient of one, results in (Monte Carlo arithmetic;
+Parker, 1997; Vignes, "A stochastic arithmetic for reliable scientific computation", 1993). The farthest that
+an array moves then, now or at an earlier step, is its drift. A float32 computation may be off by `FACTOR`
+times that, and by a small share of the array's norm (`floor`).
+
+Why so:
+
+- Moves are relative. A number that is exactly 0 stays 0: where a radiograph is black, ReLU meets a 0 and has
+  gradient 0 by rule, in float32 as in float64; moved, it would switch on every black pixel.
+- Every result is moved, not only what goes in. A gradient that cancels, such as that of a bias before batch
+  norm, is as exact in float64 as it ever was, however the weights move; in float32 what cancels is rounded
+  first. The same holds for a mean: rounded, it is off by the same for all pixels.
+- ReLU has kinks. A number that is nearly 0 may round to either side, and the gradient jumps. No multiple of a
+  change without jumps covers that, so numbers are moved by `UNITS` units, as far as sums in float32 may be
+  off. Moves come in pairs, one the other's opposite: one of the two goes to the side that rounding went to.
+- From the first jump on a trajectory is one of many. The distance of two of them goes up and down, and four
+  draws say how far apart they may be, but not when: so drift does not shrink.
+- A sum is honest in any order, pairwise or in blocks. A matrix product adds some ten thousand products in one
+  register, each rounded: by chance 2**-24 * sqrt(2**16) = 2**-16 for 2**16 of them, the floor. Statistics and
+  losses decide about all that follows, and are few: they are to be added better, as 2**8 numbers are.
+- One by one over a million pixels is not: 2**-14 and more, which is beyond the floor, and what it does to a
+  variance is beyond anything that moves show (`tests/parity/test_budget.py` has both sides).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.contract import Precision, State
+
+Kind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weight", "moment", "prediction"]
+Found: TypeAlias = Mapping[Kind, State]
+"""Arrays by their kind and name."""
+
+UNITS = 8
+"""So many units in the last place of a float32 number the judge's numbers are moved by."""
+
+PAIRS = 2
+DRAWS = 2 * PAIRS
+FACTOR = 3.0
+
+KINDS: tuple[Kind, ...] = ("statistic", "loss", "gradient", "update", "weight", "moment", "prediction")
+"""In the order in which a fault of one step would show: forward, backward, update."""
+
+_DECISIVE = ("statistic", "loss")
+
+
+def floor(kind: Kind, precision: Precision) -> float:
+    """Share of an array's norm that it may be off by in any case; in float64 that is all.
+
+    In float64 only the order of additions may differ. Adam makes steps of rounding itself where a gradient
+    is 0 but for rounding, as that of a bias before batch norm whose ReLU never cuts: by 1 / epsilon. With the
+    loss of a usual size that stays within the budget. A loss of steep gradients (Lovasz, or BCE of weight
+    1000) can leave it in "update" and "weight" while "gradient" agrees to 1e-13. A larger epsilon or SGD
+    shows what is meant.
+
+    In mixed precision it is one number of a small gradient rounded to its other neighbour in bfloat16: see
+    `core.conformance.mixed`.
+    """
+    if precision == "float64":
+        return 1e-11 if kind == "loss" else 1e-9
+    if precision == "mixed_bfloat16":
+        return 2.0**-9
+    return 2.0**-20 if kind in _DECISIVE else 2.0**-16
+
+
+_SMALLEST = 1e-3
+"""Share of the largest array's norm below which a norm counts as no smaller: see `_scales`."""
+
+
+class Moves:
+    """One draw of moves: every element up or down by lot.
+
+    Args:
+        draw: From 0; an odd one makes the opposite moves of the even one before it.
+    """
+
+    def __init__(self, draw: int) -> None:
+        self._lots = np.random.default_rng([draw // 2, 20])
+        self._size = UNITS * 2.0**-23 * (1 if draw % 2 == 0 else -1)
+
+    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A moved copy, of the same type; what is 0 stays 0."""
+        ups = self._lots.integers(0, 2, array.shape, np.int8, endpoint=False)
+        factors = np.array([1 - self._size, 1 + self._size], array.dtype)
+        moved: NDArray[Any] = array * factors[ups]
+        return moved
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far an array is from the truth, and how far it may be; both over the array's scale."""
+
+    value: float
+    budget: float
+
+    @property
+    def share(self) -> float:
+        """Of the budget; beyond 1 it is left. Infinite for what is not a number."""
+        if self.value <= self.budget:
+            return self.value / self.budget if self.budget else 0.0
+        return self.value / self.budget if self.budget and np.isfinite(self.value) else float("inf")
+
+
+class Budget:
+    """What is allowed at one step after another, whoever computes.
+
+    Args:
+        floor: By kind, the share of an array's scale that is allowed in any case.
+    """
+
+    def __init__(self, floor: Callable[[Kind], float]) -> None:
+        self._floor = floor
+        self._truth: Found = {}
+        self._scales: dict[Kind, dict[str, float]] = {}
+        self._drifts: dict[tuple[Kind, str], float] = {}
+
+    def advance(self, truth: Found, moved: Sequence[Found] = ()) -> None:
+        """To the next step.
+
+        Args:
+            truth: The judge's arrays.
+            moved: The same from each draw of moves; none in float64.
+        """
+        self._truth = truth
+        self._scales = {kind: _scales(kind, arrays) for kind, arrays in truth.items()}
+        for kind, arrays in truth.items():
+            for name, array in arrays.items():
+                drift = max((_norm(draw[kind][name], array) for draw in moved), default=0.0)
+                if np.isfinite(drift):  # else the truth itself is no number
+                    relative = drift / self._scales[kind][name]
+                    self._drifts[kind, name] = max(relative, self._drifts.get((kind, name), 0.0))
+
+    def distances(self, received: Found) -> dict[Kind, dict[str, Distance]]:
+        """How far each array is from the truth at this step; infinitely if a side lacks it or its shape."""
+        return {kind: self._of_kind(kind, received.get(kind, {})) for kind in self._truth}
+
+    def _of_kind(self, kind: Kind, received: State) -> dict[str, Distance]:
+        truth, floor, found = self._truth[kind], self._floor(kind), {}
+        for name in [*truth, *(name for name in received if name not in truth)]:
+            distance = float("inf")
+            if name in truth and name in received and received[name].shape == truth[name].shape:
+                distance = _norm(received[name], truth[name]) / self._scales[kind][name]
+            allowed = floor + FACTOR * self._drifts.get((kind, name), 0.0)
+            found[name] = Distance(distance if distance == distance else float("inf"), allowed)
+        return found
+
+
+def _scales(kind: Kind, truth: State) -> dict[str, float]:
+    """What a distance is divided by: each array's norm.
+
+    That of a gradient, an update or a weight counts as at least a thousandth of the largest one: of something
+    that is 0 but for rounding, only the rounding differs.
+    """
+    norms = {name: float(np.linalg.norm(array)) for name, array in truth.items()}
+    least = _SMALLEST * max(norms.values(), default=0.0) if kind in ("gradient", "update", "weight") else 0.0
+    return {name: max(norm, least, 1e-300) for name, norm in norms.items()}
+
+
+def farthest(found: Mapping[str, Distance]) -> tuple[str, Distance]:
+    """The array that takes the largest share of its budget; ("-", nothing of 1) where there is none."""
+    return max(found.items(), key=lambda item: item[1].share, default=("-", Distance(0.0, 1.0)))
+
+
+def _norm(received: NDArray[Any], truth: NDArray[Any]) -> float:
+    return float(np.linalg.norm(np.asarray(received, np.float64) - np.asarray(truth, np.float64)))

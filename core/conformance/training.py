@@ -1,0 +1,164 @@
+"""Checks of float32 where people train: the toolkit's networks, at sizes and batches that are used.
+
+Promises: pictures are uniform noise or like radiographs: smooth, in steps of 1/255, with black borders and
+saturated corners, where ReLU meets exact zeros. The state is the one that training begins with (every bias 0)
+or a lively one. What is judged is the loss, every gradient and every array, of one step or of each of ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from core.budget import Found
+from core.configuration import load_configuration
+from core.conformance.cases import Case, case_of, require_agreement, state_by_kind
+from core.conformance.suite import Calls, Check
+from core.contract import Array, Implementation, Precision, step_and_gradients
+
+SUBJECT = "training in float32"
+
+Pictures = Literal["radiographs", "noise"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, and what it is trained on.
+
+    Args:
+        network: The name of a configuration.
+        size: Rows and columns of the images.
+        batches: Number of images of each step's.
+        pictures: What they show.
+        fresh: Whether the state is that before the first step.
+    """
+
+    network: str
+    size: int
+    batches: tuple[int, ...]
+    pictures: Pictures = "radiographs"
+    fresh: bool = True
+
+    def __str__(self) -> str:
+        steps = f", {len(self.batches)} steps" if len(self.batches) > 1 else ""
+        state = "" if self.fresh else ", a lively state"
+        return (
+            f"{self.network} {self.size}x{self.size}, batch {self.batches[0]}{steps}, {self.pictures}{state}"
+        )
+
+
+USUAL = (
+    Setting("fcn", 96, (8,)),
+    Setting("fcn", 96, (8,), "noise", fresh=False),
+    Setting("fcn", 192, (3,), "noise"),
+    Setting("fcn", 384, (1,)),
+    Setting("fcn", 384, (2,), fresh=False),
+    Setting("demo", 128, (16,)),
+    Setting("demo", 128, (16,), "noise", fresh=False),
+    Setting("demo", 96, (1,)),
+    Setting("unet", 96, (4,)),
+    Setting("unet", 96, (1,), "noise", fresh=False),
+    Setting("demo", 96, (4, 4, 2, 4, 4, 1, 4, 4, 3, 4)),
+    Setting("fcn", 96, (2, 2, 1, 2, 2, 2, 2, 1, 2, 2), "noise"),
+)
+"""Some seconds each."""
+
+LARGE = (
+    Setting("fcn", 384, (8,)),
+    Setting("fcn", 192, (32,)),
+    Setting("fcn", 96, (32,), "noise"),
+    Setting("fcn_skip", 288, (5,), fresh=False),
+    Setting("demo", 384, (8,)),
+    Setting("demo", 256, (7,), "noise"),
+    Setting("unet", 384, (1,)),
+    Setting("unet", 192, (8,), fresh=False),
+    Setting("unet", 128, (16,), "noise"),
+    Setting("unet", 96, (3, 3, 3, 1, 3, 3, 3, 2, 3, 3)),
+    Setting("fcn", 192, (8, 8, 4, 8, 8, 8, 8, 4, 8, 8)),
+)
+"""Up to minutes each, of which the judge takes most."""
+
+
+def training_checks() -> list[Check]:
+    """All of them."""
+    return [_check(setting) for setting in (*USUAL, *LARGE)]
+
+
+def is_large(check: Check) -> bool:
+    """Whether a check is of one of the `LARGE` settings."""
+    return check.subject == SUBJECT and check.name in map(str, LARGE)
+
+
+def case_of_setting(setting: Setting, seed: int = 5) -> Case:
+    """Its plan, state and batches."""
+    configuration = load_configuration(Path(setting.network))
+    case = case_of(
+        configuration,
+        setting.size,
+        setting.size,
+        batches=setting.batches,
+        seed=seed,
+        lively=not setting.fresh,
+    )
+    if setting.pictures == "radiographs":
+        rng = np.random.default_rng([seed, 384])
+        for images, masks in case.batches:
+            like_radiographs(rng, images, masks)
+    return case
+
+
+def like_radiographs(rng: np.random.Generator, images: Array, masks: Array) -> None:
+    """Fill batches with smooth pictures in steps of 1/255, black and saturated here and there.
+
+    Args:
+        rng: Draws all.
+        images: (N, H, W, 1) float32, written.
+        masks: (N, H, W, 1) uint8, written: 1 where the picture is bright.
+    """
+    _, height, width, _ = images.shape
+    rows, columns = np.ogrid[:height, :width]
+    for image, mask in zip(images, masks, strict=True):
+        waves, phases = rng.uniform(0.05, 0.15, 2), rng.uniform(0, 6, 2)
+        shade = np.sin(rows / (waves[0] * height) + phases[0]) * np.cos(
+            columns / (waves[1] * width) + phases[1]
+        )
+        grey = 0.5 + 0.45 * shade + 0.08 * rng.standard_normal((height, width))
+        top, left = (rng.uniform(0.05, 0.2, 2) * (height, width)).astype(int)
+        grey[:top], grey[:, :left] = 0.0, 0.0
+        grey[-height // 9 :, width // 3 : width // 2] = 1.0
+        image[..., 0] = np.round(255 * np.clip(grey, 0, 1)) / np.float32(255)
+        mask[..., 0] = grey > 0.75
+
+
+def train(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
+    """Loss, gradients, and every array after it, of each step."""
+    model = implementation.compile(case.plan, case.rules, "cpu", precision)
+    model.load_state(case.state)
+    steps: list[Found] = []
+    for step, (images, masks) in enumerate(case.batches, start=1):
+        given = (images, masks, case.scalars(step), case.keep(step, len(images)))
+        loss, gradients = step_and_gradients(model, *given)
+        steps.append(
+            {**state_by_kind(model.state()), "gradient": gradients, "loss": {"loss": np.array(loss)}}
+        )
+    return steps
+
+
+def _check(setting: Setting) -> Check:
+    cases: list[Case] = []  # made at its first use, and kept for the judge's answers
+
+    def run(backend: Calls) -> None:
+        if not cases:
+            cases.append(case_of_setting(setting))
+        require_agreement(train, backend.call(train, cases[0], "float32"), cases[0], "float32")
+
+    return Check(SUBJECT, str(setting), "float32", run)
+
+
+def checks_of(settings: Sequence[Setting]) -> list[Check]:
+    """Checks of other settings than those of the suite."""
+    return [_check(setting) for setting in settings]
