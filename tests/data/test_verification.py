@@ -8,10 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from test_store import COUNT, HEIGHT, WIDTH, content, no_scale, replace, write_store
 
 from core.errors import UserError
-from data import verification
+from data import rle, verification
 from data.store import Rows, Store, write
 from data.verification import choose, verify
 
@@ -156,6 +157,50 @@ def test_a_fault_is_named(path: Path, breaking: Breaking, says: list[str]) -> No
     for text in says:
         assert text in faults
     assert str(path) not in faults
+
+
+def faults_of(folder: Path, truth: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[str, ...]:
+    """What is said of a file of one image with these masks at the original size and at its own."""
+    rows = Rows(
+        ids=["a"],
+        sizes=np.array([truth.shape], np.int32),
+        positive=np.array([truth.any()]),
+        runs=[rle.runs(rle.encode(truth))],
+    )
+    pixels = np.random.default_rng(3).random((1, *mask.shape), np.float32)
+    folder.mkdir()
+    size, blocks = (len(mask), len(mask[0])), iter([(pixels, mask[None])])
+    write(folder / "a.h5", rows, size, blocks, per_dataset=1, storage="float32", attributes={})
+    return verify(folder / "a.h5").faults
+
+
+NOT_THE_MASK = ("runs_0: not the mask of ann_0 in image 0",)
+
+
+def test_masks_are_held_against_the_rule_itself(tmp_path: Path) -> None:
+    """8 -> 3: a pixel has 64 parts; of those in the middle row, the first four input rows are 32."""
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:4] = 1
+    assert faults_of(tmp_path / "a", truth, np.array([[1, 1, 1], [1, 1, 1], [0, 0, 0]], np.uint8)) == ()
+    less = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]], np.uint8)
+    assert faults_of(tmp_path / "b", truth, less) == NOT_THE_MASK
+    truth[2, 2] = 0  # two parts of pixel (1, 0), and one of pixel (1, 1)
+    assert faults_of(tmp_path / "c", truth, np.array([[1, 1, 1], [0, 0, 1], [0, 0, 0]], np.uint8)) == ()
+    more = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 0]], np.uint8)
+    assert faults_of(tmp_path / "d", truth, more) == NOT_THE_MASK
+
+
+def test_what_was_once_rounded_off_is_no_fault(tmp_path: Path) -> None:
+    """2027 -> 1013: an output row has 2027 parts, and files were made that differ by one of them."""
+    truth = (np.random.default_rng(3).random((2027, 1)) < 0.5).astype(np.uint8)
+    parts = np.repeat(truth[:, 0], 1013).reshape(1013, 2027).sum(axis=1, dtype=int)
+    mask = (2 * parts >= 2027).astype(np.uint8)[:, None]
+    assert faults_of(tmp_path / "whole", truth, mask) == ()
+    for beyond, faults in ((-1, ()), (1, ()), (-13, NOT_THE_MASK), (9, NOT_THE_MASK)):
+        changed = mask.copy()
+        changed[2 * parts - 2027 == beyond] ^= 1
+        assert (changed != mask).any()
+        assert faults_of(tmp_path / str(beyond), truth, changed) == faults
 
 
 def test_all_faults_are_named_at_once(path: Path) -> None:
