@@ -263,6 +263,18 @@ def test_uncompressed_frames_in_items_and_without(tmp_path: Path) -> None:
     assert_native(write_raw(tmp_path / "a.dcm", even(slope(8).tobytes()) + DELIMITER), 8)
 
 
+@pytest.mark.parametrize("table", [b"", bytes(4)], ids=["empty", "filled"])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_an_offset_table_is_no_part_of_uncompressed_pixels(tmp_path: Path, table: bytes, pieces: int) -> None:
+    content = even(slope(8).tobytes())
+    step = len(content) // pieces // 2 * 2
+    parts = [content[n * step : (n + 1) * step if n < pieces - 1 else None] for n in range(pieces)]
+    value = item(table) + b"".join(map(item, parts)) + DELIMITER
+    found = reading(write_raw(tmp_path / "a.dcm", value, syntax=RLELossless))
+    assert not isinstance(found, str), found
+    np.testing.assert_array_equal(found.values, slope(8))
+
+
 def test_a_stream_of_just_the_size_of_uncompressed_pixels(tmp_path: Path) -> None:
     """Under an uncompressed syntax and with a length: in items, or padded, it is a stream all the same."""
     _, bits, stream = stream_of("JPEG 2000")

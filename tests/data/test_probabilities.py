@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import h5py
@@ -66,3 +67,20 @@ def test_an_error_of_the_caller_is_not_hidden(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError):
         fail()
+
+
+def test_missing_room_is_told_before_the_first_map(tmp_path: Path) -> None:
+    """Room is made for as many maps as there may be: 30 of 50 x 70 have 420 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, fits in ((400_000, False), (500_000, True)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            if fits:
+                with ProbabilityFile(tmp_path / "p.h5", 50, 70, 30, {}) as file:
+                    file.add("a", (1, 1), np.zeros((50, 70), np.float32))
+            else:
+                with pytest.raises(OSError, match="too large"):
+                    ProbabilityFile(tmp_path / "p.h5", 50, 70, 30, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "p.h5").stat().st_size < 100_000, "only what was added stays"

@@ -184,6 +184,17 @@ def test_folds_hold_each_image_out_once_and_no_patient_in_part(
         assert everything.max() - everything.min() <= most(~of_ill)
 
 
+@pytest.mark.parametrize(("count", "folds", "seed"), [(23, 5, 7), (4, 3, 0), (40, 2, 1)])
+@pytest.mark.parametrize("label", [False, True])
+def test_images_of_one_kind_go_round_the_folds_in_the_seeds_order(
+    count: int, folds: int, seed: int, label: bool
+) -> None:
+    """A fold trained by another version of this toolkit holds the same images out."""
+    order = permutation(seed, "folds", str(label), count=count)
+    fold_of = stratified_folds(np.full(count, label), folds, seed)
+    assert fold_of[order].tolist() == [place % folds for place in range(count)]
+
+
 @given(st.integers(2, 6), st.integers(6, 90), st.floats(0, 1), st.integers(0, 9))
 def test_folds_of_single_images_differ_by_one(folds: int, count: int, share: float, seed: int) -> None:
     positive = np.random.default_rng(seed).random(count) < share

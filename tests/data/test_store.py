@@ -302,6 +302,24 @@ def test_runs_that_are_no_mask_are_refused(tmp_path: Path, runs: NDArray[Any], s
         store.truth(0)
 
 
+@pytest.mark.parametrize("name", ["images", "ann", "runs"])
+def test_damage_met_while_reading_is_told_with_the_file(tmp_path: Path, name: str) -> None:
+    """A filter finds a checksum wrong; that is h5py's own error, and names no file."""
+    path = tmp_path / "a.h5"
+    write_store(path, per_dataset=7)
+    with h5py.File(path, "r+") as file:
+        values = file[f"{name}_0"][:]
+        del file[f"{name}_0"]
+        file.create_dataset(f"{name}_0", data=values, chunks=values.shape, fletcher32=True)
+    raw, found = path.read_bytes(), values.tobytes()
+    place = raw.rindex(found) + len(found) // 2
+    path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+    with Store.open(path) as store:
+        read = (lambda: store.truth(0)) if name == "runs" else (lambda: read_all(store, [0, 1, 2]))
+        with pytest.raises(UserError, match=r"a\.h5 is damaged"):
+            read()
+
+
 @pytest.mark.parametrize("value", [1.001, -0.25, np.nan, np.inf, -np.inf])
 def test_a_grey_value_outside_of_0_to_1_is_refused(tmp_path: Path, value: float) -> None:
     write_store(tmp_path / "a.h5")
