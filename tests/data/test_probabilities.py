@@ -45,6 +45,17 @@ def test_what_was_added_is_there_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     assert is_one(tmp_path / "p.h5")
 
 
+def test_maps_larger_than_a_block_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probabilities, "_BLOCK", 4 * 5 * 7 - 1)
+    with ProbabilityFile(tmp_path / "p.h5", 5, 7, 3, {}) as file:
+        for name in "abc":
+            file.add(name, (5, 7), np.zeros((5, 7), np.float32))
+    with h5py.File(tmp_path / "p.h5") as written:
+        assert [len(written[f"ids_{n}"]) for n in range(3)] == [1, 1, 1]
+
+
 def test_no_map_at_all(tmp_path: Path) -> None:
     with ProbabilityFile(tmp_path / "p.h5", 5, 7, 4, {}):
         pass

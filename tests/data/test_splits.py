@@ -129,8 +129,11 @@ def test_the_share_of_positives_is_missed_by_half_a_patient(
 
 
 def test_patients_and_images_must_be_as_many() -> None:
-    with pytest.raises(ValueError, match="3 images need as many patients"):
-        stratified_split(np.zeros(3, bool), 0.5, 0, ["a", "b"])
+    for patients in (["a", "b"], [*"abcd"], []):
+        with pytest.raises(ValueError, match="3 images need as many patients"):
+            stratified_split(np.zeros(3, bool), 0.5, 0, patients)
+        with pytest.raises(ValueError, match="3 images need as many patients"):
+            stratified_folds(np.zeros(3, bool), 2, 0, patients)
 
 
 def test_a_patient_with_every_image_leaves_nothing_to_hold_out(tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ COUNTS = ["attribute images: found 7", "attribute positives: found 6"]
             replace("ids_1", data=np.array([b"q", b"", b"q"])),
             ["2 images have the id 'q'", "ids_1[1]: an empty id"],
         ),
+        (
+            replace("ids_1", data=np.array([b"q", b"q", b"q"])),
+            ["ids_1[0], ids_1[1], ids_1[2]: 3 images have the id 'q'"],
+        ),
         (replace("ids_1", data=np.array([b"q", b"\xff", b"r"])), ["ids_1: cannot be read"]),
         (say("images", 8), ["attribute images: found 8, expected 7"]),
         (say("width", 5), ["attribute width: found 5, expected 4"]),
