@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +67,28 @@ def test_what_was_appended_is_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "staging").iterdir()) == FILES
     staging.discard()
     assert not (tmp_path / "staging").exists()
+
+
+def open_below(folder: Path) -> set[str]:
+    """Files below a folder that this process has open."""
+    names = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them
+            if folder in (place := link.readlink()).parents:
+                names.add(place.name)
+    return names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("end", [Staging.close, Staging.discard])
+def test_nothing_stays_open(tmp_path: Path, end: Callable[[Staging], None]) -> None:
+    """Else a file that was removed keeps its room on the disk, and a network's folder cannot be removed."""
+    staging = opened(tmp_path)
+    fill(staging)
+    assert open_below(tmp_path) >= {"rows", "journal.jsonl"}
+    end(staging)
+    assert open_below(tmp_path) == set()
+    assert staging.entries  # it is still there itself
 
 
 @pytest.mark.parametrize("done", range(ROWS + 1))
