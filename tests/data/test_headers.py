@@ -11,7 +11,7 @@ from dicom_files import make_dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from data.headers import Geometry, geometry, patient_hash
+from data.headers import UNKNOWN, Coding, Geometry, coding, geometry, patient_hash
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,14 @@ def test_patients_whose_ids_differ_after_a_backslash_are_two() -> None:
         dataset.PatientID = patient
         names.add(patient_hash(dataset, b"key"))
     assert len(names) == 4
+
+
+def test_how_pixels_are_coded() -> None:
+    dataset = make_dataset(np.zeros((4, 5), np.uint16), stored=12)
+    assert coding(dataset) == Coding("Explicit VR Little Endian", 12)
+    for value in ("x", None, ["8", "9"]):
+        with pydicom.config.disable_value_validation():
+            dataset.add_new("BitsStored", "CS", value)
+        assert coding(dataset) == Coding("Explicit VR Little Endian", 0)
+    del dataset.file_meta
+    assert coding(dataset) == Coding(UNKNOWN, 0)

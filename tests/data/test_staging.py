@@ -103,6 +103,20 @@ def test_it_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
     second.close()
 
 
+def test_it_goes_on_after_every_interruption(tmp_path: Path) -> None:
+    """What a second run took over is as safe as what it added."""
+    done = 0
+    for stop in (2, 2, 3, 5, ROWS):
+        staging = opened(tmp_path)
+        assert staging.entries == [entry(number) for number in range(done)]
+        fill(staging, stop)
+        staging.close()
+        done = stop
+    last = opened(tmp_path)
+    assert_whole(last)
+    last.close()
+
+
 @pytest.mark.parametrize("name", ["rows", "journal.jsonl"])
 @pytest.mark.parametrize("damage", ["cut", "grown", "changed", "gone"])
 def test_damage_costs_rows_but_is_never_used(tmp_path: Path, name: str, damage: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from data import rle
 from data.layout import RowFile
-from data.store import Rows, Store, finish, lay_out, write
+from data.store import Rows, Store, check_room, finish, lay_out, write
 
 COUNT, HEIGHT, WIDTH = 7, 5, 4
 SIZES = np.array([(HEIGHT * (1 + n % 3), WIDTH * (1 + n % 2)) for n in range(COUNT)], dtype=np.int32)
@@ -388,3 +389,21 @@ def test_a_lock_that_is_asked_for_is_no_fault_of_the_file(tmp_path: Path) -> Non
     assert "HDF5 cannot lock it" in done.stdout
     assert "Unset HDF5_USE_FILE_LOCKING" in done.stdout
     assert "not a whole" not in done.stdout
+
+
+def test_room_is_asked_for_where_the_file_system_can_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(number: int) -> Callable[..., None]:
+        def fallocate(*_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fallocate
+
+    for number in (errno.EOPNOTSUPP, errno.EINVAL):  # it is no kind of room that it lacks
+        monkeypatch.setattr(os, "posix_fallocate", answer(number))
+        check_room(tmp_path / "a", 1000)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        monkeypatch.setattr(os, "posix_fallocate", answer(number))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            check_room(tmp_path / "a", 1000)
