@@ -580,3 +580,15 @@ def test_an_element_that_pydicom_cannot_parse_is_named(
     content[at + 4 : at + 6] = vr
     (tmp_path / "a.dcm").write_bytes(content)
     assert reading(tmp_path / "a.dcm") == says
+
+
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+@pytest.mark.parametrize("descriptor", [7, [7, 0], [7, 0, 12, 1]])
+def test_a_table_needs_a_descriptor_of_three_numbers(tmp_path: Path, keyword: str, descriptor: Any) -> None:
+    dataset = make_dataset(slope(12), stored=12)
+    items = table(7, 0, 12, list(range(7)))
+    items[0].LUTDescriptor = descriptor
+    setattr(dataset, keyword, items)
+    found = read(tmp_path, dataset)
+    assert isinstance(found, str)
+    assert found.startswith("LUT Descriptor (0028,3002) of its ")
