@@ -77,6 +77,15 @@ def test_a_whole_file_has_no_fault(path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert images.min() >= 0
 
 
+def test_images_of_a_single_value_are_counted(path: Path) -> None:
+    def said() -> str:
+        return dict(verify(path).facts)["images of a single value"]
+
+    assert said() == "0"
+    break_file(path, put("images_0", 1, 0.25), put("images_2", 0, 0), put("ann_1", 0, 0))
+    assert said() == "2"
+
+
 def test_other_whole_files(tmp_path: Path) -> None:
     write_store(tmp_path / "small.h5", "uint8", per_dataset=7)
     break_file(
