@@ -50,7 +50,7 @@ class Shown(NamedTuple):
     note: str = ""
 
 
-def shown(frame: Frame, dataset: Dataset, *, own_bits: bool = False) -> Shown:
+def shown(frame: Frame, dataset: Dataset, *, own_bits: bool) -> Shown:
     """The values of a frame, through what the data set says of them.
 
     Args:

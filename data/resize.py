@@ -3,7 +3,8 @@
 Promises: every output pixel of a shrunk axis is the exact average of the area it covers, fractions
 of input pixels included, so nothing aliases (plain bilinear at 1024 -> 384 skips pixels). An
 enlarged axis is interpolated linearly between pixel centres. Values stay within [0, 1], masks
-within {0, 1}. The same input gives the same output on any number of threads.
+within {0, 1}. Whether a mask covers half of a pixel is decided in whole numbers. The same input gives
+the same output on any number of threads.
 
 A shrunk axis is summed, not averaged: 1024 -> 384 is 128 times 8 -> 3, and an output pixel covers
 whole thirds of input pixels. Counted in thirds, the sums of whole numbers are whole numbers, so they
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 MASK_THRESHOLD = 0.5
 """A mask pixel is set when at least this part of its area was set."""
 
+_MOST_PARTS = 1000  # of a pixel, for cv2.INTER_AREA
 _LONGEST_BLOCK = 32  # input pixels; beyond it, so many sums of few pixels are slower than OpenCV
 
 
@@ -44,26 +46,46 @@ def resize_image(
     Returns:
         (height, width) float32 in [0, 1], C order; a copy even if the size is the same.
     """
-    sums, parts = _sums(pixels, height, width, full)
-    resized: NDArray[np.float32] = np.divide(sums, np.float32(full * parts), dtype=np.float32)
+    if _has_slivers(len(pixels), height) or _has_slivers(pixels.shape[1], width):
+        sums, parts = _summed_areas(pixels.astype(np.float32, copy=False), height, width)
+    else:
+        sums, parts = _sums(pixels, height, width, full)
+    resized: NDArray[np.float32] = np.divide(sums, full * parts, dtype=np.float32, casting="same_kind")
     # Sums in float32 can be 1e-7 too large.
     return resized if sums.dtype.kind == "u" else np.clip(resized, 0, 1, out=resized)
 
 
 def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize a mask: by area, then set where at least half of the area was set.
+    """Resize a mask: by area, then set where at least half of the area was set, counted exactly.
 
     Args:
-        mask: (h, w) uint8 in {0, 1}.
+        mask: (h, w) uint8 in {0, 1}, of fewer than 2^31 pixels.
         height: Rows of the result.
         width: Columns of the result.
 
     Returns:
         (height, width) uint8 in {0, 1}.
     """
-    sums, parts = _sums(mask, height, width, 1)
-    least = parts * (MASK_THRESHOLD - 1e-6)  # the rounding of sums in float32: exactly half stays set
-    return (sums >= (least if sums.dtype.kind == "f" else math.ceil(least))).astype(np.uint8)
+    axes = zip(mask.shape, (height, width), strict=True)
+    in_blocks = all(before == after or _block(before, after) is not None for before, after in axes)
+    sums, parts = _sums(mask, height, width, 1) if in_blocks else _summed_areas(mask, height, width)
+    return (sums >= math.ceil(parts * MASK_THRESHOLD)).astype(np.uint8)
+
+
+def covered(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float64]:
+    """The share of each pixel's area that was set: what `resize_mask` decides by, never computed in blocks.
+
+    Args:
+        mask: (h, w) uint8 in {0, 1}, of fewer than 2^31 pixels.
+        height: Rows of the result.
+        width: Columns of the result.
+
+    Returns:
+        (height, width) in [0, 1]; exactly 0.5 where it is half.
+    """
+    sums, parts = _summed_areas(mask, height, width)
+    shares: NDArray[np.float64] = sums / parts
+    return shares
 
 
 def _sums(pixels: NDArray[Any], height: int, width: int, full: float) -> tuple[NDArray[Any], int]:
@@ -146,3 +168,44 @@ def _resize_rows(pixels: NDArray[np.float32], height: int) -> NDArray[np.float32
     method = cv2.INTER_LINEAR if height > rows else cv2.INTER_AREA
     resized: NDArray[np.float32] = cv2.resize(pixels, (columns, height), interpolation=method)
     return resized
+
+
+def _has_slivers(before: int, after: int) -> bool:
+    """Whether an axis is cut into so small parts that cv2.INTER_AREA leaves some out: below 1/1000 pixel."""
+    return before > after and after // math.gcd(before, after) >= _MOST_PARTS
+
+
+def _summed_areas(pixels: NDArray[Any], height: int, width: int) -> tuple[NDArray[Any], int]:
+    """What `_sums` gives, of any size: int32 from uint8 in {0, 1}, float64 from float32.
+
+    It looks up the sums over all that is above and to the left (Crow 1984, "Summed-area tables"). Between
+    two pixels' borders they grow evenly, so a look-up between them is exact as well.
+    """
+    depth = cv2.CV_32S if pixels.dtype == np.uint8 else cv2.CV_64F
+    rows, parts = _look_up(cv2.integral(pixels, sdepth=depth), height)
+    columns, more = _look_up(cv2.transpose(rows), width)
+    return cv2.transpose(columns), parts * more
+
+
+def _look_up(table: NDArray[Any], after: int) -> tuple[NDArray[Any], int]:
+    """The rows, resized, of a table whose row n is the sum of all rows of pixels before the n-th."""
+    before = len(table) - 1
+    common = math.gcd(before, after)
+    p, q = before // common, after // common
+    if p >= q:  # a pixel has q parts, and the sum of a row p of them
+        whole, part = np.divmod(p * np.arange(after + 1), q)
+        following = np.minimum(whole + 1, before)  # of the last end there is no part
+        return np.diff(_mixed(table, whole, following, part, q), axis=0), p
+    whole, part = np.divmod(p * (2 * np.arange(after) + 1) - q, 2 * q)  # where its centre lies between two
+    pixels = np.diff(table, axis=0)
+    return _mixed(pixels, np.maximum(whole, 0), np.minimum(whole + 1, before - 1), part, 2 * q), 2 * q
+
+
+def _mixed(
+    rows: NDArray[Any], first: NDArray[np.int64], second: NDArray[np.int64], part: NDArray[np.int64], of: int
+) -> NDArray[Any]:
+    """So many parts of the second rows, and the rest of the first ones."""
+    part = part.astype(rows.dtype)[:, None]
+    mixed: NDArray[Any] = rows[first] * (of - part)
+    mixed += rows[second] * part
+    return mixed

@@ -43,7 +43,6 @@ SERIES_NUMBER = 1000
 """Of every series written here; well apart from those of a modality."""
 
 _REQUIRED_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-_LONGEST_UID = 64
 _REQUIRED = (  # of type 2 in a Segmentation: present, if need be empty
     "PatientID",
     "PatientName",
@@ -181,7 +180,7 @@ def _header(source: Dataset, shape: tuple[int, ...]) -> Dataset:
         value = _text(source, keyword)
         if not value:
             raise NoSegmentation(f"its header has no {keyword}")
-        if not UID(value).is_valid or len(value) > _LONGEST_UID:
+        if not UID(value).is_valid:
             raise NoSegmentation(f"its header has no valid {keyword}: {value[:80]}")
         setattr(header, keyword, value)
     for keyword in _REQUIRED:

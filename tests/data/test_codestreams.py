@@ -521,3 +521,11 @@ def test_reasons_say_what_to_do(read: Reader) -> None:
         assert isinstance(found, str), how
         assert not re.search("libjpeg|CharLS|OpenJPEG|tj[A-Z]|0x", found)
         assert found.endswith("get the file again from its source") or "cut off" in found
+
+
+@pytest.mark.parametrize("how", CODECS)
+def test_what_a_stream_says_of_its_loss(how: str) -> None:
+    """JPEG-LS says it behind the components of its scan (T.87 C.2.3), whose number does not matter."""
+    codec = CODECS[how]
+    for bits in codec.bits:
+        assert describe(codec.encode(slope(bits), bits)).lossless == codec.lossless, bits

@@ -555,3 +555,40 @@ def test_a_presentation_lut_shape_that_does_not_fit_is_noted(
     found = pixels_of(tmp_path, dataset, "" if fits else note)
     shown = slope(8) / 255
     np.testing.assert_allclose(found, 1 - shown if photometric == "MONOCHROME1" else shown, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "says"),
+    [
+        ("Rows", r"Rows (0028,0010) holds ')\x00', which cannot be read"),
+        ("BitsStored", r"Bits Stored (0028,0101) holds '\x08\x00', which cannot be read"),
+        (
+            "PhotometricInterpretation",
+            "Photometric Interpretation (0028,0004) holds 'MONOCHROME2 ', which cannot be read",
+        ),
+    ],
+)
+@pytest.mark.parametrize("vr", [b"ZZ", b"FD"])
+def test_an_element_that_pydicom_cannot_parse_is_named(
+    tmp_path: Path, keyword: str, says: str, vr: bytes
+) -> None:
+    """ZZ is no kind of value, and a number of type FD has eight bytes."""
+    content = bytearray(saved(make_dataset(slope(8))))
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    assert tag is not None
+    at = content.index((tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little"), 132)
+    content[at + 4 : at + 6] = vr
+    (tmp_path / "a.dcm").write_bytes(content)
+    assert reading(tmp_path / "a.dcm") == says
+
+
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+@pytest.mark.parametrize("descriptor", [7, [7, 0], [7, 0, 12, 1]])
+def test_a_table_needs_a_descriptor_of_three_numbers(tmp_path: Path, keyword: str, descriptor: Any) -> None:
+    dataset = make_dataset(slope(12), stored=12)
+    items = table(7, 0, 12, list(range(7)))
+    items[0].LUTDescriptor = descriptor
+    setattr(dataset, keyword, items)
+    found = read(tmp_path, dataset)
+    assert isinstance(found, str)
+    assert found.startswith("LUT Descriptor (0028,3002) of its ")

@@ -263,6 +263,18 @@ def test_uncompressed_frames_in_items_and_without(tmp_path: Path) -> None:
     assert_native(write_raw(tmp_path / "a.dcm", even(slope(8).tobytes()) + DELIMITER), 8)
 
 
+@pytest.mark.parametrize("table", [b"", bytes(4)], ids=["empty", "filled"])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_an_offset_table_is_no_part_of_uncompressed_pixels(tmp_path: Path, table: bytes, pieces: int) -> None:
+    content = even(slope(8).tobytes())
+    step = len(content) // pieces // 2 * 2
+    parts = [content[n * step : (n + 1) * step if n < pieces - 1 else None] for n in range(pieces)]
+    value = item(table) + b"".join(map(item, parts)) + DELIMITER
+    found = reading(write_raw(tmp_path / "a.dcm", value, syntax=RLELossless))
+    assert not isinstance(found, str), found
+    np.testing.assert_array_equal(found.values, slope(8))
+
+
 def test_a_stream_of_just_the_size_of_uncompressed_pixels(tmp_path: Path) -> None:
     """Under an uncompressed syntax and with a length: in items, or padded, it is a stream all the same."""
     _, bits, stream = stream_of("JPEG 2000")
@@ -482,6 +494,40 @@ def test_fragments_are_views_of_the_content() -> None:
 def test_a_long_run_of_zeros_takes_no_time(tmp_path: Path) -> None:
     found = reading(write_raw(tmp_path / "a.dcm", bytes(50_000_000), syntax=JPEGBaseline8Bit))
     assert "no item" in str(found)
+
+
+@pytest.mark.parametrize("how", CODECS)
+def test_a_damaged_stream_is_told_by_its_kind(tmp_path: Path, how: str) -> None:
+    """Decoders say anything about it; whoever looks for the file's fault needs to know where to look."""
+    syntax, bits, stream = stream_of(how)
+    kind, reasons = NAMES.get(how, how), set()
+    chance = random.Random(how)
+    for _ in range(100):
+        at, length = chance.randrange(20, len(stream) - 10), chance.choice([1, 2, 8])
+        damaged = stream[:at] + chance.randbytes(length) + stream[at + length :]
+        value = item(b"") + item(even(damaged)) + DELIMITER
+        found = reading(write_raw(tmp_path / "a.dcm", value, syntax=syntax, bits=bits))
+        if isinstance(found, str):
+            reasons.add(found)
+    assert any("damaged; get the file again" in reason for reason in reasons)
+    assert all(f"its {kind} stream" in reason for reason in reasons), reasons
+
+
+def test_what_stands_behind_uncompressed_pixels_is_none_of_them(tmp_path: Path) -> None:
+    """Their length is given; pydicom drops them if what follows is no element."""
+    for after in (b"\xff" * 99, b"no element" * 700):
+        value = even(slope(8).tobytes())
+        assert_native(write_raw(tmp_path / "a.dcm", value, undefined=False, after=after), 8)
+
+
+def test_a_deflated_file_without_preamble(tmp_path: Path) -> None:
+    dataset = make_dataset(slope(12), stored=12, syntax=DeflatedExplicitVRLittleEndian)
+    path = tmp_path / "a.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    path.write_bytes(path.read_bytes()[132:])
+    found = reading(path)
+    assert not isinstance(found, str), found
+    np.testing.assert_array_equal(found.values, slope(12))
 
 
 @pytest.mark.parametrize("damage", ["cut off", "damaged"])

@@ -176,3 +176,10 @@ def test_the_nearest_id_is_named_with_what_is_unlike(written: str, image: str, s
 def test_ids_that_are_not_near_are_not_named() -> None:
     assert nearest(["a", "b/c", ""], ["x", "bc"]) == ""
     assert nearest([], ["x"]) == nearest(["x"], []) == ""
+
+
+@pytest.mark.parametrize("before", ["", " ", "\u00a0", "\ufeff", "\u200b\t"])
+@pytest.mark.parametrize("after", ["", " ", "\u00a0", "\u200e", "\n\u3000"])
+@pytest.mark.parametrize("text", ["a b", "\u00e9", "x\u00a0y", ""])
+def test_what_cannot_be_seen_around_a_text_goes(before: str, text: str, after: str) -> None:
+    assert trimmed(f"{before}{text}{after}") == text

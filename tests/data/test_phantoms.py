@@ -82,6 +82,28 @@ def test_a_region_is_dark_and_of_a_size_to_learn_from() -> None:
         assert draw(3, number, 128, False).regions == ()
 
 
+GREY = [
+    [6.6, 17.9, 39.7, 109.4, 177.4, 33.5, 6.7, 6.6],
+    [118.0, 159.8, 117.1, 147.8, 179.8, 115.7, 128.1, 90.4],
+    [147.5, 110.7, 84.2, 126.7, 164.6, 93.4, 74.6, 151.4],
+    [148.0, 79.1, 98.9, 142.8, 165.8, 97.7, 64.4, 142.2],
+    [136.4, 79.7, 95.6, 161.1, 187.6, 115.3, 62.4, 127.9],
+    [117.7, 118.2, 126.5, 177.1, 199.6, 146.4, 75.3, 105.1],
+    [171.9, 189.3, 194.0, 209.9, 205.6, 187.4, 159.2, 123.7],
+    [183.8, 191.0, 196.1, 213.7, 205.7, 194.8, 189.3, 171.9],
+]
+"""Mean values of an 8 x 8 grid: dark lungs (columns 1 to 2 and 5 to 6), bright mediastinum and abdomen."""
+
+
+def test_a_seed_gives_the_picture_that_it_gave_before() -> None:
+    """What was once measured on phantoms can be measured again: all that is drawn is in these means."""
+    phantom = draw(3, 5, 192, True)
+    means = phantom.pixels.reshape(8, 24, 8, 24).mean(axis=(1, 3))
+    np.testing.assert_allclose(means, GREY, atol=0.2)
+    assert [int(region.sum()) for region in phantom.regions] == [1296, 1427]
+    assert 4 < np.diff(phantom.pixels[150:, 80:130].astype(float)).std() < 9, "the noise of a detector"
+
+
 def test_the_same_seed_gives_the_same_bytes(written: PhantomReport, tmp_path: Path) -> None:
     again = write_phantoms(dataclasses.replace(SMALL, out=tmp_path / "again", workers=1))
     other = write_phantoms(dataclasses.replace(SMALL, out=tmp_path / "other", seed=12))

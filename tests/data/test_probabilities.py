@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import h5py
@@ -44,6 +45,17 @@ def test_what_was_added_is_there_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     assert is_one(tmp_path / "p.h5")
 
 
+def test_maps_larger_than_a_block_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probabilities, "_BLOCK", 4 * 5 * 7 - 1)
+    with ProbabilityFile(tmp_path / "p.h5", 5, 7, 3, {}) as file:
+        for name in "abc":
+            file.add(name, (5, 7), np.zeros((5, 7), np.float32))
+    with h5py.File(tmp_path / "p.h5") as written:
+        assert [len(written[f"ids_{n}"]) for n in range(3)] == [1, 1, 1]
+
+
 def test_no_map_at_all(tmp_path: Path) -> None:
     with ProbabilityFile(tmp_path / "p.h5", 5, 7, 4, {}):
         pass
@@ -66,3 +78,20 @@ def test_an_error_of_the_caller_is_not_hidden(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError):
         fail()
+
+
+def test_missing_room_is_told_before_the_first_map(tmp_path: Path) -> None:
+    """Room is made for as many maps as there may be: 30 of 50 x 70 have 420 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, fits in ((400_000, False), (500_000, True)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            if fits:
+                with ProbabilityFile(tmp_path / "p.h5", 50, 70, 30, {}) as file:
+                    file.add("a", (1, 1), np.zeros((50, 70), np.float32))
+            else:
+                with pytest.raises(OSError, match="too large"):
+                    ProbabilityFile(tmp_path / "p.h5", 50, 70, 30, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "p.h5").stat().st_size < 100_000, "only what was added stays"

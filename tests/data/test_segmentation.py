@@ -81,6 +81,7 @@ def assert_reads_back(path: Path, dataset: Dataset) -> None:
     (algorithm,) = description.algorithm_identification
     assert algorithm.AlgorithmName == "pneumoseg"
     assert algorithm.AlgorithmVersion == "0.1.0, model 0123456789abcdef"
+    assert algorithm.AlgorithmParameters == "thresholds=pixel 0.5, area 0, score 0.5"
     (series,) = found.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == dataset.SeriesInstanceUID
     (instance,) = series.ReferencedInstanceSequence
@@ -177,6 +178,7 @@ def test_the_first_frame_of_several_is_the_one_referenced(tmp_path: Path) -> Non
         ({"SOPInstanceUID": None}, "its header has no SOPInstanceUID"),
         ({"SOPClassUID": None}, "its header has no SOPClassUID"),
         ({"StudyInstanceUID": "1.2.x"}, "no valid StudyInstanceUID: 1.2.x"),
+        ({"SeriesInstanceUID": "1." + "2" * 63}, "no valid SeriesInstanceUID: 1.22"),  # 64 are allowed
     ],
     ids=str,
 )

@@ -129,8 +129,11 @@ def test_the_share_of_positives_is_missed_by_half_a_patient(
 
 
 def test_patients_and_images_must_be_as_many() -> None:
-    with pytest.raises(ValueError, match="3 images need as many patients"):
-        stratified_split(np.zeros(3, bool), 0.5, 0, ["a", "b"])
+    for patients in (["a", "b"], [*"abcd"], []):
+        with pytest.raises(ValueError, match="3 images need as many patients"):
+            stratified_split(np.zeros(3, bool), 0.5, 0, patients)
+        with pytest.raises(ValueError, match="3 images need as many patients"):
+            stratified_folds(np.zeros(3, bool), 2, 0, patients)
 
 
 def test_a_patient_with_every_image_leaves_nothing_to_hold_out(tmp_path: Path) -> None:
@@ -182,6 +185,17 @@ def test_folds_hold_each_image_out_once_and_no_patient_in_part(
     if (~of_ill).sum() >= folds * before.max() - before.sum():  # there are enough others to level all
         everything = np.bincount(fold_of, minlength=folds)
         assert everything.max() - everything.min() <= most(~of_ill)
+
+
+@pytest.mark.parametrize(("count", "folds", "seed"), [(23, 5, 7), (4, 3, 0), (40, 2, 1)])
+@pytest.mark.parametrize("label", [False, True])
+def test_images_of_one_kind_go_round_the_folds_in_the_seeds_order(
+    count: int, folds: int, seed: int, label: bool
+) -> None:
+    """A fold trained by another version of this toolkit holds the same images out."""
+    order = permutation(seed, "folds", str(label), count=count)
+    fold_of = stratified_folds(np.full(count, label), folds, seed)
+    assert fold_of[order].tolist() == [place % folds for place in range(count)]
 
 
 @given(st.integers(2, 6), st.integers(6, 90), st.floats(0, 1), st.integers(0, 9))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +69,28 @@ def test_what_was_appended_is_there(tmp_path: Path) -> None:
     assert not (tmp_path / "staging").exists()
 
 
+def open_below(folder: Path) -> set[str]:
+    """Files below a folder that this process has open."""
+    names = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them
+            if folder in (place := link.readlink()).parents:
+                names.add(place.name)
+    return names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("end", [Staging.close, Staging.discard])
+def test_nothing_stays_open(tmp_path: Path, end: Callable[[Staging], None]) -> None:
+    """Else a file that was removed keeps its room on the disk, and a network's folder cannot be removed."""
+    staging = opened(tmp_path)
+    fill(staging)
+    assert open_below(tmp_path) >= {"rows", "journal.jsonl"}
+    end(staging)
+    assert open_below(tmp_path) == set()
+    assert staging.entries  # it is still there itself
+
+
 @pytest.mark.parametrize("done", range(ROWS + 1))
 def test_it_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
     first = opened(tmp_path)
@@ -76,6 +101,20 @@ def test_it_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
     fill(second)
     assert_whole(second)
     second.close()
+
+
+def test_it_goes_on_after_every_interruption(tmp_path: Path) -> None:
+    """What a second run took over is as safe as what it added."""
+    done = 0
+    for stop in (2, 2, 3, 5, ROWS):
+        staging = opened(tmp_path)
+        assert staging.entries == [entry(number) for number in range(done)]
+        fill(staging, stop)
+        staging.close()
+        done = stop
+    last = opened(tmp_path)
+    assert_whole(last)
+    last.close()
 
 
 @pytest.mark.parametrize("name", ["rows", "journal.jsonl"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from data import rle
 from data.layout import RowFile
-from data.store import Rows, Store, finish, lay_out, write
+from data.store import Rows, Store, check_room, finish, lay_out, write
 
 COUNT, HEIGHT, WIDTH = 7, 5, 4
 SIZES = np.array([(HEIGHT * (1 + n % 3), WIDTH * (1 + n % 2)) for n in range(COUNT)], dtype=np.int32)
@@ -302,6 +303,24 @@ def test_runs_that_are_no_mask_are_refused(tmp_path: Path, runs: NDArray[Any], s
         store.truth(0)
 
 
+@pytest.mark.parametrize("name", ["images", "ann", "runs"])
+def test_damage_met_while_reading_is_told_with_the_file(tmp_path: Path, name: str) -> None:
+    """A filter finds a checksum wrong; that is h5py's own error, and names no file."""
+    path = tmp_path / "a.h5"
+    write_store(path, per_dataset=7)
+    with h5py.File(path, "r+") as file:
+        values = file[f"{name}_0"][:]
+        del file[f"{name}_0"]
+        file.create_dataset(f"{name}_0", data=values, chunks=values.shape, fletcher32=True)
+    raw, found = path.read_bytes(), values.tobytes()
+    place = raw.rindex(found) + len(found) // 2
+    path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+    with Store.open(path) as store:
+        read = (lambda: store.truth(0)) if name == "runs" else (lambda: read_all(store, [0, 1, 2]))
+        with pytest.raises(UserError, match=r"a\.h5 is damaged"):
+            read()
+
+
 @pytest.mark.parametrize("value", [1.001, -0.25, np.nan, np.inf, -np.inf])
 def test_a_grey_value_outside_of_0_to_1_is_refused(tmp_path: Path, value: float) -> None:
     write_store(tmp_path / "a.h5")
@@ -370,3 +389,21 @@ def test_a_lock_that_is_asked_for_is_no_fault_of_the_file(tmp_path: Path) -> Non
     assert "HDF5 cannot lock it" in done.stdout
     assert "Unset HDF5_USE_FILE_LOCKING" in done.stdout
     assert "not a whole" not in done.stdout
+
+
+def test_room_is_asked_for_where_the_file_system_can_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(number: int) -> Callable[..., None]:
+        def fallocate(*_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fallocate
+
+    for number in (errno.EOPNOTSUPP, errno.EINVAL):  # it is no kind of room that it lacks
+        monkeypatch.setattr(os, "posix_fallocate", answer(number))
+        check_room(tmp_path / "a", 1000)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        monkeypatch.setattr(os, "posix_fallocate", answer(number))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            check_room(tmp_path / "a", 1000)

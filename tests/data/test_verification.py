@@ -8,10 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from test_store import COUNT, HEIGHT, WIDTH, content, no_scale, replace, write_store
 
 from core.errors import UserError
-from data import verification
+from data import rle, verification
 from data.store import Rows, Store, write
 from data.verification import choose, verify
 
@@ -76,6 +77,15 @@ def test_a_whole_file_has_no_fault(path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert images.min() >= 0
 
 
+def test_images_of_a_single_value_are_counted(path: Path) -> None:
+    def said() -> str:
+        return dict(verify(path).facts)["images of a single value"]
+
+    assert said() == "0"
+    break_file(path, put("images_0", 1, 0.25), put("images_2", 0, 0), put("ann_1", 0, 0))
+    assert said() == "2"
+
+
 def test_other_whole_files(tmp_path: Path) -> None:
     write_store(tmp_path / "small.h5", "uint8", per_dataset=7)
     break_file(
@@ -98,16 +108,20 @@ def test_other_whole_files(tmp_path: Path) -> None:
     assert ("patients", "3") in verdict.facts
 
 
+COUNTS = ["attribute images: found 7", "attribute positives: found 6"]
+"""What else is said where a dataset cannot be counted."""
+
+
 @pytest.mark.parametrize(
     ("breaking", "says"),
     [
         (replace("ann_1"), ["ann_1: missing"]),
-        (replace("images_1"), ["images_1: missing"]),
+        (replace("images_1"), ["images_1: missing", *COUNTS]),
         (replace("sizes_0"), ["sizes_0: missing"]),
         (replace("runs_1"), ["runs_1: missing"]),
         (replace("runs_1", data=np.zeros((0, 2), np.int64)), ["runs_1", "(0, 2)", "(any, 3)"]),
         (put("runs_0", (0, 1), -1), ["runs_0: overlapping runs, or pixels outside in image 0"]),
-        (put("positive_0", 2, 1), ["runs_0: not what positive_0 says in image 2"]),
+        (put("positive_0", 2, 1), ["runs_0: not what positive_0 says in image 2", "attribute positives"]),
         (put("runs_0", (-1, 0), 3), ["runs_0: images that are not ascending from 0 to 2"]),
         (put("runs_2", np.s_[:, 0], 1), ["runs_2: images that are not ascending from 0 to 0"]),
         (put("ann_1", (0, 4, 3, 0), 1 - content()[1][3, 4, 3]), ["runs_1: not the mask of ann_1 in image 0"]),
@@ -117,25 +131,41 @@ def test_other_whole_files(tmp_path: Path) -> None:
         (replace("ann_1", data=np.zeros((2, 5, 4, 1), np.uint8)), ["ann_1", "(2, 5, 4, 1)"]),
         (replace("ann_2", data=np.zeros((1, 5, 4, 1), np.int32)), ["ann_2: type int32, expected uint8"]),
         (replace("images_1", data=np.zeros((3, 5, 4, 1))), ["images_1", "float64", "float32"]),
-        (no_scale, ["images_1", "without a scale"]),
-        (replace("images_1", data=np.zeros((3, 9, 4, 1), np.float32)), ["images_1", "(3, 9, 4, 1)"]),
-        (replace("images_0", shape=(3, 5, 4, 1), dtype="f4"), ["images_0: 0 of 240 bytes were written"]),
+        (no_scale, ["images_1", "without a scale", "attribute storage"]),
+        (replace("images_1", data=np.zeros((3, 9, 4, 1), np.float32)), ["images_1", "(3, 9, 4, 1)", *COUNTS]),
+        (
+            replace("images_0", shape=(3, 5, 4, 1), dtype="f4"),
+            ["images_0: 0 of 240 bytes were written", *COUNTS],
+        ),
         (put("images_1", (2, 3, 1, 0), 1.5), ["images_1: values outside [0, 1] in image 2"]),
         (put("images_1", (0, 3, 1, 0), np.nan), ["images_1: values outside [0, 1] in image 0"]),
         (
             put("images_0", np.s_[1:, 0, 0, 0], -0.1),
             ["images_0: values outside [0, 1] in image 1 and 1 more"],
         ),
-        (put("ann_2", (0, 4, 3, 0), 255), ["ann_2: values other than 0 and 1 in image 0"]),
-        (put("positive_1", 0, 0), ["positive_1: 0, but a mask in ann_1 in image 0", "attribute positives"]),
-        (put("positive_1", 1, 3), ["positive_1: a value other than 0 and 1 in image 1"]),
-        (replace("positive_2", data=np.ones(1, np.int8)), ["positive_2: type int8, expected uint8"]),
+        (
+            put("ann_2", (0, 4, 3, 0), 255),
+            ["ann_2: values other than 0 and 1 in image 0", "runs_2: not the mask"],
+        ),
+        (
+            put("positive_1", 0, 0),
+            ["positive_1: 0, but a mask in ann_1 in image 0", "runs_1: not what positive_1", COUNTS[1]],
+        ),
+        (put("positive_1", 1, 3), ["positive_1: a value other than 0 and 1 in image 1", COUNTS[1]]),
+        (
+            replace("positive_2", data=np.ones(1, np.int8)),
+            ["positive_2: type int8, expected uint8", COUNTS[1]],
+        ),
         (put("sizes_1", (2, 1), 0), ["sizes_1: a height or width below 1 in image 2"]),
         (replace("sizes_1", data=np.ones((3, 2), np.int64)), ["sizes_1: type int64, expected int32"]),
         (replace("ids_1", data=np.arange(3)), ["ids_1: type int64, expected strings"]),
         (
             replace("ids_1", data=np.array([b"q", b"", b"q"])),
             ["2 images have the id 'q'", "ids_1[1]: an empty id"],
+        ),
+        (
+            replace("ids_1", data=np.array([b"q", b"q", b"q"])),
+            ["ids_1[0], ids_1[1], ids_1[2]: 3 images have the id 'q'"],
         ),
         (replace("ids_1", data=np.array([b"q", b"\xff", b"r"])), ["ids_1: cannot be read"]),
         (say("images", 8), ["attribute images: found 8, expected 7"]),
@@ -147,15 +177,61 @@ def test_other_whole_files(tmp_path: Path) -> None:
         (say("annotations_sha256", "abc"), ["attribute annotations_sha256: found 'abc'"]),
         (say("height", np.arange(3)), ["attribute height"]),
         (lambda file: file.attrs.__delitem__("annotated"), ["attribute annotated: found nothing"]),
-        (say("annotated", False), ["ann_0: there, but 'annotated' is false", "positive_2: there, but"]),
+        (say("annotated", False), ["ann_0: there, but 'annotated' is false", "there, but", COUNTS[1]]),
     ],
 )
 def test_a_fault_is_named(path: Path, breaking: Breaking, says: list[str]) -> None:
     break_file(path, breaking)
-    faults = "\n".join(verify(path).faults)
+    faults = verify(path).faults
     for text in says:
-        assert text in faults
-    assert str(path) not in faults
+        assert any(text in fault for fault in faults), faults
+    for fault in faults:  # one mistake is not told as several
+        assert any(text in fault for text in says), faults
+        assert str(path) not in fault
+
+
+def faults_of(folder: Path, truth: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[str, ...]:
+    """What is said of a file of one image with these masks at the original size and at its own."""
+    rows = Rows(
+        ids=["a"],
+        sizes=np.array([truth.shape], np.int32),
+        positive=np.array([truth.any()]),
+        runs=[rle.runs(rle.encode(truth))],
+    )
+    pixels = np.random.default_rng(3).random((1, *mask.shape), np.float32)
+    folder.mkdir()
+    size, blocks = (len(mask), len(mask[0])), iter([(pixels, mask[None])])
+    write(folder / "a.h5", rows, size, blocks, per_dataset=1, storage="float32", attributes={})
+    return verify(folder / "a.h5").faults
+
+
+NOT_THE_MASK = ("runs_0: not the mask of ann_0 in image 0",)
+
+
+def test_masks_are_held_against_the_rule_itself(tmp_path: Path) -> None:
+    """8 -> 3: a pixel has 64 parts; of those in the middle row, the first four input rows are 32."""
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:4] = 1
+    assert faults_of(tmp_path / "a", truth, np.array([[1, 1, 1], [1, 1, 1], [0, 0, 0]], np.uint8)) == ()
+    less = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]], np.uint8)
+    assert faults_of(tmp_path / "b", truth, less) == NOT_THE_MASK
+    truth[2, 2] = 0  # two parts of pixel (1, 0), and one of pixel (1, 1)
+    assert faults_of(tmp_path / "c", truth, np.array([[1, 1, 1], [0, 0, 1], [0, 0, 0]], np.uint8)) == ()
+    more = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 0]], np.uint8)
+    assert faults_of(tmp_path / "d", truth, more) == NOT_THE_MASK
+
+
+def test_what_was_once_rounded_off_is_no_fault(tmp_path: Path) -> None:
+    """2027 -> 1013: an output row has 2027 parts, and files were made that differ by one of them."""
+    truth = (np.random.default_rng(3).random((2027, 1)) < 0.5).astype(np.uint8)
+    parts = np.repeat(truth[:, 0], 1013).reshape(1013, 2027).sum(axis=1, dtype=int)
+    mask = (2 * parts >= 2027).astype(np.uint8)[:, None]
+    assert faults_of(tmp_path / "whole", truth, mask) == ()
+    for beyond, faults in ((-1, ()), (1, ()), (-13, NOT_THE_MASK), (9, NOT_THE_MASK)):
+        changed = mask.copy()
+        changed[2 * parts - 2027 == beyond] ^= 1
+        assert (changed != mask).any()
+        assert faults_of(tmp_path / str(beyond), truth, changed) == faults
 
 
 def test_all_faults_are_named_at_once(path: Path) -> None:
