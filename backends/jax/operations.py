@@ -18,9 +18,13 @@ from core.plan import (
     Pads,
     Plan,
     Relu,
+    unknown_operation,
 )
 
 jnp, lax = jax.numpy, jax.lax
+
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+"""What `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
 """A `jax.Array`, or what stands for one while a function is traced."""
@@ -167,7 +171,7 @@ def forward(
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
             case _:
-                raise NotImplementedError(f"jax has no {type(op).__name__}")
+                raise unknown_operation(op, "jax")
         values[op.output.name] = y
     return values[plan.logits], statistics
 
