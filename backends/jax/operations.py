@@ -106,7 +106,8 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised input, and the mean and biased variance that normalised it."""
     if training:
-        return _batch_norm_by_own(operation.epsilon, x, gamma, beta)
+        found: tuple[Tensor, Tensor, Tensor] = _batch_norm_by_own(operation.epsilon, x, gamma, beta)
+        return found
     return _normalised(operation.epsilon, x, gamma, beta, mean, variance), mean, variance
 
 
