@@ -7,6 +7,8 @@
     --help         `python run.py --help`, over `python -c "import numpy"`; target: within 3 times
     first step     `python run.py -f NAME` until its first update is done, over a process that imports the
                    framework, builds the same network by hand and makes one step; target: within 1.5 times
+    compiled       for jax also: the same process over one that ends when `jax.jit` has compiled the step by
+                   hand, which it does not make; target: within 2 times
 
 Whole processes, wall time from start to end, taking turns; printed are medians (least, greatest) and the
 ratio of each round. Every first round, in which files come from the disk, does not count.
@@ -30,7 +32,7 @@ from noise import write_noise  # noqa: E402  the line above finds the project
 from training import BY_HAND  # noqa: E402
 from turns import ratios, seconds_in_turns, spread  # noqa: E402
 
-MOST_HELP, MOST_FIRST = 3.0, 1.5
+MOST_HELP, MOST_FIRST, MOST_COMPILED = 3.0, 1.5, 2.0
 
 FIRST_STEP = """
 import os, sys
@@ -65,8 +67,9 @@ class Turn:
     def step_done(self, settle):
         settle()
         os._exit(0)
-network, batch_size, size, device = sys.argv[4:]
-importlib.import_module("by_hand." + sys.argv[3]).train(Turn(), network, int(batch_size), int(size), device)
+module, function, network, batch_size, size, device = sys.argv[3:]
+run = getattr(importlib.import_module("by_hand." + module), function)
+run(Turn(), network, int(batch_size), int(size), device)
 """
 
 
@@ -101,8 +104,12 @@ def main() -> int:
             if framework in BY_HAND:
                 facts = (arguments.network, str(arguments.batch_size), str(arguments.size), arguments.device)
                 places = (str(ROOT / "benchmarks"), str(ROOT))
-                commands[hand] = [python, "-c", ONE_STEP, *places, BY_HAND[framework], *facts]
+                by_hand = [python, "-c", ONE_STEP, *places, BY_HAND[framework]]
+                commands[hand] = [*by_hand, "train", *facts]
                 pairs.append((ours, hand, MOST_FIRST))
+                if framework == "jax":
+                    commands["jax, compiled"] = [*by_hand, "compile_step", *facts]
+                    pairs.append((ours, "jax, compiled", MOST_COMPILED))
         work = {key: functools.partial(run, command) for key, command in commands.items()}
         seconds = seconds_in_turns(work, arguments.repetitions)
     for key, values in seconds.items():

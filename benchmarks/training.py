@@ -40,7 +40,7 @@ import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
 from turns import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
 
-BY_HAND = {"tf": "tensorflow", "mxnet": "mxnet", "torch": "torch"}
+BY_HAND = {"tf": "tensorflow", "mxnet": "mxnet", "torch": "torch", "jax": "jax"}
 PLAIN = (
     "training.sampling=null",
     "training.augmentation={}",

@@ -11,8 +11,11 @@ Shapes are (height, width, channels); the batch axis comes first in every array 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from core.errors import UserError
 
 Pads: TypeAlias = tuple[int, int]
 """Pixels at (begin, end) of one axis, where begin is the top or the left."""
@@ -212,3 +215,31 @@ class Plan:
     def batch_norms(self) -> tuple[BatchNorm, ...]:
         """The operations that move running statistics in training."""
         return tuple(op for op in self.operations if isinstance(op, BatchNorm))
+
+
+def require_operations(plan: Plan, known: Collection[type[Operation]], backend: str) -> None:
+    """Refuse a plan that a backend cannot compute, before anything is computed.
+
+    Args:
+        plan: What is to be compiled.
+        known: The operations that the backend has besides the `Sigmoid` at the end. A subclass of one is
+            another operation.
+        backend: Its name, for the message.
+
+    Raises:
+        UserError: The plan has another operation, a `Sigmoid` before the end, or something else there.
+    """
+    *before, last = plan.operations
+    unknown = [op for op in before if type(op) not in known]
+    if type(last) is not Sigmoid:
+        unknown.append(last)
+    if unknown:
+        raise unknown_operation(unknown[0], backend)
+
+
+def unknown_operation(operation: Operation, backend: str) -> UserError:
+    """What a backend raises for an operation that it does not have where it stands in a plan."""
+    return UserError(
+        f"{backend} has no operation {type(operation).__name__} at {operation.name!r}",
+        "Use another backend (-f NAME), or a network without this operation.",
+    )

@@ -18,7 +18,7 @@ from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
 from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.plan import Plan
+from core.plan import Plan, require_operations
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
@@ -195,6 +195,7 @@ class JaxModel:
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
     """The plan in JAX on one of `list_devices`."""
+    require_operations(plan, operations.OPERATIONS, "jax")
     return JaxModel(plan, rules, device, precision)
 
 

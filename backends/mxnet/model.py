@@ -17,7 +17,7 @@ from backends.mxnet.padding import best_mirror
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.errors import UserError
 from core.machine import held_back_stderr, utf8_name
-from core.plan import Plan
+from core.plan import Plan, require_operations
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
@@ -268,6 +268,7 @@ class _Loss:
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
     """The plan in MXNet on one of `list_devices`."""
+    require_operations(plan, operations.OPERATIONS, "mxnet")
     if precision == "mixed_bfloat16" and device != "cpu":
         raise UserError(
             f"mxnet cannot compute {precision} on {device}: MXNet 1.9 has bfloat16 on the CPU alone",

@@ -42,7 +42,11 @@ from core.plan import (
     Plan,
     Relu,
     Tensor,
+    unknown_operation,
 )
+
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+"""What `forward` computes: all that may stand before the sigmoid."""
 
 Sums = Literal["kernel", "float64", "products"]
 """How batch norm adds pixels: as MXNet's kernel does, in float64, or by exact products of rows."""
@@ -290,7 +294,7 @@ def forward(
                     op, [values[name] for name in op.inputs], [tensors[name].channels for name in op.inputs]
                 )
             case _:
-                raise NotImplementedError(f"mxnet has no {type(op).__name__}")
+                raise unknown_operation(op, "mxnet")
         values[op.output.name] = made.value
         tape.append((op, names, made.pullback))
 

@@ -16,7 +16,7 @@ from backends.onnx.losses import Losses
 from backends.onnx.operations import Value
 from core.contract import Array, KeepMasks, Precision, State
 from core.errors import UserError
-from core.plan import Plan
+from core.plan import Plan, require_operations
 from core.rules import Rules, StepScalars
 from core.state import check_state, state_shapes
 
@@ -125,6 +125,7 @@ class ONNXModel:
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ONNXModel:  # noqa: A001
     """The plan in ONNX Runtime on one of `list_devices`."""
+    require_operations(plan, operations.OPERATIONS, "onnx")
     return ONNXModel(plan, rules, device, precision)
 
 

@@ -10,7 +10,20 @@ from numpy.typing import NDArray
 
 from backends.onnx.framework import onnx
 from backends.onnx.graph import Graph
-from core.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Plan, Relu
+from core.plan import (
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Plan,
+    Relu,
+    unknown_operation,
+)
+
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+"""What `forward` computes: all that may stand before the sigmoid."""
 
 Value = str
 """The name of one of the graph's values."""
@@ -123,7 +136,7 @@ def forward(
             case Concat():
                 y = concat(graph, op, [values[name] for name in op.inputs])
             case _:
-                raise NotImplementedError(f"onnx has no {type(op).__name__}")
+                raise unknown_operation(op, "onnx")
         values[op.output.name] = y
     return values[plan.logits]
 

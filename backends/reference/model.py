@@ -29,7 +29,8 @@ from core.plan import (
     Operation,
     Plan,
     Relu,
-    Sigmoid,
+    require_operations,
+    unknown_operation,
 )
 from core.rounding import to_bfloat16
 from core.rules import Rules, StepScalars
@@ -169,9 +170,7 @@ class ReferenceModel:
                 return x if keep is None else operations.dropout(op, x, keep[op.name])
             case Concat():
                 return operations.concat(op, [values[name] for name in op.inputs])
-            case Sigmoid():
-                return operations.sigmoid(x)
-        raise NotImplementedError(f"the reference has no {type(op).__name__}")
+        raise unknown_operation(op, "reference")
 
     def _differentiate(
         self, images: Array, masks: Array, keep: KeepMasks
@@ -219,7 +218,7 @@ class ReferenceModel:
             case Concat():
                 return operations.concat_backward([values[name] for name in op.inputs], dy)
             case _:
-                raise NotImplementedError(f"the reference has no backward of {type(op).__name__}")
+                raise unknown_operation(op, "reference")
         return [dx]
 
     def _moved(self, array: Floats) -> Floats:
@@ -238,6 +237,7 @@ class ReferenceModel:
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
     """The plan in NumPy; `device` can only be the CPU."""
     del device
+    require_operations(plan, operations.OPERATIONS, "reference")
     return ReferenceModel(plan, rules, precision)
 
 

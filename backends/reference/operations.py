@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.plan import BatchNorm, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads
+from core.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads, Relu
+
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+"""What is computed here: all that may stand before the sigmoid."""
 
 Floats = NDArray[np.floating[Any]]
 

@@ -13,7 +13,7 @@ from backends.tf.framework import Tensor, tf
 from core import plan as plans
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.machine import utf8_name
-from core.plan import Plan
+from core.plan import Plan, require_operations
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
@@ -171,6 +171,7 @@ class TensorFlowModel:
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
     """The plan in TensorFlow on one of `list_devices`."""
+    require_operations(plan, operations.OPERATIONS, "tf")
     return TensorFlowModel(plan, rules, device, precision)
 
 

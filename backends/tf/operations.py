@@ -21,7 +21,11 @@ from core.plan import (
     Pads,
     Plan,
     Relu,
+    unknown_operation,
 )
+
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+"""What `forward` computes: all that may stand before the sigmoid."""
 
 _CHANNELS = 16
 """Pixels of fewer channels are unfolded too slowly, each for itself."""
@@ -185,7 +189,7 @@ def forward(
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
             case _:
-                raise NotImplementedError(f"tf has no {type(op).__name__}")
+                raise unknown_operation(op, "tf")
         values[op.output.name] = y
     return values[plan.logits], statistics
 

@@ -13,7 +13,7 @@ from backends.torch.devices import framework_device, list_devices, multiplies_bf
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
 from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.plan import Plan
+from core.plan import Plan, require_operations
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
@@ -169,6 +169,7 @@ class _Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's ty
 
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TorchModel:  # noqa: A001
     """The plan in PyTorch on one of `list_devices`."""
+    require_operations(plan, operations.OPERATIONS, "torch")
     return TorchModel(plan, rules, device, precision)
 
 

@@ -24,7 +24,11 @@ from core.plan import (
     Pads,
     Plan,
     Relu,
+    unknown_operation,
 )
+
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+"""What `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
 """A `torch.Tensor`; mypy skips PyTorch's own types, which take it a minute."""
@@ -65,7 +69,7 @@ def products(mixed: bool, multiplies_bfloat16: bool) -> Products:
 
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
     """Add b to every pixel."""
-    return x + b.reshape(1, -1, 1, 1)
+    return x + _per_channel(b)
 
 
 def relu(_: Operation, x: Tensor) -> Tensor:
@@ -83,11 +87,16 @@ def batch_norm(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised input, and the mean and biased variance that normalised it."""
+    count = x.numel() // x.shape[1]
+    if training and count == 1:  # which PyTorch refuses: x is its own mean, and nothing of it is left
+        y = (x - x) * _per_channel(gamma) + _per_channel(beta)
+        return y, x.detach().flatten(), torch.zeros_like(variance)
     if training:  # with momentum 1 the "running" arrays become the batch's
         mean, variance = torch.zeros_like(mean), torch.zeros_like(variance)
     momentum = 1.0 if training else 0.0
     y = torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, training, momentum, operation.epsilon)
-    return y, mean, _biased(variance, x.numel() // x.shape[1]) if training else variance
+    # The framework's running average takes the Bessel-corrected variance.
+    return y, mean, variance * ((count - 1) / count) if training else variance
 
 
 def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
@@ -143,7 +152,7 @@ def forward(
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
             case _:
-                raise NotImplementedError(f"torch has no {type(op).__name__}")
+                raise unknown_operation(op, "torch")
         values[op.output.name] = y
         for name in set(op.inputs):
             if last_readers[name] == op.name:  # what autograd needs of it, it keeps
@@ -176,6 +185,6 @@ def _grown(x: Tensor, rows: Pads, columns: Pads) -> Tensor:
     return torch.nn.functional.pad(x, (*columns, *rows)) if any((*rows, *columns)) else x
 
 
-def _biased(variance: Tensor, count: int) -> Tensor:
-    """The framework's running average takes the Bessel-corrected variance; NaN, for a single pixel."""
-    return variance * ((count - 1) / count) if count > 1 else torch.zeros_like(variance)
+def _per_channel(values: Tensor) -> Tensor:
+    """One value for each channel, to be added to or multiplied with an image."""
+    return values.reshape(1, -1, 1, 1)

@@ -11,7 +11,7 @@ from autograd import value_and_grad
 from core.contract import Array, KeepMasks, Precision, State, array_type
 from core.dropout import draw_keep_masks
 from core.errors import UserError
-from core.plan import Plan
+from core.plan import Plan, require_operations
 from core.rules import AdamRule, Rules, SgdRule, StepScalars
 from core.state import check_state, slot_name, state_shapes
 from pneumoseg_autograd import losses, operations
@@ -125,4 +125,5 @@ class AutogradModel:
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> AutogradModel:  # noqa: A001
     """The plan on autograd; `device` can only be "cpu"."""
     del device
+    require_operations(plan, operations.OPERATIONS, "autograd")
     return AutogradModel(plan, rules, precision)

@@ -12,8 +12,21 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
-from core.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Plan, Relu
+from core.plan import (
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Plan,
+    Relu,
+    unknown_operation,
+)
 from core.rounding import to_bfloat16
+
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+"""What `forward` computes: all that may stand before the sigmoid."""
 
 Array = Any
 """A NumPy array, or autograd's box around one."""
@@ -95,7 +108,7 @@ def forward(
             case Concat():
                 y = np.concatenate([values[name] for name in op.inputs], axis=-1)
             case _:
-                raise NotImplementedError(f"autograd has no {type(op).__name__}")
+                raise unknown_operation(op, "autograd")
         values[op.output.name] = y
     return values[plan.logits], statistics
 

@@ -1,0 +1,137 @@
+"""JAX: one `jax.jit` a step, of `jax.value_and_grad` and Adam; the arrays given to it are used up."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from turns import Turn
+
+from by_hand.batches import LEARNING_RATE, batches
+from by_hand.networks import NETWORKS
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+Arrays = list[Any]
+
+
+class Layers:
+    """Pure functions of arrays, which the first walk makes and every other takes in the same order.
+
+    NumPy makes them: JAX would compile each operation of that walk for itself.
+    """
+
+    def __init__(self, parameters: Arrays | None = None, running: Arrays | None = None) -> None:
+        self.parameters: Arrays = [] if parameters is None else parameters
+        self.running: Arrays = [] if running is None else running
+        self._makes = parameters is None
+        self._next = 0
+        self.found: Arrays = []
+
+    def conv(self, x: Any, filters: int, stride: int = 1, kernel: int = 3) -> Any:
+        w = self._kernel((kernel, kernel, x.shape[-1], filters), kernel * kernel * x.shape[-1])
+        y = lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=LAYOUT)
+        return self._finish(y, filters)
+
+    def up(self, x: Any, filters: int) -> Any:
+        return self._finish(self._transposed(x, filters), filters)
+
+    def head(self, x: Any, stride: int) -> Any:
+        if stride == 2:
+            y = self._transposed(x, 1)
+        else:
+            w = self._kernel((1, 1, x.shape[-1], 1), x.shape[-1])
+            y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=LAYOUT)
+        return y + self._array(lambda: np.zeros(1, np.float32))
+
+    def concat(self, x: Any, skip: Any) -> Any:
+        return jnp.concatenate([x, skip], axis=-1)
+
+    def _transposed(self, x: Any, filters: int) -> Any:
+        w = self._kernel((3, 3, x.shape[-1], filters), 9 * x.shape[-1])
+        return lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
+
+    def _finish(self, y: Any, filters: int) -> Any:
+        y = jax.nn.relu(y + self._array(lambda: np.zeros(filters, np.float32)))
+        gamma, beta = (
+            self._array(lambda: np.ones(filters, np.float32)),
+            self._array(lambda: np.zeros(filters, np.float32)),
+        )
+        if self._makes:
+            self.running += [np.zeros(filters, np.float32), np.ones(filters, np.float32)]
+        mean, variance = jnp.mean(y, axis=(0, 1, 2)), jnp.var(y, axis=(0, 1, 2))
+        self.found += [mean, variance]
+        return (y - mean) * (lax.rsqrt(variance + 1e-3) * gamma) + beta
+
+    def _kernel(self, shape: tuple[int, ...], fan_in: int) -> Any:
+        rng = np.random.default_rng(self._next)
+        deviation = np.float32((2 / fan_in) ** 0.5)
+        return self._array(lambda: rng.standard_normal(shape, np.float32) * deviation)
+
+    def _array(self, make: Any) -> Any:
+        if self._makes:
+            self.parameters.append(make())
+        self._next += 1
+        return self.parameters[self._next - 1]
+
+
+def loss_of(parameters: Arrays, running: Arrays, images: Any, masks: Any, network: str) -> Any:
+    """BCE and soft Dice of logits, and the new running statistics."""
+    layers = Layers(parameters, running)
+    logits = NETWORKS[network](layers, images)
+    p = jax.nn.sigmoid(logits)
+    bce = jnp.mean(jax.nn.softplus(logits) - logits * masks)
+    overlap = 2 * jnp.sum(p * masks) + 1
+    loss = bce + 1 - overlap / (jnp.sum(p) + jnp.sum(masks) + 1)
+    return loss, [0.99 * old + 0.01 * new for old, new in zip(running, layers.found, strict=True)]
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
+def step(state: tuple[Any, ...], images: Any, masks: Any, network: str) -> tuple[tuple[Any, ...], Any]:
+    """One update by Adam."""
+    parameters, running, m, v, t = state
+    found = jax.value_and_grad(loss_of, has_aux=True)(parameters, running, images, masks, network)
+    (loss, running), gradients = found
+    t = t + 1
+    size = LEARNING_RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+    m = [0.9 * a + 0.1 * g for a, g in zip(m, gradients, strict=True)]
+    v = [0.999 * a + 0.001 * g * g for a, g in zip(v, gradients, strict=True)]
+    parameters = [w - size * a / (jnp.sqrt(b) + 1e-7) for w, a, b in zip(parameters, m, v, strict=True)]
+    return (parameters, running, m, v, t), loss
+
+
+def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+    """Until there are no more turns."""
+    where = jax.local_devices(backend=device)[0]
+    state, data = jax.device_put(first_state(network, size), where), batches(batch_size, size)
+    turn.ready(version=jax.__version__)
+    loss = previous = None
+    for images, masks in itertools.cycle(data):
+        previous = loss
+        state, loss = step(state, *jax.device_put((images, masks), where), network)
+        if previous is not None:
+            float(previous)
+        turn.step_done(lambda loss=loss: float(loss))
+
+
+def compile_step(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+    """Only what `jax.jit` does at the first call before the step itself, and all that it needs."""
+    where = jax.local_devices(backend=device)[0]
+    state = jax.device_put(first_state(network, size), where)
+    batch = jax.device_put(batches(batch_size, size, count=1)[0], where)
+    turn.ready(version=jax.__version__)
+    compiled = step.lower(state, *batch, network).compile()
+    turn.step_done(lambda: compiled)
+
+
+def first_state(network: str, size: int) -> tuple[Any, ...]:
+    """Parameters, running statistics, Adam's moments and the number of steps made."""
+    layers, image = Layers(), jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
+    jax.eval_shape(lambda x: NETWORKS[network](layers, x), image)
+    m, v = ([np.zeros_like(w) for w in layers.parameters] for _ in range(2))
+    return layers.parameters, layers.running, m, v, np.float32(0)

@@ -1,0 +1,94 @@
+"""What only PyTorch can get wrong: its batch norm refuses to train on a single pixel a channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from selected import BACKENDS
+
+from core.configuration import load_configuration
+from core.conformance.cases import TOLERANCE, Case, case_of, judge, make_case, require_agreement, run_case
+from core.contract import Precision
+from core.isolation import Isolated
+
+pytestmark = pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
+PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
+
+
+@pytest.fixture(scope="module")
+def torch() -> Iterator[Isolated]:
+    with Isolated("torch") as process:
+        yield process
+
+
+def counts(case: Case, batch: int = 0) -> dict[str, int]:
+    """How many pixels each batch norm of a plan sees in a batch, all its images together."""
+    images = len(case.batches[batch][0])
+    return {op.name: images * op.output.height * op.output.width for op in case.plan.batch_norms}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_default_network_trains_where_it_comes_down_to_one_pixel(
+    torch: Isolated, precision: Precision
+) -> None:
+    configuration = load_configuration(Path("fcn"), ["training.optimizer.weight_decay=0.1"])
+    case = case_of(configuration, 8, 8, batches=(1, 4, 1, 1, 3))
+    assert counts(case) == {
+        "conv1/batch_norm": 16,
+        "conv2/batch_norm": 4,
+        "conv3/batch_norm": 1,
+        "bottleneck/batch_norm": 1,
+        "up1/batch_norm": 4,
+        "up2/batch_norm": 16,
+    }
+    received = torch.call(run_case, case, precision)
+    require_agreement(received, judge(case), TOLERANCE[precision])
+    # All that a single pixel leaves is beta: nothing before it learns, and its variance is 0.
+    assert not received.gradients["conv3/gamma"].any()
+    assert not received.gradients["bottleneck/kernel"].any()
+    assert received.gradients["bottleneck/beta"].any()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_running_statistics_of_one_pixel_are_that_pixel_and_a_variance_of_0(
+    torch: Isolated, precision: Precision
+) -> None:
+    one = {"name": "one", "kind": "conv", "filters": 2, "kernel": 1, "stride": 1}
+    mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
+    case = make_case([one, mask], 1, 1, batches=(1,), batch_norm_settings={"momentum": 0.75})
+    case.batches[0][0][...] = 0.5
+    case.state["one/kernel"][...] = np.reshape([3.0, 7.0], (1, 1, 1, 2))
+    case.state["one/bias"][...] = 0.25, -0.5
+    case.state["one/moving_mean"][...] = 4.0, -8.0
+    case.state["one/moving_variance"][...] = 2.0, 0.125
+    state = torch.call(run_case, case, precision).state
+    # The pixel is (1.75, 3) after bias and ReLU; running = 0.75 * running + 0.25 * batch.
+    np.testing.assert_allclose(state["one/moving_mean"], [3.4375, -5.25], rtol=1e-6)
+    np.testing.assert_allclose(state["one/moving_variance"], [1.5, 0.09375], rtol=1e-6)
+
+
+def narrow(height: int, width: int, batches: tuple[int, ...]) -> Case:
+    blocks: list[dict[str, Any]] = [
+        {"name": "down", "kind": "conv", "filters": 5, "kernel": 4, "stride": 3},
+        {"name": "further", "kind": "conv", "filters": 3, "kernel": 2, "stride": 5},
+        {"name": "up", "kind": "transpose", "filters": 4, "kernel": 1, "stride": 2},
+        {"name": "mask", "kind": "output", "kernel": 5, "stride": 4},
+    ]
+    return make_case(blocks, height, width, batches=batches, dropout=0.2)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("height", "width", "batches", "least"),
+    [(1, 1, (4, 1, 2, 1), 4), (1, 13, (1, 3, 1), 1), (11, 1, (1, 1, 1), 1), (7, 16, (2, 1, 1), 4)],
+)
+def test_narrow_images_and_last_batches_of_one(
+    torch: Isolated, precision: Precision, height: int, width: int, batches: tuple[int, ...], least: int
+) -> None:
+    case = narrow(height, width, batches)
+    assert min(counts(case).values()) == least
+    require_agreement(torch.call(run_case, case, precision), judge(case), TOLERANCE[precision])
