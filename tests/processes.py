@@ -1,4 +1,4 @@
-"""What tests ask of other processes, as Linux tells of them."""
+"""How tests start other processes, and what they ask of them, as Linux tells of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Processes started in this block can be interrupted, even where these tests themselves cannot.
+
+    A background job of a shell without job control ignores SIGINT, and so does every process that it
+    starts: only what is ignored survives `exec`, and Python then installs no handler of its own. A signal
+    with a handler gets its default action in the new process, so a handler is all that is needed.
+    """
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def alive(pid: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import wait_until_ended
+from processes import interruptible, wait_until_ended
 
 from data.pool import ordered
 
@@ -321,7 +321,8 @@ def test_temporary_files_may_lie_anywhere(tmp_path: Path, tmpdir: str) -> None:
 def test_ctrl_c_leaves_no_socket(tmp_path: Path) -> None:
     (tmp_path / LONG).mkdir()
     (tmp_path / "pids").mkdir()
-    process = with_tmpdir(tmp_path, LONG, "wait", "pids")
+    with interruptible():
+        process = with_tmpdir(tmp_path, LONG, "wait", "pids")
     assert process.stdout is not None
     place = Path(process.stdout.readline().strip())
     deadline = time.monotonic() + 30
@@ -331,7 +332,8 @@ def test_ctrl_c_leaves_no_socket(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     for pid in (tmp_path / "pids").iterdir():
         os.kill(int(pid.name), signal.SIGKILL)  # workers do not end at Ctrl-C, but when they are done
-    process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
+    assert said.rstrip().endswith("KeyboardInterrupt"), said  # it was the Ctrl-C that ended it
     assert not place.exists()
 
 

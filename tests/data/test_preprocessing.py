@@ -24,6 +24,7 @@ import pydicom
 import pytest
 from dicom_files import make_dataset
 from numpy.typing import NDArray
+from processes import interruptible
 from test_resize import exact
 
 from core.errors import UserError
@@ -627,13 +628,14 @@ def test_a_run_that_is_stopped_from_outside(phantoms: Path, tmp_path: Path, sent
     out = tmp_path / "a.h5"
     staging = tmp_path / "a.h5.staging" / "journal.jsonl"
     program = [sys.executable, str(ROOT / "preprocess.py"), *options(phantoms, out)]
-    process = subprocess.Popen(
-        program,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            program,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
     deadline = time.monotonic() + 30
     while not staging.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
