@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,71 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, ov
                 np.testing.assert_array_equal(values, expected[array], err_msg=f"{name} {array} {after}")
 
 
+class Scripted(ReferenceModel):
+    """Says what the script says the losses are; otherwise the reference."""
+
+    validation: tuple[float, ...] = ()
+    training: tuple[float, ...] = ()
+    calls = 0
+    steps = 0
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        loss = super().train_step(images, masks, scalars, keep)
+        self.steps += 1
+        return self.training[self.steps - 1] if self.training else loss
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
+        loss, probabilities = super().evaluate(images, masks)
+        self.calls += 1
+        return (self.validation[(self.calls - 1) // 3] if self.validation else loss), probabilities
+
+
+def scripted(configuration: Configuration, **losses: tuple[float, ...]) -> Scripted:
+    plan = lower(configuration.network, HEIGHT, WIDTH)
+    model = Scripted(plan, configuration.training.rules(), "float32")
+    for name, values in losses.items():
+        setattr(model, name, values)
+    return model
+
+
+class Timed(Scripted):
+    """Every call takes seconds of a clock that nothing else moves: updates 1, 3, 9, ..., scoring 1000."""
+
+    now = 100.0
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        self.now += 3.0**self.steps
+        return super().train_step(images, masks, scalars, keep)
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
+        self.now += 1000.0
+        return super().evaluate(images, masks)
+
+
+@pytest.mark.parametrize("after", [None, *range(14)])
+def test_the_speed_is_that_of_all_updates_of_the_epoch_and_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int | None
+) -> None:
+    """The time before an interruption counts, the time that the run lay still does not, nor does scoring."""
+    configuration = configured("training.epochs=2")
+    plan = lower(configuration.network, HEIGHT, WIDTH)
+    model = Timed(plan, configuration.training.rules(), "float32")
+    monkeypatch.setattr(time, "perf_counter", lambda: model.now)
+    outcome = prepared(tmp_path, configuration, model=model, watcher=Watcher(after)).run()
+    assert outcome.reason == ("finished" if after is None else "interrupted")
+    if after is not None:
+        model.now -= 12_345.0  # another process has another clock
+        outcome = prepared(tmp_path, configuration, model=model).run()
+    speeds = [record.images_per_second for record in outcome.progress.history]
+    assert speeds == pytest.approx([IMAGES / (1 + 3 + 9), IMAGES / (27 + 81 + 243)], rel=1e-9)
+    written = json.loads((tmp_path / "history.json").read_text())
+    assert [record["images_per_second"] for record in written] == speeds
+
+
 def test_interrupted_at_every_batch_still_arrives(tmp_path: Path) -> None:
     whole = prepared(tmp_path / "whole", configured()).run()
     for _ in range(100):
@@ -280,35 +346,6 @@ def test_without_held_out_images_the_training_ones_are_scored_and_it_says_so(tmp
     outcome = prepared(tmp_path, configured(), validation=False).run()
     assert {record.scored_on for record in outcome.progress.history} == {"training"}
     assert outcome.progress.history[0].dice_all_empty == pytest.approx(5 / 11)
-
-
-class Scripted(ReferenceModel):
-    """Says what the script says the losses are; otherwise the reference."""
-
-    validation: tuple[float, ...] = ()
-    training: tuple[float, ...] = ()
-    calls = 0
-    steps = 0
-
-    def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
-    ) -> float:
-        loss = super().train_step(images, masks, scalars, keep)
-        self.steps += 1
-        return self.training[self.steps - 1] if self.training else loss
-
-    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
-        loss, probabilities = super().evaluate(images, masks)
-        self.calls += 1
-        return (self.validation[(self.calls - 1) // 3] if self.validation else loss), probabilities
-
-
-def scripted(configuration: Configuration, **losses: tuple[float, ...]) -> Scripted:
-    plan = lower(configuration.network, HEIGHT, WIDTH)
-    model = Scripted(plan, configuration.training.rules(), "float32")
-    for name, values in losses.items():
-        setattr(model, name, values)
-    return model
 
 
 @pytest.mark.parametrize(
