@@ -57,8 +57,6 @@ _LAUNCHERS = {
     # Root may read and write everything; without CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2) in
     # the set that the new program may have, it is bound to a file's rights like everybody else.
     "bound": "import ctypes; os.geteuid() or [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]",
-    # A background job of a shell ignores Ctrl-C, and its children inherit that.
-    "interruptible": "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
     # The terminal on standard input becomes the one whose Ctrl-C reaches this process.
     "terminal": "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)",
 }
