@@ -69,7 +69,8 @@ class Input:
     Args:
         name: What it is called.
         path: Where it is: a file or a folder.
-        holds: Whether a file that lies in it, if it is a folder, is one of those that make it up.
+        holds: Whether a file that lies in it, if it is a folder, is one of those that make it up; the file's
+            path is the real one.
     """
 
     name: str
@@ -88,7 +89,10 @@ def model(folder: Path) -> Input:
     """A folder with a trained model."""
     from core.inference import is_of_model
 
-    return Input("the folder of a model", folder, is_of_model)
+    def holds(file: Path) -> bool:
+        return is_of_model(file.relative_to(_where(folder) or folder))
+
+    return Input("the folder of a model", folder, holds)
 
 
 @contextlib.contextmanager
