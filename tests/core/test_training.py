@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from backends.reference.model import ReferenceModel
 from core.checkpoint import BEST, LAST, DataFacts, EpochRecord, Progress, load_checkpoint
 from core.configuration import Configuration, parse_configuration
-from core.contract import Array, KeepMasks
+from core.contract import Array, KeepMasks, State
 from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.lowering import lower
@@ -409,6 +409,43 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     kept = load_checkpoint(tmp_path / LAST)
     assert kept.progress.step == 3
     assert all(np.isfinite(array).all() for array in kept.arrays.values())
+    assert len(json.loads((tmp_path / "history.json").read_text())) == 1
+
+
+class Overflowing(Scripted):
+    """One array of its state is infinite from some update on, of which no loss tells."""
+
+    array, bad, from_step = "mask/bias", math.inf, 4
+
+    def state(self) -> State:
+        state = super().state()
+        if self.steps >= self.from_step:
+            state[self.array] = np.full_like(state[self.array], self.bad)
+        return state
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("array", ["mask/bias", "optimizer/v/down/kernel"])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_state_that_is_not_finite_is_never_written(
+    tmp_path: Path, bad: float, array: str, interrupted: bool
+) -> None:
+    configuration = configured()
+    model = Overflowing(
+        lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules(), "float32"
+    )
+    assert array in model.state()
+    model.array, model.bad = array, bad
+    watcher = Watcher(8 if interrupted else None)  # the questions of the first epoch, and one of the second
+    trainer = prepared(tmp_path, configuration, model=model, watcher=watcher)
+    with pytest.raises(UserError, match=f"training diverged: {array} is no longer finite") as caught:
+        trainer.run()
+    assert model.steps == (5 if interrupted else 6)
+    assert str(tmp_path / LAST) in (caught.value.hint or "")
+    for name in (LAST, BEST):
+        kept = load_checkpoint(tmp_path / name)
+        assert kept.progress.step == 3
+        assert all(np.isfinite(values).all() for values in kept.arrays.values())
     assert len(json.loads((tmp_path / "history.json").read_text())) == 1
 
 
