@@ -48,6 +48,46 @@ def test_a_folder_by_a_name_in_utf8(tmp_path: Path, name: bytes) -> None:
     assert folder.is_dir()
 
 
+def test_stderr_is_held_back_and_is_what_it_was_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        with held_back_stderr():
+            os.write(2, b"a remark")
+            os.write(1, b"an answer\n")
+        os.write(2, f"error {number}\n".encode())
+        os.write(1, f"line {number}\n".encode())
+    said = capfd.readouterr()
+    assert said.err == "error 0\nerror 1\n"
+    assert said.out == "an answer\nline 0\nan answer\nline 1\n"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_was_held_back_is_told_with_an_error(
+    capfd: pytest.CaptureFixture[str], error: type[BaseException]
+) -> None:
+    def failing() -> None:
+        with held_back_stderr():
+            os.write(2, b"a remark, \xff among it\n")
+            raise error
+
+    with pytest.raises(error):
+        failing()
+    os.write(2, b"after\n")
+    os.write(1, b"a line\n")
+    said = capfd.readouterr()
+    assert said.err == "a remark, \ufffd among it\nafter\n"
+    assert said.out == "a line\n"
+
+
+def test_no_descriptor_is_left_behind() -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files have no names here: /proc is Linux's")
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - the numbers alone
+    for _ in range(3):
+        with held_back_stderr():
+            pass
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+
+
 def test_stderr_is_held_back_where_no_temporary_file_can_be(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
