@@ -48,10 +48,16 @@ def place(tmp_path: Path) -> Path:
         ),
         ((*PREPROCESS, *KEY, "--out", "a.h5", "--report", "link"), "--report link is the annotations"),
         ((*PREPROCESS, *KEY, "--out", "a.h5", "--report", "key"), "--report key is the patients' key"),
-        ((*PREPROCESS, *KEY, "--out", "a.h5", "--report", IMAGE), f"--report {IMAGE} is one of the images"),
+        (
+            (*PREPROCESS, *KEY, "--out", "a.h5", "--report", IMAGE),
+            f"--report {IMAGE} would replace a file of the folder of the images images.",
+        ),
         ((*PREPROCESS, *KEY, "--overwrite", "--out", "truth.csv"), "--out truth.csv is the annotations"),
         ((*PREPROCESS, *KEY, "--overwrite", "--out", "key"), "--out key is the patients' key"),
-        ((*PREPROCESS, *KEY, "--overwrite", "--out", IMAGE), f"--out {IMAGE} is one of the images"),
+        (
+            (*PREPROCESS, *KEY, "--overwrite", "--out", IMAGE),
+            f"--out {IMAGE} would replace a file of the folder of the images images.",
+        ),
         (
             (*PREDICT, "--overwrite", "--out", BEST),
             f"--out {BEST} would replace a file of the folder of",
