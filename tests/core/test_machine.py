@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from core.machine import available_cores, held_back_stderr, multiplies_bfloat16, utf8_name
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_cores() -> None:
@@ -46,6 +50,37 @@ def test_a_folder_by_a_name_in_utf8(tmp_path: Path, name: bytes) -> None:
         assert (called == str(folder)) == (name != b"\xff")
     assert (folder / "file").read_text() == "here"
     assert folder.is_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc on Linux that is told")
+def test_freed_memory_is_kept_for_the_next_array() -> None:
+    """Two arrays of 96 MiB, which glibc maps by themselves and gives back, or trims, unless it is told."""
+    code = """if True:
+        import os, sys
+        from core.machine import keep_freed_memory
+        def resident() -> float:
+            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        sys.argv[1] == "kept" and keep_freed_memory()
+        one, other = b"x" * (96 << 20), b"y" * (96 << 20)
+        full = resident()
+        del other, one
+        print(full, resident())
+    """
+    left = {}
+    for how in ("kept", "given back"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, how],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        full, afterwards = map(float, done.stdout.split())
+        left[how] = (afterwards - full) / 96
+    if left["given back"] > -1.5:
+        pytest.skip("another C library, which keeps it anyway")
+    assert left["kept"] > -0.2
 
 
 def test_stderr_is_held_back_and_is_what_it_was_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
