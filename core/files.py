@@ -27,7 +27,8 @@ from pathlib import Path
 
 from core.destinations import STANDARD_OUTPUT, Stream, destination
 from core.errors import UserError
-from core.locks import held, is_lock, neighbour
+from core.lock_files import is_lock, neighbour
+from core.locks import held
 
 _HINTS = {
     errno.ENOSPC: "The disk is full: free some space, or write somewhere else.",
@@ -134,7 +135,7 @@ def replacing(path: Path, *, or_stream: bool = False) -> Iterator[Path]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in the order of the names; but for the folder's own lock (`core.locks`).
+    """What lies in a folder, in the order of the names; but for the folder's own lock (`core.lock_files`).
 
     Raises:
         OSError: The system does not say.

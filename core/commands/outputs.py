@@ -29,7 +29,7 @@ from core.files import (
     place_of,
     reserved,
 )
-from core.locks import is_fixed
+from core.lock_files import is_fixed
 
 
 @dataclass(frozen=True)
