@@ -22,7 +22,7 @@ from PIL import Image
 from core.errors import UserError
 from core.evaluation import Evaluation, Surface
 from core.report import figures, findings, page, write_report
-from core.report.svg import drawing
+from core.report.svg import SERIES, colour, drawing, stroke
 from core.thresholds import Thresholds
 
 NOW = datetime(2021, 3, 4, 5, 6, tzinfo=timezone.utc)
@@ -358,6 +358,14 @@ def test_figures_take_on_the_pages_colours_and_keep_their_text() -> None:
     assert "#0101" not in plot.svg
     assert "var(--series-0)" in plot.svg
     assert "font-family" not in plot.svg
+
+
+def test_lines_of_several_models_can_be_told_apart() -> None:
+    styles = {(style["color"], style["linestyle"]) for style in map(stroke, range(3 * len(SERIES)))}
+    assert len(styles) == 3 * len(SERIES)
+    assert [colour(number) for number in range(len(SERIES))] == list(SERIES)
+    assert len(set(SERIES)) == len(SERIES) > 3
+    assert colour(len(SERIES)) == colour(0)
 
 
 def test_a_rate_that_falls_far_is_labelled_in_plain_numbers(both: Page) -> None:
