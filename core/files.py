@@ -4,8 +4,8 @@ Promises: a file or folder written through here appears under its final name onl
 and on disk; when writing fails, or the process is killed, what stood there before is untouched. Two
 processes never write the same path at once (`core.locks`), and never share a temporary name. A symbolic
 link stays, and its target is written; what is neither file nor folder is written into, or refused, never
-replaced (`core.destinations`). A failure of the operating system (full or read-only disk, missing folder)
-becomes a `UserError`.
+replaced (`core.destinations`). No output replaces what is read (`check_inputs_stay`). A failure of the
+operating system (full or read-only disk, missing folder) becomes a `UserError`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from core.destinations import Stream, destination
+from core.destinations import STANDARD_OUTPUT, Stream, destination
 from core.errors import UserError
-from core.locks import held, is_lock, neighbour
+from core.lock_files import is_lock, neighbour
+from core.locks import held
 
 _HINTS = {
     errno.ENOSPC: "The disk is full: free some space, or write somewhere else.",
@@ -133,7 +135,7 @@ def replacing(path: Path, *, or_stream: bool = False) -> Iterator[Path]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in the order of the names; but for the folder's own lock (`core.locks`).
+    """What lies in a folder, in the order of the names; but for the folder's own lock (`core.lock_files`).
 
     Raises:
         OSError: The system does not say.
@@ -165,6 +167,85 @@ def check_place(path: Path) -> None:
         raise UserError(f"cannot write {path}: {parent} is no folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise explain_os_error(OSError(errno.EACCES, ""), path, "write")
+
+
+def _holds_nothing(_path: Path) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Input:
+    """What is read, and so must not be written over.
+
+    Args:
+        name: What it is called.
+        path: Where it is: a file or a folder.
+        holds: Whether a file that lies in it, if it is a folder, is one of those that make it up; the file's
+            path is the real one.
+    """
+
+    name: str
+    path: Path
+    holds: Callable[[Path], bool] = _holds_nothing
+
+
+def check_inputs_stay(option: str, output: Path, inputs: Iterable[Input]) -> None:
+    """Refuse an output that is an input, would contain one, or would replace a file of one.
+
+    Raises:
+        UserError: With the option that names the output, and the input.
+    """
+    for one in inputs:
+        check_apart(option, output, one.name, one.path, ("is", "would contain"))
+        place = place_of(output)
+        if place is None or not place.is_file() or place_of(one.path) not in place.parents:
+            continue
+        if one.holds(place):
+            raise UserError(
+                f"{option} {output} would replace a file of {one.name} {one.path}.", "Choose another place."
+            )
+
+
+def check_apart(
+    option: str,
+    output: Path,
+    name: str,
+    other: Path,
+    forbidden: Collection[str] = ("is", "would contain", "would lie in"),
+) -> None:
+    """Refuse an output that stands to another path as it must not.
+
+    Raises:
+        UserError: With the option that names the output, and the other path, called `name`.
+    """
+    ours, theirs = place_of(output), place_of(other)
+    if ours is None or theirs is None:
+        return
+    relation = (
+        "is"
+        if ours == theirs
+        else "would contain"
+        if ours in theirs.parents
+        else "would lie in"
+        if theirs in ours.parents
+        else ""
+    )
+    if relation in forbidden:
+        what = f"{option} {output} {relation} {name}"
+        raise UserError(f"{what}{'' if relation == 'is' else f' {other}'}.", "Choose another place.")
+
+
+def place_of(path: Path) -> Path | None:
+    """The place that a path means, the same whatever it is called; None for what is no place of its own."""
+    try:
+        found = destination(path)
+    except UserError:  # an input, which whoever reads it will look at
+        return Path(os.path.realpath(path))
+    if isinstance(found, Path):
+        return found
+    if found.is_standard_output:
+        return STANDARD_OUTPUT
+    return None if path.is_char_device() else Path(os.path.realpath(path))
 
 
 def put_in_place(finished: Path, path: Path) -> None:

@@ -32,10 +32,17 @@ _FOLDERS_OF_A_MODEL = ("export", "averaging")
 
 
 def is_of_model(file: Path) -> bool:
-    """Whether a file in a model's folder is one of those that make it up, by its name."""
+    """Whether a file is one of those that make a model up, by its name.
+
+    Args:
+        file: Its path from the model's folder on; that may be a folder of folds.
+    """
     if file.suffix == ".safetensors" or file.name in _FILES_OF_A_MODEL:
         return True
-    return any(part in _FOLDERS_OF_A_MODEL for part in file.parts[-3:-1])
+    folders = file.parts[:-1]
+    if folders and _FOLD.fullmatch(folders[0]):
+        folders = folders[1:]
+    return folders[:1] in {(name,) for name in _FOLDERS_OF_A_MODEL}
 
 
 @dataclass(frozen=True)

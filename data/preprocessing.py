@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import explained, put_in_place, replacing, reserved
+from core.files import Input, check_inputs_stay, explained, put_in_place, replacing, reserved
 from core.machine import available_cores
 from data import decoders, dicom, headers, store
 from data.annotations import (
@@ -211,17 +211,14 @@ def _check(settings: Settings) -> None:
 
 def _check_sources_stay(settings: Settings) -> None:
     """Refuse to write over what is read."""
-    sources = {"the annotations": settings.annotations, "the patients' key": settings.patient_key_file}
-    images = Path(os.path.realpath(settings.images))
+    files = {"the annotations": settings.annotations, "the patients' key": settings.patient_key_file}
+    inputs = [
+        Input("the folder of the images", settings.images, dicom.looks_like_dicom),
+        *(Input(name, path) for name, path in files.items() if path is not None),
+    ]
     for option, path in (("--out", settings.out), ("--report", settings.report)):
-        place = None if path is None else Path(os.path.realpath(path))
-        if place is None or not place.is_file():
-            continue
-        for name, source in sources.items():
-            if source is not None and place == Path(os.path.realpath(source)):
-                raise UserError(f"{option} {path} is {name}.", "Choose another place.")
-        if images in place.parents and dicom.looks_like_dicom(place):
-            raise UserError(f"{option} {path} is one of the images.", "Choose another place.")
+        if path is not None:
+            check_inputs_stay(option, path, inputs)
 
 
 def _check_absent(settings: Settings) -> None:

@@ -17,18 +17,20 @@ import pytest
 def interruptible() -> Iterator[None]:
     """Processes started in this block can be interrupted, even where these tests themselves cannot.
 
-    A background job of a shell without job control ignores SIGINT, and so does every process that it
-    starts: only what is ignored survives `exec`, and Python then installs no handler of its own. A signal
-    with a handler gets its default action in the new process, so a handler is all that is needed.
+    A background job of a shell without job control ignores SIGINT, what `nohup` starts ignores SIGHUP, and
+    so does every process that they start: only what is ignored survives `exec`, and Python then installs no
+    handler of its own. A signal with a handler gets its default action in the new process, so a handler is
+    all that is needed.
     """
-    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]  # Windows: no SIGHUP
+    ignored = [number for number in numbers if number and signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        if ignored:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def alive(pid: int) -> bool:

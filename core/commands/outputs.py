@@ -17,10 +17,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.destinations import STANDARD_OUTPUT, Stream, destination
+from core.destinations import Stream, destination
 from core.errors import UserError
-from core.files import check_place, entries, explained, reserved
-from core.locks import is_fixed
+from core.files import Input as Input
+from core.files import (
+    check_apart,
+    check_inputs_stay,
+    check_place,
+    entries,
+    explained,
+    place_of,
+    reserved,
+)
+from core.lock_files import is_fixed
 
 
 @dataclass(frozen=True)
@@ -58,25 +67,6 @@ class OutputFolder:
 Output = OutputFile | OutputFolder
 
 
-def _holds_nothing(_path: Path) -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a command reads.
-
-    Args:
-        name: What it is called.
-        path: Where it is: a file or a folder.
-        holds: Whether a file that lies in it, if it is a folder, is one of those that make it up.
-    """
-
-    name: str
-    path: Path
-    holds: Callable[[Path], bool] = _holds_nothing
-
-
 def images(folder: Path) -> Input:
     """A folder of radiographs."""
     from data.dicom import looks_like_dicom
@@ -88,7 +78,10 @@ def model(folder: Path) -> Input:
     """A folder with a trained model."""
     from core.inference import is_of_model
 
-    return Input("the folder of a model", folder, is_of_model)
+    def holds(file: Path) -> bool:
+        return is_of_model(file.relative_to(place_of(folder) or folder))
+
+    return Input("the folder of a model", folder, holds)
 
 
 @contextlib.contextmanager
@@ -134,13 +127,9 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
         UserError: With the option, and what stands in its way.
     """
     for index, output in enumerate(outputs):
-        for one in inputs:
-            _check_apart(output, one.name, one.path, ("is", "would contain"))
-            _check_spared(output, one)
+        check_inputs_stay(output.option, output.path, inputs)
         for other in outputs[:index]:
-            _check_apart(
-                output, f"the place of {other.option}", other.path, ("is", "would contain", "would lie in")
-            )
+            check_apart(output.option, output.path, f"the place of {other.option}", other.path)
         if isinstance(output, OutputFile):
             _check_file(output, overwrite)
         else:
@@ -161,50 +150,6 @@ def begins_with(beginning: str) -> Callable[[Path], bool]:
             return False
 
     return test
-
-
-def _check_apart(output: Output, name: str, other: Path, forbidden: Sequence[str]) -> None:
-    """Refuse an output that stands to another path as it must not."""
-    ours, theirs = _where(output.path), _where(other)
-    if ours is None or theirs is None:
-        return
-    relation = (
-        "is"
-        if ours == theirs
-        else "would contain"
-        if ours in theirs.parents
-        else "would lie in"
-        if theirs in ours.parents
-        else ""
-    )
-    if relation in forbidden:
-        what = f"{output.option} {output.path} {relation} {name}"
-        raise UserError(f"{what}{'' if relation == 'is' else f' {other}'}.", "Choose another place.")
-
-
-def _check_spared(output: Output, one: Input) -> None:
-    """Refuse an output that would replace a file of an input folder."""
-    place = _where(output.path)
-    if place is None or not place.is_file() or _where(one.path) not in place.parents:
-        return
-    if one.holds(place):
-        raise UserError(
-            f"{output.option} {output.path} would replace a file of {one.name} {one.path}.",
-            "Choose another place.",
-        )
-
-
-def _where(path: Path) -> Path | None:
-    """The place that a path means, the same whatever it is called; None for what is no place of its own."""
-    try:
-        found = destination(path)
-    except UserError:  # an input, which whoever reads it will look at
-        return Path(os.path.realpath(path))
-    if isinstance(found, Path):
-        return found
-    if found.is_standard_output:
-        return STANDARD_OUTPUT
-    return None if path.is_char_device() else Path(os.path.realpath(path))
 
 
 def _check_file(output: OutputFile, overwrite: bool) -> None:

@@ -57,8 +57,6 @@ _LAUNCHERS = {
     # Root may read and write everything; without CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2) in
     # the set that the new program may have, it is bound to a file's rights like everybody else.
     "bound": "import ctypes; os.geteuid() or [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]",
-    # A background job of a shell ignores Ctrl-C, and its children inherit that.
-    "interruptible": "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
     # The terminal on standard input becomes the one whose Ctrl-C reaches this process.
     "terminal": "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)",
 }
@@ -185,23 +183,23 @@ def prepare(folder: Path, images: int = 24, size: int = 32, seed: int = 0) -> No
     (folder / "network.yaml").write_text(NETWORK)
 
 
-def write_data(path: Path, images: int, size: int, seed: int) -> None:
-    """Noise, brighter where a rectangle is the mask."""
+def write_data(path: Path, images: int, size: int, seed: int, width: int | None = None) -> None:
+    """Noise, brighter where a rectangle is the mask; square images unless a width is given."""
     random = np.random.default_rng(seed)
-    masks = np.zeros((images, size, size), np.uint8)
+    masks = np.zeros((images, size, width or size), np.uint8)
     for mask in masks[::3]:
         top, left = random.integers(0, size // 2, 2)
-        height, width = random.integers(4, size // 2, 2)
-        mask[top : top + height, left : left + width] = 1
+        rows_of_it, columns_of_it = random.integers(4, size // 2, 2)
+        mask[top : top + rows_of_it, left : left + columns_of_it] = 1
     pixels = random.random(masks.shape, np.float32) * 0.7 + 0.3 * masks.astype(np.float32)
     rows = Rows(
         ids=[f"image-{number}" for number in range(images)],
-        sizes=np.full((images, 2), size, np.int32),
+        sizes=np.tile(np.array(masks.shape[1:], np.int32), (images, 1)),
         positive=masks.any(axis=(1, 2)),
         runs=[rle.runs(rle.encode(mask)) for mask in masks],
     )
     blocks = iter([(pixels, masks)])
-    write(path, rows, (size, size), blocks, per_dataset=10, storage="float32", attributes={})
+    write(path, rows, (size, width or size), blocks, per_dataset=10, storage="float32", attributes={})
 
 
 def name_patients(path: Path, names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from command_line import content, environment, words_of
-from processes import members
+from processes import interruptible, members
 from tiny_model import radiograph, write_model, write_radiograph
 
 if sys.platform == "win32":
@@ -65,15 +65,16 @@ def place(original: Path, tmp_path: Path) -> Path:
 
 def started(words: Sequence[str], cwd: Path, *before: str) -> subprocess.Popen[str]:
     """A command that leads a group of processes, once it is at work."""
-    process = subprocess.Popen(
-        [*before, *words],
-        cwd=cwd,
-        env=environment(TMPDIR=str(cwd / "temporary")),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            [*before, *words],
+            cwd=cwd,
+            env=environment(TMPDIR=str(cwd / "temporary")),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            start_new_session=True,
+        )
     deadline = time.monotonic() + TIMEOUT_S
     while not at_work(cwd) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)

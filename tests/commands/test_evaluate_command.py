@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import NETWORK, history, prepare, refused, run, run_here, succeed, train
+from command_line import NETWORK, history, prepare, refused, run, run_here, succeed, train, write_data
 from numpy.typing import NDArray
 
 import backends.reference
@@ -228,7 +228,14 @@ def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> No
         (["--model", "nowhere"], ["the model folder nowhere does not exist"]),
         (["--data", "nothing.h5"], ["nothing.h5 does not exist"]),
         (["--data", "other.h5"], ["trained on 75 images", "holds 24", "--split all"]),
-        (["--data", "large.h5", "--split", "all"], ["takes images of 32x32", "48x48", "--size 32"]),
+        *(
+            (
+                ["--data", f"{size}.h5", *split],
+                ["takes images of 32x32", f"{size}.h5 holds {size}.", "--size 32"],
+            )
+            for size in ("48x48", "16x16", "32x48", "48x32", "32x20", "20x32", "20x40")
+            for split in ([], ["--split", "all"])
+        ),
         (["--json", "reference_model"], ["cannot write reference_model: it is a folder"]),
         (["--json", "data.h5/e.json"], ["cannot write data.h5/e.json"]),
         (["--json", "data.h5"], ["--json data.h5 is the data file"]),
@@ -243,8 +250,8 @@ def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> No
 def test_bad_input_is_one_clear_error(trained: Path, folder: Path, words: list[str], says: list[str]) -> None:
     prepare(folder, images=24)
     (folder / "data.h5").rename(folder / "other.h5")
-    prepare(folder, images=12, size=48)
-    (folder / "data.h5").rename(folder / "large.h5")
+    if len(words) > 1 and (found := re.fullmatch(r"(\d+)x(\d+)\.h5", words[1])):
+        write_data(folder / words[1], 12, int(found[1]), 0, width=int(found[2]))
     shutil.copy(trained / "data.h5", folder / "data.h5")
     data = [] if "--data" in words else ["--data", "data.h5"]
     refused("evaluate", "-f", "reference", *data, *words, cwd=folder, how=run_here, says=says)

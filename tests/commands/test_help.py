@@ -44,6 +44,35 @@ def test_help_shows_commands_and_options(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize(
+    ("program", "words", "status"),
+    [
+        ("run.py", ["--help"], 1),
+        ("run.py", ["predict", "--help"], 1),
+        ("preprocess.py", ["phantoms", "--help"], 1),
+        ("run.py", ["predict", "--nonsense"], 2),
+    ],
+)
+def test_help_that_could_not_be_written_is_an_error(
+    tmp_path: Path, program: str, words: list[str], status: int
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            words_of(program, *words),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == status, done.stderr
+    assert ("cannot write standard output: No space left" in done.stderr) == (status == 1)
+    assert "Traceback" not in done.stderr
+
+
 def test_help_is_quick(tmp_path: Path) -> None:
     def seconds(words: list[str]) -> float:
         began = time.perf_counter()
@@ -67,6 +96,12 @@ def test_help_is_quick(tmp_path: Path) -> None:
         ("run.py", [], "-f/--framework"),
         ("run.py", ["train"], "-f/--framework"),
         ("run.py", ["--epochs", "3"], "-f/--framework"),
+        *(("run.py", [name], "-f/--framework") for name in ("evaluate", "tune", "parity", "conformance")),
+        ("run.py", ["predict"], "-f/--framework, --images"),
+        ("run.py", ["predict", "-f", "reference"], "required: --images"),
+        ("run.py", ["export"], "--model, --to"),
+        ("run.py", ["export", "--model", "m"], "required: --to"),
+        ("run.py", ["export", "--to", "onnx"], "required: --model"),
         ("run.py", ["-f"], "expected one argument"),
         ("run.py", ["-f", "reference", "--epoch", "3"], "--epoch"),
         ("run.py", ["-f", "reference", "trian"], "trian"),

@@ -48,10 +48,16 @@ def place(tmp_path: Path) -> Path:
         ),
         ((*PREPROCESS, *KEY, "--out", "a.h5", "--report", "link"), "--report link is the annotations"),
         ((*PREPROCESS, *KEY, "--out", "a.h5", "--report", "key"), "--report key is the patients' key"),
-        ((*PREPROCESS, *KEY, "--out", "a.h5", "--report", IMAGE), f"--report {IMAGE} is one of the images"),
+        (
+            (*PREPROCESS, *KEY, "--out", "a.h5", "--report", IMAGE),
+            f"--report {IMAGE} would replace a file of the folder of the images images.",
+        ),
         ((*PREPROCESS, *KEY, "--overwrite", "--out", "truth.csv"), "--out truth.csv is the annotations"),
         ((*PREPROCESS, *KEY, "--overwrite", "--out", "key"), "--out key is the patients' key"),
-        ((*PREPROCESS, *KEY, "--overwrite", "--out", IMAGE), f"--out {IMAGE} is one of the images"),
+        (
+            (*PREPROCESS, *KEY, "--overwrite", "--out", IMAGE),
+            f"--out {IMAGE} would replace a file of the folder of the images images.",
+        ),
         (
             (*PREDICT, "--overwrite", "--out", BEST),
             f"--out {BEST} would replace a file of the folder of",
@@ -89,6 +95,24 @@ def test_other_files_in_a_folder_that_is_read_may_be_written(place: Path) -> Non
             program, *rest = words
             done = run_here(*rest, cwd=place, program=program)
             assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("above", ["export", "averaging"])
+def test_a_model_may_lie_in_a_folder_of_any_name(place: Path, above: str) -> None:
+    """What is called like a part of a model is one only inside of the model's folder."""
+    (place / above).mkdir()
+    (place / MODEL).rename(place / above / MODEL)
+    words = (*EVALUATE[1:], "--model", f"{above}/{MODEL}", "--json", f"{above}/{MODEL}/scores.json")
+    for _ in range(2):  # the second time it is replaced
+        done = run_here(*words, cwd=place)
+        assert done.returncode == 0, done.stderr
+    (place / above / MODEL / "export/deep/er").mkdir(parents=True)
+    (place / above / MODEL / "export/deep/er/weights.npz").write_bytes(b"weights")
+    assert_one_error(
+        run_here(*words[:-1], f"{above}/{MODEL}/export/deep/er/weights.npz", cwd=place),
+        "would replace a file of the folder of a model",
+    )
+    assert (place / above / MODEL / "export/deep/er/weights.npz").read_bytes() == b"weights"
 
 
 LONG = "x" * 300

@@ -34,6 +34,7 @@ from command_line import (
     train,
     words_of,
 )
+from processes import interruptible
 
 from core.checkpoint import load_checkpoint
 
@@ -64,14 +65,15 @@ def place(whole: Path, tmp_path: Path) -> Path:
 @contextlib.contextmanager
 def started(cwd: Path, words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """A training under way, which does not outlive the block."""
-    process = subprocess.Popen(
-        words_of("run.py", *words, before=launcher("interruptible")),
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            words_of("run.py", *words),
+            cwd=cwd,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
     watchdog = threading.Timer(TIMEOUT_S, process.kill)
     watchdog.start()
     try:
@@ -133,15 +135,16 @@ def test_ctrl_c_on_the_terminal_stops_in_the_middle_of_an_epoch(tmp_path: Path) 
     options = ["--epochs", "1", "--batch-size", "3"]
     terminal, inside = pty.openpty()
     words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *options]
-    process = subprocess.Popen(
-        words_of("run.py", *words, before=launcher("terminal")),
-        cwd=tmp_path,
-        env=environment(TERM="xterm", LINES="50"),
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-        start_new_session=True,
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            words_of("run.py", *words, before=launcher("terminal")),
+            cwd=tmp_path,
+            env=environment(TERM="xterm", LINES="50"),
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+        )
     os.close(inside)
     watchdog = threading.Timer(TIMEOUT_S, process.kill)
     watchdog.start()

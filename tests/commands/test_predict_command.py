@@ -21,7 +21,6 @@ from command_line import (
     assert_one_error,
     content,
     environment,
-    launcher,
     refused,
     run,
     run_here,
@@ -31,6 +30,7 @@ from command_line import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from processes import interruptible
 from selected import BACKENDS
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
@@ -474,10 +474,11 @@ def test_ctrl_c_leaves_everything_as_it_was(place: Path) -> None:
             place / IMAGES / "many" / f"{number}.dcm", 100 + number, radiograph(number, 90, 80, True)
         )
     before = content(place)
-    words = words_of("run.py", *PREDICT, *EVERYTHING, before=launcher("interruptible"))
-    process = subprocess.Popen(
-        words, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    words = words_of("run.py", *PREDICT, *EVERYTHING)
+    with interruptible():
+        process = subprocess.Popen(
+            words, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     while not any(place.glob(".look.*.partial/*.png")):
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.commands.results import Job, Result, Task, area_mm2, crashed
+from core.commands.answers import Answer
+from core.commands.results import Job, Result, Task, _verdict, area_mm2, crashed
 from core.thresholds import Thresholds
 from data.headers import Geometry
 from data.reading import Source
+
+NEGATIVE = ["truth negative", "Dice 1.000"]
 
 
 def test_a_crash_costs_one_image_and_leaves_no_half_written_file(tmp_path: Path) -> None:
@@ -25,6 +28,43 @@ def test_a_crash_costs_one_image_and_leaves_no_half_written_file(tmp_path: Path)
     assert (result.encoding, result.positive) == ("-1", False)
     assert "killed the process" in result.failure
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["b.dcm", "b.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "existence", "spacing", "truth", "words"),
+    [
+        (0, 0.25, None, None, ["no pneumothorax", "existence 0.250, below 0.625"]),
+        (6, 0.75, None, None, ["PNEUMOTHORAX", "existence 0.750, at least 0.625", "15.0% of the image"]),
+        (
+            *(10, 0.625, (20.0, 15.0), 10),
+            [
+                *("PNEUMOTHORAX", "existence 0.625, at least 0.625", "25.0% of the image", "30.0 cm2"),
+                *("truth positive", "Dice 1.000"),
+            ],
+        ),
+        (
+            *(2, 0.9, (10.0, 10.0), 6),
+            [
+                *("PNEUMOTHORAX", "existence 0.900, at least 0.625", "5.0% of the image", "2.0 cm2"),
+                *("truth positive", "Dice 0.500"),
+            ],
+        ),
+        (0, 0.1, (10.0, 10.0), 0, ["no pneumothorax", "existence 0.100, below 0.625", *NEGATIVE]),
+    ],
+)
+def test_the_caption_of_an_image(
+    pixels: int, existence: float, spacing: tuple[float, float] | None, truth: int | None, words: list[str]
+) -> None:
+    """Of 5x8 pixels, of which so many are the mask, and so many of them true."""
+    places = np.arange(40).reshape(5, 8)
+    geometry = Geometry(spacing, "PixelSpacing") if spacing else Geometry()
+    said = _verdict(
+        Source(Path("a"), "a", "a", height=5, width=8, geometry=geometry),
+        Answer(np.zeros((5, 8), np.float32), (places < pixels).astype(np.uint8), existence),
+        None if truth is None else (places < truth).astype(np.uint8),
+        Thresholds(0.5, 0, 0.625),
+    )
+    assert said.split("   ") == words
 
 
 def test_areas() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,34 @@ def test_names_cannot_steer_a_terminal(place: Path, words: Sequence[str], status
     assert not any(line.startswith(b"forged") for line in sent.splitlines())
     if encoding != "utf-8":
         assert sent.isascii()
+
+
+def screen(sent: bytes) -> list[str]:
+    """The lines that a terminal shows in the end, which obeys the few commands that erase a bar."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", sent.decode()):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row - len(lines) + 1)
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif moved := re.fullmatch(r"\x1b\[(\d+)A", part):
+            row -= int(moved[1])
+        elif not part.startswith(("\x1b", "\r")):
+            lines[row] += part  # what is written over was erased before
+    return lines
+
+
+@pytest.mark.parametrize("words", [PREDICT, EVALUATE], ids=["predict", "evaluate"])
+def test_no_bar_is_left_on_the_screen(place: Path, words: Sequence[str]) -> None:
+    """It was shown: a bar is drawn with lines of its own, heavier than a table's."""
+    status, sent = on_a_terminal(*words, cwd=place, encoding="utf-8")
+    assert status == 0, sent.decode()
+    bar = "\u2501" * 10
+    assert bar in re.sub("\x1b[^m]*m", "", sent.decode())
+    left = [line for line in screen(sent) if bar in line and not set(line) & set("┏┓┡┩")]
+    assert not left
+    assert any(line.strip() for line in screen(sent))
 
 
 def test_brackets_in_a_name_are_no_markup(place: Path) -> None:

@@ -105,6 +105,37 @@ def test_the_best_epochs_are_averaged_and_used_if_that_is_better(
     np.testing.assert_array_equal(weights["mask/kernel"], expected["mask/kernel"])
 
 
+@pytest.mark.parametrize(
+    ("losses", "count", "expected"),
+    [
+        ((5.0, 3.0, 3.0, 3.0, 9.0), 2, (2, 3)),
+        ((3.0, 3.0, 3.0, 3.0, 3.0), 3, (1, 2, 3)),
+        ((9.0, 3.0, 1.0, *[9.0] * 5, 3.0), 2, (2, 3)),
+        ((9.0, 9.0, 3.0, 1.0, *[9.0] * 13, 3.0, 3.0), 2, (3, 4)),
+        ((4.0, 3.0, 4.0, 3.0, 2.0), 4, (1, 2, 4, 5)),
+    ],
+)
+def test_of_epochs_that_score_alike_the_earlier_are_averaged(
+    tmp_path: Path, losses: tuple[float, ...], count: int, expected: tuple[int, ...]
+) -> None:
+    configuration = configured(
+        f"training.epochs={len(losses)}",
+        f"training.average_best={count}",
+        "training.early_stop.enabled=false",
+    )
+    model = scripted(configuration, validation=(*losses, 9.0, 9.0, 9.0))
+    _, keeper = trained(tmp_path, configuration, model)
+    (said,) = keeper.averages
+    assert said.epochs == expected
+
+
+def test_of_two_averages_that_score_alike_the_plain_one_is_used(tmp_path: Path) -> None:
+    configuration = normalised()
+    model = scripted(configuration, validation=(5, 3, 4, 2, 0.9, 0.9, 9.0))
+    _, keeper = trained(tmp_path, configuration, model)
+    assert [(said.taken_anew, said.score) for said in keeper.averages] == [(False, 0.9)]
+
+
 def test_a_dice_that_is_monitored_is_to_rise(tmp_path: Path) -> None:
     configuration = configured("training.epochs=8", AVERAGING, "training.early_stop.monitor=dice")
     trainer, keeper = trained(tmp_path, configuration)

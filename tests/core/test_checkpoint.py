@@ -140,7 +140,10 @@ def rewritten(written: bytes, change: dict[str, object]) -> bytes:
     ("change", "message"),
     [
         ({"metadata.format": "another"}, "expected a pneumoseg-checkpoint of version 1; received"),
-        ({"metadata.version": "2"}, "expected a pneumoseg-checkpoint of version 1; received"),
+        *(
+            ({"metadata.version": version}, "expected a pneumoseg-checkpoint of version 1; received")
+            for version in ("2", "0", "10", "")
+        ),
         ({"metadata.content": None}, "the metadata are damaged"),
         ({"progress": 3}, "the metadata are damaged"),
         ({"progress.step": "many"}, "the metadata are damaged"),

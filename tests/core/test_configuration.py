@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,182 @@ def test_a_nearer_file_goes_before_the_own_one(tmp_path: Path, monkeypatch: pyte
     assert load_configuration(Path("configs/fcn.yaml")).network.blocks[0].name == "only"
 
 
-def test_defaults_of_training_are_the_documented_ones() -> None:
-    training = parse_configuration(minimal()).training
-    assert (training.epochs, training.batch_size, training.seed) == (100, 32, 0)
-    assert (training.optimizer.name, training.optimizer.learning_rate) == ("adam", 1e-3)
-    assert (training.loss.bce, training.loss.dice, training.loss.focal) == (1, 1, 0)
-    assert training.early_stop.enabled
+def test_what_is_not_given_is_what_it_always_was() -> None:
+    """A file that leaves a key out asks for this: another default would train another network."""
+    found = parse_configuration(minimal()).model_dump(mode="json")
+    conv, mask = found["network"].pop("blocks")
+    assert conv == {
+        **{"name": "a", "kind": "conv", "filters": 2, "kernel": 3, "stride": 2},
+        **{"skip": None, "batch_norm": None, "dropout": None},
+    }
+    assert mask == {"name": "mask", "kind": "output", "kernel": 3, "stride": 2, "skip": None}
+    assert found["network"] == {
+        "batch_norm": True,
+        "dropout": 0.0,
+        "batch_norm_settings": {"momentum": 0.99, "epsilon": 1e-3},
+    }
+    training = found["training"]
+    assert training.pop("optimizer") == {
+        **{"name": "adam", "learning_rate": 1e-3, "weight_decay": 0.0},
+        **{"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7},
+    }
+    assert training.pop("loss") == {
+        **{"bce": 1.0, "dice": 1.0, "focal": 0.0, "focal_gamma": 2.0},
+        **{"tversky": 0.0, "tversky_alpha": 0.3, "tversky_beta": 0.7, "lovasz": 0.0},
+    }
+    assert training.pop("augmentation") == {
+        **dict.fromkeys(("horizontal_flip", "shift", "scale", "rotate"), 0.0),
+        **dict.fromkeys(("brightness", "contrast", "gamma", "noise"), 0.0),
+        **dict.fromkeys(("affine_probability", "intensity_probability", "noise_probability"), 1.0),
+    }
+    assert training.pop("early_stop") == {
+        **{"monitor": "validation_loss", "patience": 15, "min_delta": 0.0, "enabled": True},
+    }
+    assert training.pop("schedule") == {"name": "constant", "warmup_epochs": 0.0}
+    assert training == {
+        **{"epochs": 100, "batch_size": 32, "seed": 0, "precision": "float32", "threshold": 0.5},
+        **{"validation_fraction": 0.2, "folds": None, "fold": None, "average_best": 0},
+        **{"clip_norm": None, "sampling": None, "dropout_masks": "host"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("schedule", "defaults"),
+    [
+        ("{name: step, every: 3}", {"factor": 0.1, "milestones": []}),
+        ("{name: cosine}", {"final": 0.0}),
+        ("{name: plateau}", {"factor": 0.5, "patience": 5, "min_rate": 0.0}),
+    ],
+)
+def test_each_schedule_has_the_defaults_that_the_recipe_gives(
+    schedule: str, defaults: dict[str, Any]
+) -> None:
+    found = parse_configuration(minimal(), [f"training.schedule={schedule}"]).training.schedule
+    assert found.model_dump(mode="json").items() >= {**defaults, "warmup_epochs": 0.0}.items()
+
+
+TINY, BIG = 1e-12, 1e12
+SHARE, BELOW_ONE = (-TINY, 0.0, 1.0, 1 + 1e-9), (-TINY, 0.0, 1 - 1e-9, 1.0)
+EPOCHS, SIZE, LARGE = (0, 1, 1_000_000, 1_000_001), (0, 1, 4096, 4097), (-TINY, 0.0, 1e6, 1e6 + 1)
+BETA = (0.5 - 1e-9, 0.5, 1 - 1e-9, 1.0)
+RATE, FACTOR, INSIDE = (0.0, TINY, 100.0, 100.1), (0.0, TINY, 1.0, 1 + 1e-9), (0.0, TINY, 1 - 1e-9, 1.0)
+
+# Of every number the last value that is refused and the first that is taken, at both ends.
+RANGES: dict[str, tuple[float, float, float, float]] = {
+    "network.dropout": BELOW_ONE,
+    "network.blocks[0].dropout": BELOW_ONE,
+    **{f"network.blocks[{block}].{key}": SIZE for block in (0, 3) for key in ("filters", "kernel", "stride")},
+    **{f"network.blocks[4].{key}": SIZE for key in ("kernel", "stride")},
+    "network.blocks[2].filters": SIZE,
+    "network.blocks[2].dropout": BELOW_ONE,
+    "network.blocks[3].dropout": BELOW_ONE,
+    "network.batch_norm_settings.momentum": BETA,
+    "network.batch_norm_settings.epsilon": (1e-5 - TINY, 1e-5, 1.0, 1 + 1e-9),
+    "training.epochs": EPOCHS,
+    "training.batch_size": (0, 1, 65536, 65537),
+    "training.seed": (-1, 0, 2**63 - 1, 2**63),
+    "training.validation_fraction": (-TINY, 0.0, 0.9, 0.9 + 1e-9),
+    "training.folds": (1, 2, 100, 101),
+    "training{folds: 100}.fold": (-1, 0, 99, 100),
+    "training.threshold": INSIDE,
+    "training.clip_norm": (0.0, TINY, BIG, np.inf),
+    "training.average_best": (-1, 0, 100, 101),
+    "training.optimizer{name: adam}.learning_rate": RATE,
+    "training.optimizer{name: adam}.weight_decay": SHARE,
+    "training.optimizer{name: adam}.beta1": BETA,
+    "training.optimizer{name: adam}.beta2": BETA,
+    "training.optimizer{name: adam}.epsilon": FACTOR,
+    "training.optimizer{name: adamw}.learning_rate": RATE,
+    "training.optimizer{name: adamw}.weight_decay": SHARE,
+    "training.optimizer{name: adamw}.beta1": BETA,
+    "training.optimizer{name: adamw}.beta2": BETA,
+    "training.optimizer{name: adamw}.epsilon": FACTOR,
+    "training.optimizer{name: sgd}.learning_rate": RATE,
+    "training.optimizer{name: sgd}.weight_decay": SHARE,
+    "training.optimizer{name: sgd}.momentum": BELOW_ONE,
+    **{f"training.loss.{key}": LARGE for key in ("bce", "dice", "focal", "tversky", "lovasz")},
+    **{f"training.loss.{key}": LARGE for key in ("tversky_alpha", "tversky_beta")},
+    "training.loss.focal_gamma": (-TINY, 0.0, 10.0, 10.1),
+    "training.early_stop.patience": (0, 1, BIG, np.inf),
+    "training.early_stop.min_delta": (-TINY, 0.0, BIG, np.inf),
+    "training.schedule{name: constant}.warmup_epochs": LARGE,
+    "training.schedule{name: step, every: 2}.warmup_epochs": LARGE,
+    "training.schedule{name: step, every: 2}.factor": FACTOR,
+    "training.schedule{name: step}.every": EPOCHS,
+    "training.schedule{name: step}.milestones": EPOCHS,
+    "training.schedule{name: cosine}.warmup_epochs": LARGE,
+    "training.schedule{name: cosine}.final": SHARE,
+    "training.schedule{name: plateau}.warmup_epochs": LARGE,
+    "training.schedule{name: plateau}.factor": INSIDE,
+    "training.schedule{name: plateau}.patience": (0, 1, BIG, np.inf),
+    "training.schedule{name: plateau}.min_rate": (-TINY, 0.0, 100.0, 100.1),
+    "training.sampling.positives": SHARE,
+    "training.sampling{positives: 0.5}.final": SHARE,
+    "training.sampling{positives: 0.5}.over_epochs": EPOCHS,
+    **{f"training.augmentation.{key}": SHARE for key in ("horizontal_flip", "brightness", "contrast")},
+    **{f"training.augmentation.{key}_probability": SHARE for key in ("affine", "intensity", "noise")},
+    **{f"training.augmentation.{key}": BELOW_ONE for key in ("shift", "scale")},
+    "training.augmentation.rotate": (-TINY, 0.0, 180.0, 180.1),
+    "training.augmentation.gamma": (-TINY, 0.0, 10.0, 10.1),
+    "training.augmentation.noise": SHARE,
+}
+
+
+def with_number(place: str, number: float) -> Configuration:
+    """The configuration in which one number has this value."""
+    blocks = [
+        {"name": "a", "kind": "conv", "filters": 2},
+        {"name": "b", "kind": "conv", "filters": 2},
+        {"name": "c", "kind": "pointwise"},
+        {"name": "d", "kind": "transpose", "filters": 2},
+        {"name": "mask", "kind": "output"},
+    ]
+    beside = re.search(r"\{(.*)\}", place)
+    parent, key = re.sub(r"\{.*\}", "", place).rsplit(".", 1)
+    written = ".inf" if number == np.inf else json.dumps([number] if key == "milestones" else number)
+    overrides = [f"{parent}={beside[0]}"] if beside else [f"{parent}={{}}"] if "sampling" in parent else []
+    return parse_configuration({"network": {"blocks": blocks}}, [*overrides, f"{parent}.{key}={written}"])
+
+
+@pytest.mark.parametrize("place", RANGES)
+def test_every_number_has_its_range(place: str) -> None:
+    below, lowest, highest, above = RANGES[place]
+    for taken in (lowest, highest):
+        taken = int(taken) if isinstance(below, int) or taken == BIG else taken
+        with_number(place, taken)
+    plain = re.sub(r"\{.*\}", "", place)
+    for refused in (below, above):
+        with pytest.raises(UserError) as caught:
+            with_number(place, refused)
+        assert plain in str(caught.value)
+
+
+def test_no_number_has_been_left_out_of_the_ranges() -> None:
+    definitions = Configuration.model_json_schema()["$defs"]
+    numbers = [
+        (model, key)
+        for model, definition in definitions.items()
+        for key, said in definition["properties"].items()
+        if re.search("'(number|integer)'", str(said))
+    ]
+    keys = {re.sub(r"\{.*\}", "", place).rsplit(".", 1)[1] for place in RANGES}
+    assert {key for _, key in numbers} == keys
+    assert len(numbers) == len(RANGES)
+
+
+@pytest.mark.parametrize("alpha_and_beta", [(0.5, 0), (0, 0.5)])
+def test_a_tversky_loss_may_leave_one_kind_of_error_out(alpha_and_beta: tuple[float, float]) -> None:
+    loss = dict(zip(("tversky_alpha", "tversky_beta"), alpha_and_beta, strict=True)) | {"tversky": 1}
+    found = parse_configuration(minimal() | {"training": {"loss": loss}}).training.loss
+    assert (found.tversky_alpha, found.tversky_beta) == alpha_and_beta
+    unused = {"tversky_alpha": 0, "tversky_beta": 0}  # without the part they count for nothing
+    assert parse_configuration(minimal() | {"training": {"loss": unused}}).training.loss.tversky == 0
+
+
+@pytest.mark.parametrize("part", ["bce", "dice", "focal", "tversky", "lovasz"])
+def test_any_part_of_the_loss_may_stand_alone(part: str) -> None:
+    parts = {"bce": 0, "dice": 0} | {part: 1}
+    assert getattr(parse_configuration(minimal() | {"training": {"loss": parts}}).training.loss, part) == 1
 
 
 def test_any_key_can_be_set() -> None:

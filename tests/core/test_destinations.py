@@ -197,6 +197,31 @@ def test_an_open_file_by_its_number(tmp_path: Path, directory: str, linked: bool
     assert kept(log) == before
 
 
+@pytest.mark.parametrize("whose", ["child", "parent"])
+def test_an_open_file_of_another_process(tmp_path: Path, whose: str) -> None:
+    """Its number means nothing here: this process may have another file of that number, or none."""
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files have no names here: /proc is Linux's")
+    log = tmp_path / "log"
+    log.touch()
+    with log.open("ab", buffering=0) as file:
+        if whose == "child":
+            with subprocess.Popen(
+                [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=file
+            ) as child:
+                found = destination(Path(f"/proc/{child.pid}/fd/1"))
+                write_text(Path(f"/proc/{child.pid}/fd/1"), "content ä\n")
+                child.communicate(b"\n", timeout=60)
+            assert isinstance(found, Stream)
+            assert not found.is_standard_output
+        else:
+            code = "import sys; from pathlib import Path; from core.files import write_text;"
+            path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+            words = [sys.executable, "-c", f"{code} write_text(Path(sys.argv[1]), 'content ä\\n')", path]
+            subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    assert log.read_text("utf-8") == "content ä\n"
+
+
 def test_a_number_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "input").write_text("input")
     with (tmp_path / "input").open() as file, pytest.raises(UserError, match="Bad file descriptor"):

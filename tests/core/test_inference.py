@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from core.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
 from core.configuration import parse_configuration
 from core.errors import UserError
-from core.inference import Predictor, find_members, find_thresholds, folds, missing_folds
+from core.inference import Predictor, find_members, find_thresholds, folds, is_of_model, missing_folds
 from core.lowering import lower
 from core.registry import load_backend
 from core.state import initial_state
@@ -48,24 +48,38 @@ def images() -> NDArray[np.float32]:
     return np.random.default_rng(3).random((2, HEIGHT, WIDTH, 1), dtype=np.float32)
 
 
+def alone(seed: int, of: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the reference predicts with the first weights of a seed."""
+    plan, training = lower(CONFIGURATION.network, HEIGHT, WIDTH), CONFIGURATION.training
+    model = load_backend("reference")[1].compile(plan, training.rules(), "cpu", training.precision)
+    model.load_state(initial_state(plan, training.rules(), seed))
+    return model.predict(of)
+
+
 def test_an_ensemble_is_the_mean_of_its_models(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         write_model(tmp_path / f"{seed}" / "best.safetensors", seed)
-    alone = [predictor(tmp_path / f"{seed}").predict(images()) for seed in (1, 2, 3)]
+    each = [alone(seed, images()) for seed in (1, 2, 3)]
+    np.testing.assert_array_equal(predictor(tmp_path / "2").predict(images()), each[1])
     together = predictor(*(tmp_path / f"{seed}" for seed in (1, 2, 3))).predict(images())
     assert together.dtype == np.float32
-    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-7)
-    assert np.abs(together - alone[0]).max() > 1e-3
+    np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-7)
+    assert np.abs(together - each[0]).max() > 1e-3
 
 
 def test_flip_averaging(tmp_path: Path) -> None:
-    write_model(tmp_path / "best.safetensors", 1)
-    plain, both = predictor(tmp_path), predictor(tmp_path, flip=True)
+    """An image and its mirror image give one answer, that of the image mirrored with it."""
+    for seed in (1, 2):
+        write_model(tmp_path / f"{seed}" / "best.safetensors", seed)
     mirrored = images()[:, :, ::-1]
-    expected = (plain.predict(images()) + plain.predict(mirrored)[:, :, ::-1]) / 2
-    np.testing.assert_allclose(both.predict(images()), expected, atol=1e-7)
-    np.testing.assert_allclose(both.predict(mirrored), both.predict(images())[:, :, ::-1], atol=1e-7)
-    assert np.abs(plain.predict(mirrored) - plain.predict(images())[:, :, ::-1]).max() > 1e-3
+    plain = {seed: alone(seed, images()) for seed in (1, 2)}
+    turned = {seed: alone(seed, np.ascontiguousarray(mirrored))[:, :, ::-1] for seed in (1, 2)}
+    assert np.abs(turned[1] - plain[1]).max() > 1e-3
+    one = predictor(tmp_path / "1", flip=True)
+    np.testing.assert_allclose(one.predict(images()), (plain[1] + turned[1]) / 2, atol=1e-7)
+    np.testing.assert_allclose(one.predict(mirrored), one.predict(images())[:, :, ::-1], atol=1e-7)
+    both = predictor(tmp_path / "1", tmp_path / "2", flip=True).predict(images())
+    np.testing.assert_allclose(both, (plain[1] + turned[1] + plain[2] + turned[2]) / 4, atol=1e-7)
 
 
 def test_folds_are_the_ensemble_of_a_folder_in_their_order(tmp_path: Path) -> None:
@@ -116,3 +130,23 @@ def test_thresholds_of_an_ensemble_are_the_mean(tmp_path: Path) -> None:
     assert find_thresholds([tmp_path / "a", tmp_path / "b"]) is None
     save_thresholds(tmp_path / "b", Thresholds(0.5, 300, 1))
     assert find_thresholds([tmp_path / "a", tmp_path / "b"]) == Thresholds(0.375, 200, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((f"{name}.safetensors", True) for name in ("last", "best", "averaged", "mine")),
+        *((name, True) for name in ("thresholds.json", "history.json", "predictions.png")),
+        *((name, False) for name in ("notes.txt", "masks.zip", "scores.csv", "a.json", "mine.png")),
+        *((name, False) for name in ("safetensors", "best.safetensors.old", "data.h5", "fold0")),
+        *((f"{folder}/{name}", True) for folder in ("export", "averaging") for name in ("a", "b.csv")),
+        *((f"export/{name}", True) for name in ("variables/index", "deep/and/deeper.zip")),
+        *(
+            (f"fold3/{name}", True)
+            for name in ("best.safetensors", "history.json", "export/a", "averaging/b")
+        ),
+        *((name, False) for name in ("export", "averaging", "exports/a", "fold3/a.csv", "mine/export/a")),
+    ],
+)
+def test_what_a_model_is_made_of(name: str, expected: bool) -> None:
+    assert is_of_model(Path(name)) == expected

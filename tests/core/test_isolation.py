@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import wait_until_ended
+from processes import interruptible, wait_until_ended
 
 from core.contract import Implementation
 from core.errors import UserError
@@ -37,14 +37,15 @@ def started(folder: Path) -> subprocess.Popen[str]:
     """The program above."""
     program = folder / "program.py"
     program.write_text(_PROGRAM)
-    return subprocess.Popen(
-        [sys.executable, str(program)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    with interruptible():
+        return subprocess.Popen(
+            [sys.executable, str(program)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
 
 def line_of(process: subprocess.Popen[str], word: str) -> list[str]:

@@ -20,7 +20,8 @@ import pytest
 
 from core import locks
 from core.errors import UserError
-from core.locks import TakenError, check_below, held, is_lock, neighbour, note_of
+from core.lock_files import is_lock, neighbour
+from core.locks import TakenError, check_below, held, note_of
 
 if sys.platform == "win32":
     pytest.skip("these tests kill processes as POSIX does", allow_module_level=True)

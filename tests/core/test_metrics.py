@@ -78,5 +78,7 @@ def test_confusion() -> None:
     confusion = Confusion.count(predicted, truth)
     assert confusion == Confusion(tp=2, fp=1, fn=1, tn=3)
     assert (confusion.sensitivity, confusion.specificity) == (2 / 3, 0.75)
+    assert (Confusion(3, 0, 0, 4).sensitivity, Confusion(3, 0, 0, 4).specificity) == (1.0, 1.0)
+    assert (Confusion(0, 4, 3, 0).sensitivity, Confusion(0, 4, 3, 0).specificity) == (0.0, 0.0)
     assert Confusion.count(predicted, np.ones(7, bool)).specificity is None
     assert Confusion.count(predicted, np.zeros(7, bool)).sensitivity is None

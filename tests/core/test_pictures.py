@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -120,6 +121,30 @@ def test_a_finding_shows_image_outlines_and_heat_below_a_caption() -> None:
     # Probability 0.7 is orange: more red than green, more green than blue.
     assert (heat[certain][:, 0] > heat[certain][:, 1] + 20).all()
     assert (heat[certain][:, 1] > heat[certain][:, 2] + 20).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 20), (700, 500)])
+def test_the_scale_of_a_finding_stands_whole_at_the_right_of_its_caption(height: int, width: int) -> None:
+    picture = opened(finding(height, width)).astype(int)
+    caption = picture[: -max(256 // height, 1) * height]
+    coloured = np.argwhere(np.ptp(caption, axis=-1) > 8)  # letters are grey
+    (top, left), (bottom, right) = coloured.min(axis=0), coloured.max(axis=0)
+    bar = caption[top : bottom + 1, left : right + 1]
+    assert bar.shape[1] == pytest.approx(
+        10 * bar.shape[0], rel=0.1
+    )  # its black and white ends are no colours
+    assert (bar == bar[:1]).all()
+    red, green, blue = bar[0].T
+    assert (np.diff(red) >= 0).all()
+    assert (red[0], green[0]) < (20, 20)
+    assert (red[-1], green[-1], blue[-1]) > (240, 240, 100)
+    assert 240 > red[len(red) // 2] > 180
+    assert 80 > green[len(green) // 2] > 40
+    after, before = caption[top:bottom, right + bar.shape[0] // 2 :], caption[top:bottom, :left]
+    assert after.shape[1] > bar.shape[0]
+    assert after.min() < 128, "the 1 behind it"
+    assert before[:, -bar.shape[1] :].min() < 128, "the 0 before it"
+    assert left > 2 * width * max(256 // height, 1)
 
 
 def test_a_finding_without_truth_has_no_green() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends.reference import losses, optimizers
 from core.plan import Constant, Parameter
-from core.rules import AdamRule, SgdRule, step_scalars
+from core.rules import AdamRule, LossRule, SgdRule, step_scalars
 
 ADAM = AdamRule(beta1=float(np.float32(0.9)), beta2=float(np.float32(0.999)), epsilon=float(np.float32(1e-7)))
 LOGITS = np.random.default_rng(0).normal(scale=3.0, size=(2, 5, 4, 1))
@@ -182,3 +182,9 @@ def test_lovasz_has_a_slope_that_ends_where_the_error_does() -> None:
     )
     assert value == 0.0
     assert not gradient.any()
+
+
+def test_parts_of_a_loss_are_those_of_a_weight() -> None:
+    assert LossRule(1.0, 0.5, 0.0, 2.0).parts() == [(1.0, "bce", ()), (0.5, "dice", ())]
+    focal = LossRule(0.0, 0.0, 0.25, 3.0, tversky=0.5, lovasz=2.0)
+    assert focal.parts() == [(0.25, "focal", (3.0,)), (0.5, "tversky", (0.3, 0.7)), (2.0, "lovasz", ())]

@@ -120,6 +120,38 @@ def test_cases_are_the_worst_and_the_best() -> None:
         assert int(case.predicted.sum()) == case.row.predicted_pixels
 
 
+def case_images(*parts: tuple[int, int, float]) -> Evaluation:
+    """Images of 6x20 with so many true pixels, so many predicted (of the true first) and a probability."""
+    thresholds = Thresholds(0.25, 0, 0.25)
+    scorer = Scorer(thresholds)
+    for place, (true, predicted, probability) in enumerate(parts):
+        pixels = np.arange(120).reshape(6, 20)
+        truth, mask = (pixels < true).astype(np.uint8), (pixels < predicted).astype(np.uint8)
+        maps = (mask * probability).astype(np.float32)
+        for kind in scorer.add(place, tally(f"id-{place}", maps, mask, float(maps.max()), truth)):
+            scorer.show(place, kind, Sample(maps, truth, maps, 0.0), mask)
+    return scorer.evaluation(ORIGIN)
+
+
+def test_of_cases_alike_the_one_with_most_to_see_comes_first() -> None:
+    """Six missed images, the largest first; then six found whole; false alarms by certainty, then size."""
+    missed = [(5, 0, 0.0), (9, 0, 0.0), (2, 0, 0.0), (7, 0, 0.0), (9, 0, 0.0), (3, 0, 0.0), (1, 0, 0.0)]
+    found = [(4, 4, 0.5), (8, 8, 0.5), (3, 3, 0.5), (8, 8, 0.5), (6, 6, 0.5)]
+    alarms = [(0, 4, 0.5), (0, 9, 0.5), (0, 2, 0.75), (0, 1, 0.5), (0, 9, 0.5)]
+    cases = case_images(*missed, *found, *alarms, (0, 0, 0.0)).cases
+    shown = {kind: [int(case.row.id[3:]) for case in cases if case.kind == kind] for kind in CASES}
+    assert shown["worst positive"] == [1, 4, 3, 0, 5, 2]
+    assert shown["best positive"] == [8, 10, 11, 7]
+    assert shown["false positive"] == [14, 13, 16, 12]
+
+
+def test_a_mask_of_one_pixel_is_an_answer() -> None:
+    scores = case_images((1, 1, 0.5), (0, 1, 0.5), (1, 0, 0.0), (0, 0, 0.0), (0, 0, 0.0), (0, 0, 0.0)).summary
+    assert (scores.tp, scores.fp, scores.fn, scores.tn) == (1, 1, 1, 3)
+    assert (scores.sensitivity, scores.specificity) == (0.5, 0.75)
+    assert (scores.images, scores.positives, scores.dice_positive) == (6, 2, 0.5)
+
+
 def test_cases_of_another_model_are_kept_for_comparison() -> None:
     thresholds = Thresholds(0.4, 20000, 0.6)
     own = [case.row.id for case in evaluate(80, np.arange(80), thresholds).cases]

@@ -81,6 +81,32 @@ def test_a_reader_that_has_gone(options: tuple[str, ...]) -> None:
 
 
 @POSIX
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_terminal_that_has_gone(gone: bool) -> None:
+    """As after its window was closed: nobody wants the rest."""
+    import pty
+
+    terminal, ours = pty.openpty()
+    body = 'print("begun", file=sys.stderr, flush=True); sys.stdin.read(); print("x", flush=True)'
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(root=str(ROOT), body=body)],
+        stdin=subprocess.PIPE,
+        stdout=ours,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(ours)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"begun\n"
+    if gone:
+        os.close(terminal)
+    _, said = process.communicate(timeout=60)
+    assert said.startswith(b"lost: None\n"), said
+    if not gone:
+        os.close(terminal)
+
+
+@POSIX
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("size", [1, 99999])
 def test_a_full_disk_is_told(size: int) -> None:

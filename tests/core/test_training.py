@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file
 from backends.reference.model import ReferenceModel
 from core.checkpoint import BEST, LAST, DataFacts, EpochRecord, Progress, load_checkpoint
 from core.configuration import Configuration, parse_configuration
-from core.contract import Array, KeepMasks
+from core.contract import Array, KeepMasks, State
 from core.dropout import draw_keep_masks
 from core.errors import UserError
 from core.lowering import lower
@@ -237,6 +238,71 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, ov
                 np.testing.assert_array_equal(values, expected[array], err_msg=f"{name} {array} {after}")
 
 
+class Scripted(ReferenceModel):
+    """Says what the script says the losses are; otherwise the reference."""
+
+    validation: tuple[float, ...] = ()
+    training: tuple[float, ...] = ()
+    calls = 0
+    steps = 0
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        loss = super().train_step(images, masks, scalars, keep)
+        self.steps += 1
+        return self.training[self.steps - 1] if self.training else loss
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
+        loss, probabilities = super().evaluate(images, masks)
+        self.calls += 1
+        return (self.validation[(self.calls - 1) // 3] if self.validation else loss), probabilities
+
+
+def scripted(configuration: Configuration, **losses: tuple[float, ...]) -> Scripted:
+    plan = lower(configuration.network, HEIGHT, WIDTH)
+    model = Scripted(plan, configuration.training.rules(), "float32")
+    for name, values in losses.items():
+        setattr(model, name, values)
+    return model
+
+
+class Timed(Scripted):
+    """Every call takes seconds of a clock that nothing else moves: updates 1, 3, 9, ..., scoring 1000."""
+
+    now = 100.0
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> float:
+        self.now += 3.0**self.steps
+        return super().train_step(images, masks, scalars, keep)
+
+    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
+        self.now += 1000.0
+        return super().evaluate(images, masks)
+
+
+@pytest.mark.parametrize("after", [None, *range(14)])
+def test_the_speed_is_that_of_all_updates_of_the_epoch_and_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int | None
+) -> None:
+    """The time before an interruption counts, the time that the run lay still does not, nor does scoring."""
+    configuration = configured("training.epochs=2")
+    plan = lower(configuration.network, HEIGHT, WIDTH)
+    model = Timed(plan, configuration.training.rules(), "float32")
+    monkeypatch.setattr(time, "perf_counter", lambda: model.now)
+    outcome = prepared(tmp_path, configuration, model=model, watcher=Watcher(after)).run()
+    assert outcome.reason == ("finished" if after is None else "interrupted")
+    if after is not None:
+        model.now -= 12_345.0  # another process has another clock
+        outcome = prepared(tmp_path, configuration, model=model).run()
+    speeds = [record.images_per_second for record in outcome.progress.history]
+    assert speeds == pytest.approx([IMAGES / (1 + 3 + 9), IMAGES / (27 + 81 + 243)], rel=1e-9)
+    written = json.loads((tmp_path / "history.json").read_text())
+    assert [record["images_per_second"] for record in written] == speeds
+
+
 def test_interrupted_at_every_batch_still_arrives(tmp_path: Path) -> None:
     whole = prepared(tmp_path / "whole", configured()).run()
     for _ in range(100):
@@ -280,35 +346,6 @@ def test_without_held_out_images_the_training_ones_are_scored_and_it_says_so(tmp
     outcome = prepared(tmp_path, configured(), validation=False).run()
     assert {record.scored_on for record in outcome.progress.history} == {"training"}
     assert outcome.progress.history[0].dice_all_empty == pytest.approx(5 / 11)
-
-
-class Scripted(ReferenceModel):
-    """Says what the script says the losses are; otherwise the reference."""
-
-    validation: tuple[float, ...] = ()
-    training: tuple[float, ...] = ()
-    calls = 0
-    steps = 0
-
-    def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
-    ) -> float:
-        loss = super().train_step(images, masks, scalars, keep)
-        self.steps += 1
-        return self.training[self.steps - 1] if self.training else loss
-
-    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
-        loss, probabilities = super().evaluate(images, masks)
-        self.calls += 1
-        return (self.validation[(self.calls - 1) // 3] if self.validation else loss), probabilities
-
-
-def scripted(configuration: Configuration, **losses: tuple[float, ...]) -> Scripted:
-    plan = lower(configuration.network, HEIGHT, WIDTH)
-    model = Scripted(plan, configuration.training.rules(), "float32")
-    for name, values in losses.items():
-        setattr(model, name, values)
-    return model
 
 
 @pytest.mark.parametrize(
@@ -375,6 +412,43 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert len(json.loads((tmp_path / "history.json").read_text())) == 1
 
 
+class Overflowing(Scripted):
+    """One array of its state is infinite from some update on, of which no loss tells."""
+
+    array, bad, from_step = "mask/bias", math.inf, 4
+
+    def state(self) -> State:
+        state = super().state()
+        if self.steps >= self.from_step:
+            state[self.array] = np.full_like(state[self.array], self.bad)
+        return state
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("array", ["mask/bias", "optimizer/v/down/kernel"])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_state_that_is_not_finite_is_never_written(
+    tmp_path: Path, bad: float, array: str, interrupted: bool
+) -> None:
+    configuration = configured()
+    model = Overflowing(
+        lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules(), "float32"
+    )
+    assert array in model.state()
+    model.array, model.bad = array, bad
+    watcher = Watcher(8 if interrupted else None)  # the questions of the first epoch, and one of the second
+    trainer = prepared(tmp_path, configuration, model=model, watcher=watcher)
+    with pytest.raises(UserError, match=f"training diverged: {array} is no longer finite") as caught:
+        trainer.run()
+    assert model.steps == (5 if interrupted else 6)
+    assert str(tmp_path / LAST) in (caught.value.hint or "")
+    for name in (LAST, BEST):
+        kept = load_checkpoint(tmp_path / name)
+        assert kept.progress.step == 3
+        assert all(np.isfinite(values).all() for values in kept.arrays.values())
+    assert len(json.loads((tmp_path / "history.json").read_text())) == 1
+
+
 def test_diverging_in_the_first_epoch_writes_nothing(tmp_path: Path) -> None:
     configuration = configured()
     trainer = prepared(tmp_path, configuration, model=scripted(configuration, training=(math.nan,) * 9))
@@ -395,3 +469,18 @@ def test_an_evaluation_weighs_every_image_alike(tmp_path: Path) -> None:
     assert evaluation.scores.dice == pytest.approx(dice_per_image(found, masks).mean())
     assert [bool(sample.truth.any()) for sample in evaluation.samples] == [True, True, True, False, False]
     np.testing.assert_array_equal(evaluation.samples[1].truth, masks[2, ..., 0])
+
+
+def test_the_first_four_positives_and_two_negatives_are_kept_to_be_drawn(tmp_path: Path) -> None:
+    batches = Shuffled(21, 4, seed=3, shuffle=False)
+    model = prepared(tmp_path, configured()).model
+    images = np.concatenate([batch.images for batch in batches.epoch(0)])
+    masks = np.concatenate([batch.masks for batch in batches.epoch(0)])
+    samples = validate(model, batches, 0.5).samples
+    for sample, place in zip(samples, (0, 2, 4, 6, 1, 3), strict=True):
+        np.testing.assert_array_equal(sample.image, images[place, ..., 0])
+        np.testing.assert_array_equal(sample.truth, masks[place, ..., 0])
+        probability = model.predict(images[place][np.newaxis])
+        np.testing.assert_allclose(sample.probability, probability[0, ..., 0], rtol=1e-5)
+        found = dice_per_image(probability >= 0.5, masks[place][np.newaxis])
+        assert sample.dice == pytest.approx(found[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -128,6 +129,31 @@ def test_cross_fitting_judges_each_fifth_by_the_others() -> None:
         assert others is not None
         judged.extend(images[np.flatnonzero(part == number)].dice(others.thresholds))
     assert found.dice_cross_fitted == pytest.approx(np.mean(judged))
+
+
+def test_the_areas_that_are_tried() -> None:
+    """None, the 1000 and 2000 of the winners, and from there up to what a large pneumothorax covers."""
+    assert {0, 1000, 2000, 16000} <= set(AREAS)
+    assert list(AREAS) == sorted(set(AREAS))
+    assert all(b <= 1.6 * a for a, b in itertools.pairwise(AREAS[3:]))
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "reach"),
+    [
+        *((few, many, 8) for few, many in ((1, 60), (100, 300), (256, 300), (290, 400))),
+        *((400, 1024, 6), (1024, 1030, 4), (4096, 9000, 2)),
+    ],
+)
+def test_levels_are_smoothed_by_128_over_the_root_of_the_rarer_kind_and_at_most_by_8(
+    positives: int, negatives: int, reach: int
+) -> None:
+    pair = histograms(maps(2))
+    assert pair.positive.tolist() == [True, False]
+    for counts in ((positives, negatives), (negatives, positives)):
+        found = search(pair[np.repeat([0, 1], counts)])
+        assert found is not None
+        assert found.reach == reach
 
 
 def test_few_or_no_positives() -> None:
