@@ -10,7 +10,12 @@ from typing import Any
 
 from backends.tf import fused_batch_norm
 from backends.tf.framework import Tensor, tf
-from backends.tf.unfolding import Windows, fold_to_one_channel, kernel_gradient
+from backends.tf.unfolding import (
+    Windows,
+    fold_to_one_channel,
+    kernel_gradient,
+    kernel_gradient_of_one_channel,
+)
 
 Padding = str | list[list[int]]
 """In TensorFlow's words: "SAME", or the pixels at both ends of the four axes."""
@@ -57,20 +62,14 @@ def transposed_convolution(
 def transposed_to_one_channel(x: Tensor, kernel: Tensor, windows: Windows) -> Tensor:
     """Transposed convolution to one channel, whose crops are what is called SAME, of folded windows.
 
-    oneDNN's kernel computes 16 channels and takes 3.5 times as long, Eigen's twice. Of the gradients
-    oneDNN's are the faster ones.
+    oneDNN's kernel computes 16 channels and takes 3.5 times as long, Eigen's twice. Of the input's gradient
+    oneDNN's is the faster one.
     """
     stride = windows.stride
 
     def with_gradient(x: Tensor, kernel: Tensor) -> tuple[Tensor, Any]:
         def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
-            dkernel = tf.raw_ops.Conv2DBackpropFilter(
-                input=dy,
-                filter_sizes=kernel.shape,
-                out_backprop=x,
-                strides=[1, stride, stride, 1],
-                padding="SAME",
-            )
+            dkernel = kernel_gradient_of_one_channel(windows, dy, x)
             with tf.control_dependencies([dkernel]):  # x is large, and now free
                 return tf.nn.conv2d(dy, kernel, stride, "SAME"), dkernel
 
