@@ -155,7 +155,7 @@ class MXNetModel:
     def _learn(self) -> _Learner:
         if self._learner is None:
             logits, masks, statistics, pullback = self._symbols(training=True)
-            loss, d_logits = losses.total(self._rules.loss, logits, masks)
+            loss, d_logits = losses.total(self._rules.loss, logits, masks, self._dtype)
             self._learner = _Learner(loss, pullback(d_logits), statistics, self._arrays, self._context)
         return self._learner
 
@@ -177,7 +177,7 @@ class MXNetModel:
 
     def _evaluating_symbol(self) -> Symbol:
         logits, masks, *_ = self._symbols(training=False)
-        loss, _ = losses.total(self._rules.loss, logits, masks)
+        loss, _ = losses.total(self._rules.loss, logits, masks, self._dtype)
         return mx.sym.Group([loss, _probabilities(logits)])
 
     def _predicting_symbol(self) -> Symbol:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,12 @@ from backends.mxnet.gradients import (
     reversed_along,
     same,
     through,
-    tiled,
     transposed,
     window,
     with_zeros,
 )
 from backends.mxnet.padding import Side, sides
+from core.errors import UserError
 from core.plan import (
     BatchNorm,
     Bias,
@@ -55,7 +55,7 @@ _BLOCK = 16
 """Filters that oneDNN computes at once; a convolution of fewer is several times slower than of so many."""
 
 
-def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None) -> Result:
+def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None, dtype: str) -> Result:
     """Convolution with MXNet's padding; what is too much is cut off."""
     height, width = sides(operation, (of.height, of.width))
     given = (x, kernel) if b is None else (x, kernel, b)
@@ -67,8 +67,13 @@ def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol |
         num_filter=operation.output.channels,
         no_bias=b is None,
     )
-    wanted, pullback = _wanted(y, height, width)
-    return Result(wanted, lambda dy: gradient("Convolution", y, *pullback(dy), *given))
+    wanted, uncut = _wanted(y, height, width)
+
+    def pullback(dy: Symbol) -> tuple[Symbol, ...]:
+        dx, d_kernel = gradient("Convolution", y, *uncut(dy), *given)[:2]
+        return (dx, d_kernel) if b is None else (dx, d_kernel, _bias_gradient(operation, dy, dtype))
+
+    return Result(wanted, pullback)
 
 
 def conv_transpose2d(
@@ -108,9 +113,9 @@ def in_bfloat16(
     """
     if isinstance(operation, ConvTranspose2D):
         # Not Deconvolution: fed a weight that is computed, it ends in a segmentation fault.
-        y, pullback = _conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None)
+        y, pullback = _conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None, "float32")
     else:
-        y, pullback = conv2d(operation, of, _rounded(x), _rounded(kernel), None)
+        y, pullback = conv2d(operation, of, _rounded(x), _rounded(kernel), None, "float32")
     product = Result(_rounded(y), lambda dy: tuple(map(_rounded, pullback(_rounded(dy)))))
     return _plus_bias(operation, product, b, "float32")
 
@@ -125,7 +130,7 @@ def bias(operation: Operation, x: Symbol, b: Symbol, dtype: str) -> Result:
         y = mx.sym.broadcast_add(x, mx.sym.reshape(b, shape=(1, -1, 1, 1)))
     else:
         y = _scaled(operation.name, operation, x, mx.sym.ones_like(b), b)
-    return Result(y, lambda dy: (dy, mx.sym.cast(_sum(_pixels(operation, dy)), dtype=dtype)))
+    return Result(y, lambda dy: (dy, _bias_gradient(operation, dy, dtype)))
 
 
 def constants(names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -157,7 +162,9 @@ def batch_norm(
     operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str, exact: bool
 ) -> tuple[Result, Symbol, Symbol]:
     """The normalised input, and the mean and biased variance of the batch."""
-    return (_exact_batch_norm if exact else _batch_norm_by_kernel)(operation, x, gamma, beta, dtype)
+    if exact:
+        return _exact_batch_norm(operation, x, gamma, beta)
+    return _batch_norm_by_kernel(operation, x, gamma, beta, dtype)
 
 
 def _batch_norm_by_kernel(
@@ -172,7 +179,7 @@ def _batch_norm_by_kernel(
 
 
 def _exact_batch_norm(
-    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol
 ) -> tuple[Result, Symbol, Symbol]:
     """The same in float32, with sums over pixels that are as good as float64's.
 
@@ -180,7 +187,7 @@ def _exact_batch_norm(
     Here every sum over a channel is one of a float64 array of sums over few pixels; all that touches every
     pixel is a kernel of oneDNN: y = scale * (x - mean) + beta and dx = a * dy + b * x + c.
     """
-    name, out = operation.name, operation.output
+    name = operation.name
     mean = _mean(operation, _pixels(operation, x))
     rounded = _narrow(mean)
     rest = mean - _wide(rounded)
@@ -193,11 +200,16 @@ def _exact_batch_norm(
 
     def pullback(dy: Symbol) -> tuple[Symbol, ...]:
         sums = _pixels(operation, dy)
-        slopes = _rows(operation, _plain(dy) * pixels) - mx.sym.broadcast_mul(sums, mx.sym.reshape(rest, shape=(1,-1)))
-        b = -scale * mx.sym.square(inverse) * _mean(operation, slopes)
-        c = -scale * _mean(operation, sums) - b * mean
-        ours = _scaled(f"{name}/of_gradient", operation, dy, _narrow(scale), _narrow(c))
-        others = _scaled(f"{name}/of_input", operation, x, _narrow(b), mx.sym.zeros_like(beta))
+        slopes = _rows(operation, _plain(dy) * pixels) - mx.sym.broadcast_mul(
+            sums, mx.sym.reshape(rest, shape=(1, -1))
+        )
+        a = _narrow(scale)
+        b = _narrow(-scale * mx.sym.square(inverse) * _mean(operation, slopes))
+        # Of few pixels the gradient nearly cancels, so c is made of a and b as they are, and has a rest too.
+        c = -_wide(a) * _mean(operation, sums) - _wide(b) * mean
+        c_rounded = _narrow(c)
+        ours = _scaled(f"{name}/of_gradient", operation, dy, a, c_rounded)
+        others = _scaled(f"{name}/of_input", operation, x, b, _narrow(c - _wide(c_rounded)))
         return mx.sym.elemwise_add(ours, others), _narrow(inverse * _sum(slopes)), _narrow(_sum(sums))
 
     return Result(y, pullback), rounded, _narrow(variance)
@@ -255,12 +267,12 @@ def forward(
                 if mixed:
                     made = in_bfloat16(op, of, x, kernel, b)
                 elif isinstance(op, Conv2D):
-                    made = conv2d(op, of, x, kernel, b)
+                    made = conv2d(op, of, x, kernel, b, dtype)
                 elif op.output.channels == 1 or op.input == plan.input.name:
                     # Deconvolution with one filter fails in backward from 16 input channels on: "could not
                     # create a primitive descriptor for a reorder primitive". And with its kernel's gradient
                     # comes that of its input, which nobody wants of images.
-                    made = _conv_transpose2d_by_phases(op, x, kernel, b)
+                    made = _conv_transpose2d_by_phases(op, x, kernel, b, dtype)
                 else:
                     made = conv_transpose2d(op, of, x, kernel, b, dtype)
             case Bias():
@@ -284,7 +296,7 @@ def forward(
                     op, [values[name] for name in op.inputs], [tensors[name].channels for name in op.inputs]
                 )
             case _:
-                raise NotImplementedError(f"mxnet has no {type(op).__name__}")
+                raise UserError(f"mxnet has no {type(op).__name__}, which {op.name!r} is")
         values[op.output.name] = made.value
         tape.append((op, names, made.pullback))
 
@@ -375,6 +387,11 @@ def _added(parts: Symbol, operation: Operation, size: tuple[int, ...]) -> Symbol
     return mx.sym.reshape(sums, shape=(-1, out.channels))
 
 
+def _bias_gradient(operation: Operation, dy: Symbol, dtype: str) -> Symbol:
+    """Every pixel had the same number added."""
+    return mx.sym.cast(_sum(_pixels(operation, dy)), dtype=dtype)
+
+
 def _mean(operation: Operation, sums: Symbol) -> Symbol:
     """Of each channel, (C,)."""
     return mx.sym.mean(sums, axis=0) * (1 / (operation.output.height * operation.output.width))
@@ -419,7 +436,7 @@ def _wanted(x: Symbol, height: Side, width: Side) -> Result:
 
 
 def _conv_transpose2d_by_phases(
-    operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol | None
+    operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol | None, dtype: str
 ) -> Result:
     """The same sum as a convolution to stride**2 phases of the output, which are then interleaved.
 
@@ -446,8 +463,7 @@ def _conv_transpose2d_by_phases(
         reshaped(filters, -1, height, width),
         with_zeros(spare),
     )
-    biases = [] if b is None else [through(b, tiled(s * s), with_zeros(spare))]
-    given = (x, weights, *(made.value for made in biases))
+    given = (x, weights) if b is None else (x, weights, _tiled(b, s * s, spare))
     pads = [max(-low, high) for low, high in spans]
     phases = mx.sym.Convolution(
         *given, kernel=(height, width), pad=pads, num_filter=filters + spare, no_bias=b is None
@@ -459,13 +475,17 @@ def _conv_transpose2d_by_phases(
     y, pullback_y = through(phases, *steps, *_interleaving(s, out.channels, out.height // s, out.width // s))
 
     def pullback(dy: Symbol) -> tuple[Symbol, ...]:
-        dx, d_weights, *d_biases = gradient("Convolution", phases, *pullback_y(dy), *given)
-        db = (
-            result for made, d_bias in zip(biases, d_biases, strict=True) for result in made.pullback(d_bias)
-        )
-        return dx, *pullback_weights(d_weights), *db
+        dx, d_weights = gradient("Convolution", phases, *pullback_y(dy), *given)[:2]
+        parts = dx, *pullback_weights(d_weights)
+        return parts if b is None else (*parts, _bias_gradient(operation, dy, dtype))
 
     return Result(y, pullback)
+
+
+def _tiled(b: Symbol, count: int, spare: int) -> Symbol:
+    """A vector so many times, then zeros."""
+    tiles = mx.sym.tile(b, reps=(count,))
+    return with_zeros(spare)(tiles).value
 
 
 def _interleaving(s: int, channels: int, height: int, width: int) -> tuple[Step, ...]:
