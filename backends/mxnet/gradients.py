@@ -138,11 +138,3 @@ def with_zeros(count: int) -> Step:
         return Result(y, lambda dy: (mx.sym.slice_axis(dy, axis=0, begin=0, end=-count),))
 
     return join
-
-
-def tiled(count: int) -> Step:
-    """A vector so many times."""
-    return lambda x: Result(
-        mx.sym.tile(x, reps=(count,)),
-        lambda dy: (mx.sym.sum(mx.sym.reshape(dy, shape=(count, -1)), axis=0),),
-    )

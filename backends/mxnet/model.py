@@ -42,7 +42,7 @@ class MXNetModel:
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
         }
-        self._learners: dict[frozenset[tuple[str, operations.Sums]], _Learner] = {}
+        self._learner: _Learner | None = None
         self._evaluate = _Graph(self._evaluating_symbol(), self._arrays, self._context)
         self._predict = _Graph(self._predicting_symbol(), self._arrays, self._context)
 
@@ -149,28 +149,25 @@ class MXNetModel:
     ) -> tuple[_Loss, dict[str, Any], dict[str, Any]]:
         """Loss, gradients and the batch's statistics."""
         inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks), **keep}
-        loss, gradients, statistics = self._learner(len(images))(inputs)
+        loss, gradients, statistics = self._learn()(inputs)
         return _Loss(loss), gradients, statistics
 
-    def _learner(self, count: int) -> _Learner:
-        """What learns from batches of so many images."""
-        sums = operations.exact_sums(self._plan, count) if self._adds_badly else {}
-        key = frozenset(sums.items())
-        if key not in self._learners:
-            logits, masks, statistics, pullback = self._symbols(sums, training=True)
-            loss, d_logits = losses.total(self._rules.loss, logits, masks)
-            self._learners[key] = _Learner(loss, pullback(d_logits), statistics, self._arrays, self._context)
-        return self._learners[key]
+    def _learn(self) -> _Learner:
+        if self._learner is None:
+            logits, masks, statistics, pullback = self._symbols(training=True)
+            loss, d_logits = losses.total(self._rules.loss, logits, masks, self._dtype)
+            self._learner = _Learner(loss, pullback(d_logits), statistics, self._arrays, self._context)
+        return self._learner
 
     def _symbols(
-        self, sums: Mapping[str, operations.Sums], *, training: bool
+        self, *, training: bool
     ) -> tuple[Symbol, Symbol, dict[str, Symbol], Callable[[Symbol], dict[str, Symbol]]]:
         """Logits and masks, both (N, 1, H, W); then what else `operations.forward` gives."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         images = self._channels_first(_IMAGES)
         logits, statistics, pullback = operations.forward(
-            self._mirrored, images, arrays, keep, self._dtype, sums, self._mixed
+            self._mirrored, images, arrays, keep, self._dtype, self._adds_badly, self._mixed
         )
         return logits, self._channels_first(_MASKS), statistics, pullback
 
@@ -179,12 +176,12 @@ class MXNetModel:
         return mx.sym.transpose(mx.sym.cast(variable, dtype=self._dtype), axes=(0, 3, 1, 2))
 
     def _evaluating_symbol(self) -> Symbol:
-        logits, masks, *_ = self._symbols({}, training=False)
-        loss, _ = losses.total(self._rules.loss, logits, masks)
+        logits, masks, *_ = self._symbols(training=False)
+        loss, _ = losses.total(self._rules.loss, logits, masks, self._dtype)
         return mx.sym.Group([loss, _probabilities(logits)])
 
     def _predicting_symbol(self) -> Symbol:
-        logits, *_ = self._symbols({}, training=False)
+        logits, *_ = self._symbols(training=False)
         return _probabilities(logits)
 
     def _exported_symbol(self) -> Symbol:

@@ -7,8 +7,9 @@ Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transpo
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,6 @@ from backends.mxnet.gradients import (
     reversed_along,
     same,
     through,
-    tiled,
     transposed,
     window,
     with_zeros,
@@ -48,11 +48,8 @@ from core.plan import (
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What `forward` computes: all that may stand before the sigmoid."""
 
-Sums = Literal["kernel", "float64", "products"]
-"""How batch norm adds pixels: as MXNet's kernel does, in float64, or by exact products of rows."""
-
-_FEW, _MANY = 10_000, 100_000
-"""Pixels a channel between which batch norm is worth oneDNN's float32 kernel, and it is good enough."""
+_WINDOW = 8
+"""Most rows and columns of pixels that are added one by one in float32."""
 
 _ZEROS, _NEARLY_ONES = "constant/zeros/", "constant/nearly_ones/"  # of which operation, type, and how many
 _EPSILON = 2.0**-10  # with it, nearly one is exactly 1
@@ -61,7 +58,7 @@ _BLOCK = 16
 """Filters that oneDNN computes at once; a convolution of fewer is several times slower than of so many."""
 
 
-def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None) -> Result:
+def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None, dtype: str) -> Result:
     """Convolution with MXNet's padding; what is too much is cut off."""
     height, width = sides(operation, (of.height, of.width))
     given = (x, kernel) if b is None else (x, kernel, b)
@@ -73,8 +70,13 @@ def conv2d(operation: Conv2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol |
         num_filter=operation.output.channels,
         no_bias=b is None,
     )
-    wanted, pullback = _wanted(y, height, width)
-    return Result(wanted, lambda dy: gradient("Convolution", y, *pullback(dy), *given))
+    wanted, uncut = _wanted(y, height, width)
+
+    def pullback(dy: Symbol) -> tuple[Symbol, ...]:
+        dx, d_kernel = gradient("Convolution", y, *uncut(dy), *given)[:2]
+        return (dx, d_kernel) if b is None else (dx, d_kernel, _bias_gradient(operation, dy, dtype))
+
+    return Result(wanted, pullback)
 
 
 def conv_transpose2d(
@@ -114,9 +116,9 @@ def in_bfloat16(
     """
     if isinstance(operation, ConvTranspose2D):
         # Not Deconvolution: fed a weight that is computed, it ends in a segmentation fault.
-        y, pullback = _conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None)
+        y, pullback = _conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None, "float32")
     else:
-        y, pullback = conv2d(operation, of, _rounded(x), _rounded(kernel), None)
+        y, pullback = conv2d(operation, of, _rounded(x), _rounded(kernel), None, "float32")
     product = Result(_rounded(y), lambda dy: tuple(map(_rounded, pullback(_rounded(dy)))))
     return _plus_bias(operation, product, b, "float32")
 
@@ -131,7 +133,7 @@ def bias(operation: Operation, x: Symbol, b: Symbol, dtype: str) -> Result:
         y = mx.sym.broadcast_add(x, mx.sym.reshape(b, shape=(1, -1, 1, 1)))
     else:
         y = _scaled(operation.name, operation, x, mx.sym.ones_like(b), b)
-    return Result(y, lambda dy: (dy, mx.sym.sum(_sums(_plain(dy)), axis=(0, 2))))
+    return Result(y, lambda dy: (dy, _bias_gradient(operation, dy, dtype)))
 
 
 def constants(names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -160,56 +162,60 @@ def batch_norm_by_known(
 
 
 def batch_norm(
-    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str, sums: Sums
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str, exact: bool
 ) -> tuple[Result, Symbol, Symbol]:
     """The normalised input, and the mean and biased variance of the batch."""
-    settings, epsilon = _settings(operation), operation.epsilon
+    if exact:
+        return _exact_batch_norm(operation, x, gamma, beta)
+    return _batch_norm_by_kernel(operation, x, gamma, beta, dtype)
+
+
+def _batch_norm_by_kernel(
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str
+) -> tuple[Result, Symbol, Symbol]:
+    """As MXNet has it."""
     # What MXNet averages by itself is not taken: it is written in backward, and nobody can wait for that.
-    unused = _known(f"{operation.name}/unused", operation, "float64" if sums == "float64" else dtype)
-    if sums == "products":
-        mean, variance = _moments(operation, x)
-        inverse = mx.sym.rsqrt(variance + epsilon)
-        mean, inverse, variance = (mx.sym.cast(y, dtype=dtype) for y in (mean, inverse, variance))
-        scale = gamma * inverse
-        y = _scaled(operation.name, operation, x, scale, beta - mean * scale)
-
-        def by_moments(dy: Symbol) -> tuple[Symbol, ...]:
-            return gradient("BatchNorm", y, dy, mean, inverse, x, gamma, beta, *unused, **settings)[:3]
-
-        return Result(y, by_moments), mean, variance
-
-    def typed(x: Symbol, to: str) -> Symbol:
-        return mx.sym.cast(x, dtype=to) if sums == "float64" else x
-
-    inputs = [typed(array, "float64") for array in (_plain(x) if sums == "float64" else x, gamma, beta)]
-    y, mean, inverse = made = mx.sym.BatchNorm(*inputs, *unused, output_mean_var=True, **settings)
-
-    def by_kernel(dy: Symbol) -> tuple[Symbol, ...]:
-        dy = typed(_plain(dy) if sums == "float64" else dy, "float64")
-        results = gradient("BatchNorm", made, dy, mean, inverse, *inputs, *unused)[:3]
-        return tuple(typed(result, dtype) for result in results)
-
-    variance = mx.sym.relu(1 / mx.sym.square(inverse) - epsilon)
-    return Result(typed(y, dtype), by_kernel), typed(mean, dtype), typed(variance, dtype)
+    inputs = x, gamma, beta, *_known(f"{operation.name}/unused", operation, dtype)
+    y, mean, inverse = made = mx.sym.BatchNorm(*inputs, output_mean_var=True, **_settings(operation))
+    variance = mx.sym.relu(1 / mx.sym.square(inverse) - operation.epsilon)
+    return Result(y, lambda dy: gradient("BatchNorm", made, dy, mean, inverse, *inputs)[:3]), mean, variance
 
 
-def exact_sums(plan: Plan, count: int) -> dict[str, Sums]:
-    """How the batch norms of a CPU's float32 step add, for batches of `count`, if not by a kernel.
+def _exact_batch_norm(
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol
+) -> tuple[Result, Symbol, Symbol]:
+    """The same in float32, with sums over pixels that are as good as float64's.
 
-    oneDNN's kernel adds pixel by pixel: beyond 100,000 of them its variance is off by up to 2e-4, with fewer
-    by 1e-5. Its gradient is as good as the statistics that it is given, and products give it exact ones.
-    The kernel normalises by x * a + b, which loses digits where a mean is large against its deviation; where
-    that costs little, all of it is done in float64.
+    MXNet's kernel and its gradient add pixel by pixel: with 100,000 of them statistics are off by 1e-5.
+    Here every sum over a channel is one of a float64 array of sums over few pixels; all that touches every
+    pixel is a kernel of oneDNN: y = scale * (x - mean) + beta and dx = a * dy + b * x + c.
     """
+    name = operation.name
+    mean = _mean(operation, _pixels(operation, x))
+    rounded = _narrow(mean)
+    rest = mean - _wide(rounded)
+    centred = _scaled(f"{name}/centred", operation, x, mx.sym.ones_like(gamma), -rounded)
+    pixels = _plain(centred)
+    variance = _mean(operation, _rows(operation, mx.sym.square(pixels)))
+    inverse = mx.sym.rsqrt(variance + operation.epsilon)
+    scale = _wide(gamma) * inverse
+    y = _scaled(name, operation, centred, _narrow(scale), _narrow(_wide(beta) - scale * rest))
 
-    def pixels(operation: BatchNorm) -> int:
-        return count * operation.output.height * operation.output.width
+    def pullback(dy: Symbol) -> tuple[Symbol, ...]:
+        sums = _pixels(operation, dy)
+        slopes = _rows(operation, _plain(dy) * pixels) - mx.sym.broadcast_mul(
+            sums, mx.sym.reshape(rest, shape=(1, -1))
+        )
+        a = _narrow(scale)
+        b = _narrow(-scale * mx.sym.square(inverse) * _mean(operation, slopes))
+        # Of few pixels the gradient nearly cancels, so c is made of a and b as they are, and has a rest too.
+        c = -_wide(a) * _mean(operation, sums) - _wide(b) * mean
+        c_rounded = _narrow(c)
+        ours = _scaled(f"{name}/of_gradient", operation, dy, a, c_rounded)
+        others = _scaled(f"{name}/of_input", operation, x, b, _narrow(c - _wide(c_rounded)))
+        return mx.sym.elemwise_add(ours, others), _narrow(inverse * _sum(slopes)), _narrow(_sum(sums))
 
-    return {
-        op.name: "float64" if pixels(op) <= _FEW else "products"
-        for op in plan.batch_norms
-        if not _FEW < pixels(op) <= _MANY
-    }
+    return Result(y, pullback), rounded, _narrow(variance)
 
 
 def dropout(operation: Dropout, x: Symbol, keep: Symbol) -> Result:
@@ -241,7 +247,7 @@ def forward(
     arrays: Mapping[str, Symbol],
     keep: Mapping[str, Symbol] | None,
     dtype: str,
-    sums: Mapping[str, Sums],
+    exact: bool,
     mixed: bool,
 ) -> tuple[Symbol, dict[str, Symbol], Callable[[Symbol], dict[str, Symbol]]]:
     """The logits; for training, with `keep`, also the batch's statistics by the running ones' names, and what
@@ -264,12 +270,12 @@ def forward(
                 if mixed:
                     made = in_bfloat16(op, of, x, kernel, b)
                 elif isinstance(op, Conv2D):
-                    made = conv2d(op, of, x, kernel, b)
+                    made = conv2d(op, of, x, kernel, b, dtype)
                 elif op.output.channels == 1 or op.input == plan.input.name:
                     # Deconvolution with one filter fails in backward from 16 input channels on: "could not
                     # create a primitive descriptor for a reorder primitive". And with its kernel's gradient
                     # comes that of its input, which nobody wants of images.
-                    made = _conv_transpose2d_by_phases(op, x, kernel, b)
+                    made = _conv_transpose2d_by_phases(op, x, kernel, b, dtype)
                 else:
                     made = conv_transpose2d(op, of, x, kernel, b, dtype)
             case Bias():
@@ -284,8 +290,7 @@ def forward(
                     known = (arrays[name] for name in running)
                     made = same(batch_norm_by_known(op, x, gamma, beta, *known))
                 else:
-                    how = sums.get(op.name, "kernel")
-                    made, *found = batch_norm(op, x, gamma, beta, dtype, how)
+                    made, *found = batch_norm(op, x, gamma, beta, dtype, exact)
                     statistics.update(zip(running, found, strict=True))
             case Dropout():
                 made = same(x) if keep is None else dropout(op, x, keep[op.name])
@@ -362,28 +367,54 @@ def _scaled(name: str, operation: Operation, x: Symbol, scale: Symbol, shift: Sy
     )
 
 
-def _moments(operation: BatchNorm, x: Symbol) -> tuple[Symbol, Symbol]:
-    """Each channel's mean and biased variance, (C,) in float64: of products, after the mean is taken off."""
+def _pixels(operation: Operation, x: Symbol) -> Symbol:
+    """Sums of each image's pixels, (N, C) in float64: of those of windows."""
+    window = tuple(_largest_divisor(length) for length in (operation.output.height, operation.output.width))
+    means = mx.sym.Pooling(x, kernel=window, stride=window, pool_type="avg")
+    return _added(_wide(means), operation, window) * math.prod(window)
+
+
+def _rows(operation: Operation, x: Symbol) -> Symbol:
+    """The same of an array in the plain layout: of the sums of rows."""
+    width = operation.output.width
+    rows = mx.sym.reshape(x, shape=(-1, width))
+    sums = mx.sym.FullyConnected(rows, mx.sym.ones((1, width)), num_hidden=1, no_bias=True)
+    return _added(_wide(sums), operation, (1, width))
+
+
+def _added(parts: Symbol, operation: Operation, size: tuple[int, ...]) -> Symbol:
+    """Sums of the parts of this size of each image, (N, C)."""
     out = operation.output
-
-    def mean_of(x: Symbol) -> Symbol:
-        sums = mx.sym.cast(_sums(_plain(x)), dtype="float64")
-        return mx.sym.mean(sums, axis=(0, 2)) * (1 / (out.height * out.width))
-
-    mean = mean_of(x)
-    shift = -mx.sym.cast(mean, dtype="float32")
-    centred = _scaled(f"{operation.name}/centred", operation, x, mx.sym.ones_like(shift), shift)
-    return mean, mean_of(mx.sym.square(_plain(centred)))
+    count = out.height * out.width // math.prod(size)
+    sums = mx.sym.dot(mx.sym.reshape(parts, shape=(-1, count)), mx.sym.ones((count, 1), dtype="float64"))
+    return mx.sym.reshape(sums, shape=(-1, out.channels))
 
 
-def _sums(x: Symbol) -> Symbol:
-    """Of each image's pixels, (N, C, 1) of an (N, C, H, W) in the plain layout.
+def _bias_gradient(operation: Operation, dy: Symbol, dtype: str) -> Symbol:
+    """Every pixel had the same number added."""
+    return mx.sym.cast(_sum(_pixels(operation, dy)), dtype=dtype)
 
-    A product, which takes a tenth of the time of `mx.sym.sum` and does not add one by one.
-    """
-    pixels = mx.sym.reshape(x, shape=(0, 0, -1))
-    first = mx.sym.reshape(mx.sym.slice(pixels, begin=(0, 0, None), end=(1, 1, None)), shape=(-1, 1))
-    return mx.sym.dot(pixels, mx.sym.ones_like(first))
+
+def _mean(operation: Operation, sums: Symbol) -> Symbol:
+    """Of each channel, (C,)."""
+    return mx.sym.mean(sums, axis=0) * (1 / (operation.output.height * operation.output.width))
+
+
+def _sum(sums: Symbol) -> Symbol:
+    """Likewise."""
+    return mx.sym.sum(sums, axis=0)
+
+
+def _largest_divisor(length: int) -> int:
+    return max(side for side in range(1, _WINDOW + 1) if length % side == 0)
+
+
+def _wide(x: Symbol) -> Symbol:
+    return mx.sym.cast(x, dtype="float64")
+
+
+def _narrow(x: Symbol) -> Symbol:
+    return mx.sym.cast(x, dtype="float32")
 
 
 def _rounded(x: Symbol) -> Symbol:
@@ -408,7 +439,7 @@ def _wanted(x: Symbol, height: Side, width: Side) -> Result:
 
 
 def _conv_transpose2d_by_phases(
-    operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol | None
+    operation: ConvTranspose2D, x: Symbol, kernel: Symbol, b: Symbol | None, dtype: str
 ) -> Result:
     """The same sum as a convolution to stride**2 phases of the output, which are then interleaved.
 
@@ -435,8 +466,7 @@ def _conv_transpose2d_by_phases(
         reshaped(filters, -1, height, width),
         with_zeros(spare),
     )
-    biases = [] if b is None else [through(b, tiled(s * s), with_zeros(spare))]
-    given = (x, weights, *(made.value for made in biases))
+    given = (x, weights) if b is None else (x, weights, _tiled(b, s * s, spare))
     pads = [max(-low, high) for low, high in spans]
     phases = mx.sym.Convolution(
         *given, kernel=(height, width), pad=pads, num_filter=filters + spare, no_bias=b is None
@@ -448,13 +478,17 @@ def _conv_transpose2d_by_phases(
     y, pullback_y = through(phases, *steps, *_interleaving(s, out.channels, out.height // s, out.width // s))
 
     def pullback(dy: Symbol) -> tuple[Symbol, ...]:
-        dx, d_weights, *d_biases = gradient("Convolution", phases, *pullback_y(dy), *given)
-        db = (
-            result for made, d_bias in zip(biases, d_biases, strict=True) for result in made.pullback(d_bias)
-        )
-        return dx, *pullback_weights(d_weights), *db
+        dx, d_weights = gradient("Convolution", phases, *pullback_y(dy), *given)[:2]
+        parts = dx, *pullback_weights(d_weights)
+        return parts if b is None else (*parts, _bias_gradient(operation, dy, dtype))
 
     return Result(y, pullback)
+
+
+def _tiled(b: Symbol, count: int, spare: int) -> Symbol:
+    """A vector so many times, then zeros."""
+    tiles = mx.sym.tile(b, reps=(count,))
+    return with_zeros(spare)(tiles).value
 
 
 def _interleaving(s: int, channels: int, height: int, width: int) -> tuple[Step, ...]:

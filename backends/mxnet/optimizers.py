@@ -15,11 +15,12 @@ Array = Any
 
 def clip_by_global_norm(gradients: Mapping[str, Array], clip_norm: float) -> dict[str, Array]:
     """Scale all gradients together so that their norm is at most `clip_norm`."""
-    flat = [gradient.reshape(-1) for gradient in gradients.values()]
-    norm = mx.nd.sqrt(mx.nd.add_n(*[mx.nd.dot(gradient, gradient) for gradient in flat]))
+    wide = [gradient.reshape(-1).astype("float64") for gradient in gradients.values()]
+    norm = mx.nd.sqrt(mx.nd.add_n(*[mx.nd.dot(gradient, gradient) for gradient in wide]))
     factor = mx.nd.where(norm <= clip_norm, mx.nd.ones_like(norm), clip_norm / norm)
     return {
-        name: mx.nd.broadcast_mul(gradient, _as(gradient, factor)) for name, gradient in gradients.items()
+        name: mx.nd.broadcast_mul(gradient, _as(gradient, factor.astype(gradient.dtype)))
+        for name, gradient in gradients.items()
     }
 
 

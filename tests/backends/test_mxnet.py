@@ -1,4 +1,4 @@
-"""What only MXNet can get wrong: three ways through batch norm, gradients in the graph, oneDNN's layouts."""
+"""What only MXNet can get wrong: sums over pixels, gradients in the graph, oneDNN's layouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from selected import BACKENDS
 
 from core.comparison import difference
 from core.configuration import load_configuration
-from core.conformance.cases import case_of, judge, make_case, run_case
+from core.conformance.cases import Case, all_differences, case_of, judge, make_case, run_case
 from core.contract import Implementation
 from core.isolation import Isolated
 from core.lowering import lower
@@ -22,37 +22,52 @@ from core.state import initial_state
 pytestmark = pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
 
 
-def exactly(_: Implementation, plan: Plan, count: int) -> dict[str, str]:
-    from backends.mxnet.operations import exact_sums
-
-    return dict(exact_sums(plan, count))
-
-
-def test_the_quick_way_agrees_with_the_reference_and_the_others_take_the_long_one() -> None:
-    configuration = load_configuration(Path("fcn"), [])
-    plan = lower(configuration.network, 384, 384)
-    case = case_of(configuration, 288, 224)
-    count = len(case.batches[0][0])
+def radiographs(case: Case) -> None:
+    """Put images into a case that are like radiographs: smooth, of 256 values, with black and white."""
     rng = np.random.default_rng(3)
-    for images, masks in case.batches:  # like radiographs: smooth, and bright here and there
+    for images, masks in case.batches:
         rows, columns = np.ogrid[: images.shape[1], : images.shape[2]]
-        images[...] = (0.5 + 0.3 * np.sin(rows / 31) * np.cos(columns / 17))[None, ..., None]
-        images += 0.1 * rng.random(images.shape)
+        smooth = (0.5 + 0.6 * np.sin(rows / 31) * np.cos(columns / 17))[None, ..., None]
+        images[...] = np.round(np.clip(smooth + 0.1 * rng.random(images.shape), 0, 1) * 255) / 255
         masks[...] = images > 0.6
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "count", "like_radiographs", "gradients_within"),
+    [
+        ("fcn", (96, 96), 8, False, 1e-4),
+        ("fcn", (96, 96), 8, True, 1e-4),
+        # A ReLU whose input is 0 but for rounding goes either way, in every framework: up to 1.5e-3 here.
+        ("demo", (128, 128), 16, False, 4e-3),
+        ("fcn", (288, 224), 3, True, 4e-3),
+        ("fcn", (104, 88), 5, True, 4e-3),
+    ],
+)
+def test_a_step_in_float32_adds_pixels_as_if_in_float64(
+    network: str, size: tuple[int, int], count: int, like_radiographs: bool, gradients_within: float
+) -> None:
+    # From 10,000 pixels a channel on, sums in float32 of one pixel after the other are off by 1e-6 to 1e-5,
+    # and the gradients that follow by 1e-2.
+    configuration = load_configuration(Path(network), ["network.batch_norm_settings.momentum=0.5"])
+    case = case_of(configuration, *size, batches=(count,))
+    if like_radiographs:
+        radiographs(case)
     with Isolated("mxnet") as mxnet:
-        large = dict.fromkeys(("conv1/batch_norm", "up2/batch_norm"), "products")
-        assert mxnet.call(exactly, plan, 8) == large
-        small = {f"{name}/batch_norm": "float64" for name in ("conv2", "conv3", "bottleneck", "up1")}
-        assert mxnet.call(exactly, plan, 1) == small
-        quick = {op.name for op in case.plan.batch_norms} - mxnet.call(exactly, case.plan, count).keys()
-        assert len(quick) >= 2
         received, expected = mxnet.call(run_case, case, "float32"), judge(case)
-    # Gradients that nearly cancel: every framework is up to 4e-3 off here, MXNet's long way too.
     for name, gradient in expected.gradients.items():
-        assert difference(received.gradients[name], gradient) < 1e-2, name
+        assert difference(received.gradients[name], gradient) < gradients_within, name
     for name, array in expected.state.items():
         if "moving" in name:
-            assert difference(received.state[name], array) < 1e-6, name
+            assert difference(received.state[name], array) < 4e-7, name
+
+
+def test_a_single_pixel_at_the_bottleneck_trains() -> None:
+    case = case_of(load_configuration(Path("fcn"), []), 8, 8, batches=(1, 1))
+    smallest = min(op.output.height * op.output.width for op in case.plan.batch_norms)
+    assert smallest == 1
+    with Isolated("mxnet") as mxnet:
+        received, expected = mxnet.call(run_case, case, "float32"), judge(case)
+    assert max(all_differences(received, expected).values()) < 1e-4
 
 
 @pytest.mark.parametrize("channels", [3, 4, 8, 16])
@@ -80,14 +95,13 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
         reshaped,
         reversed_along,
         through,
-        tiled,
         transposed,
         window,
         with_zeros,
     )
 
-    x, b, gamma, beta, mean, variance, dy, db = map(
-        mx.sym.Variable, ("x", "b", "gamma", "beta", "mean", "variance", "dy", "db")
+    x, gamma, beta, mean, variance, dy = map(
+        mx.sym.Variable, ("x", "gamma", "beta", "mean", "variance", "dy")
     )
     kernel = mx.sym.Variable("kernel")
     steps = [
@@ -100,7 +114,6 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
         window((1, 0), (3, 2)),
     ]
     chain, pullback_chain = through(x, *steps)
-    tiles, pullback_tiles = through(b, tiled(3), with_zeros(0))
     conv = mx.sym.Convolution(x, kernel, kernel=(3, 3), num_filter=5, pad=(1, 1), no_bias=True)
     norm = mx.sym.BatchNorm(conv, gamma, beta, mean, variance, fix_gamma=False, output_mean_var=True)
     d_conv, d_gamma, d_beta = gradient(
@@ -108,10 +121,10 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
     )
     dx, d_kernel = gradient("Convolution", conv, d_conv, x, kernel)
     # What comes back depends linearly on what is given: here on the results themselves.
-    ours = [*pullback_chain(chain), *pullback_tiles(tiles * db), dx, d_kernel, d_gamma, d_beta]
+    ours = [*pullback_chain(chain), dx, d_kernel, d_gamma, d_beta]
 
     rng = np.random.default_rng(5)
-    shapes = {"x": (4, 6, 7, 9), "kernel": (5, 6, 3, 3), "dy": (4, 5, 7, 9), "b": (4,), "db": (12,)}
+    shapes = {"x": (4, 6, 7, 9), "kernel": (5, 6, 3, 3), "dy": (4, 5, 7, 9)}
     shapes |= dict.fromkeys(("gamma", "beta", "mean", "variance"), (5,))
     values = {name: mx.nd.array(rng.normal(size=shape).astype(np.float32)) for name, shape in shapes.items()}
 
@@ -129,7 +142,6 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
 
     theirs = [
         *by_autograd(chain, lambda result: result, ["x"]),
-        *by_autograd(tiles, lambda result: result * values["db"], ["b"]),
         *by_autograd(norm[0], lambda _: values["dy"], ["x", "kernel", "gamma", "beta"]),
     ]
     results = [result.asnumpy() for result in bound(complete(ours), "null").forward(is_train=True)]
@@ -169,4 +181,4 @@ def test_a_step_takes_little_more_memory_than_its_activations() -> None:
     activations = count * sum(4 * x.height * x.width * x.channels for x in kept) / 2**20
     with Isolated("mxnet") as mxnet:
         taken = mxnet.call(megabytes_of_a_step, plan, configuration.training.rules(), count)
-    assert activations < taken < 2.2 * activations  # 1.7; 3.3 by autograd with batch norm in float64
+    assert activations < taken < 2.6 * activations  # 2.3: batch norm keeps centred copies, too
