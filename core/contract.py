@@ -7,6 +7,7 @@ Promises: the toolkit uses nothing of a backend but what stands here. A backend 
     compile(plan, rules, device, precision) -> Model
 
     predict_exported(directory, images) -> probabilities         of a backend that exports
+    switches() -> tuple[Switch, ...]                             of one that has any: see `core.switches`
 
 and a `Model` has the seven methods of the protocol. Arrays at the boundary are NumPy's: images
 (N, H, W, 1) of the plan's size in [0, 1], float32 or float64; masks (N, H, W, 1) in {0, 1}, uint8;

@@ -21,8 +21,9 @@ from core.plan import Plan, require_operations
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
+from core.switches import Switch
 
-__all__ = ["MXNetModel", "compile", "list_devices", "predict_exported"]
+__all__ = ["MXNetModel", "compile", "list_devices", "predict_exported", "switches"]
 
 _IMAGES, _MASKS = "images", "masks"
 
@@ -272,6 +273,11 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNe
             "Use --device cpu, or training.precision float32.",
         )
     return MXNetModel(plan, rules, device, precision)
+
+
+def switches() -> tuple[Switch, ...]:
+    """The numbers at which kernels change."""
+    return (operations.WINDOW, operations.SEVERAL, operations.BLOCK)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:

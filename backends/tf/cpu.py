@@ -16,15 +16,16 @@ from backends.tf.unfolding import (
     kernel_gradient,
     kernel_gradient_of_one_channel,
 )
+from core.switches import Switch
 
 Padding = str | list[list[int]]
 """In TensorFlow's words: "SAME", or the pixels at both ends of the four axes."""
 
-_PARTS = 4
-"""At most so many are the rows of a batch cut into; a part is more likely to stay in the caches."""
+PARTS = Switch("sums are taken of at most so many parts of the rows", "length of a side", 4)
+"""A part is more likely to stay in the caches."""
 
-_CANCELLED = 16
-"""So many times its variance may a channel's mean square be, as its rounding grows by as much."""
+CANCELLED = Switch("a variance is taken around the mean", "squared mean over variance", 16, by_data=True)
+"""The variance's rounding grows by as much, where it is the mean of the squares less the squared mean."""
 
 
 def convolution(x: Tensor, kernel: Tensor, windows: Windows, pads: Padding) -> Tensor:
@@ -136,7 +137,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     squares = _mean(x, _sums_of_squares)
     variance = squares - tf.square(mean)
     variance = tf.cond(
-        tf.reduce_all(squares <= _CANCELLED * variance),
+        tf.reduce_all(squares <= CANCELLED.bound * variance),
         lambda: variance,
         lambda: _mean(x - tf.cast(mean, x.dtype), _sums_of_squares),
     )
@@ -146,7 +147,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def _mean(x: Tensor, sums: Callable[[Tensor], Tensor]) -> Tensor:
     """Of each channel in float64, from float32 sums of each column of each part of the rows."""
     height, width, channels = x.shape[1:]
-    parts = max(count for count in range(1, _PARTS + 1) if height % count == 0)
+    parts = PARTS.divisor(height)
     rows = tf.reshape(x, [-1, height // parts, width * channels])
     found = tf.stack([sums(part) for part in tf.split(rows, parts)])
     total = tf.reduce_sum(tf.cast(tf.reshape(found, [-1, channels]), tf.float64), axis=0)

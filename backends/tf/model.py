@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.tf import losses, operations, optimizers
+from backends.tf import cpu, losses, operations, optimizers, unfolding
 from backends.tf.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.tf.framework import Tensor, tf
 from core import plan as plans
@@ -17,8 +17,9 @@ from core.plan import Plan, require_operations
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
+from core.switches import Switch
 
-__all__ = ["TensorFlowModel", "compile", "list_devices", "predict_exported"]
+__all__ = ["TensorFlowModel", "compile", "list_devices", "predict_exported", "switches"]
 
 
 class TensorFlowModel:
@@ -173,6 +174,11 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> Tens
     """The plan in TensorFlow on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "tf")
     return TensorFlowModel(plan, rules, device, precision)
+
+
+def switches() -> tuple[Switch, ...]:
+    """The numbers at which kernels change."""
+    return (operations.WIDE, operations.SEVERAL, cpu.PARTS, cpu.CANCELLED, unfolding.FLOATS)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:

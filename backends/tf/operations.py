@@ -23,12 +23,13 @@ from core.plan import (
     Relu,
     unknown_operation,
 )
+from core.switches import Switch
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What `forward` computes: all that may stand before the sigmoid."""
 
-_CHANNELS = 16
-"""Pixels of fewer channels are unfolded too slowly, each for itself."""
+WIDE = Switch("windows are unfolded, whose pixels have enough channels", "channels", 16)
+SEVERAL = Switch("one channel has kernels of its own", "channels", 2)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, use:
     shape = tf.stack([tf.shape(x)[0], out.height, out.width, out.channels])
     pads = _padding(operation, x)
     windows = _windows(operation, x)
-    if use.on_cpu and out.channels == 1 and pads == "SAME":
+    if use.on_cpu and not SEVERAL.reached(out.channels) and pads == "SAME":
         if use.training:
             return cpu.transposed_to_one_channel(x, kernel, windows)
         pads = _explicit(operation.crops)  # which bring Eigen's kernel; oneDNN's computes 16 channels
@@ -87,7 +88,8 @@ def in_bfloat16(product: Product) -> Product:
 
     def rounded(operation: Any, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
         x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
-        by_eigen = use.on_cpu and (operation.output.channels == 1 or _padding(operation, x) != "SAME")
+        several = SEVERAL.reached(operation.output.channels)
+        by_eigen = use.on_cpu and not (several and _padding(operation, x) == "SAME")
         if by_eigen or not use.multiplies_bfloat16:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
         return tf.cast(tf.cast(product(operation, x, kernel, use), tf.bfloat16), tf.float32)
@@ -97,7 +99,7 @@ def in_bfloat16(product: Product) -> Product:
 
 def bias(_: Operation, x: Tensor, b: Tensor, use: Use, only_with_relu: bool) -> Tensor:
     """Add b to every pixel; `only_with_relu` as in `cpu.bias`."""
-    if x.shape[-1] == 1:
+    if not SEVERAL.reached(x.shape[-1]):
         return x + b  # its gradient is the faster one
     if use.trains_on_cpu:
         return cpu.bias(x, b, only_with_relu=only_with_relu and x.dtype == tf.float32)
@@ -199,7 +201,7 @@ def _unfolds(windows: Windows, channels: int, dtype: Any) -> bool:
 
     That of bfloat16 is a kernel of oneDNN that uses the processor's own products.
     """
-    return dtype != tf.bfloat16 and (windows.are_pixels or (windows.stride > 1 and channels >= _CHANNELS))
+    return dtype != tf.bfloat16 and (windows.are_pixels or (windows.stride > 1 and WIDE.reached(channels)))
 
 
 def _padding(operation: Conv2D | ConvTranspose2D, x: Tensor) -> cpu.Padding:

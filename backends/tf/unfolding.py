@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from backends.tf.framework import Tensor, tf
 from core.plan import Pads
+from core.switches import Switch
 
-_FLOATS = 2**18
-"""About so many are unfolded at once of each image of a batch, which takes little memory."""
+FLOATS = Switch("windows are unfolded in parts", "floats of unfolded windows", 2**18)
+"""About so many at once of each image of a batch, which takes little memory."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,8 @@ def kernel_gradient(windows: Windows, image: Tensor, dy: Tensor) -> Tensor:
     whole = (pixels >= 0).all(axis=1)
     within, across = np.flatnonzero(whole), np.flatnonzero(~whole)
     size = pixels.shape[1] * channels
-    parts = -(-within.size * size // _FLOATS)
     sums: list[Tensor] = []
-    for chosen in [*np.array_split(within, max(parts, 1)), across]:
+    for chosen in [*np.array_split(within, FLOATS.parts(within.size * size)), across]:
         if not chosen.size:
             continue
         with tf.control_dependencies(sums[-1:]):  # one after the other, in the same memory

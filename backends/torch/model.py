@@ -17,8 +17,9 @@ from core.plan import Plan, require_operations
 from core.randomness import words
 from core.rules import Rules, StepScalars
 from core.state import check_state, slot_name, state_shapes
+from core.switches import Switch
 
-__all__ = ["TorchModel", "compile", "list_devices", "predict_exported"]
+__all__ = ["TorchModel", "compile", "list_devices", "predict_exported", "switches"]
 
 
 class TorchModel:
@@ -171,6 +172,11 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> Torc
     """The plan in PyTorch on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "torch")
     return TorchModel(plan, rules, device, precision)
+
+
+def switches() -> tuple[Switch, ...]:
+    """The numbers at which kernels change."""
+    return (operations.SEVERAL, operations.VARYING)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:

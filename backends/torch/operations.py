@@ -26,6 +26,7 @@ from core.plan import (
     Relu,
     unknown_operation,
 )
+from core.switches import Switch
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What `forward` computes: all that may stand before the sigmoid."""
@@ -39,6 +40,9 @@ Product = Callable[[Any, Tensor, Tensor], Tensor]
 Products = tuple[Product, Product]
 """The convolution and the transposed one."""
 
+SEVERAL = Switch("the kernel's gradient for one channel is a product of unfolded windows", "channels", 2)
+VARYING = Switch("a single pixel is its own mean", "pixels of a batch norm", 2)
+
 
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolution, whose own padding is symmetric: what one side has more is added beforehand."""
@@ -50,7 +54,7 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
 def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Transposed convolution, whose own crops are symmetric: what one side has more is cut afterwards."""
     trains_on_cpu = torch.is_grad_enabled() and x.device.type == "cpu"
-    if trains_on_cpu and operation.output.channels == 1 and x.dtype != torch.bfloat16:
+    if trains_on_cpu and not SEVERAL.reached(operation.output.channels) and x.dtype != torch.bfloat16:
         return _ToOneChannel.apply(x, kernel, operation)
     return _transposed(operation, x, kernel)
 
@@ -117,7 +121,9 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised input, and the mean and biased variance that normalised it."""
     count = x.numel() // x.shape[1]
-    if training and count == 1:  # which PyTorch refuses: x is its own mean, and nothing of it is left
+    if training and not VARYING.reached(
+        count
+    ):  # which PyTorch refuses: x is its own mean, and nothing of it is left
         y = (x - x) * _per_channel(gamma) + _per_channel(beta)
         return y, x.detach().flatten(), torch.zeros_like(variance)
     if training:  # with momentum 1 the "running" arrays become the batch's

@@ -22,6 +22,7 @@ from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
 from core.conformance.predictions import prediction_checks
 from core.conformance.suite import Calls, Check, Outcome, capabilities, examine
+from core.conformance.switches import switch_checks
 from core.conformance.training import training_checks
 
 __all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
@@ -34,5 +35,6 @@ def all_checks() -> list[Check]:
         *number_checks(),
         *mixed_checks(),
         *behaviour_checks(),
+        *switch_checks(),
         *training_checks(),
     ]

@@ -1,0 +1,156 @@
+"""Checks at the numbers where a backend changes between two ways of computing: below, at and beyond each.
+
+Which numbers these are the backend says itself (`core.switches`); one that it decides by and does not say is
+found by `tests/parity/test_switches.py`. A check also requires that the backend met the values that it
+was led to, so that a case which misses its switch is noticed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import numpy as np
+
+from core.budget import Found
+from core.conformance.cases import Case, Nonconformity, make_case, require_agreement
+from core.conformance.suite import Calls, Check
+from core.conformance.training import train
+from core.contract import Implementation, Precision
+from core.switches import Quantity, Switch, noted
+
+SUBJECT = "both sides of switches"
+
+Met = dict[str, set[int]]
+
+
+def switch_checks() -> list[Check]:
+    """One for each quantity and precision."""
+    precisions: tuple[Precision, ...] = ("float64", "float32")
+    return [_check(quantity, precision) for precision in precisions for quantity in get_args(Quantity)]
+
+
+def declared(implementation: Implementation) -> tuple[Switch, ...]:
+    """Those of a backend; a module without `switches` has none."""
+    found: Callable[[], tuple[Switch, ...]] = getattr(implementation, "switches", tuple)
+    return tuple(found())
+
+
+def _check(quantity: Quantity, precision: Precision) -> Check:
+    def run(backend: Calls) -> None:
+        switches = [switch for switch in backend.call(declared) if switch.quantity == quantity]
+        for bound in sorted({switch.bound for switch in switches}):
+            met: Met = {}
+            for name, case in _CASES[quantity](bound):
+                try:
+                    found, values = backend.call(_train, case, precision)
+                    require_agreement(train, found, case, precision)
+                except Nonconformity as reason:
+                    raise Nonconformity(f"{quantity} {bound}, with {name}: {reason}") from reason
+                for switch, numbers in values.items():
+                    met.setdefault(switch, set()).update(numbers)
+            _require_met([switch for switch in switches if switch.bound == bound], met, precision)
+
+    return Check(SUBJECT, quantity, precision, run)
+
+
+def _train(implementation: Implementation, case: Case, precision: Precision) -> tuple[list[Found], Met]:
+    with noted() as met:
+        return train(implementation, case, precision), met
+
+
+def _require_met(switches: list[Switch], met: Met, precision: Precision) -> None:
+    for switch in switches:
+        numbers = sorted(met.get(switch.name, ()))
+        if switch.by_data or (precision == "float64" and not numbers):  # of float32 alone
+            continue
+        sides = [[n for n in numbers if n < switch.bound], [n for n in numbers if n > switch.bound]]
+        if not all(sides) or switch.bound not in numbers:
+            raise Nonconformity(
+                f"{switch.name}: the suite met {numbers}, not all of below, at and beyond {switch.bound}"
+            )
+
+
+def _around(bound: int) -> list[int]:
+    return [number for number in (bound - 1, bound, bound + 1) if number > 0]
+
+
+def _pixels(bound: int) -> Iterator[tuple[str, Case]]:
+    """A batch of one image, as wide as it can be made."""
+    for pixels in _around(bound):
+        height = max(side for side in range(1, math.isqrt(pixels) + 1) if pixels % side == 0)
+        first = {"name": "first", "kind": "conv", "filters": 3, "kernel": 3, "stride": 1}
+        mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
+        yield f"{pixels}", make_case([first, mask], height, pixels // height, batches=(1, 1))
+
+
+def _channels(bound: int) -> Iterator[tuple[str, Case]]:
+    """As input and as result, of both convolutions, with and without a stride, of several taps and of one."""
+    for channels in _around(bound):
+        for kernel, stride in ((3, 2), (1, 1), (2, 2), (4, 3)):
+            geometry = {"kernel": kernel, "stride": stride}
+            blocks: list[dict[str, Any]] = [
+                {"name": "from_image", "kind": "transpose", "filters": channels, **geometry},
+                {"name": "down", "kind": "conv", "filters": channels, **geometry},
+                {"name": "further", "kind": "conv", "filters": 5, **geometry},
+                {"name": "up", "kind": "transpose", "filters": channels, **geometry},
+                {"name": "mask", "kind": "output", **geometry},
+            ]
+            yield f"{channels}, kernel {kernel}, stride {stride}", make_case(blocks, 6, 9, batches=(3, 2))
+
+
+def _phases(bound: int) -> Iterator[tuple[str, Case]]:
+    """Of an image, by a stride of 1 and filters alone, and by the strides on both sides of the bound."""
+    wide = [({"filters": filters, "stride": 1}, 1) for filters in _around(bound)]
+    root = math.isqrt(bound)
+    strided = [({"filters": 1, "stride": stride}, stride) for stride in (root, root + 1)]
+    for block, stride in [*wide, *strided]:
+        up = {"name": "up", "kind": "transpose", "kernel": 3, **block}
+        mask = {"name": "mask", "kind": "output", "kernel": 3, "stride": stride}
+        yield f"{block}", make_case([up, mask], 5, 4, batches=(2,), batch_norm=False)
+
+
+def _sides(bound: int) -> Iterator[tuple[str, Case]]:
+    """Below, at and beyond; a multiple, a prime, and what has only divisors that are too large."""
+    lengths = [*_around(bound), 2 * bound, 3 * bound - 1, 13]
+    first = {"name": "first", "kind": "conv", "filters": 3, "kernel": 3, "stride": 1}
+    mask = {"name": "mask", "kind": "output", "kernel": 3, "stride": 1}
+    for height, width in zip(lengths, [*lengths[2:], *lengths[:2]], strict=True):
+        yield f"{height}x{width}", make_case([first, mask], height, width, batches=(2, 3))
+
+
+def _unfolded(bound: int) -> Iterator[tuple[str, Case]]:
+    """16 channels under 2x2 windows, so 64 floats each: a window less, as many, one more."""
+    for windows in _around(bound // 64):
+        down = max(side for side in range(1, math.isqrt(windows) + 1) if windows % side == 0)
+        blocks: list[dict[str, Any]] = [
+            {"name": "wide", "kind": "conv", "filters": 16, "kernel": 1, "stride": 1, "batch_norm": False},
+            {"name": "down", "kind": "conv", "filters": 3, "kernel": 2, "stride": 2, "batch_norm": False},
+            {"name": "mask", "kind": "output", "kernel": 2},
+        ]
+        case = make_case(blocks, 2 * down, 2 * (windows // down), batches=(2,))
+        yield f"{windows} windows", case
+
+
+def _cancelling(bound: int) -> Iterator[tuple[str, Case]]:
+    """Means that are large against the deviation, of bright pictures with little in them."""
+    first = {"name": "first", "kind": "conv", "filters": 2, "kernel": 1, "stride": 1}
+    mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
+    for ratio in (bound * 0.9, bound * 0.999, bound * 1.001, bound * 1.1, bound * 10.0):
+        case = make_case([first, mask], 40, 56, batches=(3,), batch_norm_settings={"momentum": 0.5})
+        ((images, _),) = case.batches
+        images[...] = (images - images.mean()) / images.std()
+        images[...] = 0.5 + 0.5 / np.sqrt(ratio - 1) * images
+        case.state["first/kernel"][...], case.state["first/bias"][...] = [1.0, 1.5], 0.0
+        yield f"{ratio:g}", case
+
+
+_CASES: dict[Quantity, Callable[[int], Iterator[tuple[str, Case]]]] = {
+    "pixels of a batch norm": _pixels,
+    "channels": _channels,
+    "filters of phases": _phases,
+    "length of a side": _sides,
+    "floats of unfolded windows": _unfolded,
+    "squared mean over variance": _cancelling,
+}
