@@ -3,13 +3,14 @@
 
     python benchmarks/training.py [-f tf -f mxnet ...] [--network fcn|unet] [--batch-size 8 ...]
                                   [--size 384] [--steps 6] [--repetitions 7] [--storage float32]
-                                  [--device cpu] [--json FILE]
+                                  [--device cpu] [--against FOLDER] [--json FILE]
 
 For each framework, in one run:
 
     ours      `run.py`'s own loop: batches shuffled and read from an HDF5 file, console, TensorBoard log
     by hand   benchmarks/by_hand: an expert's loop over batches that lie ready in memory
     keras     for tf: Keras 3 on TensorFlow, `compile` and `fit`
+    before    with --against: `ours` of another checkout of this project, such as an earlier commit's
 
 Each is a process; they take turns of a few steps (`turns.py`). Printed are images/s, the ratio to `by hand`
 of the same framework, round by round, and the ratio to the first framework's `ours`; the greatest memory of
@@ -67,6 +68,8 @@ def main() -> int:
     parser.add_argument(
         "--precision", default="float32", choices=("float32", "mixed_bfloat16"), help="of ours"
     )
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout to compare ours with")
+    parser.add_argument("--only-ours", action="store_true", help="leave out the loops by hand, and Keras")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a record")
     arguments = parser.parse_args()
     record = []
@@ -85,9 +88,7 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
     names = list(dict.fromkeys(arguments.framework or ["tf", "mxnet"]))
     contenders: dict[tuple[str, str], Contender] = {}
     for name in names:
-        contenders[name, "ours"] = Contender(
-            f"{name}, ours",
-            ours,
+        run = (
             name,
             arguments.network,
             path,
@@ -97,6 +98,12 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
             arguments.precision,
             arguments.steps * (WARM_UP + arguments.repetitions),
         )
+        contenders[name, "ours"] = Contender(f"{name}, ours", ours, *run)
+        if arguments.against:
+            root = arguments.against.resolve()
+            contenders[name, "before"] = Contender(f"{name}, before", ours_of, root, *run)
+        if arguments.only_ours:
+            continue
         hand = (arguments.network, batch_size, arguments.size, arguments.device)
         if name in BY_HAND:
             contenders[name, "by hand"] = Contender(f"{name}, by hand", by_hand, BY_HAND[name], *hand)
@@ -124,6 +131,8 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
             line += f"memory {contender.peak_memory / rival.peak_memory:.2f}"
         if kind == "ours":
             line += waits(contender)
+            if (name, "before") in rates:
+                line += f"; {shown(ratios(rates[name, 'ours'], rates[name, 'before']), '.3f')} of before"
             if (name, "keras") in rates:
                 line += f"; {shown(ratios(rates[name, 'ours'], rates[name, 'keras']))} of keras"
             if name != names[0]:
@@ -158,6 +167,14 @@ def by_hand(turn: Turn, module: str, *arguments: Any) -> None:
     """A loop of `by_hand`, in its process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     importlib.import_module(f"by_hand.{module}").train(turn, *arguments)
+
+
+def ours_of(turn: Turn, root: Path, *arguments: Any) -> None:
+    """`ours` of another checkout, in its process."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("core", "data", "backends")]:
+        del sys.modules[name]
+    sys.path[:0] = [str(root), str(root / "benchmarks")]
+    importlib.import_module("training").ours(turn, *arguments)
 
 
 def ours(
