@@ -48,12 +48,11 @@ unit: .environment
 
 # Measured numbers of README.md and docs/ (benchmarks/facts): what is older than its sources is measured again.
 facts: .environment
-	$(BIN)/python -m benchmarks.facts write lines capabilities
+	$(BIN)/python -m benchmarks.facts write
 
 # The same of what needs a machine that does nothing else, and an hour of it.
 facts-speed: .environment
-	$(BIN)/python -m benchmarks.facts write speed_training speed_loader speed_prediction speed_answers speed_start \
-	    speed_scaling speed_preprocessing
+	$(BIN)/python -m benchmarks.facts write 'speed_*'
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

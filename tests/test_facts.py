@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.facts import records
-from benchmarks.facts.__main__ import main, write_fact
+from benchmarks.facts.__main__ import facts_of, main, render_documents, write_fact
 from benchmarks.facts.documents import documents, rendered, tables_of
-from benchmarks.facts.measures import Part, Script, lines, loader_rows, training_rows
+from benchmarks.facts.measures import (
+    Part,
+    Script,
+    certificate_rows,
+    lines,
+    loader_rows,
+    scaling_rows,
+    training_rows,
+)
 from benchmarks.facts.records import ROOT, Measurement
 from benchmarks.facts.registry import FACTS, MOST_DAYS, Fact, read_all
 from benchmarks.facts.sources import code_lines, fingerprint
@@ -184,6 +194,20 @@ def test_words_and_layout_make_no_fact_old(old: str, new: str, root: Path, made_
     assert made_up.find_old((before,), TODAY, root) == []
 
 
+def test_a_fingerprint_is_the_same_on_every_python_that_the_project_runs_on(tmp_path: Path) -> None:
+    source = """
+@decorated(7)
+async def f(a: int, /, b: str = 'é', *c: float, d: bytes = b'\\x00', **e: None) -> list[int]:
+    match a:
+        case {'k': [1, *rest], **more} if (n := len(rest)) > 2.5e-3:
+            return [lambda x: f'{x!r:>{n}} and {b}' for x in rest if not x]
+        case _:
+            raise ValueError from None
+"""
+    (tmp_path / "one.py").write_text(source, encoding="utf-8")
+    assert fingerprint(["*.py"], tmp_path) == "b2ce25cc53df9a39"
+
+
 def test_files_that_come_go_or_are_renamed_make_a_fact_old_and_others_do_not(
     root: Path, made_up: Fact
 ) -> None:
@@ -346,6 +370,37 @@ def test_a_table_or_a_fact_that_there_is_not_is_named(capsys: pytest.CaptureFixt
     assert "there is no fact 'capabilties'" in capsys.readouterr().err
 
 
+def test_facts_are_chosen_by_name_by_pattern_or_those_that_any_machine_can_measure() -> None:
+    assert [fact.name for fact in facts_of([])] == STRICT
+    assert {"lines", "capabilities"} <= set(STRICT)
+    assert [fact.name for fact in facts_of(["speed_s*", "lines", "speed_start"])] == [
+        *("speed_start", "speed_scaling", "lines"),
+    ]
+    with pytest.raises(UserError, match=r"no fact 'sped_\*'"):
+        facts_of(["sped_*"])
+
+
+def test_every_fact_is_listed_with_its_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("  OLD: ")]
+    assert [line.partition(":")[0] for line in told] == list(FACTS)
+    assert all(re.search(r": Measured \d{4}-\d\d-\d\d", line) for line in told)
+
+
+def test_tables_are_written_into_the_documents_that_differ(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "# Rates\n\nLines are <!-- facts: lines-note -->{}<!-- /facts -->, and so on.\n"
+    (root / "README.md").write_text(text.format("seven"))
+    records.write("lines", (measurement(root),), root)
+    render_documents(root)
+    date = (TODAY - datetime.timedelta(days=40)).isoformat()
+    assert (root / "README.md").read_text() == text.format(f"counted {date} at commit abc1234")
+    assert capsys.readouterr().out == "README.md: tables written\n"
+    render_documents(root)
+    assert capsys.readouterr().out == ""
+
+
 def test_lines_of_code_are_counted_without_words_and_blanks() -> None:
     assert code_lines(SOURCE) == 3  # RATE, def, return
     text = (
@@ -404,6 +459,54 @@ def test_rows_of_the_loader_know_the_batch_size() -> None:
     assert ours["over_memory"] == pytest.approx((0.5, 0.4, 0.75))
     assert memory["images_per_s"] == 15
     assert cold == {"storage": "uint8", "contender": "ours, cold", "images_per_s": 15}
+
+
+def test_a_certificates_row_has_the_largest_distances_of_all_its_runs() -> None:
+    def run(statistic: list[float], loss: list[float], gradient: list[float]) -> dict[str, object]:
+        return {"distances": {"statistic": statistic, "loss": loss, "gradient": gradient}, "losses": [3, 4]}
+
+    found = {
+        **{"precision": "float32", "steps": 2, "holds": False},
+        "runs": {
+            "tf": run([1e-7, 2e-7], [4e-6, 3e-6], [5e-5, 6e-5]),
+            "tf > jax": run([3e-7], [8e-6], [1e-5]),  # begins after the first step
+        },
+        "drifts": {"tf nudged 1": run([0, 0], [2e-6, 9e-6], [7e-3, 0])},
+        "budgets": {"statistic": [1e-6, 1e-6], "loss": [2e-6, 4e-5], "gradient": [1e-4, 1e-3]},
+    }
+    (row,) = certificate_rows(found, Part(("tf", "jax"), title="two"))
+    assert row == {
+        **{"what": "two", "precision": "float32", "steps": 2, "holds": False},
+        **{"loss": 8e-6, "array": 6e-5, "drift_loss": 9e-6},
+        "share": pytest.approx(2.0),  # of tf's loss at the first step: 4e-6 of 2e-6
+    }
+    (row,) = certificate_rows({**found, "drifts": {}}, Part(("tf", "jax")))
+    assert row["drift_loss"] is None
+
+
+def test_rows_of_scaling_are_what_a_straight_line_has_alike() -> None:
+    record: dict[str, list[dict[str, Any]]] = {
+        "images": [
+            {"count": 2000, "epochs": [0.02, 0.03, 0.9], "peak_memory": 60e6},
+            {"count": 5000, "epochs": [0.05, 0.06, 0.07], "peak_memory": 50e6},
+        ],
+        "sizes": [
+            {"size": 100, "pixels": 0.01, "step": 0.004, "peak_memory": 80e6},
+            {"size": 200, "pixels": 0.04, "step": 0.010, "peak_memory": 89e6},
+            {"size": 300, "pixels": 0.09, "step": 0.018, "peak_memory": 100e6},
+        ],
+    }
+    images, size = scaling_rows(record, Part(("jax",)))
+    assert images == {
+        **{"what": "images", "from": 2000, "to": 5000, "memory_mb": [50, 60]},
+        "ms": pytest.approx([12, 15]),  # 60 ms for 5,000; 30 ms for 2,000
+    }
+    assert size == {
+        **{"what": "size", "framework": "jax", "from": 200, "to": 300, "smallest": 100},
+        "smallest_ms": pytest.approx(400),
+        "ms": pytest.approx([200, 250]),
+        "memory_mb": pytest.approx([250, 300]),  # 20 MB for 0.08 megapixels; 9 MB for 0.03
+    }
 
 
 def test_distances_from_the_truth_are_shown_beside_the_budget(root: Path) -> None:

@@ -1,8 +1,10 @@
 """Facts in README.md and docs/ that are measured, kept and written by scripts.
 
     python -m benchmarks.facts                     # every fact, when and where it was measured, what is old
-    python -m benchmarks.facts write NAME ...      # measure what is old of these facts, then render
+    python -m benchmarks.facts write [NAME ...]    # measure what is old of these facts, then render
     python -m benchmarks.facts write NAME --again  # measure all of it
+    python -m benchmarks.facts add NAME FILE.json --backends tf,mxnet --arguments '-f tf -f mxnet'
+                                                   # take what the fact's script wrote with --json just now
     python -m benchmarks.facts render              # records to tables alone
 
 `docs/facts/NAME.json` is the record of a fact: rows of numbers, each measurement with its date, commit,

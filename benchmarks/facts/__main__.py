@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import fnmatch
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -25,8 +27,8 @@ def main(words: list[str] | None = None) -> int:
     arguments = parse(words)
     try:
         if arguments.action == "write":
-            for name in arguments.facts:
-                write_fact(fact_of(name), again=arguments.again, quiet=not arguments.noisy)
+            for fact in facts_of(arguments.facts):
+                write_fact(fact, again=arguments.again, quiet=not arguments.noisy)
         elif arguments.action == "add":
             add(fact_of(arguments.fact), arguments)
         elif arguments.action == "list":
@@ -50,7 +52,12 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.set_defaults(action="list")
     actions.add_parser("list", help="each fact: when, where, and whether it is old (the default)")
     write = actions.add_parser("write", help="measure what is old, write records and tables")
-    write.add_argument("facts", nargs="+", metavar="NAME")
+    write.add_argument(
+        "facts",
+        nargs="*",
+        metavar="NAME",
+        help="may be patterns, as 'speed_*' (default: all that any machine can measure in minutes)",
+    )
     write.add_argument("--again", action="store_true", help="measure also what is not old")
     write.add_argument(
         "--noisy", action="store_true", help="the machine has other work to do, and the record says so"
@@ -70,6 +77,14 @@ def fact_of(name: str) -> Fact:
     if name not in FACTS:
         raise UserError(f"there is no fact {name!r}", f"There are {', '.join(FACTS)}.")
     return FACTS[name]
+
+
+def facts_of(names: list[str]) -> list[Fact]:
+    """Those of these names, which may be patterns; without names all that any machine can measure."""
+    if not names:
+        return [fact for fact in FACTS.values() if fact.strict]
+    found = [fnmatch.filter(FACTS, name) or [fact_of(name).name] for name in names]
+    return [FACTS[name] for name in dict.fromkeys(itertools.chain.from_iterable(found))]
 
 
 def write_fact(fact: Fact, root: Path = ROOT, *, again: bool = False, quiet: bool = True) -> None:
