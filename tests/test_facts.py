@@ -68,7 +68,8 @@ def _fails(name: str, found: dict[str, records.Record]) -> bool:
 def test_a_fact_that_any_machine_can_measure_is_true_of_the_sources_as_they_are(name: str) -> None:
     fact, record = FACTS[name], records.read(name)
     assert not fact.missing(record), f"not measured: python -m benchmarks.facts write {name}"
-    assert [str(old) for old in fact.find_old(record, TODAY)] == []
+    old = fact.find_old(record, TODAY)
+    assert not old, "\n".join(map(str, old))
 
 
 @pytest.mark.parametrize("name", [name for name in FACTS if name not in STRICT])
@@ -81,7 +82,8 @@ def test_a_fact_that_needs_a_quiet_machine_is_told_when_old_and_not_left_for_lon
         oldest = min(one.measurement.date for one in old)
         told = f"{name}: {len(old)} of {len(record)} measurements, the oldest of {oldest}"
         record_property("old fact", f"{told}; anew: python -m benchmarks.facts write {name}")
-    assert [str(one) for one in old if one.too_old] == []
+    too_old = [str(one) for one in old if one.too_old]
+    assert not too_old, "\n".join(too_old)
 
 
 def test_the_lines_of_code_are_counted_as_they_are_now() -> None:
@@ -287,7 +289,7 @@ def test_only_what_is_old_is_measured_again(
 
     (root / "backends/one/model.py").write_text("RATE = 1\n")
     write_fact(made_up, root)
-    again_two, again_one = records.read("rates", root)
+    again_one, again_two = records.read("rates", root)
     assert again_two == two
     assert again_one.fingerprint != one.fingerprint
     assert again_one.commit == head.stdout[:7] + "+changes"
@@ -311,7 +313,7 @@ def test_a_new_measurement_takes_the_place_of_rows_alike_on_such_a_machine(root:
     new = dataclasses.replace(first, command="other", rows=({"backend": "one", "size": 8, "rate": 7},))
     keys = ("backend", "size")
     kept = records.replaced((first, elsewhere), new, keys, per_machine=True)
-    assert kept == (dataclasses.replace(first, rows=first.rows[1:]), elsewhere, new)
+    assert kept == (dataclasses.replace(first, rows=first.rows[1:]), new, elsewhere)
     kept = records.replaced((elsewhere,), new, keys, per_machine=False)
     assert kept == (dataclasses.replace(elsewhere, rows=first.rows[1:]), new)
     same = dataclasses.replace(new, command=first.command)
