@@ -8,7 +8,7 @@ export PYTHON
 BIN := .venv/bin
 SOURCES := backends core data tests run.py preprocess.py setup.py docs/example-backend $(wildcard benchmarks)
 
-.PHONY: demo test .environment lint types imports unit clean
+.PHONY: demo test .environment lint types imports unit facts facts-speed clean
 
 demo:
 	@.ci/environment $(FRAMEWORK)
@@ -45,6 +45,14 @@ imports: .environment
 
 unit: .environment
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# Measured numbers of README.md and docs/ (benchmarks/facts): what is older than its sources is measured again.
+facts: .environment
+	$(BIN)/python -m benchmarks.facts write
+
+# The same of what needs a machine that does nothing else, and an hour of it.
+facts-speed: .environment
+	$(BIN)/python -m benchmarks.facts write 'speed_*'
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

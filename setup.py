@@ -82,6 +82,7 @@ setup(
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "mypy>=1.11",
+            "packaging>=23",
             "pytest>=8",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.6",

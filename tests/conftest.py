@@ -41,10 +41,14 @@ def real_data() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show which errors were put into the toolkit on purpose, and what caught each."""
-    passed = terminalreporter.stats.get("passed", [])
-    lines = [text for report in passed for key, text in report.user_properties if key == "mutant"]
-    if lines:
-        terminalreporter.section(f"{len(lines)} errors put in on purpose, and what caught them")
-        for line in sorted(lines):
-            terminalreporter.write_line(line if len(line) <= 160 else f"{line[:159]}…")
+    """Show what caught each error that was put into the toolkit on purpose, and which facts are old."""
+    for key, title in (
+        ("mutant", "{} errors put in on purpose, and what caught them"),
+        ("old fact", "{} tables of speed and distance are older than what they describe"),
+    ):
+        passed = terminalreporter.stats.get("passed", [])
+        lines = [text for report in passed for name, text in report.user_properties if name == key]
+        if lines:
+            terminalreporter.section(title.format(len(lines)))
+            for line in sorted(lines):
+                terminalreporter.write_line(line if len(line) <= 160 else f"{line[:159]}…")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selected import BACKENDS
+
+from benchmarks.facts.measures import Part, Script
+from benchmarks.facts.registry import FACTS
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
 BY_HAND = [name for name in ("torch", "tf", "mxnet") if name in BACKENDS]
@@ -25,6 +31,28 @@ def run(script: str, options: list[str], folder: Path) -> tuple[str, Any]:
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode in (0, 1), done.stderr
     return done.stdout, json.loads((folder / "record.json").read_text())
+
+
+def check_rows(script: str, record: Any, options: list[str]) -> None:
+    """The fact that keeps what this script measures makes rows of its record, every number finite."""
+    measures = [fact.measure for fact in FACTS.values() if isinstance(fact.measure, Script)]
+    kept = [one for one in measures if one.command == f"benchmarks/{script}"]
+    assert len(kept) == (script != "augmentation.py")
+    for measure in kept:
+        rows = measure.rows_of(record, Part(tuple(BY_HAND[:1]), " ".join(options)))
+        assert rows
+        for number in itertools.chain.from_iterable(map(numbers, rows)):
+            assert math.isfinite(number)
+
+
+def numbers(row: Mapping[str, Any]) -> Iterator[float]:
+    """Of a row, ranges' too; at least one."""
+    values = [
+        one for value in row.values() for one in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    found = [one for one in values if isinstance(one, (int, float))]
+    assert found, row
+    yield from found
 
 
 @pytest.mark.skipif(not BY_HAND, reason="no backend with a loop by hand is selected by PNEUMOSEG_BACKENDS")
@@ -46,6 +74,7 @@ def test_a_benchmark_runs_and_leaves_a_record(words: str, tmp_path: Path) -> Non
     printed, record = run(script, options, tmp_path)
     assert printed
     assert record
+    check_rows(script, record, options)
 
 
 @pytest.mark.skipif(not {"tf", "torch"} <= set(BACKENDS), reason="tf or torch is deselected")
@@ -54,4 +83,4 @@ def test_the_loader_is_measured_beside_those_of_the_frameworks(tmp_path: Path) -
     printed, record = run("loader.py", options, tmp_path)
     assert " torch " in printed
     assert " tf.data " in printed
-    assert record
+    check_rows("loader.py", record, options)

@@ -71,7 +71,8 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         ]
         write_text(arguments.json, json.dumps(rows, indent=1) + "\n")
     if arguments.markdown:
-        write_text(arguments.markdown, _as_markdown(table))
+        command = f"python run.py conformance {' '.join(f'-f {name}' for name in names)} --markdown FILE"
+        write_text(arguments.markdown, as_markdown(table, command))
     return int(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
 
 
@@ -127,12 +128,13 @@ def _print_failures(console: Console, name: str, outcomes: list[Outcome]) -> Non
     console.print(f"{name}: {passed} of {len(outcomes)} checks passed")
 
 
-def _as_markdown(table: Table) -> str:
+def as_markdown(table: Table, command: str) -> str:
+    """A document with the table of what each backend can do; `command` is what writes it."""
     names = list(table)
     lines = [
         "# What each backend can do",
         "",
-        f"Written by `python run.py conformance {' '.join(f'-f {name}' for name in names)} --markdown FILE`.",
+        f"Written by `{command}`.",
         f"Each cell sums up the checks of `core/conformance` on that subject, {' / '.join(_PRECISIONS)}:",
         "`yes` where all pass, `no` where the backend refuses, `partly` where it refuses some, `-` where",
         "there is none.",

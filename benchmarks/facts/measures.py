@@ -1,0 +1,285 @@
+"""How each fact is measured: a function from a part of the work to rows of numbers.
+
+Promises: a measure does what a user would, by the project's own commands and the scripts in `benchmarks/`.
+It returns numbers as measured; tables round them. Ratios are [median, least, greatest] of the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.facts.records import ROOT, Row
+from benchmarks.facts.sources import code_lines, matching
+from benchmarks.turns import ratios, spread
+from core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is measured at one go.
+
+    Args:
+        backends: Names of those measured.
+        arguments: Of the script or command, as one would type them.
+        title: What the table calls it, where the rows do not say it themselves.
+    """
+
+    backends: tuple[str, ...]
+    arguments: str = ""
+    title: str = ""
+
+
+Measure = Callable[[Part], list[Row]]
+
+
+@dataclass(frozen=True)
+class Script:
+    """A measure that runs a script with `--json` and makes rows of what it writes.
+
+    Args:
+        command: The script and what comes before a part's arguments.
+        rows_of: Makes rows of what it wrote.
+    """
+
+    command: str
+    rows_of: Callable[[Any, Part], list[Row]]
+
+    def __call__(self, part: Part) -> list[Row]:
+        """Run it; what it prints is shown."""
+        with tempfile.TemporaryDirectory(prefix="pneumoseg-fact-") as folder:
+            path = Path(folder) / "record.json"
+            words = [*shlex.split(f"{self.command} {part.arguments}"), "--json", str(path)]
+            environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=False)
+            # A target that is missed ends a script with status 1: the numbers are what is wanted.
+            if done.returncode not in (0, 1) or not path.exists():
+                raise UserError(
+                    f"python {' '.join(words)} ended with status {done.returncode}, no record left"
+                )
+            return self.rows_of(json.loads(path.read_text(encoding="utf-8")), part)
+
+
+def lines(part: Part) -> list[Row]:
+    """Lines of code of each backend: {backend, lines}."""
+    return [
+        {
+            "backend": name,
+            "lines": sum(
+                code_lines(path.read_text(encoding="utf-8"))
+                for path in matching([f"backends/{name}/**/*.py"], ROOT)
+            ),
+        }
+        for name in part.backends
+    ]
+
+
+def capabilities(part: Part) -> list[Row]:
+    """What came of the checks of `core.conformance`: {backend, subject, PRECISION: "yes", ..., checks}.
+
+    The verdicts are those of `core.conformance.capabilities`; `checks` counts the row's by their status.
+    """
+    from core.conformance import all_checks, examine
+    from core.conformance import capabilities as sum_up
+    from core.isolation import Isolated
+
+    rows: list[Row] = []
+    for name in part.backends:
+        with Isolated(name) as backend:
+            outcomes = [examine(check, backend) for check in all_checks()]
+        for outcome in outcomes:
+            if outcome.status == "failed":
+                print(f"{name} failed: {outcome.check}: {outcome.detail}", file=sys.stderr)
+        for subject, verdicts in sum_up(outcomes).items():
+            statuses = [one.status for one in outcomes if one.check.subject == subject]
+            counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+            rows.append({"backend": name, "subject": subject, **verdicts, "checks": counts})
+    return rows
+
+
+def certificate_rows(found: Mapping[str, Any], part: Part) -> list[Row]:
+    """Of one certificate of `run.py parity`: {what, steps, loss, array, drift_loss, share, holds}.
+
+    Distances are the largest of all steps and runs; `share` is the largest of a distance in its budget.
+    """
+    runs, drifts, budgets = found["runs"].values(), found["drifts"].values(), found["budgets"]
+    kinds = list(budgets)
+    shares = [
+        distance / budget
+        for run in runs
+        for kind in kinds
+        # A relay begins half-way: its last step is the last of all.
+        for distance, budget in zip(reversed(run["distances"][kind]), reversed(budgets[kind]), strict=False)
+    ]
+    return [
+        {
+            "what": part.title,
+            "precision": found["precision"],
+            "steps": found["steps"],
+            "loss": max(max(run["distances"]["loss"]) for run in runs),
+            "array": max(max(run["distances"][kind]) for run in runs for kind in kinds if kind != "loss"),
+            "drift_loss": max((max(drift["distances"]["loss"]) for drift in drifts), default=None),
+            "share": max(shares),
+            "holds": found["holds"],
+        }
+    ]
+
+
+def training_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
+    """Of `benchmarks/training.py`: a row for each framework and batch size."""
+    del part
+    rates = {
+        (one["framework"], one["contender"], one["batch_size"]): [
+            one["batch_size"] * block["steps"] / block["seconds"] for block in one["blocks"]
+        ]
+        for one in record
+    }
+    memory = {(one["framework"], one["contender"], one["batch_size"]): one["peak_memory"] for one in record}
+    rows: list[Row] = []
+    for one in record:
+        if one["contender"] != "ours":
+            continue
+        name, size = one["framework"], one["batch_size"]
+        ours, hand = (name, "ours", size), (name, "by hand", size)
+        row = {key: one[key] for key in ("framework", "network", "precision", "batch_size")}
+        row["images_per_s"] = median(rates[ours])
+        if hand in rates:
+            row["over_by_hand"] = ratios(rates[ours], rates[hand])
+            row["memory_over_by_hand"] = memory[ours] / memory[hand]
+        if (keras := (name, "keras", size)) in rates:
+            row["over_keras"] = ratios(rates[ours], rates[keras])
+        if name != "tf" and (tf := ("tf", "ours", size)) in rates:
+            row["over_tf"] = ratios(rates[ours], rates[tf])
+        seconds, waiting = (sum(block[key] for block in one["blocks"]) for key in ("seconds", "waiting"))
+        rows.append({**row, "waits": waiting / seconds})
+    return rows
+
+
+def loader_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
+    """Of `benchmarks/loader.py`: a row for each kind of file and contender.
+
+    Steps are of the script's batch size, which its record does not have: 32 unless the part says so.
+    """
+    batch, count = _option(part, "--batch-size", 32), _option(part, "--count", 1024)
+    rates = {
+        (one["storage"], one["contender"]): [
+            batch * block["steps"] / block["seconds"] for block in one["blocks"]
+        ]
+        for one in record
+        if "blocks" in one
+    }
+    rows: list[Row] = []
+    for one in record:
+        storage, name = one["storage"], one["contender"]
+        row: dict[str, Any] = {"storage": storage, "contender": name}
+        if "blocks" not in one:
+            rows.append({**row, "images_per_s": count / one["seconds"]})
+            continue
+        row["images_per_s"] = median(rates[storage, name])
+        row["over_memory"] = ratios(rates[storage, name], rates[storage, "memory"])
+        if name == "ours" and (storage, "torch") in rates:
+            row["over_torch"] = ratios(rates[storage, name], rates[storage, "torch"])
+        rows.append({**row, "memory_mb": one["peak_memory"] / 1e6})
+    return rows
+
+
+def prediction_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
+    """Of `benchmarks/prediction.py`: a row for each backend."""
+    del part
+    return [
+        {
+            "framework": name,
+            "network": Path(record["config"]).stem,
+            "precision": record["precision"],
+            "batch_size": int(record["batch_size"]),
+            "images_per_s": one["images_per_second"],
+            **({} if name == "tf" else {"over_tf": spread(one["ratios"])}),
+        }
+        for name, one in record["backends"].items()
+    ]
+
+
+def answers_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
+    """Of `benchmarks/answers.py`: one row."""
+    kinds = ("read", "network", "conclude", "command")
+    return [
+        {
+            "framework": part.backends[0],
+            **{f"{kind}_ms": 1e3 * median(record[kind]) for kind in kinds},
+            "over_sum": ratios(record["command"], record["sum of the parts"]),
+        }
+    ]
+
+
+def start_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
+    """Of `benchmarks/start.py`: a row for `--help`, and one for each framework's first update."""
+    pairs = [("--help", "run.py --help", "import numpy")]
+    pairs += [(name, f"{name}, first step", f"{name}, by hand") for name in part.backends]
+    return [
+        {
+            "what": what,
+            "seconds": median(record[ours]),
+            **({"over": ratios(record[ours], record[other])} if other in record else {}),
+        }
+        for what, ours, other in pairs
+    ]
+
+
+def scaling_rows(record: Mapping[str, Sequence[Mapping[str, Any]]], part: Part) -> list[Row]:
+    """Of `benchmarks/scaling.py`: least and greatest of what a straight line has alike everywhere.
+
+    The smallest image size stands by itself: it is what greater ones' memory is compared with.
+    """
+    images, (first, *sizes) = record["images"], record["sizes"]
+    epochs = [1e6 * median(one["epochs"]) / one["count"] for one in images]
+    memory = [one["peak_memory"] / 1e6 for one in images]
+    steps = [1e3 * one["step"] / one["pixels"] for one in sizes]
+    more = [
+        (one["peak_memory"] - first["peak_memory"]) / (one["pixels"] - first["pixels"]) / 1e6 for one in sizes
+    ]
+    return [
+        {
+            "what": "images",
+            "from": images[0]["count"],
+            "to": images[-1]["count"],
+            "ms": [min(epochs), max(epochs)],
+            "memory_mb": [min(memory), max(memory)],
+        },
+        {
+            "what": "size",
+            "framework": part.backends[0],
+            "from": sizes[0]["size"],
+            "to": sizes[-1]["size"],
+            "ms": [min(steps), max(steps)],
+            "memory_mb": [min(more), max(more)],
+            "smallest": first["size"],
+            "smallest_ms": 1e3 * first["step"] / first["pixels"],
+        },
+    ]
+
+
+def preprocessing_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
+    """Of `benchmarks/preprocess.py`: one row."""
+    del part
+    return [
+        {
+            "storage": record["storage"],
+            "count": record["count"],
+            "over_limit": spread(record["ratios"]["of the limit, beyond start-up"]),
+            "over_loop": spread(record["ratios"]["over the loop, beyond start-up"]),
+        }
+    ]
+
+
+def _option(part: Part, name: str, default: int) -> int:
+    words = shlex.split(part.arguments)
+    return int(words[words.index(name) + 1]) if name in words else default

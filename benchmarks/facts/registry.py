@@ -1,0 +1,268 @@
+"""Which facts there are, what each describes, and in which parts it is measured."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.facts import measures, records
+from benchmarks.facts.measures import Measure, Part, Script
+from benchmarks.facts.records import ROOT, Measurement, Record, Row
+from benchmarks.facts.sources import fingerprint
+from core.errors import UserError
+
+MOST_DAYS = 90
+"""So old a fact that needs a quiet machine may become after its sources have changed."""
+
+TRAINING = ("tf", "mxnet", "torch", "jax", "reference")
+BACKENDS = (*TRAINING[:4], "onnx", "reference")
+
+_COMPILED = ("core/contract.py", "core/dropout.py", "core/lowering.py", "core/plan.py", "core/rules.py")
+_MEANT = (*_COMPILED, "core/state.py", "core/specification.py", "backends/reference/**/*.py")
+_STEP = ("core/training.py", "core/lowering.py", "core/plan.py", "core/rules.py", "core/schedules.py")
+_LOADER = ("data/loader.py", "data/store.py", "data/augmentation.py")
+
+
+@dataclass(frozen=True)
+class Old:
+    """A measurement that is older than what it describes.
+
+    Args:
+        fact: Its name.
+        measurement: Which.
+        reasons: What has changed since.
+        too_old: Whether that is an error by now.
+    """
+
+    fact: str
+    measurement: Measurement
+    reasons: tuple[str, ...]
+    too_old: bool
+
+    def __str__(self) -> str:
+        one = self.measurement
+        what = ", ".join(filter(None, [", ".join(one.backends), one.machine]))
+        command = f"python -m benchmarks.facts write {self.fact}"
+        return f"{self.fact} of {one.date} ({what}): {'; '.join(self.reasons)}. Write it anew: {command}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is kept in `docs/facts/NAME.json`.
+
+    Args:
+        name: Of the fact.
+        measure: Makes the rows of a part.
+        parts: Each measured at one go, so that only what is old is measured again.
+        describes: Patterns of source files; "{backend}" stands for each backend of a part.
+        keys: Fields that tell rows apart: a new row takes the place of the old one.
+        strict: It must be true of the sources as they are, for any machine can measure it in minutes. What is
+            old of others is told, and is an error only once it is older than `MOST_DAYS`.
+        per_machine: Its numbers are those of one processor, and of each there may be some.
+        also: Software whose version counts besides the backends'.
+    """
+
+    name: str
+    measure: Measure
+    parts: tuple[Part, ...]
+    describes: tuple[str, ...]
+    keys: tuple[str, ...]
+    strict: bool = False
+    per_machine: bool = True
+    also: tuple[str, ...] = ()
+
+    def sources(self, part: Part) -> tuple[str, ...]:
+        """Patterns of what a part describes."""
+        patterns = [
+            pattern.format(backend=name)
+            for pattern in self.describes
+            for name in (part.backends if "{backend}" in pattern else ("",))
+        ]
+        return tuple(dict.fromkeys(patterns))
+
+    def command_of(self, part: Part) -> str:
+        """What measures a part, as one would type it."""
+        if isinstance(self.measure, Script):
+            return f"python {self.measure.command} {part.arguments}".strip()
+        return f"python -m benchmarks.facts write {self.name}"
+
+    def take(self, part: Part, root: Path = ROOT) -> Measurement:
+        """Measure a part, here and now.
+
+        Raises:
+            UserError: The sources changed meanwhile: of which the numbers are, nobody knows.
+        """
+        before = fingerprint(self.sources(part), root)
+        new = self.measured(part, self.measure(part), root)
+        if new.fingerprint != before:
+            raise UserError(f"{self.name}: the sources changed while they were measured", "Start again.")
+        return new
+
+    def measured(self, part: Part, rows: Sequence[Row], root: Path = ROOT) -> Measurement:
+        """Rows that were measured just now, here."""
+        return records.now(self.command_of(part), part.backends, self.also, self.sources(part), rows, root)
+
+    def with_new(self, record: Record, new: Measurement) -> Record:
+        """The record with a new measurement, in place of what it replaces."""
+        return records.replaced(record, new, self.keys, per_machine=self.per_machine)
+
+    def find_old(self, record: Record, today: datetime.date, root: Path = ROOT) -> list[Old]:
+        """What is old of a record, in its order."""
+        found = []
+        for one in record:
+            if reasons := self._reasons(one, root):
+                too_old = self.strict or one.age(today) > MOST_DAYS
+                found.append(Old(self.name, one, tuple(reasons), too_old))
+        return found
+
+    def old_parts(self, record: Record, root: Path = ROOT) -> list[Part]:
+        """Parts of which the record has no measurement (of this machine, if that counts) that is true."""
+        here = records.machine()
+        current = {
+            (one.command, one.backends)
+            for one in record
+            if (one.machine == here or not self.per_machine) and not self._reasons(one, root)
+        }
+        return [part for part in self.parts if (self.command_of(part), part.backends) not in current]
+
+    def missing(self, record: Record) -> list[Part]:
+        """Parts whose backends no measurement has."""
+        measured = {name for one in record for name in one.backends}
+        return [part for part in self.parts if not measured.issuperset(part.backends)]
+
+    def _reasons(self, measurement: Measurement, root: Path) -> list[str]:
+        return records.reasons_it_is_old(measurement, self.sources(Part(measurement.backends)), root)
+
+
+def _each(*names: str) -> tuple[Part, ...]:
+    return tuple(Part((name,)) for name in names)
+
+
+_ALL = (
+    Fact(
+        "lines",
+        measures.lines,
+        (Part(BACKENDS),),
+        ("backends/{backend}/**/*.py", "benchmarks/facts/sources.py"),
+        ("backend",),
+        strict=True,
+        per_machine=False,
+    ),
+    Fact(
+        "capabilities",
+        measures.capabilities,
+        _each("reference", "tf", "mxnet", "torch", "jax", "onnx"),
+        ("backends/{backend}/**/*.py", "core/conformance/**/*.py", "core/comparison.py", *_MEANT),
+        ("backend", "subject"),
+        strict=True,
+        per_machine=False,
+    ),
+    Fact(
+        "certificates",
+        Script("run.py parity", measures.certificate_rows),
+        (
+            Part(
+                ("reference", "tf", "mxnet"),
+                "-f reference -f tf -f mxnet --steps 100 --relay --set network.dropout=0.2",
+                "float64, `fcn`, synthetic 64x96, six relays",
+            ),
+            Part(
+                ("reference", "tf", "mxnet"),
+                "-f reference -f tf -f mxnet --config configs/fcn_skip.yaml --steps 100 --relay"
+                " --set network.dropout=0.2",
+                "float64, `fcn_skip`, the same",
+            ),
+            Part(
+                ("tf", "torch", "mxnet", "jax", "reference"),
+                "-f tf -f torch -f mxnet -f jax -f reference --steps 100 --round --set network.dropout=0.2",
+                "float64, `fcn`, the same images: TensorFlow, PyTorch, MXNet, JAX, and one run that goes"
+                " round tf > torch > mxnet > jax > reference > tf",
+            ),
+        ),
+        ("backends/{backend}/**/*.py", "core/parity/**/*.py", "core/training.py", *_MEANT),
+        ("what",),
+        per_machine=False,
+    ),
+    Fact(
+        "speed_training",
+        Script("benchmarks/training.py", measures.training_rows),
+        (
+            Part(("tf", "mxnet", "torch"), "-f tf -f mxnet -f torch --batch-size 8 --batch-size 32"),
+            Part(("tf", "mxnet"), "-f tf -f mxnet --network unet --batch-size 8"),
+            Part(
+                ("tf", "torch"),
+                "-f tf -f torch --precision mixed_bfloat16 --batch-size 8 --batch-size 32",
+            ),
+            Part(("tf",), "-f tf --network unet --precision mixed_bfloat16 --batch-size 8"),
+        ),
+        (
+            *("backends/{backend}/**/*.py", "benchmarks/by_hand/*.py", "benchmarks/training.py"),
+            *(*_STEP, *_LOADER),
+        ),
+        ("framework", "network", "precision", "batch_size"),
+        also=("keras",),
+    ),
+    Fact(
+        "speed_loader",
+        Script("benchmarks/loader.py", measures.loader_rows),
+        (Part((), ""),),
+        (*_LOADER, "benchmarks/loader.py"),
+        ("storage", "contender"),
+        also=("tf", "torch"),
+    ),
+    Fact(
+        "speed_prediction",
+        Script("benchmarks/prediction.py", measures.prediction_rows),
+        (Part(("tf", "mxnet", "onnx"), "-f tf -f mxnet -f onnx"),),
+        ("backends/{backend}/**/*.py", "core/lowering.py", "core/plan.py", "benchmarks/prediction.py"),
+        ("framework", "network", "precision", "batch_size"),
+    ),
+    Fact(
+        "speed_answers",
+        Script("benchmarks/answers.py", measures.answers_rows),
+        (Part(("tf",), "-f tf"),),
+        (
+            *("backends/{backend}/**/*.py", "core/inference.py", "core/commands/prediction_run.py"),
+            *("core/commands/results.py", "core/workers.py", "data/reading.py", "data/resize.py"),
+            *("data/dicom.py", "data/decoders.py", "benchmarks/answers.py"),
+        ),
+        ("framework",),
+    ),
+    Fact(
+        "speed_start",
+        Script("benchmarks/start.py", measures.start_rows),
+        (Part(("tf", "mxnet"), "-f tf -f mxnet"),),
+        (
+            *("backends/{backend}/**/*.py", "run.py", "core/commands/__init__.py", "core/commands/train.py"),
+            *("core/commands/training_run.py", *_STEP, "benchmarks/by_hand/*.py", "benchmarks/start.py"),
+        ),
+        ("what",),
+    ),
+    Fact(
+        "speed_scaling",
+        Script("benchmarks/scaling.py", measures.scaling_rows),
+        (Part(("tf",), "-f tf"),),
+        ("backends/{backend}/**/*.py", *_LOADER, *_STEP, "benchmarks/scaling.py"),
+        ("what",),
+    ),
+    Fact(
+        "speed_preprocessing",
+        Script("benchmarks/preprocess.py", measures.preprocessing_rows),
+        (Part((), ""),),
+        (
+            *("data/preprocessing.py", "data/reading.py", "data/decoders.py", "data/dicom.py"),
+            *("data/resize.py", "data/store.py", "data/staging.py", "core/workers.py"),
+            "benchmarks/preprocess.py",
+        ),
+        ("storage",),
+    ),
+)
+FACTS: Mapping[str, Fact] = {fact.name: fact for fact in _ALL}
+"""By their name."""
+
+
+def read_all(root: Path = ROOT) -> dict[str, Record]:
+    """Every record, by the name of its fact."""
+    return {name: records.read(name, root) for name in FACTS}

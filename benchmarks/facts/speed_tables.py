@@ -1,0 +1,275 @@
+"""The tables of speed, of docs/speed.md and of README.md.
+
+Promises: a ratio is shown as its median with the least and greatest of the rounds; README's are the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.facts.layout import (
+    Records,
+    by_machine,
+    number,
+    on_machines,
+    ratio,
+    record_of,
+    span,
+    table_of,
+)
+from benchmarks.facts.records import Measurement, Record, Row
+from core.errors import UserError
+
+_NETWORKS = {"fcn": "default FCN", "unet": "U-Net"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A row of README's summary.
+
+    Args:
+        what: Is measured.
+        over: What.
+        fact: Whose record it is from.
+        field: Of the rows.
+        rows: Which rows: values that they have.
+    """
+
+    what: str
+    over: str
+    fact: str
+    field: str
+    rows: tuple[Mapping[str, Any], ...] = ({},)
+
+
+def _training(framework: str, *sizes: int) -> tuple[Mapping[str, Any], ...]:
+    row = {"framework": framework, "network": "fcn", "precision": "float32"}
+    return tuple({**row, "batch_size": size} for size in sizes)
+
+
+_TF, _MXNET = _training("tf", 8, 32), _training("mxnet", 8, 32)
+_OURS = ({"storage": "uint8", "contender": "ours"},)
+_IMAGES, _SIZES = ({"what": "images"},), ({"what": "size"},)
+
+FIGURES = (
+    Figure(
+        "`run.py -f tf`, images/s of training",
+        "over the same network by hand, batches of 8, 32",
+        "speed_training",
+        "over_by_hand",
+        _TF,
+    ),
+    Figure("", "over Keras 3 `fit` on TensorFlow", "speed_training", "over_keras", _TF),
+    Figure(
+        "`run.py -f mxnet`, likewise",
+        "over the same network by hand in Gluon",
+        "speed_training",
+        "over_by_hand",
+        _MXNET,
+    ),
+    Figure("", "over `run.py -f tf`, batches of 8", "speed_training", "over_tf", _MXNET[:1]),
+    Figure("memory of training", "over by hand: `tf`", "speed_training", "memory_over_by_hand", _TF),
+    Figure("", "over by hand: `mxnet`", "speed_training", "memory_over_by_hand", _MXNET),
+    Figure("time a step waits for data", "`tf`, batches of 8", "speed_training", "waits", _TF[:1]),
+    Figure(
+        "batches from a warm uint8 file",
+        "over `numpy.take` from memory",
+        "speed_loader",
+        "over_memory",
+        _OURS,
+    ),
+    Figure("", "over a PyTorch `DataLoader` with two workers", "speed_loader", "over_torch", _OURS),
+    Figure("DICOM to masks, `run.py predict`", "time over the sum of its parts", "speed_answers", "over_sum"),
+    Figure(
+        "DICOM to HDF5, `preprocess.py`",
+        "over bare decoding and resizing, a core",
+        "speed_preprocessing",
+        "over_limit",
+    ),
+    Figure("", "over `pixel_array`, `cv2.resize`, append, a core", "speed_preprocessing", "over_loop"),
+    Figure(
+        "first update of `run.py -f tf`, `-f mxnet`",
+        "time over importing and doing it by hand",
+        "speed_start",
+        "over",
+        ({"what": "tf"}, {"what": "mxnet"}),
+    ),
+    Figure("`--help`", "time over `import numpy`", "speed_start", "over", ({"what": "--help"},)),
+    Figure(
+        "time an image, few images to many",
+        "greatest over least",
+        "speed_scaling",
+        "ms",
+        ({"what": "images"},),
+    ),
+    Figure(
+        "time a pixel, small images to large",
+        "greatest over least",
+        "speed_scaling",
+        "ms",
+        ({"what": "size"},),
+    ),
+    Figure(
+        "network alone, `run.py predict`'s part: MXNet, ONNX Runtime",
+        "images/s over TensorFlow's",
+        "speed_prediction",
+        "over_tf",
+        ({"framework": "mxnet"}, {"framework": "onnx"}),
+    ),
+)
+
+_SCRIPTS = {"speed_preprocessing": "preprocess.py"}
+
+
+def summary(records: Records) -> str:
+    """README's: of each figure the newest from a quiet machine, whichever that was."""
+    rows, before = [], ""
+    for figure in FIGURES:
+        record = record_of(records, figure.fact)
+        found = [_newest(record, row, figure.field) for row in figure.rows]
+        places = dict.fromkeys(f"{one.date}, {one.processor}" for one, _ in found)
+        script = _SCRIPTS.get(figure.fact, figure.fact.removeprefix("speed_") + ".py")
+        shown = "" if figure.fact == before else f"`benchmarks/{script}`"
+        before = figure.fact
+        rows.append(
+            [figure.what, figure.over, ", ".join(text for _, text in found), "; ".join(places), shown]
+        )
+    return f"\n\n{table_of(['', '', 'ratio', 'measured', 'repeat it with'], rows)}\n\n"
+
+
+def training(records: Records) -> str:
+    """Of docs/speed.md: a table for each processor."""
+    header = ["", "batch", "images/s", "over by hand", "over Keras", "over `tf`", "memory over by hand"]
+    header += ["waits for data", "measured"]
+
+    def cells(row: Row) -> list[str]:
+        precision = "" if row["precision"] == "float32" else f", {row['precision']}"
+        return [
+            f"`{row['framework']}`, {_NETWORKS[row['network']]}{precision}",
+            str(row["batch_size"]),
+            number(row.get("images_per_s"), ".1f"),
+            *(ratio(row.get(key)) for key in ("over_by_hand", "over_keras", "over_tf")),
+            number(row.get("memory_over_by_hand"), ".2f"),
+            number(row.get("waits"), ".2%").replace("%", " %"),
+        ]
+
+    return by_machine(record_of(records, "speed_training"), header, cells)
+
+
+_CONTENDERS = {
+    "ours": "ours, warm",
+    "memory": "`numpy.take` from memory: the limit",
+    "tf.data": "`tf.data` from memory",
+    "torch": "PyTorch `DataLoader`, two workers, our file",
+    "h5py": "h5py, sorted indices",
+}
+
+
+def loader(records: Records) -> str:
+    """Of docs/speed.md: a table for each processor."""
+
+    def cells(row: Row) -> list[str]:
+        return [
+            _CONTENDERS.get(row["contender"], row["contender"]),
+            row["storage"],
+            number(row.get("images_per_s"), ",.0f"),
+            "1" if row["contender"] == "memory" else ratio(row.get("over_memory")),
+            ratio(row.get("over_torch")),
+            number(row.get("memory_mb"), ".0f"),
+        ]
+
+    header = ["", "file", "images/s", "over memory", "over the `DataLoader`", "MB", "measured"]
+    return by_machine(record_of(records, "speed_loader"), header, cells)
+
+
+def prediction(records: Records) -> str:
+    """Of docs/speed.md: the network alone."""
+
+    def cells(row: Row) -> list[str]:
+        return [
+            f"`{row['framework']}`, {_NETWORKS[row['network']]}, batches of {row['batch_size']}",
+            number(row.get("images_per_s"), ".0f"),
+            ratio(row.get("over_tf")),
+        ]
+
+    return on_machines(record_of(records, "speed_prediction"), ["", "images/s", "over `tf`"], cells)
+
+
+def answers(records: Records) -> str:
+    """Of docs/speed.md: from DICOM to masks."""
+    kinds = ("read", "network", "conclude", "command")
+
+    def cells(row: Row) -> list[str]:
+        numbers = [number(row.get(f"{kind}_ms"), ".1f") for kind in kinds]
+        return [f"`{row['framework']}`", *numbers, ratio(row["over_sum"])]
+
+    header = ["ms an image", "reading", "network", "masks", "the command", "over the sum of the parts"]
+    return on_machines(record_of(records, "speed_answers"), header, cells)
+
+
+def start(records: Records) -> str:
+    """Of docs/speed.md: how long until something happens."""
+
+    def cells(row: Row) -> list[str]:
+        what = f"first update of `{row['what']}`, over importing and doing it by hand"
+        if row["what"] == "--help":
+            what = "`--help`, over `import numpy`"
+        return [what, number(row.get("seconds"), ".1f"), ratio(row.get("over"))]
+
+    return on_machines(record_of(records, "speed_start"), ["", "s", "ratio"], cells)
+
+
+def scaling(records: Records) -> str:
+    """Of docs/speed.md: least and greatest along the line."""
+
+    def cells(row: Row) -> list[str]:
+        if row["what"] == "images":
+            what = f"an epoch over {row['from']:,} to {row['to']:,} images of 64x64"
+            return [
+                what,
+                f"{span(row['ms'], '.1f')} for each 1,000",
+                f"{span(row['memory_mb'], '.0f')} in all",
+            ]
+        small, of = row["smallest"], f"{row['from']}x{row['from']} to {row['to']}x{row['to']}"
+        return [
+            f"a training step of `{row['framework']}`, {of}",
+            f"{span(row['ms'], '.0f')} a megapixel ({small}x{small}: {row['smallest_ms']:.0f})",
+            f"{span(row['memory_mb'], '.0f')} more for each further megapixel",
+        ]
+
+    return on_machines(record_of(records, "speed_scaling"), ["", "ms", "MB"], cells)
+
+
+def preprocessing(records: Records) -> str:
+    """Of docs/speed.md: per core, the whole command."""
+
+    def cells(row: Row) -> list[str]:
+        return [
+            f"{row['count']:,} radiographs, {row['storage']}",
+            ratio(row["over_limit"]),
+            ratio(row["over_loop"]),
+        ]
+
+    header = ["for each core", "over bare decoding and resizing", "over `pixel_array`, `cv2.resize`, append"]
+    return on_machines(record_of(records, "speed_preprocessing"), header, cells)
+
+
+def _newest(record: Record, where: Mapping[str, Any], field: str) -> tuple[Measurement, str]:
+    """Of rows with the field and these values the newest one's, as text; a quiet machine's, if any."""
+    found = [
+        (one.quiet, one.date, number, one, row[field])
+        for number, one in enumerate(record)
+        for row in one.rows
+        if field in row and all(row.get(key) == value for key, value in where.items())
+    ]
+    if not found:
+        raise UserError(f"no row of the record has {field} for {dict(where)}")
+    *_, one, value = max(found, key=lambda item: item[:3])
+    if field == "ms":
+        return one, f"{value[1] / value[0]:.2f}"
+    if field == "waits":
+        return one, f"{100 * value:.2f} %"
+    middle = value if isinstance(value, float) else value[0]
+    return one, f"{middle:.2f}" if middle < 2.5 else f"{middle:.1f}"

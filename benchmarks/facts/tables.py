@@ -1,0 +1,123 @@
+"""What records look like in the documents: one function for each table.
+
+Promises: a table is made of records alone, so it changes only when something was measured; under each stands
+when, where and with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from benchmarks.facts import speed_tables
+from benchmarks.facts.layout import Records, block, record_of, rows_of, small, table_of
+from benchmarks.facts.records import SOFTWARE, told
+from benchmarks.facts.registry import BACKENDS
+from core.errors import UserError
+
+_PRECISIONS = ("float32", "float64", "mixed_bfloat16")
+
+
+def render(name: str, records: Records) -> str:
+    """What stands between the marks of a table.
+
+    Raises:
+        UserError: There is no such table, or the record it is made of.
+    """
+    if name not in TABLES:
+        raise UserError(f"there is no table {name!r}", f"There are {', '.join(TABLES)}.")
+    return TABLES[name](records)
+
+
+def backends(records: Records) -> str:
+    """Cells for the header of README's table of backends."""
+    versions = record_of(records, "lines")[-1].versions
+    cells = [f"{SOFTWARE[name].title} {versions[name]}" for name in BACKENDS if name in SOFTWARE]
+    return " " + " | ".join([*cells, f"reference, NumPy {versions['numpy']}"]) + " "
+
+
+def lines(records: Records) -> str:
+    """Cells for a row of README's table of backends."""
+    found = {row["backend"]: row["lines"] for row in rows_of(record_of(records, "lines"))}
+    return " " + " | ".join(str(found[name]) for name in BACKENDS) + " "
+
+
+def lines_note(records: Records) -> str:
+    """When they were counted, within a sentence."""
+    newest = record_of(records, "lines")[-1]
+    return f"counted {newest.date} at commit {newest.commit}"
+
+
+def capabilities(records: Records) -> str:
+    """All of docs/capabilities.md."""
+    from core.commands.conformance import as_markdown
+
+    record = record_of(records, "capabilities")
+    table: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ("reference", *BACKENDS[:-1])}
+    for row in rows_of(record):
+        verdicts = {key: row[key] for key in _PRECISIONS if key in row}
+        table[row["backend"]][row["subject"]] = verdicts
+    parts = [as_markdown(table, "make facts"), "How many checks these were, and when:\n"]
+    rows = []
+    for one in sorted(record, key=lambda one: list(table).index(one.backends[0])):
+        checks = [row["checks"] for row in one.rows]
+        counts = [sum(check.get(status, 0) for check in checks) for status in ("passed", "refused", "failed")]
+        rows.append([f"`{one.backends[0]}`", *map(str, counts), one.date, told([one], date=False)])
+    parts.append(table_of(["", "passed", "refused", "failed", "measured", "with"], rows))
+    return "\n" + "\n".join(parts) + "\n\n"
+
+
+def certificates(records: Records) -> str:
+    """What `run.py parity` certified."""
+    record = record_of(records, "certificates")
+    rows = []
+    for one in record:
+        for row in one.rows:
+            drift = row.get("drift_loss")
+            loss = small(row["loss"]) + ("" if drift is None else f"; a backend from itself: {small(drift)}")
+            if row["precision"] == "float64":
+                array = small(row["array"])
+            elif row.get("share") is None:
+                array = "within 5 times the drift at every step"
+            else:
+                array = f"{small(row['array'])}; at most {row['share']:.2f} of the budget"
+            rows.append([row["what"], loss, array, "yes" if row["holds"] else "NO", one.date])
+    header = ["", "largest distance of the loss", "of any array", "holds", "measured"]
+    return block(table_of(header, rows), record)
+
+
+def agreement(records: Records) -> str:
+    """Distances from the truth in float32: {network, size, batch, input, backend, ...} beside the budget."""
+    record = record_of(records, "agreement")
+    rows = [
+        [
+            f"`{row['network']}`, {row['size']}, batch of {row['batch']}, {row['input']}",
+            f"`{row['backend']}`",
+            *(small(row[f"largest_distance_{kind}"]) for kind in ("loss", "gradient", "statistic")),
+            f"{row['worst_share_of_budget']:.2f}",
+            f"`{row['worst_array']}`",
+        ]
+        for row in sorted(
+            rows_of(record), key=lambda row: (row["network"], str(row["size"]), row["batch"], row["input"])
+        )
+    ]
+    header = ["", "", "loss", "gradient", "statistic", "largest share of the budget", "of"]
+    return block(table_of(header, rows), record)
+
+
+TABLES: Mapping[str, Callable[[Records], str]] = {
+    "backends": backends,
+    "lines": lines,
+    "lines-note": lines_note,
+    "capabilities": capabilities,
+    "certificates": certificates,
+    "agreement": agreement,
+    "speed": speed_tables.summary,
+    "speed-training": speed_tables.training,
+    "speed-loader": speed_tables.loader,
+    "speed-prediction": speed_tables.prediction,
+    "speed-answers": speed_tables.answers,
+    "speed-start": speed_tables.start,
+    "speed-scaling": speed_tables.scaling,
+    "speed-preprocessing": speed_tables.preprocessing,
+}
+"""By the name that stands in a document's mark."""
