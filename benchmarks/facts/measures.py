@@ -107,27 +107,31 @@ def capabilities(part: Part) -> list[Row]:
 
 
 def certificate_rows(found: Mapping[str, Any], part: Part) -> list[Row]:
-    """Of one certificate of `run.py parity`: {what, steps, loss, array, drift_loss, share, holds}.
+    """Of one certificate of `run.py parity`: {what, steps, loss, loss_budget, array, share, holds}.
 
-    Distances are the largest of all steps and runs; `share` is the largest of a distance in its budget.
+    Distances are the largest of all steps and runs, `loss_budget` the one that stood beside that of the loss;
+    `share` is the largest of a distance in its budget.
     """
-    runs, drifts, budgets = found["runs"].values(), found["drifts"].values(), found["budgets"]
-    kinds = list(budgets)
+    runs = list(found["runs"].values())
+    kinds = list(runs[0]["distances"])
+    of_loss = [
+        pair for run in runs for pair in zip(run["distances"]["loss"], run["budgets"]["loss"], strict=True)
+    ]
+    loss, loss_budget = max(of_loss)
     shares = [
         distance / budget
         for run in runs
         for kind in kinds
-        # A relay begins half-way: its last step is the last of all.
-        for distance, budget in zip(reversed(run["distances"][kind]), reversed(budgets[kind]), strict=False)
+        for distance, budget in zip(run["distances"][kind], run["budgets"][kind], strict=True)
     ]
     return [
         {
             "what": part.title,
             "precision": found["precision"],
             "steps": found["steps"],
-            "loss": max(max(run["distances"]["loss"]) for run in runs),
+            "loss": loss,
+            "loss_budget": loss_budget,
             "array": max(max(run["distances"][kind]) for run in runs for kind in kinds if kind != "loss"),
-            "drift_loss": max((max(drift["distances"]["loss"]) for drift in drifts), default=None),
             "share": max(shares),
             "holds": found["holds"],
         }

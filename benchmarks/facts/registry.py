@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.facts import measures, records
+from benchmarks.facts.agreement import agreement
 from benchmarks.facts.measures import Measure, Part, Script
 from benchmarks.facts.records import ROOT, Measurement, Record, Row
 from benchmarks.facts.sources import fingerprint
@@ -154,7 +155,14 @@ _ALL = (
         "capabilities",
         measures.capabilities,
         _each("reference", "tf", "mxnet", "torch", "jax", "onnx"),
-        ("backends/{backend}/**/*.py", "core/conformance/**/*.py", "core/comparison.py", *_MEANT),
+        (
+            "backends/{backend}/**/*.py",
+            "core/conformance/**/*.py",
+            "core/budget.py",
+            "core/comparison.py",
+            "core/switches.py",
+            *_MEANT,
+        ),
         ("backend", "subject"),
         strict=True,
         per_machine=False,
@@ -181,9 +189,20 @@ _ALL = (
                 " round tf > torch > mxnet > jax > reference > tf",
             ),
         ),
-        ("backends/{backend}/**/*.py", "core/parity/**/*.py", "core/training.py", *_MEANT),
+        ("backends/{backend}/**/*.py", "core/parity/**/*.py", "core/budget.py", "core/training.py", *_MEANT),
         ("what",),
         per_machine=False,
+    ),
+    Fact(
+        "agreement",
+        agreement,
+        _each("tf", "mxnet", "torch", "jax"),
+        (
+            *("backends/{backend}/**/*.py", "core/budget.py", "core/conformance/training.py"),
+            *("core/conformance/cases.py", "configs/fcn*.yaml", "configs/demo.yaml", "configs/unet.yaml"),
+            *_MEANT,
+        ),
+        ("backend", "network", "size", "batch", "steps", "input"),
     ),
     Fact(
         "speed_training",

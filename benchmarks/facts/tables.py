@@ -72,14 +72,8 @@ def certificates(records: Records) -> str:
     rows = []
     for one in record:
         for row in one.rows:
-            drift = row.get("drift_loss")
-            loss = small(row["loss"]) + ("" if drift is None else f"; a backend from itself: {small(drift)}")
-            if row["precision"] == "float64":
-                array = small(row["array"])
-            elif row.get("share") is None:
-                array = "within 5 times the drift at every step"
-            else:
-                array = f"{small(row['array'])}; at most {row['share']:.2f} of the budget"
+            loss = f"{small(row['loss'])}, allowed {small(row['loss_budget'])}"
+            array = f"{small(row['array'])}; at most {row['share']:.2f} of its budget"
             rows.append([row["what"], loss, array, "yes" if row["holds"] else "NO", one.date])
     header = ["", "largest distance of the loss", "of any array", "holds", "measured"]
     return block(table_of(header, rows), record)
@@ -90,17 +84,20 @@ def agreement(records: Records) -> str:
     record = record_of(records, "agreement")
     rows = [
         [
-            f"`{row['network']}`, {row['size']}, batch of {row['batch']}, {row['input']}",
+            f"`{row['network']}` {row['size']}x{row['size']}, batch of {row['batch']}, "
+            + (f"{row['steps']} steps, " if row["steps"] > 1 else "")
+            + row["input"],
             f"`{row['backend']}`",
             *(small(row[f"largest_distance_{kind}"]) for kind in ("loss", "gradient", "statistic")),
             f"{row['worst_share_of_budget']:.2f}",
-            f"`{row['worst_array']}`",
+            f"{row['worst_array']}: {small(row['worst_distance'])}, allowed {small(row['worst_budget'])}",
         ]
         for row in sorted(
-            rows_of(record), key=lambda row: (row["network"], str(row["size"]), row["batch"], row["input"])
+            rows_of(record),
+            key=lambda row: (row["network"], row["size"], row["batch"], row["steps"], row["input"]),
         )
     ]
-    header = ["", "", "loss", "gradient", "statistic", "largest share of the budget", "of"]
+    header = ["", "", "loss", "gradient", "statistic", "largest share of a budget", "taken by"]
     return block(table_of(header, rows), record)
 
 

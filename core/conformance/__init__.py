@@ -17,6 +17,8 @@ train passes the checks of predictions, and the table says "no" for the rest.
 
 from __future__ import annotations
 
+import functools
+
 from core.conformance.behaviour import behaviour_checks
 from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
@@ -29,12 +31,20 @@ __all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
 
 
 def all_checks() -> list[Check]:
-    """Every check: predictions, the numbers of training, what else is promised, and the longest last."""
-    return [
+    """Every check: predictions, the numbers of training, what else is promised, and the longest last.
+
+    They are made once in a process: the judge's answers are kept with them.
+    """
+    return list(_checks())
+
+
+@functools.cache
+def _checks() -> tuple[Check, ...]:
+    return (
         *prediction_checks(),
         *number_checks(),
         *mixed_checks(),
         *behaviour_checks(),
         *switch_checks(),
         *training_checks(),
-    ]
+    )
