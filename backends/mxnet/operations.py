@@ -117,9 +117,7 @@ def in_bfloat16(
     """
     if isinstance(operation, ConvTranspose2D):
         # Not Deconvolution: fed a weight that is computed, it ends in a segmentation fault.
-        y, pullback = _conv_transpose2d_by_phases(
-            operation, of, _rounded(x), _rounded(kernel), None, "float32"
-        )
+        y, pullback = _conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None, "float32")
     else:
         y, pullback = conv2d(operation, of, _rounded(x), _rounded(kernel), None, "float32")
     product = Result(_rounded(y), lambda dy: tuple(map(_rounded, pullback(_rounded(dy)))))
