@@ -88,12 +88,13 @@ def facts_of(names: list[str]) -> list[Fact]:
 
 
 def write_fact(fact: Fact, root: Path = ROOT, *, again: bool = False, quiet: bool = True) -> None:
-    """Measure the parts that are old, and keep each as soon as it is there."""
+    """Measure the parts that are old; each is kept and shown as soon as it is there."""
     parts = fact.parts if again else fact.old_parts(records.read(fact.name, root), root)
     for part in parts:
         print(f"{fact.name}: {', '.join(part.backends)} {part.arguments}", flush=True)
         new = dataclasses.replace(fact.take(part, root), quiet=quiet)
         records.write(fact.name, fact.with_new(records.read(fact.name, root), new), root)
+        render_documents(root)
     print(f"{fact.name}: {len(parts)} of {len(fact.parts)} parts were measured")
 
 

@@ -153,23 +153,26 @@ def write(name: str, record: Record, root: Path = ROOT) -> None:
 
 
 def replaced(record: Record, new: Measurement, keys: Sequence[str], *, per_machine: bool) -> Record:
-    """The record with a new measurement.
+    """The record with a new measurement, in the place of the first that it replaces; else at the end.
 
     It takes the place of what the same command measured of the same backends; its rows take the place of
     others that are alike in `keys`. What another machine measured stays where numbers are kept `per_machine`.
     """
     identities = {_identity(row, keys) for row in new.rows}
-    kept = []
+    kept: list[Measurement] = []
+    place: int | None = None
     for old in record:
         if per_machine and old.machine != new.machine:
             kept.append(old)
             continue
-        if (old.command, old.backends) == (new.command, new.backends):
-            continue
-        rows = tuple(row for row in old.rows if _identity(row, keys) not in identities)
+        same = (old.command, old.backends) == (new.command, new.backends)
+        rows = () if same else tuple(row for row in old.rows if _identity(row, keys) not in identities)
         if rows:
             kept.append(dataclasses.replace(old, rows=rows))
-    return (*kept, new)
+        if place is None and len(rows) < len(old.rows):
+            place = len(kept)
+    kept.insert(len(kept) if place is None else place, new)
+    return tuple(kept)
 
 
 def reasons_it_is_old(measurement: Measurement, describes: Sequence[str], root: Path = ROOT) -> list[str]:

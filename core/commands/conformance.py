@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-f", "--framework", action="append", required=True, metavar="NAME", help="backend; may be repeated"
     )
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="also networks on images of up to 384x384, up to minutes each",
+    )
     parser.add_argument("--only", metavar="SUBJECT", help="checks whose name contains this")
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write every outcome as JSON; - prints it"
@@ -51,7 +56,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     from core.files import write_text
 
     names = list(dict.fromkeys(arguments.framework))
-    outcomes = {name: _examine(console, name, arguments.only) for name in names}
+    outcomes = {name: _examine(console, name, arguments) for name in names}
     table = {name: capabilities(of_one) for name, of_one in outcomes.items()}
     _print(console, table)
     for name, of_one in outcomes.items():
@@ -76,14 +81,15 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     return int(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
 
 
-def _examine(console: Console, name: str, only: str | None) -> list[Outcome]:
+def _examine(console: Console, name: str, arguments: argparse.Namespace) -> list[Outcome]:
     from rich.progress import track
 
     from core.conformance import all_checks, examine
     from core.errors import UserError
     from core.isolation import Isolated
 
-    checks = [check for check in all_checks() if only is None or only in str(check)]
+    only = arguments.only
+    checks = [check for check in all_checks(large=arguments.large) if only is None or only in str(check)]
     if not checks:
         raise UserError(f"--only {only}: no check's name contains that")
     with Isolated(name) as backend:

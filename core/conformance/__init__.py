@@ -25,17 +25,25 @@ from core.conformance.numbers import number_checks
 from core.conformance.predictions import prediction_checks
 from core.conformance.suite import Calls, Check, Outcome, capabilities, examine
 from core.conformance.switches import switch_checks
-from core.conformance.training import training_checks
+from core.conformance.training import LARGE, USUAL, checks_of
 
 __all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
 
 
-def all_checks() -> list[Check]:
+def all_checks(*, large: bool = False) -> list[Check]:
     """Every check: predictions, the numbers of training, what else is promised, and the longest last.
 
     They are made once in a process: the judge's answers are kept with them.
+
+    Args:
+        large: Whether those that take up to minutes each are among them.
     """
-    return list(_checks())
+    return [*_checks(), *(_large_checks() if large else ())]
+
+
+@functools.cache
+def _large_checks() -> tuple[Check, ...]:
+    return tuple(checks_of(LARGE))
 
 
 @functools.cache
@@ -46,5 +54,5 @@ def _checks() -> tuple[Check, ...]:
         *mixed_checks(),
         *behaviour_checks(),
         *switch_checks(),
-        *training_checks(),
+        *checks_of(USUAL),
     )

@@ -83,14 +83,9 @@ LARGE = (
 """Up to minutes each, of which the judge takes most."""
 
 
-def training_checks() -> list[Check]:
-    """All of them."""
-    return [_check(setting) for setting in (*USUAL, *LARGE)]
-
-
-def is_large(check: Check) -> bool:
-    """Whether a check is of one of the `LARGE` settings."""
-    return check.subject == SUBJECT and check.name in map(str, LARGE)
+def checks_of(settings: Sequence[Setting]) -> list[Check]:
+    """One of each."""
+    return [_check(setting) for setting in settings]
 
 
 def case_of_setting(setting: Setting, seed: int = 5) -> Case:
@@ -157,8 +152,3 @@ def _check(setting: Setting) -> Check:
         require_agreement(train, backend.call(train, cases[0], "float32"), cases[0], "float32")
 
     return Check(SUBJECT, str(setting), "float32", run)
-
-
-def checks_of(settings: Sequence[Setting]) -> list[Check]:
-    """Checks of other settings than those of the suite."""
-    return [_check(setting) for setting in settings]

@@ -2,7 +2,7 @@
 
 Left out, unless PNEUMOSEG_CHECKS is "all", is what takes long and what other checks come upon too: in float64
 the convolutions one by one (they are checked in float32, and float64 in networks), most random networks,
-and the largest whole one. `run.py conformance` leaves nothing out.
+and the largest whole one; and float32 on the largest images. `.ci/run` leaves nothing out.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ def chosen() -> list[Check]:
     """The checks to run."""
     left_out = {str(check) for check in all_checks() if LONG.fullmatch(str(check))}
     assert len(left_out) == 42 + 20 + 1  # so that a check that is renamed is not run in silence, nor left out
-    everything = os.environ.get("PNEUMOSEG_CHECKS") == "all"
-    return [check for check in all_checks() if everything or str(check) not in left_out]
+    if os.environ.get("PNEUMOSEG_CHECKS") == "all":
+        return all_checks(large=True)
+    return [check for check in all_checks() if str(check) not in left_out]
 
 
 @pytest.mark.parametrize("check", chosen(), ids=str)
