@@ -70,14 +70,14 @@ class ReferenceModel:
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
     ) -> float:
         """One update; gives the loss before it."""
-        loss, _ = self.step_and_gradients(images, masks, scalars, keep)
+        loss, _ = self._step(images, masks, scalars, keep)
         return loss
 
     @_without_warnings
-    def step_and_gradients(
+    def _step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
     ) -> tuple[float, State]:
-        """One update; gives what `gradients` would have given before it, computed once."""
+        """The loss and the gradients before an update that it makes."""
         if keep is None:
             keep = draw_keep_masks(self._plan, self._rules.seed, scalars.step, len(images))
         loss, unclipped, batch_statistics = self._differentiate(images, masks, keep)
@@ -234,6 +234,19 @@ class ReferenceModel:
         return to_bfloat16(array.astype(np.float32)).astype(self._dtype) if self._mixed else array
 
 
+class Truth(ReferenceModel):
+    """The judge: the rule in float64, for models of any precision."""
+
+    def __init__(self, plan: Plan, rules: Rules, precision: Precision, moves: Moves | None) -> None:
+        super().__init__(plan, rules, precision, "float64", moves)
+
+    def step_and_gradients(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+    ) -> tuple[float, State]:
+        """One update; gives what `gradients` would have given before it, computed once."""
+        return self._step(images, masks, scalars, keep)
+
+
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
     """The plan in NumPy; `device` can only be the CPU."""
     del device
@@ -241,7 +254,6 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> Refe
     return ReferenceModel(plan, rules, precision)
 
 
-def judge(plan: Plan, rules: Rules, precision: Precision, draw: int | None = None) -> ReferenceModel:
+def judge(plan: Plan, rules: Rules, precision: Precision, draw: int | None = None) -> Truth:
     """The truth for a model of this precision, in float64; with `draw` moved as `core.budget` says."""
-    moves = None if draw is None else Moves(draw)
-    return ReferenceModel(plan, rules, precision, "float64", moves)
+    return Truth(plan, rules, precision, None if draw is None else Moves(draw))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     from core.errors import UserError
     from core.registry import require_training
 
+    # Many processes share the cores: threads of OpenMP that have nothing to do are to sleep, not to spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in arguments.framework:
         require_training(name)
     check_at_least_one(arguments, "steps", "batch_size")
