@@ -159,8 +159,8 @@ def _print(console: Console, certificate: Certificate) -> None:
     table = Table(
         "against " + certificate.base,
         *KINDS,
-        title=f"distances over {certificate.steps} steps in {certificate.precision}, "
-        "each where it takes the largest share of its budget",
+        title=f"relative distances over {certificate.steps} steps in {certificate.precision}, "
+        "each where it takes most of its budget",
     )
     for name, series in certificate.runs.items():
         table.add_row(name, *(_cell(series, kind) for kind in KINDS))
@@ -185,4 +185,4 @@ def _cell(series: Series, kind: Kind) -> str:
     if not shares:
         return "-"
     step = max(range(len(shares)), key=shares.__getitem__)
-    return f"{series.distances[kind][step]:.1e} of {series.budgets[kind][step]:.1e}"
+    return f"{series.distances[kind][step]:.1e} ({shares[step]:.0%})"

@@ -46,9 +46,17 @@ def _agreement(subject: str, name: str, case: Case, precision: Precision) -> Che
 
 
 def _geometry() -> list[Check]:
-    """Kernels smaller than, equal to and larger than the stride, over odd, even and tiny sizes."""
+    """Kernels smaller than, equal to and larger than the stride, over odd, even, prime and tiny sizes."""
     checks = []
     for precision in PRECISIONS:
+        for kernel, stride in ((1, 8), (2, 5), (3, 8), (4, 6), (8, 7), (6, 4), (8, 8), (5, 7), (7, 4)):
+            for kind, (height, width) in (("conv", (17, 23)), ("transpose", (2, 3))):
+                there = {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride}
+                mask = {"name": "mask", "kind": "output", "kernel": 2, "stride": 1}
+                case = make_case([there, mask], height, width, batch_norm=False)
+                subject = "convolution" if kind == "conv" else "transposed convolution"
+                name = f"kernel {kernel}, stride {stride}, {height}x{width}"
+                checks.append(_agreement(subject, name, case, precision))
         for kernel in (1, 2, 3, 4, 5, 7):
             for stride in (1, 2, 3):
                 for kind in ("conv", "transpose"):

@@ -52,6 +52,7 @@ class Setting:
 
 
 USUAL = (
+    Setting("fcn", 8, (3, 1, 2), "noise", fresh=False),
     Setting("fcn", 96, (8,)),
     Setting("fcn", 96, (8,), "noise", fresh=False),
     Setting("fcn", 192, (3,), "noise"),
@@ -65,7 +66,7 @@ USUAL = (
     Setting("demo", 96, (4, 4, 2, 4, 4, 1, 4, 4, 3, 4)),
     Setting("fcn", 96, (2, 2, 1, 2, 2, 2, 2, 1, 2, 2), "noise"),
 )
-"""Some seconds each."""
+"""Some seconds each; the first has a single pixel at the bottleneck, and one image in a batch."""
 
 LARGE = (
     Setting("fcn", 384, (8,)),
