@@ -2,11 +2,16 @@
 
 Promises: who computes has no part in it. The truth is the reference in float64, on the float32 numbers that
 were given. What rounding does to it depends on the network and the batch, and the reference itself shows it:
-it computes again, with every number that float32 would round moved by a few units in the last place. These
-are weights, images, and what each operation, and each gradient of one, results in (Monte Carlo arithmetic;
-Parker, 1997; Vignes, "A stochastic arithmetic for reliable scientific computation", 1993). The farthest that
-an array moves then, now or at an earlier step, is its drift. A float32 computation may be off by `FACTOR`
-times that, and by a small share of the array's norm (`floor`).
+it computes again, with every number that float32 would round moved by lot. These are weights, images, and
+what each operation, and each gradient of one, results in (Monte Carlo arithmetic; Parker, 1997; Vignes, "A
+stochastic arithmetic for reliable scientific computation", 1993). How far an array moves then is measured in
+two ways, and the largest of each, now or at an earlier step, makes its budget:
+
+    smooth      moves of a thousandth of a unit in the last place, and what they do times 1,024 for one unit;
+                `SMOOTH` units are allowed, as sums of float32 may be off by some
+    jumps       moves of `JUMP_UNITS` units, and `JUMP_FACTOR` times what they do
+
+and a small share of the array's norm comes on top (`floor`).
 
 Why so:
 
@@ -15,11 +20,12 @@ Why so:
 - Every result is moved, not only what goes in. A gradient that cancels, such as that of a bias before batch
   norm, is as exact in float64 as it ever was, however the weights move; in float32 what cancels is rounded
   first. The same holds for a mean: rounded, it is off by the same for all pixels.
-- ReLU has kinks. A number that is nearly 0 may round to either side, and the gradient jumps. No multiple of a
-  change without jumps covers that, so numbers are moved by `UNITS` units, as far as sums in float32 may be
-  off. Moves come in pairs, one the other's opposite: one of the two goes to the side that rounding went to.
+- ReLU has kinks. A number that is nearly 0 may round to either side, and the gradient jumps: by the same,
+  however small the move was. So no multiple of a small move covers a jump, and a multiple of a jump covers
+  anything: the two are kept apart. Small moves meet no kink; those for jumps come in pairs, one the other's
+  opposite, as one of the two goes to the side that rounding went to.
 - From the first jump on a trajectory is one of many. The distance of two of them goes up and down, and four
-  draws say how far apart they may be, but not when: so drift does not shrink.
+  draws say how far apart they may be, but not when: so what was allowed at a step is allowed later.
 - A sum is honest in any order, pairwise or in blocks. A matrix product adds some ten thousand products in one
   register, each rounded: by chance 2**-24 * sqrt(2**16) = 2**-16 for 2**16 of them, the floor. Statistics and
   losses decide about all that follows, and are few: they are to be added better, as 2**8 numbers are.
@@ -42,12 +48,16 @@ Kind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weight", "
 Found: TypeAlias = Mapping[Kind, State]
 """Arrays by their kind and name."""
 
-UNITS = 8
-"""So many units in the last place of a float32 number the judge's numbers are moved by."""
+UNIT = 2.0**-23
+"""A unit in the last place of a float32 number, relative, where it is largest."""
 
-PAIRS = 2
-DRAWS = 2 * PAIRS
-FACTOR = 3.0
+SMOOTH = 24.0
+JUMP_UNITS = 2.0
+JUMP_FACTOR = 3.0
+
+_SMALL = 2.0**-10  # units
+_SMOOTH_DRAWS = 2
+DRAWS = _SMOOTH_DRAWS + 4
 
 KINDS: tuple[Kind, ...] = ("statistic", "loss", "gradient", "update", "weight", "moment", "prediction")
 """In the order in which a fault of one step would show: forward, backward, update."""
@@ -82,16 +92,19 @@ class Moves:
     """One draw of moves: every element up or down by lot.
 
     Args:
-        draw: From 0; an odd one makes the opposite moves of the even one before it.
+        draw: From 0 to `DRAWS`; the first are small, and of the others each odd one makes the opposite
+            moves of the one before it.
     """
 
     def __init__(self, draw: int) -> None:
-        self._lots = np.random.default_rng([draw // 2, 20])
-        self._size = UNITS * 2.0**-23 * (1 if draw % 2 == 0 else -1)
+        smooth = draw < _SMOOTH_DRAWS
+        self._lots = np.random.default_rng([draw if smooth else draw // 2, int(smooth)])
+        units = _SMALL if smooth else JUMP_UNITS
+        self._size = UNIT * units * (-1 if draw % 2 and not smooth else 1)
 
     def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
         """A moved copy, of the same type; what is 0 stays 0."""
-        ups = self._lots.integers(0, 2, array.shape, np.int8, endpoint=False)
+        ups = self._lots.integers(0, 2, array.shape, np.int8)
         factors = np.array([1 - self._size, 1 + self._size], array.dtype)
         moved: NDArray[Any] = array * factors[ups]
         return moved
@@ -123,7 +136,7 @@ class Budget:
         self._floor = floor
         self._truth: Found = {}
         self._scales: dict[Kind, dict[str, float]] = {}
-        self._drifts: dict[tuple[Kind, str], float] = {}
+        self._drifts: dict[tuple[Kind, str], tuple[float, float]] = {}
 
     def advance(self, truth: Found, moved: Sequence[Found] = ()) -> None:
         """To the next step.
@@ -134,12 +147,17 @@ class Budget:
         """
         self._truth = truth
         self._scales = {kind: _scales(kind, arrays) for kind, arrays in truth.items()}
+        if not moved:
+            return
         for kind, arrays in truth.items():
             for name, array in arrays.items():
-                drift = max((_norm(draw[kind][name], array) for draw in moved), default=0.0)
-                if np.isfinite(drift):  # else the truth itself is no number
-                    relative = drift / self._scales[kind][name]
-                    self._drifts[kind, name] = max(relative, self._drifts.get((kind, name), 0.0))
+                drifts = [_norm(draw[kind][name], array) / self._scales[kind][name] for draw in moved]
+                if not np.isfinite(drifts).all():  # the truth itself is no number
+                    continue
+                smooth, jump = max(drifts[:_SMOOTH_DRAWS]), max(drifts[_SMOOTH_DRAWS:])
+                before = self._drifts.get((kind, name), (0.0, 0.0))
+                now = (SMOOTH / _SMALL * smooth, JUMP_FACTOR * jump)
+                self._drifts[kind, name] = max(before[0], now[0]), max(before[1], now[1])
 
     def distances(self, received: Found) -> dict[Kind, dict[str, Distance]]:
         """How far each array is from the truth at this step; infinitely if a side lacks it or its shape."""
@@ -151,7 +169,7 @@ class Budget:
             distance = float("inf")
             if name in truth and name in received and received[name].shape == truth[name].shape:
                 distance = _norm(received[name], truth[name]) / self._scales[kind][name]
-            allowed = floor + FACTOR * self._drifts.get((kind, name), 0.0)
+            allowed = floor + sum(self._drifts.get((kind, name), (0.0, 0.0)))
             found[name] = Distance(distance if distance == distance else float("inf"), allowed)
         return found
 

@@ -164,7 +164,6 @@ _ALL = (
             *_MEANT,
         ),
         ("backend", "subject"),
-        strict=True,
         per_machine=False,
     ),
     Fact(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.budget import DRAWS, PAIRS, Distance, Kind, farthest
+from core.budget import DRAWS, Distance, Kind, farthest
 from core.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
 from core.configuration import Configuration
 from core.contract import Precision, State, array_type
@@ -27,6 +27,9 @@ from core.training import Batch, Batches
 
 TRUTH = "truth"
 """The name of the reference's run in float64 that float32 is compared with."""
+
+_JUDGES = 2
+"""Processes that share the judge's runs."""
 
 
 @dataclass
@@ -190,10 +193,10 @@ class _Work:
             others.remove(base)
             self._truth = self._begin(base, base, self._state)
         else:
-            judges = [stack.enter_context(Isolated("reference")) for _ in range(PAIRS)]
+            judges = [stack.enter_context(Isolated("reference")) for _ in range(_JUDGES)]
             self._truth = self._begin_judging(judges[0], TRUTH, None)
             self._moved = [
-                self._begin_judging(judges[draw % PAIRS], f"moved {draw}", draw) for draw in range(DRAWS)
+                self._begin_judging(judges[draw % _JUDGES], f"moved {draw}", draw) for draw in range(DRAWS)
             ]
         self._runs = [self._begin(name, name, self._state) for name in others]
         self.certificate = Certificate(precision, base, runs={name: Series() for name in others})
