@@ -380,7 +380,7 @@ def test_a_table_or_a_fact_that_there_is_not_is_named(capsys: pytest.CaptureFixt
 
 def test_facts_are_chosen_by_name_by_pattern_or_those_that_any_machine_can_measure() -> None:
     assert [fact.name for fact in facts_of([])] == STRICT
-    assert {"lines", "capabilities"} <= set(STRICT)
+    assert set(STRICT) == {"lines"}
     assert [fact.name for fact in facts_of(["speed_s*", "lines", "speed_start"])] == [
         *("speed_start", "speed_scaling", "lines"),
     ]
@@ -470,26 +470,31 @@ def test_rows_of_the_loader_know_the_batch_size() -> None:
 
 
 def test_a_certificates_row_has_the_largest_distances_of_all_its_runs() -> None:
-    def run(statistic: list[float], loss: list[float], gradient: list[float]) -> dict[str, object]:
-        return {"distances": {"statistic": statistic, "loss": loss, "gradient": gradient}, "losses": [3, 4]}
+    def run(**distances: list[tuple[float, float]]) -> dict[str, object]:
+        return {
+            "losses": [3, 4],
+            "distances": {kind: [value for value, _ in pairs] for kind, pairs in distances.items()},
+            "budgets": {kind: [budget for _, budget in pairs] for kind, pairs in distances.items()},
+        }
 
     found = {
         **{"precision": "float32", "steps": 2, "holds": False},
         "runs": {
-            "tf": run([1e-7, 2e-7], [4e-6, 3e-6], [5e-5, 6e-5]),
-            "tf > jax": run([3e-7], [8e-6], [1e-5]),  # begins after the first step
+            "tf": run(
+                statistic=[(1e-7, 1e-6), (2e-7, 1e-6)],
+                loss=[(4e-6, 2e-6), (3e-6, 4e-5)],
+                gradient=[(5e-5, 1e-4), (6e-5, 1e-3)],
+            ),
+            # It begins after the first step.
+            "tf > jax": run(statistic=[(3e-7, 1e-6)], loss=[(8e-6, 4e-5)], gradient=[(1e-5, 1e-3)]),
         },
-        "drifts": {"tf nudged 1": run([0, 0], [2e-6, 9e-6], [7e-3, 0])},
-        "budgets": {"statistic": [1e-6, 1e-6], "loss": [2e-6, 4e-5], "gradient": [1e-4, 1e-3]},
     }
     (row,) = certificate_rows(found, Part(("tf", "jax"), title="two"))
     assert row == {
         **{"what": "two", "precision": "float32", "steps": 2, "holds": False},
-        **{"loss": 8e-6, "array": 6e-5, "drift_loss": 9e-6},
+        **{"loss": 8e-6, "loss_budget": 4e-5, "array": 6e-5},
         "share": pytest.approx(2.0),  # of tf's loss at the first step: 4e-6 of 2e-6
     }
-    (row,) = certificate_rows({**found, "drifts": {}}, Part(("tf", "jax")))
-    assert row["drift_loss"] is None
 
 
 def test_rows_of_scaling_are_what_a_straight_line_has_alike() -> None:
@@ -519,12 +524,15 @@ def test_rows_of_scaling_are_what_a_straight_line_has_alike() -> None:
 
 def test_distances_from_the_truth_are_shown_beside_the_budget(root: Path) -> None:
     row = {
-        **{"network": "unet", "size": "64x96", "batch": 3, "input": "noise", "backend": "jax"},
-        **{"worst_share_of_budget": 0.237, "worst_array": "conv1/kernel", "largest_distance_loss": 3.4e-8},
+        **{"network": "unet", "size": 96, "batch": 3, "steps": 10, "input": "noise", "backend": "jax"},
+        **{"worst_share_of_budget": 0.237, "worst_array": "gradient of x", "largest_distance_loss": 3.4e-8},
+        **{"worst_distance": 2.4e-6, "worst_budget": 1e-5},
         **{"largest_distance_gradient": 2.6e-6, "largest_distance_statistic": 0.0},
     }
     text = render("agreement", {"agreement": (measurement(root, rows=(row,)),)})
-    assert "| `unet`, 64x96, batch of 3, noise | `jax` | 3e-8 | 3e-6 | 0 | 0.24 | `conv1/kernel` |" in text
+    what = "`unet` 96x96, batch of 3, 10 steps, noise"
+    taken = "gradient of x: 2e-6, allowed 1e-5"
+    assert f"| {what} | `jax` | 3e-8 | 3e-6 | 0 | 0.24 | {taken} |" in text
     assert "Some Processor, 6 cores; PyTorch 2.13.0, ONNX Runtime 1.32.0, NumPy 1.26.4, Python 3.11.7" in text
 
 

@@ -12,7 +12,7 @@ from core.conformance.cases import distances_from_truth
 from core.conformance.training import LARGE, USUAL, Setting, case_of_setting, train
 from core.isolation import Isolated
 
-SETTINGS = (*USUAL, *LARGE, Setting("fcn", 384, (32,)))
+SETTINGS = (*USUAL, *LARGE)
 
 
 def agreement(part: Part) -> list[Row]:

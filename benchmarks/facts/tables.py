@@ -73,7 +73,8 @@ def certificates(records: Records) -> str:
     for one in record:
         for row in one.rows:
             loss = f"{small(row['loss'])}, allowed {small(row['loss_budget'])}"
-            array = f"{small(row['array'])}; at most {row['share']:.2f} of its budget"
+            share = "" if row["share"] is None else f"; at most {row['share']:.2f} of its budget"
+            array = f"{small(row['array'])}{share}"
             rows.append([row["what"], loss, array, "yes" if row["holds"] else "NO", one.date])
     header = ["", "largest distance of the loss", "of any array", "holds", "measured"]
     return block(table_of(header, rows), record)

@@ -72,16 +72,16 @@ USUAL = (
 
 LARGE = (
     Setting("fcn", 384, (8,)),
-    Setting("fcn", 192, (32,)),
+    Setting("fcn", 192, (24,)),
     Setting("fcn", 96, (32,), "noise"),
     Setting("fcn_skip", 288, (5,), fresh=False),
     Setting("demo", 384, (8,)),
     Setting("demo", 256, (7,), "noise"),
     Setting("unet", 384, (1,)),
-    Setting("unet", 192, (8,), fresh=False),
-    Setting("unet", 128, (16,), "noise"),
+    Setting("unet", 192, (4,), fresh=False),
+    Setting("unet", 128, (8,), "noise"),
     Setting("unet", 96, (3, 3, 3, 1, 3, 3, 3, 2, 3, 3)),
-    Setting("fcn", 192, (8, 8, 4, 8, 8, 8, 8, 4, 8, 8)),
+    Setting("fcn", 192, (3, 3, 1, 3, 3, 3, 3, 2, 3, 3)),
 )
 """Up to minutes each, of which the judge takes most."""
 
