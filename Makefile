@@ -48,7 +48,7 @@ unit: .environment
 
 # Measured numbers of README.md and docs/ (benchmarks/facts): what is older than its sources is measured again.
 facts: .environment
-	$(BIN)/python -m benchmarks.facts write
+	$(BIN)/python -m benchmarks.facts write lines capabilities agreement
 
 # The same of what needs a machine that does nothing else, and an hour of it.
 facts-speed: .environment

@@ -12,7 +12,7 @@ from core.conformance.cases import distances_from_truth
 from core.conformance.training import LARGE, USUAL, Setting, case_of_setting, train
 from core.isolation import Isolated
 
-SETTINGS = (*USUAL, *LARGE)
+SETTINGS = (*USUAL, *LARGE[:2], Setting("demo", 384, (8,)), Setting("unet", 192, (4,), fresh=False))
 
 
 def agreement(part: Part) -> list[Row]:
