@@ -208,10 +208,19 @@ def truth(run: Run, case: Case, draw: int | None = None) -> Sequence[Found]:
 
 
 def distances_from_truth(
-    run: Run, received: Sequence[Found], case: Case, precision: Precision
+    run: Run, received: Sequence[Found], case: Case, precision: Precision, *, ties: bool = False
 ) -> list[dict[Kind, dict[str, Distance]]]:
-    """How far each of a backend's arrays is from the judge's, and how far it may be, step by step."""
-    draws = [truth(run, case, draw) for draw in range(DRAWS)] if precision == "float32" else []
+    """How far each of a backend's arrays is from the judge's, and how far it may be, step by step.
+
+    Args:
+        run: What was asked of both.
+        received: What came of it.
+        case: What it was asked with.
+        precision: Of the backend's model.
+        ties: Whether results depend on equal numbers, which moves would part: only the floor is allowed.
+    """
+    moves = precision == "float32" and not ties
+    draws = [truth(run, case, draw) for draw in range(DRAWS)] if moves else []
     budget = Budget(lambda kind: FLOOR_FLOAT64 if precision == "float64" else floor(kind, precision))
     steps = []
     for step, (got, wanted) in enumerate(zip(received, truth(run, case), strict=True)):
@@ -220,13 +229,15 @@ def distances_from_truth(
     return steps
 
 
-def require_agreement(run: Run, received: Sequence[Found], case: Case, precision: Precision) -> None:
-    """Nothing that `run` found may be farther from the judge's than `core.budget` allows.
+def require_agreement(
+    run: Run, received: Sequence[Found], case: Case, precision: Precision, *, ties: bool = False
+) -> None:
+    """Nothing that `run` found may be farther from the judge's than `core.budget` allows; see above.
 
     Raises:
         Nonconformity: The text lists what is at the first such step, the largest share of its budget first.
     """
-    steps = distances_from_truth(run, received, case, precision)
+    steps = distances_from_truth(run, received, case, precision, ties=ties)
     for number, found in enumerate(steps, start=1):
         wrong = [
             (distance, _WORDS.get(kind, "{}").format(name))
