@@ -11,7 +11,8 @@ from selected import BACKENDS
 
 from core.comparison import difference
 from core.configuration import load_configuration
-from core.conformance.cases import Case, all_differences, case_of, judge, make_case, run_case
+from core.conformance.cases import Case, case_of, judge, make_case, run_case
+from core.conformance.mixed import all_differences
 from core.contract import Implementation
 from core.isolation import Isolated
 from core.lowering import lower

@@ -11,7 +11,15 @@ import pytest
 from selected import BACKENDS
 
 from core.configuration import load_configuration
-from core.conformance.cases import TOLERANCE, Case, case_of, judge, make_case, require_agreement, run_case
+from core.conformance.cases import (
+    Case,
+    by_kind,
+    case_of,
+    everything,
+    make_case,
+    require_agreement,
+    run_case,
+)
 from core.contract import Precision
 from core.isolation import Isolated
 
@@ -46,7 +54,7 @@ def test_the_default_network_trains_where_it_comes_down_to_one_pixel(
         "up2/batch_norm": 16,
     }
     received = torch.call(run_case, case, precision)
-    require_agreement(received, judge(case), TOLERANCE[precision])
+    require_agreement(everything, [by_kind(received)], case, precision)
     # All that a single pixel leaves is beta: nothing before it learns, and its variance is 0.
     assert not received.gradients["conv3/gamma"].any()
     assert not received.gradients["bottleneck/kernel"].any()
@@ -91,4 +99,4 @@ def test_narrow_images_and_last_batches_of_one(
 ) -> None:
     case = narrow(height, width, batches)
     assert min(counts(case).values()) == least
-    require_agreement(torch.call(run_case, case, precision), judge(case), TOLERANCE[precision])
+    require_agreement(everything, torch.call(everything, case, precision), case, precision)
