@@ -42,6 +42,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from core.comparison import difference
 from core.contract import Precision, State
 
 Kind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weight", "moment", "prediction"]
@@ -151,7 +152,7 @@ class Budget:
             return
         for kind, arrays in truth.items():
             for name, array in arrays.items():
-                drifts = [_norm(draw[kind][name], array) / self._scales[kind][name] for draw in moved]
+                drifts = [difference(draw[kind][name], array, self._scales[kind][name]) for draw in moved]
                 if not np.isfinite(drifts).all():  # the truth itself is no number
                     continue
                 smooth, jump = max(drifts[:_SMOOTH_DRAWS]), max(drifts[_SMOOTH_DRAWS:])
@@ -167,10 +168,9 @@ class Budget:
         truth, floor, found = self._truth[kind], self._floor(kind), {}
         for name in [*truth, *(name for name in received if name not in truth)]:
             distance = float("inf")
-            if name in truth and name in received and received[name].shape == truth[name].shape:
-                distance = _norm(received[name], truth[name]) / self._scales[kind][name]
-            allowed = floor + sum(self._drifts.get((kind, name), (0.0, 0.0)))
-            found[name] = Distance(distance if distance == distance else float("inf"), allowed)
+            if name in truth and name in received:
+                distance = difference(received[name], truth[name], self._scales[kind][name])
+            found[name] = Distance(distance, floor + sum(self._drifts.get((kind, name), (0.0, 0.0))))
         return found
 
 
@@ -188,7 +188,3 @@ def _scales(kind: Kind, truth: State) -> dict[str, float]:
 def farthest(found: Mapping[str, Distance]) -> tuple[str, Distance]:
     """The array that takes the largest share of its budget; ("-", nothing of 1) where there is none."""
     return max(found.items(), key=lambda item: item[1].share, default=("-", Distance(0.0, 1.0)))
-
-
-def _norm(received: NDArray[Any], truth: NDArray[Any]) -> float:
-    return float(np.linalg.norm(np.asarray(received, np.float64) - np.asarray(truth, np.float64)))

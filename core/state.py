@@ -13,19 +13,23 @@ Kernels are (kh, kw, in, out) for convolutions and (kh, kw, out, in) for transpo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.budget import Kind
 from core.errors import UserError
 from core.plan import Constant, Parameter, Plan, Statistic
 from core.randomness import uniform
 from core.rules import Rules
 
+_SLOTS = "optimizer/"
+
 
 def slot_name(slot: str, parameter: str) -> str:
     """Name of an optimiser's array that belongs to a parameter."""
-    return f"optimizer/{slot}/{parameter}"
+    return f"{_SLOTS}{slot}/{parameter}"
 
 
 def state_shapes(plan: Plan, rules: Rules) -> dict[str, tuple[int, ...]]:
@@ -34,6 +38,19 @@ def state_shapes(plan: Plan, rules: Rules) -> dict[str, tuple[int, ...]]:
     for slot in rules.optimizer.slots:
         shapes |= {slot_name(slot, parameter.name): parameter.shape for parameter in plan.parameters}
     return shapes
+
+
+def by_kind(state: Mapping[str, NDArray[Any]]) -> dict[Kind, dict[str, NDArray[Any]]]:
+    """Weights, running statistics and the optimiser's moments, each in the state's order."""
+    found: dict[Kind, dict[str, NDArray[Any]]] = {"statistic": {}, "weight": {}, "moment": {}}
+    for name, array in state.items():
+        kind: Kind = "weight"
+        if name.startswith(_SLOTS):
+            kind = "moment"
+        elif name.endswith(("/moving_mean", "/moving_variance")):
+            kind = "statistic"
+        found[kind][name] = array
+    return found
 
 
 def initial_state(plan: Plan, rules: Rules, seed: int) -> dict[str, NDArray[np.float32]]:

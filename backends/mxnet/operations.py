@@ -254,7 +254,7 @@ def forward(
     """The logits; for training, with `keep`, also the batch's statistics by the running ones' names, and what
     turns the gradient of the logits into those of the parameters.
 
-    `sums` has how a batch norm adds in training, if not by its kernel.
+    `exact` says whether a batch norm adds as float64 does in training, or as MXNet's kernel does.
     """  # noqa: D205
     values, tape = {plan.input.name: images}, []
     statistics: dict[str, Symbol] = {}
@@ -493,8 +493,9 @@ def _kernel_gradient_of_one_channel(operation: ConvTranspose2D, x: Symbol, dy: S
     """
     (top, bottom), (left, right) = operation.crops
     grown = padded((top, max(bottom, 0)), (left, max(right, 0)))(dy).value
-    cut = (min(bottom, 0) or None, min(right, 0) or None)
-    grown = mx.sym.slice(grown, begin=(None, None, None, None), end=(None, None, *cut))
+    if min(bottom, right) < 0:
+        end = (min(bottom, 0) or None, min(right, 0) or None)
+        grown = mx.sym.slice(grown, begin=(None, None, None, None), end=(None, None, *end))
     stride = (operation.stride, operation.stride)
     windows = mx.sym.im2col(grown, kernel=operation.kernel_size, stride=stride)  # (N, taps, pixels)
     pixels = mx.sym.reshape(_plain(x), shape=(0, 0, -1))

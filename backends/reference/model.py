@@ -47,7 +47,7 @@ def _without_warnings(method: F) -> F:
 
 
 class ReferenceModel:
-    """The judge: see `core.contract.Model` for what each method promises."""
+    """The rules in NumPy: see `core.contract.Model` for what each method promises."""
 
     def __init__(
         self,

@@ -121,9 +121,8 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised input, and the mean and biased variance that normalised it."""
     count = x.numel() // x.shape[1]
-    if training and not VARYING.reached(
-        count
-    ):  # which PyTorch refuses: x is its own mean, and nothing of it is left
+    if training and not VARYING.reached(count):
+        # Which PyTorch refuses: x is its own mean, and nothing of it is left.
         y = (x - x) * _per_channel(gamma) + _per_channel(beta)
         return y, x.detach().flatten(), torch.zeros_like(variance)
     if training:  # with momentum 1 the "running" arrays become the batch's

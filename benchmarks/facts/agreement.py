@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.facts.measures import Part
@@ -35,13 +34,12 @@ def agreement(part: Part) -> list[Row]:
 
 
 def _what(setting: Setting) -> dict[str, Any]:
-    once = replace(setting, batches=setting.batches[:1])
     return {
         "network": setting.network,
         "size": setting.size,
         "batch": setting.batches[0],
         "steps": len(setting.batches),
-        "input": str(once).partition(", ")[2].partition(", ")[2],
+        "input": setting.input,
     }
 
 

@@ -23,7 +23,7 @@ from core.lowering import lower_blocks
 from core.plan import Plan
 from core.registry import load_backend
 from core.rules import Rules, StepScalars, step_scalars
-from core.state import initial_state
+from core.state import by_kind, initial_state
 
 FLOOR_FLOAT64 = 1e-10
 """Of every kind of array: less than `core.budget` allows whole trajectories."""
@@ -147,26 +147,13 @@ Run: TypeAlias = Callable[[Implementation, Case, Precision], Sequence[Found]]
 
 def everything(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
     """All that `run_case` comes to, as one step."""
-    return [by_kind(run_case(implementation, case, precision))]
+    return [results_by_kind(run_case(implementation, case, precision))]
 
 
-def state_by_kind(state: State) -> dict[Kind, State]:
-    """Weights, running statistics and the optimiser's moments."""
-    found: dict[Kind, State] = {"statistic": {}, "weight": {}, "moment": {}}
-    for name, array in state.items():
-        kind: Kind = "weight"
-        if name.startswith("optimizer/"):
-            kind = "moment"
-        elif name.endswith(("/moving_mean", "/moving_variance")):
-            kind = "statistic"
-        found[kind][name] = array
-    return found
-
-
-def by_kind(results: Results) -> Found:
+def results_by_kind(results: Results) -> Found:
     """The arrays of the results, and what else they hold as arrays."""
     return {
-        **state_by_kind(results.state),
+        **by_kind(results.state),
         "gradient": results.gradients,
         "loss": {
             "loss": np.array(results.loss),

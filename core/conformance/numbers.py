@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from core.budget import floor
 from core.comparison import difference
 from core.configuration import load_configuration
 from core.conformance.cases import (
@@ -30,6 +31,8 @@ DOWN_UP: list[dict[str, Any]] = [
     {"name": "mask", "kind": "output"},
 ]
 RANDOM_NETWORKS = 24
+_KERNELS = (1, 2, 3, 4, 5, 7)
+_UNUSUAL = ((1, 8), (2, 5), (3, 8), (4, 6), (8, 7), (6, 4), (8, 8), (5, 7), (7, 4))  # kernel and stride
 
 
 def number_checks() -> list[Check]:
@@ -48,29 +51,23 @@ def _agreement(subject: str, name: str, case: Case, precision: Precision, *, tie
 
 def _geometry() -> list[Check]:
     """Kernels smaller than, equal to and larger than the stride, over odd, even, prime and tiny sizes."""
+    sizes = {"conv": [(11, 14), (10, 13), (12, 9)], "transpose": [(3, 4), (4, 5), (5, 2)]}
+    primes = {"conv": (17, 23), "transpose": (2, 3)}
+    usual = [(kernel, stride) for kernel in _KERNELS for stride in (1, 2, 3)]
     checks = []
     for precision in PRECISIONS:
-        for kernel, stride in ((1, 8), (2, 5), (3, 8), (4, 6), (8, 7), (6, 4), (8, 8), (5, 7), (7, 4)):
-            for kind, (height, width) in (("conv", (17, 23)), ("transpose", (2, 3))):
-                there = {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride}
-                mask = {"name": "mask", "kind": "output", "kernel": 2, "stride": 1}
-                case = make_case([there, mask], height, width, batch_norm=False)
-                subject = "convolution" if kind == "conv" else "transposed convolution"
+        for kernel, stride in (*usual, *_UNUSUAL):
+            for kind, subject in (("conv", "convolution"), ("transpose", "transposed convolution")):
+                among = (kernel, stride) in usual
+                height, width = sizes[kind][(kernel + stride) % 3] if among else primes[kind]
+                blocks: list[dict[str, Any]] = [
+                    {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride},
+                    {"name": "mask", "kind": "output", "kernel": 1 if among else 2, "stride": 1},
+                ]
+                case = make_case(blocks, height, width, batch_norm=False)
                 name = f"kernel {kernel}, stride {stride}, {height}x{width}"
                 checks.append(_agreement(subject, name, case, precision))
-        for kernel in (1, 2, 3, 4, 5, 7):
-            for stride in (1, 2, 3):
-                for kind in ("conv", "transpose"):
-                    sizes = [(11, 14), (10, 13), (12, 9)] if kind == "conv" else [(3, 4), (4, 5), (5, 2)]
-                    height, width = sizes[(kernel + stride) % 3]
-                    blocks: list[dict[str, Any]] = [
-                        {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride},
-                        {"name": "mask", "kind": "output", "kernel": 1, "stride": 1},
-                    ]
-                    case = make_case(blocks, height, width, batch_norm=False)
-                    subject = "convolution" if kind == "conv" else "transposed convolution"
-                    name = f"kernel {kernel}, stride {stride}, {height}x{width}"
-                    checks.append(_agreement(subject, name, case, precision))
+        for kernel in _KERNELS:
             case = make_case([{"name": "mask", "kind": "output", "kernel": kernel}], 5, 6)
             checks.append(_agreement("output block", f"kernel {kernel}", case, precision))
     return checks
@@ -248,7 +245,7 @@ def _logits_of(logit: float, precision: Precision) -> Check:
         received, expected = backend.call(run_case, case, precision), judge(case)
         got, wanted = received.gradients["mask/bias"], expected.gradients["mask/bias"]
         found = difference(received.training_loss, expected.training_loss)
-        allowed = FLOOR_FLOAT64 if precision == "float64" else 2.0**-16
+        allowed = FLOOR_FLOAT64 if precision == "float64" else floor("gradient", precision)
         _require(found < allowed, f"the loss differs by {found:.1e}, allowed {allowed:g}")
         _require(bool(np.isfinite(got).all()), f"the gradient is {got}")
         distance = float(abs(got - wanted).max())

@@ -9,6 +9,7 @@ every gradient and every array, of one step or of each of ten.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ import numpy as np
 
 from core.budget import Found
 from core.configuration import load_configuration
-from core.conformance.cases import Case, case_of, require_agreement, state_by_kind
+from core.conformance.cases import Case, case_of, require_agreement
 from core.conformance.suite import Calls, Check
 from core.contract import Array, Implementation, Precision, step_and_gradients
+from core.state import by_kind
 
 SUBJECT = "training in float32"
 
@@ -47,10 +49,13 @@ class Setting:
 
     def __str__(self) -> str:
         steps = f", {len(self.batches)} steps" if len(self.batches) > 1 else ""
-        state = "" if self.fresh else ", a lively state"
-        return (
-            f"{self.network} {self.size}x{self.size}, batch {self.batches[0]}{steps}, {self.pictures}{state}"
-        )
+        batch = f"batch {self.batches[0]}{steps}"
+        return f"{self.network} {self.size}x{self.size}, {batch}, {self.input}"
+
+    @property
+    def input(self) -> str:
+        """What is shown to what state, in words."""
+        return f"{self.pictures}{'' if self.fresh else ', a lively state'}"
 
 
 USUAL = (
@@ -91,8 +96,9 @@ def checks_of(settings: Sequence[Setting]) -> list[Check]:
     return [_check(setting) for setting in settings]
 
 
+@functools.cache
 def case_of_setting(setting: Setting, seed: int = 5) -> Case:
-    """Its plan, state and batches."""
+    """Its plan, state and batches; the same case each time, for which the judge's answers are kept."""
     configuration = load_configuration(Path(setting.network), ["network.batch_norm_settings={momentum: 0.5}"])
     case = case_of(
         configuration,
@@ -140,18 +146,13 @@ def train(implementation: Implementation, case: Case, precision: Precision) -> l
     for step, (images, masks) in enumerate(case.batches, start=1):
         given = (images, masks, case.scalars(step), case.keep(step, len(images)))
         loss, gradients = step_and_gradients(model, *given)
-        steps.append(
-            {**state_by_kind(model.state()), "gradient": gradients, "loss": {"loss": np.array(loss)}}
-        )
+        steps.append({**by_kind(model.state()), "gradient": gradients, "loss": {"loss": np.array(loss)}})
     return steps
 
 
 def _check(setting: Setting) -> Check:
-    cases: list[Case] = []  # made at its first use, and kept for the judge's answers
-
     def run(backend: Calls) -> None:
-        if not cases:
-            cases.append(case_of_setting(setting))
-        require_agreement(train, backend.call(train, cases[0], "float32"), cases[0], "float32")
+        case = case_of_setting(setting)
+        require_agreement(train, backend.call(train, case, "float32"), case, "float32")
 
     return Check(SUBJECT, str(setting), "float32", run)

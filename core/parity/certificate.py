@@ -180,7 +180,7 @@ class _Work:
         self._batches, self._settings = batches, configuration.training
         self._rules = self._settings.rules()
         precision = self._settings.precision
-        self._ruler = Ruler(plan, self._rules.optimizer.slots, precision)
+        self._ruler = Ruler(plan, precision)
         # Float64 keeps the float32 numbers that are drawn.
         self._state: State = {
             name: array.astype(array_type(precision))

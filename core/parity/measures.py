@@ -13,7 +13,7 @@ from core.budget import Budget, Distance, Kind, floor
 from core.contract import Precision, State
 from core.parity.trajectory import Step
 from core.plan import Plan
-from core.state import slot_name
+from core.state import by_kind
 
 KINDS: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
 """In the order in which a fault of one step would show: forward, backward, update."""
@@ -62,11 +62,9 @@ class Snapshot:
 class Ruler:
     """Measures runs of one plan."""
 
-    def __init__(self, plan: Plan, slots: tuple[str, ...], precision: Precision) -> None:
+    def __init__(self, plan: Plan, precision: Precision) -> None:
         self._budget = Budget(partial(floor, precision=precision))
         self._parameters = [parameter.name for parameter in plan.parameters]
-        self._statistics = [statistic.name for statistic in plan.statistics]
-        self._moments = [slot_name(slot, name) for slot in slots for name in self._parameters]
         self._owners = {
             name: operation.name
             for operation in plan.operations
@@ -94,14 +92,8 @@ class Ruler:
     def _by_kind(self, run: Snapshot) -> dict[Kind, State]:
         after = run.step.state
         return {
-            "statistic": _of(after, self._statistics),
+            **by_kind(after),
             "loss": {"loss": np.array(run.step.loss)},
-            "gradient": _of(run.step.gradients, list(reversed(self._parameters))),
+            "gradient": {name: run.step.gradients[name] for name in reversed(self._parameters)},
             "update": {name: after[name] - run.before[name] for name in self._parameters},
-            "weight": _of(after, self._parameters),
-            "moment": _of(after, self._moments),
         }
-
-
-def _of(arrays: State, names: list[str]) -> State:
-    return {name: arrays[name] for name in names}

@@ -13,11 +13,11 @@ from selected import BACKENDS
 from core.configuration import load_configuration
 from core.conformance.cases import (
     Case,
-    by_kind,
     case_of,
     everything,
     make_case,
     require_agreement,
+    results_by_kind,
     run_case,
 )
 from core.contract import Precision
@@ -54,7 +54,7 @@ def test_the_default_network_trains_where_it_comes_down_to_one_pixel(
         "up2/batch_norm": 16,
     }
     received = torch.call(run_case, case, precision)
-    require_agreement(everything, [by_kind(received)], case, precision)
+    require_agreement(everything, [results_by_kind(received)], case, precision)
     # All that a single pixel leaves is beta: nothing before it learns, and its variance is 0.
     assert not received.gradients["conv3/gamma"].any()
     assert not received.gradients["bottleneck/kernel"].any()
