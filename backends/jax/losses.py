@@ -44,7 +44,7 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
     order = jnp.argsort(-errors, axis=1, stable=True)
     errors = jnp.take_along_axis(errors, order, axis=1)
     weights = _jaccard_steps(jnp.take_along_axis(truth, order, axis=1))
-    return jnp.sum(jax.nn.relu(errors) * weights) / truth.shape[0]
+    return _sum(jnp.reshape(jax.nn.relu(errors) * weights, logits.shape)) / truth.shape[0]
 
 
 def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:

@@ -323,7 +323,15 @@ def _conv_transpose2d_backward(
 
 
 def _to_kernel(way: Way, x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
-    """The gradient of `correlate` with respect to the kernel, which it is linear in."""
+    """The gradient of `correlate` with respect to the kernel, which it is linear in.
+
+    A kernel of one tap with one channel in or out is a vector, and XLA's library for products adds what
+    comes to each of its numbers one by one. The CPU finds it by sums in float64 there.
+    """
+    if kernel.shape[:2] == (1, 1) and 1 in kernel.shape[2:] and way.spread is not _spread_by_zeros:
+        met = x[:, ::stride, ::stride][:, : dy.shape[1], : dy.shape[2]]
+        found = jnp.sum(met * dy, axis=(0, 1, 2), dtype=jnp.float64)
+        return found.astype(kernel.dtype).reshape(kernel.shape)
     (found,) = jax.linear_transpose(lambda k: way.correlate(x, k, stride, pads), kernel)(dy)
     return found
 

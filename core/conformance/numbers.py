@@ -139,17 +139,26 @@ def _orders(precision: Precision) -> list[Check]:
     """
     mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
     loss = {"bce": 0, "dice": 0, "lovasz": 1}
-    case = make_case([mask], 29, 37, batches=(6,), training={"loss": loss})
-    images, masks = case.batches[0]
-    images[...] = np.round(8 * images) / 8
-    masks[1:3], masks[3] = 0, 1
-    case.state["mask/kernel"][...], case.state["mask/bias"][...] = 1.0, -0.5
+
+    def equal(height: int, width: int) -> Case:
+        case = make_case([mask], height, width, batches=(6,), training={"loss": loss})
+        images, masks = case.batches[0]
+        images[...] = np.round(8 * images) / 8
+        masks[1:3], masks[3] = 0, 1
+        case.state["mask/kernel"][...], case.state["mask/bias"][...] = 1.0, -0.5
+        return case
+
     bordered = make_case(DOWN_UP, 30, 38, batches=(4, 3), training={"loss": loss})
     for images, masks in bordered.batches:
         images[:, :13], images[:, :, -9:] = 0.0, 1.0
         masks[0] = 0
     return [
-        _agreement("losses", "lovasz, equal errors with and without truth", case, precision, ties=True),
+        _agreement(
+            "losses", "lovasz, equal errors with and without truth", equal(29, 37), precision, ties=True
+        ),
+        _agreement(
+            "losses", "lovasz, equal errors of a million pixels", equal(397, 421), precision, ties=True
+        ),
         _agreement("losses", "lovasz, black and white borders", bordered, precision, ties=True),
     ]
 
