@@ -27,7 +27,7 @@ def zipped(*files: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in files:
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, method)  # of no date
     return buffer.getvalue()
 
 
@@ -39,14 +39,14 @@ def unpack(content: bytes) -> bytes:
     "content",
     [
         TABLE,
-        gzip.compress(TABLE),
-        gzip.compress(TABLE[:9]) + gzip.compress(TABLE[9:]),  # two members are one file
+        gzip.compress(TABLE, mtime=0),
+        gzip.compress(TABLE[:9], mtime=0) + gzip.compress(TABLE[9:], mtime=0),  # two members are one file
         zipped(("train-rle.csv", TABLE)),
         zipped(("no suffix", TABLE), method=zipfile.ZIP_STORED),
         zipped(("x/", b""), ("x/t.csv", TABLE), ("__MACOSX/x/._t.csv", b"?"), ("x/.DS_Store", b"?")),
         zipped(("README.md", b"read me"), ("T.CSV", TABLE)),
-        zipped(("t.csv.gz", gzip.compress(TABLE))),
-        gzip.compress(zipped(("t.csv", TABLE))),
+        zipped(("t.csv.gz", gzip.compress(TABLE, mtime=0))),
+        gzip.compress(zipped(("t.csv", TABLE)), mtime=0),
     ],
 )
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.zip", "t"])
@@ -90,7 +90,7 @@ def of_unknown_method() -> bytes:
         (zipped(("t.csv", TABLE), method=zipfile.ZIP_BZIP2), ["by the method bzip2"]),
         (zipped(("t.csv", TABLE))[:-30], ["not a whole zip file"]),
         (zipped(("t.csv", TABLE)).replace(b"\x4b\x4c", b"\x4b\x4d", 1)[:40], ["not a whole zip file"]),
-        (gzip.compress(TABLE)[:-9], ["not a whole gzip file"]),
+        (gzip.compress(TABLE, mtime=0)[:-9], ["not a whole gzip file"]),
         (b"\x1f\x8bnot gzip", ["not a whole gzip file"]),
         (zipped(("[Content_Types].xml", b"<"), ("xl/workbook.xml", b"<")), ["an Excel workbook", "as CSV"]),
         (zipped(("mimetype", b"?"), ("content.xml", b"<")), ["an OpenDocument file", "as CSV"]),
@@ -152,7 +152,7 @@ def test_damaged_archives_give_a_table_or_a_clear_error() -> None:
     whole = [
         zipped(("t.csv", TABLE * 9)),
         zipped(("t.csv", TABLE), method=zipfile.ZIP_STORED),
-        gzip.compress(TABLE),
+        gzip.compress(TABLE, mtime=0),
     ]
     outcomes = set()
     for _ in range(3000):
