@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from decimal import Decimal
 
 import numpy as np
 
+from backends.mxnet.old_numpy import give_old_names
 from core.errors import UserError
 from core.machine import available_cores
 
@@ -19,11 +21,11 @@ os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
 # No fusing of operations in an executor, which takes any graph that wants no gradient for one that predicts.
 os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"
 
+give_old_names("mxnet")
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # NumPy's about the name below, MXNet's about distutils
-    if not hasattr(np, "bool"):
-        # MXNet 1.9.1 reads `numpy.bool`, gone since NumPy 1.24: AttributeError at import.
-        np.bool = bool  # type: ignore[attr-defined]
+    warnings.simplefilter("ignore")  # about distutils
+    if importlib.util.find_spec("distutils") is None:  # not in Python since 3.12: setuptools brings it
+        import setuptools  # noqa: F401
     import mxnet as mx
     from mxnet._ctypes.symbol import _symbol_creator as make_symbol
 
