@@ -7,7 +7,8 @@ backend = Backend(
     title="Apache MXNet",
     module="mxnet",
     distributions=("mxnet", "mxnet-cu117", "mxnet-cu112"),
-    install="pip install -e '.[mxnet]' -c constraints.txt",
+    # Without its dependencies, of which it says that NumPy must be below 2.
+    install="pip install -e '.[mxnet]' -c constraints.txt && pip install --no-deps mxnet==1.9.1",
     implementation="backends.mxnet.model",
     exports=("mxnet",),
 )

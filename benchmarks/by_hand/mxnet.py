@@ -14,7 +14,13 @@ from by_hand.networks import NETWORKS
 
 # By itself MXNet takes half of the cores.
 os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
-np.bool = bool  # what MXNet 1.9.1 reads, gone since NumPy 1.24
+# What MXNet 1.9.1 reads when it is imported, and NumPy has dropped.
+_GONE = (
+    "bool PZERO NZERO NAN NaN PINF NINF Inf alltrue in1d mirr msort npv pmt ppmt pv rate trapz "
+    "sometrue round_ product"
+)
+for _name in _GONE.split():
+    vars(np).setdefault(_name, bool)
 
 import mxnet as mx  # noqa: E402  reads the variable above
 from mxnet.gluon import nn  # noqa: E402

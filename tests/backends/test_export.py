@@ -29,7 +29,9 @@ np.save(sys.argv[3], serve(images=tf.constant(np.load(sys.argv[2])))["probabilit
 """
 MXNET = """
 import sys, numpy as np
-np.bool = bool
+gone = "bool PZERO NZERO NAN NaN PINF NINF Inf alltrue in1d mirr msort npv pmt ppmt pv rate trapz"
+for name in (gone + " sometrue round_ product").split():
+    vars(np).setdefault(name, bool)
 import mxnet as mx
 folder = sys.argv[1]
 net = mx.gluon.SymbolBlock.imports(f"{folder}/model-symbol.json", ["images"], f"{folder}/model-0000.params")
