@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 
 from core.errors import UserError
+from core.programs import command_line
 
 
 def add_framework_option(parser: argparse.ArgumentParser) -> None:
     """The backend: -f."""
     parser.add_argument(
-        "-f", "--framework", required=True, metavar="NAME", help="a backend; `run.py backends` lists them"
+        "-f",
+        "--framework",
+        required=True,
+        metavar="NAME",
+        help=f"a backend; `{command_line('backends')}` lists them",
     )
 
 
 def add_data_option(parser: argparse.ArgumentParser) -> None:
     """The file to work on: --data."""
-    parser.add_argument("--data", default="pneumothorax.h5", metavar="FILE", help="made by preprocess.py")
+    parser.add_argument(
+        "--data", default="pneumothorax.h5", metavar="FILE", help=f"made by {command_line('preprocess')}"
+    )
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.commands.options import check_at_least_one
 from core.destinations import output_file
+from core.programs import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", default="configs/fcn.yaml", metavar="FILE", help="network and training")
     parser.add_argument(
-        "--data", metavar="FILE", help="made by preprocess.py (default: synthetic images of 64x96)"
+        "--data",
+        metavar="FILE",
+        help=f"made by {command_line('preprocess')} (default: synthetic images of 64x96)",
     )
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="updates to make")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch")

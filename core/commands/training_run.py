@@ -28,6 +28,7 @@ from core.inference import fold_folder
 from core.logs import TensorBoardLog
 from core.lowering import lower
 from core.plan import Plan
+from core.programs import words_of
 from core.recipe import ConstantSchedule, CosineSchedule
 from core.registry import load_backend, require_training
 from core.standard_streams import visible
@@ -205,7 +206,7 @@ class _Session:
         out = [] if arguments.out == "." else ["--out", arguments.out]
         number = one.configuration.training.fold
         only = ["--fold", str(number)] if self.alone and number is not None else []
-        words = ["python", "run.py", "-f", arguments.framework, "--data", arguments.data, *out, *only]
+        words = [*words_of("train"), "-f", arguments.framework, "--data", arguments.data, *out, *only]
         self.console.print(visible(f"Go on with: {shlex.join([*words, '--resume'])}"))
 
     def _conclude(self, trainer: Trainer, outcome: Outcome) -> None:

@@ -1,0 +1,34 @@
+"""The command `pneumoseg`, and `python -m pneumoseg`: every command of run.py and of preprocess.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main(program: str | None = None) -> int:
+    """The command line; returns the exit status.
+
+    Args:
+        program: How it was started, for usage lines and messages; None is the installed command.
+    """
+    from core.commands import main as run_command
+    from core.programs import INSTALLED
+
+    words = sys.argv[1:] or ["--help"]
+    return run_command(program or INSTALLED.name, INSTALLED.description, INSTALLED.commands, words)
+
+
+def _leave_out_working_folder() -> None:
+    """Take from the search path the working folder, in which `python -m` looks for modules before all else.
+
+    A file core.py of the user's would be taken for the toolkit's.
+    """
+    first = Path(sys.path[0] or ".").resolve()
+    if not sys.flags.safe_path and first != Path(__file__).resolve().parent.parent:
+        del sys.path[0]
+
+
+if __name__ == "__main__":
+    _leave_out_working_folder()
+    sys.exit(main("python -m pneumoseg"))
