@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -12,6 +13,13 @@ def main(program: str | None = None) -> int:
     Args:
         program: How it was started, for usage lines and messages; None is the installed command.
     """
+    from pneumoseg import check_packages
+
+    try:
+        check_packages()
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     from core.commands import main as run_command
     from core.programs import INSTALLED
 
@@ -24,9 +32,10 @@ def _leave_out_working_folder() -> None:
 
     A file core.py of the user's would be taken for the toolkit's.
     """
-    first = Path(sys.path[0] or ".").resolve()
-    if not sys.flags.safe_path and first != Path(__file__).resolve().parent.parent:
-        del sys.path[0]
+    with contextlib.suppress(OSError):  # it was removed
+        here, first = Path.cwd().resolve(), Path(sys.path[0]).resolve()
+        if first == here != Path(__file__).resolve().parent.parent:
+            del sys.path[0]
 
 
 if __name__ == "__main__":

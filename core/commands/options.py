@@ -56,6 +56,11 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--score", type=float, metavar="S", help="the probability that they must reach")
 
 
+def given_thresholds(arguments: argparse.Namespace) -> dict[str, float | None]:
+    """What those options say, by threshold; None where one was left out."""
+    return {name: getattr(arguments, name) for name in ("pixel", "area", "score")}
+
+
 def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
     """Refuse a number below 1 where one was given.
 

@@ -138,9 +138,9 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
     """The batches and the facts about them: the file's, split as for training, or drawn."""
     from core.checkpoint import DataFacts
-    from core.commands.batches import training_batches
-    from core.commands.held_out import facts_of, split_of
     from core.parity.synthetic import SyntheticBatches
+    from core.tasks.batches import training_batches
+    from core.tasks.held_out import facts_of, split_of
     from data.store import Store
 
     settings = configuration.training
