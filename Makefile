@@ -6,7 +6,7 @@ PYTHON ?=
 export PYTHON
 
 BIN := .venv/bin
-SOURCES := backends core data tests run.py preprocess.py setup.py docs/example-backend $(wildcard benchmarks)
+SOURCES := backends core data pneumoseg tests run.py preprocess.py setup.py docs/example-backend $(wildcard benchmarks)
 
 .PHONY: demo test .environment lint types imports unit facts facts-speed clean
 

@@ -6,17 +6,14 @@ from __future__ import annotations
 import sys
 
 from core.commands import main as run_command
+from core.programs import PREPROCESS
 
-COMMANDS = ("preprocess", "phantoms", "verify")
+COMMANDS = PREPROCESS.commands
 
 
 def main() -> int:
     """The command line; returns the exit status."""
-    return run_command(
-        "preprocess.py",
-        "DICOM radiographs and run-length-encoded masks in, one HDF5 file out.",
-        COMMANDS,
-    )
+    return run_command(PREPROCESS.name, PREPROCESS.description, PREPROCESS.commands)
 
 
 if __name__ == "__main__":

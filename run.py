@@ -6,28 +6,14 @@ from __future__ import annotations
 import sys
 
 from core.commands import main as run_command
+from core.programs import RUN
 
-COMMANDS = (
-    "train",
-    "predict",
-    "evaluate",
-    "tune",
-    "export",
-    "score",
-    "check",
-    "backends",
-    "parity",
-    "conformance",
-)
+COMMANDS = RUN.commands
 
 
 def main() -> int:
     """The command line; returns the exit status."""
-    return run_command(
-        "run.py",
-        "Pneumothorax segmentation with one network specification on any framework.",
-        COMMANDS,
-    )
+    return run_command(RUN.name, RUN.description, RUN.commands)
 
 
 if __name__ == "__main__":

@@ -14,33 +14,54 @@ Add `-c constraints.txt` for the exact versions that the tests ran with.
 
 from __future__ import annotations
 
-from setuptools import setup
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = ("backends", "core", "data", "pneumoseg")
 
 MXNET_NEEDS_NUMPY = "numpy>=1.26,<2"  # MXNet 1.9.1 fails to import with NumPy 2 (numpy.PZERO)
 
+# It is kept in one place, where Python programs find it.
+(VERSION,) = re.findall(
+    r'^__version__ = "(.+)"$', (HERE / "pneumoseg" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+)
+
 setup(
     name="pneumoseg",
-    version="0.1.0",
+    version=VERSION,
     description="Pneumothorax segmentation: one network specification, every framework, the same numbers",
-    python_requires=">=3.10,<3.12",
-    packages=[
-        "backends",
-        "backends.jax",
-        "backends.mxnet",
-        "backends.onnx",
-        "backends.reference",
-        "backends.tf",
-        "backends.torch",
-        "configs",
-        "core",
-        "core.commands",
-        "core.conformance",
-        "core.parity",
-        "core.report",
-        "data",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The pneumoseg developers",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    keywords=["pneumothorax", "segmentation", "radiograph", "DICOM", "TensorFlow", "MXNet", "PyTorch", "JAX"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
     ],
+    python_requires=">=3.10,<3.12",
+    packages=["configs", *find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)])],
     py_modules=["preprocess", "run"],
-    package_data={"configs": ["*.yaml"], "core.report": ["templates/*"]},
+    package_data={
+        "configs": ["*.yaml"],
+        "core.report": ["templates/*"],
+        **{name: ["py.typed"] for name in PACKAGES},
+    },
     install_requires=[
         MXNET_NEEDS_NUMPY,
         "h5py>=3.10",
@@ -79,6 +100,7 @@ setup(
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "test": [
             "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
+            "build>=1.2",
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "mypy>=1.11",
@@ -94,6 +116,7 @@ setup(
         ],
     },
     entry_points={
+        "console_scripts": ["pneumoseg = pneumoseg.__main__:main"],
         "pneumoseg.backends": [
             "reference = backends.reference:backend",
             "tf = backends.tf:backend",

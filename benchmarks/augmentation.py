@@ -31,9 +31,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
 
-from core.commands.batches import training_batches  # noqa: E402
 from core.configuration import load_configuration  # noqa: E402
 from core.machine import available_cores  # noqa: E402
+from core.tasks.batches import training_batches  # noqa: E402
 from data.store import Store  # noqa: E402
 
 EVERYTHING = (

@@ -192,7 +192,6 @@ def ours(
     from rich.console import Console
 
     from core.checkpoint import DataFacts
-    from core.commands.batches import training_batches
     from core.commands.console import TrainingConsole
     from core.configuration import load_configuration
     from core.devices import choose_device
@@ -200,6 +199,7 @@ def ours(
     from core.lowering import lower
     from core.registry import load_backend
     from core.state import initial_state
+    from core.tasks.batches import training_batches
     from core.training import Observer, Trainer
     from data.store import Store
 

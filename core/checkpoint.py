@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from core.configuration import Configuration, key_path, parse_configuration
 from core.errors import UserError
 from core.files import explained, write_bytes
+from core.programs import command_line
 
 FORMAT = "pneumoseg-checkpoint"
 VERSION = 1
@@ -135,7 +136,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: There is no such file, or it is not a checkpoint of this version.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}", "Train first: python run.py -f tf")
+        raise UserError(f"no checkpoint at {path}", f"Train first: {command_line('train', '-f tf')}")
     try:
         with explained(path, "read"), safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -36,6 +36,7 @@ from core.contract import Array, Implementation, Precision, State
 from core.errors import UserError
 from core.files import write_text
 from core.plan import BatchNorm, Constant, Parameter, Plan, Statistic, Tensor
+from core.programs import command_line
 from core.randomness import uniform
 from core.rounding import to_float32
 from core.rules import Rules
@@ -205,7 +206,7 @@ def largest_difference(received: Array, expected: Array, precision: Precision, w
         raise UserError(
             f"{what} is wrong: a probability differs from the reference's by {found:.2g}, allowed "
             f"{ALLOWED[precision]:g}. Nothing was written.",
-            "This is an error of the backend; python run.py conformance -f NAME may show where.",
+            f"This is an error of the backend; {command_line('conformance', '-f NAME')} may show where.",
         )
     return found
 

@@ -20,6 +20,7 @@ from core.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
 from core.contract import Implementation, Model
 from core.errors import UserError
 from core.lowering import lower
+from core.programs import command_line
 from core.thresholds import FILE as THRESHOLDS
 from core.thresholds import Thresholds, load_thresholds
 
@@ -163,7 +164,7 @@ def _member(folder: Path) -> Member:
         what = "has no trained model in it" if folder.is_dir() else "does not exist"
         raise UserError(
             f"the model folder {folder} {what} (looked for {' and '.join(CHECKPOINTS)}).",
-            "Train first: python run.py -f tf; or name another folder with --model.",
+            f"Train first: {command_line('train', '-f tf')}; or name another folder with --model.",
         )
     return Member(folder, found[0], load_checkpoint(found[0]))
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import explained, write_text
+from core.programs import command_line
 from core.rounding import to_float32
 
 FILE = "thresholds.json"
@@ -114,7 +115,7 @@ def load_thresholds(folder: Path) -> Thresholds | None:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: expected JSON with pixel, area and score; {error!r}",
-            "Search them again: python run.py tune -f NAME; or remove the file.",
+            f"Search them again: {command_line('tune', '-f NAME')}; or remove the file.",
         ) from error
     try:
         return Thresholds(**found)

@@ -54,6 +54,7 @@ _MAGIC_AT = 128
 _INDEX = re.compile(rb"\x02\0\x02\0UI\x14\x001\.2\.840\.10008\.1\.3\.10")
 _INDEX_WITHIN = 256
 _LONGEST_REASON = 300
+_NO_DATA_SET = "its data set is damaged, and cannot be parsed"
 _PIXEL_DATA = BaseTag(0x7FE00010)
 _SHORT_HEADER, _LONG_HEADER, _UNDEFINED = 8, 12, 0xFFFFFFFF  # of an element, PS3.5 7.1
 
@@ -176,9 +177,21 @@ def read_dataset(path: Path) -> Dataset:
     try:
         return _parsed(_content(path))
     except Exception as error:  # see `_reason`
-        raise UnreadableImage(
-            path, _reason(error, "its data set is damaged, and cannot be parsed")
-        ) from error
+        raise UnreadableImage(path, _reason(error, _NO_DATA_SET)) from error
+
+
+def parse(path: Path, content: bytes) -> Dataset:
+    """The data set of a file's content; `path` stands for it in errors.
+
+    Raises:
+        UnreadableImage: Not DICOM, or too large.
+    """
+    try:
+        if len(content) > MOST_BYTES:
+            raise Refusal(f"it has {len(content):,} bytes; the limit is {MOST_BYTES:,}")
+        return _parsed(content)
+    except Exception as error:  # see `_reason`
+        raise UnreadableImage(path, _reason(error, _NO_DATA_SET)) from error
 
 
 def sop_instance_uid(dataset: Dataset) -> str:

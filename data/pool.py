@@ -179,8 +179,12 @@ def _context(module: str) -> Any:
     context.set_forkserver_preload([module])  # its imports are then paid once, not by each worker
     start_tracker()  # it unblocks SIGINT when it has started
     # It is told its `sys.path` only after what it preloads: it would take another copy of the project, one
-    # that is installed, say, and the workers with it; or find none, and be slow.
-    with _uninterrupted(), _environment(PYTHONPATH=os.pathsep.join(sys.path), **_KEEP_MEMORY, **_ONE_THREAD):
+    # that is installed, say, and the workers with it; or find none, and be slow. Nor is it to take a core.py
+    # of the working folder, where it would look first.
+    with (
+        _uninterrupted(),
+        _environment(PYTHONPATH=os.pathsep.join(sys.path), PYTHONSAFEPATH="1", **_KEEP_MEMORY, **_ONE_THREAD),
+    ):
         forkserver.ensure_running()
     return context
 

@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.files import Input, check_inputs_stay, explained, put_in_place, replacing, reserved
 from core.machine import available_cores
+from core.programs import command_line
 from data import decoders, dicom, headers, store
 from data.annotations import (
     AnnotationError,
@@ -234,7 +235,7 @@ def _hint(settings: Settings) -> str:
         "Expected the competition's layout: a folder of DICOM files at any depth (--images) and "
         "train-rle.csv (--annotations).\n"
         "Download both from Kaggle (SIIM-ACR Pneumothorax Segmentation), or make a synthetic set "
-        "with: python preprocess.py phantoms\n"
+        f"with: {command_line('phantoms')}\n"
         f"Looked for {' and '.join(map(str, looked))}."
     )
 

@@ -49,6 +49,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import explained
+from core.programs import command_line
 from data import rle
 from data.columns import Column
 from data.layout import Layout, RowFile
@@ -68,7 +69,6 @@ away. HDF5's "best-effort" still fails where a file system says ENOLCK or EOPNOT
 DAMAGE = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 """What h5py raises when it meets damage in a file."""
 
-_MAKE_ONE = "Make one with: python preprocess.py --images dicom-images-train --annotations train-rle.csv"
 _LARGEST_ATTRIBUTE = 1 << 16  # bytes; ours have less than a hundred
 _PLAIN_CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)
 _GREATEST_BYTE = 255
@@ -505,7 +505,7 @@ class Store:
             raise UserError(
                 f"{self.path} has its annotations only at {self.height}x{self.width} pixels, but image "
                 f"{self.ids[index]} has {height}x{width}; scores are counted at the original size.",
-                _MAKE_ONE,
+                _how_to_make_one(),
             )
         mask = np.empty((1, height, width, 1), dtype=np.uint8)
         self.read(np.array([index]), np.empty(mask.shape, dtype=np.float32), mask)
@@ -540,7 +540,7 @@ class Store:
 
     def _damaged_values(self, name: str, values: NDArray[Any]) -> UserError:
         found = f"values from {values.min()} to {values.max()}"
-        return UserError(f"{self.path} is damaged: {name} with {found}.", _MAKE_ONE)
+        return UserError(f"{self.path} is damaged: {name} with {found}.", _how_to_make_one())
 
     def _read_texts(self, name: str) -> tuple[str, ...]:
         """An optional column of strings, () if the file has none."""
@@ -597,7 +597,7 @@ def open_file(path: Path) -> h5py.File:
     """
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise UserError(f"the data file {path} {what}.", _MAKE_ONE)
+        raise UserError(f"the data file {path} {what}.", _how_to_make_one())
     with explained(path, "read"):
         path.open("rb").close()
     try:
@@ -606,7 +606,7 @@ def open_file(path: Path) -> h5py.File:
         if "unable to lock" in str(error):  # the environment can ask for locks all the same
             hint = "Unset HDF5_USE_FILE_LOCKING, or wait for whoever has the file open."
             raise UserError(f"cannot read {path}: HDF5 cannot lock it: {error}.", hint) from error
-        raise UserError(f"{path} is not a whole HDF5 file: {error}.", _MAKE_ONE) from error
+        raise UserError(f"{path} is not a whole HDF5 file: {error}.", _how_to_make_one()) from error
 
 
 def numbers_of(path: Path, file: h5py.File) -> dict[str, set[int]]:
@@ -619,7 +619,7 @@ def numbers_of(path: Path, file: h5py.File) -> dict[str, set[int]]:
     try:
         keys = [str(key) for key in file]  # a name that is no UTF-8 comes as bytes
     except DAMAGE as error:
-        raise UserError(f"{path} is damaged: {error}.", _MAKE_ONE) from error
+        raise UserError(f"{path} is damaged: {error}.", _how_to_make_one()) from error
     for key in keys:
         match = _NUMBERED.fullmatch(key)
         if match:
@@ -731,16 +731,21 @@ def _damaged(path: Path, error: BaseException) -> BaseException:
     """What to raise for an error met in an open file: h5py raises anything over damaged ones."""
     if isinstance(error, UserError) or not isinstance(error, Exception):
         return error
-    return UserError(f"{path} is damaged: {type(error).__name__}: {error}.", _MAKE_ONE)
+    return UserError(f"{path} is damaged: {type(error).__name__}: {error}.", _how_to_make_one())
+
+
+def _how_to_make_one() -> str:
+    options = ("--images", "dicom-images-train", "--annotations", "train-rle.csv")
+    return f"Make one with: {command_line('preprocess', *options)}"
 
 
 def _broken(path: Path, name: str, found: str, expected: str) -> UserError:
-    return UserError(f"{path}, dataset {name}: found {found}, expected {expected}.", _MAKE_ONE)
+    return UserError(f"{path}, dataset {name}: found {found}, expected {expected}.", _how_to_make_one())
 
 
 def _unannotated(path: Path) -> UserError:
     return UserError(
         f"{path} has images without annotations (it was made with --no-annotations): they can be "
         "predicted on, but neither trained on nor scored.",
-        _MAKE_ONE,
+        _how_to_make_one(),
     )

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import check_place, is_folder, replacing
+from core.programs import command_line
 from data import dicom, rle
 from data.annotations import AnnotationError, Annotations, Row, combined_runs, shortened
 from data.appearance import Mask, remarks
@@ -220,7 +221,7 @@ def _runs(path: Path, rows: Sequence[Row]) -> NDArray[np.int64]:
 
 
 def _ask_check(path: Path) -> str:
-    return f"`python run.py check {path}` names every fault."
+    return f"`{command_line('check', str(path))}` names every fault."
 
 
 def _counted(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from backends.onnx.framework import onnx
 from core.errors import UserError
+from core.programs import command_line
 
 OPSET, IR_VERSION = 17, 8
 LARGEST = 2**31 - 2**20
@@ -89,7 +90,8 @@ class Graph:
         if self._bytes > LARGEST:
             raise UserError(
                 f"the network has {self._bytes / 2**30:.1f} GiB of weights; an ONNX file ends at 2 GiB",
-                "Export to another format (run.py export --to), or give the blocks fewer filters.",
+                f"Export to another format ({command_line('export', '--to')}), or give the blocks fewer "
+                "filters.",
             )
         graph = onnx.helper.make_graph(
             self._nodes, "pneumoseg", self._inputs, self._outputs, list(self._arrays.values())

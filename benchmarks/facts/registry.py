@@ -254,7 +254,13 @@ _ALL = (
         (Part(("tf", "mxnet"), "-f tf -f mxnet"),),
         (
             *("backends/{backend}/**/*.py", "run.py", "core/commands/__init__.py", "core/commands/train.py"),
-            *("core/commands/training_run.py", *_STEP, "benchmarks/by_hand/*.py", "benchmarks/start.py"),
+            *(
+                "core/commands/training_run.py",
+                "core/tasks/*.py",
+                *_STEP,
+                "benchmarks/by_hand/*.py",
+                "benchmarks/start.py",
+            ),
         ),
         ("what",),
     ),

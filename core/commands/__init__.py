@@ -1,4 +1,4 @@
-"""The command lines of `run.py` and `preprocess.py`: one file a subcommand, joined here.
+"""The command lines of `pneumoseg`, `run.py` and `preprocess.py`: one file a subcommand, joined here.
 
 Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and
 `run(arguments) -> int | None`. It imports at its top nothing but the standard library, so `--help`
@@ -24,6 +24,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from core.errors import UserError
+from core.programs import started_as
 from core.standard_streams import lasting_streams, visible
 
 
@@ -36,7 +37,7 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         names: The subcommands, each a module of this package; the first is the default.
         argv: The words after the program's name; `sys.argv[1:]` when None.
     """
-    with lasting_streams() as streams:
+    with lasting_streams() as streams, started_as(program):
         try:
             with _ended_by_signals():
                 status = _run(program, description, names, list(sys.argv[1:] if argv is None else argv))

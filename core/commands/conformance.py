@@ -54,6 +54,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
 
     from core.conformance import capabilities
     from core.files import write_text
+    from core.programs import command_line
 
     names = list(dict.fromkeys(arguments.framework))
     outcomes = {name: _examine(console, name, arguments) for name in names}
@@ -76,7 +77,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         ]
         write_text(arguments.json, json.dumps(rows, indent=1) + "\n")
     if arguments.markdown:
-        command = f"python run.py conformance {' '.join(f'-f {name}' for name in names)} --markdown FILE"
+        command = command_line("conformance", *(f"-f {name}" for name in names), "--markdown FILE")
         write_text(arguments.markdown, as_markdown(table, command))
     return int(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -11,9 +12,14 @@ from rich.table import Table
 
 from core.averaging import Average
 from core.checkpoint import EpochRecord
+from core.commands.progress import progress_bar
+from core.configuration import Training
 from core.pictures import Sample
 from core.plan import Plan
+from core.recipe import ConstantSchedule
+from core.standard_streams import visible
 from core.summary import summarise_plan
+from core.tasks.watching import Watcher
 from core.training import Observer
 
 
@@ -29,6 +35,39 @@ def print_network(console: Console, plan: Plan) -> None:
     for row in rows:
         table.add_row(row.name, row.operations, row.output, f"{row.parameters:,}")
     console.print(table)
+
+
+class ConsoleWatcher(Watcher):
+    """Shows everything on a console.
+
+    Args:
+        console: Where.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        self._console.print(visible(text), soft_wrap=True)
+
+    def network(self, plan: Plan) -> None:
+        """Print its table."""
+        print_network(self._console, plan)
+
+    @contextlib.contextmanager
+    def epochs(self, settings: Training) -> Iterator[Observer]:
+        """A bar, and a line an epoch, with the rate where it changes."""
+        changes = settings.schedule != ConstantSchedule()
+        with TrainingConsole(self._console, settings.epochs, show_rate=changes) as shown:
+            yield shown
+
+    @contextlib.contextmanager
+    def images(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar."""
+        with progress_bar(self._console) as bar:
+            task = bar.add_task(visible(title), total=total)
+            yield lambda number: bar.update(task, advance=number)
 
 
 class TrainingConsole(Observer):

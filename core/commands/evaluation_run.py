@@ -10,20 +10,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from core.checkpoint import LAST, load_checkpoint
 from core.commands import terminal
-from core.commands.answers import chosen_thresholds, remark_on_folds
-from core.commands.held_out import shares
-from core.commands.options import check_at_least_one
+from core.commands.console import ConsoleWatcher
+from core.commands.options import check_at_least_one, given_thresholds
 from core.commands.outputs import Input, claimed_reports, model
-from core.commands.scoring_run import score
-from core.evaluation import Evaluation, MemberRecord, Origin
+from core.evaluation import Evaluation
 from core.files import write_text
 from core.inference import Member, find_members, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
 from core.standard_streams import visible
+from core.tasks.answers import chosen_thresholds, remark_on_folds
+from core.tasks.evaluation import Subject, evaluate
 from data.store import Store
 
 
@@ -80,47 +79,24 @@ def _evaluate(
     compared: frozenset[str],
 ) -> Evaluation:
     backend = require_backend(name)
-    thresholds, source = chosen_thresholds(arguments, folders)
-    parts = shares(store, members, arguments.split)
-    devices = set()
+    thresholds, origin = chosen_thresholds(folders, given_thresholds(arguments))
+    subject = Subject(backend, folders, members, thresholds, origin, arguments.tta)
     with Isolated(name) as process:
 
-        def open_models(some: Sequence[Member]) -> Begin:
+        def open_models(some: Sequence[Member]) -> tuple[Begin, str]:
             predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=arguments.tta)
-            devices.add(predictor.device)
-            return predictor.begin
+            return predictor.begin, predictor.device
 
-        title = f"{name}: {', '.join(map(str, folders))}"
-        scored = score(console, store, parts, open_models, thresholds, arguments.batch_size, title, compared)
-    origin = Origin(
-        backend=name,
-        framework=backend.title,
-        version=backend.version(),
-        device=", ".join(sorted(devices)),
-        members=tuple(_record(member) for member in members),
-        data=str(arguments.data),
-        split=arguments.split,
-        flip=arguments.tta,
-        thresholds=source,
-        height=store.height,
-        width=store.width,
-        images_per_second=scored.images_per_second,
-    )
-    return scored.scorer.evaluation(origin)
-
-
-def _record(member: Member) -> MemberRecord:
-    """What is told of a model. Its newest checkpoint knows more epochs than the one that predicts."""
-    progress = member.checkpoint.progress
-    last = member.folder / LAST
-    newest = load_checkpoint(last).progress if last.is_file() else progress
-    return MemberRecord(
-        folder=str(member.folder),
-        checkpoint=member.path.name,
-        epoch=len(progress.history),
-        step=progress.step,
-        history=newest.history,
-    )
+        return evaluate(
+            ConsoleWatcher(console),
+            store,
+            subject,
+            open_models,
+            data=str(arguments.data),
+            split=arguments.split,
+            batch_size=arguments.batch_size,
+            also=compared,
+        )
 
 
 def _print(console: Console, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:

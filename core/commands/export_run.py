@@ -30,6 +30,7 @@ from core.files import entries, replacing, reserved
 from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.lowering import lower
+from core.programs import command_line
 from core.registry import find_exporter, load_backend, require_backend
 from core.standard_streams import visible
 from core.thresholds import load_thresholds
@@ -82,9 +83,10 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
             raise UserError(f"--out {out} is a file, and {what} is a folder.", "Name a folder.")
         else:
             write_metadata(partial, metadata)
+    searched = f"none were searched ({command_line('tune')})" if thresholds is None else str(thresholds)
     console.print(
-        f"images: (N, {data.height}, {data.width}, 1) float32, white is {arguments.white:g}; thresholds: "
-        f"{'none were searched (run.py tune)' if thresholds is None else thresholds}"
+        f"images: (N, {data.height}, {data.width}, 1) float32, white is {arguments.white:g}; "
+        f"thresholds: {searched}"
     )
     if received is None:
         console.print(f"NOT checked: the backend {backend.name} cannot read {what} back")

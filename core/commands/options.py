@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 
 from core.errors import UserError
+from core.programs import command_line
 
 
 def add_framework_option(parser: argparse.ArgumentParser) -> None:
     """The backend: -f."""
     parser.add_argument(
-        "-f", "--framework", required=True, metavar="NAME", help="a backend; `run.py backends` lists them"
+        "-f",
+        "--framework",
+        required=True,
+        metavar="NAME",
+        help=f"a backend; `{command_line('backends')}` lists them",
     )
 
 
 def add_data_option(parser: argparse.ArgumentParser) -> None:
     """The file to work on: --data."""
-    parser.add_argument("--data", default="pneumothorax.h5", metavar="FILE", help="made by preprocess.py")
+    parser.add_argument(
+        "--data", default="pneumothorax.h5", metavar="FILE", help=f"made by {command_line('preprocess')}"
+    )
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +54,11 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
         "--area", type=float, metavar="A", help="pixels, of a 1024x1024 image, that must reach the score"
     )
     group.add_argument("--score", type=float, metavar="S", help="the probability that they must reach")
+
+
+def given_thresholds(arguments: argparse.Namespace) -> dict[str, float | None]:
+    """What those options say, by threshold; None where one was left out."""
+    return {name: getattr(arguments, name) for name in ("pixel", "area", "score")}
 
 
 def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.commands.options import check_at_least_one
 from core.destinations import output_file
+from core.programs import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", default="configs/fcn.yaml", metavar="FILE", help="network and training")
     parser.add_argument(
-        "--data", metavar="FILE", help="made by preprocess.py (default: synthetic images of 64x96)"
+        "--data",
+        metavar="FILE",
+        help=f"made by {command_line('preprocess')} (default: synthetic images of 64x96)",
     )
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="updates to make")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch")
@@ -135,9 +138,9 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
     """The batches and the facts about them: the file's, split as for training, or drawn."""
     from core.checkpoint import DataFacts
-    from core.commands.batches import training_batches
-    from core.commands.held_out import facts_of, split_of
     from core.parity.synthetic import SyntheticBatches
+    from core.tasks.batches import training_batches
+    from core.tasks.held_out import facts_of, split_of
     from data.store import Store
 
     settings = configuration.training

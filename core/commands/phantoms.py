@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from core.commands.terminal import console
+    from core.programs import command_line
     from core.standard_streams import visible
     from data.phantoms import PhantomSettings, write_phantoms
 
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown.print(
         f"{report.count} phantoms, {report.positives} with a pneumothorax, {report.several} of "
         f"them annotated in several rows, {report.without_annotation} without annotation.\n"
-        f"Next: python preprocess.py {visible(shlex.join(words))}",
+        f"Next: {command_line('preprocess', visible(shlex.join(words)))}",
         soft_wrap=True,
     )
     return 0

@@ -25,11 +25,10 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from core.commands import outputs, terminal
-from core.commands.answers import chosen_thresholds, remark_on_folds
-from core.commands.options import check_at_least_one
+from core.commands.options import check_at_least_one, given_thresholds
 from core.commands.outputs import Input, Output, OutputFile, OutputFolder, begins_with, claimed
 from core.commands.progress import progress_bar
-from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed, prepare
+from core.commands.results import Job, Result, Task, conclude, crashed, prepare
 from core.contract import Backend
 from core.destinations import is_stream
 from core.devices import choose_device
@@ -39,6 +38,7 @@ from core.inference import Member, Predictor, find_members, model_folder
 from core.machine import available_cores
 from core.registry import load_backend, require_backend
 from core.standard_streams import visible
+from core.tasks.answers import area_in_mm2, chosen_thresholds, remark_on_folds
 from core.thresholds import Thresholds
 from data import dicom, probabilities, rle
 from data.annotations import Annotations, read_annotations
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     folders = arguments.model or [model_folder(arguments.framework)]
     check_at_least_one(arguments, "batch_size", "workers")
     members = find_members(folders)
-    thresholds, origin = chosen_thresholds(arguments, folders)
+    thresholds, origin = chosen_thresholds(folders, given_thresholds(arguments))
     files = _find(arguments.images)
     annotations = None
     if arguments.annotations is not None:
@@ -390,7 +390,7 @@ def _image_as_json(result: Result, arguments: argparse.Namespace) -> dict[str, A
         "existence": result.existence,
         "pixels": result.pixels,
         "share": share,
-        "area_mm2": area_mm2(source, result.pixels),
+        "area_mm2": area_in_mm2(geometry, result.pixels),
         "area_at": geometry.at or None,
         "box": None if result.box is None else result.box._asdict(),
         "pixels_in_left_half": left,

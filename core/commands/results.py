@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.commands.answers import Answer, answer
 from core.files import explained, file_name
 from core.metrics import dice_per_image
 from core.pictures import Finding, draw_finding
+from core.tasks.answers import Answer, Box, answer, area_in_mm2, box_around
 from core.thresholds import Thresholds
 from data import dicom, rle
 from data.annotations import AnnotationError, combined_mask
@@ -27,15 +27,6 @@ from data.reading import Source
 
 if TYPE_CHECKING:
     from data.segmentation import Algorithm
-
-
-class Box(NamedTuple):
-    """The smallest rectangle around a mask, in pixels of the original image; rows and columns from 0."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -142,7 +133,7 @@ def conclude(task: Task) -> Result:
         existence=found.existence,
         pixels=int(np.count_nonzero(found.mask)),
         pixels_left=int(np.count_nonzero(found.mask[:, : source.width // 2])),
-        box=_box(found.mask),
+        box=box_around(found.mask),
         no_segmentation=no_segmentation,
         no_truth=no_truth,
     )
@@ -154,14 +145,6 @@ def crashed(task: Task, job: Job) -> Result:
         path.unlink(missing_ok=True)
     reason = "answering it killed the process (a library's defect, or out of memory)"
     return Result(task.source, failure=reason)
-
-
-def _box(mask: NDArray[np.uint8]) -> Box | None:
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
-        return None
-    top, left = int(rows[0]), int(columns[0])
-    return Box(top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1)
 
 
 def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
@@ -205,18 +188,12 @@ def _verdict(source: Source, found: Answer, truth: NDArray[np.uint8] | None, thr
     words.append(f"existence {found.existence:.3f}, {compared} {thresholds.score:.3g}")
     if pixels:
         words.append(f"{pixels / found.mask.size:.1%} of the image")
-        if (area := area_mm2(source, pixels)) is not None:
+        if (area := area_in_mm2(source.geometry, pixels)) is not None:
             words.append(f"{area / 100:.1f} cm2")
     if truth is not None:
         words.append(f"truth {'positive' if truth.any() else 'negative'}")
         words.append(f"Dice {dice_per_image(found.mask[np.newaxis], truth[np.newaxis])[0]:.3f}")
     return "   ".join(words)
-
-
-def area_mm2(source: Source, pixels: int) -> float | None:
-    """How large so many pixels of an image are; None where its header does not say."""
-    spacing = source.geometry.spacing
-    return None if spacing is None else pixels * spacing[0] * spacing[1]
 
 
 def _write_segmentation(path: Path, source: Source, found: Answer, job: Job) -> str:

@@ -1,40 +1,33 @@
-"""What `tune` and the end of `train` do: predict the held-out images, search, write thresholds.json."""
+"""What `tune` does, apart from its options: the search in the backend's process, and its tables."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from core.commands import terminal
-from core.commands.answers import remark_on_folds
-from core.commands.held_out import shares
+from core.commands.console import ConsoleWatcher
 from core.commands.options import check_at_least_one
-from core.commands.scoring_run import Open, score
-from core.contract import Implementation
-from core.errors import UserError
 from core.evaluation import Surface
-from core.exports import EXPORT, renew_thresholds
 from core.files import reserved
-from core.inference import Member, Predictor, find_members, model_folder
+from core.inference import Member, model_folder
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
-from core.standard_streams import visible
-from core.thresholds import FILE, Thresholds, save_thresholds
-from core.tuning import Search, search, surfaces
+from core.tasks.tuning import describe, tune
+from core.tuning import Search
 from data.store import Store
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Tune as the command line says."""
     console = terminal.console(soft_wrap=True)
+    watcher = ConsoleWatcher(console)
     check_at_least_one(arguments, "batch_size")
     backend = require_backend(arguments.framework)
     folder = Path(arguments.model or model_folder(arguments.framework))
@@ -49,8 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
                 process, backend.title, members, arguments.device, flip=arguments.tta
             ).begin
 
-        found, shown = tune(console, store, folder, open_models, arguments.batch_size, flip=arguments.tta)
-    _print(console, folder, found, shown)
+        found, shown = tune(watcher, store, folder, open_models, arguments.batch_size, flip=arguments.tta)
+    _print(console, found, shown)
+    watcher.say(describe(folder, found))
     return 0
 
 
@@ -61,80 +55,8 @@ def _model_kept(folder: Path) -> Iterator[None]:
         yield
 
 
-def tune_trained(
-    console: Console,
-    store: Store,
-    folder: Path,
-    implementation: Implementation,
-    device: str,
-    batch_size: int,
-) -> None:
-    """Tune at the end of a training, in its process; where that cannot be done, one line says why."""
-
-    def open_models(members: Sequence[Member]) -> Begin:
-        predictor = Predictor(members, implementation, device)
-
-        def begin(images: Any) -> Any:
-            found = predictor.predict(images)
-            return lambda: found
-
-        return begin
-
-    try:
-        found, _ = tune(console, store, folder, open_models, batch_size)
-    except UserError as error:
-        console.print(visible(f"Thresholds were not searched, so the defaults hold: {error.message}"))
-        return
-    console.print(_line(folder, found))
-
-
-def tune(
-    console: Console, store: Store, folder: Path, open_models: Open, batch_size: int, *, flip: bool = False
-) -> tuple[Search, tuple[Surface, ...]]:
-    """Search the thresholds of the model (or the folds) in a folder on what was held out, and write them.
-
-    Raises:
-        UserError: There is no model, nothing was held out, or no positive image was.
-    """
-    members = find_members([folder])
-    if remark := remark_on_folds([folder], members):
-        console.print(visible(remark))
-    parts = shares(store, members, "validation")
-    scored = score(console, store, parts, open_models, Thresholds(), batch_size, "thresholds")
-    histograms = scored.scorer.histograms()
-    began = time.perf_counter()
-    found = search(histograms)
-    if found is None:
-        raise UserError(f"none of the {len(histograms)} held-out images is positive: nothing to search on.")
-    facts = {
-        "dice": found.dice,
-        "dice_default": found.dice_default,
-        "dice_cross_fitted": found.dice_cross_fitted,
-        "dice_all_empty": found.dice_all_empty,
-        "images": found.images,
-        "positives": found.positives,
-        "reach": found.reach,
-        "flip": flip,
-        "checkpoints": [str(member.path.relative_to(folder)) for member in members],
-        "seconds": round(time.perf_counter() - began, 3),
-    }
-    save_thresholds(folder, found.thresholds, facts)
-    renew_thresholds(folder / EXPORT, found.thresholds)
-    return found, surfaces(histograms, found.thresholds)
-
-
-def _line(folder: Path, found: Search) -> str:
-    expected = "" if found.dice_cross_fitted is None else f", cross-fitted {found.dice_cross_fitted:.4f}"
-    file = visible(str(folder / FILE))
-    return (
-        f"Thresholds: {found.thresholds} in {file}; Dice at the original size {found.dice:.4f} with "
-        f"them{expected}, with the defaults {found.dice_default:.4f} (all-empty floor "
-        f"{found.dice_all_empty:.4f})"
-    )
-
-
-def _print(console: Console, folder: Path, found: Search, shown: Sequence[Surface]) -> None:
-    """The surfaces on a coarse grid, and what was found."""
+def _print(console: Console, found: Search, shown: Sequence[Surface]) -> None:
+    """The surfaces on a coarse grid."""
     console.print(f"{found.images} held-out images, {found.positives} positive")
     for surface in shown:
         rows = _spread(surface.rows, 4 if surface.row_name == "score" else 3)
@@ -150,7 +72,6 @@ def _print(console: Console, folder: Path, found: Search, shown: Sequence[Surfac
                 f"{surface.rows[row]:.6g}", *("" if cell is None else f"{cell:.4f}" for cell in cells)
             )
         console.print(table)
-    console.print(_line(folder, found))
 
 
 def _spread(values: Sequence[float], step: int) -> range:

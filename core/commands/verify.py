@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands.options import check_at_least_one
+from core.programs import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +18,11 @@ HELP = "check a data file in full, and draw masks on radiographs for the eye"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "file", nargs="?", type=Path, default=Path("pneumothorax.h5"), help="made by preprocess.py"
+        "file",
+        nargs="?",
+        type=Path,
+        default=Path("pneumothorax.h5"),
+        help=f"made by {command_line('preprocess')}",
     )
     parser.add_argument(
         "--overlays",

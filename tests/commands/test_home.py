@@ -99,6 +99,16 @@ def test_homes_that_are_none(place: Path, home: str) -> None:
     run_homeless(place, *options, home=home, program="preprocess.py")
 
 
+@pytest.mark.parametrize("hides", ["core.py", "data.py"])
+def test_modules_in_the_working_folder_are_not_taken(place: Path, hides: str) -> None:
+    """Radiographs are read in processes, too, that must find this project."""
+    (place / "here" / hides).write_text("raise SystemExit('not this one')\n")
+    options = ["--images", "images", "--no-annotations", "--out", "out.h5", "--size", "32"]
+    run_homeless(place, *options, program="preprocess.py")
+    run_homeless(place, "predict", "-f", "reference", "--model", "model", "--images", "images")
+    assert (place / "here" / "submission.csv").exists()
+
+
 def test_the_list_of_backends(place: Path) -> None:
     """Each is asked in a process of its own, which must find this project, not a folder of its name."""
     (place / "here" / "core.py").write_text("raise SystemExit('not this one')\n")

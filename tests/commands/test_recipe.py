@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from command_line import assert_same_run, history, refused, run_here, train
 
 from core import recipe
 from core.commands import training_run
-from core.commands.batches import training_batches
 from core.configuration import load_configuration
+from core.tasks.batches import training_batches
+from core.tasks.training import Stop
 from data.augmentation import Augmentation
 from data.loader import Loader
 from data.sampling import Sampling
@@ -110,18 +111,19 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
     train(*words, "--out", "whole", cwd=folder, how=run_here)
     left = 0
 
-    def interrupted() -> bool:
-        nonlocal left
-        left -= 1
-        return left < 0
+    class Stopping(Stop):
+        def __call__(self) -> bool:
+            nonlocal left
+            left -= 1
+            return left < 0
 
     @contextlib.contextmanager
-    def stopping() -> Iterator[Callable[[], bool]]:
-        yield interrupted
+    def stopping() -> Iterator[Stop]:
+        yield Stopping()
 
-    monkeypatch.setattr(training_run, "_interruptible", stopping)
+    monkeypatch.setattr(training_run, "interruptible", stopping)
     begun, stops = False, 0
-    for left in itertools.cycle([3, 5, 2, 9]):  # noqa: B007 - counted down by `interrupted`
+    for left in itertools.cycle([3, 5, 2, 9]):  # noqa: B007 - counted down by `Stopping`
         how = ["--resume"] if begun else ["--config", "network.yaml", *words]
         done = run_here("-f", "reference", "--data", "data.h5", *how, cwd=folder)
         assert (done.returncode, done.stderr) in ((0, ""), (130, "")), done.stderr

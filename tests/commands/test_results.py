@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.commands.answers import Answer
-from core.commands.results import Job, Result, Task, _verdict, area_mm2, crashed
+from core.commands.results import Job, Result, Task, _verdict, crashed
+from core.tasks.answers import Answer, area_in_mm2
 from core.thresholds import Thresholds
 from data.headers import Geometry
 from data.reading import Source
@@ -69,6 +69,6 @@ def test_the_caption_of_an_image(
 
 def test_areas() -> None:
     source = Source(Path("a"), "a", "a", geometry=Geometry((0.5, 0.25), "PixelSpacing"))
-    assert area_mm2(source, 12) == pytest.approx(1.5)
-    assert area_mm2(Source(Path("a"), "a", "a"), 12) is None
+    assert area_in_mm2(source.geometry, 12) == pytest.approx(1.5)
+    assert area_in_mm2(Source(Path("a"), "a", "a").geometry, 12) is None
     assert Result(source, pixels=1).positive

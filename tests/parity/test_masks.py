@@ -11,7 +11,6 @@ from selected import PREDICTORS
 
 import backends.reference
 from core.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
-from core.commands.answers import Answer, answer
 from core.configuration import load_configuration
 from core.inference import find_members
 from core.isolation import Isolated
@@ -21,6 +20,7 @@ from core.registry import find_backend
 from core.remote_prediction import RemotePredictor
 from core.rules import step_scalars
 from core.state import initial_state
+from core.tasks.answers import Answer, answer
 from core.thresholds import Thresholds
 
 HEIGHT, WIDTH = 40, 56

@@ -1,4 +1,4 @@
-"""Which networks a command line asks to be trained: one, or one for each fold; where; from what on.
+"""Which networks are to be trained: one, or one for each fold; where; from what on.
 
 Promises: planning changes nothing on disk; `prepare` then keeps an earlier run's folders under another
 name and brings along what is resumed from elsewhere. A process that has `claimed` the folders has them for
@@ -11,15 +11,12 @@ each; such a one has its own fold for itself, and the folders of all while it be
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
 
 from core.averaging import FOLDER as AVERAGING
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
@@ -29,7 +26,6 @@ from core.files import explained, make_folder, reserved, set_aside, write_bytes
 from core.inference import fold_folder, folds, model_folder
 from core.locks import TakenError, check_below, note_of
 from core.monitoring import is_stale
-from core.standard_streams import visible
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
 _PATIENCE_S, _PAUSE_S = 5.0, 0.05  # for another fold's beginning, which takes much less
@@ -72,13 +68,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """All that a command line asks for.
+    """All that is asked for.
 
     Args:
         runs: In their order.
         folder: `NAME_model`.
         logs: `NAME_logs`.
-        source: The folder after `--resume`, or the run's own; None begins anew.
+        source: The folder that is gone on from, or the run's own; None begins anew.
     """
 
     runs: tuple[Run, ...]
@@ -110,10 +106,10 @@ class Runs:
                 claim.enter_context(reserved(self.logs, shared=True))
             yield claim
 
-    def prepare(self, console: Console, claim: contextlib.ExitStack) -> None:
-        """Make the folders, and claim those of each run; see the module."""
+    def prepare(self, say: Callable[[str], None], claim: contextlib.ExitStack) -> None:
+        """Make the folders, and claim those of each run; see the module. What is kept is said."""
         with self._all_folders():
-            self._keep_earlier(console)
+            self._keep_earlier(say)
             for run in self.runs:
                 make_folder(run.folder)
                 note = self._division if self._is_one_of_several else ""
@@ -143,7 +139,7 @@ class Runs:
                     return
             time.sleep(_PAUSE_S)
 
-    def _keep_earlier(self, console: Console) -> None:
+    def _keep_earlier(self, say: Callable[[str], None]) -> None:
         """Rename an earlier run's folders, if this one does not go on in them and nobody is at work there."""
         own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
         if self.source is not None and self.source.resolve() in own:
@@ -151,7 +147,7 @@ class Runs:
         for path in self._in_the_way():
             _check_idle(path)
             if (kept := set_aside(path)) is not None:
-                console.print(visible(f"{path} holds an earlier run; it is kept as {kept}"))
+                say(f"{path} holds an earlier run; it is kept as {kept}")
 
     def _in_the_way(self) -> list[Path]:
         """What a new run would mix with: everything, but for a single fold beside others of its kind."""
@@ -165,17 +161,32 @@ class Runs:
         return _division_of(self.runs[0].configuration.training)
 
 
-def plan_runs(arguments: argparse.Namespace) -> Runs:
-    """The runs of a command line of `train`.
+def plan_runs(
+    framework: str,
+    out: Path,
+    configuration_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: str | None = None,
+) -> Runs:
+    """The runs that are asked for.
+
+    Args:
+        framework: The backend's name.
+        out: Where `NAME_model` and `NAME_logs` are.
+        configuration_file: As for `load_configuration`; None is the checkpoint's own when going on with one,
+            or else `DEFAULT_CONFIGURATION`.
+        overrides: "key.path=value", as for `load_configuration`.
+        resume: The folder to go on from, "" the run's own; None begins anew.
 
     Raises:
         UserError: A bad configuration, or nothing there to be resumed.
     """
-    folder = Path(arguments.out) / model_folder(arguments.framework)
-    logs = Path(arguments.out) / f"{arguments.framework}_logs"
-    source = None if arguments.resume is None else Path(arguments.resume or folder)
+    folder = out / model_folder(framework)
+    logs = out / f"{framework}_logs"
+    source = None if resume is None else Path(resume or folder)
     in_folds = source is not None and not (source / LAST).is_file()
-    configuration = _configuration(arguments, _first_checkpoint(source), forget_fold=in_folds)
+    checkpoint = _first_checkpoint(source)
+    configuration = _configuration(configuration_file, overrides, checkpoint, forget_fold=in_folds)
     settings = configuration.training
     if settings.folds is None:
         if in_folds and source is not None and folds(source):
@@ -223,25 +234,15 @@ def _first_checkpoint(source: Path | None) -> Checkpoint | None:
 
 
 def _configuration(
-    arguments: argparse.Namespace, checkpoint: Checkpoint | None, *, forget_fold: bool
+    file: Path | None, overrides: Sequence[str], checkpoint: Checkpoint | None, *, forget_fold: bool
 ) -> Configuration:
-    """The file's settings, or the checkpoint's when resuming without --config; then the options."""
-    options = {
-        "training.epochs": arguments.epochs,
-        "training.batch_size": arguments.batch_size,
-        "training.precision": arguments.precision,
-        "training.optimizer.learning_rate": arguments.learning_rate,
-        "training.seed": arguments.seed,
-        "training.folds": arguments.folds,
-        "training.fold": arguments.fold,
-    }
-    overrides = [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
-    if checkpoint is not None and arguments.config is None:
+    """The file's settings, or the checkpoint's where no file is named; then what overrides them."""
+    if checkpoint is not None and file is None:
         content = checkpoint.configuration.model_dump(mode="json")
         if forget_fold:
             content["training"]["fold"] = None
         return parse_configuration(content, overrides, source="command line")
-    return load_configuration(Path(arguments.config or DEFAULT_CONFIGURATION), overrides)
+    return load_configuration(file or DEFAULT_CONFIGURATION, overrides)
 
 
 def _files_of(source: Path | None) -> list[Path]:

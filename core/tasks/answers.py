@@ -1,4 +1,4 @@
-"""From what a network says to an answer about the whole image, for every command that gives one.
+"""From what a network says to an answer about the whole image, for everybody who gives one.
 
 Promises: a probability map is brought to the original size by `data.resize.resize_image` and nothing else,
 and becomes a mask only there; so a mask that is scored is the mask that is submitted, pixel for pixel.
@@ -6,19 +6,28 @@ and becomes a mask only there; so a mask that is scored is the mask that is subm
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.inference import Member, find_thresholds, missing_folds
 from core.thresholds import Thresholds
+from data.headers import Geometry
 from data.resize import resize_image
+
+
+class Box(NamedTuple):
+    """The smallest rectangle around a mask, in pixels of the original image; rows and columns from 0."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -42,16 +51,38 @@ def answer(probability: NDArray[np.float32], height: int, width: int, thresholds
     return Answer(full, *thresholds.decide(full))
 
 
+def box_around(mask: NDArray[np.uint8]) -> Box | None:
+    """The box around a mask, (H, W) in {0, 1}; None if it is empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    return Box(top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1)
+
+
+def area_in_mm2(geometry: Geometry, pixels: int) -> float | None:
+    """How large so many pixels of an image are; None where its header does not say."""
+    spacing = geometry.spacing
+    return None if spacing is None else pixels * spacing[0] * spacing[1]
+
+
+Origin = Literal["tuned", "default", "given"]
+"""Where thresholds came from: a file beside the model, nowhere, or the user, who changed one at least."""
+
+
 def chosen_thresholds(
-    arguments: argparse.Namespace, folders: Sequence[Path]
-) -> tuple[Thresholds, Literal["tuned", "default", "given"]]:
-    """The thresholds of some models, with what --pixel, --area and --score change; and where they came from.
+    folders: Sequence[Path], changes: Mapping[str, float | None]
+) -> tuple[Thresholds, Origin]:
+    """The thresholds of some models, with what a user changes; and where they came from.
+
+    Args:
+        folders: The models'.
+        changes: "pixel", "area", "score": the user's number, or None.
 
     Raises:
         UserError: A file of thresholds is damaged, or the numbers do not go together.
     """
-    names = [field.name for field in dataclasses.fields(Thresholds)]
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given = {name: value for name, value in changes.items() if value is not None}
     tuned = find_thresholds(folders)
     thresholds = dataclasses.replace(tuned or Thresholds(), **given)
     return thresholds, "given" if given else "tuned" if tuned else "default"

@@ -14,16 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
-from core.commands.answers import Answer, answer
-from core.commands.held_out import Share
-from core.commands.progress import progress_bar
-from core.inference import Member
+from core.contract import Implementation
+from core.inference import Member, Predictor
 from core.pictures import Sample
 from core.remote_prediction import Begin
 from core.scoring import Scorer, Tally, tally
-from core.standard_streams import visible
+from core.tasks.answers import Answer, answer
+from core.tasks.held_out import Share
+from core.tasks.watching import Watcher
 from core.thresholds import Thresholds
 from data.loader import Batch, Loader
 from data.resize import resize_mask
@@ -31,6 +30,19 @@ from data.store import Store
 
 Open = Callable[[Sequence[Member]], Begin]
 """Makes some models ready to predict."""
+
+
+def open_here(
+    members: Sequence[Member], implementation: Implementation, device: str, *, flip: bool = False
+) -> Begin:
+    """Some models that predict in this process; the arguments are those of `Predictor`."""
+    predictor = Predictor(members, implementation, device, flip=flip)
+
+    def begin(images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        found = predictor.predict(images)
+        return lambda: found
+
+    return begin
 
 
 class Scored(NamedTuple):
@@ -46,7 +58,7 @@ class Scored(NamedTuple):
 
 
 def score(
-    console: Console,
+    watcher: Watcher,
     store: Store,
     shares: Sequence[Share],
     open_models: Open,
@@ -55,10 +67,10 @@ def score(
     title: str = "scoring",
     also: frozenset[str] = frozenset(),
 ) -> Scored:
-    """Score the images of all shares, with a bar on the console; `also` as in `Scorer`."""
+    """Score the images of all shares; `also` as in `Scorer`."""
     scorer, clock = Scorer(thresholds, also), _Clock()
-    with progress_bar(console) as bar, ThreadPoolExecutor() as pool:
-        task = bar.add_task(visible(title), total=sum(len(share.indices) for share in shares))
+    total = sum(len(share.indices) for share in shares)
+    with watcher.images(title, total) as done, ThreadPoolExecutor() as pool:
         for share in shares:
             begin = open_models(share.members)
             clock.start()
@@ -66,7 +78,7 @@ def score(
             for batch, probabilities in _predicted(loader, begin):
                 _score_batch(scorer, store, batch, probabilities, pool)
                 clock.count(len(batch.indices))
-                bar.update(task, advance=len(batch.indices))
+                done(len(batch.indices))
     return Scored(scorer, clock.rate())
 
 

@@ -1,0 +1,111 @@
+"""A model (or an ensemble) judged on images of a data file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from core.checkpoint import LAST, load_checkpoint
+from core.contract import Backend
+from core.evaluation import Evaluation, MemberRecord, Origin
+from core.inference import Member
+from core.remote_prediction import Begin
+from core.tasks import answers
+from core.tasks.held_out import shares
+from core.tasks.scoring import score
+from core.tasks.watching import Watcher
+from core.thresholds import Thresholds
+from data.store import Store
+
+Split = Literal["validation", "all"]
+"""The images that training held out, or every image of a file."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged.
+
+    Args:
+        backend: The framework's descriptor.
+        folders: The models', as the user named them.
+        members: The models.
+        thresholds: What decides.
+        origin: Where those came from.
+        flip: Whether mirror images are predicted too.
+    """
+
+    backend: Backend
+    folders: Sequence[Path]
+    members: Sequence[Member]
+    thresholds: Thresholds
+    origin: answers.Origin
+    flip: bool = False
+
+
+def evaluate(
+    watcher: Watcher,
+    store: Store,
+    subject: Subject,
+    open_models: Callable[[Sequence[Member]], tuple[Begin, str]],
+    *,
+    data: str,
+    split: Split,
+    batch_size: int,
+    also: frozenset[str] = frozenset(),
+) -> Evaluation:
+    """Score a model on images of an open file.
+
+    Args:
+        watcher: Who is shown how far it has come.
+        store: The file.
+        subject: The model.
+        open_models: Makes some members ready to predict, and tells on which device.
+        data: The file as the user named it.
+        split: Which of its images.
+        batch_size: Images at a time.
+        also: Images to be kept for comparison: see `core.scoring.Scorer`.
+
+    Raises:
+        UserError: The images are not for these models (`core.tasks.held_out.shares`), or unreadable.
+    """
+    parts = shares(store, subject.members, split)
+    devices = set()
+
+    def begin(some: Sequence[Member]) -> Begin:
+        opened, device = open_models(some)
+        devices.add(device)
+        return opened
+
+    title = f"{subject.backend.name}: {', '.join(map(str, subject.folders))}"
+    scored = score(watcher, store, parts, begin, subject.thresholds, batch_size, title, also)
+    origin = Origin(
+        backend=subject.backend.name,
+        framework=subject.backend.title,
+        version=subject.backend.version(),
+        device=", ".join(sorted(devices)),
+        members=tuple(map(_record, subject.members)),
+        data=data,
+        split=split,
+        flip=subject.flip,
+        thresholds=subject.origin,
+        height=store.height,
+        width=store.width,
+        images_per_second=scored.images_per_second,
+    )
+    return scored.scorer.evaluation(origin)
+
+
+def _record(member: Member) -> MemberRecord:
+    """What is told of a model. Its newest checkpoint knows more epochs than the one that predicts."""
+    progress = member.checkpoint.progress
+    last = member.folder / LAST
+    newest = load_checkpoint(last).progress if last.is_file() else progress
+    return MemberRecord(
+        folder=str(member.folder),
+        checkpoint=member.path.name,
+        epoch=len(progress.history),
+        step=progress.step,
+        history=newest.history,
+    )

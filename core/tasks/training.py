@@ -1,0 +1,297 @@
+"""Networks trained one after another, with one compiled model: what `runs` has planned is done here.
+
+Promises: everything that can be refused is refused before a folder is changed. A run that is stopped leaves
+a checkpoint from which the next one goes on as if there had been no stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
+from core.configuration import Training
+from core.contract import Implementation, Model
+from core.devices import choose_device
+from core.errors import UserError
+from core.inference import fold_folder
+from core.logs import TensorBoardLog
+from core.lowering import lower
+from core.plan import Plan
+from core.recipe import CosineSchedule
+from core.registry import load_backend
+from core.state import initial_state
+from core.tasks.batches import training_batches
+from core.tasks.held_out import facts_of, split_of
+from core.tasks.runs import Run, Runs
+from core.tasks.tuning import tune_trained
+from core.tasks.watching import Watcher
+from core.thresholds import FILE as THRESHOLDS
+from core.training import Outcome, Trainer
+from data.loader import Loader
+from data.store import Store
+
+
+class Stop:
+    """Whether somebody has asked for an end.
+
+    Attributes:
+        number: Of the signal by which it was asked for; 0 if it was not.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self) -> bool:
+        """Whether there is to be an end."""
+        return self.number != 0
+
+
+Interruptible = Callable[[], AbstractContextManager[Stop]]
+"""Makes a block in which a question can be asked: is the training to stop?"""
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """Where a training was stopped, on request.
+
+    Args:
+        run: The network under way.
+        alone: Whether it is the only one.
+        epoch: The epoch under way, from 1.
+        batch: Its batches that are done.
+        batches: All of its batches.
+        number: Of the signal.
+    """
+
+    run: Run
+    alone: bool
+    epoch: int
+    batch: int
+    batches: int
+    number: int
+
+    def __str__(self) -> str:
+        fold = "" if self.alone else f"{fold_of(self.run)}, "
+        where = f"{fold}epoch {self.epoch}, after {self.batch} of {self.batches} batches"
+        return f"Interrupted in {where}; the checkpoint is {self.run.folder / LAST}"
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Turn the first Ctrl-C (or SIGTERM) into a question that the loop asks; a second one is an exception.
+
+    Outside of the main thread, which alone gets signals, the answer is always no.
+    """
+    asked = Stop()
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        del frame
+        if asked():
+            raise KeyboardInterrupt
+        asked.number = number
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(
+    watcher: Watcher,
+    planned: Runs,
+    framework: str,
+    data: str,
+    device: str = "auto",
+    stopping: Interruptible = interruptible,
+) -> Interruption | None:
+    """Train everything that is planned.
+
+    Args:
+        watcher: Who is shown what happens.
+        planned: The runs; their folders are claimed meanwhile.
+        framework: The backend's name.
+        data: The data file.
+        device: As for `core.devices.choose_device`.
+        stopping: Says when to stop.
+
+    Returns:
+        None when everything is trained.
+
+    Raises:
+        UserError: The data do not fit, the backend refuses, somebody else trains there, or training diverged.
+    """
+    with planned.claimed() as claim, Store.open(Path(data)) as store:
+        facts = facts_of(store)
+        for one in planned.runs:
+            if (checkpoint := one.checkpoint()) is not None:
+                check_continuation(checkpoint, one.configuration, facts)
+        configuration = planned.runs[0].configuration
+        plan = lower(configuration.network, store.height, store.width)
+        backend, implementation = load_backend(framework)
+        device = choose_device(device, implementation.list_devices(), backend.title)
+        rules, precision = configuration.training.rules(), configuration.training.precision
+        model = implementation.compile(plan, rules, device, precision)
+        alone = len(planned.runs) == 1
+        session = _Session(watcher, store, plan, implementation, device, model, alone, stopping)
+        work = [(one, _Data.of(store, one.configuration.training, facts)) for one in planned.runs]
+        watcher.network(plan)
+        watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
+        planned.prepare(watcher.say, claim)
+        for one, images in work:
+            if len(work) > 1 and one.is_done():
+                watcher.say(f"{fold_of(one)}: finished already, {one.folder}")
+                if not one.has_after_training(THRESHOLDS):  # killed before they were found
+                    session.tune(one.folder, one.configuration.training)
+                continue
+            if len(work) > 1:
+                watcher.say(f"{fold_of(one)}:")
+            watcher.say(images.describe(data))
+            if (interruption := session.train(one, images)) is not None:
+                return interruption
+        if configuration.training.folds is not None:
+            session.tune_together(planned, configuration.training)
+    return None
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What one network learns from, and what it is judged by."""
+
+    facts: DataFacts
+    training: Loader
+    validation: Loader
+    held_out: bool
+
+    @classmethod
+    def of(cls, store: Store, settings: Training, facts: DataFacts) -> _Data:
+        split = split_of(store, settings)
+        held_out = len(split.validation) > 0
+        return cls(
+            facts,
+            training_batches(store, split.training, settings),
+            Loader(store, split.validation if held_out else split.training, settings.batch_size),
+            held_out,
+        )
+
+    def describe(self, path: str) -> str:
+        share = f"{self.training.images} to train, {self.validation.images} held out"
+        if not self.held_out:
+            share = "all to train; none is held out, so the scores below are of the training images"
+        facts = self.facts
+        return (
+            f"data: {path}, {facts.images} images of {facts.height}x{facts.width}, "
+            f"{facts.positives} positive; {share}"
+        )
+
+
+@dataclass(frozen=True)
+class _Session:
+    """Trains one network after another with one compiled model."""
+
+    watcher: Watcher
+    store: Store
+    plan: Plan
+    implementation: Implementation
+    device: str
+    model: Model
+    alone: bool
+    stopping: Interruptible
+
+    def train(self, one: Run, data: _Data) -> Interruption | None:
+        """Train one network to its end, or as far as it was asked to."""
+        settings, checkpoint = one.configuration.training, one.checkpoint()
+        if checkpoint is not None:
+            self._tell_changes(checkpoint, settings)
+        self.model.load_state(
+            initial_state(self.plan, settings.rules(), settings.seed)
+            if checkpoint is None
+            else checkpoint.arrays
+        )
+        progress = Progress() if checkpoint is None else checkpoint.progress
+        log = TensorBoardLog(one.logs, len(progress.history), settings.threshold)
+        with self.watcher.epochs(settings) as shown:
+            with self.stopping() as interrupted:
+                trainer = Trainer(
+                    model=self.model,
+                    plan=self.plan,
+                    configuration=one.configuration,
+                    data=data.facts,
+                    training=data.training,
+                    validation=data.validation,
+                    folder=one.folder,
+                    held_out=data.held_out,
+                    observers=(shown, log),
+                    interrupted=interrupted,
+                    progress=progress,
+                )
+                try:
+                    outcome = trainer.run()
+                finally:
+                    log.close()
+            if outcome.reason == "interrupted":
+                done, batches = outcome.progress, trainer.training.batches
+                epoch = len(done.history) + 1
+                return Interruption(one, self.alone, epoch, done.batch, batches, interrupted.number)
+            self._conclude(trainer, outcome)
+        self.tune(one.folder, settings)
+        names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
+        written = ", ".join(name for name in names if (one.folder / name).exists())
+        self.watcher.say(f"Written: {one.folder}/ ({written}) and logs")
+        return None
+
+    def tune(self, folder: Path, settings: Training) -> None:
+        """Find the thresholds of the model, or of the folds, in a folder."""
+        tune_trained(self.watcher, self.store, folder, self.implementation, self.device, settings.batch_size)
+
+    def tune_together(self, planned: Runs, settings: Training) -> None:
+        """Find the thresholds of all folds together once each is there; until then no old ones may hold."""
+        folders = (fold_folder(planned.folder, number) for number in range(settings.folds or 0))
+        if all((folder / BEST).is_file() for folder in folders):
+            self.tune(planned.folder, settings)
+        else:
+            (planned.folder / THRESHOLDS).unlink(missing_ok=True)
+
+    def _tell_changes(self, checkpoint: Checkpoint, settings: Training) -> None:
+        """What of the recipe spans the whole run follows another number of epochs from here on."""
+        before, after = checkpoint.configuration.training.epochs, settings.epochs
+        spans = []
+        if isinstance(settings.schedule, CosineSchedule):
+            spans.append("the learning rate (schedule: cosine)")
+        if settings.sampling is not None and settings.sampling.over_epochs is None:
+            spans.append("the share of positives (sampling.over_epochs: null)")
+        if spans and before != after:
+            self.watcher.say(
+                f"training.epochs was {before} and is now {after}: from here on {' and '.join(spans)} "
+                f"will be what a run of {after} epochs has at this point"
+            )
+
+    def _conclude(self, trainer: Trainer, outcome: Outcome) -> None:
+        if outcome.reason == "early stop":
+            patience = trainer.configuration.training.early_stop.patience
+            done = len(outcome.progress.history)
+            self.watcher.say(f"Stopped after epoch {done}: no improvement for {patience} epochs")
+        found = trainer.finish()
+        if found is None:
+            raise UserError("no epoch was finished, so there is no model to export")
+        scores = found.scores
+        of_positives = "-" if scores.dice_positive is None else f"{scores.dice_positive:.4f}"
+        self.watcher.say(
+            f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
+            f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
+        )
+
+
+def fold_of(one: Run) -> str:
+    """Which of the folds a run is, for people."""
+    return f"fold {one.configuration.training.fold}"

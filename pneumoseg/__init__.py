@@ -1,0 +1,110 @@
+"""Pneumothorax segmentation from Python: for notebooks and services. docs/python.md shows all of it.
+
+    import pneumoseg
+
+    model = pneumoseg.load_model("tf_model")
+    found = model.predict("image.dcm")
+    found.positive, found.existence, found.area_mm2, found.box
+
+Promises: what is given is what the commands give, since both call the same code. Importing this imports
+nothing but the standard library: frameworks, OpenCV and the rest come when the first function needs them.
+What goes wrong raises `pneumoseg.Error`, whose text says what was wrong and what to do; any other exception
+is a defect of the toolkit, or of a call (a `TypeError`).
+
+For research; not for clinical use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from core.checkpoint import EpochRecord
+    from core.errors import UserError as Error
+    from core.evaluation import Evaluation, Summary
+    from core.tasks.answers import Box
+    from core.thresholds import Thresholds
+    from pneumoseg.data_files import Batch, DataFile, open_data
+    from pneumoseg.models import Model, Prediction, evaluate, load_model
+    from pneumoseg.radiographs import Radiograph, UnreadableImage, find_radiographs, read_radiograph
+    from pneumoseg.trainings import Trained, TrainedRun, train
+
+__all__ = [
+    "Batch",
+    "Box",
+    "DataFile",
+    "EpochRecord",
+    "Error",
+    "Evaluation",
+    "Model",
+    "Prediction",
+    "Radiograph",
+    "Summary",
+    "Thresholds",
+    "Trained",
+    "TrainedRun",
+    "UnreadableImage",
+    "__version__",
+    "evaluate",
+    "find_radiographs",
+    "load_model",
+    "open_data",
+    "read_radiograph",
+    "train",
+]
+
+_HOMES = {
+    "core.checkpoint": ("EpochRecord",),
+    "core.errors": ("UserError",),
+    "core.evaluation": ("Evaluation", "Summary"),
+    "core.tasks.answers": ("Box",),
+    "core.thresholds": ("Thresholds",),
+    "pneumoseg.data_files": ("Batch", "DataFile", "open_data"),
+    "pneumoseg.models": ("Model", "Prediction", "evaluate", "load_model"),
+    "pneumoseg.radiographs": ("Radiograph", "UnreadableImage", "find_radiographs", "read_radiograph"),
+    "pneumoseg.trainings": ("Trained", "TrainedRun", "train"),
+}
+_PACKAGES = ("core", "data", "backends")  # of the toolkit, which lie beside this one
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, once."""
+    wanted = "UserError" if name == "Error" else name
+    home = next((module for module, names in _HOMES.items() if wanted in names), None)
+    if home is None or name == "UserError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_packages()
+    found = getattr(importlib.import_module(home), wanted)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def check_packages() -> None:
+    """Refuse to work with somebody else's modules in the place of the toolkit's own.
+
+    Raises:
+        ImportError: A module called `core`, `data` or `backends` comes first on the search path; or the
+            toolkit's is missing.
+    """
+    here = Path(__file__).resolve().parent.parent
+    for name in _PACKAGES:
+        try:
+            spec = importlib.util.find_spec(name)
+        except ValueError:  # a module that was put there by hand
+            spec = None
+        origin = None if spec is None else spec.origin
+        if origin is None or Path(origin).resolve() != here / name / "__init__.py":
+            what = "is missing" if spec is None else f"is hidden by {origin or 'a folder of that name'}"
+            raise ImportError(
+                f"the package {name!r} of pneumoseg {what}; it belongs into {here}. "
+                "Rename what hides it, or start Python in another folder."
+            )

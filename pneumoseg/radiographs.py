@@ -1,0 +1,214 @@
+"""Radiographs, from DICOM files, their bytes, data sets that are read already, or arrays.
+
+Promises: a radiograph here is to the bit what preprocessing and `predict` make of the same file, and what
+they refuse is refused here, with the same reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from core.errors import UserError
+from data import dicom
+from data.headers import UNKNOWN_GEOMETRY, Geometry, geometry
+from data.identities import image_id, printable, trimmed
+from data.pixel_format import MOST_PIXELS
+from data.resize import resize_image
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Source: TypeAlias = "PathLike | bytes | Dataset | NDArray[Any] | Radiograph"
+"""What can be predicted: a DICOM file, its bytes, its data set, an array, or what was read of these."""
+
+_WHOLE = (np.uint8, np.uint16)
+
+
+class UnreadableImage(UserError):  # noqa: N818  as data.dicom calls it
+    """A file, data set or array that is no radiograph that can be read.
+
+    Args:
+        source: What was to be read, for people.
+        reason: Why it cannot be, in one line.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:
+        return UnreadableImage, (self.source, self.reason)
+
+
+@dataclass(frozen=True, eq=False)
+class Radiograph:
+    """One radiograph.
+
+    Attributes:
+        values: (height, width) uint8, uint16 or float32 in [0, full]; bright is dense. It cannot be written.
+        full: The value that is white.
+        id: What the image is called: its file's name without suffix, else its SOP Instance UID; or "".
+        uid: SOP Instance UID, "" if there is none.
+        notes: What a careful reader would want to know ("the first of 3 frames"), or "".
+        geometry: Size of a pixel and orientation, as the header has them.
+    """
+
+    values: NDArray[Any]
+    full: float
+    id: str = ""
+    uid: str = ""
+    notes: str = ""
+    geometry: Geometry = UNKNOWN_GEOMETRY
+
+    @classmethod
+    def from_array(
+        cls,
+        array: NDArray[Any],
+        *,
+        full: float | None = None,
+        id: str = "",  # noqa: A002  as the attribute
+        spacing: tuple[float, float] | None = None,
+    ) -> Radiograph:
+        """A radiograph of pixels that are known already.
+
+        Args:
+            array: (height, width), bright meaning dense: uint8, uint16, float32 or float64.
+            full: The value that is white. None is the greatest of a whole number's type, and 1 for others.
+            id: What the image is called.
+            spacing: Height and width of a pixel in mm, if known.
+
+        Raises:
+            UnreadableImage: The array has another shape or type, or values outside of [0, full].
+        """
+        name = f"the array {id!r}" if id else "the array"
+        values = _checked(name, array, full)
+        place = Geometry() if spacing is None else Geometry(_checked_spacing(name, spacing), "given")
+        return cls(values, float(_full_of(values) if full is None else full), id, geometry=place)
+
+    @functools.cached_property
+    def image(self) -> NDArray[np.float32]:
+        """What is shown: (height, width) float32 in [0, 1]; it cannot be written."""
+        pixels: NDArray[np.float32] = np.divide(self.values, np.float32(self.full), dtype=np.float32)
+        return _read_only(pixels)
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.values.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.values.shape[1])
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in mm; None where it is not known.
+
+        `geometry.at` says where it holds: "PixelSpacing", or "ImagerPixelSpacing", at the detector, where
+        everything appears magnified (DICOM PS3.3 10.7).
+        """
+        return self.geometry.spacing
+
+    def resized(self, height: int, width: int) -> NDArray[np.float32]:
+        """The image at another size, as a network sees it: (height, width) float32 in [0, 1]."""
+        return resize_image(self.values, height, width, self.full)
+
+
+def find_radiographs(folder: PathLike) -> list[Path]:
+    """The DICOM files below a folder at any depth, in an order that is the same everywhere.
+
+    Raises:
+        Error: There is no such folder, or it cannot be listed.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        what = "is not a folder" if place.exists() else "does not exist"
+        raise UserError(f"the images folder {place} {what}.")
+    return dicom.find(place)
+
+
+def read_radiograph(source: Source) -> Radiograph:
+    """Read a radiograph.
+
+    Args:
+        source: A DICOM file, or its bytes; a pydicom data set; or an array, as for `Radiograph.from_array`.
+
+    Raises:
+        UnreadableImage: With the reason: not DICOM, colour, cut off, an impossible header, …
+    """
+    if isinstance(source, Radiograph):
+        return source
+    if isinstance(source, np.ndarray):
+        return Radiograph.from_array(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _from_dataset(Path("<bytes>"), functools.partial(dicom.parse, Path("<bytes>"), bytes(source)))
+    if isinstance(source, Dataset):
+        return _from_dataset(_place_of(source), lambda: source)
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        return _from_dataset(path, functools.partial(dicom.read_dataset, path))
+    raise TypeError(f"expected a path, bytes, a pydicom Dataset or an array. Received: {type(source)}")
+
+
+def _place_of(dataset: Dataset) -> Path:
+    """Where a data set came from, as far as it knows."""
+    name = getattr(dataset, "filename", None)
+    return Path(os.fspath(name)) if isinstance(name, str | os.PathLike) else Path("<data set>")
+
+
+def _from_dataset(path: Path, read: Any) -> Radiograph:
+    try:
+        dataset = read()
+        found = dicom.radiograph(path, dataset)
+    except dicom.UnreadableImage as error:
+        raise UnreadableImage(printable(str(path)), printable(error.reason)) from error
+    uid = trimmed(printable(dicom.sop_instance_uid(dataset)))
+    named = uid if str(path).startswith("<") else image_id(path)
+    values = _read_only(np.ascontiguousarray(found.values))
+    return Radiograph(values, found.full, named, uid, found.note, geometry(dataset))
+
+
+def _checked(name: str, array: NDArray[Any], full: float | None) -> NDArray[Any]:
+    """A copy of an array that is a radiograph's."""
+    if array.ndim != 2 or not array.size:
+        raise UnreadableImage(name, f"expected (height, width). Received the shape {array.shape}")
+    if array.size > MOST_PIXELS:
+        raise UnreadableImage(name, f"it has {array.size:,} pixels; the limit is {MOST_PIXELS:,}")
+    kind = array.dtype.newbyteorder("=")
+    if kind not in (*_WHOLE, np.float32, np.float64):
+        raise UnreadableImage(
+            name, f"expected uint8, uint16, float32 or float64. Received the type {array.dtype}"
+        )
+    values = np.array(array, dtype=kind if kind in _WHOLE else np.float32, order="C")
+    greatest = _full_of(values) if full is None else full
+    if not 0 < greatest < np.inf:
+        raise UnreadableImage(name, f"full must be a number above 0. Received: {full!r}")
+    if not (values.min() >= 0 and values.max() <= greatest):  # false for NaN too
+        raise UnreadableImage(
+            name, f"expected values from 0 to {greatest:g}. Received {values.min()} to {values.max()}"
+        )
+    return _read_only(values)
+
+
+def _full_of(values: NDArray[Any]) -> float:
+    return float(np.iinfo(values.dtype).max) if values.dtype.kind == "u" else 1.0
+
+
+def _checked_spacing(name: str, spacing: tuple[float, float]) -> tuple[float, float]:
+    if len(spacing) != 2 or not all(0 < value < np.inf for value in spacing):
+        raise UnreadableImage(name, f"spacing: expected two numbers above 0, in mm. Received: {spacing!r}")
+    return float(spacing[0]), float(spacing[1])
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[Any]:
+    values = values.view()
+    values.flags.writeable = False
+    return values
