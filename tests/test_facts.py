@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.facts import records
@@ -114,8 +115,9 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / "backends" / name / "model.py").write_text(SOURCE.replace("3", str(len(name) + 4)))
     (tmp_path / "settings.yaml").write_text("steps: 7  # of a turn\nsizes: [5, 9]\n")
     (tmp_path / "constraints.txt").write_text(
-        "numpy==1.26.4\n# of the test\ntorch==2.13.0\n"
-        'onnxruntime==1.23.2; python_version < "3.11"\nonnxruntime==1.32.0; python_version >= "3.11"\n'
+        f"numpy=={np.__version__}\n# of the test\ntorch==2.13.0\n"  # what is measured here is up to date
+        'onnxruntime==1.23.2; python_version < "3.12"\nonnxruntime==1.32.0; python_version >= "3.12"\n'
+        "jax==0.6.2; python_full_version < '3.12.4'\njax==0.12.0; python_full_version >= '3.12.4'\n"
     )
     (tmp_path / "README.md").write_text("# Rates\n")
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
@@ -147,8 +149,8 @@ def measurement(root: Path, **changes: object) -> Measurement:
         commit="abc1234",
         processor="Some Processor",
         cores=6,
-        python="3.11.7",
-        versions={"numpy": "1.26.4", "torch": "2.13.0", "onnx": "1.32.0"},
+        python="3.12.7",
+        versions={"numpy": np.__version__, "torch": "2.13.0", "onnx": "1.32.0"},
         describes=describes,
         fingerprint=fingerprint(describes, root),
         rows=({"backend": "one", "rate": 9},),
@@ -240,11 +242,14 @@ def test_a_pattern_that_describes_nothing_is_an_error(root: Path) -> None:
 @pytest.mark.parametrize(
     ("python", "versions", "reason"),
     [
-        ("3.11.7", {"torch": "2.12.1"}, "PyTorch was 2.12.1, constraints.txt has 2.13.0"),
-        ("3.11.7", {"onnx": "1.23.2"}, "ONNX Runtime was 1.23.2, constraints.txt has 1.32.0"),
-        ("3.10.4", {"onnx": "1.23.2", "torch": "2.13.0"}, None),
-        ("3.10.4", {"onnx": "1.32.0"}, "ONNX Runtime was 1.32.0, constraints.txt has 1.23.2"),
-        ("3.11.7", {"mxnet": "1.0"}, None),  # nothing is pinned here
+        ("3.13.7", {"torch": "2.12.1"}, "PyTorch was 2.12.1, constraints.txt has 2.13.0"),
+        ("3.12.7", {"onnx": "1.23.2"}, "ONNX Runtime was 1.23.2, constraints.txt has 1.32.0"),
+        ("3.11.4", {"onnx": "1.23.2", "torch": "2.13.0"}, None),
+        ("3.11.4", {"onnx": "1.32.0"}, "ONNX Runtime was 1.32.0, constraints.txt has 1.23.2"),
+        ("3.12.3", {"jax": "0.6.2"}, None),
+        ("3.12.3", {"jax": "0.12.0"}, "JAX was 0.12.0, constraints.txt has 0.6.2"),
+        ("3.13.0", {"jax": "0.12.0"}, None),
+        ("3.13.7", {"mxnet": "1.0"}, None),  # nothing is pinned here
     ],
 )
 def test_another_pinned_version_makes_a_fact_old(
@@ -533,7 +538,8 @@ def test_distances_from_the_truth_are_shown_beside_the_budget(root: Path) -> Non
     what = "`unet` 96x96, batch of 3, 10 steps, noise"
     taken = "gradient of x: 2e-6, allowed 1e-5"
     assert f"| {what} | `jax` | 3e-8 | 3e-6 | 0 | 0.24 | {taken} |" in text
-    assert "Some Processor, 6 cores; PyTorch 2.13.0, ONNX Runtime 1.32.0, NumPy 1.26.4, Python 3.11.7" in text
+    versions = f"PyTorch 2.13.0, ONNX Runtime 1.32.0, NumPy {np.__version__}, Python 3.12.7"
+    assert f"Some Processor, 6 cores; {versions}" in text
 
 
 def test_every_table_is_known_by_one_name() -> None:

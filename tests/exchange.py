@@ -1,0 +1,218 @@
+"""What two Pythons exchange: files that one writes and the other reads, and the bytes that both find in them.
+
+Promises: what `write` writes follows from this module alone, so every Python writes the same content; `read`
+tells of files written by any Python what is in them, array by array, down to the bytes. It is a module of the
+tests and a program of its own, which needs no pytest:
+
+    python tests/exchange.py write FOLDER    one data file, one checkpoint of each precision
+    python tests/exchange.py read FOLDER     prints what is in the files there, as JSON
+    python tests/exchange.py data FILE       prints what is in any data file, as JSON
+    python tests/exchange.py facts           prints the versions, as JSON
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.reference import backend as reference
+from core.checkpoint import (
+    Checkpoint,
+    DataFacts,
+    EpochRecord,
+    Progress,
+    load_checkpoint,
+    save_checkpoint,
+)
+from core.configuration import Configuration, parse_configuration
+from core.lowering import lower
+from core.randomness import uniform, words
+from core.state import state_shapes
+from data import rle
+from data.loader import Loader
+from data.sampling import Sampling
+from data.store import Rows, Store, write
+
+DATA = "data.h5"
+CHECKPOINTS = {"float32": "float32.safetensors", "float64": "float64.safetensors"}
+HEIGHT, WIDTH, COUNT = 12, 20, 11
+
+_IDS = [f"1.2.276.0.{number}.ä" if number % 3 else f"image-{number}" for number in range(COUNT)]
+_PATIENTS = ["" if number % 4 == 0 else f"patient {number // 3}" for number in range(COUNT)]
+_ODD = (-0.0, 0.1, 1 / 3, -1e-40, 5e-324, 3.4028234663852886e38, 2.0**-149, -(2.0**-126))
+"""Values at which formats go wrong: no zero like another, subnormal numbers, the greatest of float32."""
+
+
+def facts() -> dict[str, str]:
+    """The versions that may make a difference."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+    }
+
+
+def write_files(folder: Path) -> dict[str, dict[str, str]]:
+    """Write all files; gives what `read_files` must find in them, told by what was written."""
+    told = {}
+    for storage in ("float32", "uint8"):
+        told[f"{storage} {DATA}"] = _write_data(folder / f"{storage}-{DATA}", storage)
+    for precision, name in CHECKPOINTS.items():
+        made = checkpoint(precision)
+        save_checkpoint(folder / name, made)
+        told[name] = told_of_checkpoint(made)
+    return told
+
+
+def read_files(folder: Path) -> dict[str, dict[str, str]]:
+    """What is in the files."""
+    told = {}
+    for storage in ("float32", "uint8"):
+        told[f"{storage} {DATA}"] = told_of_data(folder / f"{storage}-{DATA}")
+    for name in CHECKPOINTS.values():
+        told[name] = told_of_checkpoint(load_checkpoint(folder / name))
+    return told
+
+
+def digest(array: NDArray[Any]) -> str:
+    """Type, shape and bytes of an array; their order in memory, which is the machine's, does not count."""
+    little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
+    return f"{array.dtype.name} {array.shape} {hashlib.sha256(little.tobytes()).hexdigest()}"
+
+
+def configuration(precision: str) -> Configuration:
+    """Of a network with running statistics, a skip and an optimiser with moments."""
+    return parse_configuration(
+        {
+            "network": {
+                "blocks": [
+                    {"name": "first", "kind": "conv", "filters": 3, "stride": 1},
+                    {"name": "down", "kind": "conv", "filters": 5},
+                    {"name": "up", "kind": "transpose", "filters": 4},
+                    {"name": "mask", "kind": "output", "stride": 1, "skip": "first"},
+                ]
+            },
+            "training": {"precision": precision, "seed": 3, "optimizer": {"learning_rate": 1 / 3}},
+        }
+    )
+
+
+def checkpoint(precision: str) -> Checkpoint:
+    """A run stopped in its third epoch; numbers and arrays are such as text and formats may change."""
+    chosen = configuration(precision)
+    plan = lower(chosen.network, HEIGHT, WIDTH)
+    kind = np.dtype(precision)
+    arrays = {}
+    for name, shape in state_shapes(plan, chosen.training.rules()).items():
+        array = (uniform(5, "state", name, shape=shape) - 0.5).astype(kind)
+        odd = np.array(_ODD).astype(kind)[: array.size]
+        array.ravel()[: len(odd)] = odd
+        arrays[name] = array
+    history = tuple(
+        EpochRecord(
+            epoch=epoch,
+            loss=float(np.float64(1) / 3 / epoch),
+            validation_loss=float(np.float32(0.1)) * epoch,
+            dice=1 - 0.1 * epoch,
+            dice_all_empty=2 / 3,
+            dice_positive=None if epoch == 1 else 0.1 + 0.2,
+            learning_rate=1e-5 / epoch,
+            images_per_second=123.456,
+            scored_on="validation",
+            step=7 * epoch,
+        )
+        for epoch in (1, 2)
+    )
+    progress = Progress(17, 3, 0.1 + 0.7, 41, 1e-9, history)
+    return Checkpoint(chosen, DataFacts(COUNT, 5, HEIGHT, WIDTH), progress, arrays)
+
+
+def told_of_checkpoint(found: Checkpoint) -> dict[str, str]:
+    """All that is in a checkpoint, and what the NumPy backend makes of its arrays when it takes them."""
+    plan = lower(found.configuration.network, found.data.height, found.data.width)
+    settings = found.configuration.training
+    model = reference.load().compile(plan, settings.rules(), "cpu", settings.precision)
+    model.load_state(found.arrays)
+    return {
+        "configuration": json.dumps(found.configuration.model_dump(mode="json"), sort_keys=True),
+        "data": json.dumps(dataclasses.asdict(found.data)),
+        "progress": json.dumps(dataclasses.asdict(found.progress)),
+        **{f"array {name}": digest(array) for name, array in found.arrays.items()},
+        **{f"state {name}": digest(array) for name, array in model.state().items()},
+    }
+
+
+def told_of_data(path: Path) -> dict[str, str]:
+    """All that is in a data file, and the batches of an epoch drawn from it."""
+    with Store.open(path) as store:
+        every = np.arange(store.count)
+        images = np.empty((store.count, store.height, store.width, 1), np.float32)
+        masks = np.empty(images.shape, np.uint8)
+        store.read(every, images, masks)
+        told = _told_of_rows(images, masks, store.sizes, store.positive)
+        told["ids"], told["patients"] = json.dumps(store.ids), json.dumps(store.patients)
+        told["attributes"] = json.dumps(store.attributes, sort_keys=True)
+        for index in range(store.count):
+            told[f"truth {index}"] = digest(store.truth(index))
+        loader = Loader(store, every, 4, seed=6, sampling=Sampling(0.75, 0.25, 3))
+        for number, batch in enumerate(loader.epoch(2)):
+            told[f"batch {number}"] = json.dumps(batch.indices.tolist())
+    return told
+
+
+def _told_of_rows(
+    images: NDArray[np.float32], masks: NDArray[np.uint8], sizes: NDArray[Any], positive: NDArray[np.bool_]
+) -> dict[str, str]:
+    arrays = {"images": images, "masks": masks, "sizes": sizes, "positive": positive}
+    return {name: digest(array) for name, array in arrays.items()}
+
+
+def _write_data(path: Path, storage: str) -> dict[str, str]:
+    """Noise in three datasets, two of five images and one of one; half of the images have a mask."""
+    drawn = words(9, "pixels", count=COUNT * HEIGHT * WIDTH).reshape(COUNT, HEIGHT, WIDTH)
+    bytes_of_it = (drawn >> np.uint64(56)).astype(np.uint8)
+    pixels = bytes_of_it
+    if storage == "float32":
+        pixels = ((drawn >> np.uint64(40)).astype(np.float64) / 2**24).astype(np.float32)
+    masks = np.zeros((COUNT, HEIGHT, WIDTH), np.uint8)
+    for number in range(0, COUNT, 2):
+        masks[number, 1 + number // 2 : 5 + number // 2, number : number + 7] = 1
+    sizes = np.tile(np.array([HEIGHT, WIDTH], np.int32), (COUNT, 1))
+    positive = masks.any(axis=(1, 2))
+    runs = [rle.runs(rle.encode(mask)) for mask in masks]
+    rows = Rows(_IDS, sizes, positive, _PATIENTS, runs)
+    attributes: dict[str, str | int | float] = {"fraction": 1 / 3, "number": 2**40, "text": "ä b"}
+    blocks = iter([(pixels, masks)])
+    write(path, rows, (HEIGHT, WIDTH), blocks, per_dataset=5, storage=storage, attributes=attributes)
+    shown = pixels if storage == "float32" else bytes_of_it / np.float32(255)
+    told = _told_of_rows(shown[..., np.newaxis], masks[..., np.newaxis], sizes, positive)
+    told["ids"], told["patients"] = json.dumps(_IDS), json.dumps(_PATIENTS)
+    return told | {f"truth {number}": digest(mask) for number, mask in enumerate(masks)}
+
+
+def main(words_: list[str]) -> int:
+    """The program."""
+    actions: dict[str, Callable[[Path], object]] = {
+        "write": write_files,
+        "read": read_files,
+        "data": told_of_data,
+    }
+    print(json.dumps(facts() if words_[0] == "facts" else actions[words_[0]](Path(words_[1]))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

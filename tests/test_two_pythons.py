@@ -1,0 +1,131 @@
+"""Files that one Python writes and another reads: another release of Python, another major release of NumPy.
+
+The other one is named by PNEUMOSEG_OTHER_PYTHON, the path of an interpreter that has all that the toolkit
+needs. What is written and read is in `exchange.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import exchange
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+PHANTOMS = ("phantoms", "--count", "7", "--size", "256", "--positive-fraction", "0.5", "--workers", "2")
+Interpreter = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def other() -> Path:
+    """The other interpreter, which differs from this one in Python, NumPy or HDF5."""
+    named = os.environ.get("PNEUMOSEG_OTHER_PYTHON")
+    if not named:
+        pytest.skip(
+            "PNEUMOSEG_OTHER_PYTHON is not set, so no other Python has read or written any file; "
+            "set it to the interpreter of an environment with another NumPy"
+        )
+    path = Path(named)
+    assert path.is_file(), f"PNEUMOSEG_OTHER_PYTHON={named} is not an interpreter"
+    theirs = json.loads(python(path, HERE / "exchange.py", "facts"))
+    assert theirs != exchange.facts(), (
+        f"PNEUMOSEG_OTHER_PYTHON={named} has the versions of this Python: {theirs}"
+    )
+    return path
+
+
+def python(interpreter: Path, *words: Path | str, cwd: Path | None = None) -> str:
+    """Run a Python to its end, without what this one's environment may tell it; gives what it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(interpreter), *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, f"{interpreter} {words}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def differences(found: dict[str, Any], written: dict[str, Any]) -> list[str]:
+    """What is there and was not written so; a reader may find more than a writer tells of."""
+    return [
+        f"{file}, {part}: {found.get(file, {}).get(part)!r} instead of {what!r}"
+        for file, parts in written.items()
+        for part, what in parts.items()
+        if found.get(file, {}).get(part) != what
+    ]
+
+
+def test_what_this_python_writes_it_reads(tmp_path: Path) -> None:
+    """Without another one: what `exchange` tells of its files is what is in them."""
+    written = exchange.write_files(tmp_path)
+    assert differences(exchange.read_files(tmp_path), written) == []
+    parts = [part for told in written.values() for part in told]
+    assert sum(part.startswith("array optimizer/") for part in parts) > 10
+    assert sum(part.startswith("truth ") for part in parts) == 2 * exchange.COUNT
+
+
+def test_a_single_bit_is_told() -> None:
+    """The digests see what a format could change: a sign of zero, a type, a shape, the last bit."""
+    array = exchange.checkpoint("float32").arrays["first/kernel"]
+    others = [array.astype(np.float64), array[..., None], array.copy(), array.copy()]
+    others[2].ravel()[0] = 0.0  # was -0.0
+    others[3].ravel().view(np.uint32)[-1] ^= 1
+    assert len({exchange.digest(one) for one in (array, *others)}) == 5
+
+
+def test_the_other_python_reads_what_this_one_writes(other: Path, tmp_path: Path) -> None:
+    written = exchange.write_files(tmp_path)
+    found = json.loads(python(other, HERE / "exchange.py", "read", tmp_path))
+    assert differences(found, written) == []
+    assert found == json.loads(json.dumps(exchange.read_files(tmp_path)))
+
+
+def test_this_python_reads_what_the_other_one_writes(other: Path, tmp_path: Path) -> None:
+    written = json.loads(python(other, HERE / "exchange.py", "write", tmp_path))
+    assert differences(exchange.read_files(tmp_path), written) == []
+    assert written == json.loads(json.dumps(exchange.write_files(tmp_path)))
+
+
+@pytest.mark.timeout(600)  # seconds: twelve programs are started
+def test_both_pythons_make_the_same_data_file_of_the_same_radiographs(other: Path, tmp_path: Path) -> None:
+    """Phantoms and the file made of them: same bytes of pixels, masks and all that is known of them."""
+    told = {}
+    for name, interpreter in (("this", Path(sys.executable)), ("other", other)):
+        folder = tmp_path / name
+        folder.mkdir()
+        program = HERE.parent / "preprocess.py"
+        python(interpreter, program, *PHANTOMS, "--out", "demo", cwd=folder)
+        made = (
+            "--images",
+            "demo/dicom-images-train",
+            "--annotations",
+            "demo/train-rle.csv",
+            "--workers",
+            "2",
+        )
+        python(interpreter, program, *made, "--size", "96", "--out", "data.h5", cwd=folder)
+        told[name] = (folder / "data.h5", {path.name: path.read_bytes() for path in _dicom_files(folder)})
+    assert told["this"][1] == told["other"][1]
+    assert len(told["this"][1]) == 7
+    for verifier, (made_by, _) in ((other, told["this"]), (Path(sys.executable), told["other"])):
+        python(verifier, HERE.parent / "preprocess.py", "verify", made_by, cwd=tmp_path)
+    read = [exchange.told_of_data(path) for path, _ in told.values()]
+    assert read[0] == read[1]
+    for path, _ in told.values():
+        assert json.loads(python(other, HERE / "exchange.py", "data", path)) == read[0]
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    return sorted((folder / "demo").rglob("*.dcm"))
