@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import check_place, is_folder, replacing
-from data import dicom, rle
+from data import rle
 from data.annotations import AnnotationError, Annotations, Row, combined_runs, shortened
 from data.appearance import Mask, remarks
 from data.identities import Identities, meant, name_below, nearest
@@ -284,6 +284,8 @@ def images_of(
     Raises:
         UserError: The folder cannot be listed or holds no DICOM file.
     """
+    from data import dicom  # pydicom, which nothing else here needs
+
     files = dicom.find(folder)
     if not files:
         raise UserError(f"{folder} contains no DICOM file.")
@@ -312,6 +314,8 @@ def images_of(
 
 def _header(file: Path) -> tuple[str, Size | None]:
     """SOP Instance UID and size, as far as they can be read."""
+    from data import dicom
+
     uid = ""
     try:
         dataset = dicom.read_dataset(file)
