@@ -61,6 +61,11 @@ class Phantom:
     regions: tuple[NDArray[np.uint8], ...]
 
 
+def limit_threads() -> None:
+    """Let OpenCV use one thread in this process: for workers of which there are as many as cores."""
+    cv2.setNumThreads(1)
+
+
 def draw(seed: int, number: int, size: int, positive: bool) -> Phantom:
     """Draw a phantom.
 

@@ -16,7 +16,7 @@ seldom needed, so it is imported when it is; so are the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,7 +34,14 @@ _LIBRARIES = ("imagecodecs", "pydicom", "pyjpegls", "pylibjpeg-openjpeg", "simpl
 
 def versions() -> tuple[str, ...]:
     """The versions of the libraries that decode, on which pixels may depend."""
-    return tuple(map(version, _LIBRARIES))
+    return tuple(map(_version, _LIBRARIES))
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # the first stream that needs it will tell
+        return "not installed"
 
 
 def decoded(stream: Stream) -> NDArray[np.integer[Any]]:

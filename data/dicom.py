@@ -223,6 +223,7 @@ def read_radiograph(path: Path) -> Radiograph:
 
     Raises:
         UnreadableImage: With the reason: not DICOM, colour, no decoder, cut off, impossible header.
+        ModuleNotFoundError: The decoder of its compression is not installed.
     """
     return radiograph(path, read_dataset(path))
 
@@ -241,6 +242,8 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
             values, full, note = shown(frame, dataset, own_bits=frame.bits != form.stored)
         if form.photometric == "MONOCHROME1":
             values = np.subtract(values.dtype.type(full), values)
+    except ModuleNotFoundError:  # a decoder that is not installed says nothing of the file
+        raise
     except Exception as error:  # see `_reason`
         raise UnreadableImage(
             path, _reason(error, "its pixels are damaged, and cannot be decoded")

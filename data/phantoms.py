@@ -30,7 +30,7 @@ from core.files import entries, explained, replacing, reserved, write_text
 from core.machine import available_cores
 from core.randomness import permutation, words
 from data import rle
-from data.anatomy import draw
+from data.anatomy import draw, limit_threads
 from data.pool import ordered
 
 IMAGES = "dicom-images-train"
@@ -131,7 +131,7 @@ def _write_phantoms(settings: PhantomSettings, progress: Progress | None) -> Pha
         partial.mkdir(parents=True)
         tasks = _tasks(settings, partial)
         workers = settings.workers or available_cores()
-        for result in ordered(_write_one, tasks, workers=workers, crashed=_crashed):
+        for result in ordered(_write_one, tasks, workers=workers, crashed=_crashed, prepare=limit_threads):
             drawn.append(result)
             if progress is not None:
                 progress("drawing", len(drawn), len(tasks))

@@ -283,9 +283,6 @@ def _block_interrupts() -> set[signal.Signals] | None:
 def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     begin_work()
-    import cv2  # not above, so that whoever calls `warm_up` first need not wait for it
-
-    cv2.setNumThreads(1)  # the parallelism is the pool's
     gc.freeze()  # what was imported stays: searching all of it for garbage, over and over, finds none
     warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
     logging.disable(logging.CRITICAL)

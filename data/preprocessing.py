@@ -37,7 +37,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -267,7 +266,7 @@ def _fingerprint(
 ) -> str:
     """What the rows and their places depend on. The workers are not among it."""
     digest = hashlib.sha256()
-    versions = (np.__version__, cv2.__version__, h5py.version.hdf5_version, *decoders.versions())
+    versions = (np.__version__, h5py.version.hdf5_version, *decoders.versions())
     formats = (store.FORMAT_VERSION, FORMAT_VERSION)
     labels = "" if annotations is None else annotations.sha256
     patients = settings.ignore_patients, hashlib.sha256(key).hexdigest()

@@ -18,15 +18,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from data.transposing import transposed
 
 MASK_THRESHOLD = 0.5
 """A mask pixel is set when at least this part of its area was set."""
 
-_MOST_PARTS = 1000  # of a pixel, for cv2.INTER_AREA
-_LONGEST_BLOCK = 32  # input pixels; beyond it, so many sums of few pixels are slower than OpenCV
+_LONGEST_BLOCK = 32  # input pixels; beyond it, there are too many sums of few pixels
+_ROWS = 64  # of the result made at a time, so that what they are made of stays in the processor's cache
 
 
 def resize_image(
@@ -46,10 +47,7 @@ def resize_image(
     Returns:
         (height, width) float32 in [0, 1], C order; a copy even if the size is the same.
     """
-    if _has_slivers(len(pixels), height) or _has_slivers(pixels.shape[1], width):
-        sums, parts = _summed_areas(pixels.astype(np.float32, copy=False), height, width)
-    else:
-        sums, parts = _sums(pixels, height, width, full)
+    sums, parts = _sums(pixels, height, width, full)
     resized: NDArray[np.float32] = np.divide(sums, full * parts, dtype=np.float32, casting="same_kind")
     # Sums in float32 can be 1e-7 too large.
     return resized if sums.dtype.kind == "u" else np.clip(resized, 0, 1, out=resized)
@@ -68,7 +66,7 @@ def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     """
     axes = zip(mask.shape, (height, width), strict=True)
     in_blocks = all(before == after or _block(before, after) is not None for before, after in axes)
-    sums, parts = _sums(mask, height, width, 1) if in_blocks else _summed_areas(mask, height, width)
+    sums, parts = _sums(mask, height, width, 1) if in_blocks else _counted(mask, height, width)
     return (sums >= math.ceil(parts * MASK_THRESHOLD)).astype(np.uint8)
 
 
@@ -83,7 +81,7 @@ def covered(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.floa
     Returns:
         (height, width) in [0, 1]; exactly 0.5 where it is half.
     """
-    sums, parts = _summed_areas(mask, height, width)
+    sums, parts = _counted(mask, height, width)
     shares: NDArray[np.float64] = sums / parts
     return shares
 
@@ -94,11 +92,11 @@ def _sums(pixels: NDArray[Any], height: int, width: int, full: float) -> tuple[N
     for after in (height, width):  # in the second round the columns are the rows
         block = _block(len(pixels), after)
         if block is None:
-            pixels = _resize_rows(pixels.astype(np.float32, copy=False), after)
+            pixels = _averaged(pixels, after)
         else:
             parts *= block.length
             pixels = _sum_rows(pixels, block, _holding(pixels.dtype, full * parts))
-        pixels = cv2.transpose(pixels)
+        pixels = transposed(pixels)
     return pixels, parts
 
 
@@ -160,52 +158,61 @@ def _sum(rows: Sequence[NDArray[Any]], count: int, out: NDArray[Any]) -> None:
         np.multiply(total, count, out=out, dtype=out.dtype)
 
 
-def _resize_rows(pixels: NDArray[np.float32], height: int) -> NDArray[np.float32]:
-    """One axis: cv2.INTER_AREA is bilinear on *both* as soon as one of them grows, and then aliases."""
-    rows, columns = pixels.shape
-    if rows == height:
-        return pixels
-    method = cv2.INTER_LINEAR if height > rows else cv2.INTER_AREA
-    resized: NDArray[np.float32] = cv2.resize(pixels, (columns, height), interpolation=method)
-    return resized
+class _Mixture(NamedTuple):
+    """What an axis of any length is made of: each output row is a sum of some input rows one after another.
 
-
-def _has_slivers(before: int, after: int) -> bool:
-    """Whether an axis is cut into so small parts that cv2.INTER_AREA leaves some out: below 1/1000 pixel."""
-    return before > after and after // math.gcd(before, after) >= _MOST_PARTS
-
-
-def _summed_areas(pixels: NDArray[Any], height: int, width: int) -> tuple[NDArray[Any], int]:
-    """What `_sums` gives, of any size: int32 from uint8 in {0, 1}, float64 from float32.
-
-    It looks up the sums over all that is above and to the left (Crow 1984, "Summed-area tables"). Between
-    two pixels' borders they grow evenly, so a look-up between them is exact as well.
+    Attributes:
+        first: (after,) the first of these rows; -1 and the one after the last mean the row at the border.
+        parts: (rows, after) int64, how much of each is taken.
+        whole: Their sum for each output row.
     """
-    depth = cv2.CV_32S if pixels.dtype == np.uint8 else cv2.CV_64F
-    rows, parts = _look_up(cv2.integral(pixels, sdepth=depth), height)
-    columns, more = _look_up(cv2.transpose(rows), width)
-    return cv2.transpose(columns), parts * more
+
+    first: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    whole: int
 
 
-def _look_up(table: NDArray[Any], after: int) -> tuple[NDArray[Any], int]:
-    """The rows, resized, of a table whose row n is the sum of all rows of pixels before the n-th."""
-    before = len(table) - 1
+@functools.lru_cache(maxsize=64)
+def _mixture(before: int, after: int) -> _Mixture:
     common = math.gcd(before, after)
     p, q = before // common, after // common
-    if p >= q:  # a pixel has q parts, and the sum of a row p of them
-        whole, part = np.divmod(p * np.arange(after + 1), q)
-        following = np.minimum(whole + 1, before)  # of the last end there is no part
-        return np.diff(_mixed(table, whole, following, part, q), axis=0), p
-    whole, part = np.divmod(p * (2 * np.arange(after) + 1) - q, 2 * q)  # where its centre lies between two
-    pixels = np.diff(table, axis=0)
-    return _mixed(pixels, np.maximum(whole, 0), np.minimum(whole + 1, before - 1), part, 2 * q), 2 * q
+    rows = np.arange(after)
+    if p < q:  # linear, in parts of 1 / 2q: where the centre of a row lies between those of two
+        first, part = np.divmod(p * (2 * rows + 1) - q, 2 * q)
+        return _Mixture(first, np.stack([2 * q - part, part]), 2 * q)
+    # By area: an input row has q parts, and an output row p of them.
+    first = p * rows // q
+    place = q * (first + np.arange(-(-p // q) + 1)[:, None])
+    parts = np.minimum(p * (rows + 1), place + q) - np.maximum(p * rows, place)
+    return _Mixture(first, np.maximum(parts, 0), p)
 
 
-def _mixed(
-    rows: NDArray[Any], first: NDArray[np.int64], second: NDArray[np.int64], part: NDArray[np.int64], of: int
-) -> NDArray[Any]:
-    """So many parts of the second rows, and the rest of the first ones."""
-    part = part.astype(rows.dtype)[:, None]
-    mixed: NDArray[Any] = rows[first] * (of - part)
-    mixed += rows[second] * part
-    return mixed
+def _averaged(pixels: NDArray[Any], after: int) -> NDArray[np.float32]:
+    """The rows resized to so many."""
+    if len(pixels) == after:
+        return pixels.astype(np.float32, copy=False)
+    mixture = _mixture(len(pixels), after)
+    return _mixed(pixels, mixture, (mixture.parts / mixture.whole).astype(np.float32))
+
+
+def _counted(mask: NDArray[np.uint8], height: int, width: int) -> tuple[NDArray[np.int32], int]:
+    """What `_sums` gives for a mask of {0, 1}, counted exactly at any size."""
+    counts: NDArray[Any] = mask
+    whole = 1
+    for after in (height, width):
+        mixture = _mixture(len(counts), after)
+        counts = transposed(_mixed(counts, mixture, mixture.parts.astype(np.int32)))
+        whole *= mixture.whole
+    return counts, whole
+
+
+def _mixed(rows: NDArray[Any], mixture: _Mixture, weights: NDArray[Any]) -> NDArray[Any]:
+    """The sums of input rows with these weights, in their type."""
+    after, last = len(mixture.first), len(rows) - 1
+    found = np.zeros((after, rows.shape[1]), weights.dtype)
+    for start in range(0, after, _ROWS):
+        some = slice(start, start + _ROWS)
+        for number, weight in enumerate(weights[:, some]):
+            taken = rows[np.clip(mixture.first[some] + number, 0, last)]
+            found[some] += np.multiply(taken, weight[:, None], dtype=weights.dtype)
+    return found

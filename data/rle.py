@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import re
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data.identities import QUOTES
+from data.transposing import transposed
 
 EMPTY = "-1"
 """The text of a mask without any pixel set."""
@@ -68,7 +68,7 @@ def encode(mask: NDArray[np.generic]) -> str:
     if mask.size == 0:
         return EMPTY
     flat = np.zeros(mask.size + 2, dtype=np.uint8)
-    flat[1:-1] = _transposed((mask != 0).view(np.uint8)).ravel()
+    flat[1:-1] = transposed((mask != 0).view(np.uint8)).ravel()
     edges = np.flatnonzero(flat[1:] != flat[:-1])  # start, end, start, end, ...
     if edges.size == 0:
         return EMPTY
@@ -162,13 +162,7 @@ def draw(runs: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
 def _drawn(counts: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
     """Gap, length, ..., gap: the definition of the format is what `repeat` does."""
     flat = np.repeat(np.arange(counts.size, dtype=np.uint8) & 1, counts)
-    return _transposed(flat.reshape(width, height))
-
-
-def _transposed(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The transpose in C order, 15 times as fast as NumPy makes it."""
-    result: NDArray[np.uint8] = cv2.transpose(array)
-    return result
+    return transposed(flat.reshape(width, height))
 
 
 def runs(text: str) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.files import check_place, is_folder, replacing
 from core.programs import command_line
-from data import dicom, rle
+from data import rle
 from data.annotations import AnnotationError, Annotations, Row, combined_runs, shortened
 from data.appearance import Mask, remarks
 from data.identities import Identities, meant, name_below, nearest
@@ -285,6 +285,8 @@ def images_of(
     Raises:
         UserError: The folder cannot be listed or holds no DICOM file.
     """
+    from data import dicom  # pydicom, which nothing else here needs
+
     files = dicom.find(folder)
     if not files:
         raise UserError(f"{folder} contains no DICOM file.")
@@ -313,6 +315,8 @@ def images_of(
 
 def _header(file: Path) -> tuple[str, Size | None]:
     """SOP Instance UID and size, as far as they can be read."""
+    from data import dicom
+
     uid = ""
     try:
         dataset = dicom.read_dataset(file)

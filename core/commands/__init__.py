@@ -3,7 +3,7 @@
 Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and
 `run(arguments) -> int | None`. It imports at its top nothing but the standard library, so `--help`
 answers at once. `-f` may stand before or after the subcommand's name; without a name the first
-subcommand of the list runs. Errors of the user end as one message on standard error and exit status 1
+subcommand of the list runs. Errors of the user, a package that is not installed among them, end as one message on standard error and exit status 1
 (2 for a wrong command line, 130 for Ctrl-C, 128 and the signal's number for SIGTERM and SIGHUP, which end a
 command as orderly; training has its own handling of the first). What cannot be shown, because of a
 terminal's encoding, a reader that has gone or a full disk, ends no work; what is missing from standard output
@@ -47,6 +47,13 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
             status = end.code or 0
         except UserError as error:
             print(f"error: {_told(error)}", file=sys.stderr)
+            status = 1
+        except ModuleNotFoundError as error:
+            from core.packages import explain_missing
+
+            if (missing := explain_missing(error)) is None:
+                raise
+            print(f"error: {_told(missing)}", file=sys.stderr)
             status = 1
         except _EndedBySignalError as end:
             print(f"ended by {end.signal.name}", file=sys.stderr)

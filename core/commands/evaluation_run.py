@@ -18,6 +18,7 @@ from core.evaluation import Evaluation
 from core.files import write_text
 from core.inference import Member, find_members, model_folder
 from core.isolation import Isolated
+from core.packages import REPORT, require
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
 from core.standard_streams import visible
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(arguments.framework))
     for name in names:
         require_backend(name)
+    if arguments.report is not None:
+        require(REPORT, "--report")
     reports = {"--json": arguments.json, "--report": arguments.report}
     folders = [folder for name in names for some in _models(arguments, name) for folder in some]
     inputs = [Input("the data file", Path(arguments.data)), *map(model, folders)]

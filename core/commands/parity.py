@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from core.commands.outputs import Input, claimed_reports
     from core.commands.terminal import console
     from core.errors import UserError
+    from core.packages import require
     from core.registry import require_training
 
     # Many processes share the cores: threads of OpenMP that have nothing to do are to sleep, not to spin.
@@ -78,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_at_least_one(arguments, "steps", "batch_size")
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
+    if arguments.plot:
+        require(["matplotlib"], "--plot")
     reports = {"--json": arguments.json, "--plot": arguments.plot}
     inputs = [Input("the data file", Path(arguments.data))] if arguments.data else []
     with claimed_reports(reports, inputs):

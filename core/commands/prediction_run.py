@@ -36,6 +36,7 @@ from core.errors import UserError
 from core.files import FileNames, explained, file_name, is_folder, replacing
 from core.inference import Member, Predictor, find_members, model_folder
 from core.machine import available_cores
+from core.packages import require
 from core.registry import load_backend, require_backend
 from core.standard_streams import visible
 from core.tasks.answers import area_in_mm2, chosen_thresholds, remark_on_folds
@@ -115,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
     folders = arguments.model or [model_folder(arguments.framework)]
     check_at_least_one(arguments, "batch_size", "workers")
+    if arguments.dicom_seg:
+        require(["highdicom"], "--dicom-seg")
     members = find_members(folders)
     thresholds, origin = chosen_thresholds(folders, given_thresholds(arguments))
     files = _find(arguments.images)
@@ -334,6 +337,14 @@ class _Line:
             yield Task(source, probability, name)
 
 
+def _version(package: str) -> str | None:
+    """Of an installed package; highdicom, for one, is needed for Segmentation objects alone."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _as_json(
     arguments: argparse.Namespace, account: Account, model: Model, predictor: Predictor
 ) -> dict[str, Any]:
@@ -358,7 +369,7 @@ def _as_json(
             TOOL: importlib.metadata.version(TOOL),
             "python": platform.python_version(),
             model.backend.name: model.backend.version(),
-            **{name: importlib.metadata.version(name) for name in ("numpy", "pydicom", "highdicom")},
+            **{name: _version(name) for name in ("numpy", "pydicom", "highdicom")},
         },
         "totals": {
             "images": len(account.results) + len(account.unreadable),

@@ -144,11 +144,63 @@ def test_a_radiograph_is_read_where_it_should_be(
         for column in range(shape[1]):
             source = (float(read[0][row, column]), float(read[1][row, column]))
             if 0 < source[0] < shape[0] - 1 and 0 < source[1] < shape[1] - 1:
-                # OpenCV rounds where it reads to 1/32 of a pixel.
+                # Where it reads is rounded to 1/32 of a pixel.
                 expected = landing(source, shape, shift, scale, degrees)
                 assert math.dist(expected, (row, column)) < scale * 0.04
                 compared += 1
     assert compared > 700
+
+
+def read_by_hand(pixels: Image, matrix: NDArray[np.float64], mask: bool) -> NDArray[np.float64]:
+    """Every pixel of the result one by one: the point in 1/32 of a pixel, and what lies around it.
+
+    `matrix` gives the point (x, y) for a pixel (column, row, 1). As in OpenCV 4, the share of the column and
+    that of the row are rounded to 1/1024 before they are added.
+    """
+    height, width = pixels.shape
+
+    def value(row: int, column: int) -> float:
+        if mask and not (0 <= row < height and 0 <= column < width):
+            return 0.0
+        return float(pixels[min(max(row, 0), height - 1), min(max(column, 0), width - 1)])
+
+    found = np.zeros(pixels.shape)
+    for row in range(height):
+        for column in range(width):
+            point = []
+            for by_column, by_row, constant in matrix.tolist():
+                shares = round((by_row * row + constant) * 1024), round(by_column * column * 1024)
+                point.append((sum(shares) + 16) // 32)
+            (left, x), (above, y) = (divmod(place, 32) for place in point)
+            for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                weight = abs(1 - down - y / 32) * abs(1 - right - x / 32)
+                found[row, column] += weight * value(above + down, left + right)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift", "scale", "degrees"),
+    [
+        ((9, 14), (0.4, -1.3), 1.1, 11.0),
+        ((70, 5), (-2.75, 0.6), 0.83, -24.0),  # of more rows than are moved at a time
+        ((1, 7), (0.0, 2.4), 1.0, 0.0),
+        ((6, 11), (5.9, 10.9), 0.05, 170.0),  # most of it from beyond the edges
+        ((8, 5), (1.5, -2.0), 1e-6, 33.0),  # less than a pixel of it is left: beyond 32 bits
+        ((8, 5), (0.5, 0.5), 40.0, 0.0),
+    ],
+)
+def test_every_pixel_is_read_where_it_is_said(
+    shape: tuple[int, int], shift: tuple[float, float], scale: float, degrees: float
+) -> None:
+    image, mask = drawn(shape, seed=3)
+    mask[0, -1] = 1
+    matrix = augmentation._source_of(shape, shift, scale, degrees)
+    found = moved(image, mask, shift, scale, degrees)
+    np.testing.assert_allclose(found[0], read_by_hand(image, matrix, False), atol=3e-7)
+    shares = read_by_hand(mask.astype(np.float32), matrix, True)
+    clear = abs(shares - 0.5) > 1e-6
+    assert clear.sum() > 0.8 * mask.size
+    np.testing.assert_array_equal(found[1][clear], shares[clear] >= 0.5)
 
 
 def blob(shape: tuple[int, int], rng: np.random.Generator) -> Mask:
