@@ -116,6 +116,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "constraints.txt").write_text(
         "numpy==1.26.4\n# of the test\ntorch==2.13.0\n"
         'onnxruntime==1.23.2; python_version < "3.11"\nonnxruntime==1.32.0; python_version >= "3.11"\n'
+        "jax==0.10.2 ; python_full_version < '3.12'\njax==0.12.0 ; python_full_version >= '3.12'\n"
     )
     (tmp_path / "README.md").write_text("# Rates\n")
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
@@ -244,6 +245,8 @@ def test_a_pattern_that_describes_nothing_is_an_error(root: Path) -> None:
         ("3.11.7", {"onnx": "1.23.2"}, "ONNX Runtime was 1.23.2, constraints.txt has 1.32.0"),
         ("3.10.4", {"onnx": "1.23.2", "torch": "2.13.0"}, None),
         ("3.10.4", {"onnx": "1.32.0"}, "ONNX Runtime was 1.32.0, constraints.txt has 1.23.2"),
+        ("3.11.7", {"jax": "0.9.1"}, "JAX was 0.9.1, constraints.txt has 0.10.2"),
+        ("3.13.0", {"jax": "0.10.2"}, "JAX was 0.10.2, constraints.txt has 0.12.0"),
         ("3.11.7", {"mxnet": "1.0"}, None),  # nothing is pinned here
     ],
 )
