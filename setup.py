@@ -2,14 +2,15 @@
 
     pip install -e '.[tf]'          TensorFlow on the CPU
     pip install -e '.[tf-gpu]'      TensorFlow with NVIDIA's libraries
-    pip install -e '.[mxnet]'       Apache MXNet on the CPU
-    pip install -e '.[mxnet-gpu]'   Apache MXNet for CUDA 11.7
+    pip install -e '.[mxnet]' && pip install --no-deps mxnet==1.9.1             Apache MXNet on the CPU
+    pip install -e '.[mxnet-gpu]' && pip install --no-deps mxnet-cu117==1.9.1   Apache MXNet for CUDA 11.7
     pip install -e '.[torch]'       PyTorch; which build of it is the choice of pip's index
     pip install -e '.[jax]'         JAX on the CPU
     pip install -e '.[jax-gpu]'     JAX with NVIDIA's libraries
     pip install -e '.[onnx]'        ONNX and ONNX Runtime on the CPU: export and prediction
 
-Add `-c constraints.txt` for the exact versions that the tests ran with.
+Add `-c constraints.txt` for the exact versions that the tests ran with, `-c constraints-lowest.txt` for the
+lowest that there may be (on Python 3.11).
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("backends", "core", "data", "pneumoseg")
-
-MXNET_NEEDS_NUMPY = "numpy>=1.26,<2"  # MXNet 1.9.1 fails to import with NumPy 2 (numpy.PZERO)
 
 # It is kept in one place, where Python programs find it.
 (VERSION,) = re.findall(
@@ -54,7 +53,7 @@ setup(
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
         "Typing :: Typed",
     ],
-    python_requires=">=3.10,<3.12",
+    python_requires=">=3.11",
     packages=["configs", *find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)])],
     py_modules=["preprocess", "run"],
     package_data={
@@ -62,16 +61,18 @@ setup(
         "core.report": ["templates/*"],
         **{name: ["py.typed"] for name in PACKAGES},
     },
+    # Each from the lowest version that the tests were seen to pass with, on Python 3.11 and NumPy 1.26, to
+    # the next major one. Of those built against NumPy the lowest is the first that takes NumPy 2 as well.
+    # `constraints.txt` has the newest seen, `constraints-lowest.txt` the lowest.
     install_requires=[
-        MXNET_NEEDS_NUMPY,
-        "h5py>=3.10",
+        "numpy>=1.26,<3",
+        "h5py>=3.11",
         "highdicom>=0.25",  # DICOM Segmentation objects
-        # 12-bit and lossless JPEG. BSD; the usual pylibjpeg-libjpeg is GPL and reads less. Later ones
-        # need NumPy 2.
-        "imagecodecs>=2025.3.30,<2026.3",
+        # 12-bit and lossless JPEG. BSD; the usual pylibjpeg-libjpeg is GPL and reads less.
+        "imagecodecs>=2025.3.30",
         "Jinja2>=3.1",
-        "matplotlib>=3.8",
-        "opencv-python-headless>=4.8,<4.12",  # 4.12 needs NumPy 2
+        "matplotlib>=3.9",
+        "opencv-python-headless>=4.10",
         "pillow>=10.1",  # a default font of any size
         "pydantic>=2.7,<3",
         "pydicom>=3.0,<4",
@@ -88,15 +89,17 @@ setup(
     extras_require={
         # The CPU build exists for x86-64 Linux and Windows alone.
         "tf": [
-            "tensorflow-cpu==2.21.0; sys_platform != 'darwin' and platform_machine != 'aarch64'",
-            "tensorflow==2.21.0; sys_platform == 'darwin' or platform_machine == 'aarch64'",
+            "tensorflow-cpu>=2.18,<3; sys_platform != 'darwin' and platform_machine != 'aarch64'",
+            "tensorflow>=2.18,<3; sys_platform == 'darwin' or platform_machine == 'aarch64'",
         ],
-        "tf-gpu": ["tensorflow[and-cuda]==2.21.0"],
-        "mxnet": ["mxnet==1.9.1"],
-        "mxnet-gpu": ["mxnet-cu117==1.9.1"],
-        "torch": ["torch==2.13.0"],
-        "jax": ["jax==0.6.2"],  # 0.7 needs NumPy 2
-        "jax-gpu": ["jax[cuda12]==0.6.2"],
+        "tf-gpu": ["tensorflow[and-cuda]>=2.18,<3"],
+        # What MXNet 1.9.1 imports. Its metadata ask for a NumPy below 2, and the backend does without: hence
+        # the second step above.
+        "mxnet": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
+        "mxnet-gpu": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
+        "torch": ["torch>=2.6,<3"],
+        "jax": ["jax>=0.5,<1"],
+        "jax-gpu": ["jax[cuda12]>=0.5,<1"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "test": [
             "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
@@ -110,9 +113,9 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.6",
             "selenium>=4.20",
-            "setuptools",
-            "types-PyYAML",
-            "wheel",
+            "setuptools>=68",
+            "types-PyYAML>=6.0.12",
+            "wheel>=0.40",
         ],
     },
     entry_points={

@@ -98,6 +98,24 @@ class Model(Protocol):
         ...
 
 
+class SeveralFormats(Model, Protocol):
+    """A model of a backend whose `Backend.exports` names several formats."""
+
+    def export(self, directory: Path, metadata: Mapping[str, str], form: str | None = None) -> None:
+        """Write the prediction as `Model.export` does.
+
+        Args:
+            directory: See there.
+            metadata: See there.
+            form: One of `Backend.exports`; None for the first that the installed framework writes.
+
+        Raises:
+            UserError: The installed framework does not write this format.
+            OSError: The folder cannot be written.
+        """
+        ...
+
+
 class Implementation(Protocol):
     """The module that a backend's descriptor names."""
 
@@ -168,6 +186,7 @@ class Backend:
         install: The command that installs it.
         implementation: The module with `list_devices` and `compile`; importing it imports the framework.
         exports: The names of the formats that `Model.export` writes, as `run.py export --to` takes them.
+            Where there are several, the models are `SeveralFormats`.
         trains: Whether it can train; one that cannot refuses `train_step` and `gradients` with the reason.
     """
 

@@ -27,12 +27,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.checkpoint import Checkpoint
-from core.contract import Array, Implementation, Precision, State
+from core.contract import Array, Implementation, Precision, SeveralFormats, State
 from core.errors import UserError
 from core.files import write_text
 from core.plan import BatchNorm, Constant, Parameter, Plan, Statistic, Tensor
@@ -164,11 +165,28 @@ def with_white(source: Source, white: float) -> Source:
     return replace(source, plan=wider, state=state)
 
 
-def write(implementation: Implementation, source: Source, folder: Path, metadata: Mapping[str, str]) -> None:
-    """Write the export alone into a folder; runs in the backend's process."""
+def write(
+    implementation: Implementation,
+    source: Source,
+    folder: Path,
+    metadata: Mapping[str, str],
+    form: str | None = None,
+) -> None:
+    """Write the export alone into a folder; runs in the backend's process.
+
+    Args:
+        implementation: The backend's.
+        source: What to export.
+        folder: Where to.
+        metadata: For formats that can carry it.
+        form: Which of a backend's several formats; None of one that has a single one.
+    """
     model = implementation.compile(source.plan, source.rules, "cpu", source.precision)
     model.load_state(source.state)
-    model.export(folder, metadata)
+    if form is None:
+        model.export(folder, metadata)
+    else:
+        cast(SeveralFormats, model).export(folder, metadata, form)
 
 
 def read_back(implementation: Implementation, folder: Path, images: Array) -> Array | None:

@@ -9,5 +9,5 @@ backend = Backend(
     distributions=("torch",),
     install="pip install -e '.[torch]' -c constraints.txt",
     implementation="backends.torch.model",
-    exports=("torchscript",),
+    exports=("torchscript", "pt2"),
 )

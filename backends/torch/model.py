@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from backends.torch import losses, operations, optimizers
+from backends.torch import exports, losses, operations, optimizers
 from backends.torch.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
@@ -89,19 +88,11 @@ class TorchModel:
             for name, array in self._arrays.items():
                 array.copy_(self._kept(state[name]))
 
-    def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Write `model.pt`, TorchScript: `images` to probabilities; `metadata` as its extra files."""
-        directory.mkdir(parents=True, exist_ok=True)
+    def export(self, directory: Path, metadata: Mapping[str, str], form: str | None = None) -> None:
+        """Write `images` to probabilities as "torchscript" or "pt2"; see `backends.torch.exports`."""
         arrays = {array.name: self._arrays[array.name].detach().cpu() for array in self._plan.arrays}
-        image = self._plan.input
-        shape = (1, image.height, image.width, image.channels)
-        example = torch.zeros(shape, dtype=getattr(torch, self._numbers))
-        with warnings.catch_warnings(), torch.no_grad():
-            # PyTorch 2.13 keeps TorchScript, and advises new projects of `torch.export`.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            traced = torch.jit.trace(_Prediction(self._plan, arrays, self._mixed), example)
-            with (directory / "model.pt").open("wb") as file:  # PyTorch's own names no reason where it fails
-                torch.jit.save(traced, file, dict(metadata))
+        prediction, image = exports.Prediction(self._plan, arrays, self._mixed), self._plan.input
+        exports.write(prediction, (image.height, image.width, image.channels), directory, metadata, form)
 
     def _floats(self, array: Array) -> Tensor:
         """Images or masks."""
@@ -150,24 +141,6 @@ class TorchModel:
         return loss.detach(), dict(zip(names, gradients, strict=True)), statistics
 
 
-class _Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's types it is of any class
-    """What a prediction needs, for `torch.jit.trace`: images (N, H, W, C) to probabilities."""
-
-    def __init__(self, plan: Plan, arrays: Mapping[str, Tensor], mixed: bool) -> None:
-        super().__init__()
-        self._plan = plan
-        # The processor that reads the file may not multiply bfloat16.
-        self._products = operations.products(mixed, multiplies_bfloat16=False)
-        for name, array in arrays.items():
-            self.register_buffer(name.replace("/", "_"), array)
-
-    def forward(self, images: Tensor) -> Tensor:
-        arrays = {array.name: getattr(self, array.name.replace("/", "_")) for array in self._plan.arrays}
-        turned = images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-        logits, _ = operations.forward(self._plan, turned, arrays, None, self._products)
-        return operations.sigmoid(logits).permute(0, 2, 3, 1)
-
-
 def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TorchModel:  # noqa: A001
     """The plan in PyTorch on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "torch")
@@ -181,13 +154,7 @@ def switches() -> tuple[Switch, ...]:
 
 def predict_exported(directory: Path, images: Array) -> Array:
     """What the file that `export` wrote predicts on the CPU."""
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with (directory / "model.pt").open("rb") as file:  # PyTorch takes all names for UTF-8
-            predict = torch.jit.load(file, map_location="cpu")
-        numbers = next(predict.buffers()).dtype
-        probabilities: Array = predict(torch.from_numpy(np.array(images)).to(numbers)).numpy()
-    return probabilities
+    return exports.predict(directory, images)
 
 
 def _to_neutral(tensor: Tensor, axes: tuple[int, ...] = (2, 3, 1, 0)) -> Array:

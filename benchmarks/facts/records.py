@@ -274,13 +274,14 @@ def _versions(software: Iterable[str]) -> dict[str, str]:
 @functools.cache
 def _pins(path: Path, python: str) -> Mapping[str, str]:
     """Versions that constraints.txt fixes for that Python, by the package's name."""
-    environment = {"python_full_version": python, "python_version": ".".join(python.split(".")[:2])}
+    minor = ".".join(python.split(".")[:2])
+    environment = {"python_version": minor, "python_full_version": python} if python else {}
     pins: dict[str, str] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         words = line.partition("#")[0].strip()
         if words:
             requirement = Requirement(words)
-            if requirement.marker is None or requirement.marker.evaluate(environment if python else None):
+            if requirement.marker is None or requirement.marker.evaluate(environment):
                 pins[canonicalize_name(requirement.name)] = next(iter(requirement.specifier)).version
     return pins
 

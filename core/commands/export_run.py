@@ -69,7 +69,8 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     console.print(f"{path} (epoch {metadata['epoch']}) as {arguments.to}, by {writer}")
     with Isolated(backend.name) as process, replacing(out) as partial:
         partial.mkdir()
-        process.call(write, written, partial, metadata)
+        several = len(backend.exports) > 1
+        process.call(write, written, partial, metadata, arguments.to if several else None)
         read = process.start(read_back, partial, images * white)
         expected = judged(load_backend("reference")[1], source, images * white / white)
         received = process.wait(read)

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from selected import PREDICTORS
+from selected import BACKENDS, PREDICTORS
 
 from core.configuration import load_configuration
 from core.contract import Implementation, Precision
-from core.exports import read_back
+from core.errors import UserError
+from core.exports import Source, read_back, write
 from core.isolation import Isolated
 from core.lowering import lower
+from core.registry import find_backend
 from core.state import initial_state
 
 IMAGES = np.random.default_rng(3).random((3, 32, 48, 1), dtype=np.float32)
@@ -51,6 +53,15 @@ images = torch.from_numpy(np.load(sys.argv[2]))
 with torch.inference_mode():
     np.save(sys.argv[3], torch.cat([predict(images[:1]), predict(images=images[1:])]).numpy())
 """
+PT2 = """
+import sys, numpy as np, torch
+kept = {"classes": ""}
+predict = torch.export.load(f"{sys.argv[1]}/model.pt2", extra_files=kept).module()
+assert kept == {"classes": "pneumothorax"}, kept
+images = torch.from_numpy(np.load(sys.argv[2]))
+with torch.inference_mode():
+    np.save(sys.argv[3], torch.cat([predict(images[:1]), predict(images[1:])]).numpy())
+"""
 JAX = """
 import sys, numpy as np, jax.export
 with open(f"{sys.argv[1]}/model.stablehlo", "rb") as file:
@@ -65,33 +76,70 @@ import sys, numpy as np
 weights = np.load(f"{sys.argv[1]}/weights.npz", allow_pickle=False)
 assert weights["mask/kernel"].shape == (3, 3, 1, 64), weights["mask/kernel"].shape
 """
-BARE = {"tf": TF, "mxnet": MXNET, "torch": TORCH, "jax": JAX}
+BARE = {"savedmodel": TF, "mxnet": MXNET, "torchscript": TORCH, "pt2": PT2, "stablehlo": JAX}
+FORMATS = [(name, form) for name in BACKENDS for form in find_backend(name).exports if form in BARE]
 
 
-def export(implementation: Implementation, folder: Path, precision: Precision = "float32") -> NDArray[Any]:
+def export(
+    implementation: Implementation, folder: Path, precision: Precision = "float32", form: str | None = None
+) -> NDArray[Any]:
+    """Write a network by `core.exports.write`; gives what it predicts of `IMAGES`."""
     configuration = load_configuration(Path("fcn_skip"))
     plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
-    model = implementation.compile(plan, rules, "cpu", precision)
     state = initial_state(plan, rules, 1)
     for name, array in state.items():
         if name.endswith("moving_mean"):
             array += 0.1  # so that lost statistics show
+    write(implementation, Source(plan, rules, precision, state), folder, {"classes": "pneumothorax"}, form)
+    model = implementation.compile(plan, rules, "cpu", precision)
     model.load_state(state)
-    model.export(folder, {"classes": "pneumothorax"})
     return model.predict(IMAGES)
 
 
-@pytest.mark.parametrize(
-    "precision", ["mixed_bfloat16"]
-)  # in float32 by tests/commands/test_export_command.py
-def test_the_bare_framework_predicts_the_same(remote: Isolated, tmp_path: Path, precision: Precision) -> None:
-    predicted = remote.call(export, tmp_path / "export", precision)
-    np.save(tmp_path / "images.npy", IMAGES)
-    command = [sys.executable, "-c", BARE[remote.name], "export", "images.npy", "bare.npy"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+def bare_predicts_the_same(name: str, form: str, folder: Path, precision: Precision) -> None:
+    """The file's probabilities, in a process without this project, beside those of the model it is of."""
+    several = len(find_backend(name).exports) > 1
+    with Isolated(name) as process:
+        predicted = process.call(export, folder / "export", precision, form if several else None)
+    np.save(folder / "images.npy", IMAGES)
+    command = [sys.executable, "-P", "-c", BARE[form], "export", "images.npy", "bare.npy"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "bare.npy"), predicted, rtol=1e-5, atol=1e-7)
+    found = np.load(folder / "bare.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, predicted, rtol=1e-5, atol=1e-7)
     assert predicted.std() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "form"), FORMATS)
+def test_the_bare_framework_predicts_the_same(name: str, form: str, tmp_path: Path) -> None:
+    bare_predicts_the_same(name, form, tmp_path, "mixed_bfloat16")  # float32: test_export_command.py
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
+@pytest.mark.parametrize("form", find_backend("torch").exports)
+def test_pytorch_files_of_float64_take_and_give_float32(form: str, tmp_path: Path) -> None:
+    bare_predicts_the_same("torch", form, tmp_path, "float64")
+
+
+def refuse_torchscript(implementation: Implementation, folder: Path) -> tuple[str, str]:
+    """Of a PyTorch without TorchScript: what it says if asked for that, and the files if it is not."""
+    from backends.torch.framework import torch
+
+    del torch.jit.trace
+    with pytest.raises(UserError) as refused:
+        export(implementation, folder / "asked", form="torchscript")
+    export(implementation, folder / "by itself")
+    return str(refused.value), " ".join(path.name for path in folder.rglob("*"))
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
+def test_a_pytorch_without_torchscript_says_so_and_writes_the_successor(tmp_path: Path) -> None:
+    with Isolated("torch") as process:
+        said, written = process.call(refuse_torchscript, tmp_path)
+    assert "no longer writes TorchScript" in said
+    assert "--to pt2" in said
+    assert written == "by itself model.pt2"
 
 
 def test_the_reference_writes_its_arrays(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""The files that PyTorch's own loaders read: a network that predicts, with its metadata inside.
+
+Promises: each takes images (N, H, W, C) float32, N any, and gives probabilities likewise, whatever the
+network computes in; it is written for the CPU, and the processor that reads it need not multiply bfloat16.
+
+    torchscript   model.pt    `torch.jit.load`; deprecated (PyTorch 2.13), and written while PyTorch can
+    pt2           model.pt2   `torch.export.load`, its successor
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from backends.torch import operations
+from backends.torch.framework import torch
+from backends.torch.operations import Tensor
+from core.contract import Array
+from core.errors import UserError
+from core.plan import Plan
+
+TORCHSCRIPT, PT2 = "torchscript", "pt2"
+_FILES = {TORCHSCRIPT: "model.pt", PT2: "model.pt2"}
+
+
+class Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's types it is of any class
+    """A network to be exported.
+
+    Args:
+        plan: What it computes.
+        arrays: Its parameters and statistics by their names, on the CPU.
+        mixed: Whether the precision is "mixed_bfloat16".
+    """
+
+    def __init__(self, plan: Plan, arrays: Mapping[str, Tensor], mixed: bool) -> None:
+        super().__init__()
+        self._plan = plan
+        self._products = operations.products(mixed, multiplies_bfloat16=False)
+        for name, array in arrays.items():
+            self.register_buffer(name.replace("/", "_"), array)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities (N, H, W, 1) of images (N, H, W, C), both float32."""
+        arrays = {array.name: getattr(self, array.name.replace("/", "_")) for array in self._plan.arrays}
+        numbers = next(self.buffers()).dtype
+        turned = images.to(numbers).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+        logits, _ = operations.forward(self._plan, turned, arrays, None, self._products)
+        return operations.sigmoid(logits).permute(0, 2, 3, 1).to(torch.float32)
+
+
+def write(
+    prediction: Prediction,
+    image: tuple[int, ...],
+    directory: Path,
+    metadata: Mapping[str, str],
+    form: str | None,
+) -> None:
+    """Write a network into a folder.
+
+    Args:
+        prediction: The network.
+        image: (H, W, C), of the images that it will be given.
+        directory: The folder; made if it is not there.
+        metadata: For the extra files inside the file.
+        form: "torchscript" or "pt2"; None is the former, where PyTorch still writes it.
+
+    Raises:
+        UserError: This PyTorch does not write the format.
+        OSError: The folder cannot be written.
+    """
+    form = form or (TORCHSCRIPT if _writes_torchscript() else PT2)
+    written = {TORCHSCRIPT: _as_torchscript, PT2: _as_pt2}[form](prediction, image, metadata)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _FILES[form]).write_bytes(written)  # PyTorch takes all names for UTF-8, and names no reason
+
+
+def predict(directory: Path, images: Array) -> Array:
+    """What the file that `write` left in a folder predicts on the CPU."""
+    given = torch.from_numpy(np.array(images, np.float32))
+    with _without_deprecations(), torch.inference_mode():
+        if (directory / _FILES[PT2]).is_file():
+            network = torch.export.load(io.BytesIO((directory / _FILES[PT2]).read_bytes())).module()
+        else:
+            content = (directory / _FILES[TORCHSCRIPT]).read_bytes()
+            network = torch.jit.load(io.BytesIO(content), map_location="cpu")
+        probabilities: Array = network(given).numpy()
+    return probabilities
+
+
+def _as_torchscript(prediction: Prediction, image: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:
+    if not _writes_torchscript():
+        raise UserError(
+            f"PyTorch {torch.__version__} no longer writes TorchScript.",
+            "Its successor holds the same: run.py export --to pt2.",
+        )
+    file = io.BytesIO()
+    with _without_deprecations(), torch.no_grad():
+        torch.jit.save(torch.jit.trace(prediction, torch.zeros(1, *image)), file, dict(metadata))
+    return file.getvalue()
+
+
+def _as_pt2(prediction: Prediction, image: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:
+    file = io.BytesIO()
+    sizes = {"images": {0: torch.export.Dim("n", min=1)}}
+    # Two images, since PyTorch takes a size of 1 for one that never changes.
+    with _without_deprecations(), torch.no_grad():
+        program = torch.export.export(
+            prediction, (torch.zeros(2, *image),), dynamic_shapes=sizes, strict=False
+        )
+        torch.export.save(program, file, extra_files=dict(metadata))
+    return file.getvalue()
+
+
+def _writes_torchscript() -> bool:
+    return hasattr(getattr(torch, "jit", None), "trace")
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """PyTorch advises of `torch.export` where TorchScript was asked for."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        yield
