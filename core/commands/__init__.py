@@ -21,8 +21,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType, ModuleType
-from typing import NoReturn
 
+from core.commands.parser import Parser
 from core.errors import UserError
 from core.standard_streams import lasting_streams, visible
 
@@ -118,7 +118,7 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         _print_overview(program, description, names)
         return 0
     module = _module(name)
-    parser = _Parser(
+    parser = Parser(
         prog=f"{program} {name}", description=module.HELP, allow_abbrev=False, formatter_class=_Formatter
     )
     module.add_arguments(parser)
@@ -134,13 +134,6 @@ def _told(error: UserError) -> str:
     """The error's own lines (a list's are indented); a name in it that holds line breaks makes no others."""
     message = "\n  ".join(map(visible, error.message.split("\n  ")))
     return message if error.hint is None else "\n".join([message, *map(visible, error.hint.split("\n"))])
-
-
-class _Parser(argparse.ArgumentParser):
-    """Shows words of a wrong command line so that they cannot steer the terminal."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(visible(message))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

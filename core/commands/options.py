@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from core.commands.parser import Switch
 from core.errors import UserError
 
 
@@ -21,14 +22,19 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Where to compute: --device."""
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|gpu|gpu:N", help="where to compute")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|gpu|gpu:N",
+        help="where to compute; cuda and cuda:N mean the same as gpu and gpu:N",
+    )
 
 
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
-    """How a model predicts: --tta, --batch-size, --device."""
+    """How a model predicts: --tta, --no-tta, --batch-size, --device. Without the first two `tta` is None."""
     parser.add_argument(
         "--tta",
-        action="store_true",
+        action=Switch,
         help="predict mirror images too and take the mean (test-time augmentation)",
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images at a time")
@@ -40,13 +46,16 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "thresholds", "each overrides the model's own (thresholds.json; without such a file 0.5, 0, 0.5)"
     )
+    group.add_argument("--pixel", type=float, metavar="P", help="least probability of a pixel in the mask")
     group.add_argument(
-        "--pixel", type=float, metavar="P", help="probability from which a pixel is in the mask"
+        "--area",
+        type=float,
+        metavar="A",
+        help="least number of pixels, counted at 1024x1024, that must have probability S in a positive image",
     )
     group.add_argument(
-        "--area", type=float, metavar="A", help="pixels, of a 1024x1024 image, that must reach the score"
+        "--score", type=float, metavar="S", help="least probability of those A pixels of a positive image"
     )
-    group.add_argument("--score", type=float, metavar="S", help="the probability that they must reach")
 
 
 def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
