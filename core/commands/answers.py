@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.inference import Member, find_thresholds, missing_folds
-from core.thresholds import Thresholds
+from core.thresholds import Saved, Thresholds, load_saved
 from data.resize import resize_image
 
 
@@ -42,10 +43,29 @@ def answer(probability: NDArray[np.float32], height: int, width: int, thresholds
     return Answer(full, *thresholds.decide(full))
 
 
-def chosen_thresholds(
-    arguments: argparse.Namespace, folders: Sequence[Path]
-) -> tuple[Thresholds, Literal["tuned", "default", "given"]]:
-    """The thresholds of some models, with what --pixel, --area and --score change; and where they came from.
+@dataclass(frozen=True)
+class Decision:
+    """What decides for some models.
+
+    Args:
+        thresholds: The thresholds.
+        origin: Where they came from: the models' files, nowhere, or (one at least) the command line.
+        flip: Whether mirror images are predicted too.
+        followed: Whether that is so because the thresholds were searched that way, not because it was asked.
+        remarks: What a user should know of it, a line each.
+    """
+
+    thresholds: Thresholds
+    origin: Literal["tuned", "default", "given"]
+    flip: bool
+    followed: bool
+    remarks: tuple[str, ...]
+
+
+def decide(arguments: argparse.Namespace, folders: Sequence[Path]) -> Decision:
+    """What decides: the models' thresholds, with what --pixel, --area, --score and --tta change.
+
+    Without --tta and --no-tta mirror images are predicted if all models' thresholds were searched with them.
 
     Raises:
         UserError: A file of thresholds is damaged, or the numbers do not go together.
@@ -54,7 +74,39 @@ def chosen_thresholds(
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     tuned = find_thresholds(folders)
     thresholds = dataclasses.replace(tuned or Thresholds(), **given)
-    return thresholds, "given" if given else "tuned" if tuned else "default"
+    origin: Literal["tuned", "default", "given"] = "given" if given else "tuned" if tuned else "default"
+    saved = {} if len(given) == len(names) else {folder: load_saved(folder) for folder in folders}
+    searched = {folder: one.flip for folder, one in saved.items() if one is not None} if tuned else {}
+    followed = arguments.tta is None and bool(searched) and all(searched.values())
+    flip = followed or bool(arguments.tta)
+    remarks = [*_on_missing(saved), *_on_mirror_images(searched, flip)]
+    return Decision(thresholds, origin, flip, followed, tuple(remarks))
+
+
+def _on_missing(saved: Mapping[Path, Saved | None]) -> list[str]:
+    """That some models have thresholds and some have none."""
+    without = [str(folder) for folder, one in saved.items() if one is None]
+    if not without or len(without) == len(saved):
+        return []
+    return [
+        f"thresholds of {', '.join(without)} were never searched, so the defaults hold for all models; "
+        f"search them: {_command(without[0], flip=False)}"
+    ]
+
+
+def _on_mirror_images(searched: Mapping[Path, bool | None], flip: bool) -> list[str]:
+    """That thresholds are used otherwise than they were searched."""
+    words = {True: "with", False: "without"}
+    return [
+        f"thresholds of {folder} were searched {words[not flip]} mirror images, and are used {words[flip]} "
+        f"them; search them again: {_command(str(folder), flip=flip)}"
+        for folder, found in searched.items()
+        if found is not None and found != flip
+    ]
+
+
+def _command(folder: str, *, flip: bool) -> str:
+    return shlex.join(["python", "run.py", "tune", "-f", "NAME", "--model", folder, *["--tta"] * flip])
 
 
 def remark_on_folds(folders: Sequence[Path], members: Sequence[Member]) -> str:

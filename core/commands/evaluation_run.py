@@ -12,7 +12,7 @@ from rich.table import Table
 
 from core.checkpoint import LAST, load_checkpoint
 from core.commands import terminal
-from core.commands.answers import chosen_thresholds, remark_on_folds
+from core.commands.answers import Decision, decide, remark_on_folds
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
 from core.commands.outputs import Input, claimed_reports, model
@@ -48,10 +48,11 @@ def _evaluate_all(console: Console, arguments: argparse.Namespace, names: Sequen
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
-            if remark := remark_on_folds(folders, members):
+            decision = decide(arguments, folders)
+            for remark in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
                 console.print(visible(remark))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
-            found.append(_evaluate(console, arguments, store, name, folders, members, compared))
+            found.append(_evaluate(console, arguments, store, name, folders, members, decision, compared))
     _print(console, arguments, found)
     if arguments.json is not None:
         content = [evaluation.as_json() for evaluation in found]
@@ -77,21 +78,23 @@ def _evaluate(
     name: str,
     folders: Sequence[Path],
     members: Sequence[Member],
+    decision: Decision,
     compared: frozenset[str],
 ) -> Evaluation:
     backend = require_backend(name)
-    thresholds, source = chosen_thresholds(arguments, folders)
     parts = shares(store, members, arguments.split)
     devices = set()
     with Isolated(name) as process:
 
         def open_models(some: Sequence[Member]) -> Begin:
-            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=arguments.tta)
+            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=decision.flip)
             devices.add(predictor.device)
             return predictor.begin
 
         title = f"{name}: {', '.join(map(str, folders))}"
-        scored = score(console, store, parts, open_models, thresholds, arguments.batch_size, title, compared)
+        scored = score(
+            console, store, parts, open_models, decision.thresholds, arguments.batch_size, title, compared
+        )
     origin = Origin(
         backend=name,
         framework=backend.title,
@@ -100,8 +103,8 @@ def _evaluate(
         members=tuple(_record(member) for member in members),
         data=str(arguments.data),
         split=arguments.split,
-        flip=arguments.tta,
-        thresholds=source,
+        flip=decision.flip,
+        thresholds=decision.origin,
         height=store.height,
         width=store.width,
         images_per_second=scored.images_per_second,

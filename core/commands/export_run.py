@@ -32,7 +32,7 @@ from core.isolation import Isolated
 from core.lowering import lower
 from core.registry import find_exporter, load_backend, require_backend
 from core.standard_streams import visible
-from core.thresholds import load_thresholds
+from core.thresholds import load_saved
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,9 +59,9 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     plan = lower(member.checkpoint.configuration.network, data.height, data.width)
     source = Source(plan, settings.rules(), settings.precision, member.checkpoint.arrays)
     written = with_white(source, arguments.white)
-    thresholds = load_thresholds(member.folder)
+    saved = load_saved(member.folder)
     writer = f"{backend.title} {backend.version()}"
-    metadata = metadata_of(member.checkpoint, member.path, thresholds, white=arguments.white, writer=writer)
+    metadata = metadata_of(member.checkpoint, member.path, saved, white=arguments.white, writer=writer)
     what = f"the {arguments.to} export"
     images, white = probe_images(data.height, data.width), np.float32(arguments.white)
     path = visible(str(member.path))
@@ -84,7 +84,8 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
             write_metadata(partial, metadata)
     console.print(
         f"images: (N, {data.height}, {data.width}, 1) float32, white is {arguments.white:g}; thresholds: "
-        f"{'none were searched (run.py tune)' if thresholds is None else thresholds}"
+        f"{'none were searched (run.py tune)' if saved is None else saved.thresholds}"
+        f"{', for the mean with the mirror image' if saved is not None and saved.flip else ''}"
     )
     if received is None:
         console.print(f"NOT checked: the backend {backend.name} cannot read {what} back")

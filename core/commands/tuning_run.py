@@ -46,10 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         def open_models(members: Sequence[Member]) -> Begin:
             return RemotePredictor(
-                process, backend.title, members, arguments.device, flip=arguments.tta
+                process, backend.title, members, arguments.device, flip=bool(arguments.tta)
             ).begin
 
-        found, shown = tune(console, store, folder, open_models, arguments.batch_size, flip=arguments.tta)
+        found, shown = tune(
+            console, store, folder, open_models, arguments.batch_size, flip=bool(arguments.tta)
+        )
     _print(console, folder, found, shown)
     return 0
 
@@ -119,7 +121,7 @@ def tune(
         "seconds": round(time.perf_counter() - began, 3),
     }
     save_thresholds(folder, found.thresholds, facts)
-    renew_thresholds(folder / EXPORT, found.thresholds)
+    renew_thresholds(folder / EXPORT, found.thresholds, flip=flip)
     return found, surfaces(histograms, found.thresholds)
 
 
