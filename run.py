@@ -15,6 +15,7 @@ COMMANDS = (
     "export",
     "score",
     "check",
+    "config",
     "backends",
     "parity",
     "conformance",

@@ -8,6 +8,7 @@ allowed. `configs/*.yaml` are read from the toolkit's own folder when no such fi
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from core.specification import Network, Strict
 
 # PyYAML lets Python's own errors through where a date or a number is impossible, or nesting too deep.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+_OWN = Path(__file__).resolve().parent.parent / "configs"
 
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 # 1 - b must be exact in float32 (core.rounding), hence the lower bound.
@@ -222,13 +225,48 @@ def key_path(location: Iterable[str | int]) -> str:
     return path.lstrip(".")
 
 
+def own_configurations() -> dict[str, Path]:
+    """The configurations that the toolkit brings, by name."""
+    return {file.stem: file for file in sorted(_OWN.glob("*.yaml"))}
+
+
+def description(path: Path) -> str:
+    """What a configuration is for: the first sentence of the comment that its file begins with; or ""."""
+    with explained(path, "read"):
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    comment = " ".join(line.lstrip("# ").rstrip() for line in itertools.takewhile(_is_comment, lines))
+    return re.split(r"(?<=\.)\s", comment, maxsplit=1)[0]
+
+
+def as_yaml(configuration: Configuration) -> str:
+    """The whole configuration with every key, as a file that `load_configuration` reads to the same."""
+    content = _name_first(configuration.model_dump(mode="json"))
+    for block in content["network"]["blocks"]:
+        for key in [key for key, value in block.items() if value is None]:
+            del block[key]
+    # None: one line for what holds no other mapping or list, as people write it.
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+
+
+def _name_first(node: Any) -> Any:
+    """The same content with `name` and `kind` before other keys."""
+    if isinstance(node, list):
+        return [_name_first(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    keys = sorted(node, key=lambda key: {"name": 0, "kind": 1}.get(key, 2))
+    return {key: _name_first(node[key]) for key in keys}
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")
+
+
 def _find(path: Path) -> Path:
-    own = Path(__file__).resolve().parent.parent / "configs"
-    candidates = [path, own.parent / path, own / f"{path}.yaml"]
-    for candidate in candidates:
+    for candidate in (path, _OWN.parent / path, _OWN / f"{path}.yaml"):
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(f"configs/{file.name}" for file in own.glob("*.yaml")))
+    known = ", ".join(f"configs/{file.name}" for file in own_configurations().values())
     raise UserError(f"no configuration file {path}", f"The toolkit's own: {known}")
 
 

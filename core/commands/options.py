@@ -30,6 +30,44 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_configuration_options(parser: argparse.ArgumentParser) -> None:
+    """What changes a configuration: --set and the options that stand for keys often set; see `overrides`."""
+    parser.add_argument("--epochs", metavar="N", help="overrides training.epochs")
+    parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
+    parser.add_argument("--learning-rate", metavar="X", help="overrides training.optimizer.learning_rate")
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        help="overrides training.precision: float32, float64, or mixed_bfloat16 for GPUs and new CPUs",
+    )
+    parser.add_argument("--seed", metavar="N", help="overrides training.seed")
+    parser.add_argument(
+        "--folds", metavar="K", help="train K networks, each with another K-th of the images held out"
+    )
+    parser.add_argument("--fold", metavar="I", help="only this one of the folds, from 0")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override any key of the configuration, as in training.epochs=3; may be repeated",
+    )
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """What those options change, as `core.configuration` takes it."""
+    options = {
+        "training.epochs": arguments.epochs,
+        "training.batch_size": arguments.batch_size,
+        "training.precision": arguments.precision,
+        "training.optimizer.learning_rate": arguments.learning_rate,
+        "training.seed": arguments.seed,
+        "training.folds": arguments.folds,
+        "training.fold": arguments.fold,
+    }
+    return [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
+
+
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     """How a model predicts: --tta, --no-tta, --batch-size, --device. Without the first two `tta` is None."""
     parser.add_argument(

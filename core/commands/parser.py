@@ -32,11 +32,20 @@ class Parser(argparse.ArgumentParser):
         """Read the words, as `argparse` does; see the class for what else is refused."""
         self.given.clear()
         found = super().parse_args(args, namespace)
-        for option, other in self.needs.items():
-            action = self._option_string_actions[option]
-            if action.dest in self.given and self._option_string_actions[other].dest not in self.given:
-                self.error(str(argparse.ArgumentError(action, f"has no effect without {other}")))
+        for word, other in self.needs.items():
+            action, needed = self._named(word), self._named(other)
+            if self._was_given(action, found) and not self._was_given(needed, found):
+                name = "/".join(needed.option_strings) or needed.metavar or needed.dest
+                self.error(str(argparse.ArgumentError(action, f"has no effect without {name}")))
         return found
+
+    def _named(self, word: str) -> argparse.Action:
+        """The option or the positional argument of that name."""
+        return next(one for one in self._actions if word in (*one.option_strings, one.dest))
+
+    def _was_given(self, action: argparse.Action, found: argparse.Namespace) -> bool:
+        value = getattr(found, action.dest)
+        return action.dest in self.given or value != self.get_default(action.dest)
 
 
 class _StoreOne(argparse.Action):
@@ -79,6 +88,6 @@ def _note(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, 
 
 
 def only_with(parser: argparse.ArgumentParser, option: str, other: str) -> None:
-    """Declare that `option` has no effect unless `other` is given; both take a value."""
+    """Declare that `option` has no effect unless `other` is given: an option, or a positional's attribute."""
     if isinstance(parser, Parser):
         parser.needs[option] = other

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from core.averaging import FOLDER as AVERAGING
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
+from core.commands.options import overrides
 from core.configuration import Configuration, Training, load_configuration, parse_configuration
 from core.errors import UserError
 from core.files import explained, make_folder, reserved, set_aside, write_bytes
@@ -226,22 +227,12 @@ def _configuration(
     arguments: argparse.Namespace, checkpoint: Checkpoint | None, *, forget_fold: bool
 ) -> Configuration:
     """The file's settings, or the checkpoint's when resuming without --config; then the options."""
-    options = {
-        "training.epochs": arguments.epochs,
-        "training.batch_size": arguments.batch_size,
-        "training.precision": arguments.precision,
-        "training.optimizer.learning_rate": arguments.learning_rate,
-        "training.seed": arguments.seed,
-        "training.folds": arguments.folds,
-        "training.fold": arguments.fold,
-    }
-    overrides = [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
     if checkpoint is not None and arguments.config is None:
         content = checkpoint.configuration.model_dump(mode="json")
         if forget_fold:
             content["training"]["fold"] = None
-        return parse_configuration(content, overrides, source="command line")
-    return load_configuration(Path(arguments.config or DEFAULT_CONFIGURATION), overrides)
+        return parse_configuration(content, overrides(arguments), source="command line")
+    return load_configuration(Path(arguments.config or DEFAULT_CONFIGURATION), overrides(arguments))
 
 
 def _files_of(source: Path | None) -> list[Path]:
