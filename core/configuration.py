@@ -8,10 +8,11 @@ allowed. `configs/*.yaml` are read from the toolkit's own folder when no such fi
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -27,6 +28,8 @@ from core.specification import Network, Strict
 
 # PyYAML lets Python's own errors through where a date or a number is impossible, or nesting too deep.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+_OWN = Path(__file__).resolve().parent.parent / "configs"
 
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 # 1 - b must be exact in float32 (core.rounding), hence the lower bound.
@@ -201,6 +204,7 @@ def parse_configuration(
     content: dict[str, Any], overrides: Sequence[str] = (), source: str = "configuration"
 ) -> Configuration:
     """Validate a configuration given as plain dictionaries, after `overrides`."""
+    _refuse_contradictions(overrides)
     for override in overrides:
         _override(content, override)
     origin = f"{source} with {', '.join(overrides)}" if overrides else source
@@ -217,18 +221,61 @@ def key_path(location: Iterable[str | int]) -> str:
     """("network", "blocks", 3, "skip") as network.blocks[3].skip."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        path += f"[{part}]" if isinstance(part, int) else part if part == "[N]" else f".{part}"
     return path.lstrip(".")
 
 
+def own_configurations() -> dict[str, Path]:
+    """The configurations that the toolkit brings, by name."""
+    return {file.stem: file for file in sorted(_OWN.glob("*.yaml"))}
+
+
+def description(path: Path) -> str:
+    """What a configuration is for: the first sentence of the comment that its file begins with; or ""."""
+    with explained(path, "read"):
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    comment = " ".join(line.lstrip("# ").rstrip() for line in itertools.takewhile(_is_comment, lines))
+    return re.split(r"(?<=\.)\s", comment, maxsplit=1)[0]
+
+
+def as_yaml(configuration: Configuration) -> str:
+    """The whole configuration with every key, as a file that `load_configuration` reads to the same."""
+    content = _name_first(configuration.model_dump(mode="json"))
+    for block in content["network"]["blocks"]:
+        for key in [key for key, value in block.items() if value is None]:
+            del block[key]
+    # None: one line for what holds no other mapping or list, as people write it.
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+
+
+def _name_first(node: Any) -> Any:
+    """The same content with `name` and `kind` before other keys."""
+    if isinstance(node, list):
+        return [_name_first(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    keys = sorted(node, key=lambda key: {"name": 0, "kind": 1}.get(key, 2))
+    return {key: _name_first(node[key]) for key in keys}
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")
+
+
 def _find(path: Path) -> Path:
-    own = Path(__file__).resolve().parent.parent / "configs"
-    candidates = [path, own.parent / path, own / f"{path}.yaml"]
-    for candidate in candidates:
+    for candidate in (path, _OWN.parent / path, _OWN / f"{path}.yaml"):
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(f"configs/{file.name}" for file in own.glob("*.yaml")))
+    known = ", ".join(f"configs/{file.name}" for file in own_configurations().values())
     raise UserError(f"no configuration file {path}", f"The toolkit's own: {known}")
+
+
+def _refuse_contradictions(overrides: Sequence[str]) -> None:
+    """Refuse two values for one key; a section and a key in it are set one after the other."""
+    values: dict[str, str] = {}
+    for key, _, value in (override.partition("=") for override in overrides):
+        if values.setdefault(key, value) != value:
+            raise UserError(f"{key} is set to {values[key]} and to {value}", "Give one of them.")
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -268,11 +315,11 @@ def _explain(item: Any) -> str:
     location, chosen = _without_choices(item["loc"])
     path = key_path(location)
     if item["type"] == "extra_forbidden":
-        known = _known_keys()
-        if chosen is not None and location[-1] in known:
+        known = known_keys()
+        if any(_is_at(other, location) for other in known):
             return f"{path}: not a key of {chosen!r}"
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        return f"{path}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
+        meant = " or ".join(f"'{other}'" for other in _meant(location, known))
+        return f"{path}: unknown key" + (f"; did you mean {meant}?" if meant else "")
     if item["type"] == "missing":
         return f"{path}: missing"
     if item["type"].startswith("union_tag"):
@@ -296,17 +343,64 @@ def _without_choices(location: Sequence[str | int]) -> tuple[list[str | int], st
     return shown, chosen
 
 
-def _known_keys() -> list[str]:
-    keys: set[str] = set()
+Key: TypeAlias = tuple[str | None, ...]
+"""The path of a key of any configuration: ("network", "blocks", None, "skip"), None being any block."""
 
-    def collect(node: Any) -> None:
-        if isinstance(node, dict):
-            keys.update(node.get("properties", {}))
-            for value in node.values():
-                collect(value)
-        elif isinstance(node, list):
-            for value in node:
-                collect(value)
+_ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "optim": "optimizer"}
+_LEAST_LIKENESS, _SAME_SECTION, _MOST_MEANT = 0.6, 0.1, 3
 
-    collect(Configuration.model_json_schema())
-    return sorted(keys)
+
+def known_keys() -> list[Key]:
+    """Every key that a configuration may have, whichever blocks, optimiser and schedule it chooses."""
+    schema = Configuration.model_json_schema()
+    keys: dict[Key, None] = {}
+
+    def collect(node: Any, path: Key) -> None:
+        if "$ref" in node:
+            collect(schema["$defs"][node["$ref"].rpartition("/")[2]], path)
+        for choice in (*node.get("anyOf", ()), *node.get("oneOf", ())):
+            collect(choice, path)
+        if isinstance(node.get("items"), dict):
+            collect(node["items"], (*path, None))
+        for name, value in node.get("properties", {}).items():
+            keys[(*path, name)] = None
+            collect(value, (*path, name))
+
+    collect(schema, ())
+    return list(keys)
+
+
+def _is_at(key: Key, location: Sequence[str | int]) -> bool:
+    """Whether a key is the one at a location; any block is any block."""
+    return len(key) == len(location) and _common(key, location) == len(key)
+
+
+def _common(key: Key, location: Sequence[str | int]) -> int:
+    """The number of first parts that a key and a location have in common."""
+    same = 0
+    for part, other in zip(key, location, strict=False):
+        if not (part == other or (part is None and isinstance(other, int))):
+            break
+        same += 1
+    return same
+
+
+def _meant(location: Sequence[str | int], known: Sequence[Key]) -> list[str]:
+    """The paths of the keys that were probably meant: those of the most similar name, nearest in place."""
+    name = str(location[-1]).lower()
+    name = _ALIASES.get(name, name)
+
+    def likeness(key: Key) -> float:
+        found = difflib.SequenceMatcher(None, name, str(key[-1])).ratio()
+        return found + _SAME_SECTION * _is_at((*key[:-1], None), (*location[:-1], 0)) * (found < 1)
+
+    likenesses = {key: likeness(key) for key in known}
+    best = max(likenesses.values())
+    if best < _LEAST_LIKENESS:
+        return []
+    alike = [key for key in known if likenesses[key] == best]
+    depth = max(_common(key[:-1], location) for key in alike)
+    nearest = [key for key in alike if _common(key[:-1], location) == depth][:_MOST_MEANT]
+    return [
+        key_path([*location[:depth], *("[N]" if p is None else p for p in key[depth:])]) for key in nearest
+    ]

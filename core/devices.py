@@ -1,4 +1,7 @@
-"""Which device a run uses: the meaning of `--device auto|cpu|gpu|gpu:N`, the same for every backend."""
+"""Which device a run uses: the meaning of `--device auto|cpu|gpu|gpu:N`, the same for every backend.
+
+`cuda` and `cuda:N`, PyTorch's names, mean `gpu` and `gpu:N`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ def choose_device(request: str, available: Sequence[str], title: str) -> str:
     Raises:
         UserError: The request is not understood, or the framework does not see that device.
     """
-    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", request):
+    if not re.fullmatch(r"auto|cpu|(gpu|cuda)(:\d+)?", request):
         raise UserError(f"--device: received {request!r}; expected auto, cpu, gpu or gpu:N")
     gpus = [device for device in available if device.startswith("gpu")]
     if request == "auto":
         return gpus[0] if gpus else "cpu"
-    wanted = "gpu:0" if request == "gpu" else request
+    wanted = request.replace("cuda", "gpu")
+    wanted = "gpu:0" if wanted == "gpu" else wanted
     if wanted not in available:
         seen = ", ".join(available)
         raise UserError(

@@ -10,6 +10,8 @@ strings, as the formats want them:
     height, width               of the images that the network was trained on
     white                       the value of a white pixel in `images`: what the graph divides by
     thresholds                  JSON: pixel, area, score (`core.thresholds`); without it none were searched
+    mirror_images               "true" if the thresholds are for the mean of what is predicted of an image and
+                                of its mirror image (left and right exchanged), mirrored back; else absent
     network, network_sha256     JSON: the specification's blocks and settings; the hash of that text
     precision                   "float32", …: what the network computes in
     epoch, step                 how long it was trained
@@ -42,7 +44,7 @@ from core.randomness import uniform
 from core.rounding import to_float32
 from core.rules import Rules
 from core.state import state_shapes
-from core.thresholds import Thresholds
+from core.thresholds import Saved, Thresholds
 
 EXPORT = "export"
 """In the folder of a model: what training exported, in its framework's own format."""
@@ -55,18 +57,19 @@ ALLOWED: Mapping[Precision, float] = {"float32": 1e-3, "float64": 1e-3, "mixed_b
 """How far a probability may be from the reference's of the same precision. Rounding alone comes to 1e-6 or
 1e-5, more where a network is strange to what it sees; a wrong export is much farther."""
 
+_MIRRORED = "mirror_images"
 _WHITE = "white-level"  # no block can have this name
 
 
 def metadata_of(
-    checkpoint: Checkpoint, path: Path, thresholds: Thresholds | None, *, white: float = 1.0, writer: str = ""
+    checkpoint: Checkpoint, path: Path, saved: Saved | None, *, white: float = 1.0, writer: str = ""
 ) -> dict[str, str]:
     """What is told of a model.
 
     Args:
         checkpoint: The model.
         path: The checkpoint's file.
-        thresholds: The model's own; None if none were searched.
+        saved: The model's own thresholds; None if none were searched.
         white: See the module.
         writer: The framework and its version; "" where that is not known.
     """
@@ -87,7 +90,7 @@ def metadata_of(
         "checkpoint": path.name,
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    return facts if thresholds is None else facts | _of_thresholds(thresholds)
+    return facts if saved is None else facts | _of_thresholds(saved.thresholds, flip=bool(saved.flip))
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, str]) -> None:
@@ -103,10 +106,17 @@ def read_metadata(folder: Path) -> dict[str, str] | None:
     return None
 
 
-def renew_thresholds(folder: Path, thresholds: Thresholds) -> None:
-    """Tell of thresholds that were searched after the export in a folder was written, if one was."""
+def renew_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> None:
+    """Tell of thresholds that were searched after the export in a folder was written, if one was.
+
+    Args:
+        folder: The export's.
+        thresholds: What was found.
+        flip: Whether mirror images were predicted too.
+    """
     if (metadata := read_metadata(folder)) is not None:
-        write_metadata(folder, metadata | _of_thresholds(thresholds))
+        metadata.pop(_MIRRORED, None)
+        write_metadata(folder, metadata | _of_thresholds(thresholds, flip=flip))
 
 
 @dataclass(frozen=True)
@@ -229,5 +239,6 @@ def largest_difference(received: Array, expected: Array, precision: Precision, w
     return found
 
 
-def _of_thresholds(thresholds: Thresholds) -> dict[str, str]:
-    return {"thresholds": json.dumps(dataclasses.asdict(thresholds))}
+def _of_thresholds(thresholds: Thresholds, *, flip: bool) -> dict[str, str]:
+    facts = {"thresholds": json.dumps(dataclasses.asdict(thresholds))}
+    return {**facts, _MIRRORED: "true"} if flip else facts

@@ -43,6 +43,7 @@ RUN = Program(
         "export",
         "score",
         "check",
+        "config",
         "backends",
         "parity",
         "conformance",

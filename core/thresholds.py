@@ -98,8 +98,28 @@ def save_thresholds(folder: Path, thresholds: Thresholds, facts: dict[str, Any] 
     write_text(folder / FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What a model's file of thresholds says.
+
+    Args:
+        thresholds: The thresholds.
+        flip: Whether the mean with the mirror image was taken of what they were searched on; None where the
+            file does not say.
+    """
+
+    thresholds: Thresholds
+    flip: bool | None
+
+
 def load_thresholds(folder: Path) -> Thresholds | None:
-    """A model's thresholds; None if none were saved.
+    """A model's thresholds; None if none were saved. Errors are those of `load_saved`."""
+    saved = load_saved(folder)
+    return None if saved is None else saved.thresholds
+
+
+def load_saved(folder: Path) -> Saved | None:
+    """A model's thresholds and how they were searched; None if none were saved.
 
     Raises:
         UserError: The file cannot be read or is not one of ours.
@@ -112,12 +132,15 @@ def load_thresholds(folder: Path) -> Thresholds | None:
     try:
         content = json.loads(text)
         found = {field.name: content[field.name] for field in dataclasses.fields(Thresholds)}
+        flip = content.get("flip")
+        if not (flip is None or isinstance(flip, bool)):
+            raise ValueError(f"flip is {flip!r}, which is neither true nor false")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: expected JSON with pixel, area and score; {error!r}",
             f"Search them again: {command_line('tune', '-f NAME')}; or remove the file.",
         ) from error
     try:
-        return Thresholds(**found)
+        return Saved(Thresholds(**found), flip)
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from core.evaluation import Evaluation
 from core.inference import Member, Predictor, find_members
 from core.registry import load_backend
 from core.remote_prediction import Begin
-from core.tasks.answers import Box, Origin, answer, area_in_mm2, box_around, chosen_thresholds
+from core.tasks.answers import Box, Origin, answer, area_in_mm2, box_around, decide
 from core.tasks.evaluation import Split, Subject
 from core.tasks.evaluation import evaluate as evaluate_subject
 from core.tasks.predictors import choose_predictor
@@ -206,7 +206,7 @@ def load_model(
     *,
     backend: str | None = None,
     device: str = "auto",
-    tta: bool = False,
+    tta: bool | None = None,
     thresholds: Thresholds | None = None,
 ) -> Model:
     """Load a trained model.
@@ -217,7 +217,8 @@ def load_model(
         backend: Which one computes; None is ONNX Runtime, or where that is not installed the first one that
             is.
         device: "auto", "cpu", "gpu" or "gpu:N".
-        tta: Whether mirror images are predicted too (test-time augmentation).
+        tta: Whether mirror images are predicted too (test-time augmentation). None is as the saved
+            thresholds were searched.
         thresholds: What makes a mask of probabilities. None takes what was saved with the model.
 
     Raises:
@@ -228,7 +229,8 @@ def load_model(
         raise UserError("load_model needs a folder at least. Received: none")
     folders = [Path(one) for one in several]
     members = find_members(folders)
-    saved = chosen_thresholds(folders, {})
+    changes = {} if thresholds is None else asdict(thresholds)
+    decision = decide(folders, changes, tta)
     descriptor, implementation = load_backend(backend or choose_predictor(members).name)
     chosen = choose_device(device, implementation.list_devices(), descriptor.title)
     return Model(
@@ -237,8 +239,8 @@ def load_model(
         descriptor,
         implementation,
         chosen,
-        saved if thresholds is None else (thresholds, "given"),
-        flip=tta,
+        (decision.thresholds, decision.origin),
+        flip=decision.flip,
     )
 
 

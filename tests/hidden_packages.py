@@ -30,9 +30,11 @@ importlib.metadata.MetadataPathFinder.find_distributions = staticmethod(distribu
 
 
 def hide(folder: Path, modules: Iterable[str], packages: Iterable[str] = ()) -> dict[str, str]:
-    """Write into a folder what hides them; programs with these environment variables, and all processes
-    that they start, find neither the modules nor the packages.
-    """  # fmt: skip
+    """Write into a folder what hides them; give the environment variables that make it work.
+
+    Programs with these variables, and all processes that they start, find neither the modules nor the
+    packages.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = {package.replace("_", "-").replace(".", "-").lower() for package in packages}
     text = _HIDE.format(modules=set(modules), packages=names)

@@ -1,13 +1,13 @@
 """The command lines of `pneumoseg`, `run.py` and `preprocess.py`: one file a subcommand, joined here.
 
-Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and
-`run(arguments) -> int | None`. It imports at its top nothing but the standard library, so `--help`
-answers at once. `-f` may stand before or after the subcommand's name; without a name the first
-subcommand of the list runs. Errors of the user, a package that is not installed among them, end as one message on standard error and exit status 1
+Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and `run(arguments) ->
+int | None`. It imports at its top nothing but the standard library, so `--help` answers at once. `-f` may
+stand before or after the subcommand's name; without a name the first subcommand of the list runs. Errors of
+the user, a package that is not installed among them, end as one message on standard error and exit status 1
 (2 for a wrong command line, 130 for Ctrl-C, 128 and the signal's number for SIGTERM and SIGHUP, which end a
 command as orderly; training has its own handling of the first). What cannot be shown, because of a
-terminal's encoding, a reader that has gone or a full disk, ends no work; what is missing from standard output
-at the end is such an error, unless nobody reads it.
+terminal's encoding, a reader that has gone or a full disk, ends no work; what is missing from standard
+output at the end is such an error, unless nobody reads it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType, ModuleType
-from typing import NoReturn
 
+from core.commands.parser import Parser
 from core.errors import UserError
 from core.programs import started_as
 from core.standard_streams import lasting_streams, visible
@@ -126,7 +126,7 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         _print_overview(program, description, names)
         return 0
     module = _module(name)
-    parser = _Parser(
+    parser = Parser(
         prog=f"{program} {name}", description=module.HELP, allow_abbrev=False, formatter_class=_Formatter
     )
     module.add_arguments(parser)
@@ -142,13 +142,6 @@ def _told(error: UserError) -> str:
     """The error's own lines (a list's are indented); a name in it that holds line breaks makes no others."""
     message = "\n  ".join(map(visible, error.message.split("\n  ")))
     return message if error.hint is None else "\n".join([message, *map(visible, error.hint.split("\n"))])
-
-
-class _Parser(argparse.ArgumentParser):
-    """Shows words of a wrong command line so that they cannot steer the terminal."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(visible(message))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -22,7 +22,7 @@ from core.packages import REPORT, require
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
 from core.standard_streams import visible
-from core.tasks.answers import chosen_thresholds, remark_on_folds
+from core.tasks.answers import Decision, decide, remark_on_folds
 from core.tasks.evaluation import Subject, evaluate
 from data.store import Store
 
@@ -50,10 +50,11 @@ def _evaluate_all(console: Console, arguments: argparse.Namespace, names: Sequen
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
-            if remark := remark_on_folds(folders, members):
+            decision = decide(folders, given_thresholds(arguments), arguments.tta)
+            for remark in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
                 console.print(visible(remark))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
-            found.append(_evaluate(console, arguments, store, name, folders, members, compared))
+            found.append(_evaluate(console, arguments, store, name, folders, members, decision, compared))
     _print(console, arguments, found)
     if arguments.json is not None:
         content = [evaluation.as_json() for evaluation in found]
@@ -79,15 +80,15 @@ def _evaluate(
     name: str,
     folders: Sequence[Path],
     members: Sequence[Member],
+    decision: Decision,
     compared: frozenset[str],
 ) -> Evaluation:
     backend = require_backend(name)
-    thresholds, origin = chosen_thresholds(folders, given_thresholds(arguments))
-    subject = Subject(backend, folders, members, thresholds, origin, arguments.tta)
+    subject = Subject(backend, folders, members, decision.thresholds, decision.origin, decision.flip)
     with Isolated(name) as process:
 
         def open_models(some: Sequence[Member]) -> tuple[Begin, str]:
-            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=arguments.tta)
+            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=decision.flip)
             return predictor.begin, predictor.device
 
         return evaluate(

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="FORMAT",
-        help="the format; a wrong one is answered with all that there are",
+        help="onnx, savedmodel, mxnet, torchscript or stablehlo, or one that another backend brings",
     )
     parser.add_argument(
         "--out",
@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--white",
         type=float,
-        default=255.0,
+        default=1.0,
         metavar="W",
-        help="value of a white pixel in the images that the export will be given: 255 as a decoder leaves "
-        "8 bits, 1 as the data file holds them",
+        help="value of a white pixel in the images that the export will be given: 1 as in data files, "
+        "255 as in 8-bit images",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 

@@ -33,7 +33,7 @@ from core.lowering import lower
 from core.programs import command_line
 from core.registry import find_exporter, load_backend, require_backend
 from core.standard_streams import visible
-from core.thresholds import load_thresholds
+from core.thresholds import load_saved
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,9 +60,9 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     plan = lower(member.checkpoint.configuration.network, data.height, data.width)
     source = Source(plan, settings.rules(), settings.precision, member.checkpoint.arrays)
     written = with_white(source, arguments.white)
-    thresholds = load_thresholds(member.folder)
+    saved = load_saved(member.folder)
     writer = f"{backend.title} {backend.version()}"
-    metadata = metadata_of(member.checkpoint, member.path, thresholds, white=arguments.white, writer=writer)
+    metadata = metadata_of(member.checkpoint, member.path, saved, white=arguments.white, writer=writer)
     what = f"the {arguments.to} export"
     images, white = probe_images(data.height, data.width), np.float32(arguments.white)
     path = visible(str(member.path))
@@ -84,10 +84,11 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
             raise UserError(f"--out {out} is a file, and {what} is a folder.", "Name a folder.")
         else:
             write_metadata(partial, metadata)
-    searched = f"none were searched ({command_line('tune')})" if thresholds is None else str(thresholds)
+    searched = f"none were searched ({command_line('tune')})" if saved is None else str(saved.thresholds)
     console.print(
         f"images: (N, {data.height}, {data.width}, 1) float32, white is {arguments.white:g}; "
         f"thresholds: {searched}"
+        f"{', for the mean with the mirror image' if saved is not None and saved.flip else ''}"
     )
     if received is None:
         console.print(f"NOT checked: the backend {backend.name} cannot read {what} back")

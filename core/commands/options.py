@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from core.commands.parser import Switch
 from core.errors import UserError
 from core.programs import command_line
 
@@ -28,14 +29,57 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Where to compute: --device."""
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|gpu|gpu:N", help="where to compute")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|gpu|gpu:N",
+        help="where to compute; cuda and cuda:N mean the same as gpu and gpu:N",
+    )
+
+
+def add_configuration_options(parser: argparse.ArgumentParser) -> None:
+    """What changes a configuration: --set and the options that stand for keys often set; see `overrides`."""
+    parser.add_argument("--epochs", metavar="N", help="overrides training.epochs")
+    parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
+    parser.add_argument("--learning-rate", metavar="X", help="overrides training.optimizer.learning_rate")
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        help="overrides training.precision: float32, float64, or mixed_bfloat16 for GPUs and new CPUs",
+    )
+    parser.add_argument("--seed", metavar="N", help="overrides training.seed")
+    parser.add_argument(
+        "--folds", metavar="K", help="train K networks, each with another K-th of the images held out"
+    )
+    parser.add_argument("--fold", metavar="I", help="only this one of the folds, from 0")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override any key of the configuration, as in training.epochs=3; may be repeated",
+    )
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """What those options change, as `core.configuration` takes it."""
+    options = {
+        "training.epochs": arguments.epochs,
+        "training.batch_size": arguments.batch_size,
+        "training.precision": arguments.precision,
+        "training.optimizer.learning_rate": arguments.learning_rate,
+        "training.seed": arguments.seed,
+        "training.folds": arguments.folds,
+        "training.fold": arguments.fold,
+    }
+    return [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
 
 
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
-    """How a model predicts: --tta, --batch-size, --device."""
+    """How a model predicts: --tta, --no-tta, --batch-size, --device. Without the first two `tta` is None."""
     parser.add_argument(
         "--tta",
-        action="store_true",
+        action=Switch,
         help="predict mirror images too and take the mean (test-time augmentation)",
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images at a time")
@@ -47,13 +91,16 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "thresholds", "each overrides the model's own (thresholds.json; without such a file 0.5, 0, 0.5)"
     )
+    group.add_argument("--pixel", type=float, metavar="P", help="least probability of a pixel in the mask")
     group.add_argument(
-        "--pixel", type=float, metavar="P", help="probability from which a pixel is in the mask"
+        "--area",
+        type=float,
+        metavar="A",
+        help="least number of pixels, counted at 1024x1024, that must have probability S in a positive image",
     )
     group.add_argument(
-        "--area", type=float, metavar="A", help="pixels, of a 1024x1024 image, that must reach the score"
+        "--score", type=float, metavar="S", help="least probability of those A pixels of a positive image"
     )
-    group.add_argument("--score", type=float, metavar="S", help="the probability that they must reach")
 
 
 def given_thresholds(arguments: argparse.Namespace) -> dict[str, float | None]:

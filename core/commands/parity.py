@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HELP = "train on several backends in step and show how far they are apart"
 
 _SYNTHETIC = (64, 96)
+_DEFAULTS = {"batch_size": "8", "precision": "float64"}  # not the configuration's own
 _PLOTS = (".png", ".svg", ".pdf")
 
 
@@ -39,12 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"made by {command_line('preprocess')} (default: synthetic images of 64x96)",
     )
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="updates to make")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help=f"images in a batch (default: {_DEFAULTS['batch_size']})"
+    )
     parser.add_argument(
         "--precision",
         choices=("float64", "float32", "mixed_bfloat16"),
-        default="float64",
-        help="float64 shows what is meant; the others may be as far from it as rounding takes the reference",
+        help="float64 shows what is meant; the others may be as far from it as rounding takes the reference "
+        f"(default: {_DEFAULTS['precision']})",
     )
     parser.add_argument(
         "--relay", action="store_true", help="also hand runs over half-way, each backend to every other"
@@ -131,10 +134,14 @@ def _certify(arguments: argparse.Namespace, console: Console) -> Certificate:
 def _configuration(arguments: argparse.Namespace) -> Configuration:
     from core.configuration import load_configuration
 
-    fixed = [f"training.precision={arguments.precision}", f"training.batch_size={arguments.batch_size}"]
-    if arguments.seed is not None:
-        fixed.append(f"training.seed={arguments.seed}")
-    return load_configuration(Path(arguments.config), [*arguments.set, *fixed])
+    options = {name: getattr(arguments, name) for name in (*_DEFAULTS, "seed")}
+    overrides = [
+        *arguments.set,
+        *(f"training.{n}={value}" for n, value in options.items() if value is not None),
+    ]
+    keys = {override.partition("=")[0] for override in overrides}
+    defaults = [f"training.{n}={value}" for n, value in _DEFAULTS.items() if f"training.{n}" not in keys]
+    return load_configuration(Path(arguments.config), [*overrides, *defaults])
 
 
 @contextlib.contextmanager

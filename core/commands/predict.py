@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from core.commands.options import add_framework_option, add_prediction_options, add_threshold_options
+from core.commands.parser import only_with
 from core.destinations import output_file
 
 HELP = "answer for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
@@ -47,8 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", type=output_file, metavar="FILE", help="all answers, for programs; - prints them"
     )
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="the truth, to be drawn in --overlays"
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="the true masks (CSV), drawn in --overlays beside the prediction; needs --overlays",
     )
+    only_with(parser, "--annotations", "--overlays")
     add_prediction_options(parser)
     add_threshold_options(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")

@@ -39,7 +39,7 @@ from core.machine import available_cores
 from core.packages import require
 from core.registry import load_backend, require_backend
 from core.standard_streams import visible
-from core.tasks.answers import area_in_mm2, chosen_thresholds, remark_on_folds
+from core.tasks.answers import Decision, area_in_mm2, decide, remark_on_folds
 from core.thresholds import Thresholds
 from data import dicom, probabilities, rle
 from data.annotations import Annotations, read_annotations
@@ -68,17 +68,23 @@ class Model:
         backend: The framework's descriptor.
         device: Where it computes.
         members: The models.
-        thresholds: What decides.
-        origin: Where those came from.
-        flip: Whether mirror images are predicted too.
+        decision: Thresholds, and whether mirror images are predicted too.
     """
 
     backend: Backend
     device: str
     members: Sequence[Member]
-    thresholds: Thresholds
-    origin: str
-    flip: bool
+    decision: Decision
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What decides."""
+        return self.decision.thresholds
+
+    @property
+    def flip(self) -> bool:
+        """Whether mirror images are predicted too."""
+        return self.decision.flip
 
     @functools.cached_property
     def hashes(self) -> list[str]:
@@ -119,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dicom_seg:
         require(["highdicom"], "--dicom-seg")
     members = find_members(folders)
-    thresholds, origin = chosen_thresholds(folders, given_thresholds(arguments))
+    decision = decide(folders, given_thresholds(arguments), arguments.tta)
     files = _find(arguments.images)
     annotations = None
     if arguments.annotations is not None:
@@ -128,10 +134,10 @@ def run(arguments: argparse.Namespace) -> int:
         console = terminal.console(arguments.out, arguments.json, soft_wrap=True)
         backend, implementation = load_backend(arguments.framework)
         device = choose_device(arguments.device, implementation.list_devices(), backend.title)
-        predictor = Predictor(members, implementation, device, flip=arguments.tta)
-        model = Model(backend, device, members, thresholds, origin, arguments.tta)
+        predictor = Predictor(members, implementation, device, flip=decision.flip)
+        model = Model(backend, device, members, decision)
         console.print(_describe(model, len(files)))
-        if remark := remark_on_folds(folders, members):
+        for remark in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
             console.print(visible(remark))
         try:
             account = _predict(console, arguments, files, annotations, model, predictor)
@@ -180,10 +186,13 @@ def _describe(model: Model, files: int) -> str:
     several = (
         f"{len(model.members)} models" if len(model.members) > 1 else visible(str(model.members[0].path))
     )
+    number = f"{files} DICOM file{'' if files == 1 else 's'}"
+    mirrored = ", with mirror images" if model.flip else ""
+    if model.decision.followed:
+        mirrored += " (as the thresholds were searched)"
     return (
-        f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}"
-        f"{', with mirror images' if model.flip else ''}\n"
-        f"thresholds: {model.thresholds} ({model.origin}); {files} DICOM file{'' if files == 1 else 's'}"
+        f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}{mirrored}\n"
+        f"thresholds: {model.thresholds} ({model.decision.origin}); {number}"
     )
 
 
@@ -353,7 +362,7 @@ def _as_json(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "thresholds": {**asdict(model.thresholds), "origin": model.origin},
+        "thresholds": {**asdict(model.thresholds), "origin": model.decision.origin},
         "model": {
             "framework": model.backend.name,
             "device": model.device,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.commands import terminal
 from core.commands.console import ConsoleWatcher
+from core.commands.options import overrides
 from core.programs import words_of
 from core.registry import require_training
 from core.tasks.runs import plan_runs
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.framework,
         Path(arguments.out),
         None if arguments.config is None else Path(arguments.config),
-        _overrides(arguments),
+        overrides(arguments),
         arguments.resume,
     )
     interruption = train(
@@ -38,20 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
         number = len(planned.runs)
         watcher.say(f"All {number} folds are trained; together they predict as an ensemble: {planned.folder}")
     return 0
-
-
-def _overrides(arguments: argparse.Namespace) -> list[str]:
-    """What the options set, after `--set`."""
-    options = {
-        "training.epochs": arguments.epochs,
-        "training.batch_size": arguments.batch_size,
-        "training.precision": arguments.precision,
-        "training.optimizer.learning_rate": arguments.learning_rate,
-        "training.seed": arguments.seed,
-        "training.folds": arguments.folds,
-        "training.fold": arguments.fold,
-    }
-    return [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
 
 
 def _continuation(arguments: argparse.Namespace, interruption: Interruption) -> str:

@@ -39,10 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         def open_models(members: Sequence[Member]) -> Begin:
             return RemotePredictor(
-                process, backend.title, members, arguments.device, flip=arguments.tta
+                process, backend.title, members, arguments.device, flip=bool(arguments.tta)
             ).begin
 
-        found, shown = tune(watcher, store, folder, open_models, arguments.batch_size, flip=arguments.tta)
+        found, shown = tune(
+            watcher, store, folder, open_models, arguments.batch_size, flip=bool(arguments.tta)
+        )
     _print(console, found, shown)
     watcher.say(describe(folder, found))
     return 0

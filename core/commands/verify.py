@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands.options import check_at_least_one
+from core.commands.parser import only_with
 from core.programs import command_line
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="draw random images, mostly positives, with their masks' outlines: one PNG each",
     )
-    parser.add_argument("--count", type=int, default=12, metavar="N", help="how many to draw")
-    parser.add_argument("--seed", type=int, default=0, help="decides which are drawn")
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="how many --overlays draws")
+    parser.add_argument("--seed", type=int, default=0, help="decides which --overlays draws")
+    for option in ("--count", "--seed"):
+        only_with(parser, option, "--overlays")
 
 
 def run(arguments: argparse.Namespace) -> int:

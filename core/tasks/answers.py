@@ -7,6 +7,7 @@ and becomes a mask only there; so a mask that is scored is the mask that is subm
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.inference import Member, find_thresholds, missing_folds
-from core.thresholds import Thresholds
+from core.programs import command_line
+from core.thresholds import Saved, Thresholds, load_saved
 from data.headers import Geometry
 from data.resize import resize_image
 
@@ -70,14 +72,34 @@ Origin = Literal["tuned", "default", "given"]
 """Where thresholds came from: a file beside the model, nowhere, or the user, who changed one at least."""
 
 
-def chosen_thresholds(
-    folders: Sequence[Path], changes: Mapping[str, float | None]
-) -> tuple[Thresholds, Origin]:
-    """The thresholds of some models, with what a user changes; and where they came from.
+@dataclass(frozen=True)
+class Decision:
+    """What decides for some models.
+
+    Args:
+        thresholds: The thresholds.
+        origin: Where they came from: the models' files, nowhere, or (one at least) the user.
+        flip: Whether mirror images are predicted too.
+        followed: Whether that is so because the thresholds were searched that way, not because it was asked.
+        remarks: What a user should know of it, a line each.
+    """
+
+    thresholds: Thresholds
+    origin: Origin
+    flip: bool
+    followed: bool
+    remarks: tuple[str, ...]
+
+
+def decide(
+    folders: Sequence[Path], changes: Mapping[str, float | None], flip: bool | None = None
+) -> Decision:
+    """What decides: the models' thresholds, and what a user changes.
 
     Args:
         folders: The models'.
         changes: "pixel", "area", "score": the user's number, or None.
+        flip: Whether mirror images are to be predicted too; None for as all the thresholds were searched.
 
     Raises:
         UserError: A file of thresholds is damaged, or the numbers do not go together.
@@ -85,7 +107,40 @@ def chosen_thresholds(
     given = {name: value for name, value in changes.items() if value is not None}
     tuned = find_thresholds(folders)
     thresholds = dataclasses.replace(tuned or Thresholds(), **given)
-    return thresholds, "given" if given else "tuned" if tuned else "default"
+    origin: Origin = "given" if given else "tuned" if tuned else "default"
+    all_given = len(given) == len(dataclasses.fields(Thresholds))
+    saved = {} if all_given else {folder: load_saved(folder) for folder in folders}
+    searched = {folder: one.flip for folder, one in saved.items() if one is not None} if tuned else {}
+    followed = flip is None and bool(searched) and all(searched.values())
+    mirrored = followed or bool(flip)
+    remarks = [*_on_missing(saved), *_on_mirror_images(searched, mirrored)]
+    return Decision(thresholds, origin, mirrored, followed, tuple(remarks))
+
+
+def _on_missing(saved: Mapping[Path, Saved | None]) -> list[str]:
+    """That some models have thresholds and some have none."""
+    without = [str(folder) for folder, one in saved.items() if one is None]
+    if not without or len(without) == len(saved):
+        return []
+    return [
+        f"thresholds of {', '.join(without)} were never searched, so the defaults hold for all models; "
+        f"search them: {_command(without[0], flip=False)}"
+    ]
+
+
+def _on_mirror_images(searched: Mapping[Path, bool | None], flip: bool) -> list[str]:
+    """That thresholds are used otherwise than they were searched."""
+    words = {True: "with", False: "without"}
+    return [
+        f"thresholds of {folder} were searched {words[not flip]} mirror images, and are used {words[flip]} "
+        f"them; search them again: {_command(str(folder), flip=flip)}"
+        for folder, found in searched.items()
+        if found is not None and found != flip
+    ]
+
+
+def _command(folder: str, *, flip: bool) -> str:
+    return command_line("tune", "-f", "NAME", "--model", shlex.quote(folder), *["--tta"] * flip)
 
 
 def remark_on_folds(folders: Sequence[Path], members: Sequence[Member]) -> str:

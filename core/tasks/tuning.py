@@ -73,7 +73,7 @@ def tune(
         "seconds": round(time.perf_counter() - began, 3),
     }
     save_thresholds(folder, found.thresholds, facts)
-    renew_thresholds(folder / EXPORT, found.thresholds)
+    renew_thresholds(folder / EXPORT, found.thresholds, flip=flip)
     return found, surfaces(histograms, found.thresholds)
 
 

@@ -92,6 +92,16 @@ def words_of(program: str, *words: str, before: Sequence[str] = ()) -> list[str]
     return [sys.executable, *before, str(ROOT / program), *words]
 
 
+def changed(words: Sequence[str], *options: str) -> list[str]:
+    """A command line in which further options take the place of those that it has already."""
+    kept = list(words)
+    for option in options:
+        if option.startswith("-") and option in kept:
+            place = kept.index(option)
+            del kept[place : place + 2]
+    return [*kept, *options]
+
+
 def run(
     *words: str,
     cwd: Path,

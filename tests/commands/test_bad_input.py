@@ -15,7 +15,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from command_line import LAST, NETWORK, launcher, name_patients, prepare, refused, run_here, train, write_data
+from command_line import (
+    LAST,
+    NETWORK,
+    changed,
+    launcher,
+    name_patients,
+    prepare,
+    refused,
+    run_here,
+    train,
+    write_data,
+)
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -31,7 +42,7 @@ OPTIONS = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]
     ids=lambda value: " ".join(value[:2]),
 )
 def test_a_mistake_is_one_clear_error(folder: Path, words: list[str], says: list[str]) -> None:
-    refused(*OPTIONS, *words, cwd=folder, says=says)
+    refused(*changed(OPTIONS, *words), cwd=folder, says=says)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +50,9 @@ def test_a_mistake_is_one_clear_error(folder: Path, words: list[str], says: list
     [("nowhere.h5", "does not exist"), (".", "is a folder"), ("network.yaml", "not a whole HDF5 file")],
 )
 def test_data_that_are_no_data_file(folder: Path, name: str, says: str) -> None:
-    refused(*OPTIONS, "--data", name, cwd=folder, how=run_here, says=[name, says, "python preprocess.py"])
+    refused(
+        *changed(OPTIONS, "--data", name), cwd=folder, how=run_here, says=[name, says, "python preprocess.py"]
+    )
 
 
 def test_a_data_file_that_is_cut_off(folder: Path) -> None:
@@ -104,8 +117,12 @@ def test_an_hdf5_file_without_the_expected_datasets(
 @pytest.mark.parametrize(
     ("find", "put", "says"),
     [
-        ("epochs:", "epoch:", ["training.epoch: unknown key", "did you mean 'epochs'?"]),
-        ("filters:", "filtres:", ["network.blocks[0].filtres: unknown key", "did you mean 'filters'?"]),
+        ("epochs:", "epoch:", ["training.epoch: unknown key", "did you mean 'training.epochs'?"]),
+        (
+            "filters:",
+            "filtres:",
+            ["network.blocks[0].filtres: unknown key", "did you mean 'network.blocks[0].filters'?"],
+        ),
         ("seed: 7", "seed: seven", ["training.seed", "'seven'"]),
         ("learning_rate: 0.01", "learning_rate: 0", ["training.optimizer.learning_rate", "received 0"]),
         ("kind: pointwise", "kind: poinwtise", ["network.blocks[1]", "'poinwtise'"]),
@@ -126,12 +143,12 @@ def test_a_configuration_with_a_mistake(folder: Path, find: str, put: str, says:
 
 def test_a_configuration_that_is_no_text(folder: Path) -> None:
     says = ["data.h5: not valid YAML"]
-    refused(*OPTIONS, "--config", "data.h5", cwd=folder, how=run_here, says=says)
+    refused(*changed(OPTIONS, "--config", "data.h5"), cwd=folder, how=run_here, says=says)
 
 
 def test_a_configuration_that_is_missing(folder: Path) -> None:
     says = ["nowhere.yaml", "configs/fcn.yaml", "configs/unet.yaml"]
-    refused(*OPTIONS, "--config", "nowhere.yaml", cwd=folder, how=run_here, says=says)
+    refused(*changed(OPTIONS, "--config", "nowhere.yaml"), cwd=folder, how=run_here, says=says)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +161,7 @@ def test_a_configuration_that_is_missing(folder: Path) -> None:
         (["--learning-rate", "-0.1"], ["training.optimizer.learning_rate", "-0.1"]),
         (["--learning-rate", ".nan"], ["training.optimizer.learning_rate", "nan"]),
         (["--seed", "-5"], ["training.seed", "-5"]),
-        (["--set", "training.epoch=3"], ["training.epoch: unknown key", "did you mean 'epochs'?"]),
+        (["--set", "training.epoch=3"], ["training.epoch: unknown key", "did you mean 'training.epochs'?"]),
         (["--set", "nonsense"], ["nonsense", "key.path=value", "training.epochs=3"]),
         (["--set", "=3"], ["=3", "key.path=value"]),
         (["--set", "training.epochs.more=3"], ["training.epochs", "no keys"]),
@@ -161,7 +178,7 @@ def test_a_configuration_that_is_missing(folder: Path) -> None:
     ids=lambda value: value[-1][:40],
 )
 def test_an_option_with_a_mistake(folder: Path, words: list[str], says: list[str]) -> None:
-    refused(*OPTIONS, *words, cwd=folder, how=run_here, says=says)
+    refused(*changed(OPTIONS, *words), cwd=folder, how=run_here, says=says)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +247,7 @@ def test_resuming_another_run_than_was_begun(folder: Path, words: list[str], say
 def test_resuming_on_other_data(folder: Path, images: int, size: int, says: str) -> None:
     write_data(folder / "other.h5", images, size, seed=1)
     wanted = ["cannot resume on other data", "24 images (8 positive) of 32x32", says]
-    refused(*RESUME, "--data", "other.h5", cwd=folder, how=run_here, says=wanted)
+    refused(*changed(RESUME, "--data", "other.h5"), cwd=folder, how=run_here, says=wanted)
 
 
 def test_a_checkpoint_that_is_cut_off(folder: Path, checkpoint: Path) -> None:

@@ -46,7 +46,8 @@ def test_an_onnx_file_alone_says_all_and_needs_no_training_framework(model: Path
     (model / "hidden").mkdir()
     hide_frameworks(model / "hidden", "onnxruntime")
     hidden = {"PYTHONPATH": str(model / "hidden")}
-    told = succeed("export", "--model", "tiny", "--to", "onnx", "--out", "one.onnx", cwd=model, env=hidden)
+    words = ("export", "--model", "tiny", "--to", "onnx")
+    told = succeed(*words, "--out", "one.onnx", "--white", "255", cwd=model, env=hidden)
     assert difference_told(told) < 1e-5
     facts = {one.key: one.value for one in onnx.load(model / "one.onnx").metadata_props}
     assert json.loads(facts["classes"]) == ["pneumothorax"]
@@ -57,7 +58,7 @@ def test_an_onnx_file_alone_says_all_and_needs_no_training_framework(model: Path
     assert facts["height_multiple"] == facts["width_multiple"] == "2"
     session = onnxruntime.InferenceSession(str(model / "one.onnx"), providers=["CPUExecutionProvider"])
     grey = session.run(None, {"images": VALUES})[0]
-    succeed("export", "--model", "tiny", "--to", "onnx", "--white", "1", cwd=model, how=run_here)
+    succeed(*words, cwd=model, how=run_here)  # like a data file and what training exports: white is 1
     folder = model / "tiny" / "export-onnx"
     assert sorted(path.name for path in folder.iterdir()) == ["metadata.json", "model.onnx"]
     beside = json.loads((folder / "metadata.json").read_text())
@@ -73,7 +74,7 @@ def test_an_earlier_export_is_replaced_only_when_asked(model: Path) -> None:
     succeed(*words, cwd=model, how=run_here)
     before = content(model / "out")
     refused(*words, cwd=model, says=["--out out exists", "--overwrite"], how=run_here)
-    succeed(*words, "--white", "1", "--overwrite", cwd=model, how=run_here)
+    succeed(*words, "--white", "255", "--overwrite", cwd=model, how=run_here)
     after = content(model / "out")
     assert after.keys() == before.keys()
     assert after != before
@@ -163,6 +164,8 @@ def test_a_model_just_trained_exports_with_its_metadata(tmp_path: Path) -> None:
     assert (facts["white"], facts["epoch"]) == ("1", str(load_epoch(tmp_path)))
     told = succeed("export", "--model", "reference_model", "--to", "onnx", cwd=tmp_path, how=run_here)
     assert difference_told(told) < 1e-5
+    beside = tmp_path / "reference_model" / "export-onnx" / "metadata.json"
+    assert json.loads(beside.read_text())["white"] == facts["white"], "one rule for every export"
 
 
 def load_epoch(folder: Path) -> int:
@@ -243,7 +246,8 @@ def snippets() -> list[tuple[str, str]]:
 )
 def test_each_format_is_read_by_the_bare_framework_as_documented(form: str, model: Path) -> None:
     code = dict(snippets())[form]
-    told = succeed("export", "--model", "tiny", "--to", form, "--out", "exported", cwd=model)
+    grey = ("--white", "255")
+    told = succeed("export", "--model", "tiny", "--to", form, "--out", "exported", *grey, cwd=model)
     assert difference_told(told) < 1e-5
     assert json.loads((model / "exported" / "metadata.json").read_text())["white"] == "255"
     np.save(model / "images.npy", VALUES)
@@ -257,7 +261,8 @@ def test_each_format_is_read_by_the_bare_framework_as_documented(form: str, mode
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    succeed("export", "--model", "tiny", "--to", "onnx", "--out", "judge.onnx", cwd=model, how=run_here)
+    words = ("export", "--model", "tiny", "--to", "onnx", "--out", "judge.onnx")
+    succeed(*words, *grey, cwd=model, how=run_here)
     judge = onnxruntime.InferenceSession(str(model / "judge.onnx"), providers=["CPUExecutionProvider"])
     found = np.load(model / "found.npy")
     np.testing.assert_allclose(found, judge.run(None, {"images": VALUES})[0], rtol=0, atol=1e-6)

@@ -43,12 +43,6 @@ def test_every_way_to_write_it_trains_the_same(plain: Path, folder: Path, words:
     assert_same_run(plain / "reference_model", folder / "reference_model")
 
 
-def test_the_last_of_several_names_counts(folder: Path) -> None:
-    succeed("-f", "tff", "train", *OPTIONS, "-f", "reference", cwd=folder)
-    assert (folder / "reference_model").is_dir()
-    assert not (folder / "tff_model").exists()
-
-
 @pytest.mark.parametrize(("name", "nearest"), [("tff", "tf"), ("mxnett", "mxnet"), ("referenz", "reference")])
 def test_an_unknown_name_is_answered_with_the_nearest_known_one(
     folder: Path, name: str, nearest: str

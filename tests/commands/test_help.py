@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from command_line import environment, imported, run, words_of
 
+from core.registry import backend_names, find_backend
+
+FORMATS = sorted({form for name in backend_names() for form in find_backend(name).exports})
 HEAVY = {"tensorflow", "mxnet", "numpy", "cv2", "h5py", "pydicom"}
 MOST_TIMES, MOST_ROUNDS = 3.0, 40
 
@@ -24,6 +27,7 @@ MOST_TIMES, MOST_ROUNDS = 3.0, 40
         ("run.py", ["score", "--help"], ["submission", "--annotations", "--missing", "--json"]),
         ("run.py", ["check", "--help"], ["submission", "--images", "--sample", "--size", "--json"]),
         ("run.py", ["backends", "--help"], ["--json"]),
+        ("run.py", ["export", "--help"], ["--to", *FORMATS]),
         ("preprocess.py", ["--help"], ["preprocess", "phantoms", "verify", "--images", "--annotations"]),
         ("preprocess.py", ["preprocess", "--help"], ["--storage", "--per-dataset", "--overwrite"]),
         ("preprocess.py", ["phantoms", "--help"], ["--count", "--size", "--positive-fraction"]),

@@ -19,6 +19,7 @@ import pydicom
 import pytest
 from command_line import (
     assert_one_error,
+    changed,
     content,
     environment,
     refused,
@@ -217,7 +218,7 @@ def test_pictures_show_image_outline_and_truth(place: Path) -> None:
     truth[5:30, 10:40] = 1
     (place / "truth.csv").write_text(f"ImageId, EncodedPixels\nd, {rle.encode(truth)}\nc, 9999 1\n")
     words = ["--overlays", "look", "--masks", "masks", "--annotations", "truth.csv"]
-    said = succeed(*PREDICT, *words, cwd=place, how=run_here)
+    said = succeed(*changed(PREDICT, *words), cwd=place, how=run_here)
     assert "truth not drawn: b/c.dcm: annotation row 3" in said
     picture = np.asarray(Image.open(place / "look" / "d.png"))
     height, width = SIZES["d"]
@@ -292,7 +293,7 @@ def test_every_name_is_an_id_of_its_own(place: Path) -> None:
         )
     (place / IMAGES / "dicomdir").write_bytes((place / IMAGES / "A.dcm").read_bytes())
     words = ["--masks", "masks", "--overlays", "look", "--json", "answers.json"]
-    said = succeed(*PREDICT, *words, cwd=place, how=run_here)
+    said = succeed(*changed(PREDICT, *words), cwd=place, how=run_here)
     ids = [f"{numbers}.123456", f"{numbers}.878027", "A", "CR.0001", "CR.0002", "a", "b c  à日.v2"]
     assert list(submission(place / "submission.csv")) == ids
     assert [image["id"] for image in json.loads((place / "answers.json").read_text())["images"]] == ids
@@ -325,7 +326,7 @@ def test_what_of_the_annotations_is_not_drawn_is_said(place: Path) -> None:
     rows = [f"d.png,{rle.encode(truth)}", "a.dcm,-1.0", "gone,-1", ",-1", "b,1 x", "c.png.dcm,-1"]
     (place / "truth.csv").write_text("\n".join(["ImageId,EncodedPixels", *rows]))
     words = ["--overlays", "look", "--annotations", "truth.csv"]
-    said = succeed(*PREDICT, *words, cwd=place, how=run_here).splitlines()
+    said = succeed(*changed(PREDICT, *words), cwd=place, how=run_here).splitlines()
     assert (
         "truth not drawn: b/b.dcm: annotation row 6: '1 x' is not a list of whole numbers from 0 on" in said
     )
@@ -341,7 +342,7 @@ def test_what_of_the_annotations_is_not_drawn_is_said(place: Path) -> None:
 def test_annotations_of_no_image_are_named_with_what_is_unlike(place: Path) -> None:
     (place / "truth.csv").write_text("ImageId,EncodedPixels\nx/a.dcm,-1\nx/d.dcm,1 2\n")
     words = ["--overlays", "look", "--annotations", "truth.csv"]
-    said = succeed(*PREDICT, *words, cwd=place, how=run_here).splitlines()
+    said = succeed(*changed(PREDICT, *words), cwd=place, how=run_here).splitlines()
     near = "The table has 'x/a.dcm', and there is 'a': an id is the file's name alone."
     assert f"no annotation is of any image. {near}" in said
 
@@ -349,13 +350,14 @@ def test_annotations_of_no_image_are_named_with_what_is_unlike(place: Path) -> N
 def test_a_folder_where_nothing_can_be_read(place: Path) -> None:
     (place / "torn").mkdir()
     (place / "torn" / "x.dcm").write_text("nothing")
-    done = run_here(*PREDICT, "--images", "torn", cwd=place)
+    done = run_here(*changed(PREDICT, "--images", "torn"), cwd=place)
     assert (done.returncode, done.stderr) == (1, "")
     assert submission(place / "submission.csv") == {"x": "-1"}
 
 
 def probabilities(folder: Path, *words: str) -> NDArray[np.float32]:
-    succeed(*PREDICT, "--probabilities", "maps.h5", "--out", "other.csv", *words, cwd=folder, how=run_here)
+    given = changed(PREDICT, *words)
+    succeed(*given, "--probabilities", "maps.h5", "--out", "other.csv", cwd=folder, how=run_here)
     with h5py.File(folder / "maps.h5", "r") as file:
         found: NDArray[np.float32] = file["probabilities_0"][:]
     return found
@@ -381,7 +383,7 @@ def test_ensembles_and_mirror_images_are_means(place: Path) -> None:
 
 def test_thresholds_are_the_models_or_those_given(place: Path) -> None:
     def positives(*words: str) -> set[str]:
-        succeed(*PREDICT, *words, "--json", "a.json", cwd=place, how=run_here)
+        succeed(*changed(PREDICT, *words), "--json", "a.json", cwd=place, how=run_here)
         return {
             image["id"] for image in json.loads((place / "a.json").read_text())["images"] if image["positive"]
         }
@@ -401,7 +403,8 @@ def test_a_second_run_replaces_its_own_files_and_gives_the_same_bytes(place: Pat
     first = content(place)
     refused(*words, cwd=place, how=run_here, says=["--masks masks is not empty", "--overwrite"])
     (place / "masks" / "a.png").unlink()
-    succeed(*words, "--overwrite", "--batch-size", "2", "--workers", "2", cwd=place, how=run_here)
+    others = changed(words, "--overwrite", "--batch-size", "2", "--workers", "2")
+    succeed(*others, cwd=place, how=run_here)
     second = content(place)
     assert first.keys() == second.keys()
     assert {name for name in first if first[name] != second[name]} <= {"maps.h5"}
@@ -420,7 +423,7 @@ def test_a_second_run_replaces_its_own_files_and_gives_the_same_bytes(place: Pat
         (["--batch-size", "0"], ["--batch-size must be at least 1. Received: 0"]),
         (["--workers", "0"], ["--workers must be at least 1. Received: 0"]),
         (["--device", "gpu:3"], ["--device gpu:3: NumPy sees no such device"]),
-        (["--annotations", "nowhere.csv"], ["cannot read the annotations nowhere.csv"]),
+        (["--overlays", "look", "--annotations", "nowhere.csv"], ["cannot read the annotations nowhere.csv"]),
         (["--out", IMAGES], [f"--out {IMAGES}", "is the folder of the images."]),
         (["--out", "answers.txt"], ["--out answers.txt exists", "--overwrite"]),
         (["--json", "answers.txt"], ["--json answers.txt exists", "--overwrite"]),
@@ -437,7 +440,7 @@ def test_a_second_run_replaces_its_own_files_and_gives_the_same_bytes(place: Pat
         (["--masks", "answers.txt/new"], ["cannot write answers.txt/new"]),
         (["--json", "answers.txt/a.json"], ["cannot write answers.txt/a.json"]),
         (
-            ["--annotations", "truth.csv", "--out", "truth.csv", "--overwrite"],
+            ["--overlays", "look", "--annotations", "truth.csv", "--out", "truth.csv", "--overwrite"],
             ["--out truth.csv is the annotations"],
         ),
     ],
@@ -448,7 +451,7 @@ def test_a_mistake_is_one_clear_error(place: Path, words: list[str], says: list[
     (place / "truth.csv").write_text("ImageId, EncodedPixels\nd, -1\n")
     (place / "other").mkdir()
     (place / "other" / "x.txt").touch()
-    refused(*PREDICT, *words, cwd=place, how=run_here, says=says)
+    refused(*changed(PREDICT, *words), cwd=place, how=run_here, says=says)
 
 
 def test_a_backend_nobody_knows(place: Path) -> None:
@@ -461,7 +464,7 @@ def test_a_backend_nobody_knows(place: Path) -> None:
 def test_a_full_disk_leaves_everything_as_it_was(place: Path, words: list[str]) -> None:
     succeed(*PREDICT, cwd=place, how=run_here)
     before = content(place)
-    done = run_with_full_disk(*PREDICT, *words, cwd=place, limit=40)
+    done = run_with_full_disk(*changed(PREDICT, *words), cwd=place, limit=40)
     assert_one_error(done, "cannot write", "File too large")
     after = content(place)
     after.pop("new", None)  # a folder made for a file is no loss
@@ -522,7 +525,13 @@ def test_real_radiographs(place: Path, real_data: Path) -> None:
     shutil.copytree(real_data / "dicom", place / "real")
     shutil.copytree(real_data / "lungs-mini" / "dicom-images-train", place / "real" / "lungs")
     said = succeed(
-        *PREDICT, "--images", "real", "--masks", "masks", "--dicom-seg", "seg", cwd=place, how=run_here
+        *changed(PREDICT, "--images", "real"),
+        "--masks",
+        "masks",
+        "--dicom-seg",
+        "seg",
+        cwd=place,
+        how=run_here,
     )
     answers = submission(place / "submission.csv")
     files = {path.stem: path for path in (place / "real").rglob("*.dcm")}
@@ -550,7 +559,7 @@ def scored_and_evaluated(place: Path, images: str, annotations: str) -> tuple[di
     succeed(*sources, *made, cwd=place, how=run_here, program="preprocess.py")
     data = ["--data", "data.h5", "--split", "all"]
     succeed("evaluate", "-f", "reference", *data, "--json", "evaluated.json", cwd=place, how=run_here)
-    succeed(*PREDICT, "--images", images, cwd=place, how=run_here)
+    succeed(*changed(PREDICT, "--images", images), cwd=place, how=run_here)
     assert "no faults" in succeed("check", "submission.csv", "--images", images, cwd=place, how=run_here)
     truth = ["--annotations", annotations, "--json", "scored.json"]
     succeed("score", "submission.csv", *truth, cwd=place, how=run_here)

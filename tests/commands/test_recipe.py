@@ -82,7 +82,7 @@ def test_the_rate_is_shown_where_it_changes(folder: Path) -> None:
         ("training.augmentation={rotate: 200}", ["training.augmentation.rotate: ", "200"]),
         (
             "training.augmentation={rotat: 5}",
-            ["training.augmentation.rotat: unknown key; did you mean 'rotate'?"],
+            ["training.augmentation.rotat: unknown key; did you mean 'training.augmentation.rotate'?"],
         ),
         ("training.schedule={name: step}", ["training.schedule: a step schedule takes either"]),
     ],

@@ -72,7 +72,7 @@ def test_every_fault_is_a_line_and_the_status_says_so(folder: Path) -> None:
         (["nowhere.h5"], ["the data file nowhere.h5 does not exist"]),
         ([], ["the data file pneumothorax.h5 does not exist"]),
         (["network.yaml"], ["network.yaml is not a whole HDF5 file"]),
-        (["data.h5", "--count", "0"], ["--count must be at least 1. Received: 0"]),
+        (["data.h5", "--overlays", "look", "--count", "0"], ["--count must be at least 1. Received: 0"]),
     ],
 )
 def test_what_cannot_be_checked_is_one_clear_error(folder: Path, words: list[str], says: list[str]) -> None:

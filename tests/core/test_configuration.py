@@ -250,7 +250,7 @@ def test_any_key_can_be_set() -> None:
     [
         ("training.epochs", "expected key.path=value"),
         ("=3", "expected key.path=value"),
-        ("training.epoch=3", "training.epoch: unknown key; did you mean 'epochs'?"),
+        ("training.epoch=3", "training.epoch: unknown key; did you mean 'training.epochs'?"),
         ("training.epochs=many", "training.epochs: "),
         ("training.epochs=0", "training.epochs: "),
         ("training.epochs=2.5", "training.epochs: "),
@@ -266,7 +266,10 @@ def test_any_key_can_be_set() -> None:
         ("training.optimizer={name: sgd, beta1: 0.9}", "training.optimizer.beta1: not a key of 'sgd'"),
         ("training.optimizer={name: sgd, momentum: 1}", "training.optimizer.momentum: "),
         ("training.optimizer={momentum: 0.9}", "training.optimizer.momentum: not a key of 'adam'"),
-        ("training.optimizer.bata1=0.9", "training.optimizer.bata1: unknown key; did you mean 'beta1'?"),
+        (
+            "training.optimizer.bata1=0.9",
+            "training.optimizer.bata1: unknown key; did you mean 'training.optimizer.beta1'?",
+        ),
         ("training.optimizer=fast", "training.optimizer: "),
         ("network.blocks.0.kind=pool", "network.blocks[0].kind: received 'pool'; expected one of 'conv', "),
         ("network.blocks.1.filters=3", "network.blocks[1].filters: not a key of 'output'"),

@@ -36,7 +36,10 @@ def parse(*blocks: dict[str, Any], **network: Any) -> Network:
         ([conv("a", skip="a"), MASK], "network.blocks[0].skip: a block cannot skip to itself ('a')"),
         ([conv("a", skip="b"), conv("b"), MASK], "network.blocks[0].skip: 'b' comes after 'a'"),
         ([conv("down1"), conv("b", skip="dwon1"), MASK], "did you mean 'down1'?"),
-        ([conv("a", filter=3), MASK], "network.blocks[0].filter: unknown key; did you mean 'filters'?"),
+        (
+            [conv("a", filter=3), MASK],
+            "network.blocks[0].filter: unknown key; did you mean 'network.blocks[0].filters'?",
+        ),
         ([conv("a", kernel=0), MASK], "network.blocks[0].kernel: "),
         ([conv("a", stride=1.5), MASK], "network.blocks[0].stride: "),
         ([conv("a", dropout=1.0), MASK], "network.blocks[0].dropout: "),
@@ -58,7 +61,12 @@ def test_what_is_not_well_formed_is_refused_by_its_key(blocks: list[Any], messag
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
         parse(conv("a", kernel=0, stride=-1), MASK, dropout=2, batchnorm=False)
-    for key in ("blocks[0].kernel", "blocks[0].stride", "network.dropout", "did you mean 'batch_norm'"):
+    for key in (
+        "blocks[0].kernel",
+        "blocks[0].stride",
+        "network.dropout",
+        "did you mean 'network.batch_norm'",
+    ):
         assert key in str(caught.value)
 
 

@@ -1,0 +1,179 @@
+"""`python run.py config NAME`: what a configuration means, checked and shown without training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.commands.options import add_configuration_options, overrides
+from core.commands.parser import only_with
+
+if TYPE_CHECKING:
+    from core.configuration import Configuration
+    from core.memory import Estimate
+    from core.plan import Plan
+
+HELP = "check a configuration and print it in full, with the network and the memory of training"
+
+_SIZE = "384"  # as preprocess.py makes images
+_PARTS = {
+    "state": "parameters, running statistics and the optimiser's moments",
+    "gradients": "gradients of the parameters",
+    "batch": "images and masks, with the batches that are read ahead",
+    "activations": "activations, kept for the backward pass",
+    "transient": "gradients of activations, temporary arrays, a convolution's workspace",
+}
+_NOT_COVERED = """\
+The arrays of one update are counted from shapes. The last line adds what processes of TensorFlow and PyTorch
+took on top (buffers of kernels, freed memory); the peaks measured were 0.8 to 1.4 times as much. Not covered:
+the framework's import (0.3 to 0.7 GB), what a GPU's driver and libraries take, and the end of an epoch."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="one of the toolkit's configurations, or a YAML file; without it they are listed",
+    )
+    add_configuration_options(parser)
+    parser.add_argument(
+        "--size",
+        default=_SIZE,
+        metavar="N|HxW",
+        help="height and width of the images for which the network and its memory are shown",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    for word in ("--set", "--size", "--epochs", "--batch-size", "--learning-rate"):
+        only_with(parser, word, "name")
+    for word in ("--precision", "--seed", "--folds", "--fold"):
+        only_with(parser, word, "name")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print; a wrong configuration is refused as `train` does it."""
+    import json
+
+    if arguments.name is None:
+        found: Any = _own()
+        text = _listed(found)
+    else:
+        from core.configuration import load_configuration
+        from core.lowering import lower
+        from core.memory import estimate_training
+
+        configuration = load_configuration(Path(arguments.name), overrides(arguments))
+        training = configuration.training
+        plan = lower(configuration.network, *_size(arguments.size))
+        estimate = estimate_training(plan, training.rules(), training.batch_size, training.precision)
+        found = _as_json(arguments.name, configuration, plan, estimate)
+        text = _as_text(arguments, configuration, plan, estimate)
+    print(json.dumps(found, indent=1) if arguments.json else text)
+    return 0
+
+
+def _own() -> list[dict[str, str]]:
+    from core.configuration import description, own_configurations
+
+    return [
+        {"name": name, "file": f"configs/{path.name}", "description": description(path)}
+        for name, path in own_configurations().items()
+    ]
+
+
+def _listed(found: Sequence[dict[str, str]]) -> str:
+    width = max(len(one["name"]) for one in found)
+    lines = [f"{one['name']:<{width}}  {one['description']}" for one in found]
+    return "\n".join([*lines, "", "Show one: python run.py config NAME. Train with it: --config NAME."])
+
+
+def _size(text: str) -> tuple[int, int]:
+    import re
+
+    from core.errors import UserError
+
+    match = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", text)
+    if match is None:
+        raise UserError(f"--size: expected N or HEIGHTxWIDTH, as 384 or 512x384. Received: {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: Estimate) -> dict[str, Any]:
+    import dataclasses
+
+    from core.summary import summarise_plan
+
+    outputs = {block: op.output for block, last in plan.blocks for op in plan.operations if op.name == last}
+    blocks = [
+        {
+            "name": row.name,
+            "operations": row.operations.split(", "),
+            "output": [outputs[row.name].height, outputs[row.name].width, outputs[row.name].channels],
+            "parameters": row.parameters,
+        }
+        for row in summarise_plan(plan)
+    ]
+    return {
+        "name": name,
+        "configuration": configuration.model_dump(mode="json"),
+        "network": {
+            "input": [plan.input.height, plan.input.width, plan.input.channels],
+            "blocks": blocks,
+            "parameters": sum(parameter.size for parameter in plan.parameters),
+        },
+        "memory": {
+            "batch_size": configuration.training.batch_size,
+            "precision": configuration.training.precision,
+            "bytes": dataclasses.asdict(estimate),
+            "bytes_of_arrays": estimate.arrays,
+            "bytes_of_process_on_cpu": estimate.process,
+        },
+    }
+
+
+def _as_text(
+    arguments: argparse.Namespace, configuration: Configuration, plan: Plan, estimate: Estimate
+) -> str:
+    """The configuration as YAML in which all else is a comment, so the whole can be saved and used."""
+    from core.configuration import as_yaml
+    from core.standard_streams import visible
+
+    title = " with ".join(filter(None, (arguments.name, ", ".join(overrides(arguments)))))
+    comments = [*_network(plan), "", *_memory(configuration, estimate)]
+    shown = "\n".join(f"# {line}".rstrip() for line in comments)
+    return f"# {visible(title)}: every key\n{as_yaml(configuration)}\n{shown}"
+
+
+def _network(plan: Plan) -> list[str]:
+    from core.summary import summarise_plan
+
+    rows = summarise_plan(plan)
+    total = sum(row.parameters for row in rows)
+    cells = [("block", "operations", "output", "parameters")]
+    cells += [(row.name, row.operations, row.output, f"{row.parameters:,}") for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        f"Network for images of {plan.input}: {total:,} parameters",
+        "",
+        *(
+            f"{name:<{widths[0]}}  {ops:<{widths[1]}}  {output:>{widths[2]}}  {number:>{widths[3]}}"
+            for name, ops, output, number in cells
+        ),
+    ]
+
+
+def _memory(configuration: Configuration, estimate: Estimate) -> list[str]:
+    training = configuration.training
+    parts = [(what, getattr(estimate, name)) for name, what in _PARTS.items()]
+    lines = [*parts, ("all arrays", estimate.arrays), ("process on a CPU, about", estimate.process)]
+    width = max(len(what) for what, _ in lines)
+    return [
+        f"Memory of training in batches of {training.batch_size}, {training.precision}: an estimate",
+        "",
+        *(f"{what:<{width}}  {number / 1e6:>10,.1f} MB" for what, number in lines),
+        "",
+        *_NOT_COVERED.splitlines(),
+    ]
