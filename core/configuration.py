@@ -12,11 +12,10 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from typing_extensions import Self
 
 from core.contract import Precision
 from core.errors import UserError

@@ -204,7 +204,7 @@ def _opened(path: Path) -> int:
     while True:
         try:
             descriptor = os.open(path, flags)
-        except OSError as error:  # noqa: PERF203
+        except OSError as error:
             if error.errno != errno.ENXIO or not path.is_fifo():
                 raise
             if time.monotonic() > deadline:
@@ -223,5 +223,5 @@ def _write(descriptor: int, block: bytes) -> None:
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # noqa: PERF203  somebody made it so; it is not ours to change
+        except BlockingIOError:
             select.select([], [descriptor], [])

@@ -149,7 +149,7 @@ def opened(file: Path, made: list[Path]) -> int:
     while True:
         try:
             descriptor = _made(file)
-        except FileNotFoundError:  # noqa: PERF203
+        except FileNotFoundError:
             missing = [folder for folder in file.parents if not folder.exists()]
             made[:] = dict.fromkeys([*missing, *made])
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -203,7 +203,7 @@ def _runs(rows: Sequence[Row], malformed: list[tuple[int, str]]) -> dict[int, ND
     for row in rows:
         try:
             found[row.number] = rle.runs(row.text)
-        except rle.RleError as error:  # noqa: PERF203  a row at a time is the point
+        except rle.RleError as error:
             malformed.append((row.number, str(error)))
     return found
 
@@ -258,7 +258,7 @@ def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:
     for row in rows:
         try:
             found.append(rle.runs(row.text))
-        except rle.RleError as error:  # noqa: PERF203  a row at a time is the point
+        except rle.RleError as error:
             raise AnnotationError(f"annotation row {row.number}: {error}") from error
     return rle.union(*found)
 

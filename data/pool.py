@@ -83,7 +83,7 @@ def ordered(
         try:
             yield from _run(function, waiting, taken, workers, prepare, arguments)
             return
-        except BrokenProcessPool:  # noqa: PERF203  it happens once in a blue moon
+        except BrokenProcessPool:
             # Which of the items under way did it is not known: try each of them alone.
             died = False
             while taken and not died:

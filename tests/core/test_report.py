@@ -8,7 +8,7 @@ import hashlib
 import io
 import itertools
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from core.report import figures, findings, page, write_report
 from core.report.svg import SERIES, colour, drawing, stroke
 from core.thresholds import Thresholds
 
-NOW = datetime(2021, 3, 4, 5, 6, tzinfo=timezone.utc)
+NOW = datetime(2021, 3, 4, 5, 6, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>'\"&amp;\u202egnp.\ud800\n{{ 7 * 7 }}"
 VOID = {"img", "meta", "br", "hr", "link", "input"}
 OPTIONAL_END = {"td", "th", "tr", "li", "p", "dt", "dd"}
