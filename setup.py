@@ -103,7 +103,7 @@ setup(
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "test": [
             "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
-            "build>=1.2",
+            "build>=1.2.1",
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "mypy>=1.11",

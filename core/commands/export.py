@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="FORMAT",
-        help="onnx, savedmodel, mxnet, torchscript or stablehlo, or one that another backend brings",
+        help="onnx, savedmodel, mxnet, torchscript, pt2 or stablehlo, or one that another backend brings",
     )
     parser.add_argument(
         "--out",
