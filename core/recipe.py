@@ -7,10 +7,9 @@ as it is without the key. What the numbers do is written where it is done: `core
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from core.errors import UserError
 from core.specification import Strict

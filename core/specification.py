@@ -15,10 +15,9 @@ images' size and is checked by `core.lowering`. Nothing here knows a primitive o
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import Self
 
 from core.errors import UserError
 
