@@ -191,9 +191,9 @@ class _Recycled:
 
 
 def _references(owners: list[NDArray[Any]]) -> list[int]:
-    """What Python counts for each array of a list; asked in one place, as part of it is due to the asking.
+    """What Python counts for each array of a list; in one place, as part of it is due to the question.
 
-    Up to 3.13 an array that nobody else refers to has 3 (the list, the variable and the argument); Python 3.14
+    Up to 3.13 an array that nobody else refers to has 3: of the list, the variable, the argument. Python 3.14
     leaves out what lasts no longer than another reference.
     """
     return [sys.getrefcount(owner) for owner in owners]
