@@ -27,7 +27,6 @@ from data.store import Store
 _MOST_THREADS = 8  # that alter images; beyond, the reader is what limits
 _READ_AHEAD = 2  # batches; one being read and one waiting keep any consumer busy
 _MOST_RECYCLED = _READ_AHEAD + 3  # one being read, one in use, and one that a framework still copies
-_UNHELD = 3  # references to an array: the list of them, the variable, and the argument of the question
 
 
 class Batch(NamedTuple):
@@ -181,10 +180,20 @@ class _Recycled:
 
     def array(self, count: int) -> NDArray[Any]:
         """An array of `count` rows; what is in it does not matter."""
-        for owner in self._owners:
-            if sys.getrefcount(owner) == _UNHELD:
+        (unheld,) = _references([np.empty(0)])
+        for owner, references in zip(self._owners, _references(self._owners), strict=True):
+            if references == unheld:
                 return owner[:count]  # refers to its owner, as do all views of it
         owner = np.empty(self._shape, self._kind)
         if len(self._owners) < _MOST_RECYCLED:
             self._owners.append(owner)
         return owner[:count]
+
+
+def _references(owners: list[NDArray[Any]]) -> list[int]:
+    """What Python counts for each array of a list; in one place, as part of it is due to the question.
+
+    Up to 3.13 an array that nobody else refers to has 3: of the list, the variable, the argument. Python 3.14
+    leaves out what lasts no longer than another reference.
+    """
+    return [sys.getrefcount(owner) for owner in owners]
