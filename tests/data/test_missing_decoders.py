@@ -1,4 +1,4 @@
-"""A radiograph whose decoder is not installed is no damaged file: the package is named, and nothing is lost."""
+"""A radiograph whose decoder is not installed is no damaged file: the package is named."""
 
 from __future__ import annotations
 
