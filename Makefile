@@ -1,14 +1,22 @@
 # Two commands: `make demo` sees the whole chain work, `make test` runs every check.
-# FRAMEWORK=mxnet make demo does the same with MXNet. Both install into .venv by themselves.
+# FRAMEWORK=mxnet make demo does the same with MXNet. Both install into .venv by themselves, with the newest of
+# Python 3.13, 3.12 and 3.11 that is there; PYTHON=python3.12 names one, VENV another place, CONSTRAINTS a
+# file of exact versions.
 
 FRAMEWORK ?= tf
 PYTHON ?=
-export PYTHON
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+export PYTHON VENV CONSTRAINTS
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
+# What is tested again with the lowest versions of everything: that every backend conforms, the whole chain,
+# MXNet, the package as it is installed, and files that go from one NumPy to the other.
+LOWEST_TESTS ?= tests/parity/test_conformance.py tests/test_chain.py $(wildcard tests/backends/test_mxnet*.py \
+    tests/test_package.py tests/backends/test_old_numpy.py tests/test_two_pythons.py)
 SOURCES := backends core data pneumoseg tests run.py preprocess.py setup.py docs/example-backend $(wildcard benchmarks)
 
-.PHONY: demo test .environment lint types imports unit facts facts-speed clean
+.PHONY: demo test .environment lint types imports unit lowest facts facts-speed clean
 
 demo:
 	@.ci/environment $(FRAMEWORK)
@@ -31,7 +39,7 @@ test: .environment
 	$(MAKE) unit
 
 .environment:
-	@.ci/environment tf,mxnet,torch,jax,onnx,test
+	@.ci/environment
 
 lint: .environment
 	$(BIN)/ruff check $(SOURCES)
@@ -46,6 +54,10 @@ imports: .environment
 unit: .environment
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# The other end: make lowest VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTHON=python3.11
+lowest: .environment
+	$(BIN)/pytest -n 2 --dist worksteal $(LOWEST_TESTS)
+
 # Measured numbers of README.md and docs/ (benchmarks/facts): what is older than its sources is measured again.
 facts: .environment
 	$(BIN)/python -m benchmarks.facts write lines capabilities agreement
@@ -55,4 +67,4 @@ facts-speed: .environment
 	$(BIN)/python -m benchmarks.facts write 'speed_*'
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,7 @@ are those of requirements-light.txt; nothing else is imported on their way.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from core.errors import UserError
 
@@ -29,22 +29,24 @@ LIGHT = {
 """Module to package, of all that every command but those below needs."""
 
 DICOM = {
-    "highdicom": "highdicom",
     "imagecodecs": "imagecodecs",
     "jpeg_ls": "pyjpegls",
     "openjpeg": "pylibjpeg-openjpeg",
     "pydicom": "pydicom",
     "simplejpeg": "simplejpeg",
 }
-"""Of what reads and writes DICOM: `preprocess`, `predict`, `check` and `score` with images, `phantoms`."""
+"""Of what reads DICOM: `preprocess`, `predict`, `check --images`."""
+
+SEGMENTATIONS = {"highdicom": "highdicom"}
+"""Of `predict --dicom-seg`, beside those."""
 
 PHANTOMS = {"cv2": "opencv-python-headless"}
-"""Of what draws phantoms."""
+"""Of `phantoms`, beside pydicom."""
 
 REPORT = {"jinja2": "Jinja2", "matplotlib": "matplotlib"}
 """Of `evaluate --report` and `parity --plot`."""
 
-USES = LIGHT, DICOM, PHANTOMS, REPORT
+USES = LIGHT, DICOM, SEGMENTATIONS, PHANTOMS, REPORT
 
 _BROUGHT_BY_THOSE = {  # each by itself: pip brings them unless it is told not to
     "annotated_types": "annotated-types",
@@ -78,7 +80,7 @@ def require(modules: Iterable[str], what: str) -> None:
         UserError: One cannot be found; with the line that installs what is missing.
     """
     if missing := [module for module in modules if not _is_there(module)]:
-        raise _told(missing[0], what)
+        raise _told(missing, what)
 
 
 def explain_missing(error: ModuleNotFoundError) -> UserError | None:
@@ -87,16 +89,19 @@ def explain_missing(error: ModuleNotFoundError) -> UserError | None:
     module = name.partition(".")[0]
     if module not in _packages() or (name != module and _is_there(module)):
         return None
-    return _told(module, "this command")
-
-
-def _told(module: str, what: str) -> UserError:
-    uses = [use for use in USES if module in use] or [{module: _BROUGHT_BY_THOSE.get(module, module)}]
     # What could not be imported is missing, whatever else is said of it.
-    missing = [package for other, package in uses[0].items() if other == module or not _is_there(other)]
-    package = _packages()[module]
-    named = package if package == module else f"{package} (module {module})"
-    return UserError(f"{what} needs {named}, which is not installed", f"Run: pip install {' '.join(missing)}")
+    uses = [use for use in USES if module in use]
+    others = [other for use in uses for other in use if other != module and not _is_there(other)]
+    return _told([module, *others], "this command")
+
+
+def _told(missing: Sequence[str], what: str) -> UserError:
+    """Says that the first of some modules is missing, and how all of them are installed."""
+    packages = [_packages()[module] for module in missing]
+    named = packages[0] if packages[0] == missing[0] else f"{packages[0]} (module {missing[0]})"
+    return UserError(
+        f"{what} needs {named}, which is not installed", f"Run: pip install {' '.join(packages)}"
+    )
 
 
 def _packages() -> dict[str, str]:

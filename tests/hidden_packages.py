@@ -30,10 +30,12 @@ importlib.metadata.MetadataPathFinder.find_distributions = staticmethod(distribu
 
 
 def hide(folder: Path, modules: Iterable[str], packages: Iterable[str] = ()) -> dict[str, str]:
-    """Write into a folder what hides them; give the environment variables that make it work.
+    """Hide them from programs with these environment variables, and from all processes that they start.
 
-    Programs with these variables, and all processes that they start, find neither the modules nor the
-    packages.
+    Args:
+        folder: Where to write what hides them.
+        modules: Names without a dot.
+        packages: Whose metadata are not found.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = {package.replace("_", "-").replace(".", "-").lower() for package in packages}

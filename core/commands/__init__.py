@@ -3,7 +3,7 @@
 Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and `run(arguments) ->
 int | None`. It imports at its top nothing but the standard library, so `--help` answers at once. `-f` may
 stand before or after the subcommand's name; without a name the first subcommand of the list runs. Errors of
-the user, a package that is not installed among them, end as one message on standard error and exit status 1
+the user, and packages that are not installed, end as one message on standard error and exit status 1
 (2 for a wrong command line, 130 for Ctrl-C, 128 and the signal's number for SIGTERM and SIGHUP, which end a
 command as orderly; training has its own handling of the first). What cannot be shown, because of a
 terminal's encoding, a reader that has gone or a full disk, ends no work; what is missing from standard

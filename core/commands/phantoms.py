@@ -35,7 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from core.commands.terminal import console
     from core.programs import command_line
+    from core.packages import require
     from core.standard_streams import visible
+
+    require(["cv2", "pydicom"], "phantoms")
     from data.phantoms import PhantomSettings, write_phantoms
 
     shown = console()

@@ -1,0 +1,64 @@
+"""Training and what belongs to it on a machine that has none of the packages for DICOM, phantoms and reports.
+
+They are hidden from every process, their metadata too. That nothing else of what setup.py wants is needed
+either is what `test_missing_packages` shows for each command alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import assert_same_run, prepare, succeed, train
+from hidden_packages import hide
+from PIL import Image
+from selected import BACKENDS
+
+from core.packages import DICOM, PHANTOMS, REPORT, SEGMENTATIONS
+
+HEAVY = {**DICOM, **SEGMENTATIONS, **PHANTOMS, **REPORT, "pylibjpeg": "pylibjpeg"}
+AUGMENTED = "training.augmentation={horizontal_flip: 0.5, shift: 0.1, scale: 0.2, rotate: 20, gamma: 0.3}"
+
+
+def test_what_is_hidden_is_what_is_not_to_be_needed() -> None:
+    assert set(HEAVY) == {
+        *("cv2", "highdicom", "imagecodecs", "jinja2", "jpeg_ls", "matplotlib"),
+        *("openjpeg", "pydicom", "pylibjpeg", "simplejpeg"),
+    }
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment variables that hide them."""
+    return hide(tmp_path_factory.mktemp("hidden"), HEAVY, HEAVY.values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_trains_evaluates_and_conforms(backend: str, tmp_path: Path, light: dict[str, str]) -> None:
+    prepare(tmp_path)
+    words = ["-f", backend, "--config", "network.yaml", "--data", "data.h5", "--set", AUGMENTED]
+    succeed(*words, cwd=tmp_path, env=light)
+    with Image.open(tmp_path / f"{backend}_model/predictions.png") as picture:
+        colours = np.unique(np.asarray(picture).reshape(-1, 3), axis=0)
+    assert len(colours) > 50  # radiographs in grey, and outlines
+    assert list((tmp_path / f"{backend}_logs").glob("*tfevents*"))
+    succeed("evaluate", "-f", backend, "--data", "data.h5", "--json", "scores.json", cwd=tmp_path, env=light)
+    assert json.loads((tmp_path / "scores.json").read_text())["images"] == 5
+    told = succeed("conformance", "-f", backend, "--only", "dropout", cwd=tmp_path, env=light)
+    assert f"{backend}: " in told
+
+
+def test_two_backends_are_compared(tmp_path: Path, light: dict[str, str]) -> None:
+    prepare(tmp_path)
+    words = ["-f", "reference", "-f", BACKENDS[0], "--config", "network.yaml", "--data", "data.h5"]
+    told = succeed("parity", *words, "--steps", "3", "--set", AUGMENTED, cwd=tmp_path, env=light)
+    assert f"holds: {BACKENDS[0]} cannot be told from reference" in " ".join(told.split())
+
+
+def test_a_run_is_the_same_as_with_all_packages(tmp_path: Path, light: dict[str, str]) -> None:
+    prepare(tmp_path)
+    train("--set", AUGMENTED, "--out", "all", cwd=tmp_path)
+    train("--set", AUGMENTED, "--out", "few", cwd=tmp_path, env=light)
+    assert_same_run(tmp_path / "all/reference_model", tmp_path / "few/reference_model")
