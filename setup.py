@@ -8,6 +8,7 @@
     pip install -e '.[jax]'         JAX on the CPU
     pip install -e '.[jax-gpu]'     JAX with NVIDIA's libraries
     pip install -e '.[onnx]'        ONNX and ONNX Runtime on the CPU: export and prediction
+    pip install -e '.[completion]'  completion of command lines in bash, zsh and fish: docs/completion.md
 
 Add `-c constraints.txt` for the exact versions that the tests ran with.
 """
@@ -77,7 +78,9 @@ setup(
         "jax": ["jax==0.6.2"],  # 0.7 needs NumPy 2
         "jax-gpu": ["jax[cuda12]==0.6.2"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
+        "completion": ["argcomplete>=3.5"],
         "test": [
+            "argcomplete>=3.5",
             "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
             "hypothesis>=6.100",
             "import-linter>=2.1",
