@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# PYTHON_ARGCOMPLETE_OK
 """Turn DICOM radiographs and their annotations into one HDF5 file. See `python preprocess.py --help`."""
 
 from __future__ import annotations

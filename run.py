@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# PYTHON_ARGCOMPLETE_OK
 """Train a network on any backend: `python run.py -f tf`. See `python run.py --help`."""
 
 from __future__ import annotations

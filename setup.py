@@ -8,6 +8,7 @@
     pip install -e '.[jax]'         JAX on the CPU
     pip install -e '.[jax-gpu]'     JAX with NVIDIA's libraries
     pip install -e '.[onnx]'        ONNX and ONNX Runtime on the CPU: export and prediction
+    pip install -e '.[completion]'  completion of command lines in bash, zsh and fish: docs/completion.md
 
 Add `-c constraints.txt` for the exact versions that the tests ran with, `-c constraints-lowest.txt` for the
 lowest that there may be (on Python 3.11).
@@ -101,7 +102,9 @@ setup(
         "jax": ["jax>=0.5,<1"],
         "jax-gpu": ["jax[cuda12]>=0.5,<1"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
+        "completion": ["argcomplete>=3.5"],
         "test": [
+            "argcomplete>=3.5",
             "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
             "build>=1.2.1",
             "hypothesis>=6.100",

@@ -23,12 +23,11 @@ from core.files import explained
 from core.recipe import Augmentation, ConstantSchedule, Sampling, Schedule
 from core.rounding import to_float32
 from core.rules import AdamRule, LossRule, OptimizerRule, Rules, SgdRule
+from core.shipped import FOLDER, own_configurations
 from core.specification import Network, Strict
 
 # PyYAML lets Python's own errors through where a date or a number is impossible, or nesting too deep.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-
-_OWN = Path(__file__).resolve().parent.parent / "configs"
 
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 # 1 - b must be exact in float32 (core.rounding), hence the lower bound.
@@ -224,11 +223,6 @@ def key_path(location: Iterable[str | int]) -> str:
     return path.lstrip(".")
 
 
-def own_configurations() -> dict[str, Path]:
-    """The configurations that the toolkit brings, by name."""
-    return {file.stem: file for file in sorted(_OWN.glob("*.yaml"))}
-
-
 def description(path: Path) -> str:
     """What a configuration is for: the first sentence of the comment that its file begins with; or ""."""
     with explained(path, "read"):
@@ -262,7 +256,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _find(path: Path) -> Path:
-    for candidate in (path, _OWN.parent / path, _OWN / f"{path}.yaml"):
+    for candidate in (path, FOLDER.parent / path, FOLDER / f"{path}.yaml"):
         if candidate.is_file():
             return candidate
     known = ", ".join(f"configs/{file.name}" for file in own_configurations().values())
@@ -362,8 +356,9 @@ def known_keys() -> list[Key]:
         if isinstance(node.get("items"), dict):
             collect(node["items"], (*path, None))
         for name, value in node.get("properties", {}).items():
-            keys[(*path, name)] = None
-            collect(value, (*path, name))
+            key: Key = (*path, name)
+            keys[key] = None
+            collect(value, key)
 
     collect(schema, ())
     return list(keys)

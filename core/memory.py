@@ -12,8 +12,8 @@ Provides `estimate_training`. It counts the arrays that every framework needs fo
 
 The last two come from a walk through the plan, forwards and backwards, in which an array is freed after its
 last use (reverse-mode differentiation without recomputation: Griewank and Walther, Evaluating Derivatives,
-2008, chapter 4). What PyTorch's allocator hands out at most in a step is within 10 % of it; a process takes
-more, see `PROCESS_FACTOR`. `tests/core/test_memory.py` measures both.
+2008, chapter 4). What PyTorch's allocator hands out at most in a step is 0.92 to 1.01 of it; a process takes
+more, see `PROCESS_FACTOR`. `tests/backends/test_memory.py` measures both.
 """
 
 from __future__ import annotations

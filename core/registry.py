@@ -67,6 +67,11 @@ def require_training(name: str) -> Backend:
     return backend
 
 
+def export_formats() -> list[str]:
+    """The names of all export formats, sorted."""
+    return sorted({form for backend in _sound() for form in backend.exports})
+
+
 def find_exporter(form: str, name: str | None = None) -> Backend:
     """The backend that writes the export format called `form`, whether its framework is installed or not.
 

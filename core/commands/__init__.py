@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
+import os
 import re
 import signal
 import sys
@@ -37,6 +39,10 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         names: The subcommands, each a module of this package; the first is the default.
         argv: The words after the program's name; `sys.argv[1:]` when None.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        from core.commands.completion import complete
+
+        complete(names, functools.partial(_parser, program), functools.partial(_subcommand, names))
     with lasting_streams() as streams, started_as(program):
         try:
             with _ended_by_signals():
@@ -126,16 +132,21 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         _print_overview(program, description, names)
         return 0
     module = _module(name)
-    parser = Parser(
-        prog=f"{program} {name}", description=module.HELP, allow_abbrev=False, formatter_class=_Formatter
-    )
-    module.add_arguments(parser)
-    arguments = parser.parse_args(words)
+    arguments = _parser(program, name).parse_args(words)
     from core.machine import respect_quota
 
     respect_quota()  # before NumPy is imported, which begins its threads then
     status: int | None = module.run(arguments)
     return status or 0
+
+
+def _parser(program: str, name: str) -> Parser:
+    module = _module(name)
+    parser = Parser(
+        prog=f"{program} {name}", description=module.HELP, allow_abbrev=False, formatter_class=_Formatter
+    )
+    module.add_arguments(parser)
+    return parser
 
 
 def _told(error: UserError) -> str:

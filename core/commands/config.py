@@ -27,7 +27,7 @@ _PARTS = {
 }
 _NOT_COVERED = """\
 The arrays of one update are counted from shapes. The last line adds what processes of TensorFlow and PyTorch
-took on top (buffers of kernels, freed memory); the peaks measured were 0.8 to 1.4 times as much. Not covered:
+took on top (buffers of kernels, freed memory); the peaks measured were 0.8 to 1.3 times as much. Not covered:
 the framework's import (0.3 to 0.7 GB), what a GPU's driver and libraries take, and the end of an epoch."""
 
 
@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _own() -> list[dict[str, str]]:
-    from core.configuration import description, own_configurations
+    from core.configuration import description
+    from core.shipped import own_configurations
 
     return [
         {"name": name, "file": f"configs/{path.name}", "description": description(path)}
