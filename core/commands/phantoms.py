@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from core.commands.terminal import console
-    from core.programs import command_line
     from core.packages import require
+    from core.programs import command_line
     from core.standard_streams import visible
 
     require(["cv2", "pydicom"], "phantoms")
