@@ -1,13 +1,14 @@
 """Apache MXNet: symbols run through `CachedOp`."""
 
 from core.contract import Backend
+from core.programs import installation
 
 backend = Backend(
     name="mxnet",
     title="Apache MXNet",
     module="mxnet",
     distributions=("mxnet", "mxnet-cu117", "mxnet-cu112"),
-    install="pip install -e '.[mxnet]' -c constraints.txt",
+    install=installation("mxnet"),
     implementation="backends.mxnet.model",
     exports=("mxnet",),
 )
