@@ -3,7 +3,7 @@
 Promises: the names of all commands stand here and nowhere else. A message that tells somebody to run a
 command names it as they can type it: `python run.py predict` to whoever has started run.py, `pneumoseg
 predict` to everybody else, Python programs that import `pneumoseg` included. Processes that a program starts
-speak as it does.
+speak as it does. A line that installs something fits the way in which the toolkit was installed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+_HOME = Path(__file__).resolve().parent.parent
 _VARIABLE = "PNEUMOSEG_PROGRAM"  # of the environment, which processes inherit: how the program was started
 
 
@@ -106,3 +108,18 @@ def command_line(command: str, *options: str) -> str:
         options: What comes after it, as it is to be shown.
     """
     return " ".join([*words_of(command), *options])
+
+
+def installation(extra: str = "") -> str:
+    """The line that installs the toolkit with what one of its extras needs.
+
+    It is that of a checkout where this is one. Where the toolkit is installed as a package, pip completes it.
+
+    Args:
+        extra: As setup.py calls it; "" is none.
+    """
+    extras = f"[{extra}]" if extra else ""
+    if (_HOME / "constraints.txt").is_file():
+        here = f"'.{extras}'" if extra else "."
+        return f"pip install -e {here} -c constraints.txt"
+    return f"pip install 'pneumoseg{extras}'" if extra else "pip install pneumoseg"

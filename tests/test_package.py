@@ -247,6 +247,17 @@ def test_messages_name_the_installed_command(site: Path, tmp_path: Path) -> None
         assert "Traceback" not in ended.stderr
 
 
+def test_lines_that_install_need_no_checkout(site: Path, tmp_path: Path) -> None:
+    """Pip completes what is installed: each extra that is named is one of the wheel's."""
+    code = (
+        "from core.registry import find_backend\n"
+        "for name in ('tf', 'mxnet', 'torch', 'jax', 'onnx', 'reference'): print(find_backend(name).install)"
+    )
+    lines = done([sys.executable, "-P", "-c", code], tmp_path, PYTHONPATH=str(site)).splitlines()
+    expected = [f"pip install 'pneumoseg[{name}]'" for name in ("tf", "mxnet", "torch", "jax", "onnx")]
+    assert [line.split(" && ")[0] for line in lines] == [*expected, "pip install pneumoseg"]
+
+
 def test_the_shipped_configurations_are_found_and_the_report_is_written(site: Path, place: Path) -> None:
     words = [sys.executable, "-m", "pneumoseg", "train", "-f", "reference"]
     for name in ("siim", "configs/unet.yaml"):

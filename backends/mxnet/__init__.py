@@ -1,6 +1,7 @@
 """Apache MXNet: symbols run through `CachedOp`."""
 
 from core.contract import Backend
+from core.programs import installation
 
 backend = Backend(
     name="mxnet",
@@ -8,7 +9,7 @@ backend = Backend(
     module="mxnet",
     distributions=("mxnet", "mxnet-cu117", "mxnet-cu112"),
     # Without its dependencies, of which it says that NumPy must be below 2.
-    install="pip install -e '.[mxnet]' -c constraints.txt && pip install --no-deps mxnet==1.9.1",
+    install=f"{installation('mxnet')} && pip install --no-deps mxnet==1.9.1",
     implementation="backends.mxnet.model",
     exports=("mxnet",),
 )

@@ -1,13 +1,14 @@
 """ONNX files written from the plan, and predicted from by ONNX Runtime; this backend does not train."""
 
 from core.contract import Backend
+from core.programs import installation
 
 backend = Backend(
     name="onnx",
     title="ONNX Runtime",
     module="onnxruntime",
     distributions=("onnxruntime", "onnxruntime-gpu"),
-    install="pip install -e '.[onnx]' -c constraints.txt",
+    install=installation("onnx"),
     implementation="backends.onnx.model",
     exports=("onnx",),
     trains=False,

@@ -1,12 +1,13 @@
 """NumPy: the judge of the other backends. Slow, plain, and exact to the rules of `core`."""
 
 from core.contract import Backend
+from core.programs import installation
 
 backend = Backend(
     name="reference",
     title="NumPy",
     module=None,
     distributions=("numpy",),
-    install="pip install -e . -c constraints.txt",
+    install=installation(),
     implementation="backends.reference.model",
 )

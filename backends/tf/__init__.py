@@ -1,13 +1,14 @@
 """TensorFlow, compiled with `tf.function`."""
 
 from core.contract import Backend
+from core.programs import installation
 
 backend = Backend(
     name="tf",
     title="TensorFlow",
     module="tensorflow",
     distributions=("tensorflow-cpu", "tensorflow"),
-    install="pip install -e '.[tf]' -c constraints.txt",
+    install=installation("tf"),
     implementation="backends.tf.model",
     exports=("savedmodel",),
 )

@@ -1,13 +1,14 @@
 """PyTorch, eager: each operation as it is called."""
 
 from core.contract import Backend
+from core.programs import installation
 
 backend = Backend(
     name="torch",
     title="PyTorch",
     module="torch",
     distributions=("torch",),
-    install="pip install -e '.[torch]' -c constraints.txt",
+    install=installation("torch"),
     implementation="backends.torch.model",
     exports=("torchscript", "pt2"),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import core.commands
-from core.programs import INSTALLED, PREPROCESS, RUN, command_line, started_as, words_of
+from core.programs import INSTALLED, PREPROCESS, RUN, command_line, installation, started_as, words_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,6 +53,12 @@ def test_every_command_is_a_module_and_belongs_to_one_script() -> None:
     assert set(INSTALLED.commands) == {*RUN.commands, *PREPROCESS.commands}
     modules = {module.name for module in pkgutil.iter_modules(core.commands.__path__)}
     assert set(INSTALLED.commands) <= modules
+
+
+def test_a_line_that_installs_is_for_this_checkout() -> None:
+    """tests/test_package.py has that of the package."""
+    assert installation("torch") == "pip install -e '.[torch]' -c constraints.txt"
+    assert installation() == "pip install -e . -c constraints.txt"
 
 
 def test_no_message_names_a_program_by_itself() -> None:
