@@ -9,18 +9,19 @@ from pathlib import Path
 from core.commands import terminal
 from core.commands.console import ConsoleWatcher
 from core.commands.options import overrides
+from core.commands.statuses import Status, of_signal
 from core.programs import words_of
 from core.registry import require_training
+from core.standard_streams import visible
 from core.tasks.runs import plan_runs
 from core.tasks.training import Interruption, interruptible, train
-
-INTERRUPTED = 130  # the status of a shell's command that Ctrl-C ended
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
     require_training(arguments.framework)  # before files are looked for: a mistyped name is answered at once
-    watcher = ConsoleWatcher(terminal.console(soft_wrap=True))
+    console = terminal.console(soft_wrap=True)
+    watcher = ConsoleWatcher(console)
     planned = plan_runs(
         arguments.framework,
         Path(arguments.out),
@@ -32,13 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
         watcher, planned, arguments.framework, arguments.data, arguments.device, interruptible
     )
     if interruption is not None:
-        watcher.say(str(interruption))
-        watcher.say(f"Go on with: {_continuation(arguments, interruption)}")
-        return INTERRUPTED
+        console.problem(visible(str(interruption)))
+        console.problem(visible(f"Go on with: {_continuation(arguments, interruption)}"))
+        return of_signal(interruption.number)
     if len(planned.runs) > 1:
         number = len(planned.runs)
         watcher.say(f"All {number} folds are trained; together they predict as an ensemble: {planned.folder}")
-    return 0
+    return Status.DONE
 
 
 def _continuation(arguments: argparse.Namespace, interruption: Interruption) -> str:

@@ -7,34 +7,40 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from core.commands import terminal
 from core.commands.console import ConsoleWatcher
+from core.commands.frameworks import choose_predictor, model_of, remark
 from core.commands.options import check_at_least_one
+from core.commands.statuses import Status
+from core.commands.terminal import Terminal
 from core.evaluation import Surface
 from core.files import reserved
-from core.inference import Member, model_folder
+from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
+from core.standard_streams import visible
 from core.tasks.tuning import describe, tune
 from core.tuning import Search
 from data.store import Store
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Tune as the command line says."""
     console = terminal.console(soft_wrap=True)
     watcher = ConsoleWatcher(console)
     check_at_least_one(arguments, "batch_size")
-    backend = require_backend(arguments.framework)
-    folder = Path(arguments.model or model_folder(arguments.framework))
+    named = None if arguments.framework is None else require_backend(arguments.framework)
+    folder = Path(arguments.model or model_of(arguments.framework))
+    backend = named or choose_predictor(find_members([folder]), arguments.device)
+    if named is None:
+        console.print(remark(backend))
     with (
         Store.open(Path(arguments.data)) as store,
         _model_kept(folder),
-        Isolated(arguments.framework) as process,
+        Isolated(backend.name) as process,
     ):
 
         def open_models(members: Sequence[Member]) -> Begin:
@@ -46,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
             watcher, store, folder, open_models, arguments.batch_size, flip=bool(arguments.tta)
         )
     _print(console, found, shown)
-    watcher.say(describe(folder, found))
-    return 0
+    console.result(visible(describe(folder, found)))
+    return Status.DONE
 
 
 @contextlib.contextmanager
@@ -57,9 +63,9 @@ def _model_kept(folder: Path) -> Iterator[None]:
         yield
 
 
-def _print(console: Console, found: Search, shown: Sequence[Surface]) -> None:
+def _print(console: Terminal, found: Search, shown: Sequence[Surface]) -> None:
     """The surfaces on a coarse grid."""
-    console.print(f"{found.images} held-out images, {found.positives} positive")
+    console.result(f"{found.images} held-out images, {found.positives} positive")
     for surface in shown:
         rows = _spread(surface.rows, 4 if surface.row_name == "score" else 3)
         columns = _spread(surface.columns, 4)
@@ -73,7 +79,7 @@ def _print(console: Console, found: Search, shown: Sequence[Surface]) -> None:
             table.add_row(
                 f"{surface.rows[row]:.6g}", *("" if cell is None else f"{cell:.4f}" for cell in cells)
             )
-        console.print(table)
+        console.result(table)
 
 
 def _spread(values: Sequence[float], step: int) -> range:
