@@ -187,27 +187,24 @@ def test_modules_of_the_same_names_are_refused_by_name(tmp_path: Path, hides: st
 # --- Answers.
 
 
-def answers_of_command(place: Path, out: Path, *words: str) -> tuple[dict[str, Any], Path]:
-    """What `predict` says of every image, and the folder of its masks."""
-    outputs = ["--out", str(out / "s.csv"), "--json", str(out / "a.json"), "--masks", str(out / "masks")]
-    succeed("predict", "--images", "images", *outputs, *words, cwd=place)
-    content = json.loads((out / "a.json").read_text())
-    return {record["id"]: record for record in content["images"]}, out / "masks"
-
-
 PREDICT = """
 import json, sys
 import numpy as np
 import pneumoseg
+from core.commands import main
+from core.programs import RUN
 
-folders, out, name = sys.argv[1].split(","), sys.argv[2], sys.argv[3]
+folders, out, name = ["one", "other"], sys.argv[1], sys.argv[2]
+outputs = ["--out", out + "/s.csv", "--json", out + "/a.json", "--masks", out + "/masks"]
+words = ["predict", "-f", name, "--model", *folders, "--images", "images", "--tta", "--batch-size", "2"]
+assert __name__ != "__main__" or main("run.py", "", RUN.commands, [*words, *outputs]) == 0
 model = pneumoseg.load_model(folders, backend=name, tta=True)
 records, arrays = [], {}
 for one in model.predict_all(pneumoseg.find_radiographs("images"), batch_size=2):
     box = None if one.box is None else one.box._asdict()
     records.append([one.id, one.positive, one.existence, one.pixels, one.area_mm2, box])
     arrays[one.id + ".mask"], arrays[one.id + ".probability"] = one.mask, one.probability
-np.savez(out, **arrays)
+np.savez(out + "/arrays.npz", **arrays)
 about = [model.thresholds_from, model.backend, model.height, model.width, str(model.thresholds)]
 print(json.dumps([about, records]))
 """
@@ -216,12 +213,9 @@ print(json.dumps([about, records]))
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_answers_are_those_of_the_command(place: Path, tmp_path: Path, name: str) -> None:
     """With two models, their thresholds and mirror images; batches of two, of which the last is short."""
-    expected, masks = answers_of_command(
-        place, tmp_path, "-f", name, "--model", "one", "other", "--tta", "--batch-size", "2"
-    )
-    about, records = json.loads(
-        fresh(PREDICT, "one,other", str(tmp_path / "arrays.npz"), name, cwd=place).splitlines()[-1]
-    )
+    about, records = json.loads(fresh(PREDICT, str(tmp_path), name, cwd=place).splitlines()[-1])
+    content = json.loads((tmp_path / "a.json").read_text())
+    expected = {record["id"]: record for record in content["images"]}
     assert about == ["tuned", name, SIZE, SIZE, "pixel 0.4, area 500, score 0.65"]
     assert [record[0] for record in records] == list(expected)
     arrays = np.load(tmp_path / "arrays.npz")
@@ -230,7 +224,7 @@ def test_answers_are_those_of_the_command(place: Path, tmp_path: Path, name: str
         assert positive == record["positive"] == (image in BRIGHT)
         assert [existence, pixels, area] == [record[key] for key in ("existence", "pixels", "area_mm2")]
         assert box == record["box"]
-        mask: NDArray[np.uint8] = np.asarray(Image.open(masks / f"{image}.png"))
+        mask: NDArray[np.uint8] = np.asarray(Image.open(tmp_path / "masks" / f"{image}.png"))
         np.testing.assert_array_equal(arrays[f"{image}.mask"] * np.uint8(255), mask)
         assert arrays[f"{image}.probability"].shape == (record["height"], record["width"])
 
