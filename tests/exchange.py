@@ -41,6 +41,7 @@ from core.lowering import lower
 from core.randomness import uniform, words
 from core.state import state_shapes
 from data import rle
+from data.augmentation import Augmentation
 from data.loader import Loader
 from data.sampling import Sampling
 from data.store import Rows, Store, write
@@ -48,6 +49,7 @@ from data.store import Rows, Store, write
 DATA = "data.h5"
 CHECKPOINTS = {"float32": "float32.safetensors", "float64": "float64.safetensors"}
 HEIGHT, WIDTH, COUNT = 12, 20, 11
+ALTERED = Augmentation(horizontal_flip=0.5, noise=0.1)
 
 _IDS = [f"1.2.276.0.{number}.ä" if number % 3 else f"image-{number}" for number in range(COUNT)]
 _PATIENTS = ["" if number % 4 == 0 else f"patient {number // 3}" for number in range(COUNT)]
@@ -167,9 +169,10 @@ def told_of_data(path: Path) -> dict[str, str]:
         told["attributes"] = json.dumps(store.attributes, sort_keys=True)
         for index in range(store.count):
             told[f"truth {index}"] = digest(store.truth(index))
-        loader = Loader(store, every, 4, seed=6, sampling=Sampling(0.75, 0.25, 3))
+        loader = Loader(store, every, 4, 6, Sampling(0.75, 0.25, 3), ALTERED)
         for number, batch in enumerate(loader.epoch(2)):
             told[f"batch {number}"] = json.dumps(batch.indices.tolist())
+            told[f"images {number}"], told[f"masks {number}"] = digest(batch.images), digest(batch.masks)
     return told
 
 
