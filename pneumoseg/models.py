@@ -231,7 +231,7 @@ def load_model(
     members = find_members(folders)
     changes = {} if thresholds is None else asdict(thresholds)
     decision = decide(folders, changes, tta)
-    descriptor, implementation = load_backend(backend or choose_predictor(members).name)
+    descriptor, implementation = load_backend(backend or choose_predictor(members, device).name)
     chosen = choose_device(device, implementation.list_devices(), descriptor.title)
     return Model(
         folders,

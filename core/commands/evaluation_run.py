@@ -12,7 +12,7 @@ from rich.table import Table
 
 from core.commands import terminal
 from core.commands.console import ConsoleWatcher
-from core.commands.frameworks import choose_predictor, model_of, remark
+from core.commands.frameworks import model_of, remark
 from core.commands.options import check_at_least_one, given_thresholds
 from core.commands.outputs import Input, claimed_reports, model
 from core.commands.statuses import Status
@@ -27,6 +27,7 @@ from core.remote_prediction import Begin, RemotePredictor
 from core.standard_streams import visible
 from core.tasks.answers import Decision, decide, remark_on_folds
 from core.tasks.evaluation import Subject, evaluate
+from core.tasks.predictors import choose_predictor
 from data.store import Store
 
 

@@ -1,13 +1,12 @@
 """Which backend a command uses: the one that -f names, or one of those that are installed.
 
-Provides `settle`, which turns what the user typed into backends' names, and the choices where -f is left out.
-Where the toolkit chooses, `remark` says so.
+Provides `settle`, which turns what the user typed into backends' names, and the folder of a model where -f is
+left out. Where the toolkit chooses (`core.tasks.predictors`), `remark` says so.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from core.errors import UserError
 
 if TYPE_CHECKING:
     from core.contract import Backend
-    from core.inference import Member
 
 
 def settle(arguments: argparse.Namespace) -> None:
@@ -57,47 +55,6 @@ def model_of(framework: str | None) -> Path:
         f"the working directory holds several models: {', '.join(map(str, found))}.",
         "Name one with --model, or the backend that trained it with -f.",
     )
-
-
-def choose_predictor(members: Sequence[Member], device: str) -> Backend:
-    """The first installed backend that can predict with models, on the device that is asked for.
-
-    Raises:
-        UserError: None can; the text lists the backends, and why not.
-    """
-    from core.registry import predictors
-
-    precisions = {member.checkpoint.configuration.training.precision for member in members}
-    (first, *others) = sorted(precisions)
-    candidates = [
-        backend
-        for backend in predictors(first)
-        if all(precision in backend.precisions for precision in others)
-    ]
-    refusals = []
-    for backend in candidates:
-        if (refusal := _refusal(backend, device)) is None:
-            return backend
-        refusals.append(f"{backend.name}: {refusal}")
-    reasons = "\n  ".join(refusals) or f"none predicts in {', '.join(sorted(precisions))}"
-    raise UserError(f"no installed backend can predict with this model on {device!r}:\n  {reasons}")
-
-
-def _refusal(backend: Backend, device: str) -> str | None:
-    """Why a backend cannot compute on a device; None where it can. Asks the framework only about GPUs."""
-    if device in ("auto", "cpu"):
-        return None
-    from core.devices import choose_device
-    from core.probing import probe
-
-    found = probe(backend.name)
-    if found.error is not None:
-        return found.error
-    try:
-        choose_device(device, found.devices, backend.title)
-    except UserError as error:
-        return error.message
-    return None
 
 
 def remark(backend: Backend) -> str:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from core.commands import outputs, terminal
-from core.commands.frameworks import choose_predictor, model_of, remark
+from core.commands.frameworks import model_of, remark
 from core.commands.options import check_at_least_one, given_thresholds
 from core.commands.outputs import Input, Output, OutputFile, OutputFolder, claimed
 from core.commands.progress import progress_bar
@@ -44,6 +44,7 @@ from core.packages import require
 from core.registry import load_backend, require_backend
 from core.standard_streams import visible
 from core.tasks.answers import Decision, area_in_mm2, decide, remark_on_folds
+from core.tasks.predictors import choose_predictor
 from core.thresholds import Thresholds
 from data import dicom, rle
 from data.annotations import Annotations, read_annotations

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from core.commands import terminal
 from core.commands.console import ConsoleWatcher
-from core.commands.frameworks import choose_predictor, model_of, remark
+from core.commands.frameworks import model_of, remark
 from core.commands.options import check_at_least_one
 from core.commands.statuses import Status
 from core.commands.terminal import Terminal
@@ -22,6 +22,7 @@ from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
 from core.standard_streams import visible
+from core.tasks.predictors import choose_predictor
 from core.tasks.tuning import describe, tune
 from core.tuning import Search
 from data.store import Store

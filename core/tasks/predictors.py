@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from core.contract import Backend
+from core.devices import choose_device
 from core.errors import UserError
 from core.inference import Member
-from core.registry import backend_names, find_backend
-
-_FIRST = ("onnx", "torch", "jax", "tf", "mxnet")
-"""In which order backends are tried: ONNX Runtime starts fastest and needs least."""
-_LAST = "reference"  # NumPy alone is slow
+from core.probing import probe
+from core.registry import predictors
 
 
-def choose_predictor(members: Sequence[Member]) -> Backend:
-    """The first installed backend that can predict with some models.
+def choose_predictor(members: Sequence[Member], device: str = "auto") -> Backend:
+    """The first installed backend that can predict with models, on the device that is asked for.
 
     Raises:
-        UserError: None is registered.
+        UserError: None can; the text lists the backends, and why not.
     """
     precisions = {member.checkpoint.configuration.training.precision for member in members}
-    installed = []
-    for name in backend_names():
-        with contextlib.suppress(UserError):  # a broken one stands in no other's way
-            backend = find_backend(name)
-            if backend.is_available() and not (name == "onnx" and "float64" in precisions):
-                installed.append(backend)
-    return min(installed, key=_rank)
+    (first, *others) = sorted(precisions)
+    candidates = [
+        backend
+        for backend in predictors(first)
+        if all(precision in backend.precisions for precision in others)
+    ]
+    refusals = []
+    for backend in candidates:
+        if (refusal := _refusal(backend, device)) is None:
+            return backend
+        refusals.append(f"{backend.name}: {refusal}")
+    reasons = "\n  ".join(refusals) or f"none predicts in {', '.join(sorted(precisions))}"
+    raise UserError(f"no installed backend can predict with this model on {device!r}:\n  {reasons}")
 
 
-def _rank(backend: Backend) -> tuple[bool, int, str]:
-    place = _FIRST.index(backend.name) if backend.name in _FIRST else len(_FIRST)
-    return backend.name == _LAST, place, backend.name
+def _refusal(backend: Backend, device: str) -> str | None:
+    """Why a backend cannot compute on a device; None where it can. Asks the framework only about GPUs."""
+    if device in ("auto", "cpu"):
+        return None
+    found = probe(backend.name)
+    if found.error is not None:
+        return found.error
+    try:
+        choose_device(device, found.devices, backend.title)
+    except UserError as error:
+        return error.message
+    return None
