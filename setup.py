@@ -99,8 +99,8 @@ setup(
         "mxnet": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
         "mxnet-gpu": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
         "torch": ["torch>=2.6,<3"],
-        "jax": ["jax>=0.5,<1"],
-        "jax-gpu": ["jax[cuda12]>=0.5,<1"],
+        "jax": ["flatbuffers>=24", "jax>=0.5,<1"],
+        "jax-gpu": ["flatbuffers>=24", "jax[cuda12]>=0.5,<1"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "completion": ["argcomplete>=3.5"],
         "test": [

@@ -49,7 +49,7 @@ from data.store import Rows, Store, write
 DATA = "data.h5"
 CHECKPOINTS = {"float32": "float32.safetensors", "float64": "float64.safetensors"}
 HEIGHT, WIDTH, COUNT = 12, 20, 11
-ALTERED = Augmentation(horizontal_flip=0.5, noise=0.1)
+ALTERED = Augmentation(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.5, 1, 0.1)
 
 _IDS = [f"1.2.276.0.{number}.ä" if number % 3 else f"image-{number}" for number in range(COUNT)]
 _PATIENTS = ["" if number % 4 == 0 else f"patient {number // 3}" for number in range(COUNT)]
