@@ -11,6 +11,7 @@ from rich.table import Table
 
 from core.averaging import Average
 from core.checkpoint import EpochRecord
+from core.errors import UserError
 from core.pictures import Sample
 from core.plan import Plan
 from core.summary import summarise_plan
@@ -91,6 +92,10 @@ class TrainingConsole(Observer):
             f", to beat {abs(average.to_beat):.4f}; it is {'' if average.is_better else 'not '}used",
             soft_wrap=True,
         )
+
+    def export_left_out(self, missing: UserError) -> None:
+        """Say what the export needs."""
+        self._console.print(f"No export was written: {missing}", soft_wrap=True)
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
         """Print the epoch's line."""
