@@ -53,6 +53,7 @@ _BROUGHT_BY_THOSE = {  # each by itself: pip brings them unless it is told not t
     "contourpy": "contourpy",
     "cycler": "cycler",
     "dateutil": "python-dateutil",
+    "flatbuffers": "flatbuffers",  # of JAX's export
     "fontTools": "fonttools",
     "google": "protobuf",
     "kiwisolver": "kiwisolver",
@@ -83,7 +84,7 @@ def require(modules: Iterable[str], what: str) -> None:
         raise _told(missing, what)
 
 
-def explain_missing(error: ModuleNotFoundError) -> UserError | None:
+def explain_missing(error: ModuleNotFoundError, what: str = "this command") -> UserError | None:
     """What a failed import means to a user; None where it is no package of these, so a defect of ours."""
     name = error.name or ""
     module = name.partition(".")[0]
@@ -92,7 +93,7 @@ def explain_missing(error: ModuleNotFoundError) -> UserError | None:
     # What could not be imported is missing, whatever else is said of it.
     uses = [use for use in USES if module in use]
     others = [other for use in uses for other in use if other != module and not _is_there(other)]
-    return _told([module, *others], "this command")
+    return _told([module, *others], what)
 
 
 def _told(missing: Sequence[str], what: str) -> UserError:

@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,7 @@ from core.exports import EXPORT, metadata_of, write_metadata
 from core.files import replacing, write_bytes, write_text
 from core.metrics import Scores, dice_per_image, summarise
 from core.monitoring import best_epoch, is_stale, monitored
+from core.packages import explain_missing
 from core.pictures import Sample, draw_sheet
 from core.plan import Plan
 from core.rules import OptimizerRule, step_scalars
@@ -107,6 +109,9 @@ class Observer:
 
     def averaging_started(self, batches: int) -> None:
         """The statistics of averaged weights will be taken of `batches` batches, as if they were scored."""
+
+    def export_left_out(self, missing: UserError) -> None:
+        """No export was written, for want of a package."""
 
     def averaged(self, average: Average) -> None:
         """The best epochs were averaged and the average scored."""
@@ -203,15 +208,26 @@ class Trainer:
         chosen = AVERAGED if (self.folder / AVERAGED).is_file() else BEST
         checkpoint = load_checkpoint(self.folder / chosen)
         self.model.load_state(checkpoint.arrays)
-        with replacing(self.folder / EXPORT) as partial:
-            partial.mkdir()
-            metadata = metadata_of(checkpoint, self.folder / chosen, None)
-            self.model.export(partial, metadata)
-            write_metadata(partial, metadata)
+        self._export(checkpoint, self.folder / chosen)
         found = self._validate(self._tell_scored)
         sheet = draw_sheet(found.samples, self.configuration.training.threshold)
         write_bytes(self.folder / "predictions.png", sheet)
         return found
+
+    def _export(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Write what the model predicts; a package that only this needs costs no training."""
+        try:
+            with replacing(self.folder / EXPORT) as partial:
+                partial.mkdir()
+                metadata = metadata_of(checkpoint, path, None)
+                self.model.export(partial, metadata)
+                write_metadata(partial, metadata)
+        except ModuleNotFoundError as error:
+            if (missing := explain_missing(error, "the export")) is None:
+                raise
+            shutil.rmtree(self.folder / EXPORT, ignore_errors=True)  # an earlier one is of another model
+            for observer in self.observers:
+                observer.export_left_out(missing)
 
     def _average(self) -> None:
         """Write the average of the kept epochs if nothing is better; then they are needed no more."""

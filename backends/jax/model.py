@@ -7,6 +7,7 @@ more compilation in the first epoch, and none afterwards.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class JaxModel:
         `EXPORT_PLATFORMS`.
         """
         del metadata  # the format has no place for it
+        importlib.import_module("flatbuffers")  # JAX neither brings it nor says so before the very end
         arrays = {array.name: np.array(self._arrays[array.name]) for array in self._plan.arrays}
 
         def predict(images: Tensor) -> dict[str, Tensor]:

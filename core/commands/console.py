@@ -14,6 +14,7 @@ from core.averaging import Average
 from core.checkpoint import EpochRecord
 from core.commands.progress import bar_of, progress_bar
 from core.configuration import Training
+from core.errors import UserError
 from core.pictures import Sample
 from core.plan import Plan
 from core.recipe import ConstantSchedule
@@ -130,6 +131,10 @@ class TrainingConsole(Observer):
             f", to beat {abs(average.to_beat):.4f}; it is {'' if average.is_better else 'not '}used",
             soft_wrap=True,
         )
+
+    def export_left_out(self, missing: UserError) -> None:
+        """Say what the export needs."""
+        self._console.print(f"No export was written: {missing}", soft_wrap=True)
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
         """Print the epoch's line."""

@@ -62,3 +62,20 @@ def test_a_run_is_the_same_as_with_all_packages(tmp_path: Path, light: dict[str,
     train("--set", AUGMENTED, "--out", "all", cwd=tmp_path)
     train("--set", AUGMENTED, "--out", "few", cwd=tmp_path, env=light)
     assert_same_run(tmp_path / "all/reference_model", tmp_path / "few/reference_model")
+
+
+@pytest.mark.skipif("jax" not in BACKENDS, reason="JAX is not under test")
+def test_an_export_that_wants_a_package_costs_no_training(tmp_path: Path, light: dict[str, str]) -> None:
+    """JAX writes its exports with flatbuffers, which it does not bring."""
+    prepare(tmp_path)
+    model = tmp_path / "jax_model"
+    words = ["-f", "jax", "--data", "data.h5"]
+    succeed(*words, "--config", "network.yaml", "--epochs", "1", cwd=tmp_path, env=light)
+    assert (model / "export/model.stablehlo").is_file()
+    without = hide(tmp_path / "hidden", [*HEAVY, "flatbuffers"], HEAVY.values())
+    told = succeed(*words, "--resume", "--epochs", "2", cwd=tmp_path, env=without)
+    assert "No export was written: the export needs flatbuffers" in told
+    assert "Run: pip install flatbuffers" in told
+    assert not (model / "export").exists()  # it was that of the first epoch
+    assert (model / "predictions.png").is_file()
+    assert (model / "thresholds.json").is_file()
