@@ -79,7 +79,14 @@ def __getattr__(name: str) -> Any:
     if home is None or name == "UserError":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     check_packages()
-    found = getattr(importlib.import_module(home), wanted)
+    try:
+        found = getattr(importlib.import_module(home), wanted)
+    except ModuleNotFoundError as error:
+        from core.packages import explain_missing
+
+        if (missing := explain_missing(error)) is None:
+            raise
+        raise missing from error
     globals()[name] = found
     return found
 

@@ -23,8 +23,7 @@ def main(program: str | None = None) -> int:
     from core.commands import main as run_command
     from core.programs import INSTALLED
 
-    words = sys.argv[1:] or ["--help"]
-    return run_command(program or INSTALLED.name, INSTALLED.description, INSTALLED.commands, words)
+    return run_command(program or INSTALLED.name, INSTALLED.description, INSTALLED.commands)
 
 
 def _leave_out_working_folder() -> None:

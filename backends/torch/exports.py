@@ -23,6 +23,7 @@ from backends.torch.operations import Tensor
 from core.contract import Array
 from core.errors import UserError
 from core.plan import Plan
+from core.programs import command_line
 
 TORCHSCRIPT, PT2 = "torchscript", "pt2"
 _FILES = {TORCHSCRIPT: "model.pt", PT2: "model.pt2"}
@@ -96,7 +97,7 @@ def _as_torchscript(prediction: Prediction, image: tuple[int, ...], metadata: Ma
     if not _writes_torchscript():
         raise UserError(
             f"PyTorch {torch.__version__} no longer writes TorchScript.",
-            "Its successor holds the same: run.py export --to pt2.",
+            f"Its successor holds the same: {command_line('export', '--to pt2')}.",
         )
     file = io.BytesIO()
     with _without_deprecations(), torch.no_grad():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.commands.options import add_configuration_options, overrides
 from core.commands.parser import only_with
+from core.programs import command_line
 
 if TYPE_CHECKING:
     from core.configuration import Configuration
@@ -88,7 +89,9 @@ def _own() -> list[dict[str, str]]:
 def _listed(found: Sequence[dict[str, str]]) -> str:
     width = max(len(one["name"]) for one in found)
     lines = [f"{one['name']:<{width}}  {one['description']}" for one in found]
-    return "\n".join([*lines, "", "Show one: python run.py config NAME. Train with it: --config NAME."])
+    return "\n".join(
+        [*lines, "", f"Show one: {command_line('config', 'NAME')}. Train with it: --config NAME."]
+    )
 
 
 def _size(text: str) -> tuple[int, int]:

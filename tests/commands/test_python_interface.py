@@ -184,6 +184,19 @@ def test_modules_of_the_same_names_are_refused_by_name(tmp_path: Path, hides: st
     assert now == "now"
 
 
+@pytest.mark.parametrize(("module", "asks"), [("pydicom", "read_radiograph"), ("h5py", "open_data")])
+def test_a_package_that_is_missing_is_an_error_that_names_it(tmp_path: Path, module: str, asks: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "import pneumoseg\n"
+        f"try: pneumoseg.{asks}\n"
+        "except pneumoseg.Error as error: print(error)"
+    )
+    said = fresh(code, cwd=tmp_path)
+    assert f"{module}, which is not installed" in said
+    assert f"Run: pip install {module}" in said
+
+
 # --- Answers.
 
 
@@ -489,7 +502,10 @@ def test_ctrl_c_stops_it_with_a_checkpoint(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         ({"configuration": "nonsense"}, "no configuration file nonsense"),
-        ({"overrides": {"training.epoch": 3}}, "training.epoch: unknown key; did you mean 'epochs'?"),
+        (
+            {"overrides": {"training.epoch": 3}},
+            "training.epoch: unknown key; did you mean 'training.epochs'?",
+        ),
         ({"overrides": {"training.epochs": "many"}}, "training.epochs: "),
         ({"overrides": {"training.epochs": object()}}, "training.epochs: expected a number, a text"),
         ({"overrides": {"training.epochs": Path("x")}}, "training.epochs: expected a number, a text"),
