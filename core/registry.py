@@ -106,15 +106,16 @@ def export_formats() -> list[str]:
     return sorted({form for backend in _sound() for form in backend.exports})
 
 
-def installed_trainers() -> list[Backend]:
-    """The backends that are installed and train, sorted by name."""
-    return [backend for backend in _sound() if backend.trains and backend.is_available()]
+def installed() -> list[Backend]:
+    """The backends that are installed and not broken, sorted by name; none where none is registered."""
+    with contextlib.suppress(UserError):
+        return [backend for backend in _sound() if backend.is_available()]
+    return []
 
 
 def predictors(precision: Precision) -> list[Backend]:
     """The installed backends that predict in a precision, in the order in which they are to be tried."""
-    usable = [each for each in _sound() if each.is_available() and precision in each.precisions]
-    return sorted(usable, key=_rank)
+    return sorted((each for each in installed() if precision in each.precisions), key=_rank)
 
 
 def find_exporter(form: str, name: str | None = None) -> Backend:

@@ -8,11 +8,9 @@ another one has no effect; giving the second alone is wrong usage too.
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from core.errors import UserError
 from core.standard_streams import visible
 
 
@@ -29,11 +27,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with the usage, the message (of a missing -f, what it may name) and exit status 2."""
         if "-f/--framework" in message:
-            from core.registry import installed_trainers
+            from core.registry import installed
 
-            with contextlib.suppress(UserError):  # there is no backend; the message stands without them
-                names = ", ".join(backend.name for backend in installed_trainers())
-                message = f"{message}; installed: {names}"
+            names = [backend.name for backend in installed() if backend.trains]
+            message = f"{message}; installed: {', '.join(names) or 'none'}"
         super().error(visible(message))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -21,16 +21,11 @@ def tool_version() -> str:
 
 
 def all_versions() -> dict[str, str]:
-    """The versions of Python and of each installed framework by their titles, NumPy among them."""
-    from core.errors import UserError
-    from core.registry import backend_names, find_backend
+    """The versions of Python, NumPy and each installed framework by their titles; without broken backends."""
+    from core.registry import installed
 
-    found = {"Python": platform.python_version()}
-    for name in backend_names():
-        try:
-            backend = find_backend(name)
-        except UserError:  # a broken backend; `backends` tells why
-            continue
-        if backend.is_available() and (version := backend.version()) is not None:
+    found = {"Python": platform.python_version(), "NumPy": importlib.metadata.version("numpy")}
+    for backend in installed():
+        if (version := backend.version()) is not None:
             found[backend.title] = version
     return found
