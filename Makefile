@@ -17,7 +17,7 @@ demo:
 	    --out demo/pneumothorax.h5 --size 128 --overwrite
 	$(BIN)/python run.py -f $(FRAMEWORK) --config configs/demo.yaml --data demo/pneumothorax.h5 --out demo
 	$(BIN)/python run.py evaluate -f $(FRAMEWORK) --model demo/$(FRAMEWORK)_model --data demo/pneumothorax.h5 \
-	    --report demo/report.html
+	    --report demo/report.html --overwrite
 	$(BIN)/python preprocess.py phantoms --out demo/new --count 40 --size 512 --seed 1 --overwrite
 	$(BIN)/python run.py predict -f $(FRAMEWORK) --model demo/$(FRAMEWORK)_model \
 	    --images demo/new/dicom-images-train --annotations demo/new/train-rle.csv \

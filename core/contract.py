@@ -169,6 +169,7 @@ class Backend:
         implementation: The module with `list_devices` and `compile`; importing it imports the framework.
         exports: The names of the formats that `Model.export` writes, as `run.py export --to` takes them.
         trains: Whether it can train; one that cannot refuses `train_step` and `gradients` with the reason.
+        precisions: Of the models that it predicts with.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Backend:
     implementation: str
     exports: tuple[str, ...] = ()
     trains: bool = True
+    precisions: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16")
 
     def is_available(self) -> bool:
         """Whether the framework can be found; does not import it."""

@@ -151,6 +151,31 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def check_free(option: str, path: Path, *, overwrite: bool, replaced: str = "it") -> None:
+    """Refuse an output that is there already: the policy of all commands, before any work.
+
+    What holds nothing (an empty file or folder) is in nobody's way; nor is what is no file.
+
+    Args:
+        option: How it was named on the command line.
+        path: Where it is to be.
+        overwrite: Whether it may be replaced.
+        replaced: What --overwrite replaces, for the hint.
+
+    Raises:
+        UserError: It is there, and must not be replaced.
+    """
+    if overwrite or isinstance(destination(path), Stream) or not path.exists():
+        return
+    with explained(path, "read"):
+        state = "is not empty" if path.is_dir() else "exists already"
+        holds = bool(entries(path)) if path.is_dir() else path.stat().st_size > 0
+    if holds:
+        raise UserError(
+            f"{option} {path} {state}.", f"Add --overwrite to replace {replaced}, or choose another place."
+        )
+
+
 def check_place(path: Path) -> None:
     """Refuse now a file that could not be written at the end of long work.
 

@@ -1,9 +1,10 @@
 """Where backends are found: the entry-point group `pneumoseg.backends`.
 
-Promises: the toolkit's own backends and third parties' are found in the same way, none is preferred
-and finding one imports no framework. An unknown name is answered with the nearest known one and the
-list; a known one without its framework with the command that installs it. A backend that is broken
-stands in no other's way.
+Promises: the toolkit's own backends and third parties' are found in the same way, and finding one imports
+no framework. A framework's usual names mean its backend (`backend_name`). Any other name is answered with the
+nearest known one and the list; a known one without its framework with the command that installs it. A
+backend that is broken stands in no other's way. Where the user leaves the choice to the toolkit, `predictors`
+gives the order in which backends are tried.
 """
 
 from __future__ import annotations
@@ -11,12 +12,21 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.metadata
+import re
 from collections.abc import Iterable
 
-from core.contract import Backend, Implementation
+from core.contract import Backend, Implementation, Precision
 from core.errors import UserError
 
 GROUP = "pneumoseg.backends"
+
+_ALIASES = {"keras": "tf", "mx": "mxnet", "gluon": "mxnet", "np": "reference", "ort": "onnx"}
+"""Usual names that no descriptor holds; a backend registered under one of them comes first."""
+
+_FIRST = ("onnx", "torch", "jax", "tf", "mxnet")
+"""In which order backends are taken to predict: ONNX Runtime starts fastest and needs least."""
+_LAST = ("reference",)
+"""What is taken when nothing else is there: NumPy alone is slow."""
 
 
 def backend_names() -> list[str]:
@@ -24,13 +34,37 @@ def backend_names() -> list[str]:
     return sorted(_entries())
 
 
-def find_backend(name: str) -> Backend:
-    """The descriptor of the backend called `name`, whether its framework is installed or not."""
+def backend_name(word: str) -> str:
+    """The name of the backend that a word means.
+
+    Args:
+        word: A backend's name, or, in any case and whatever stands between its letters, its framework's title
+            ("ONNX Runtime"), module ("tensorflow"), distribution ("tensorflow-cpu") or a usual alias.
+
+    Raises:
+        UserError: It means none, or several.
+    """
     entries = _entries()
-    if name not in entries:
-        raise UserError(
-            f"unknown backend {name!r}; {_guess(name, entries)}Known: {', '.join(sorted(entries))}"
-        )
+    if word in entries:
+        return word
+    plain = _plain(word)
+    alias = _ALIASES.get(plain, "")
+    found = [name for name in entries if _plain(name) == plain] or [
+        backend.name for backend in _sound() if backend.name in entries and plain in _names_of(backend)
+    ]
+    if not found and alias in entries:
+        found = [alias]
+    if not found or not plain:
+        guess = _nearest_backend(plain, entries)
+        raise UserError(f"unknown backend {word!r}; {guess}Known: {', '.join(sorted(entries))}")
+    if len(found) > 1:
+        raise UserError(f"{word!r} means several backends: {', '.join(sorted(found))}", "Name one of them.")
+    return found[0]
+
+
+def find_backend(name: str) -> Backend:
+    """The descriptor of the backend that `name` means, whether its framework is installed or not."""
+    name, entries = backend_name(name), _entries()
     try:
         descriptor = entries[name].load()
     except Exception as error:  # another project's code: it may do anything
@@ -67,34 +101,50 @@ def require_training(name: str) -> Backend:
     return backend
 
 
+def installed() -> list[Backend]:
+    """The backends that are installed and not broken, sorted by name; none where none is registered."""
+    with contextlib.suppress(UserError):
+        return [backend for backend in _sound() if backend.is_available()]
+    return []
+
+
+def predictors(precision: Precision) -> list[Backend]:
+    """The installed backends that predict in a precision, in the order in which they are to be tried."""
+    return sorted((each for each in installed() if precision in each.precisions), key=_rank)
+
+
 def find_exporter(form: str, name: str | None = None) -> Backend:
-    """The backend that writes the export format called `form`, whether its framework is installed or not.
+    """The backend that writes the export format called `form`.
 
     Args:
         form: The format, as a descriptor's `exports` names it.
-        name: The backend to take; None where there is but one.
+        name: The backend to take, whether its framework is installed or not; None takes the first installed
+            one, in the order of `predictors`, or the first where none is.
 
     Raises:
-        UserError: No backend writes it, the named one does not, or several do and none is named.
+        UserError: No backend writes it, or the named one does not.
     """
-    writers: dict[str, list[str]] = {}
-    for backend in _sound():
+    writers: dict[str, list[Backend]] = {}
+    for backend in sorted(_sound(), key=_rank):
         for each in backend.exports:
-            writers.setdefault(each, []).append(backend.name)
-    listed = ", ".join(f"{each} ({' or '.join(names)})" for each, names in sorted(writers.items()))
+            writers.setdefault(each, []).append(backend)
+    listed = ", ".join(
+        f"{each} ({' or '.join(one.name for one in several)})" for each, several in sorted(writers.items())
+    )
     if form not in writers:
         raise UserError(
             f"unknown export format {form!r}; {_guess(form, writers)}Formats, and who writes them: {listed}"
         )
-    if name is not None and name not in writers[form]:
-        backend = find_backend(name)
+    if name is None:
+        return next((one for one in writers[form] if one.is_available()), writers[form][0])
+    backend = find_backend(name)
+    if backend.name not in [one.name for one in writers[form]]:
         raise UserError(
-            f"backend {name!r} does not write {form!r}; it writes: {', '.join(backend.exports) or 'none'}",
+            f"backend {backend.name!r} does not write {form!r}; it writes: "
+            f"{', '.join(backend.exports) or 'none'}",
             f"Formats, and who writes them: {listed}. Leave -f out: any backend's model can be exported.",
         )
-    if name is None and len(writers[form]) > 1:
-        raise UserError(f"several backends write {form!r}: {', '.join(writers[form])}", "Choose one with -f.")
-    return find_backend(name or writers[form][0])
+    return backend
 
 
 def load_backend(name: str) -> tuple[Backend, Implementation]:
@@ -107,6 +157,32 @@ def load_backend(name: str) -> tuple[Backend, Implementation]:
             f"backend {name!r}: {backend.title} is installed but cannot be imported: {_told(error)}",
             f"Install it anew: {backend.install}",
         ) from error
+
+
+def _rank(backend: Backend) -> tuple[int, int, str]:
+    """Where a backend stands in the order of those that the toolkit chooses from."""
+    place = _FIRST.index(backend.name) if backend.name in _FIRST else len(_FIRST)
+    return int(backend.name in _LAST), place, backend.name
+
+
+def _plain(word: str) -> str:
+    """Letters and digits alone, in lower case."""
+    return re.sub(r"[\W_]+", "", word.lower())
+
+
+def _names_of(backend: Backend) -> set[str]:
+    """What a backend's framework is called, as `_plain` gives it."""
+    called = [backend.title, backend.module or "", *backend.distributions]
+    return {_plain(word) for word in called} - {""}
+
+
+def _nearest_backend(plain: str, entries: Iterable[str]) -> str:
+    """The question whether the backend was meant one of whose names is nearest; "" where none is near."""
+    called = {_plain(name): name for name in entries}
+    for backend in _sound():
+        called = {**dict.fromkeys(_names_of(backend), backend.name), **called}
+    close = difflib.get_close_matches(plain, called, n=1, cutoff=0.5)
+    return f"did you mean {called[close[0]]!r}? " if close else ""
 
 
 def _guess(name: str, known: Iterable[str]) -> str:

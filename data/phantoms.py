@@ -26,7 +26,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from core.errors import UserError
-from core.files import entries, explained, replacing, reserved, write_text
+from core.files import check_free, explained, replacing, reserved, write_text
 from core.machine import available_cores
 from core.randomness import permutation, words
 from data import rle
@@ -160,13 +160,8 @@ def _check(settings: PhantomSettings) -> None:
             raise UserError(f"{name} must be from {least} to {greatest:,}. Received: {value}")
     if settings.out.exists() and not settings.out.is_dir():
         raise UserError(f"{settings.out} is not a folder; --out names the folder to write to.")
-    with explained(settings.out, "list"):
-        found = settings.out.exists() and bool(entries(settings.out))
-    if found and not settings.overwrite:
-        raise UserError(
-            f"the folder {settings.out} is not empty.",
-            f"Add --overwrite to replace {IMAGES} and {ANNOTATIONS} in it, or choose another --out.",
-        )
+    replaced = f"{IMAGES} and {ANNOTATIONS} in it"
+    check_free("--out", settings.out, overwrite=settings.overwrite, replaced=replaced)
 
 
 def _tasks(settings: PhantomSettings, folder: Path) -> list[_Task]:

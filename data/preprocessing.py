@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import Input, check_inputs_stay, explained, put_in_place, replacing, reserved
+from core.files import Input, check_free, check_inputs_stay, explained, put_in_place, replacing, reserved
 from core.machine import available_cores
 from data import decoders, dicom, headers, store
 from data.annotations import (
@@ -82,7 +82,7 @@ class Settings:
         per_dataset: Images in each dataset but the last.
         storage: "float32", or "uint8" for a quarter of the bytes at 8 bits a pixel.
         workers: Processes; None takes all cores.
-        overwrite: Whether an existing `out` may be replaced.
+        overwrite: Whether an existing `out` or `report` may be replaced.
         strict: Whether a file left out, or an annotation without a file, is an error.
         report: Where to write the report as JSON; None writes none.
         patient_key_file: A file whose bytes are the key of the patients' hashes; None numbers patients.
@@ -222,10 +222,9 @@ def _check_sources_stay(settings: Settings) -> None:
 
 
 def _check_absent(settings: Settings) -> None:
-    if settings.out.exists() and not settings.overwrite:
-        raise UserError(
-            f"{settings.out} exists already.", "Add --overwrite to replace it, or choose another --out."
-        )
+    for option, path in (("--out", settings.out), ("--report", settings.report)):
+        if path is not None:
+            check_free(option, path, overwrite=settings.overwrite)
 
 
 def _hint(settings: Settings) -> str:

@@ -11,4 +11,5 @@ backend = Backend(
     implementation="backends.onnx.model",
     exports=("onnx",),
     trains=False,
+    precisions=("float32", "mixed_bfloat16"),
 )

@@ -61,8 +61,8 @@ class Script:
             words = [*shlex.split(f"{self.command} {part.arguments}"), "--json", str(path)]
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
             done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=False)
-            # A target that is missed ends a script with status 1: the numbers are what is wanted.
-            if done.returncode not in (0, 1) or not path.exists():
+            # A missed target ends a script with status 1, a command with 3: the numbers are what is wanted.
+            if done.returncode not in (0, 1, 3) or not path.exists():
                 raise UserError(
                     f"python {' '.join(words)} ended with status {done.returncode}, no record left"
                 )

@@ -1,28 +1,34 @@
 """The command lines of `run.py` and `preprocess.py`: one file a subcommand, joined here.
 
-Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and
-`run(arguments) -> int | None`. It imports at its top nothing but the standard library, so `--help`
-answers at once. `-f` may stand before or after the subcommand's name; without a name the first
-subcommand of the list runs. Errors of the user end as one message on standard error and exit status 1
-(2 for a wrong command line, 130 for Ctrl-C, 128 and the signal's number for SIGTERM and SIGHUP, which end a
-command as orderly; training has its own handling of the first). What cannot be shown, because of a
+Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and `run(arguments)`, which
+gives a `Status` (training also that of a signal). It imports at its top nothing but the standard library, so
+`--help` answers at once. `-f`, `-v`, `-q` and `--no-progress` may stand before or after the subcommand's
+name; without a name the first subcommand of the list runs (`core.commands.overview`). Errors of the user end
+as one message on standard error; `core.commands.statuses` has the exit statuses. SIGTERM and SIGHUP end a
+command as orderly as Ctrl-C; training has its own handling of the first. What cannot be shown, because of a
 terminal's encoding, a reader that has gone or a full disk, ends no work; what is missing from standard output
-at the end is such an error, unless nobody reads it.
+at the end is an error, unless nobody reads it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import re
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
+from core.commands.options import add_common_options
+from core.commands.overview import Program, overview, subcommand
+from core.commands.statuses import Status, of_signal
 from core.errors import UserError
 from core.standard_streams import lasting_streams, visible
 
@@ -36,37 +42,38 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         names: The subcommands, each a module of this package; the first is the default.
         argv: The words after the program's name; `sys.argv[1:]` when None.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     with lasting_streams() as streams:
         try:
             with _ended_by_signals():
-                status = _run(program, description, names, list(sys.argv[1:] if argv is None else argv))
+                status = int(_run(program, description, names, words))
         except SystemExit as end:  # of argparse, which has shown the help or what is wrong
             if isinstance(end.code, str):
                 raise
-            status = end.code or 0
+            status = int(end.code or 0)
         except UserError as error:
-            print(f"error: {_told(error)}", file=sys.stderr)
-            status = 1
+            _tell(error, words)
+            status = Status.ERROR
         except _EndedBySignalError as end:
             print(f"ended by {end.signal.name}", file=sys.stderr)
-            status = 128 + end.signal
+            status = of_signal(end.signal)
         except OSError as error:
             if error.filename is None:
                 raise
             # The system refused a path: it is too long, or not ours to look at.
             from core.files import explain_os_error
 
-            print(f"error: {_told(explain_os_error(error, str(error.filename), 'use'))}", file=sys.stderr)
-            status = 1
+            _tell(explain_os_error(error, str(error.filename), "use"), words)
+            status = Status.ERROR
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            status = 130
+            status = Status.INTERRUPTED
         if (reason := streams.lost()) is not None:
             from core.files import explain_os_error
 
             print(f"error: {explain_os_error(reason, 'standard output', 'write')}", file=sys.stderr)
-            status = status or 1
-        return status
+            status = Status.ERROR if status in (Status.DONE, Status.FAULTS) else status
+        return int(status)
 
 
 class _EndedBySignalError(KeyboardInterrupt):
@@ -113,21 +120,70 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _run(program: str, description: str, names: Sequence[str], words: list[str]) -> int:
-    name, words = _subcommand(names, words)
+    if "--version" in words:
+        _print_versions(verbose=_is_verbose(words))
+        return Status.DONE
+    described = Program(
+        program, description, names, functools.partial(_parser, program), lambda name: str(_module(name).HELP)
+    )
+    name, words = subcommand(described, words)
     if name is None:
-        _print_overview(program, description, names)
-        return 0
+        print(overview(described), end="")
+        return Status.DONE
+    arguments = _parser(program, name).parse_args(words)
+    from core.machine import respect_quota
+
+    respect_quota()  # before NumPy is imported, which begins its threads then
+    from core.commands import frameworks, terminal
+
+    frameworks.settle(arguments)
+    began = time.perf_counter()
+    with terminal.showing(
+        quiet=arguments.quiet, verbose=arguments.verbose, progress=not arguments.no_progress
+    ):
+        if arguments.verbose:
+            _print_line_of_versions()
+        status: int = _module(name).run(arguments)
+    if arguments.verbose:
+        print(f"{name}: {time.perf_counter() - began:.1f} s, exit status {status:d}", file=sys.stderr)
+    return status
+
+
+def _parser(program: str, name: str) -> argparse.ArgumentParser:
     module = _module(name)
     parser = _Parser(
         prog=f"{program} {name}", description=module.HELP, allow_abbrev=False, formatter_class=_Formatter
     )
     module.add_arguments(parser)
-    arguments = parser.parse_args(words)
-    from core.machine import respect_quota
+    add_common_options(parser)
+    return parser
 
-    respect_quota()  # before NumPy is imported, which begins its threads then
-    status: int | None = module.run(arguments)
-    return status or 0
+
+def _is_verbose(words: Sequence[str]) -> bool:
+    """Whether -v is among the words of a command line that need not be parsable."""
+    return any(word == "--verbose" or re.fullmatch("-v+(f.*)?", word) for word in words)
+
+
+def _print_versions(*, verbose: bool) -> None:
+    from core.commands.versions import all_versions, tool_version
+
+    print(tool_version())
+    for title, version in all_versions().items() if verbose else ():
+        print(f"{title} {version}")
+
+
+def _print_line_of_versions() -> None:
+    from core.commands.versions import all_versions, tool_version
+
+    listed = [tool_version(), *(f"{title} {version}" for title, version in all_versions().items())]
+    print(", ".join(listed), file=sys.stderr)
+
+
+def _tell(error: UserError, words: Sequence[str]) -> None:
+    """The message; with -v what led to it before."""
+    if _is_verbose(words):
+        traceback.print_exception(error)
+    print(f"error: {_told(error)}", file=sys.stderr)
 
 
 def _told(error: UserError) -> str:
@@ -137,9 +193,14 @@ def _told(error: UserError) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Shows words of a wrong command line so that they cannot steer the terminal."""
+    """Shows words of a wrong command line so that they cannot steer the terminal; says what -f may name."""
 
     def error(self, message: str) -> NoReturn:
+        if "-f/--framework" in message:
+            from core.registry import installed
+
+            names = [backend.name for backend in installed() if backend.trains]
+            message = f"{message}; installed: {', '.join(names) or 'none'}"
         super().error(visible(message))
 
 
@@ -152,39 +213,5 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def _subcommand(names: Sequence[str], words: list[str]) -> tuple[str | None, list[str]]:
-    """Split the subcommand's name from the words; None asks for the overview (`--help` alone)."""
-    head: list[str] = []
-    rest = list(words)
-    while rest and (rest[0].startswith("--framework") or re.match("-f(?!-)", rest[0])):
-        takes_value = rest[0] in ("-f", "--framework")
-        head, rest = head + rest[: 1 + takes_value], rest[1 + takes_value :]
-    if rest and rest[0] in names:
-        return rest[0], head + rest[1:]
-    if not head and rest and rest[0] in ("-h", "--help"):
-        return None, []
-    return names[0], words
-
-
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
-
-
-def _print_overview(program: str, description: str, names: Sequence[str]) -> None:
-    default = _module(names[0])
-    parser = argparse.ArgumentParser(
-        prog=program,
-        usage=f"{program} [{'|'.join(names)}] [options]",
-        description=description,
-        epilog="commands:\n"
-        + "".join(f"  {name:<12} {_module(name).HELP}\n" for name in names)
-        + f"\nWithout a command, '{names[0]}' runs; its options are the ones above. "
-        + f"'{program} COMMAND --help' shows a command's own.",
-        formatter_class=_Overview,
-    )
-    default.add_arguments(parser)
-    parser.print_help()
-
-
-class _Overview(_Formatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the list of commands."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from core.commands.statuses import Status
+
 HELP = "list the backends: installed or how to install them, version, devices"
 
 
@@ -12,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Print the list."""
     import dataclasses
     import json
@@ -22,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = probe_all()
     if arguments.json:
         print(json.dumps([dataclasses.asdict(backend) for backend in found], indent=1))
-        return 0
+        return Status.DONE
 
     from rich.table import Table
 
@@ -34,8 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
         state = "ready" if backend.error is None else backend.error
         cells = backend.name, backend.title, backend.version or "-", ", ".join(backend.devices) or "-", state
         table.add_row(*map(visible, cells))
-    console().print(table)
+    shown = console()
+    shown.result(table)
     for backend in found:
         if not backend.installed and backend.install:
-            print(f"install {backend.name}: {backend.install}")
-    return 0
+            shown.print(f"install {backend.name}: {backend.install}", soft_wrap=True)
+    return Status.DONE

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.commands.options import check_at_least_one
+from core.commands.options import add_overwrite_option, check_at_least_one
+from core.commands.statuses import Status
 from core.destinations import output_file
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from core.commands.terminal import Terminal
     from data.submissions import Fault, Size
 
 HELP = "look for everything that is wrong with a submission"
@@ -39,10 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write every fault and warning as JSON; - prints it"
     )
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Look, show what was found; 1 where there is a fault."""
+def run(arguments: argparse.Namespace) -> Status:
+    """Look, and show what was found."""
     from core.commands.outputs import Input, claimed_reports, images
     from core.commands.terminal import console
 
@@ -53,11 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if arguments.images is not None:
         present.append(images(arguments.images))
-    with claimed_reports({"--json": arguments.json}, present):
+    with claimed_reports({"--json": arguments.json}, present, overwrite=arguments.overwrite):
         return _check(console(arguments.json), arguments)
 
 
-def _check(console: Console, arguments: argparse.Namespace) -> int:
+def _check(console: Terminal, arguments: argparse.Namespace) -> Status:
     import json
 
     from core.commands.progress import spinner
@@ -70,7 +71,7 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
     images = _images(console, arguments, size, notes.append)
     with spinner(console, "checking"):
         verdict = check(arguments.submission, images, size)
-    console.print(
+    console.result(
         f"{visible(str(arguments.submission))}: {verdict.rows:,} rows, {verdict.images:,} images, "
         f"{verdict.positives:,} masks that are not empty",
         soft_wrap=True,
@@ -79,11 +80,11 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
         console.print(f"note: {note}", soft_wrap=True)
     _show(console, verdict.faults)
     for warning in verdict.warnings:
-        console.print(f"warning: {visible(warning)}", soft_wrap=True)
+        console.result(f"warning: {visible(warning)}", soft_wrap=True)
     if images is None:
         console.print("ids were not compared with anything: name --images or --sample for that")
     faults, warnings = len(verdict.faults), len(verdict.warnings)
-    console.print(f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}")
+    console.result(f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}")
     if arguments.json:
         content = {
             "submission": str(arguments.submission),
@@ -95,7 +96,7 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
             "warnings": verdict.warnings,
         }
         write_text(arguments.json, json.dumps(content, indent=1) + "\n")
-    return int(faults > 0)
+    return Status.of(faults)
 
 
 def _size(arguments: argparse.Namespace) -> Size:
@@ -113,7 +114,7 @@ def _size(arguments: argparse.Namespace) -> Size:
 
 
 def _images(
-    console: Console, arguments: argparse.Namespace, size: Size, tell: Callable[[str], None]
+    console: Terminal, arguments: argparse.Namespace, size: Size, tell: Callable[[str], None]
 ) -> dict[str, Size | None] | None:
     """The ids that there must be, if anything tells."""
     from core.commands.progress import progress_bar
@@ -130,16 +131,18 @@ def _images(
         )
 
 
-def _show(console: Console, faults: tuple[Fault, ...]) -> None:
+def _show(console: Terminal, faults: tuple[Fault, ...]) -> None:
     """The first faults of each kind."""
+    from core.commands.terminal import most_shown
     from core.standard_streams import visible
 
+    most = most_shown(_MOST_SHOWN)
     for kind in dict.fromkeys(fault.kind for fault in faults):
         of_kind = [fault for fault in faults if fault.kind == kind]
-        for fault in of_kind[:_MOST_SHOWN]:
-            console.print(f"fault: {visible(str(fault))}", soft_wrap=True)
-        if len(of_kind) > _MOST_SHOWN:
-            console.print(f"fault: and {len(of_kind) - _MOST_SHOWN:,} more of this kind ({kind})")
+        for fault in of_kind[:most]:
+            console.problem(f"fault: {visible(str(fault))}", soft_wrap=True)
+        if len(of_kind) > most:
+            console.problem(f"fault: and {len(of_kind) - most:,} more of this kind ({kind})")
 
 
 def _count(number: int, what: str) -> str:

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from core.commands.options import NAMED_BACKEND, add_overwrite_option
+from core.commands.statuses import Status
 from core.destinations import output_file
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from core.commands.terminal import Terminal
     from core.conformance import Outcome
 
     Table = Mapping[str, Mapping[str, Mapping[str, str]]]
@@ -23,7 +24,12 @@ HELP = "check a backend against the contract and show what it can do"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "-f", "--framework", action="append", required=True, metavar="NAME", help="backend; may be repeated"
+        "-f",
+        "--framework",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help=f"{NAMED_BACKEND}; may be repeated",
     )
     parser.add_argument(
         "--large",
@@ -37,19 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--markdown", type=output_file, metavar="FILE", help="write the table as Markdown; - prints it"
     )
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the suite; 1 where a check failed. A refusal is no failure, and the table tells it."""
+def run(arguments: argparse.Namespace) -> Status:
+    """Run the suite. A check that failed is a fault; a refusal is none, and the table tells it."""
     from core.commands.outputs import claimed_reports
     from core.commands.terminal import console
 
     reports = {"--json": arguments.json, "--markdown": arguments.markdown}
-    with claimed_reports(reports, []):
+    with claimed_reports(reports, [], overwrite=arguments.overwrite):
         return _run(console(*reports.values()), arguments)
 
 
-def _run(console: Console, arguments: argparse.Namespace) -> int:
+def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
     import json
 
     from core.conformance import capabilities
@@ -78,12 +85,11 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         command = f"python run.py conformance {' '.join(f'-f {name}' for name in names)} --markdown FILE"
         write_text(arguments.markdown, as_markdown(table, command))
-    return int(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
+    return Status.of(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
 
 
-def _examine(console: Console, name: str, arguments: argparse.Namespace) -> list[Outcome]:
-    from rich.progress import track
-
+def _examine(console: Terminal, name: str, arguments: argparse.Namespace) -> list[Outcome]:
+    from core.commands.progress import bar_of
     from core.conformance import all_checks, examine
     from core.errors import UserError
     from core.isolation import Isolated
@@ -92,12 +98,11 @@ def _examine(console: Console, name: str, arguments: argparse.Namespace) -> list
     checks = [check for check in all_checks(large=arguments.large) if only is None or only in str(check)]
     if not checks:
         raise UserError(f"--only {only}: no check's name contains that")
-    with Isolated(name) as backend:
-        steps = track(checks, description=name, console=console, transient=True)
-        return [examine(check, backend) for check in steps]
+    with Isolated(name) as backend, bar_of(console, transient=True) as bar:
+        return [examine(check, backend) for check in bar.track(checks, description=name)]
 
 
-def _print(console: Console, table: Table) -> None:
+def _print(console: Terminal, table: Table) -> None:
     from rich.table import Table as RichTable
 
     shown = RichTable("", *table)
@@ -108,7 +113,7 @@ def _print(console: Console, table: Table) -> None:
             for subject, cells in rows:
                 shown.add_row(f"  {subject}", *cells)
             shown.add_section()
-    console.print(shown)
+    console.result(shown)
 
 
 def _rows(table: Table) -> list[tuple[str, Mapping[str, list[str]]]]:
@@ -120,18 +125,18 @@ def _rows(table: Table) -> list[tuple[str, Mapping[str, list[str]]]]:
     ]
 
 
-def _print_failures(console: Console, name: str, outcomes: list[Outcome]) -> None:
+def _print_failures(console: Terminal, name: str, outcomes: list[Outcome]) -> None:
     """Every failure and refusal; checks that give the same reason are told together."""
-    for status in ("failed", "refused"):
+    for status, tell in (("failed", console.problem), ("refused", console.print)):
         same: dict[str, list[str]] = {}
         for outcome in outcomes:
             if outcome.status == status:
                 same.setdefault(outcome.detail, []).append(str(outcome.check))
         for detail, checks in same.items():
             more = f" and {len(checks) - 1} more" if len(checks) > 1 else ""
-            console.print(f"{name} {status}: {checks[0]}{more}: {detail}", soft_wrap=True)
+            tell(f"{name} {status}: {checks[0]}{more}: {detail}", soft_wrap=True)
     passed = sum(outcome.status == "passed" for outcome in outcomes)
-    console.print(f"{name}: {passed} of {len(outcomes)} checks passed")
+    console.result(f"{name}: {passed} of {len(outcomes)} checks passed")
 
 
 def as_markdown(table: Table, command: str) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from core.averaging import Average
 from core.checkpoint import EpochRecord
+from core.commands.progress import bar_of
 from core.pictures import Sample
 from core.plan import Plan
 from core.summary import summarise_plan
@@ -36,13 +37,13 @@ class TrainingConsole(Observer):
 
     def __init__(self, console: Console, epochs: int, show_rate: bool = False) -> None:
         self._console, self._epochs, self._show_rate = console, epochs, show_rate
-        self._bar = Progress(
+        self._bar = bar_of(
+            console,
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
-            console=console,
             transient=True,
         )
         self._task = self._bar.add_task("", note="", visible=False)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from core.commands.options import add_data_option, add_prediction_options, add_threshold_options
+from core.commands.options import (
+    CHOSEN_BACKEND,
+    NAMED_BACKEND,
+    add_data_option,
+    add_overwrite_option,
+    add_prediction_options,
+    add_threshold_options,
+)
+from core.commands.statuses import Status
 from core.destinations import output_file
 
 HELP = "score trained models: Dice beside its floor, AUROC, calibration, a report"
@@ -16,9 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--framework",
         action="append",
-        required=True,
         metavar="NAME",
-        help="backend; may be repeated to have several side by side",
+        help=f"{NAMED_BACKEND}; may be repeated to have several side by side {CHOSEN_BACKEND}",
     )
     parser.add_argument(
         "--model",
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="DIR",
         help="folder of a model; several after one --model are an ensemble, and every further --model is "
-        "another column (default: NAME_model)",
+        "another column (default: NAME_model, or the only one there)",
     )
     add_data_option(parser)
     parser.add_argument(
@@ -43,9 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=output_file, metavar="FILE.html", help="write one page with pictures; - prints it"
     )
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Score, and show what was found."""
     from core.commands import evaluation_run
 

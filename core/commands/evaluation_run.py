@@ -13,13 +13,16 @@ from rich.table import Table
 from core.checkpoint import LAST, load_checkpoint
 from core.commands import terminal
 from core.commands.answers import chosen_thresholds, remark_on_folds
+from core.commands.frameworks import choose_predictor, model_of, remark
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
 from core.commands.outputs import Input, claimed_reports, model
 from core.commands.scoring_run import score
+from core.commands.statuses import Status
+from core.commands.terminal import Terminal
 from core.evaluation import Evaluation, MemberRecord, Origin
 from core.files import write_text
-from core.inference import Member, find_members, model_folder
+from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
@@ -27,29 +30,44 @@ from core.standard_streams import visible
 from data.store import Store
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Evaluate as the command line says."""
     check_at_least_one(arguments, "batch_size")
-    names = list(dict.fromkeys(arguments.framework))
-    for name in names:
-        require_backend(name)
+    names, told = _backends(arguments)
     reports = {"--json": arguments.json, "--report": arguments.report}
     folders = [folder for name in names for some in _models(arguments, name) for folder in some]
     inputs = [Input("the data file", Path(arguments.data)), *map(model, folders)]
-    with claimed_reports(reports, inputs):
-        _evaluate_all(terminal.console(*reports.values(), soft_wrap=True), arguments, names)
-    return 0
+    with claimed_reports(reports, inputs, overwrite=arguments.overwrite):
+        console = terminal.console(*reports.values(), soft_wrap=True)
+        if told:
+            console.print(told)
+        _evaluate_all(console, arguments, names)
+    return Status.DONE
 
 
-def _evaluate_all(console: Console, arguments: argparse.Namespace, names: Sequence[str]) -> None:
+def _backends(arguments: argparse.Namespace) -> tuple[list[str], str]:
+    """The backends that are to predict, and what is told where the choice was left to the toolkit."""
+    if arguments.framework is not None:
+        names = list(dict.fromkeys(arguments.framework))
+        for name in names:
+            require_backend(name)
+        return names, ""
+    if arguments.model is None:
+        arguments.model = [[model_of(None)]]
+    members = [one for folders in arguments.model for one in find_members([*map(Path, folders)])]
+    backend = choose_predictor(members, arguments.device)
+    return [backend.name], remark(backend)
+
+
+def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Sequence[str]) -> None:
     """Score every model, show the table and write what is wanted."""
     found: list[Evaluation] = []
     with Store.open(Path(arguments.data)) as store:
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
-            if remark := remark_on_folds(folders, members):
-                console.print(visible(remark))
+            if note := remark_on_folds(folders, members):
+                console.print(visible(note))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
             found.append(_evaluate(console, arguments, store, name, folders, members, compared))
     _print(console, arguments, found)
@@ -66,7 +84,7 @@ def _evaluate_all(console: Console, arguments: argparse.Namespace, names: Sequen
 
 def _models(arguments: argparse.Namespace, name: str) -> list[list[Path]]:
     if arguments.model is None:
-        return [[model_folder(name)]]
+        return [[model_of(name)]]
     return [[Path(folder) for folder in folders] for folders in arguments.model]
 
 
@@ -123,7 +141,7 @@ def _record(member: Member) -> MemberRecord:
     )
 
 
-def _print(console: Console, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:
+def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:
     first = found[0].summary
     whose = "held-out images" if arguments.split == "validation" else "images, seen in training or not"
     table = Table(
@@ -133,7 +151,7 @@ def _print(console: Console, arguments: argparse.Namespace, found: Sequence[Eval
     )
     for label, values in _lines(found):
         table.add_row(label, *map(visible, values))
-    console.print(table)
+    console.result(table)
 
 
 def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from core.commands.options import add_overwrite_option
+from core.commands.statuses import Status
+
 HELP = "write a trained model in a format of other programs"
 
 
@@ -14,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--framework",
         metavar="NAME",
-        help="the backend that writes, where several write the format; the model may be of any backend",
+        help="the backend that writes (default: the first installed one that writes the format); the model "
+        "may be of any backend",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained model")
     parser.add_argument(
@@ -24,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the format; a wrong one is answered with all that there are",
     )
     parser.add_argument(
+        "-o",
         "--out",
         type=Path,
         metavar="PATH",
@@ -38,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="value of a white pixel in the images that the export will be given: 255 as a decoder leaves "
         "8 bits, 1 as the data file holds them",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Write and check the export."""
     from core.commands import export_run
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from core.commands import terminal
+from core.commands.frameworks import remark
+from core.commands.statuses import Status
 from core.contract import Backend
 from core.errors import UserError
 from core.exports import (
@@ -26,7 +28,7 @@ from core.exports import (
     write,
     write_metadata,
 )
-from core.files import entries, replacing, reserved
+from core.files import check_free, entries, replacing, reserved
 from core.inference import Member, find_members
 from core.isolation import Isolated
 from core.lowering import lower
@@ -35,7 +37,7 @@ from core.standard_streams import visible
 from core.thresholds import load_thresholds
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Export as the command line says."""
     backend = require_backend(find_exporter(arguments.to, arguments.framework).name)
     _only_member(arguments.model)
@@ -48,12 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
         stack.enter_context(reserved(out))
         _check_out(out, overwrite=arguments.overwrite)  # another process may just have ended
         _export(arguments, backend, out)
-    return 0
+    return Status.DONE
 
 
 def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     """Write the model, read it back and say what came of it."""
     console = terminal.console(soft_wrap=True)
+    if arguments.framework is None:
+        console.print(remark(backend))
     member = _only_member(arguments.model)
     settings, data = member.checkpoint.configuration.training, member.checkpoint.data
     plan = lower(member.checkpoint.configuration.network, data.height, data.width)
@@ -110,8 +114,7 @@ def _only_member(folder: Path) -> Member:
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
     """Refuse, before any work, a place that holds something else."""
-    if out.exists() and not overwrite:
-        raise UserError(f"--out {out} exists.", "Add --overwrite to replace it, or choose another name.")
+    check_free("--out", out, overwrite=overwrite)
     if out.is_dir() and entries(out) and read_metadata(out) is None:
         raise UserError(
             f"--out {out} is a folder that holds other things than an export (it has no {METADATA} of one).",

@@ -6,11 +6,46 @@ import argparse
 
 from core.errors import UserError
 
+NAMED_BACKEND = "a backend; the command 'backends' lists them"
+CHOSEN_BACKEND = "(default: the first that is installed and can, ONNX Runtime before others)"
 
-def add_framework_option(parser: argparse.ArgumentParser) -> None:
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """What every command takes: --version, -v, -q, --no-progress; see `core.commands.terminal`."""
+    group = parser.add_argument_group("on the terminal")
+    group.add_argument(
+        "--version", action="store_true", help="show the version and end; with -v the frameworks' too"
+    )
+    amount = group.add_mutually_exclusive_group()
+    amount.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="show more: versions, the time taken, every remark, where an error comes from",
+    )
+    amount.add_argument(
+        "-q", "--quiet", action="store_true", help="show errors, faults and what was asked for, nothing else"
+    )
+    group.add_argument("--no-progress", action="store_true", help="show no progress bars")
+
+
+def add_framework_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """The backend: -f."""
+    explained = NAMED_BACKEND if required else f"{NAMED_BACKEND} {CHOSEN_BACKEND}"
+    parser.add_argument("-f", "--framework", required=required, metavar="NAME", help=explained)
+
+
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    """How many processes share the work: -j."""
     parser.add_argument(
-        "-f", "--framework", required=True, metavar="NAME", help="a backend; `run.py backends` lists them"
+        "-j", "--workers", type=int, metavar="N", help="processes (default: one for each core)"
+    )
+
+
+def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """What may be replaced: --overwrite; see `core.commands.outputs`."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace outputs that exist; without it they are refused"
     )
 
 

@@ -1,19 +1,22 @@
 """Where commands write, and what they must not write over.
 
-Promises: what a user would miss is never replaced. A file that is there is replaced if an earlier run wrote
-one like it, or with `--overwrite`. A folder is filled if it is empty; with `--overwrite` it is replaced,
-unless it holds anything else than files of the kind that it is to hold. No output may be or contain an
-input, nor be, contain or lie in another output, `--overwrite` or not; a device (`/dev/null`) alone may be
-several. What is no file is neither looked into nor replaced (`core.destinations`). What is `claimed` before
-work begins is written by no other process until it ends.
+Provides the one policy for outputs that are there already: every command refuses them, before any work,
+unless `--overwrite` is given. An empty file or folder is in nobody's way. With `--overwrite` a file is
+replaced whatever it is, and a folder as a whole, unless it holds anything else than files of the kind that
+it is to hold. No output may be or contain an input, nor be, contain or lie in another output, `--overwrite`
+or not; a device (`/dev/null`) alone may be several. What is no file is neither looked into nor replaced
+(`core.destinations`). What is `claimed` before work begins is written by no other process until it ends.
+
+Two commands change what they are given instead of writing an output: `train` keeps an earlier run under
+another name or resumes it (`core.commands.runs`), and `tune` renews the thresholds of the model that it is
+given. `phantoms` replaces its images and annotations in a folder and leaves the rest of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from core.errors import UserError
 from core.files import Input as Input
 from core.files import (
     check_apart,
+    check_free,
     check_inputs_stay,
     check_place,
     entries,
@@ -39,13 +43,11 @@ class OutputFile:
     Args:
         option: How it was named on the command line.
         path: Where it is to be.
-        written_here: Whether a file that is there already is of the kind that will be written.
         or_stream: Whether it may be something else than a file.
     """
 
     option: str
     path: Path
-    written_here: Callable[[Path], bool]
     or_stream: bool = True
 
 
@@ -101,22 +103,23 @@ def claimed(outputs: Sequence[Output], inputs: Sequence[Input], *, overwrite: bo
 
 
 @contextlib.contextmanager
-def claimed_reports(reports: Mapping[str, Path | None], inputs: Sequence[Input]) -> Iterator[None]:
-    """Likewise, of files that replace whatever file is there but what they report on.
+def claimed_reports(
+    reports: Mapping[str, Path | None], inputs: Sequence[Input], *, overwrite: bool
+) -> Iterator[None]:
+    """Likewise, of files that are written at the end, in places that must be writable now.
 
     Args:
         reports: By option; None is not wanted.
         inputs: What they must not replace.
+        overwrite: Whether they may replace other files.
 
     Raises:
         UserError: With the option, and what stands in its way; or with who writes there.
     """
-    outputs = [
-        OutputFile(option, path, lambda _: True) for option, path in reports.items() if path is not None
-    ]
+    outputs = [OutputFile(option, path) for option, path in reports.items() if path is not None]
     for output in outputs:
         check_place(output.path)
-    with claimed(outputs, inputs, overwrite=True):
+    with claimed(outputs, inputs, overwrite=overwrite):
         yield
 
 
@@ -136,37 +139,13 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
             _check_folder(output, overwrite)
 
 
-def begins_with(beginning: str) -> Callable[[Path], bool]:
-    """A test of files: is this how they begin, if need be after unpacking?"""
-
-    def test(path: Path) -> bool:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        expected = beginning.encode()
-        try:
-            with gzip.open(path) if packed else path.open("rb") as file:
-                return bool(file.read(len(expected)) == expected)
-        except (EOFError, gzip.BadGzipFile):
-            return False
-
-    return test
-
-
 def _check_file(output: OutputFile, overwrite: bool) -> None:
     path = output.path
     if isinstance(destination(path), Stream):
         return  # nothing of it is replaced, and it must not be opened for reading
     if path.is_dir():
         raise UserError(f"{output.option} {path} is a folder; it names the file to write.")
-    if overwrite or not path.exists():
-        return
-    with explained(path, "read"):
-        known = path.stat().st_size == 0 or output.written_here(path)
-    if not known:
-        raise UserError(
-            f"{output.option} {path} exists, and is none of the files that predict writes there.",
-            "Add --overwrite to replace it, or choose another name.",
-        )
+    check_free(output.option, path, overwrite=overwrite)
 
 
 def _check_folder(output: OutputFolder, overwrite: bool) -> None:
@@ -189,11 +168,7 @@ def _check_folder(output: OutputFolder, overwrite: bool) -> None:
             f"{output.option} {path} holds other things than {output.suffix} files: {foreign.name}.",
             "Choose another folder; this one is never replaced.",
         )
-    if found and not overwrite:
-        raise UserError(
-            f"{output.option} {path} is not empty.",
-            "Add --overwrite to replace it, or choose another folder.",
-        )
+    check_free(output.option, path, overwrite=overwrite)
 
 
 def _foreign(paths: Sequence[Path], suffix: str) -> Iterator[Path]:

@@ -8,15 +8,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.commands.options import check_at_least_one
+from core.commands.options import NAMED_BACKEND, add_overwrite_option, check_at_least_one
+from core.commands.statuses import Status
 from core.destinations import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import Console
-
     from core.budget import Kind
+    from core.commands.terminal import Terminal
     from core.configuration import Configuration
     from core.parity import Certificate, Series
 
@@ -29,7 +29,12 @@ _PLOTS = (".png", ".svg", ".pdf")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "-f", "--framework", action="append", required=True, metavar="NAME", help="backend; give two or more"
+        "-f",
+        "--framework",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help=f"{NAMED_BACKEND}; give two or more",
     )
     parser.add_argument("--config", default="configs/fcn.yaml", metavar="FILE", help="network and training")
     parser.add_argument(
@@ -59,10 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", type=output_file, metavar="FILE", help="write all that was measured as JSON; - prints it"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure; 1 where a backend left the budget."""
+def run(arguments: argparse.Namespace) -> Status:
+    """Measure. A backend that leaves the budget is a fault."""
     from core.commands.outputs import Input, claimed_reports
     from core.commands.terminal import console
     from core.errors import UserError
@@ -77,11 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
     reports = {"--json": arguments.json, "--plot": arguments.plot}
     inputs = [Input("the data file", Path(arguments.data))] if arguments.data else []
-    with claimed_reports(reports, inputs):
+    with claimed_reports(reports, inputs, overwrite=arguments.overwrite):
         return _run(console(*reports.values()), arguments)
 
 
-def _run(console: Console, arguments: argparse.Namespace) -> int:
+def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
     import dataclasses
     import json
 
@@ -96,10 +102,10 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         from core.parity.plot import draw
 
         write_bytes(arguments.plot, draw(certificate, arguments.plot.suffix.lower()))
-    return int(not certificate.holds)
+    return Status.of(not certificate.holds)
 
 
-def _certify(arguments: argparse.Namespace, console: Console) -> Certificate:
+def _certify(arguments: argparse.Namespace, console: Terminal) -> Certificate:
     from core.commands.progress import progress_bar
     from core.lowering import lower
     from core.parity import certify
@@ -151,7 +157,7 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
         yield loader, facts_of(store)
 
 
-def _print(console: Console, certificate: Certificate) -> None:
+def _print(console: Terminal, certificate: Certificate) -> None:
     from rich.table import Table
 
     from core.parity import KINDS
@@ -164,20 +170,20 @@ def _print(console: Console, certificate: Certificate) -> None:
     )
     for name, series in certificate.runs.items():
         table.add_row(name, *(_cell(series, kind) for kind in KINDS))
-    console.print(table)
+    console.result(table)
     for violation in certificate.violations:
-        console.print(str(violation), soft_wrap=True)
+        console.problem(str(violation), soft_wrap=True)
     compared = ", ".join(certificate.runs)
     if certificate.holds:
         how = "is fixed"
         if certificate.precision != "float64":
             how = "is what rounding does to the reference in float64"
-        console.print(
+        console.result(
             f"holds: {compared} cannot be told from {certificate.base} at any step. The budget {how}.",
             soft_wrap=True,
         )
     else:
-        console.print(f"DOES NOT HOLD for {', '.join(v.run for v in certificate.violations)}")
+        console.problem(f"DOES NOT HOLD for {', '.join(v.run for v in certificate.violations)}")
 
 
 def _cell(series: Series, kind: Kind) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from core.commands.options import add_overwrite_option, add_workers_option
+from core.commands.statuses import Status
+
 HELP = "write a synthetic data set (DICOM and train-rle.csv) to try everything with"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write to"
+    )
     parser.add_argument("--count", type=int, default=200, help="how many images")
     parser.add_argument("--size", type=int, default=1024, help="height and width in pixels")
     parser.add_argument("--seed", type=int, default=0, help="decides everything that is drawn")
@@ -21,18 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the images with a pneumothorax",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace images and annotations that are there"
-    )
+    add_workers_option(parser)
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Draw, and say what to do next."""
     import shlex
 
-    from rich.progress import Progress
-
+    from core.commands.progress import bar_of
     from core.commands.terminal import console
     from core.standard_streams import visible
     from data.phantoms import PhantomSettings, write_phantoms
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = console()
     names = PhantomSettings.__annotations__
     settings = PhantomSettings(**{name: getattr(arguments, name) for name in names})
-    with Progress(console=shown) as bar:
+    with bar_of(shown) as bar:
         task = bar.add_task("drawing", total=settings.count)
 
         def show(_what: str, done: int, _total: int) -> None:
@@ -54,4 +56,4 @@ def run(arguments: argparse.Namespace) -> int:
         f"Next: python preprocess.py {visible(shlex.join(words))}",
         soft_wrap=True,
     )
-    return 0
+    return Status.DONE

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from core.commands.options import add_framework_option, add_prediction_options, add_threshold_options
+from core.commands.options import (
+    add_framework_option,
+    add_overwrite_option,
+    add_prediction_options,
+    add_threshold_options,
+    add_workers_option,
+)
+from core.commands.statuses import Status
 from core.destinations import output_file
 
 HELP = "answer for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
@@ -21,12 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="DIR",
         help="trained model, or several as an ensemble; a folder with fold0/, fold1/, ... is one "
-        "(default: NAME_model)",
+        "(default: NAME_model, or the only one there)",
     )
     parser.add_argument(
         "--images", type=Path, required=True, metavar="DIR", help="folder with DICOM files at any depth"
     )
     parser.add_argument(
+        "-o",
         "--out",
         type=output_file,
         default=Path("submission.csv"),
@@ -51,15 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_prediction_options(parser)
     add_threshold_options(parser)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    add_workers_option(parser)
+    add_overwrite_option(parser)
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace folders of earlier outputs, and files of any kind"
+        "--strict", action="store_true", help="an unreadable image is an error: exit status 1 instead of 3"
     )
-    parser.add_argument("--strict", action="store_true", help="exit status 1 if any image was unreadable")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Predict; 1 where no image could be read, or with --strict any could not."""
+def run(arguments: argparse.Namespace) -> Status:
+    """Predict. An image that cannot be read is a fault, or with --strict an error."""
     from core.commands import prediction_run
 
     return prediction_run.run(arguments)

@@ -26,37 +26,41 @@ from rich.progress import Progress, TaskID
 
 from core.commands import outputs, terminal
 from core.commands.answers import chosen_thresholds, remark_on_folds
+from core.commands.frameworks import choose_predictor, model_of, remark
 from core.commands.options import check_at_least_one
-from core.commands.outputs import Input, Output, OutputFile, OutputFolder, begins_with, claimed
+from core.commands.outputs import Input, Output, OutputFile, OutputFolder, claimed
 from core.commands.progress import progress_bar
 from core.commands.results import Job, Result, Task, area_mm2, conclude, crashed, prepare
+from core.commands.statuses import Status
+from core.commands.terminal import Terminal, most_shown
+from core.commands.versions import TOOL
 from core.contract import Backend
 from core.destinations import is_stream
 from core.devices import choose_device
 from core.errors import UserError
 from core.files import FileNames, explained, file_name, is_folder, replacing
-from core.inference import Member, Predictor, find_members, model_folder
+from core.inference import Member, Predictor, find_members
 from core.machine import available_cores
 from core.registry import load_backend, require_backend
 from core.standard_streams import visible
 from core.thresholds import Thresholds
-from data import dicom, probabilities, rle
+from data import dicom, rle
 from data.annotations import Annotations, read_annotations
 from data.identities import Identities, image_id
 from data.pool import ordered
 from data.probabilities import ProbabilityFile
 from data.reading import Reading, Source, read_all
-from data.submissions import HEADER, write_rows
+from data.submissions import write_rows
 
 if TYPE_CHECKING:
     from data.segmentation import Algorithm
 
-TOOL = "pneumoseg"
 FORMAT = "pneumoseg-prediction"
 FORMAT_VERSION = 1
 
 _MOST_SHOWN = 20  # of each kind of remark; --json has all
 _MOST_NAMED = 5  # of what the annotations lack
+_LEFT_OUT = ("unreadable", "not listed")  # what makes the exit status 3
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,12 @@ class Account:
         return sum(result.positive for result in self.results)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Predict as the command line says."""
-    require_backend(arguments.framework)  # before files are looked for: a mistyped name is answered at once
-    folders = arguments.model or [model_folder(arguments.framework)]
+    named = arguments.framework  # looked at before files are: one that is not installed is told at once
+    if named is not None:
+        require_backend(named)
+    folders = arguments.model or [model_of(named)]
     check_at_least_one(arguments, "batch_size", "workers")
     members = find_members(folders)
     thresholds, origin = chosen_thresholds(arguments, folders)
@@ -123,23 +129,29 @@ def run(arguments: argparse.Namespace) -> int:
         annotations = read_annotations(arguments.annotations, set(map(image_id, files)))
     with claimed(_outputs(arguments), _inputs(arguments, folders), overwrite=arguments.overwrite):
         console = terminal.console(arguments.out, arguments.json, soft_wrap=True)
-        backend, implementation = load_backend(arguments.framework)
+        chosen = named or choose_predictor(members, arguments.device).name
+        backend, implementation = load_backend(chosen)
+        if named is None:
+            console.print(remark(backend))
         device = choose_device(arguments.device, implementation.list_devices(), backend.title)
         predictor = Predictor(members, implementation, device, flip=arguments.tta)
         model = Model(backend, device, members, thresholds, origin, arguments.tta)
         console.print(_describe(model, len(files)))
-        if remark := remark_on_folds(folders, members):
-            console.print(visible(remark))
+        if note := remark_on_folds(folders, members):
+            console.print(visible(note))
         try:
             account = _predict(console, arguments, files, annotations, model, predictor)
         except KeyboardInterrupt:
-            console.print("Nothing was written.")
+            console.problem("Nothing was written.")
             raise
     _show(console, arguments, account)
     if annotations is not None:
         _show_annotations(console, annotations, Identities.of(annotations, files), account)
-    none_read = not account.results
-    return int(none_read or (arguments.strict and bool(account.unreadable or account.not_listed)))
+    left_out = account.unreadable + account.not_listed
+    if arguments.strict and left_out:
+        what = f"{len(left_out)} of {len(files)} files could not be read"
+        raise UserError(f"{what}, which --strict makes an error; everything else was written.")
+    return Status.of(left_out)
 
 
 def _find(folder: Path) -> list[Path]:
@@ -153,15 +165,13 @@ def _find(folder: Path) -> list[Path]:
 
 
 def _outputs(arguments: argparse.Namespace) -> list[Output]:
-    beginning = f'{{\n "format": "{FORMAT}"'
     wanted: list[Output | None] = [
-        OutputFile("--out", arguments.out, begins_with(",".join(HEADER))),
+        OutputFile("--out", arguments.out),
         arguments.masks and OutputFolder("--masks", arguments.masks, ".png"),
         arguments.overlays and OutputFolder("--overlays", arguments.overlays, ".png"),
         arguments.dicom_seg and OutputFolder("--dicom-seg", arguments.dicom_seg, ".dcm"),
-        arguments.probabilities
-        and OutputFile("--probabilities", arguments.probabilities, probabilities.is_one, or_stream=False),
-        arguments.json and OutputFile("--json", arguments.json, begins_with(beginning)),
+        arguments.probabilities and OutputFile("--probabilities", arguments.probabilities, or_stream=False),
+        arguments.json and OutputFile("--json", arguments.json),
     ]
     return [output for output in wanted if output is not None]
 
@@ -406,7 +416,7 @@ def _image_as_json(result: Result, arguments: argparse.Namespace) -> dict[str, A
     return record
 
 
-def _show(console: Console, arguments: argparse.Namespace, account: Account) -> None:
+def _show(console: Terminal, arguments: argparse.Namespace, account: Account) -> None:
     """The counts, what went wrong by name, and where everything is."""
     predicted = len(account.results)
     speed = f", {predicted / account.seconds:.1f} images/s" if predicted else ""
@@ -417,16 +427,17 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
     refused = [(result.source.name, result.no_segmentation) for result in account.results]
     undrawn = [(result.source.name, result.no_truth) for result in account.results]
     noted = [(result.source.name, result.source.note) for result in account.results]
+    most = most_shown(_MOST_SHOWN)
     for title, remarks in (
         (
             "unreadable (its row in the submission says -1, no pneumothorax)",
             [(one.name, one.reason) for one in account.unreadable],
         ),
-        ("note", [remark for remark in noted if remark[1]]),
+        ("note", [one for one in noted if one[1]]),
         ("not listed", [(one.name, one.reason) for one in account.not_listed]),
         ("passed over, its id came before", [(one.name, one.image_id) for one in account.duplicates]),
-        ("no Segmentation object", [remark for remark in refused if remark[1]]),
-        ("truth not drawn", [remark for remark in undrawn if remark[1]]),
+        ("no Segmentation object", [one for one in refused if one[1]]),
+        ("truth not drawn", [one for one in undrawn if one[1]]),
         (
             "named otherwise, since another id gives the same file name",
             [
@@ -435,10 +446,11 @@ def _show(console: Console, arguments: argparse.Namespace, account: Account) -> 
             ],
         ),
     ):
-        for name, reason in remarks[:_MOST_SHOWN]:
-            console.print(visible(f"{title}: {name}: {reason}"))
-        if len(remarks) > _MOST_SHOWN:
-            console.print(f"{title}: {len(remarks) - _MOST_SHOWN} more")
+        tell = console.problem if title.startswith(_LEFT_OUT) else console.print
+        for name, reason in remarks[:most]:
+            tell(visible(f"{title}: {name}: {reason}"))
+        if len(remarks) > most:
+            tell(f"{title}: {len(remarks) - most} more")
     made = account.positives - sum(bool(reason) for _, reason in refused)
     written = [f"{arguments.out} ({predicted + len(account.unreadable)} rows)"]
     for path, number, what in (
@@ -468,7 +480,7 @@ def _show_annotations(
         for result in account.results
         if chosen[result.source.name] not in annotations.rows_of
     ]
-    met = set(chosen.values())
+    met, most = set(chosen.values()), most_shown(_MOST_NAMED)
     idle = [one for one in annotations.rows_of if one not in met]
     for title, places in {
         **annotations.passed_over,
@@ -476,7 +488,7 @@ def _show_annotations(
         "annotation without image": idle,
     }.items():
         if places:
-            more = f" and {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
-            console.print(visible(f"{title}: {', '.join(map(str, places[:_MOST_NAMED]))}{more}"))
+            more = f" and {len(places) - most:,} more" if len(places) > most else ""
+            console.print(visible(f"{title}: {', '.join(map(str, places[:most]))}{more}"))
     if met.isdisjoint(annotations.rows_of) and (near := annotations.nearest(met)):
         console.print(visible(f"no annotation is of any image. {near}"))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.commands.options import add_overwrite_option, add_workers_option
+from core.commands.statuses import Status
 from core.destinations import output_file
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from core.commands.terminal import Terminal
     from data.report import Remark, Report
 
 HELP = "turn DICOM radiographs and run-length-encoded masks into one HDF5 file"
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take all images, as of a test folder; the file is for prediction alone",
     )
     parser.add_argument(
+        "-o",
         "--out",
         type=Path,
         default=Path("pneumothorax.h5"),
@@ -60,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="how pixels are kept; uint8 takes a quarter of the space",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_workers_option(parser)
+    add_overwrite_option(parser)
     parser.add_argument(
         "--patient-key-file",
         type=Path,
@@ -82,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Do the work and show what became of every file."""
     from data.pool import warm_up
 
@@ -116,30 +118,31 @@ def run(arguments: argparse.Namespace) -> int:
         )
         raise
     _show(shown, report)
-    return 0
+    return Status.of(report.unreadable or report.bad_annotation)
 
 
-def _progress(console: Console) -> Any:
+def _progress(console: Terminal) -> Any:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
-    return Progress(
+    from core.commands.progress import bar_of
+
+    return bar_of(
+        console,
         TextColumn("{task.description:<8}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
     )
 
 
-def _show(console: Console, report: Report) -> None:
+def _show(console: Terminal, report: Report) -> None:
     """The table of counts, then the first remarks of each kind."""
     from rich.table import Table
 
@@ -151,17 +154,17 @@ def _show(console: Console, report: Report) -> None:
     for what, number in _counts(report):
         table.add_row(visible(what), number)
     console.print(table)
+    _show_remarks(console.problem, "unreadable", report.unreadable)
+    _show_remarks(console.problem, "bad annotation", report.bad_annotation)
     for title, remarks in (
-        ("unreadable", report.unreadable),
-        ("bad annotation", report.bad_annotation),
         ("duplicate id", report.duplicates),
         ("without annotation", report.without_annotation),
         ("note", report.notes),
     ):
-        _show_remarks(console, title, remarks)
+        _show_remarks(console.print, title, remarks)
     named = {"annotation without image": report.without_image}
     for title, places in {**named, **(report.annotations.passed_over if report.annotations else {})}.items():
-        _show_lines(console, title, list(map(str, places)))
+        _show_lines(console.print, title, list(map(str, places)))
 
 
 def _counts(report: Report) -> list[tuple[str, str]]:
@@ -212,16 +215,18 @@ def _annotations(number: int) -> str:
     return f"with {number or 'no'} annotation{'' if number == 1 else 's'}"
 
 
-def _show_remarks(console: Console, title: str, remarks: Sequence[Remark]) -> None:
+def _show_remarks(tell: Callable[..., None], title: str, remarks: Sequence[Remark]) -> None:
     lines = [f"{remark.file}: {remark.reason}" if remark.reason else remark.file for remark in remarks]
-    _show_lines(console, title, lines)
+    _show_lines(tell, title, lines)
 
 
-def _show_lines(console: Console, title: str, lines: Sequence[str]) -> None:
+def _show_lines(tell: Callable[..., None], title: str, lines: Sequence[str]) -> None:
     """The first of some remarks of a kind, one a line, and how many more there are."""
+    from core.commands.terminal import most_shown
     from core.standard_streams import visible
 
-    for line in lines[:_MOST_SHOWN]:
-        console.print(visible(f"{title}: {line}"), soft_wrap=True)
-    if len(lines) > _MOST_SHOWN:
-        console.print(f"{title}: {len(lines) - _MOST_SHOWN:,} more")
+    most = most_shown(_MOST_SHOWN)
+    for line in lines[:most]:
+        tell(visible(f"{title}: {line}"), soft_wrap=True)
+    if len(lines) > most:
+        tell(f"{title}: {len(lines) - most:,} more")

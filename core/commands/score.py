@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.commands.options import add_overwrite_option
+from core.commands.statuses import Status
 from core.destinations import output_file
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from core.commands.terminal import Terminal
     from data.submissions import Comparison
 
 HELP = "score a submission against annotations, as the competition does"
@@ -37,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write the scores as JSON; - prints them"
     )
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Compare, show, write."""
     from core.commands.outputs import Input, claimed_reports
     from core.commands.terminal import console
@@ -48,12 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
         Input("the submission", arguments.submission),
         Input("the annotations", arguments.annotations),
     ]
-    with claimed_reports({"--json": arguments.json}, inputs):
-        _score(console(arguments.json), arguments)
-    return 0
+    with claimed_reports({"--json": arguments.json}, inputs, overwrite=arguments.overwrite):
+        return _score(console(arguments.json), arguments)
 
 
-def _score(console: Console, arguments: argparse.Namespace) -> None:
+def _score(console: Terminal, arguments: argparse.Namespace) -> Status:
     import json
 
     from rich.table import Table
@@ -69,21 +70,25 @@ def _score(console: Console, arguments: argparse.Namespace) -> None:
         annotations = read_annotations(arguments.annotations, {cells.image_id for cells in submission.rows})
         comparison = compare(arguments.submission, annotations, arguments.missing, submission)
     scores = _scores(comparison)
-    console.print(visible(f"{arguments.submission} against {arguments.annotations}"), soft_wrap=True)
+    console.result(visible(f"{arguments.submission} against {arguments.annotations}"), soft_wrap=True)
     table = Table()
     table.add_column("what")
     table.add_column("score", justify="right")
     for what, key in _LINES:
         table.add_row(what, _shown(scores[key]))
-    console.print(table)
+    console.result(table)
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
             console.print(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
+    faults = {what: ids for what, ids in _faults(comparison) if ids}
+    for what, ids in faults.items():
+        console.problem(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
     for what, where in {**comparison.passed_over, **annotations.passed_over}.items():
         console.print(visible(f"{what}: {len(where):,} ({named([*map(str, where)])})"), soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
+    return Status.of(faults)
 
 
 _LINES = (
@@ -138,6 +143,12 @@ def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str,
     return [
         (f"annotated without a row, {treated}", comparison.missing),
         ("without an annotation, left out", comparison.unknown),
+    ]
+
+
+def _faults(comparison: Comparison) -> list[tuple[str, tuple[str, ...]]]:
+    """What is wrong with the submission or the annotations: rows that could not be taken as they stand."""
+    return [
         ("with several rows, joined; a submission must have one", comparison.several),
         ("left out, for a row of the annotations is no mask", comparison.unusable),
     ]

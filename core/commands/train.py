@@ -11,10 +11,12 @@ HELP = "train a network (the default command)"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_framework_option(parser)
+    add_framework_option(parser, required=True)
     parser.add_argument("--config", metavar="FILE", help="network and training (default: configs/fcn.yaml)")
     add_data_option(parser)
-    parser.add_argument("--out", default=".", metavar="DIR", help="where NAME_model/ and NAME_logs/ are made")
+    parser.add_argument(
+        "-o", "--out", default=".", metavar="DIR", help="where NAME_model/ and NAME_logs/ are made"
+    )
     parser.add_argument("--epochs", metavar="N", help="overrides training.epochs")
     parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
     parser.add_argument("--learning-rate", metavar="X", help="overrides training.optimizer.learning_rate")
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train; gives 0, or 130 after Ctrl-C."""
+    """Train to the end, or until Ctrl-C or SIGTERM."""
     from core.commands import training_run
 
     return training_run.run(arguments)

@@ -6,12 +6,10 @@ import argparse
 import contextlib
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-
-from rich.console import Console
 
 from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
 from core.commands import terminal
@@ -19,6 +17,8 @@ from core.commands.batches import training_batches
 from core.commands.console import TrainingConsole, print_network
 from core.commands.held_out import facts_of, split_of
 from core.commands.runs import Run, Runs, plan_runs
+from core.commands.statuses import Status, of_signal
+from core.commands.terminal import Terminal
 from core.commands.tuning_run import tune_trained
 from core.configuration import Training
 from core.contract import Implementation, Model
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"All {len(work)} folds are trained; together they predict as an ensemble: {planned.folder}"
             )
         )
-    return 0
+    return Status.DONE
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Data:
 class _Session:
     """Trains one network after another with one compiled model."""
 
-    console: Console
+    console: Terminal
     arguments: argparse.Namespace
     store: Store
     plan: Plan
@@ -128,7 +128,7 @@ class _Session:
     alone: bool
 
     def train(self, one: Run, data: _Data) -> int:
-        """Train one network to its end; 130 when it was interrupted."""
+        """Train one network to its end; the status that the signal gives when it was interrupted."""
         settings, checkpoint = one.configuration.training, one.checkpoint()
         if checkpoint is not None:
             self._tell_changes(checkpoint, settings)
@@ -161,13 +161,13 @@ class _Session:
                     log.close()
             if outcome.reason == "interrupted":
                 self._tell_interruption(one, trainer, outcome)
-                return 130
+                return of_signal(interrupted.number)
             self._conclude(trainer, outcome)
         self.tune(one.folder, settings)
         names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
         written = ", ".join(name for name in names if (one.folder / name).exists())
         self.console.print(visible(f"Written: {one.folder}/ ({written}) and logs"))
-        return 0
+        return Status.DONE
 
     def tune(self, folder: Path, settings: Training) -> None:
         """Find the thresholds of the model, or of the folds, in a folder."""
@@ -199,14 +199,14 @@ class _Session:
         done, arguments = len(outcome.progress.history), self.arguments
         where = f"epoch {done + 1}, after {outcome.progress.batch} of {trainer.training.batches} batches"
         fold = "" if self.alone else f"{_fold(one)}, "
-        self.console.print(
+        self.console.problem(
             visible(f"Interrupted in {fold}{where}; the checkpoint is {trainer.folder / LAST}")
         )
         out = [] if arguments.out == "." else ["--out", arguments.out]
         number = one.configuration.training.fold
         only = ["--fold", str(number)] if self.alone and number is not None else []
         words = ["python", "run.py", "-f", arguments.framework, "--data", arguments.data, *out, *only]
-        self.console.print(visible(f"Go on with: {shlex.join([*words, '--resume'])}"))
+        self.console.problem(visible(f"Go on with: {shlex.join([*words, '--resume'])}"))
 
     def _conclude(self, trainer: Trainer, outcome: Outcome) -> None:
         if outcome.reason == "early stop":
@@ -228,21 +228,30 @@ def _fold(one: Run) -> str:
     return f"fold {one.configuration.training.fold}"
 
 
+class _Interruption:
+    """Whether a signal has asked for an end; `number` is that of the signal."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def _interruptible() -> Iterator[_Interruption]:
     """Turn the first Ctrl-C (or SIGTERM) into a question that the loop asks; a second one is an exception."""
-    asked = False
+    asked = _Interruption()
 
     def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        del number, frame
-        if asked:
+        del frame
+        if asked():
             raise KeyboardInterrupt
-        asked = True
+        asked.number = number
 
     previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield asked
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -14,15 +14,18 @@ from rich.table import Table
 
 from core.commands import terminal
 from core.commands.answers import remark_on_folds
+from core.commands.frameworks import choose_predictor, model_of, remark
 from core.commands.held_out import shares
 from core.commands.options import check_at_least_one
 from core.commands.scoring_run import Open, score
+from core.commands.statuses import Status
+from core.commands.terminal import Terminal
 from core.contract import Implementation
 from core.errors import UserError
 from core.evaluation import Surface
 from core.exports import EXPORT, renew_thresholds
 from core.files import reserved
-from core.inference import Member, Predictor, find_members, model_folder
+from core.inference import Member, Predictor, find_members
 from core.isolation import Isolated
 from core.registry import require_backend
 from core.remote_prediction import Begin, RemotePredictor
@@ -32,16 +35,19 @@ from core.tuning import Search, search, surfaces
 from data.store import Store
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Tune as the command line says."""
     console = terminal.console(soft_wrap=True)
     check_at_least_one(arguments, "batch_size")
-    backend = require_backend(arguments.framework)
-    folder = Path(arguments.model or model_folder(arguments.framework))
+    named = None if arguments.framework is None else require_backend(arguments.framework)
+    folder = Path(arguments.model or model_of(arguments.framework))
+    backend = named or choose_predictor(find_members([folder]), arguments.device)
+    if named is None:
+        console.print(remark(backend))
     with (
         Store.open(Path(arguments.data)) as store,
         _model_kept(folder),
-        Isolated(arguments.framework) as process,
+        Isolated(backend.name) as process,
     ):
 
         def open_models(members: Sequence[Member]) -> Begin:
@@ -51,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         found, shown = tune(console, store, folder, open_models, arguments.batch_size, flip=arguments.tta)
     _print(console, folder, found, shown)
-    return 0
+    return Status.DONE
 
 
 @contextlib.contextmanager
@@ -97,8 +103,8 @@ def tune(
         UserError: There is no model, nothing was held out, or no positive image was.
     """
     members = find_members([folder])
-    if remark := remark_on_folds([folder], members):
-        console.print(visible(remark))
+    if note := remark_on_folds([folder], members):
+        console.print(visible(note))
     parts = shares(store, members, "validation")
     scored = score(console, store, parts, open_models, Thresholds(), batch_size, "thresholds")
     histograms = scored.scorer.histograms()
@@ -133,9 +139,9 @@ def _line(folder: Path, found: Search) -> str:
     )
 
 
-def _print(console: Console, folder: Path, found: Search, shown: Sequence[Surface]) -> None:
+def _print(console: Terminal, folder: Path, found: Search, shown: Sequence[Surface]) -> None:
     """The surfaces on a coarse grid, and what was found."""
-    console.print(f"{found.images} held-out images, {found.positives} positive")
+    console.result(f"{found.images} held-out images, {found.positives} positive")
     for surface in shown:
         rows = _spread(surface.rows, 4 if surface.row_name == "score" else 3)
         columns = _spread(surface.columns, 4)
@@ -149,8 +155,8 @@ def _print(console: Console, folder: Path, found: Search, shown: Sequence[Surfac
             table.add_row(
                 f"{surface.rows[row]:.6g}", *("" if cell is None else f"{cell:.4f}" for cell in cells)
             )
-        console.print(table)
-    console.print(_line(folder, found))
+        console.result(table)
+    console.result(_line(folder, found))
 
 
 def _spread(values: Sequence[float], step: int) -> range:

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.commands.options import check_at_least_one
+from core.commands.options import add_overwrite_option, check_at_least_one
+from core.commands.statuses import Status
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from core.commands.terminal import Terminal
 
 HELP = "check a data file in full, and draw masks on radiographs for the eye"
 
@@ -27,23 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--count", type=int, default=12, metavar="N", help="how many to draw")
     parser.add_argument("--seed", type=int, default=0, help="decides which are drawn")
+    add_overwrite_option(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Look, show what was found; 1 where the file breaks its contract."""
-    import contextlib
-
+def run(arguments: argparse.Namespace) -> Status:
+    """Look, and show what was found. Where the file breaks its contract, that is a fault."""
+    from core.commands.outputs import Input, Output, OutputFolder, claimed
     from core.commands.terminal import console
-    from core.files import reserved
 
     check_at_least_one(arguments, "count")
-    with contextlib.ExitStack() as stack:
-        if arguments.overlays is not None:
-            stack.enter_context(reserved(arguments.overlays, shared=True))
+    outputs: list[Output] = []
+    if arguments.overlays is not None:
+        outputs.append(OutputFolder("--overlays", arguments.overlays, ".png"))
+    with claimed(outputs, [Input("the data file", arguments.file)], overwrite=arguments.overwrite):
         return _verify(console(), arguments)
 
 
-def _verify(console: Console, arguments: argparse.Namespace) -> int:
+def _verify(console: Terminal, arguments: argparse.Namespace) -> Status:
     from rich.table import Table
 
     from core.commands.progress import progress_bar
@@ -58,34 +59,35 @@ def _verify(console: Console, arguments: argparse.Namespace) -> int:
     table.add_column("found", justify="right")
     for fact in verdict.facts:
         table.add_row(*map(visible, fact))
-    console.print(table)
+    console.result(table)
     for fault in verdict.faults:
-        console.print(f"fault: {visible(fault)}", soft_wrap=True)
+        console.problem(f"fault: {visible(fault)}", soft_wrap=True)
     if arguments.overlays is not None:
         _draw(console, arguments)
     faults = len(verdict.faults)
-    console.print(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "no faults")
-    return int(faults > 0)
+    console.result(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "no faults")
+    return Status.of(faults)
 
 
-def _draw(console: Console, arguments: argparse.Namespace) -> None:
+def _draw(console: Terminal, arguments: argparse.Namespace) -> None:
     """One picture an image; a file that cannot be read as a whole gives none."""
     import numpy as np
 
     from core.errors import UserError
-    from core.files import FileNames, make_folder, write_bytes
+    from core.files import FileNames, explained, replacing
     from core.pictures import draw_overlay
     from core.standard_streams import visible
     from data.store import Store
     from data.verification import choose
 
-    make_folder(arguments.overlays)
     try:
         store = Store.open(arguments.file)
     except UserError as error:
         console.print(f"no overlays: {visible(error.message)}", soft_wrap=True)
         return
-    with store:
+    with store, replacing(arguments.overlays) as partial:
+        with explained(arguments.overlays, "write"):
+            partial.mkdir()
         chosen = choose(store, arguments.count, arguments.seed)
         image = np.empty((1, store.height, store.width, 1), np.float32)
         mask = np.zeros(image.shape, np.uint8)
@@ -93,5 +95,6 @@ def _draw(console: Console, arguments: argparse.Namespace) -> None:
         for index in chosen:
             store.read(np.array([index]), image, mask if store.annotated else None)
             picture = draw_overlay(image[0, ..., 0], mask[0, ..., 0])
-            write_bytes(arguments.overlays / f"{names.take(store.ids[index])}.png", picture)
+            with explained(arguments.overlays, "write"):
+                (partial / f"{names.take(store.ids[index])}.png").write_bytes(picture)
     console.print(visible(f"{len(chosen)} images drawn in {arguments.overlays}"), soft_wrap=True)

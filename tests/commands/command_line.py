@@ -133,10 +133,10 @@ def run_with_full_disk(*words: str, cwd: Path, limit: int) -> subprocess.Complet
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def succeed(*words: str, cwd: Path, how: Callable[..., Any] = run, **options: Any) -> str:
-    """Run a command that must succeed without a word on standard error; gives its standard output."""
+def succeed(*words: str, cwd: Path, how: Callable[..., Any] = run, status: int = 0, **options: Any) -> str:
+    """Run a command that must end with a status, without a word on standard error; gives its output."""
     done: subprocess.CompletedProcess[str] = how(*words, cwd=cwd, **options)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert (done.returncode, done.stderr) == (status, ""), done.stdout + done.stderr
     return done.stdout
 
 

@@ -68,7 +68,9 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 def evaluate(*words: str, cwd: Path) -> Any:
     succeed(
-        "evaluate", "-f", "reference", *words, "--data", "data.h5", "--json", "e.json", cwd=cwd, how=run_here
+        *("evaluate", "-f", "reference", *words, "--data", "data.h5", "--json", "e.json", "--overwrite"),
+        cwd=cwd,
+        how=run_here,
     )
     return json.loads((cwd / "e.json").read_text())
 
@@ -244,7 +246,7 @@ def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> No
         (["--pixel", "0.9", "--score", "0.5"], ["pixel 0.9, score 0.5"]),
         (["--batch-size", "0"], ["--batch-size must be at least 1. Received: 0"]),
         (["--device", "gpu:7"], ["gpu:7"]),
-        (["-f", "tensorflow"], ["unknown backend 'tensorflow'"]),
+        (["-f", "tenserflow"], ["unknown backend 'tenserflow'; did you mean 'tf'?"]),
     ],
 )
 def test_bad_input_is_one_clear_error(trained: Path, folder: Path, words: list[str], says: list[str]) -> None:

@@ -93,7 +93,7 @@ def test_other_files_in_a_folder_that_is_read_may_be_written(place: Path) -> Non
             (*CHECK, "--json", "images/deep/faults.json"),
         ):
             program, *rest = words
-            done = run_here(*rest, cwd=place, program=program)
+            done = run_here(*rest, "--overwrite", cwd=place, program=program)
             assert done.returncode == 0, done.stderr
 
 
@@ -104,7 +104,7 @@ def test_a_model_may_lie_in_a_folder_of_any_name(place: Path, above: str) -> Non
     (place / MODEL).rename(place / above / MODEL)
     words = (*EVALUATE[1:], "--model", f"{above}/{MODEL}", "--json", f"{above}/{MODEL}/scores.json")
     for _ in range(2):  # the second time it is replaced
-        done = run_here(*words, cwd=place)
+        done = run_here(*words, "--overwrite", cwd=place)
         assert done.returncode == 0, done.stderr
     (place / above / MODEL / "export/deep/er").mkdir(parents=True)
     (place / above / MODEL / "export/deep/er/weights.npz").write_bytes(b"weights")
@@ -156,7 +156,7 @@ def test_a_prediction_that_fails_at_its_end_has_replaced_nothing(place: Path) ->
     """What takes the JSON has no room; the submission that was ready before is not put in place either."""
     (place / "keep.csv").write_text("ImageId,EncodedPixels\nold,-1\n")
     (place / "printed").symlink_to("/proc/self/fd/1")
-    words = words_of(*PREDICT, "--out", "keep.csv", "--json", "printed")
+    words = words_of(*PREDICT, "--out", "keep.csv", "--json", "printed", "--overwrite")
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             words, cwd=place, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=120

@@ -43,7 +43,7 @@ from core.files import reserved
 
 MODEL, LOGS = "reference_model", "reference_logs"
 SUBMISSION = "ImageId,EncodedPixels\nr0,1 5\nr1,-1\n"
-PREDICT = ("run.py", "predict", "-f", "reference", "--images", "images", "--workers", "1")
+PREDICT = ("run.py", "predict", "-f", "reference", "--images", "images", "-j", "1", "--overwrite")
 PREPROCESS = ("preprocess.py", "--images", "images", "--annotations", "truth.csv", "--workers", "1")
 EVALUATE = ("run.py", "evaluate", "-f", "reference", "--data", "data.h5", "--split", "all")
 SCORE = ("run.py", "score", "sent.csv", "--annotations", "truth.csv")

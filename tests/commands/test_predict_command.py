@@ -241,7 +241,7 @@ def test_unreadable_and_double_images_are_named_and_the_rest_goes_on(place: Path
     shutil.copy(place / IMAGES / "e.dcm", place / IMAGES / "z" / "e.dcm")  # the same image again
     (place / IMAGES / "0").mkdir()
     (place / IMAGES / "0" / "d.dcm").write_text("nor this\n")  # the other d is one
-    said = succeed(*PREDICT, "--json", "answers.json", "--masks", "masks", cwd=place, how=run_here)
+    said = succeed(*PREDICT, "--json", "answers.json", "--masks", "masks", cwd=place, how=run_here, status=3)
     answers = submission(place / "submission.csv")
     uid = "1.2.826.0.1.3680043.8.498.4711.3."
     # Stems that several files have give way to the SOP Instance UID.
@@ -258,8 +258,8 @@ def test_unreadable_and_double_images_are_named_and_the_rest_goes_on(place: Path
     assert [image["file"] for image in record["unreadable"]] == ["0/d.dcm", "text.dcm", "torn.dcm"]
     assert all(image["reason"] for image in record["unreadable"])
     assert record["duplicates"] == [{"id": f"{uid}4", "file": "z/e.dcm"}]
-    done = run_here(*PREDICT, "--strict", cwd=place)
-    assert (done.returncode, done.stderr) == (1, "")
+    done = run_here(*PREDICT, "--strict", "--overwrite", cwd=place)
+    assert_one_error(done, "3 of 10 files could not be read", "--strict")
     assert submission(place / "submission.csv") == answers
 
 
@@ -314,7 +314,7 @@ def test_a_folder_too_deep_to_open_is_named(place: Path) -> None:
         os.close(folder)
         folder = below
     os.close(folder)
-    said = succeed(*PREDICT, cwd=place, how=run_here)
+    said = succeed(*PREDICT, cwd=place, how=run_here, status=3)
     assert "File name too long" in said
     assert submission(place / "submission.csv")["d" * 200] == "-1"
 
@@ -350,12 +350,13 @@ def test_a_folder_where_nothing_can_be_read(place: Path) -> None:
     (place / "torn").mkdir()
     (place / "torn" / "x.dcm").write_text("nothing")
     done = run_here(*PREDICT, "--images", "torn", cwd=place)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (3, "")
     assert submission(place / "submission.csv") == {"x": "-1"}
 
 
 def probabilities(folder: Path, *words: str) -> NDArray[np.float32]:
-    succeed(*PREDICT, "--probabilities", "maps.h5", "--out", "other.csv", *words, cwd=folder, how=run_here)
+    outputs = ["--probabilities", "maps.h5", "--out", "other.csv", "--overwrite"]
+    succeed(*PREDICT, *outputs, *words, cwd=folder, how=run_here)
     with h5py.File(folder / "maps.h5", "r") as file:
         found: NDArray[np.float32] = file["probabilities_0"][:]
     return found
@@ -381,7 +382,7 @@ def test_ensembles_and_mirror_images_are_means(place: Path) -> None:
 
 def test_thresholds_are_the_models_or_those_given(place: Path) -> None:
     def positives(*words: str) -> set[str]:
-        succeed(*PREDICT, *words, "--json", "a.json", cwd=place, how=run_here)
+        succeed(*PREDICT, *words, "--json", "a.json", "--overwrite", cwd=place, how=run_here)
         return {
             image["id"] for image in json.loads((place / "a.json").read_text())["images"] if image["positive"]
         }
@@ -390,16 +391,19 @@ def test_thresholds_are_the_models_or_those_given(place: Path) -> None:
     save_thresholds(place / MODEL, Thresholds(0.5, 1024**2 / 2, 0.5))
     assert positives() == set()
     save_thresholds(place / MODEL, Thresholds(0.5, 16000, 0.5))
-    assert "area 16000," in succeed(*PREDICT, cwd=place, how=run_here)
+    assert "area 16000," in succeed(*PREDICT, "--overwrite", cwd=place, how=run_here)
     assert positives("--area", "0") == {"a", "b", "d"}
     assert positives("--area", "0", "--pixel", "0.001", "--score", "0.001") == {"a", "b", "c", "d", "e"}
 
 
-def test_a_second_run_replaces_its_own_files_and_gives_the_same_bytes(place: Path) -> None:
+def test_a_second_run_is_refused_or_replaces_its_files_and_gives_the_same_bytes(place: Path) -> None:
     words = [*PREDICT, "--masks", "masks", "--json", "answers.json", "--probabilities", "maps.h5"]
     succeed(*words, cwd=place, how=run_here)
     first = content(place)
-    refused(*words, cwd=place, how=run_here, says=["--masks masks is not empty", "--overwrite"])
+    refused(*words, cwd=place, how=run_here, says=["submission.csv exists already", "--overwrite"])
+    masks_alone = ["--out", "other.csv", "--masks", "masks"]
+    says = ["--masks masks is not empty", "--overwrite"]
+    refused(*PREDICT, *masks_alone, cwd=place, how=run_here, says=says)
     (place / "masks" / "a.png").unlink()
     succeed(*words, "--overwrite", "--batch-size", "2", "--workers", "2", cwd=place, how=run_here)
     second = content(place)
@@ -461,7 +465,7 @@ def test_a_backend_nobody_knows(place: Path) -> None:
 def test_a_full_disk_leaves_everything_as_it_was(place: Path, words: list[str]) -> None:
     succeed(*PREDICT, cwd=place, how=run_here)
     before = content(place)
-    done = run_with_full_disk(*PREDICT, *words, cwd=place, limit=40)
+    done = run_with_full_disk(*PREDICT, *words, "--overwrite", cwd=place, limit=40)
     assert_one_error(done, "cannot write", "File too large")
     after = content(place)
     after.pop("new", None)  # a folder made for a file is no loss

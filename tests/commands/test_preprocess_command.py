@@ -91,7 +91,7 @@ def test_unreadable_files_are_left_out_reported_and_counted(place: Path) -> None
     shutil.copy(images[0], place / IMAGES / "zz-again.dcm")
     with (place / ANNOTATIONS).open("a") as file:
         file.write("nobody, 1 2\n")
-    output = succeed(*PREPROCESS, cwd=place, how=run_here, program="preprocess.py")
+    output = succeed(*PREPROCESS, cwd=place, how=run_here, program="preprocess.py", status=3)
     found = counts(output)
     assert found["DICOM files found"] == str(COUNT + 4)
     assert found["images written"] == str(COUNT - 1)
@@ -181,7 +181,7 @@ def test_annotations_are_either_named_or_renounced(place: Path) -> None:
 def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
     for number in range(8):
         (place / IMAGES / f"bad-{number}.dcm").write_text(f"no radiograph {number}")
-    output = succeed(*PREPROCESS, cwd=place, how=run_here, program="preprocess.py")
+    output = succeed(*PREPROCESS, cwd=place, how=run_here, program="preprocess.py", status=3)
     assert counts(output)["skipped: unreadable"] == "8"
     assert output.count("unreadable: bad-") == 5
     assert "unreadable: 3 more" in output
@@ -232,7 +232,7 @@ def test_a_file_that_must_not_be_read_is_left_out(place: Path) -> None:
     first = min((place / IMAGES).rglob("*.dcm"))
     first.chmod(0)
     done = run(*PREPROCESS, cwd=place, program="preprocess.py", before=launcher("bound"))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (3, "")
     assert counts(done.stdout)["skipped: unreadable"] == "1"
     assert first.name in done.stdout
     assert "Permission denied" in done.stdout

@@ -62,7 +62,7 @@ def test_other_names_compression_and_missing_images(folder: Path) -> None:
         says=["mine.csv.gz lacks 4 images", "b, c, d and 1 more", "--missing"],
     )
     for how, dice, remark in (("empty", "0.6000", "taken for empty"), ("skip", "1.0000", "left out")):
-        said = succeed(*words, "--missing", how, cwd=folder, how=run_here)
+        said = succeed(*words, "--missing", how, cwd=folder, how=run_here, status=3)
         assert f"Dice, all images             │ {dice}" in said
         assert f"4 annotated without a row, {remark}: b, c, d and 1 more" in said
         assert "1 with several rows, joined; a submission must have one: a" in said
@@ -100,7 +100,7 @@ def test_nothing_is_passed_over_in_silence(folder: Path) -> None:
     (folder / "train-rle.csv").write_text(truth)
     rows = "a,2 2\nb.dcm,-1.0\nImageId,EncodedPixels\nc,3.0 4e0\nb,0 1\nd,-1\nz.dcm,-1\n"
     (folder / "submission.csv").write_text(f"ImageId,EncodedPixels\n{rows}")
-    said = succeed("score", cwd=folder, how=run_here)
+    said = succeed("score", cwd=folder, how=run_here, status=3)
     # a: 1 of 2 and 2 pixels; b: joined to one false pixel; c: whole.
     assert "Dice, all images             │ 0.5000" in said
     for line in (
