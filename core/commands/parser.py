@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *positional: Any, **named: Any) -> None:
         super().__init__(*positional, **named)
-        self.given: dict[str, tuple[Any, str]] = {}  # values and how they are shown, by attribute
+        self.given: dict[str, str] = {}  # the values of this command line as they are shown, by attribute
         self.needs: dict[str, str] = {}  # an option, and the one without which it has no effect
         for kind in (None, "store"):
             self.register("action", kind, _StoreOne)
@@ -64,7 +64,7 @@ class _StoreOne(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         del option_string
-        _note(parser, self, values, repr(str(values)))
+        _note(parser, self, repr(str(values)))
         setattr(namespace, self.dest, values)
 
 
@@ -79,17 +79,17 @@ class Switch(argparse.BooleanOptionalAction):
         option_string: str | None = None,
     ) -> None:
         """Keep what was given."""
-        _note(parser, self, option_string, str(option_string))
+        _note(parser, self, str(option_string))
         super().__call__(parser, namespace, values, option_string)
 
 
-def _note(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, shown: str) -> None:
+def _note(parser: argparse.ArgumentParser, action: argparse.Action, shown: str) -> None:
     """Remember what was given; a second value that differs contradicts the first."""
     if not isinstance(parser, Parser) or not action.option_strings:
         return
-    first, told = parser.given.setdefault(action.dest, (value, shown))
-    if first != value:
-        raise argparse.ArgumentError(action, f"takes one value; received {told} and {shown}")
+    first = parser.given.setdefault(action.dest, shown)
+    if first != shown:
+        raise argparse.ArgumentError(action, f"takes one value; received {first} and {shown}")
 
 
 def only_with(parser: argparse.ArgumentParser, option: str, other: str) -> None:

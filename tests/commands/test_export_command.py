@@ -16,7 +16,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from command_line import ROOT, content, hide_frameworks, prepare, refused, run, run_here, succeed, train
+from command_line import (
+    ROOT,
+    changed,
+    content,
+    hide_frameworks,
+    prepare,
+    refused,
+    run,
+    run_here,
+    succeed,
+    train,
+)
 from selected import PREDICTORS
 from test_broken_backends import DESCRIPTOR, install
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
@@ -108,7 +119,8 @@ def test_what_stands_in_the_way_is_kept(model: Path) -> None:
 def test_what_cannot_be_asked_for_is_refused(
     model: Path, words: tuple[str, ...], says: tuple[str, ...]
 ) -> None:
-    refused("export", "--model", "tiny", "--out", "out", *words, cwd=model, says=says, how=run_here)
+    given = changed(["export", "--model", "tiny", "--out", "out"], *words)
+    refused(*given, cwd=model, says=says, how=run_here)
 
 
 def test_folds_and_float64_are_refused(model: Path) -> None:

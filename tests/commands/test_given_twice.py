@@ -66,6 +66,11 @@ def test_the_same_value_twice_is_no_contradiction(tmp_path: Path) -> None:
     assert "unknown backend 'xyz'" in done.stderr
 
 
+def test_a_number_that_does_not_equal_itself_is_one_value(tmp_path: Path) -> None:
+    words = ["predict", "-f", "xyz", "--images", "a", "--pixel", "nan"]
+    assert "unknown backend 'xyz'" in run_here(*words, cwd=tmp_path).stderr
+
+
 def test_options_that_may_be_repeated_still_may(tmp_path: Path) -> None:
     words = ["evaluate", "-f", "xyz", "-f", "xyz2", "--model", "a", "--model", "b", "c"]
     done = run_here(*words, cwd=tmp_path)

@@ -24,6 +24,7 @@ from command_line import (
     LAST,
     TIMEOUT_S,
     assert_same_run,
+    changed,
     environment,
     history,
     launcher,
@@ -105,7 +106,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_the_same(
     (place / "data.h5").rename(place / data)
     model, done, output = Path(out, MODEL), 0, ""
     for words in (BEGIN, RESUME):
-        with started(place, [*words, "--data", data, "--out", out]) as process:
+        with started(place, changed(words, "--data", data, "--out", out)) as process:
             wait_for_line(process, f"epoch {done + 1}/{EPOCHS}")
             process.send_signal(sent)
             output, errors = process.communicate()
