@@ -67,16 +67,16 @@ setup(
     # `constraints.txt` has the newest seen, `constraints-lowest.txt` the lowest.
     install_requires=[
         "numpy>=1.26,<3",
-        "h5py>=3.11",
-        "highdicom>=0.25",  # DICOM Segmentation objects
+        "h5py>=3.12.1",  # 3.11 ends the process where the disk is full, and fails on files with turned bits
+        "highdicom>=0.28",  # DICOM Segmentation objects; from this one on it takes their character set
         # 12-bit and lossless JPEG. BSD; the usual pylibjpeg-libjpeg is GPL and reads less.
         "imagecodecs>=2025.3.30",
         "Jinja2>=3.1",
-        "matplotlib>=3.9",
-        "opencv-python-headless>=4.10",
+        "matplotlib>=3.10",  # 3.9 cuts off texts of the report's figures
+        "opencv-python-headless>=4.11",  # 4.10 gives the phantoms other pictures
         "pillow>=10.1",  # a default font of any size
         "pydantic>=2.7,<3",
-        "pydicom>=3.0,<4",
+        "pydicom>=3.0.1,<4",
         "pyjpegls>=1.4",
         "pylibjpeg>=2.0",
         "pylibjpeg-openjpeg>=2.3",
@@ -99,7 +99,7 @@ setup(
         "mxnet": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
         "mxnet-gpu": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
         "torch": ["torch>=2.6,<3"],
-        "jax": ["flatbuffers>=24", "jax>=0.5,<1"],
+        "jax": ["flatbuffers>=24", "jax>=0.5,<1"],  # JAX 0.4 draws other dropout masks
         "jax-gpu": ["flatbuffers>=24", "jax[cuda12]>=0.5,<1"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "completion": ["argcomplete>=3.5"],
