@@ -76,7 +76,11 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ("name", "title", "command"),
     [
         ("tf", "TensorFlow", "Run: pip install -e '.[tf]' -c constraints.txt"),
-        ("mxnet", "Apache MXNet", "Run: pip install -e '.[mxnet]' -c constraints.txt"),
+        (
+            "mxnet",
+            "Apache MXNet",
+            "Run: pip install -e '.[mxnet]' -c constraints.txt && pip install --no-deps mxnet==1.9.1",
+        ),
         ("absent", "Nowhere Framework", "Run: pip install nowhere"),
     ],
 )
