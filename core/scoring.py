@@ -8,6 +8,7 @@ that are kept beside them serve the search of thresholds and its surfaces.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class Reliability:
     squares: float = 0.0
 
     @classmethod
-    def of(cls, probability: NDArray[np.floating], truth: NDArray[np.generic]) -> Reliability:  # type: ignore[type-arg]
+    def of(cls, probability: NDArray[np.floating[Any]], truth: NDArray[np.generic]) -> Reliability:
         """Of predictions and what came true, two arrays of one shape."""
         p, t = probability.ravel(), truth.ravel().astype(bool)
         place = np.minimum(p * BINS, BINS - 1).astype(np.uint8)

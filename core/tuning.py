@@ -93,7 +93,8 @@ class Histograms:
         """(n,) Dice of each image, at the levels nearest to `pixel` and `score`."""
         pixel, score = nearest_level(thresholds.pixel), nearest_level(thresholds.score)
         found = self.existence(thresholds.area) >= score
-        dice: NDArray[np.float64] = ~self.positive + np.where(found, self.gain[:, pixel], 0.0)
+        of_nothing = np.where(self.positive, 0.0, 1.0)
+        dice: NDArray[np.float64] = of_nothing + np.where(found, self.gain[:, pixel], 0.0)
         return dice
 
     def dice_sums(self, area: float) -> NDArray[np.float64]:

@@ -226,7 +226,9 @@ def _sums_of(rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray
     greatest = np.abs(rows).max() + np.abs(columns).max()
     kind = np.int32 if greatest < 2**31 else np.int64
     limit = float(2**61)  # beyond it, the whole image has shrunk to far less than a pixel
-    return np.add.outer(*(np.clip(each, -limit, limit).astype(kind) for each in (rows, columns)))
+    down, right = (np.clip(each, -limit, limit).astype(kind) for each in (rows, columns))
+    sums: NDArray[np.signedinteger[Any]] = np.add.outer(down, right)
+    return sums
 
 
 def _read_at(points: _Points, bordered: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -93,7 +93,8 @@ class Radiograph:
     @property
     def pixels(self) -> NDArray[np.float32]:
         """What is shown, values / full: (height, width) float32 in [0, 1], C order, a new array each time."""
-        return np.divide(self.values, np.float32(self.full), dtype=np.float32)
+        shown: NDArray[np.float32] = np.divide(self.values, np.float32(self.full), dtype=np.float32)
+        return shown
 
 
 def find(folder: Path) -> list[Path]:

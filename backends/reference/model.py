@@ -133,7 +133,7 @@ class ReferenceModel:
         """Weights and statistics as `weights.npz`."""
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
-        arrays = {array.name: self._arrays[array.name] for array in self._plan.arrays}
+        arrays: dict[str, Any] = {array.name: self._arrays[array.name] for array in self._plan.arrays}
         np.savez(directory / "weights.npz", **arrays)
 
     def _forward(self, images: Array, keep: KeepMasks | None = None) -> dict[str, Floats]:

@@ -85,7 +85,7 @@ def shares(store: Store, members: Sequence[Member], split: Literal["validation",
     patterns, which = np.unique(held_out, axis=0, return_inverse=True)
     found = [
         Share(
-            tuple(members[number] for number in np.flatnonzero(pattern)),
+            tuple(members[number] for number in np.flatnonzero(pattern).tolist()),
             np.flatnonzero(which.ravel() == place).astype(np.int64),
         )
         for place, pattern in enumerate(patterns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from autograd import value_and_grad
@@ -81,9 +82,8 @@ class AutogradModel:
         """Autograd has no format of its own: the arrays of a prediction as NumPy writes them."""
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
-        np.savez(
-            directory / "weights.npz", **{array.name: self._arrays[array.name] for array in self._plan.arrays}
-        )
+        arrays: dict[str, Any] = {array.name: self._arrays[array.name] for array in self._plan.arrays}
+        np.savez(directory / "weights.npz", **arrays)
 
     def _logits(self, images: Array) -> Array:
         floats = images.astype(self._dtype)
