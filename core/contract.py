@@ -107,7 +107,7 @@ class SeveralFormats(Model, Protocol):
         Args:
             directory: See there.
             metadata: See there.
-            form: One of `Backend.exports`; None for the first that the installed framework writes.
+            form: One of `Backend.exports`; None for the first, and others that are read by programs of today.
 
         Raises:
             UserError: The installed framework does not write this format.

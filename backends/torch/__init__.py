@@ -10,5 +10,5 @@ backend = Backend(
     distributions=("torch",),
     install=installation("torch"),
     implementation="backends.torch.model",
-    exports=("torchscript", "pt2"),
+    exports=("pt2", "torchscript"),
 )

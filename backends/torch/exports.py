@@ -3,8 +3,9 @@
 Promises: each takes images (N, H, W, C) float32, N any, and gives probabilities likewise, whatever the
 network computes in; it is written for the CPU, and the processor that reads it need not multiply bfloat16.
 
-    torchscript   model.pt    `torch.jit.load`; deprecated (PyTorch 2.13), and written while PyTorch can
-    pt2           model.pt2   `torch.export.load`, its successor
+    pt2           model.pt2   `torch.export.load`
+    torchscript   model.pt    `torch.jit.load`, its predecessor; deprecated (PyTorch 2.13), and written while
+                              PyTorch can
 """
 
 from __future__ import annotations
@@ -68,16 +69,18 @@ def write(
         image: (H, W, C), of the images that it will be given.
         directory: The folder; made if it is not there.
         metadata: For the extra files inside the file.
-        form: "torchscript" or "pt2"; None is the former, where PyTorch still writes it.
+        form: "pt2" or "torchscript"; None is the former, and the latter too where PyTorch still writes it.
 
     Raises:
         UserError: This PyTorch does not write the format.
         OSError: The folder cannot be written.
     """
-    form = form or (TORCHSCRIPT if _writes_torchscript() else PT2)
-    written = {TORCHSCRIPT: _as_torchscript, PT2: _as_pt2}[form](prediction, image, metadata)
+    both = [PT2, TORCHSCRIPT] if _writes_torchscript() else [PT2]
+    writers = {TORCHSCRIPT: _as_torchscript, PT2: _as_pt2}
+    files = {_FILES[each]: writers[each](prediction, image, metadata) for each in ([form] if form else both)}
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / _FILES[form]).write_bytes(written)  # PyTorch takes all names for UTF-8, and names no reason
+    for name, content in files.items():  # here: PyTorch takes all names for UTF-8, and names no reason
+        (directory / name).write_bytes(content)
 
 
 def predict(directory: Path, images: Array) -> Array:

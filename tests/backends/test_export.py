@@ -122,6 +122,22 @@ def test_pytorch_files_of_float64_take_and_give_float32(form: str, tmp_path: Pat
     bare_predicts_the_same("torch", form, tmp_path, "float64")
 
 
+def export_by_itself(implementation: Implementation, folder: Path) -> None:
+    """As training does; both files predict the same."""
+    predicted = export(implementation, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.pt", "model.pt2"]
+    for other in ("model.pt", "model.pt2"):
+        (folder / other).rename(folder / "aside")
+        np.testing.assert_allclose(read_back(implementation, folder, IMAGES), predicted, rtol=1e-5, atol=1e-7)
+        (folder / "aside").rename(folder / other)
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
+def test_pytorch_writes_the_successor_and_torchscript_unless_asked_for_one(tmp_path: Path) -> None:
+    with Isolated("torch") as process:
+        process.call(export_by_itself, tmp_path / "export")
+
+
 def refuse_torchscript(implementation: Implementation, folder: Path) -> tuple[str, str]:
     """Of a PyTorch without TorchScript: what it says if asked for that, and the files if it is not."""
     from backends.torch.framework import torch
