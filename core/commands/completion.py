@@ -43,6 +43,7 @@ def complete(
     before = split_line(line, point)[3][int(os.environ["_ARGCOMPLETE"]) :]
     name, _ = subcommand(before)
     parser = parser_of(name or names[0])
+    parser.error = _unseen  # type: ignore[method-assign] # its message would be made up in vain
     for action in parser._actions:
         _attach(action)
     if subcommand([*before, names[-1]])[0] == names[-1] and names[-1] not in before:
@@ -52,6 +53,11 @@ def complete(
         parser._actions.insert(0, parser._actions.pop())
     argcomplete.autocomplete(parser, always_complete_options="long" if name in before else False)
     sys.exit(1)  # not reached: argcomplete ends the process
+
+
+def _unseen(message: str) -> NoReturn:
+    """End the parsing of a command line that is not complete; argcomplete goes on from there."""
+    raise ValueError(message)
 
 
 def _attach(action: argparse.Action) -> None:
