@@ -91,7 +91,7 @@ def overview(program: CommandLine) -> str:
     for name in program.commands:
         lines.append(f"  {name:<13}{program.help_of(name)}")
         own = " ".join(
-            "/".join(action.option_strings) or action.dest
+            _shown(action)
             for action in program.parser_of(name)._actions
             if not shared.intersection(action.option_strings)
         )
@@ -120,6 +120,12 @@ def _before_name(words: Sequence[str]) -> tuple[list[str], list[str]]:
         takes_next = match is not None and not (match["value"] or match["long_value"])
         head, rest = head + rest[: 1 + takes_next], rest[1 + takes_next :]
     return head, rest
+
+
+def _shown(action: argparse.Action) -> str:
+    """Its names; of a switch both, though each is an option of its own."""
+    separator = " " if isinstance(action, argparse.BooleanOptionalAction) else "/"
+    return separator.join(action.option_strings) or action.dest
 
 
 def _needs_options(parser: argparse.ArgumentParser) -> bool:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from core.inference import Member, find_thresholds, missing_folds
 from core.programs import command_line
 from core.thresholds import Saved, Thresholds, load_saved
-from data.headers import Geometry
 from data.resize import resize_image
 
 
@@ -30,6 +29,10 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
+
+
+if TYPE_CHECKING:  # pydicom, which training does without
+    from data.headers import Geometry
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,15 @@ def types_of_floats(implementation: Implementation, case: Case, precision: Preci
     given = (model._arrays, model._floats(images), model._bytes(masks), size, size, drawn)
     found: set[str] = set()
 
+    def has_equations(parameter: Any) -> bool:
+        return hasattr(parameter, "eqns")
+
     def collect(jaxpr: Any) -> None:
         for equation in jaxpr.eqns:
             found.update(str(out.aval.dtype) for out in equation.outvars if "float" in str(out.aval.dtype))
-            for inner in jax.core.jaxprs_in_params(equation.params):
-                collect(inner)
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=has_equations):
+                if has_equations(inner):
+                    collect(inner)
 
     collect(jax.make_jaxpr(model._pure_update)(*given).jaxpr)
     collect(jax.make_jaxpr(model._pure_infer)(*given[:2]).jaxpr)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import refused, run_here, succeed
+from command_line import changed, refused, run_here, succeed
 from tiny_model import radiograph, write_radiograph
 
 from data import rle
@@ -122,4 +122,4 @@ def test_warnings_leave_it_valid(tmp_path: Path) -> None:
 def test_what_cannot_be_checked_is_one_clear_error(tmp_path: Path, words: list[str], says: list[str]) -> None:
     (tmp_path / "submission.csv").write_text("ImageId,EncodedPixels\na,-1\n")
     (tmp_path / "cut.csv.gz").write_bytes(b"\x1f\x8b\x08\x00")
-    refused("check", "--json", "f.json", *words, cwd=tmp_path, how=run_here, says=says)
+    refused(*changed(["check", "--json", "f.json"], *words), cwd=tmp_path, how=run_here, says=says)

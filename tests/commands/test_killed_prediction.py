@@ -64,7 +64,7 @@ def run(words: list[str], place: Path) -> None:
     done = subprocess.run(
         words, cwd=place, env=environment(), capture_output=True, encoding="utf-8", timeout=120, check=False
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert (done.returncode, done.stderr) == (3, ""), done.stdout + done.stderr
 
 
 def content(path: Path) -> Content:

@@ -15,6 +15,7 @@ import pytest
 from command_line import (
     NETWORK,
     assert_one_error,
+    changed,
     content,
     environment,
     launcher,
@@ -208,7 +209,8 @@ def test_of_many_unreadable_files_some_are_named(place: Path) -> None:
 )
 def test_what_cannot_be_done_is_one_clear_error(place: Path, words: list[str], says: list[str]) -> None:
     (place / "empty").mkdir()
-    refused(*PREPROCESS, *words, cwd=place, program="preprocess.py", how=run_here, says=says)
+    given = changed(PREPROCESS, *words)
+    refused(*given, cwd=place, program="preprocess.py", how=run_here, says=says)
 
 
 @pytest.mark.parametrize("text", ["", "not,a,table\nof,this,kind\n", "\0\1\2\xff"])

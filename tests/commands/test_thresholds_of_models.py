@@ -129,7 +129,7 @@ def test_tune_evaluate_and_the_export_agree(tmp_path: Path) -> None:
     write_metadata(folder / "export", {"format": "pneumoseg-export", "white": "1"})
     for words, mirrored in ((["--tta"], True), ([], False)):
         succeed("tune", *given, *words, cwd=tmp_path, how=run_here)
-        said = succeed("evaluate", *given, "--json", "e.json", cwd=tmp_path, how=run_here)
+        said = succeed("evaluate", *given, "--json", "e.json", "--overwrite", cwd=tmp_path, how=run_here)
         assert json.loads((tmp_path / "e.json").read_text())["origin"]["flip"] is mirrored
         assert lines(said, "thresholds of ") == []
         facts = json.loads((folder / "export" / "metadata.json").read_text())

@@ -76,7 +76,10 @@ def arrays(path: Path) -> dict[str, bytes]:
 @pytest.mark.timeout(30 * max(KILLS, 10))
 def test_killed_at_random_moments(sources: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    subprocess.run(words(sources, tmp_path / "whole.h5"), check=True, capture_output=True, timeout=120)
+    done = subprocess.run(
+        words(sources, tmp_path / "whole.h5"), check=False, capture_output=True, timeout=120
+    )
+    assert done.returncode in (0, 3), done.stderr  # 3 where some are no radiographs
     seconds = time.monotonic() - started
     whole = arrays(tmp_path / "whole.h5")
     assert len(whole) == 6 * 5
@@ -94,7 +97,7 @@ def test_killed_at_random_moments(sources: Path, tmp_path: Path) -> None:
     last = subprocess.run(
         words(sources, out), check=False, capture_output=True, timeout=120, encoding="utf-8"
     )
-    assert last.returncode == 0, last.stderr
+    assert last.returncode == done.returncode, last.stderr
     assert arrays(out) == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
     print(f"\n{struck.total()} kills with seed {SEED}: {dict(struck)}")

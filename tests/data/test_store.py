@@ -243,7 +243,7 @@ def test_a_broken_contract_is_named(
         breaking(file)
     with pytest.raises(UserError) as caught:
         Store.open(path)
-    for part in [str(path), "expected", "python preprocess.py", *says]:
+    for part in [str(path), "expected", "Make one with", *says]:
         assert part in str(caught.value)
     path.unlink()  # nothing holds it
 
