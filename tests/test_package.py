@@ -127,7 +127,10 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     own = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"}
     expected = {f"{about}/{name}" for name in own | {"licenses/LICENSE", "licenses/NOTICE"}}
     expected |= {name for name in files_of_checkout() if name.split("/")[0] in PACKAGES or name in MODULES}
-    assert found == expected
+    # Where licences lie in the metadata is setuptools' affair: older ones have no folder for them.
+    assert {name.replace("/licenses/", "/") for name in found} == {
+        name.replace("/licenses/", "/") for name in expected
+    }
     for name in ("configs/siim.yaml", "core/report/templates/report.html", "pneumoseg/py.typed"):
         assert name in found
 
