@@ -146,8 +146,12 @@ def missing_folds(folders: Sequence[Path], members: Sequence[Member]) -> list[Pa
 
 
 def find_thresholds(folders: Sequence[Path]) -> Thresholds | None:
-    """The thresholds saved with some models: the mean of theirs; None if any of them has none."""
-    found = [load_thresholds(folder) for folder in folders]
+    """The thresholds saved with some models: see `mean_thresholds`."""
+    return mean_thresholds([load_thresholds(folder) for folder in folders])
+
+
+def mean_thresholds(found: Sequence[Thresholds | None]) -> Thresholds | None:
+    """The mean of some models' thresholds; None if any of them has none."""
     known = [one for one in found if one is not None]
     if not known or len(known) < len(found):
         return None

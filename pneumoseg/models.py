@@ -22,7 +22,7 @@ from core.evaluation import Evaluation
 from core.inference import Member, Predictor, find_members
 from core.registry import load_backend
 from core.remote_prediction import Begin
-from core.tasks.answers import Box, Origin, answer, area_in_mm2, box_around, decide
+from core.tasks.answers import Box, Decision, answer, area_in_mm2, box_around, decide
 from core.tasks.evaluation import Split, Subject
 from core.tasks.evaluation import evaluate as evaluate_subject
 from core.tasks.predictors import choose_predictor
@@ -87,16 +87,14 @@ class Model:
         backend: Backend,
         implementation: Implementation,
         device: str,
-        thresholds: tuple[Thresholds, Origin],
-        *,
-        flip: bool,
+        decision: Decision,
     ) -> None:
         self.folders = tuple(folders)
         self.backend, self.device = backend.name, device
-        self.thresholds, self.thresholds_from = thresholds
+        self.thresholds, self.thresholds_from = decision.thresholds, decision.origin
         self._members, self._descriptor, self._implementation = members, backend, implementation
-        self._flip, self._lock = flip, threading.Lock()
-        self._predictor = Predictor(members, implementation, device, flip=flip)
+        self._decision, self._lock = decision, threading.Lock()
+        self._predictor = Predictor(members, implementation, device, flip=decision.flip)
         self.height, self.width = self._predictor.height, self._predictor.width
 
     def __repr__(self) -> str:
@@ -184,11 +182,10 @@ class Model:
 
     def _evaluate(self, store: Store, split: Split, batch_size: int) -> Evaluation:
         def open_models(some: Sequence[Member]) -> tuple[Begin, str]:
-            return open_here(some, self._implementation, self.device, flip=self._flip), self.device
+            begin = open_here(some, self._implementation, self.device, flip=self._decision.flip)
+            return begin, self.device
 
-        subject = Subject(
-            self._descriptor, self.folders, self._members, self.thresholds, self.thresholds_from, self._flip
-        )
+        subject = Subject(self._descriptor, self.folders, self._members, self._decision)
         with self._lock:
             return evaluate_subject(
                 Watcher(),
@@ -233,15 +230,7 @@ def load_model(
     decision = decide(folders, changes, tta)
     descriptor, implementation = load_backend(backend or choose_predictor(members, device).name)
     chosen = choose_device(device, implementation.list_devices(), descriptor.title)
-    return Model(
-        folders,
-        members,
-        descriptor,
-        implementation,
-        chosen,
-        (decision.thresholds, decision.origin),
-        flip=decision.flip,
-    )
+    return Model(folders, members, descriptor, implementation, chosen, decision)
 
 
 def evaluate(

@@ -45,10 +45,12 @@ class Way(NamedTuple):
     Attributes:
         correlate: `Conv2D` of an image and a kernel, by stride and pads.
         spread: `ConvTranspose2D` of an image and a kernel, by stride and crops, to a size.
+        on_cpu: Whether they are computed there.
     """
 
     correlate: Callable[[Tensor, Tensor, int, Sides], Tensor]
     spread: Callable[[Tensor, Tensor, int, Sides, Size], Tensor]
+    on_cpu: bool
 
 
 Product = Callable[[Any, Way, Tensor, Tensor], Tensor]
@@ -175,10 +177,10 @@ def forward(
 def _way(on_cpu: bool, dtype: Any) -> Way:
     """The quickest one."""
     if not on_cpu:
-        return Way(_correlate, _spread_by_zeros)
+        return Way(_correlate, _spread_by_zeros, on_cpu)
     if dtype == jnp.float64:  # XLA has no library for it there, and compiles a slow loop
-        return Way(_correlate_by_taps, _spread_by_taps)
-    return Way(_correlate, _spread_by_phases)
+        return Way(_correlate_by_taps, _spread_by_taps, on_cpu)
+    return Way(_correlate, _spread_by_phases, on_cpu)
 
 
 def _correlate(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
@@ -328,7 +330,7 @@ def _to_kernel(way: Way, x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pad
     A kernel of one tap with one channel in or out is a vector, and XLA's library for products adds what
     comes to each of its numbers one by one. The CPU finds it by sums in float64 there.
     """
-    if kernel.shape[:2] == (1, 1) and 1 in kernel.shape[2:] and way.spread is not _spread_by_zeros:
+    if way.on_cpu and kernel.shape[:2] == (1, 1) and 1 in kernel.shape[2:]:
         met = x[:, ::stride, ::stride][:, : dy.shape[1], : dy.shape[2]]
         found = jnp.sum(met * dy, axis=(0, 1, 2), dtype=jnp.float64)
         return found.astype(kernel.dtype).reshape(kernel.shape)

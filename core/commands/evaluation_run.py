@@ -103,7 +103,7 @@ def _evaluate(
     compared: frozenset[str],
 ) -> Evaluation:
     backend = require_backend(name)
-    subject = Subject(backend, folders, members, decision.thresholds, decision.origin, decision.flip)
+    subject = Subject(backend, folders, members, decision)
     with Isolated(name) as process:
 
         def open_models(some: Sequence[Member]) -> tuple[Begin, str]:

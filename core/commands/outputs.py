@@ -8,7 +8,7 @@ or not; a device (`/dev/null`) alone may be several. What is no file is neither 
 (`core.destinations`). What is `claimed` before work begins is written by no other process until it ends.
 
 Two commands change what they are given instead of writing an output: `train` keeps an earlier run under
-another name or resumes it (`core.commands.runs`), and `tune` renews the thresholds of the model that it is
+another name or resumes it (`core.tasks.runs`), and `tune` renews the thresholds of the model that it is
 given. `phantoms` replaces its images and annotations in a folder and leaves the rest of it.
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 from pathlib import Path
 
 from core.commands import terminal
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if interruption is not None:
         console.problem(visible(str(interruption)))
         console.problem(visible(f"Go on with: {_continuation(arguments, interruption)}"))
-        return of_signal(interruption.number or signal.SIGINT)
+        return of_signal(interruption.number)
     if len(planned.runs) > 1:
         number = len(planned.runs)
         watcher.say(f"All {number} folds are trained; together they predict as an ensemble: {planned.folder}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core.inference import Member, find_thresholds, missing_folds
+from core.inference import Member, mean_thresholds, missing_folds
 from core.programs import command_line
 from core.thresholds import Saved, Thresholds, load_saved
 from data.resize import resize_image
@@ -108,11 +108,12 @@ def decide(
         UserError: A file of thresholds is damaged, or the numbers do not go together.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    tuned = find_thresholds(folders)
+    found = [load_saved(folder) for folder in folders]
+    tuned = mean_thresholds([None if one is None else one.thresholds for one in found])
     thresholds = dataclasses.replace(tuned or Thresholds(), **given)
     origin: Origin = "given" if given else "tuned" if tuned else "default"
     all_given = len(given) == len(dataclasses.fields(Thresholds))
-    saved = {} if all_given else {folder: load_saved(folder) for folder in folders}
+    saved = {} if all_given else dict(zip(folders, found, strict=True))
     searched = {folder: one.flip for folder, one in saved.items() if one is not None} if tuned else {}
     followed = flip is None and bool(searched) and all(searched.values())
     mirrored = followed or bool(flip)

@@ -12,11 +12,10 @@ from core.contract import Backend
 from core.evaluation import Evaluation, MemberRecord, Origin
 from core.inference import Member
 from core.remote_prediction import Begin
-from core.tasks import answers
+from core.tasks.answers import Decision
 from core.tasks.held_out import shares
 from core.tasks.scoring import score
 from core.tasks.watching import Watcher
-from core.thresholds import Thresholds
 from data.store import Store
 
 Split = Literal["validation", "all"]
@@ -31,17 +30,13 @@ class Subject:
         backend: The framework's descriptor.
         folders: The models', as the user named them.
         members: The models.
-        thresholds: What decides.
-        origin: Where those came from.
-        flip: Whether mirror images are predicted too.
+        decision: What decides.
     """
 
     backend: Backend
     folders: Sequence[Path]
     members: Sequence[Member]
-    thresholds: Thresholds
-    origin: answers.Origin
-    flip: bool = False
+    decision: Decision
 
 
 def evaluate(
@@ -79,7 +74,7 @@ def evaluate(
         return opened
 
     title = f"{subject.backend.name}: {', '.join(map(str, subject.folders))}"
-    scored = score(watcher, store, parts, begin, subject.thresholds, batch_size, title, also)
+    scored = score(watcher, store, parts, begin, subject.decision.thresholds, batch_size, title, also)
     origin = Origin(
         backend=subject.backend.name,
         framework=subject.backend.title,
@@ -88,8 +83,8 @@ def evaluate(
         members=tuple(map(_record, subject.members)),
         data=data,
         split=split,
-        flip=subject.flip,
-        thresholds=subject.origin,
+        flip=subject.decision.flip,
+        thresholds=subject.decision.origin,
         height=store.height,
         width=store.width,
         images_per_second=scored.images_per_second,

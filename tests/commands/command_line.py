@@ -21,6 +21,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from hidden_packages import hide
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -76,15 +77,13 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def hideable() -> list[str]:
-    """The frameworks' modules: a name that `sys.modules` maps to None cannot be found or imported."""
+    """The frameworks' modules."""
     return sorted({find_backend(name).module or "" for name in backend_names()} - {""})
 
 
 def hide_frameworks(folder: Path, *but: str) -> None:
     """Programs with this folder on their PYTHONPATH find no framework installed but those named."""
-    hidden = [name for name in hideable() if name not in but]
-    code = f"import sys\nsys.modules.update(dict.fromkeys({hidden}))\n"
-    (folder / "sitecustomize.py").write_text(code)
+    hide(folder, [name for name in hideable() if name not in but])
 
 
 def words_of(program: str, *words: str, before: Sequence[str] = ()) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,7 +116,8 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
         def __call__(self) -> bool:
             nonlocal left
             left -= 1
-            return left < 0
+            self.number = signal.SIGINT if left < 0 else 0
+            return super().__call__()
 
     @contextlib.contextmanager
     def stopping() -> Iterator[Stop]:
