@@ -188,8 +188,7 @@ def parse(path: Path, content: bytes) -> Dataset:
         UnreadableImage: Not DICOM, or too large.
     """
     try:
-        if len(content) > MOST_BYTES:
-            raise Refusal(f"it has {len(content):,} bytes; the limit is {MOST_BYTES:,}")
+        _check_length(len(content))
         return _parsed(content)
     except Exception as error:  # see `_reason`
         raise UnreadableImage(path, _reason(error, _NO_DATA_SET)) from error
@@ -272,9 +271,13 @@ def _content(path: Path) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise Refusal("it is not a file of bytes (but a pipe or a device)")
-        if status.st_size > MOST_BYTES:
-            raise Refusal(f"it has {status.st_size:,} bytes; the limit is {MOST_BYTES:,}")
+        _check_length(status.st_size)
         return file.read(status.st_size)
+
+
+def _check_length(length: int) -> None:
+    if length > MOST_BYTES:
+        raise Refusal(f"it has {length:,} bytes; the limit is {MOST_BYTES:,}")
 
 
 def _open_now(name: str, flags: int) -> int:

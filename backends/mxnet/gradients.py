@@ -6,14 +6,15 @@ one, and forgets each array as soon as it may.
 
 MXNet has the gradient of an operation X as the operation `_backward_X`. It wants the attributes of its
 forward node and an edge to it that carries no data, which tells it the shapes. Neither has a public name:
-such a node is made by what the functions of `mx.sym` end in, and the edge is put into the graph's JSON.
+such a node is made by what the functions of `mx.sym` end in (`new_node`), and the edge is put into the
+graph's JSON.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backends.mxnet.framework import make_symbol, mx
@@ -40,13 +41,15 @@ def gradient(kind: str, forward: Symbol, *inputs: Symbol, **other: str) -> tuple
 
     `other` are attributes that differ from those of `forward`.
     """
-    handle = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.NNGetOpHandle(mx.base.c_str(_BACKWARD + kind), ctypes.byref(handle)))
     attributes = {**forward.list_attr(), **other}
-    name = forward.name + _SUFFIX
-    return tuple(
-        make_symbol(handle.value, inputs, None, list(attributes), list(attributes.values()), name, False)
-    )
+    return tuple(new_node(_BACKWARD + kind, inputs, attributes, forward.name + _SUFFIX))
+
+
+def new_node(kind: str, inputs: Sequence[Symbol], attributes: Mapping[str, str], name: str) -> Symbol:
+    """A node of any operator that MXNet has, `mx.sym` or not, with its attributes as they are spelled."""
+    handle = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.NNGetOpHandle(mx.base.c_str(kind), ctypes.byref(handle)))
+    return make_symbol(handle.value, inputs, None, list(attributes), list(attributes.values()), name, False)
 
 
 def complete(results: list[Symbol]) -> Symbol:

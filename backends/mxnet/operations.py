@@ -21,6 +21,7 @@ from backends.mxnet.gradients import (
     Symbol,
     first_along,
     gradient,
+    new_node,
     padded,
     reshaped,
     reversed_along,
@@ -416,7 +417,9 @@ def _narrow(x: Symbol) -> Symbol:
 
 def _rounded(x: Symbol) -> Symbol:
     """To bfloat16 and back; the gradient is cast, and so rounded, in the same way."""
-    return mx.sym.amp_cast(mx.sym.amp_cast(x, dtype="bfloat16"), dtype="float32")
+    # `mx.sym.amp_cast` asks NumPy for the type, which only knows it once somebody has imported ml_dtypes.
+    name = mx.sym.amp_cast(x, dtype="float16").name
+    return mx.sym.amp_cast(new_node("amp_cast", [x], {"dtype": "bfloat16"}, name), dtype="float32")
 
 
 def _plain(x: Symbol) -> Symbol:

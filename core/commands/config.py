@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.commands.options import add_configuration_options, overrides
 from core.commands.parser import only_with
+from core.commands.statuses import Status
 from core.programs import command_line
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         only_with(parser, word, "name")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Status:
     """Print; a wrong configuration is refused as `train` does it."""
     import json
 
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = _as_json(arguments.name, configuration, plan, estimate)
         text = _as_text(arguments, configuration, plan, estimate)
     print(json.dumps(found, indent=1) if arguments.json else text)
-    return 0
+    return Status.DONE
 
 
 def _own() -> list[dict[str, str]]:

@@ -5,11 +5,15 @@ Which of the two other tests see, depends on the processor. These take the way t
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hidden_packages import hide
 from selected import BACKENDS
 
 from core.conformance.cases import Case, make_case
@@ -17,6 +21,8 @@ from core.conformance.mixed import mixed_checks
 from core.conformance.suite import Check, examine
 from core.contract import Implementation
 from core.isolation import Isolated
+
+ROOT = Path(__file__).resolve().parents[2]
 
 HERE = [name for name in BACKENDS if name in ("tf", "torch")]
 pytestmark = pytest.mark.skipif(not HERE, reason="tf and torch are deselected by PNEUMOSEG_BACKENDS")
@@ -128,3 +134,21 @@ def test_such_kernels_train_where_there_are_any(name: str, multiplies: bool) -> 
         found = process.call(multiplied, name, case)
     assert ("bfloat16" in found["training"]) is multiplies
     assert found["predicting"] == {"float32"}
+
+
+@pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
+def test_mxnet_needs_nobody_who_tells_numpy_of_bfloat16(tmp_path: Path) -> None:
+    """ONNX, which MXNet imports where it is there, brings ml_dtypes, after which NumPy knows the name."""
+    hidden = hide(tmp_path / "hidden", ["ml_dtypes", "onnx"])
+    words = ["conformance", "-f", "mxnet", "--only", "operands and result, to even"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *words],
+        cwd=tmp_path,
+        env=os.environ | hidden,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 checks passed" in done.stdout
