@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import sys
 
+from core.base.programs import PREPROCESS
 from core.commands import main as run_command
-from core.programs import PREPROCESS
 
 COMMANDS = PREPROCESS.commands
 

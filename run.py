@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import sys
 
+from core.base.programs import RUN
 from core.commands import main as run_command
-from core.programs import RUN
 
 COMMANDS = RUN.commands
 

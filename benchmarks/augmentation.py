@@ -31,10 +31,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
 
-from core.configuration import load_configuration  # noqa: E402
-from core.machine import available_cores  # noqa: E402
-from core.tasks.batches import training_batches  # noqa: E402
-from data.store import Store  # noqa: E402
+from core.base.system import available_cores  # noqa: E402
+from core.experiment.configuration import load_configuration  # noqa: E402
+from core.tasks.training_batches import training_batches  # noqa: E402
+from data.hdf5.store import Store  # noqa: E402
 
 EVERYTHING = (
     "{horizontal_flip: 0.5, shift: 0.0625, scale: 0.1, rotate: 15, "

@@ -7,7 +7,7 @@
 For a file of uint8 and one of float32, in one run, each a process (`turns.py`), shuffled batches of images
 and masks:
 
-    ours         data.loader.Loader over the HDF5 file, which is in the disk's cache
+    ours         data.batches.loader.Loader over the HDF5 file, which is in the disk's cache
     ours, cold   the same after the system was told to forget the file (Linux), read once
     memory       `numpy.take` from arrays in memory, then float32: the limit
     h5py         sorted fancy indexing of the same file, one thread: what is usually written
@@ -139,8 +139,8 @@ def to_gpu() -> Any:
 
 def from_loader(path: Path, batch_size: int) -> Batches:
     """Ours, epoch after epoch."""
-    from data.loader import Loader
-    from data.store import Store
+    from data.batches.loader import Loader
+    from data.hdf5.store import Store
 
     store = Store.open(path)
     loader = Loader(store, np.arange(store.count), batch_size, seed=0)
@@ -205,7 +205,7 @@ class TorchImages:
     """What `DataLoader` wants."""
 
     def __init__(self, path: Path) -> None:
-        from data.store import Store
+        from data.hdf5.store import Store
 
         self._path, self._store = path, None
         with Store.open(path) as store:
@@ -215,7 +215,7 @@ class TorchImages:
         return self._count
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        from data.store import Store
+        from data.hdf5.store import Store
 
         if self._store is None:
             self._store = Store.open(self._path)  # type: ignore[assignment]
@@ -247,8 +247,8 @@ def cold(path: Path, batch_size: int) -> float | None:
     """Seconds of an epoch of ours from the disk; None where the system cannot be told to forget a file."""
     if not hasattr(os, "posix_fadvise"):
         return None
-    from data.loader import Loader
-    from data.store import Store
+    from data.batches.loader import Loader
+    from data.hdf5.store import Store
 
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.store import Rows, write
+from data.hdf5.store import ImageMetadata, write
 
 
 def write_noise(path: Path, size: int, storage: str, count: int) -> None:
@@ -23,5 +23,5 @@ def write_noise(path: Path, size: int, storage: str, count: int) -> None:
             masks[:, size // 8 : size // 4, size // 6 : size // 2] = has_mask
             yield (pixels if storage == "uint8" else pixels / np.float32(255)), masks
 
-    rows = Rows([f"image{n}" for n in range(count)], np.full((count, 2), size, np.int32), positive)
+    rows = ImageMetadata([f"image{n}" for n in range(count)], np.full((count, 2), size, np.int32), positive)
     write(path, rows, (size, size), blocks(), per_dataset=512, storage=storage, attributes={})

@@ -28,14 +28,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  the line above finds the project
 from numpy.typing import NDArray  # noqa: E402
 
-from core.configuration import Configuration, load_configuration  # noqa: E402
-from core.contract import Implementation, Model, Precision  # noqa: E402
-from core.devices import choose_device  # noqa: E402
-from core.errors import UserError  # noqa: E402
-from core.isolation import Isolated  # noqa: E402
-from core.lowering import lower  # noqa: E402
-from core.registry import find_backend  # noqa: E402
-from core.state import initial_state  # noqa: E402
+from core.backend.contract import Implementation, Model, Precision  # noqa: E402
+from core.backend.devices import choose_device  # noqa: E402
+from core.backend.process import BackendProcess  # noqa: E402
+from core.backend.registry import find_backend  # noqa: E402
+from core.backend.state import initial_state  # noqa: E402
+from core.base.errors import UserError  # noqa: E402
+from core.experiment.configuration import Configuration, load_configuration  # noqa: E402
+from core.network.lowering import lower  # noqa: E402
 
 WARM_UP = 2
 _opened: dict[str, Model] = {}  # of a backend's process
@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace, names: list[str]) -> dict[str, dict[s
     found: dict[str, NDArray[Any]] = {}
     devices: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(Isolated(name)) for name in names}
+        processes = {name: stack.enter_context(BackendProcess(name)) for name in names}
         for name, process in processes.items():
             title = find_backend(name).title
             devices[name] = process.call(

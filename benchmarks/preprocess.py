@@ -50,9 +50,9 @@ import simplejpeg  # noqa: E402
 from pydicom.encaps import generate_frames  # noqa: E402
 from turns import spread  # noqa: E402
 
-from core.machine import available_cores  # noqa: E402
-from data.dicom import find  # noqa: E402
-from data.phantoms import ANNOTATIONS, IMAGES, PhantomSettings, write_phantoms  # noqa: E402
+from core.base.system import available_cores  # noqa: E402
+from data.phantoms.data_set import ANNOTATIONS, IMAGES, PhantomSettings, write_phantoms  # noqa: E402
+from data.radiographs.dicom import find  # noqa: E402
 
 SIZE = 384
 HANDFUL = 8

@@ -76,8 +76,8 @@ def by_count(folder: Path, count: int, repetitions: int) -> dict[str, Any]:
 
 def epochs(turn: Turn, path: Path) -> None:
     """In a process: epoch after epoch."""
-    from data.loader import Loader
-    from data.store import Store
+    from data.batches.loader import Loader
+    from data.hdf5.store import Store
 
     began = time.perf_counter()
     with Store.open(path) as store:

@@ -191,17 +191,17 @@ def ours(
     """`run.py`'s loop, in its process; `steps` are those of all turns."""
     from rich.console import Console
 
-    from core.checkpoint import DataFacts
-    from core.commands.console import TrainingConsole
-    from core.configuration import load_configuration
-    from core.devices import choose_device
-    from core.logs import TensorBoardLog
-    from core.lowering import lower
-    from core.registry import load_backend
-    from core.state import initial_state
-    from core.tasks.batches import training_batches
-    from core.training import Observer, Trainer
-    from data.store import Store
+    from core.backend.devices import choose_device
+    from core.backend.registry import load_backend
+    from core.backend.state import initial_state
+    from core.commands.shared.training_console import TrainingConsole
+    from core.experiment.checkpoint import DataFacts
+    from core.experiment.configuration import load_configuration
+    from core.network.lowering import lower
+    from core.tasks.training_batches import training_batches
+    from core.training.loop import Observer, Trainer
+    from core.training.tensorboard import TensorBoardLog
+    from data.hdf5.store import Store
 
     overrides = [*PLAIN, f"training.batch_size={batch_size}"]
     overrides += ["network.blocks.9.dropout=0.0"] if network == "unet" else []

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from core.checkpoint import EpochRecord
-    from core.errors import UserError as Error
-    from core.evaluation import Evaluation, Summary
-    from core.tasks.answers import Box
-    from core.thresholds import Thresholds
+    from core.base.errors import UserError as Error
+    from core.experiment.checkpoint import EpochRecord
+    from core.scoring.evaluation_record import Evaluation, Summary
+    from core.scoring.thresholds import Thresholds
+    from core.tasks.predictions import Box
     from pneumoseg.data_files import Batch, DataFile, open_data
     from pneumoseg.models import Model, Prediction, evaluate, load_model
     from pneumoseg.radiographs import Radiograph, UnreadableImage, find_radiographs, read_radiograph
@@ -59,11 +59,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "core.checkpoint": ("EpochRecord",),
-    "core.errors": ("UserError",),
-    "core.evaluation": ("Evaluation", "Summary"),
-    "core.tasks.answers": ("Box",),
-    "core.thresholds": ("Thresholds",),
+    "core.experiment.checkpoint": ("EpochRecord",),
+    "core.base.errors": ("UserError",),
+    "core.scoring.evaluation_record": ("Evaluation", "Summary"),
+    "core.tasks.predictions": ("Box",),
+    "core.scoring.thresholds": ("Thresholds",),
     "pneumoseg.data_files": ("Batch", "DataFile", "open_data"),
     "pneumoseg.models": ("Model", "Prediction", "evaluate", "load_model"),
     "pneumoseg.radiographs": ("Radiograph", "UnreadableImage", "find_radiographs", "read_radiograph"),
@@ -82,7 +82,7 @@ def __getattr__(name: str) -> Any:
     try:
         found = getattr(importlib.import_module(home), wanted)
     except ModuleNotFoundError as error:
-        from core.packages import explain_missing
+        from core.base.packages import explain_missing
 
         if (missing := explain_missing(error)) is None:
             raise

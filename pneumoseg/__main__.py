@@ -20,8 +20,8 @@ def main(program: str | None = None) -> int:
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    from core.base.programs import INSTALLED
     from core.commands import main as run_command
-    from core.programs import INSTALLED
 
     return run_command(program or INSTALLED.name, INSTALLED.description, INSTALLED.commands)
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import UserError
-from data.loader import Loader
-from data.store import Store
+from core.base.errors import UserError
+from data.batches.loader import Loader
+from data.hdf5.store import Store
 from pneumoseg.radiographs import PathLike
 
 

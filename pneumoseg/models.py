@@ -15,21 +15,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core.contract import Backend, Implementation
-from core.devices import choose_device
-from core.errors import UserError
-from core.evaluation import Evaluation
-from core.inference import Member, Predictor, find_members
-from core.registry import load_backend
-from core.remote_prediction import Begin
-from core.tasks.answers import Box, Decision, answer, area_in_mm2, box_around, decide
+from core.backend.contract import Backend, Implementation
+from core.backend.devices import choose_device
+from core.backend.registry import load_backend
+from core.base.errors import UserError
+from core.prediction.predictor_process import Begin
+from core.prediction.trained_models import Member, Predictor, find_members
+from core.scoring.evaluation_record import Evaluation
+from core.scoring.thresholds import Thresholds
+from core.tasks.backend_choice import choose_predictor
 from core.tasks.evaluation import Split, Subject
 from core.tasks.evaluation import evaluate as evaluate_subject
-from core.tasks.predictors import choose_predictor
+from core.tasks.predictions import Box, Decision, answer, area_in_mm2, box_around, decide
+from core.tasks.progress import Watcher
 from core.tasks.scoring import open_here
-from core.tasks.watching import Watcher
-from core.thresholds import Thresholds
-from data.store import Store
+from data.hdf5.store import Store
 from pneumoseg.data_files import DataFile
 from pneumoseg.radiographs import PathLike, Radiograph, Source, UnreadableImage, read_radiograph
 
@@ -42,7 +42,7 @@ class Prediction:
         id: What the image is called.
         probability: (height, width) float32 in [0, 1], that a pixel belongs to a pneumothorax.
         mask: (height, width) uint8 in {0, 1}.
-        existence: How sure it is that there is a pneumothorax, in [0, 1]: see `core.thresholds`.
+        existence: How sure it is that there is a pneumothorax, in [0, 1]: see `core.scoring.thresholds`.
         area_mm2: Area of the mask in mm2; None where the size of a pixel is not known.
         box: The smallest rectangle around the mask; None if it is empty.
         notes: What a careful reader would want to know of the image, or "".

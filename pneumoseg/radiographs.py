@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from core.errors import UserError
-from data import dicom
-from data.headers import UNKNOWN_GEOMETRY, Geometry, geometry
-from data.identities import image_id, printable, trimmed
-from data.pixel_format import MOST_PIXELS
-from data.resize import resize_image
+from core.base.errors import UserError
+from data.annotations.image_ids import image_id, printable, trimmed
+from data.pixel_data.pixel_format import MOST_PIXELS
+from data.radiographs import dicom
+from data.radiographs.headers import UNKNOWN_GEOMETRY, Geometry, geometry
+from data.radiographs.resize import resize_image
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = "PathLike | bytes | Dataset | NDArray[Any] | Radiograph"
@@ -30,7 +30,7 @@ Source: TypeAlias = "PathLike | bytes | Dataset | NDArray[Any] | Radiograph"
 _WHOLE = (np.uint8, np.uint16)
 
 
-class UnreadableImage(UserError):  # noqa: N818  as data.dicom calls it
+class UnreadableImage(UserError):  # noqa: N818  as data.radiographs.dicom calls it
     """A file, data set or array that is no radiograph that can be read.
 
     Args:

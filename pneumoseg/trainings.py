@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from core.checkpoint import LAST, EpochRecord, load_checkpoint
-from core.configuration import Training
-from core.errors import UserError
-from core.pictures import Sample
-from core.registry import require_training
+from core.backend.registry import require_training
+from core.base.errors import UserError
+from core.experiment.checkpoint import LAST, EpochRecord, load_checkpoint
+from core.experiment.configuration import Training
+from core.pictures.radiographs import Sample
 from core.tasks import training
-from core.tasks.runs import Run, plan_runs
-from core.tasks.watching import Watcher
-from core.training import Observer
+from core.tasks.progress import Watcher
+from core.tasks.training_runs import Run, plan_runs
+from core.training.loop import Observer
 from pneumoseg.radiographs import PathLike
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from selected import BACKENDS
 
-from core.isolation import Isolated
+from core.backend.process import BackendProcess
 
 # Threads of OpenMP that have nothing to do sleep, in this process and those that it starts: several
 # frameworks share few cores here, and threads that spin take them from each other (MXNet: twice the time).
@@ -23,9 +23,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def remote(request: pytest.FixtureRequest) -> Iterator[Isolated]:
+def remote(request: pytest.FixtureRequest) -> Iterator[BackendProcess]:
     """A backend, by turns each of `BACKENDS`."""
-    with Isolated(request.param) as process:
+    with BackendProcess(request.param) as process:
         yield process
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.checkpoint import EpochRecord
-from core.evaluation import Evaluation, MemberRecord, Origin
-from core.pictures import Sample
-from core.scoring import Scorer, tally
-from core.thresholds import Thresholds
+from core.experiment.checkpoint import EpochRecord
+from core.pictures.radiographs import Sample
+from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
+from core.scoring.scorer import Scorer, tally
+from core.scoring.thresholds import Thresholds
 
 HEIGHT, WIDTH = 45, 37
 THRESHOLDS = Thresholds(0.4, 6000, 0.55)

@@ -28,7 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.reference import backend as reference
-from core.checkpoint import (
+from core.backend.state import state_shapes
+from core.base.randomness import uniform, words
+from core.experiment.checkpoint import (
     Checkpoint,
     DataFacts,
     EpochRecord,
@@ -36,15 +38,13 @@ from core.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from core.configuration import Configuration, parse_configuration
-from core.lowering import lower
-from core.randomness import uniform, words
-from core.state import state_shapes
-from data import rle
-from data.augmentation import Augmentation
-from data.loader import Loader
-from data.sampling import Sampling
-from data.store import Rows, Store, write
+from core.experiment.configuration import Configuration, parse_configuration
+from core.network.lowering import lower
+from data.annotations import rle
+from data.batches.augmentation import Augmentation
+from data.batches.loader import Loader
+from data.batches.sampling import Sampling
+from data.hdf5.store import ImageMetadata, Store, write
 
 DATA = "data.h5"
 CHECKPOINTS = {"float32": "float32.safetensors", "float64": "float64.safetensors"}
@@ -196,7 +196,7 @@ def _write_data(path: Path, storage: str) -> dict[str, str]:
     sizes = np.tile(np.array([HEIGHT, WIDTH], np.int32), (COUNT, 1))
     positive = masks.any(axis=(1, 2))
     runs = [rle.runs(rle.encode(mask)) for mask in masks]
-    rows = Rows(_IDS, sizes, positive, _PATIENTS, runs)
+    rows = ImageMetadata(_IDS, sizes, positive, _PATIENTS, runs)
     attributes: dict[str, str | int | float] = {"fraction": 1 / 3, "number": 2**40, "text": "ä b"}
     blocks = iter([(pixels, masks)])
     write(path, rows, (HEIGHT, WIDTH), blocks, per_dataset=5, storage=storage, attributes=attributes)

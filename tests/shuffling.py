@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.loader import Loader
-from data.sampling import Sampling
-from data.store import Rows, write
+from data.batches.loader import Loader
+from data.batches.sampling import Sampling
+from data.hdf5.store import ImageMetadata, write
 
 COUNT = 8
 SAMPLING = Sampling(0.5, 0.5, 1)
@@ -67,6 +67,8 @@ def write_store(path: Path) -> None:
     """`COUNT` tiny images, each of its own brightness."""
     pixels = np.repeat(np.arange(COUNT, dtype=np.float32) / COUNT, 6).reshape(COUNT, 2, 3)
     masks = (pixels > 0.5).astype(np.uint8)
-    rows = Rows([str(n) for n in range(COUNT)], np.full((COUNT, 2), 9, np.int32), masks.any(axis=(1, 2)))
+    rows = ImageMetadata(
+        [str(n) for n in range(COUNT)], np.full((COUNT, 2), 9, np.int32), masks.any(axis=(1, 2))
+    )
     blocks = iter([(pixels, masks)])
     write(path, rows, (2, 3), blocks, per_dataset=3, storage="float32", attributes={})

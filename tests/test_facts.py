@@ -30,7 +30,7 @@ from benchmarks.facts.records import ROOT, Measurement
 from benchmarks.facts.registry import FACTS, MOST_DAYS, Fact, read_all
 from benchmarks.facts.sources import code_lines, fingerprint
 from benchmarks.facts.tables import TABLES, render
-from core.errors import UserError
+from core.base.errors import UserError
 
 STRICT = [name for name, fact in FACTS.items() if fact.strict]
 TODAY = datetime.date.today()

@@ -18,7 +18,7 @@ import yaml
 from selected import PREDICTORS
 
 import pneumoseg
-from core.programs import INSTALLED
+from core.base.programs import INSTALLED
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("backends", "configs", "core", "data", "pneumoseg")
@@ -252,7 +252,7 @@ def test_messages_name_the_installed_command(site: Path, tmp_path: Path) -> None
 def test_lines_that_install_need_no_checkout(site: Path, tmp_path: Path) -> None:
     """Pip completes what is installed: each extra that is named is one of the wheel's."""
     code = (
-        "from core.registry import find_backend\n"
+        "from core.backend.registry import find_backend\n"
         "for name in ('tf', 'mxnet', 'torch', 'jax', 'onnx', 'reference'): print(find_backend(name).install)"
     )
     lines = done([sys.executable, "-P", "-c", code], tmp_path, PYTHONPATH=str(site)).splitlines()

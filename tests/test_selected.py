@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from selected import PREDICTING, TRAINING, selected
 
-from core.registry import backend_names, find_backend
+from core.backend.registry import backend_names, find_backend
 
 
 def test_what_is_shipped_is_tested() -> None:

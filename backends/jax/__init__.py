@@ -1,7 +1,7 @@
 """JAX, compiled by XLA with `jax.jit`."""
 
-from core.contract import Backend
-from core.programs import installation
+from core.backend.contract import Backend
+from core.base.programs import installation
 
 backend = Backend(
     name="jax",

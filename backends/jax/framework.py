@@ -11,7 +11,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import jax.export  # not there otherwise
 
-from core.machine import keep_freed_memory
+from core.base.system import keep_freed_memory
 
 # Without it float64 becomes float32 in silence; with it Python's numbers still take their array's type.
 jax.config.update("jax_enable_x64", True)

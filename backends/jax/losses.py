@@ -1,4 +1,4 @@
-"""The losses of `core.rules` in JAX."""
+"""The losses of `core.backend.training_rules` in JAX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.rules import LossRule
+from core.backend.training_rules import LossRule
 
 jnp = jax.numpy
 

@@ -18,11 +18,11 @@ from backends.jax import losses, operations, optimizers
 from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.plan import Plan, require_operations
-from core.randomness import words
-from core.rules import Rules, StepScalars
-from core.state import check_state, slot_name, state_shapes
+from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.randomness import words
+from core.network.plan import Plan, require_operations
 
 __all__ = ["JaxModel", "compile", "list_devices", "predict_exported"]
 
@@ -33,9 +33,9 @@ Arrays = dict[str, Tensor]
 
 
 class JaxModel:
-    """See `core.contract.Model` for what each method promises."""
+    """See `core.backend.contract.Model` for what each method promises."""
 
-    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._on_cpu, self._mixed = device == "cpu", precision == "mixed_bfloat16"
         self._dtype = np.dtype(array_type(precision))
@@ -55,7 +55,7 @@ class JaxModel:
         self._draw = jit(self._pure_draw, static_argnums=0)
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
         """One update; gives the loss before it."""
         kept = self._drawn(len(images), scalars.step) if keep is None else self._given(keep)
@@ -75,7 +75,7 @@ class JaxModel:
         _, probabilities = self._infer(self._arrays, self._floats(images))
         return np.array(probabilities)
 
-    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients, of an update of copies."""
         kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
         copies = {name: self._put(array, self._dtype) for name, array in self._arrays.items()}
@@ -125,7 +125,7 @@ class JaxModel:
     def _bytes(self, masks: Array) -> Tensor:
         return self._put(masks, np.uint8)
 
-    def _given(self, keep: KeepMasks) -> Arrays:
+    def _given(self, keep: DropoutMasks) -> Arrays:
         return {op.name: self._bytes(keep[op.name]) for op in self._plan.dropouts}
 
     def _drawn(self, count: int, step: int) -> Arrays:
@@ -195,7 +195,7 @@ class JaxModel:
         return losses.total(self._rules.loss, logits, masks.astype(logits.dtype))
 
 
-def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
+def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
     """The plan in JAX on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "jax")
     return JaxModel(plan, rules, device, precision)

@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.plan` in JAX. Arrays are (N, H, W, C)."""
+"""Each primitive operation of `core.network.plan` in JAX. Arrays are (N, H, W, C)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backends.jax.framework import jax
-from core.plan import (
+from core.network.plan import (
     BatchNorm,
     Bias,
     Concat,
@@ -73,7 +73,9 @@ def conv_transpose2d(operation: ConvTranspose2D, way: Way, x: Tensor, kernel: Te
 
 
 def in_bfloat16(product: Product, on_cpu: bool) -> Product:
-    """The product as "mixed_bfloat16" has it (`core.rules`), its gradients rounded as its values are.
+    """The product of precision "mixed_bfloat16". Gradients are rounded as values are.
+
+    `core.backend.training_rules` states the rounding.
 
     `reduce_precision` does it, since XLA takes a cast to bfloat16 and back for nothing and leaves it out.
     """

@@ -1,4 +1,4 @@
-"""Clipping and the optimisers of `core.rules` in JAX: pure functions that give the new arrays."""
+"""Clipping and the optimisers of `core.backend.training_rules` in JAX, as pure functions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule, update_for
+from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, update_for
+from core.network.plan import Parameter
 
 jnp = jax.numpy
 

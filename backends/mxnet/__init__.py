@@ -1,7 +1,7 @@
 """Apache MXNet: symbols run through `CachedOp`."""
 
-from core.contract import Backend
-from core.programs import installation
+from core.backend.contract import Backend
+from core.base.programs import installation
 
 backend = Backend(
     name="mxnet",

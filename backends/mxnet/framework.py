@@ -10,8 +10,8 @@ from decimal import Decimal
 import numpy as np
 
 from backends.mxnet.old_numpy import give_old_names
-from core.errors import UserError
-from core.machine import available_cores
+from core.base.errors import UserError
+from core.base.system import available_cores
 
 # MXNet assumes hyper-threads and takes half of the cores it sees: 9 instead of 15 images/s on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))

@@ -1,4 +1,4 @@
-"""The losses of `core.rules` as MXNet symbols: each gives its value and its gradient for the logits.
+"""The losses of `core.backend.training_rules` as MXNet symbols: values and gradients for the logits.
 
 Gluon's `SigmoidBCELoss` is not used: at a logit of exactly 0 its gradient is -z instead of 1/2 - z.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from backends.mxnet import operations
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Symbol, gradient
-from core.rules import LossRule
+from core.backend.training_rules import LossRule
 
 Loss = tuple[Symbol, Symbol]
 """Value and gradient."""

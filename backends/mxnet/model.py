@@ -14,14 +14,14 @@ from backends.mxnet.devices import framework_device, list_devices
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Symbol, complete
 from backends.mxnet.padding import best_mirror
-from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.errors import UserError
-from core.machine import held_back_stderr, utf8_name
-from core.plan import Plan, require_operations
-from core.randomness import words
-from core.rules import Rules, StepScalars
-from core.state import check_state, slot_name, state_shapes
-from core.switches import Switch
+from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.kernel_switches import Switch
+from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.errors import UserError
+from core.base.randomness import words
+from core.base.system import held_back_stderr, utf8_name
+from core.network.plan import Plan, require_operations
 
 __all__ = ["MXNetModel", "compile", "list_devices", "predict_exported", "switches"]
 
@@ -29,9 +29,9 @@ _IMAGES, _MASKS = "images", "masks"
 
 
 class MXNetModel:
-    """See `core.contract.Model` for what each method promises."""
+    """See `core.backend.contract.Model` for what each method promises."""
 
-    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
         self._dtype, self._optimize = array_type(precision), optimizers.update_of(rules.optimizer)
         self._mixed = precision == "mixed_bfloat16"
@@ -48,7 +48,7 @@ class MXNetModel:
         self._predict = _Graph(self._predicting_symbol(), self._arrays, self._context)
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> _Loss:
         """One update; gives the loss before it."""
         kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
@@ -77,7 +77,7 @@ class MXNetModel:
         """Probabilities."""
         return self._shown(self._predict({_IMAGES: self._floats(images)}))
 
-    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         kept = self._draw(len(images), 0) if keep is None else self._given(keep)
         loss, gradients, _ = self._differentiate(images, masks, kept)
@@ -132,7 +132,7 @@ class MXNetModel:
             return host
         return np.ascontiguousarray(self._mirror.kernel(host.transpose(2, 3, 1, 0)))
 
-    def _given(self, keep: KeepMasks) -> dict[str, Any]:
+    def _given(self, keep: DropoutMasks) -> dict[str, Any]:
         return {op.name: self._bytes(keep[op.name]) for op in self._plan.dropouts}
 
     def _draw(self, count: int, step: int) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class _Loss:
         return float(self.array.asscalar())
 
 
-def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
+def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
     """The plan in MXNet on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "mxnet")
     if precision == "mixed_bfloat16" and device != "cpu":

@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.plan` as an MXNet symbol. Arrays are (N, C, H, W) inside.
+"""Each primitive operation of `core.network.plan` as an MXNet symbol. Arrays are (N, C, H, W) inside.
 
 Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transposed ones: in both cases
 `transpose(3, 2, 0, 1)` of the neutral layout.
@@ -32,7 +32,8 @@ from backends.mxnet.gradients import (
     with_zeros,
 )
 from backends.mxnet.padding import Side, sides
-from core.plan import (
+from core.backend.kernel_switches import Switch
+from core.network.plan import (
     BatchNorm,
     Bias,
     Concat,
@@ -45,7 +46,6 @@ from core.plan import (
     Tensor,
     unknown_operation,
 )
-from core.switches import Switch
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What `forward` computes: all that may stand before the sigmoid."""
@@ -112,7 +112,9 @@ def conv_transpose2d(
 def in_bfloat16(
     operation: Conv2D | ConvTranspose2D, of: Tensor, x: Symbol, kernel: Symbol, b: Symbol
 ) -> Result:
-    """A product as "mixed_bfloat16" has it (`core.rules`), then the bias, which is not rounded.
+    """A product of precision "mixed_bfloat16", then the bias, which is not rounded.
+
+    `core.backend.training_rules` states the rounding.
 
     The product of the rounded operands is taken in float32; MXNet has no bfloat16 kernels that train.
     """

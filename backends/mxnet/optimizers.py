@@ -1,4 +1,4 @@
-"""Clipping and the optimisers of `core.rules` in MXNet; nothing here waits for a result."""
+"""Clipping and the optimisers of `core.backend.training_rules` in MXNet; nothing here waits for a result."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends.mxnet.framework import attribute, mx
-from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.network.plan import Parameter
 
 Array = Any
 """An `mx.nd.NDArray`; MXNet ships no type information."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from core.plan import Conv2D, ConvTranspose2D, Operation, Pads, Plan
+from core.network.plan import Conv2D, ConvTranspose2D, Operation, Pads, Plan
 
 
 class Side(NamedTuple):

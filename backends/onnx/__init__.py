@@ -1,7 +1,7 @@
 """ONNX files written from the plan, and predicted from by ONNX Runtime; this backend does not train."""
 
-from core.contract import Backend
-from core.programs import installation
+from core.backend.contract import Backend
+from core.base.programs import installation
 
 backend = Backend(
     name="onnx",

@@ -11,8 +11,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnx
 import onnxruntime
 
-from core.errors import UserError
-from core.machine import available_cores
+from core.base.errors import UserError
+from core.base.system import available_cores
 
 onnxruntime.set_default_logger_severity(3)  # errors; what it warns of (a graph's spare parts) is no news
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.onnx.framework import onnx
-from core.errors import UserError
-from core.programs import command_line
+from core.base.errors import UserError
+from core.base.programs import command_line
 
 OPSET, IR_VERSION = 17, 8
 LARGEST = 2**31 - 2**20

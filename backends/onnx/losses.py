@@ -1,4 +1,4 @@
-"""The losses of `core.rules` as ONNX operators."""
+"""The losses of `core.backend.training_rules` as ONNX operators."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from backends.onnx.graph import Graph
 from backends.onnx.operations import Value
-from core.rules import LossRule
+from core.backend.training_rules import LossRule
 
 
 class Losses:

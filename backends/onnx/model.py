@@ -14,11 +14,11 @@ from backends.onnx.framework import onnx, open_session
 from backends.onnx.graph import Graph, Shape
 from backends.onnx.losses import Losses
 from backends.onnx.operations import Value
-from core.contract import Array, KeepMasks, Precision, State
-from core.errors import UserError
-from core.plan import Plan, require_operations
-from core.rules import Rules, StepScalars
-from core.state import check_state, state_shapes
+from core.backend.contract import Array, DropoutMasks, Precision, State
+from core.backend.state import check_state, state_shapes
+from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.errors import UserError
+from core.network.plan import Plan, require_operations
 
 __all__ = ["FILE", "ONNXModel", "compile", "list_devices", "predict_exported"]
 
@@ -29,13 +29,13 @@ _IMAGES, _MASKS, _PROBABILITIES = "images", "masks", "probabilities"
 
 
 class ONNXModel:
-    """See `core.contract.Model` for what each method promises.
+    """See `core.backend.contract.Model` for what each method promises.
 
     The arrays lie in this process's memory, moments too, and the runtime is given them when the first
     prediction after `load_state` is asked for.
     """
 
-    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         if precision == "float64":
             raise UserError(
                 "ONNX Runtime has no convolution in float64 on the CPU, and this model is to compute in it",
@@ -47,7 +47,7 @@ class ONNXModel:
         self._sessions: dict[str, Any] = {}
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> NoReturn:
         """Refused."""
         del images, masks, scalars, keep
@@ -73,7 +73,7 @@ class ONNXModel:
             self._sessions["predict"] = open_session(model.SerializeToString(), self._device)
         return self._sessions["predict"].run(None, {_IMAGES: _floats(images)})[0]  # type: ignore[no-any-return]
 
-    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> NoReturn:
+    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> NoReturn:
         """Refused."""
         del images, masks, keep
         raise _no_training()
@@ -123,7 +123,7 @@ class ONNXModel:
         return [*shape, tensor.channels]
 
 
-def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ONNXModel:  # noqa: A001
+def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> ONNXModel:  # noqa: A001
     """The plan in ONNX Runtime on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "onnx")
     return ONNXModel(plan, rules, device, precision)

@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.plan` as ONNX operators. Values are (N, C, H, W)."""
+"""Each primitive operation of `core.network.plan` as ONNX operators. Values are (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from backends.onnx.framework import onnx
 from backends.onnx.graph import Graph
-from core.plan import (
+from core.network.plan import (
     BatchNorm,
     Bias,
     Concat,
@@ -100,7 +100,8 @@ def forward(
 ) -> Value:
     """The logits, of images (N, 1, H, W); `arrays` are in the neutral layouts.
 
-    With `mixed` the two products have operands and results rounded to bfloat16, as `core.contract` asks.
+    With `mixed` the two products have operands and results rounded to bfloat16, as `core.backend.contract`
+    asks.
     """
     values = {plan.input.name: images}
 
@@ -144,7 +145,7 @@ def forward(
 def _divisor(op: BatchNorm, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
     """What a batch norm that does nothing but divide divides by, (C, 1, 1); None of any other.
 
-    The division of grey values by their white (`core.exports`) is one, and so is exact.
+    The division of grey values by their white (`core.prediction.exports`) is one, and so is exact.
     """
     if (arrays[op.gamma] != 1).any() or arrays[op.beta].any() or arrays[op.moving_mean].any():
         return None

@@ -12,7 +12,7 @@ import math
 from fractions import Fraction
 from typing import Literal
 
-from core.plan import Conv2D, Plan
+from core.network.plan import Conv2D, Plan
 
 Axis = Literal["height", "width"]
 AXES: tuple[Axis, Axis] = ("height", "width")

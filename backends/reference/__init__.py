@@ -1,7 +1,7 @@
 """NumPy: the judge of the other backends. Slow, plain, and exact to the rules of `core`."""
 
-from core.contract import Backend
-from core.programs import installation
+from core.backend.contract import Backend
+from core.base.programs import installation
 
 backend = Backend(
     name="reference",

@@ -1,4 +1,4 @@
-"""The losses of `core.rules` in NumPy: each gives its value and its gradient for the logits."""
+"""The losses of `core.backend.training_rules` in NumPy: values and gradients for the logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backends.reference.operations import Floats, sigmoid
-from core.rules import LossRule
+from core.backend.training_rules import LossRule
 
 Loss = tuple[np.floating[Any], Floats]
 """Value and gradient."""

@@ -1,7 +1,7 @@
 """A plan compiled to NumPy: it walks the operations forward, and backward with the chain rule.
 
-The judge of float32 is this model in float64. With `moves` (`core.budget`) it shows what rounding does: its
-weights, the images, and every result of an operation and of a gradient are moved as they come.
+The judge of float32 is this model in float64. With `moves` (`core.tolerance.budget`) it shows what rounding
+does: its weights, the images, and every result of an operation and of a gradient are moved as they come.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from backends.reference import losses, operations, optimizers
 from backends.reference.devices import list_devices
 from backends.reference.operations import Floats
-from core.budget import Moves
-from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.dropout import draw_keep_masks
-from core.plan import (
+from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.rounding import to_bfloat16
+from core.network.plan import (
     BatchNorm,
     Bias,
     Concat,
@@ -32,9 +34,7 @@ from core.plan import (
     require_operations,
     unknown_operation,
 )
-from core.rounding import to_bfloat16
-from core.rules import Rules, StepScalars
-from core.state import check_state, slot_name, state_shapes
+from core.tolerance.budget import Moves
 
 __all__ = ["ReferenceModel", "compile", "judge", "list_devices"]
 
@@ -47,12 +47,12 @@ def _without_warnings(method: F) -> F:
 
 
 class ReferenceModel:
-    """The rules in NumPy: see `core.contract.Model` for what each method promises."""
+    """The rules in NumPy: see `core.backend.contract.Model` for what each method promises."""
 
     def __init__(
         self,
         plan: Plan,
-        rules: Rules,
+        rules: TrainingRules,
         precision: Precision,
         dtype: Literal["float32", "float64"] | None = None,
         moves: Moves | None = None,
@@ -67,7 +67,7 @@ class ReferenceModel:
 
     @_without_warnings
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         """One update; gives the loss before it."""
         loss, _ = self._step(images, masks, scalars, keep)
@@ -75,11 +75,11 @@ class ReferenceModel:
 
     @_without_warnings
     def _step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> tuple[float, State]:
         """The loss and the gradients before an update that it makes."""
         if keep is None:
-            keep = draw_keep_masks(self._plan, self._rules.seed, scalars.step, len(images))
+            keep = draw_dropout_masks(self._plan, self._rules.seed, scalars.step, len(images))
         loss, unclipped, batch_statistics = self._differentiate(images, masks, keep)
         gradients = unclipped
         if self._rules.clip_norm is not None:
@@ -110,10 +110,10 @@ class ReferenceModel:
         return operations.sigmoid(self._forward(images)[self._plan.logits])
 
     @_without_warnings
-    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         if keep is None:
-            keep = draw_keep_masks(self._plan, self._rules.seed, 0, len(images))
+            keep = draw_dropout_masks(self._plan, self._rules.seed, 0, len(images))
         loss, gradients, _ = self._differentiate(images, masks, keep)
         return loss, dict(gradients)
 
@@ -136,14 +136,14 @@ class ReferenceModel:
         arrays: dict[str, Any] = {array.name: self._arrays[array.name] for array in self._plan.arrays}
         np.savez(directory / "weights.npz", **arrays)
 
-    def _forward(self, images: Array, keep: KeepMasks | None = None) -> dict[str, Floats]:
+    def _forward(self, images: Array, keep: DropoutMasks | None = None) -> dict[str, Floats]:
         """Every tensor by name; with `keep` as in training, the batch's statistics among them."""
         values: dict[str, Floats] = {self._plan.input.name: self._moved(images.astype(self._dtype))}
         for op in self._plan.operations[:-1]:
             values[op.output.name] = self._apply(op, values, keep)
         return values
 
-    def _apply(self, op: Operation, values: dict[str, Floats], keep: KeepMasks | None) -> Floats:
+    def _apply(self, op: Operation, values: dict[str, Floats], keep: DropoutMasks | None) -> Floats:
         x, arrays = values[op.input], self._arrays
         match op:
             case Conv2D():
@@ -173,7 +173,7 @@ class ReferenceModel:
         raise unknown_operation(op, "reference")
 
     def _differentiate(
-        self, images: Array, masks: Array, keep: KeepMasks
+        self, images: Array, masks: Array, keep: DropoutMasks
     ) -> tuple[float, dict[str, Floats], dict[str, Floats]]:
         """Loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
         values = self._forward(images, keep)
@@ -192,7 +192,7 @@ class ReferenceModel:
         op: Operation,
         values: dict[str, Floats],
         dy: Floats,
-        keep: KeepMasks,
+        keep: DropoutMasks,
         gradients: dict[str, Floats],
     ) -> list[Floats]:
         """Gradients of the operation's inputs; those of its parameters go into `gradients`."""
@@ -237,23 +237,23 @@ class ReferenceModel:
 class Truth(ReferenceModel):
     """The judge: the rule in float64, for models of any precision."""
 
-    def __init__(self, plan: Plan, rules: Rules, precision: Precision, moves: Moves | None) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision, moves: Moves | None) -> None:
         super().__init__(plan, rules, precision, "float64", moves)
 
     def step_and_gradients(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> tuple[float, State]:
         """One update; gives what `gradients` would have given before it, computed once."""
         return self._step(images, masks, scalars, keep)
 
 
-def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
+def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
     """The plan in NumPy; `device` can only be the CPU."""
     del device
     require_operations(plan, operations.OPERATIONS, "reference")
     return ReferenceModel(plan, rules, precision)
 
 
-def judge(plan: Plan, rules: Rules, precision: Precision, draw: int | None = None) -> Truth:
-    """The truth for a model of this precision, in float64; with `draw` moved as `core.budget` says."""
+def judge(plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None) -> Truth:
+    """The truth for a model of this precision, in float64; `draw` perturbs it: see `core.tolerance.budget`."""
     return Truth(plan, rules, precision, None if draw is None else Moves(draw))

@@ -1,6 +1,6 @@
-"""Each primitive operation of `core.plan` in NumPy, forward and backward.
+"""Each primitive operation of `core.network.plan` in NumPy, forward and backward.
 
-Promises: written from the definitions in `core.plan`, tap by tap, with nothing shared with any
+Promises: written from the definitions in `core.network.plan`, tap by tap, with nothing shared with any
 framework; the type of the arrays (float32 or float64) is the type of the arithmetic. Arrays are
 (N, H, W, C). `<operation>_backward` takes the gradient of the result and gives those of the inputs.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads, Relu
+from core.network.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads, Relu
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What is computed here: all that may stand before the sigmoid."""

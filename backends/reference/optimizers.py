@@ -1,4 +1,4 @@
-"""Clipping and the optimisers of `core.rules` in NumPy."""
+"""Clipping and the optimisers of `core.backend.training_rules` in NumPy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from backends.reference.operations import Floats
-from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.network.plan import Parameter
 
 
 def clip_by_global_norm(gradients: Mapping[str, Floats], clip_norm: float) -> dict[str, Floats]:

@@ -1,7 +1,7 @@
 """TensorFlow, compiled with `tf.function`."""
 
-from core.contract import Backend
-from core.programs import installation
+from core.backend.contract import Backend
+from core.base.programs import installation
 
 backend = Backend(
     name="tf",

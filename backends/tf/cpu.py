@@ -10,13 +10,8 @@ from typing import Any
 
 from backends.tf import fused_batch_norm
 from backends.tf.framework import Tensor, tf
-from backends.tf.unfolding import (
-    Windows,
-    fold_to_one_channel,
-    kernel_gradient,
-    kernel_gradient_of_one_channel,
-)
-from core.switches import Switch
+from backends.tf.im2col import Windows, fold_to_one_channel, kernel_gradient, kernel_gradient_of_one_channel
+from core.backend.kernel_switches import Switch
 
 Padding = str | list[list[int]]
 """In TensorFlow's words: "SAME", or the pixels at both ends of the four axes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from backends.tf.framework import tf
-from core import machine
+from core.base import system
 
 
 def list_devices() -> list[str]:
@@ -29,7 +29,7 @@ def multiplies_bfloat16(name: str) -> bool:
     """
     if name != "cpu":
         return True
-    if not machine.multiplies_bfloat16():
+    if not system.multiplies_bfloat16():
         return False
     with tf.device(framework_device(name)):
         ones = tf.ones([1, 32, 32, 16], tf.bfloat16)

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from core.machine import held_back_stderr, keep_freed_memory
+from core.base.system import held_back_stderr, keep_freed_memory
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow imports Keras, which reads and writes a file in the home folder, or where there is none in ./~ or

@@ -1,11 +1,11 @@
-"""The losses of `core.rules` in TensorFlow."""
+"""The losses of `core.backend.training_rules` in TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from backends.tf.framework import Tensor, tf
-from core.rules import LossRule
+from core.backend.training_rules import LossRule
 
 
 def bce(logits: Tensor, masks: Tensor) -> Tensor:

@@ -7,25 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.tf import cpu, losses, operations, optimizers, unfolding
+from backends.tf import cpu, im2col, losses, operations, optimizers
 from backends.tf.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.tf.framework import Tensor, tf
-from core import plan as plans
-from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.machine import utf8_name
-from core.plan import Plan, require_operations
-from core.randomness import words
-from core.rules import Rules, StepScalars
-from core.state import check_state, slot_name, state_shapes
-from core.switches import Switch
+from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.kernel_switches import Switch
+from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.randomness import words
+from core.base.system import utf8_name
+from core.network import plan as plans
+from core.network.plan import Plan, require_operations
 
 __all__ = ["TensorFlowModel", "compile", "list_devices", "predict_exported", "switches"]
 
 
 class TensorFlowModel:
-    """See `core.contract.Model` for what each method promises."""
+    """See `core.backend.contract.Model` for what each method promises."""
 
-    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
         self._mixed = precision == "mixed_bfloat16"
@@ -47,7 +47,7 @@ class TensorFlowModel:
         self._draw = tf.function(self._graph_draw, [tf.TensorSpec((), tf.int32), step])
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
         """One update; gives the loss before it."""
         with tf.device(self._device):
@@ -72,7 +72,7 @@ class TensorFlowModel:
             probabilities: Array = self._predict(self._floats(images)).numpy()
         return probabilities
 
-    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         with tf.device(self._device):
             kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
@@ -109,7 +109,7 @@ class TensorFlowModel:
     def _floats(self, images: Array) -> Tensor:
         return tf.constant(images, self._dtype)
 
-    def _given(self, keep: KeepMasks) -> dict[str, Tensor]:
+    def _given(self, keep: DropoutMasks) -> dict[str, Tensor]:
         return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
 
     def _drawn(self, count: int, step: int) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ class TensorFlowModel:
         return operations.sigmoid(logits)
 
 
-def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
+def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
     """The plan in TensorFlow on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "tf")
     return TensorFlowModel(plan, rules, device, precision)
@@ -178,7 +178,7 @@ def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> Tens
 
 def switches() -> tuple[Switch, ...]:
     """The numbers at which kernels change."""
-    return (operations.WIDE, operations.SEVERAL, cpu.PARTS, cpu.CANCELLED, unfolding.FLOATS)
+    return (operations.WIDE, operations.SEVERAL, cpu.PARTS, cpu.CANCELLED, im2col.FLOATS)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:

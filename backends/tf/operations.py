@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.plan` in TensorFlow. Arrays are (N, H, W, C)."""
+"""Each primitive operation of `core.network.plan` in TensorFlow. Arrays are (N, H, W, C)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from backends.tf import cpu, fused_batch_norm
 from backends.tf.framework import Tensor, tf
-from backends.tf.unfolding import Windows
-from core.lowering import same_pads
-from core.plan import (
+from backends.tf.im2col import Windows
+from core.backend.kernel_switches import Switch
+from core.network.lowering import same_pads
+from core.network.plan import (
     BatchNorm,
     Bias,
     Concat,
@@ -23,7 +24,6 @@ from core.plan import (
     Relu,
     unknown_operation,
 )
-from core.switches import Switch
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What `forward` computes: all that may stand before the sigmoid."""
@@ -81,7 +81,9 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, use:
 
 
 def in_bfloat16(product: Product) -> Product:
-    """The product as "mixed_bfloat16" has it (`core.rules`); `tf.cast` rounds gradients as it does values.
+    """The product of precision "mixed_bfloat16". `tf.cast` rounds gradients as it rounds values.
+
+    `core.backend.training_rules` states the rounding.
 
     Without kernels of bfloat16, and where they would be Eigen's, it is taken in float32, of rounded operands.
     """

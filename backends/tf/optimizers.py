@@ -1,12 +1,12 @@
-"""Clipping and the optimisers of `core.rules` in TensorFlow."""
+"""Clipping and the optimisers of `core.backend.training_rules` in TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from backends.tf.framework import Tensor, tf
-from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule, update_for
+from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, update_for
+from core.network.plan import Parameter
 
 
 def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> dict[str, Tensor]:

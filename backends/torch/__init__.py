@@ -1,7 +1,7 @@
 """PyTorch, eager: each operation as it is called."""
 
-from core.contract import Backend
-from core.programs import installation
+from core.backend.contract import Backend
+from core.base.programs import installation
 
 backend = Backend(
     name="torch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backends.torch.framework import torch
-from core import machine
+from core.base import system
 
 
 def list_devices() -> list[str]:
@@ -26,4 +26,4 @@ def multiplies_bfloat16(name: str) -> bool:
     """
     if name != "cpu":
         return True
-    return bool(torch.backends.mkldnn.is_available()) and machine.multiplies_bfloat16()
+    return bool(torch.backends.mkldnn.is_available()) and system.multiplies_bfloat16()

@@ -21,10 +21,10 @@ import numpy as np
 from backends.torch import operations
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.contract import Array
-from core.errors import UserError
-from core.plan import Plan
-from core.programs import command_line
+from core.backend.contract import Array
+from core.base.errors import UserError
+from core.base.programs import command_line
+from core.network.plan import Plan
 
 TORCHSCRIPT, PT2 = "torchscript", "pt2"
 _FILES = {TORCHSCRIPT: "model.pt", PT2: "model.pt2"}

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from core.machine import keep_freed_memory
+from core.base.system import keep_freed_memory
 
 # The same bits every time; an operator that cannot raises, as products on a GPU do without the variable.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

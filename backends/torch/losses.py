@@ -1,4 +1,4 @@
-"""The losses of `core.rules` in PyTorch."""
+"""The losses of `core.backend.training_rules` in PyTorch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.rules import LossRule
+from core.backend.training_rules import LossRule
 
 
 def bce(logits: Tensor, masks: Tensor) -> Tensor:

@@ -11,20 +11,20 @@ from backends.torch import exports, losses, operations, optimizers
 from backends.torch.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.plan import Plan, require_operations
-from core.randomness import words
-from core.rules import Rules, StepScalars
-from core.state import check_state, slot_name, state_shapes
-from core.switches import Switch
+from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.kernel_switches import Switch
+from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.randomness import words
+from core.network.plan import Plan, require_operations
 
 __all__ = ["TorchModel", "compile", "list_devices", "predict_exported", "switches"]
 
 
 class TorchModel:
-    """See `core.contract.Model` for what each method promises."""
+    """See `core.backend.contract.Model` for what each method promises."""
 
-    def __init__(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._numbers, self._mixed = array_type(precision), precision == "mixed_bfloat16"
         multiplies = self._mixed and multiplies_bfloat16(device)
@@ -39,7 +39,7 @@ class TorchModel:
             self._arrays[parameter.name].requires_grad_()
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
         """One update; gives the loss before it."""
         kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
@@ -71,7 +71,7 @@ class TorchModel:
             logits, _ = self._forward(self._floats(images), None)
         return _to_neutral(operations.sigmoid(logits), (0, 2, 3, 1))
 
-    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         kept = self._draw(len(images), 0) if keep is None else self._given(keep)
         loss, gradients, _ = self._differentiate(images, masks, kept)
@@ -98,7 +98,7 @@ class TorchModel:
         """Images or masks."""
         return self._sent(array, (0, 3, 1, 2), self._numbers)
 
-    def _given(self, keep: KeepMasks) -> dict[str, Tensor]:
+    def _given(self, keep: DropoutMasks) -> dict[str, Tensor]:
         return {op.name: self._sent(keep[op.name], (0, 3, 1, 2), "uint8") for op in self._plan.dropouts}
 
     def _kept(self, array: Array) -> Tensor:
@@ -141,7 +141,7 @@ class TorchModel:
         return loss.detach(), dict(zip(names, gradients, strict=True)), statistics
 
 
-def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> TorchModel:  # noqa: A001
+def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TorchModel:  # noqa: A001
     """The plan in PyTorch on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "torch")
     return TorchModel(plan, rules, device, precision)

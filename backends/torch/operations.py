@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.plan` in PyTorch. Arrays are (N, C, H, W) inside, in memory too.
+"""Each primitive operation of `core.network.plan` in PyTorch. Arrays are (N, C, H, W) inside, in memory too.
 
 Not in `torch.channels_last`: on the CPU (PyTorch 2.13) the kernel's gradient of a strided 1x1 transposed
 convolution is then wrong, batch norm adds pixel by pixel in float32, and the default network is no faster.
@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backends.torch.framework import torch
-from core.plan import (
+from core.backend.kernel_switches import Switch
+from core.network.plan import (
     BatchNorm,
     Bias,
     Concat,
@@ -26,7 +27,6 @@ from core.plan import (
     Relu,
     unknown_operation,
 )
-from core.switches import Switch
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What `forward` computes: all that may stand before the sigmoid."""
@@ -88,7 +88,9 @@ def _transposed(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor
 
 
 def products(mixed: bool, multiplies_bfloat16: bool) -> Products:
-    """In the precision of what they are given, or as "mixed_bfloat16" has them (`core.rules`).
+    """Products in the precision of their operands, or in "mixed_bfloat16".
+
+    `core.backend.training_rules` states the rounding.
 
     Args:
         mixed: Which of these.

@@ -1,4 +1,4 @@
-"""Clipping and the optimisers of `core.rules` in PyTorch; nothing here waits for a result."""
+"""Clipping and the optimisers of `core.backend.training_rules` in PyTorch, without waiting for results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.plan import Parameter
-from core.rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.network.plan import Parameter
 
 
 def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ from benchmarks.facts.measures import Part, Script
 from benchmarks.facts.records import ROOT
 from benchmarks.facts.registry import FACTS, Fact, read_all
 from benchmarks.facts.tables import render
-from core.errors import UserError
-from core.files import write_text
+from core.base.errors import UserError
+from core.files.atomic import write_text
 
 
 def main(words: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""How far each backend's float32 is from the truth, beside what `core.budget` allows."""
+"""How far each backend's float32 is from the truth, beside what `core.tolerance.budget` allows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 from benchmarks.facts.measures import Part
 from benchmarks.facts.records import Row
-from core.budget import Distance, farthest
+from core.backend.process import BackendProcess
 from core.conformance.cases import distances_from_truth
 from core.conformance.training import LARGE, USUAL, Setting, case_of_setting, train
-from core.isolation import Isolated
+from core.tolerance.budget import Distance, farthest
 
 SETTINGS = (*USUAL, *LARGE[:2], Setting("demo", 384, (8,)), Setting("unet", 192, (4,), fresh=False))
 
 
 def agreement(part: Part) -> list[Row]:
     """A row for each backend and setting: largest distances, and of what most of its budget is taken."""
-    processes = {name: Isolated(name) for name in part.backends}
+    processes = {name: BackendProcess(name) for name in part.backends}
     rows: list[Row] = []
     try:
         for setting in SETTINGS:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from core.errors import UserError
+from core.base.errors import UserError
 
 _END = "<!-- /facts -->"
 _MARKS = re.compile(rf"<!-- facts: (?P<name>[^ ]+) -->|{_END}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from benchmarks.facts.records import Measurement, Record, Row, told
-from core.errors import UserError
+from core.base.errors import UserError
 
 Records = Mapping[str, Record]
 """Each by the name of its fact."""

@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.facts.records import ROOT, Row
 from benchmarks.facts.sources import code_lines, matching
-from benchmarks.turns import ratios, spread
-from core.errors import UserError
+from benchmarks.paired_timings import ratios, spread
+from core.base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def capabilities(part: Part) -> list[Row]:
 
     The verdicts are those of `core.conformance.capabilities`; `checks` counts the row's by their status.
     """
+    from core.backend.process import BackendProcess
     from core.conformance import all_checks, examine
     from core.conformance import capabilities as sum_up
-    from core.isolation import Isolated
 
     rows: list[Row] = []
     for name in part.backends:
-        with Isolated(name) as backend:
+        with BackendProcess(name) as backend:
             outcomes = [examine(check, backend) for check in all_checks()]
         for outcome in outcomes:
             if outcome.status == "failed":
@@ -213,7 +213,7 @@ def prediction_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
 
 
 def answers_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
-    """Of `benchmarks/answers.py`: one row."""
+    """Of `benchmarks/predict_command.py`: one row."""
     kinds = ("read", "network", "conclude", "command")
     return [
         {

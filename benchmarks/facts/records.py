@@ -22,9 +22,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks.facts.sources import fingerprint, matching
-from core.errors import UserError
-from core.files import write_text
-from core.machine import available_cores
+from core.base.errors import UserError
+from core.base.system import available_cores
+from core.files.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "docs/facts"

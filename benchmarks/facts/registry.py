@@ -12,7 +12,7 @@ from benchmarks.facts.agreement import agreement
 from benchmarks.facts.measures import Measure, Part, Script
 from benchmarks.facts.records import ROOT, Measurement, Record, Row
 from benchmarks.facts.sources import fingerprint
-from core.errors import UserError
+from core.base.errors import UserError
 
 MOST_DAYS = 90
 """So old a fact that needs a quiet machine may become after its sources have changed."""
@@ -20,10 +20,22 @@ MOST_DAYS = 90
 TRAINING = ("tf", "mxnet", "torch", "jax", "reference")
 BACKENDS = (*TRAINING[:4], "onnx", "reference")
 
-_COMPILED = ("core/contract.py", "core/dropout.py", "core/lowering.py", "core/plan.py", "core/rules.py")
-_MEANT = (*_COMPILED, "core/state.py", "core/specification.py", "backends/reference/**/*.py")
-_STEP = ("core/training.py", "core/lowering.py", "core/plan.py", "core/rules.py", "core/schedules.py")
-_LOADER = ("data/loader.py", "data/store.py", "data/augmentation.py")
+_COMPILED = (
+    "core/backend/contract.py",
+    "core/backend/dropout_masks.py",
+    "core/network/lowering.py",
+    "core/network/plan.py",
+    "core/backend/training_rules.py",
+)
+_MEANT = (*_COMPILED, "core/backend/state.py", "core/network/specification.py", "backends/reference/**/*.py")
+_STEP = (
+    "core/training/loop.py",
+    "core/network/lowering.py",
+    "core/network/plan.py",
+    "core/backend/training_rules.py",
+    "core/training/schedules.py",
+)
+_LOADER = ("data/batches/loader.py", "data/hdf5/store.py", "data/batches/augmentation.py")
 
 
 @dataclass(frozen=True)
@@ -158,9 +170,9 @@ _ALL = (
         (
             "backends/{backend}/**/*.py",
             "core/conformance/**/*.py",
-            "core/budget.py",
-            "core/comparison.py",
-            "core/switches.py",
+            "core/tolerance/budget.py",
+            "core/tolerance/differences.py",
+            "core/backend/kernel_switches.py",
             *_MEANT,
         ),
         ("backend", "subject"),
@@ -188,7 +200,13 @@ _ALL = (
                 " round tf > torch > mxnet > jax > reference > tf",
             ),
         ),
-        ("backends/{backend}/**/*.py", "core/parity/**/*.py", "core/budget.py", "core/training.py", *_MEANT),
+        (
+            "backends/{backend}/**/*.py",
+            "core/parity/**/*.py",
+            "core/tolerance/budget.py",
+            "core/training/loop.py",
+            *_MEANT,
+        ),
         ("what",),
         per_machine=False,
     ),
@@ -197,7 +215,7 @@ _ALL = (
         agreement,
         (Part(("tf", "mxnet", "torch", "jax")),),
         (
-            *("backends/{backend}/**/*.py", "core/budget.py", "core/conformance/training.py"),
+            *("backends/{backend}/**/*.py", "core/tolerance/budget.py", "core/conformance/training.py"),
             *("core/conformance/cases.py", "configs/fcn*.yaml", "configs/demo.yaml", "configs/unet.yaml"),
             *_MEANT,
         ),
@@ -234,17 +252,31 @@ _ALL = (
         "speed_prediction",
         Script("benchmarks/prediction.py", measures.prediction_rows),
         (Part(("tf", "mxnet", "onnx"), "-f tf -f mxnet -f onnx"),),
-        ("backends/{backend}/**/*.py", "core/lowering.py", "core/plan.py", "benchmarks/prediction.py"),
+        (
+            "backends/{backend}/**/*.py",
+            "core/network/lowering.py",
+            "core/network/plan.py",
+            "benchmarks/prediction.py",
+        ),
         ("framework", "network", "precision", "batch_size"),
     ),
     Fact(
         "speed_answers",
-        Script("benchmarks/answers.py", measures.answers_rows),
+        Script("benchmarks/predict_command.py", measures.answers_rows),
         (Part(("tf",), "-f tf"),),
         (
-            *("backends/{backend}/**/*.py", "core/inference.py", "core/commands/prediction_run.py"),
-            *("core/commands/results.py", "core/workers.py", "data/reading.py", "data/resize.py"),
-            *("data/dicom.py", "data/decoders.py", "benchmarks/answers.py"),
+            *(
+                "backends/{backend}/**/*.py",
+                "core/prediction/trained_models.py",
+                "core/commands/predict/prediction.py",
+            ),
+            *(
+                "core/commands/predict/results.py",
+                "core/processes/workers.py",
+                "data/radiographs/reading.py",
+                "data/radiographs/resize.py",
+            ),
+            *("data/radiographs/dicom.py", "data/pixel_data/decoders.py", "benchmarks/predict_command.py"),
         ),
         ("framework",),
     ),
@@ -253,9 +285,14 @@ _ALL = (
         Script("benchmarks/start.py", measures.start_rows),
         (Part(("tf", "mxnet"), "-f tf -f mxnet"),),
         (
-            *("backends/{backend}/**/*.py", "run.py", "core/commands/__init__.py", "core/commands/train.py"),
             *(
-                "core/commands/training_run.py",
+                "backends/{backend}/**/*.py",
+                "run.py",
+                "core/commands/__init__.py",
+                "core/commands/train/__init__.py",
+            ),
+            *(
+                "core/commands/train/training.py",
                 "core/tasks/*.py",
                 *_STEP,
                 "benchmarks/by_hand/*.py",
@@ -276,8 +313,18 @@ _ALL = (
         Script("benchmarks/preprocess.py", measures.preprocessing_rows),
         (Part((), ""),),
         (
-            *("data/preprocessing.py", "data/reading.py", "data/decoders.py", "data/dicom.py"),
-            *("data/resize.py", "data/store.py", "data/staging.py", "core/workers.py"),
+            *(
+                "data/preprocessing/conversion.py",
+                "data/radiographs/reading.py",
+                "data/pixel_data/decoders.py",
+                "data/radiographs/dicom.py",
+            ),
+            *(
+                "data/radiographs/resize.py",
+                "data/hdf5/store.py",
+                "data/preprocessing/staging.py",
+                "core/processes/workers.py",
+            ),
             "benchmarks/preprocess.py",
         ),
         ("storage",),

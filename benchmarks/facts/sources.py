@@ -18,7 +18,7 @@ from typing import TypeGuard
 
 import yaml
 
-from core.errors import UserError
+from core.base.errors import UserError
 
 _NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),

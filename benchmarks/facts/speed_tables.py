@@ -20,7 +20,7 @@ from benchmarks.facts.layout import (
     table_of,
 )
 from benchmarks.facts.records import Measurement, Record, Row
-from core.errors import UserError
+from core.base.errors import UserError
 
 _NETWORKS = {"fcn": "default FCN", "unet": "U-Net"}
 

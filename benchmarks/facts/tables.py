@@ -12,7 +12,7 @@ from benchmarks.facts import speed_tables
 from benchmarks.facts.layout import Records, block, record_of, rows_of, small, table_of
 from benchmarks.facts.records import SOFTWARE, told
 from benchmarks.facts.registry import BACKENDS
-from core.errors import UserError
+from core.base.errors import UserError
 
 _PRECISIONS = ("float32", "float64", "mixed_bfloat16")
 

@@ -3,9 +3,9 @@
 Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and `run(arguments)`,
 which gives a `Status` (training also that of a signal). It imports at its top nothing but the standard
 library, so `--help` answers at once. `-f`, `-v`, `-q` and `--no-progress` may stand before or after the
-subcommand's name; without a name the first subcommand of the list runs (`core.commands.overview`). Errors
-of the user, and packages that are not installed, end as one message on standard error;
-`core.commands.statuses` has the exit statuses. SIGTERM and SIGHUP end a command as orderly as Ctrl-C;
+subcommand's name; without a name the first subcommand of the list runs (`core.commands.shared.overview`).
+Errors of the user, and packages that are not installed, end as one message on standard error;
+`core.commands.shared.statuses` has the exit statuses. SIGTERM and SIGHUP end a command as orderly as Ctrl-C;
 training has its own handling of the first. What cannot be shown, because of a terminal's encoding, a reader
 that has gone or a full disk, ends no work; what is missing from standard output at the end is an error,
 unless nobody reads it.
@@ -27,13 +27,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType, ModuleType
 
-from core.commands.options import add_common_options
-from core.commands.overview import CommandLine, named, overview, subcommand
-from core.commands.parser import Parser
-from core.commands.statuses import Status, of_signal
-from core.errors import UserError
-from core.programs import started_as
-from core.standard_streams import lasting_streams, visible
+from core.base.errors import UserError
+from core.base.programs import started_as
+from core.base.standard_streams import lasting_streams, visible
+from core.commands.shared.options import add_common_options
+from core.commands.shared.overview import CommandLine, named, overview, subcommand
+from core.commands.shared.parser import Parser
+from core.commands.shared.statuses import Status, of_signal
 
 
 def main(program: str, description: str, names: Sequence[str], argv: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         argv: The words after the program's name; `sys.argv[1:]` when None.
     """
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
-        from core.commands.completion import complete
+        from core.commands.shared.completion import complete
 
         complete(names, functools.partial(_parser, program), functools.partial(named, names))
     words = list(sys.argv[1:] if argv is None else argv)
@@ -62,7 +62,7 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
             _tell(error, words)
             status = Status.ERROR
         except ModuleNotFoundError as error:
-            from core.packages import explain_missing
+            from core.base.packages import explain_missing
 
             if (missing := explain_missing(error)) is None:
                 raise
@@ -75,17 +75,17 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
             if error.filename is None:
                 raise
             # The system refused a path: it is too long, or not ours to look at.
-            from core.files import explain_os_error
+            from core.files.system_errors import as_user_error
 
-            _tell(explain_os_error(error, str(error.filename), "use"), words)
+            _tell(as_user_error(error, str(error.filename), "use"), words)
             status = Status.ERROR
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             status = Status.INTERRUPTED
         if (reason := streams.lost()) is not None:
-            from core.files import explain_os_error
+            from core.files.system_errors import as_user_error
 
-            print(f"error: {explain_os_error(reason, 'standard output', 'write')}", file=sys.stderr)
+            print(f"error: {as_user_error(reason, 'standard output', 'write')}", file=sys.stderr)
             status = Status.ERROR if status in (Status.DONE, Status.FAULTS) else status
         return int(status)
 
@@ -143,10 +143,10 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         print(overview(described), end="")
         return Status.DONE
     arguments = _parser(program, name).parse_args(words)
-    from core.machine import respect_quota
+    from core.base.system import respect_quota
 
     respect_quota()  # before NumPy is imported, which begins its threads then
-    from core.commands import frameworks, terminal
+    from core.commands.shared import frameworks, terminal
 
     frameworks.settle(arguments)
     began = time.perf_counter()
@@ -183,7 +183,7 @@ def _is_verbose(words: Sequence[str]) -> bool:
 
 
 def _print_versions(*, verbose: bool) -> None:
-    from core.commands.versions import all_versions, tool_version
+    from core.commands.shared.versions import all_versions, tool_version
 
     print(tool_version())
     for title, version in all_versions().items() if verbose else ():
@@ -191,7 +191,7 @@ def _print_versions(*, verbose: bool) -> None:
 
 
 def _print_line_of_versions() -> None:
-    from core.commands.versions import all_versions, tool_version
+    from core.commands.shared.versions import all_versions, tool_version
 
     listed = [tool_version(), *(f"{title} {version}" for title, version in all_versions().items())]
     print(", ".join(listed), file=sys.stderr)

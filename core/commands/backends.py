@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from core.commands.statuses import Status
+from core.commands.shared.statuses import Status
 
 HELP = "list the backends: installed or how to install them, version, devices"
 
@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> Status:
     import dataclasses
     import json
 
-    from core.probing import probe_all
+    from core.backend.availability import probe_all
 
     found = probe_all()
     if arguments.json:
@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> Status:
 
     from rich.table import Table
 
-    from core.commands.terminal import console
-    from core.standard_streams import visible
+    from core.base.standard_streams import visible
+    from core.commands.shared.terminal import console
 
     table = Table("-f", "framework", "version", "devices", "state")
     for backend in found:

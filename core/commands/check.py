@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.commands.options import add_overwrite_option, check_at_least_one
-from core.commands.statuses import Status
-from core.destinations import output_file
+from core.commands.shared.options import add_overwrite_option, check_at_least_one
+from core.commands.shared.statuses import Status
+from core.files.destinations import output_file
 
 if TYPE_CHECKING:
-    from core.commands.terminal import Terminal
-    from data.submissions import Fault, Size
+    from core.commands.shared.terminal import Terminal
+    from data.submissions.submission_file import Fault, Size
 
 HELP = "look for everything that is wrong with a submission"
 
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Look, and show what was found."""
-    from core.commands.outputs import Input, claimed_reports, images
-    from core.commands.terminal import console
+    from core.commands.shared.outputs import Input, claimed_reports, images
+    from core.commands.shared.terminal import console
 
     present = [
         Input(f"the {name}", path)
@@ -61,10 +61,10 @@ def run(arguments: argparse.Namespace) -> Status:
 def _check(console: Terminal, arguments: argparse.Namespace) -> Status:
     import json
 
-    from core.commands.progress import spinner
-    from core.files import write_text
-    from core.standard_streams import visible
-    from data.submissions import check
+    from core.base.standard_streams import visible
+    from core.commands.shared.progress import spinner
+    from core.files.atomic import write_text
+    from data.submissions.submission_file import check
 
     size = _size(arguments)
     notes: list[str] = []
@@ -100,7 +100,7 @@ def _check(console: Terminal, arguments: argparse.Namespace) -> Status:
 
 
 def _size(arguments: argparse.Namespace) -> Size:
-    from core.errors import UserError
+    from core.base.errors import UserError
 
     given = {name: getattr(arguments, name) for name in ("size", "height", "width")}
     check_at_least_one(arguments, *given)
@@ -117,8 +117,8 @@ def _images(
     console: Terminal, arguments: argparse.Namespace, size: Size, tell: Callable[[str], None]
 ) -> dict[str, Size | None] | None:
     """The ids that there must be, if anything tells."""
-    from core.commands.progress import progress_bar
-    from data.submissions import images_of, images_of_sample
+    from core.commands.shared.progress import progress_bar
+    from data.submissions.submission_file import images_of, images_of_sample
 
     if arguments.sample is not None:
         return images_of_sample(arguments.sample, size, tell)
@@ -133,8 +133,8 @@ def _images(
 
 def _show(console: Terminal, faults: tuple[Fault, ...]) -> None:
     """The first faults of each kind."""
-    from core.commands.terminal import most_shown
-    from core.standard_streams import visible
+    from core.base.standard_streams import visible
+    from core.commands.shared.terminal import most_shown
 
     most = most_shown(_MOST_SHOWN)
     for kind in dict.fromkeys(fault.kind for fault in faults):

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.commands.options import add_configuration_options, overrides
-from core.commands.parser import only_with
-from core.commands.statuses import Status
-from core.programs import command_line
+from core.base.programs import command_line
+from core.commands.shared.options import add_configuration_options, overrides
+from core.commands.shared.parser import only_with
+from core.commands.shared.statuses import Status
 
 if TYPE_CHECKING:
-    from core.configuration import Configuration
-    from core.memory import Estimate
-    from core.plan import Plan
+    from core.experiment.configuration import Configuration
+    from core.network.plan import Plan
+    from core.training.memory_estimate import Estimate
 
 HELP = "check a configuration and print it in full, with the network and the memory of training"
 
@@ -63,9 +63,9 @@ def run(arguments: argparse.Namespace) -> Status:
         found: Any = _own()
         text = _listed(found)
     else:
-        from core.configuration import load_configuration
-        from core.lowering import lower
-        from core.memory import estimate_training
+        from core.experiment.configuration import load_configuration
+        from core.network.lowering import lower
+        from core.training.memory_estimate import estimate_training
 
         configuration = load_configuration(Path(arguments.name), overrides(arguments))
         training = configuration.training
@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> Status:
 
 
 def _own() -> list[dict[str, str]]:
-    from core.configuration import description
-    from core.shipped import own_configurations
+    from core.experiment.configuration import description
+    from core.experiment.shipped_configurations import own_configurations
 
     return [
         {"name": name, "file": f"configs/{path.name}", "description": description(path)}
@@ -98,7 +98,7 @@ def _listed(found: Sequence[dict[str, str]]) -> str:
 def _size(text: str) -> tuple[int, int]:
     import re
 
-    from core.errors import UserError
+    from core.base.errors import UserError
 
     match = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", text)
     if match is None:
@@ -109,7 +109,7 @@ def _size(text: str) -> tuple[int, int]:
 def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: Estimate) -> dict[str, Any]:
     import dataclasses
 
-    from core.summary import summarise_plan
+    from core.network.summary import summarise_plan
 
     outputs = {block: op.output for block, last in plan.blocks for op in plan.operations if op.name == last}
     blocks = [
@@ -143,8 +143,8 @@ def _as_text(
     arguments: argparse.Namespace, configuration: Configuration, plan: Plan, estimate: Estimate
 ) -> str:
     """The configuration as YAML in which all else is a comment, so the whole can be saved and used."""
-    from core.configuration import as_yaml
-    from core.standard_streams import visible
+    from core.base.standard_streams import visible
+    from core.experiment.configuration import as_yaml
 
     title = " with ".join(filter(None, (arguments.name, ", ".join(overrides(arguments)))))
     comments = [*_network(plan), "", *_memory(configuration, estimate)]
@@ -153,7 +153,7 @@ def _as_text(
 
 
 def _network(plan: Plan) -> list[str]:
-    from core.summary import summarise_plan
+    from core.network.summary import summarise_plan
 
     rows = summarise_plan(plan)
     total = sum(row.parameters for row in rows)

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from core.commands.options import NAMED_BACKEND, add_overwrite_option
-from core.commands.statuses import Status
-from core.destinations import output_file
+from core.commands.shared.options import NAMED_BACKEND, add_overwrite_option
+from core.commands.shared.statuses import Status
+from core.files.destinations import output_file
 
 if TYPE_CHECKING:
-    from core.commands.terminal import Terminal
+    from core.commands.shared.terminal import Terminal
     from core.conformance import Outcome
 
     Table = Mapping[str, Mapping[str, Mapping[str, str]]]
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Run the suite. A check that failed is a fault; a refusal is none, and the table tells it."""
-    from core.commands.outputs import claimed_reports
-    from core.commands.terminal import console
+    from core.commands.shared.outputs import claimed_reports
+    from core.commands.shared.terminal import console
 
     reports = {"--json": arguments.json, "--markdown": arguments.markdown}
     with claimed_reports(reports, [], overwrite=arguments.overwrite):
@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> Status:
 def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
     import json
 
+    from core.base.programs import command_line
     from core.conformance import capabilities
-    from core.files import write_text
-    from core.programs import command_line
+    from core.files.atomic import write_text
 
     names = list(dict.fromkeys(arguments.framework))
     outcomes = {name: _examine(console, name, arguments) for name in names}
@@ -90,16 +90,16 @@ def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
 
 
 def _examine(console: Terminal, name: str, arguments: argparse.Namespace) -> list[Outcome]:
-    from core.commands.progress import bar_of
+    from core.backend.process import BackendProcess
+    from core.base.errors import UserError
+    from core.commands.shared.progress import bar_of
     from core.conformance import all_checks, examine
-    from core.errors import UserError
-    from core.isolation import Isolated
 
     only = arguments.only
     checks = [check for check in all_checks(large=arguments.large) if only is None or only in str(check)]
     if not checks:
         raise UserError(f"--only {only}: no check's name contains that")
-    with Isolated(name) as backend, bar_of(console, transient=True) as bar:
+    with BackendProcess(name) as backend, bar_of(console, transient=True) as bar:
         return [examine(check, backend) for check in bar.track(checks, description=name)]
 
 

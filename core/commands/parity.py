@@ -8,17 +8,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.commands.options import NAMED_BACKEND, add_overwrite_option, check_at_least_one
-from core.commands.statuses import Status
-from core.destinations import output_file
-from core.programs import command_line
+from core.base.programs import command_line
+from core.commands.shared.options import NAMED_BACKEND, add_overwrite_option, check_at_least_one
+from core.commands.shared.statuses import Status
+from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from core.budget import Kind
-    from core.commands.terminal import Terminal
-    from core.configuration import Configuration
+    from core.backend.state import Kind
+    from core.commands.shared.terminal import Terminal
+    from core.experiment.configuration import Configuration
     from core.parity import Certificate, Series
 
 HELP = "train on several backends in step and show how far they are apart"
@@ -75,11 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Measure. A backend that leaves the budget is a fault."""
-    from core.commands.outputs import Input, claimed_reports
-    from core.commands.terminal import console
-    from core.errors import UserError
-    from core.packages import require
-    from core.registry import require_training
+    from core.backend.registry import require_training
+    from core.base.errors import UserError
+    from core.base.packages import require
+    from core.commands.shared.outputs import Input, claimed_reports
+    from core.commands.shared.terminal import console
 
     # Many processes share the cores: threads of OpenMP that have nothing to do are to sleep, not to spin.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -100,7 +100,7 @@ def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
     import dataclasses
     import json
 
-    from core.files import write_bytes, write_text
+    from core.files.atomic import write_bytes, write_text
 
     certificate = _certify(arguments, console)
     _print(console, certificate)
@@ -115,8 +115,8 @@ def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
 
 
 def _certify(arguments: argparse.Namespace, console: Terminal) -> Certificate:
-    from core.commands.progress import progress_bar
-    from core.lowering import lower
+    from core.commands.shared.progress import progress_bar
+    from core.network.lowering import lower
     from core.parity import certify
 
     configuration = _configuration(arguments)
@@ -138,7 +138,7 @@ def _certify(arguments: argparse.Namespace, console: Terminal) -> Certificate:
 
 
 def _configuration(arguments: argparse.Namespace) -> Configuration:
-    from core.configuration import load_configuration
+    from core.experiment.configuration import load_configuration
 
     options = {name: getattr(arguments, name) for name in (*_DEFAULTS, "seed")}
     overrides = [
@@ -153,11 +153,11 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 @contextlib.contextmanager
 def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
     """The batches and the facts about them: the file's, split as for training, or drawn."""
-    from core.checkpoint import DataFacts
-    from core.parity.synthetic import SyntheticBatches
-    from core.tasks.batches import training_batches
-    from core.tasks.held_out import facts_of, split_of
-    from data.store import Store
+    from core.experiment.checkpoint import DataFacts
+    from core.parity.synthetic_batches import SyntheticBatches
+    from core.tasks.training_batches import training_batches
+    from core.tasks.validation_split import facts_of, split_of
+    from data.hdf5.store import Store
 
     settings = configuration.training
 

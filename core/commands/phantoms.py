@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from core.commands.options import add_overwrite_option, add_workers_option
-from core.commands.statuses import Status
+from core.commands.shared.options import add_overwrite_option, add_workers_option
+from core.commands.shared.statuses import Status
 
 HELP = "write a synthetic data set (DICOM and train-rle.csv) to try everything with"
 
@@ -34,14 +34,14 @@ def run(arguments: argparse.Namespace) -> Status:
     """Draw, and say what to do next."""
     import shlex
 
-    from core.commands.progress import bar_of
-    from core.commands.terminal import console
-    from core.packages import require
-    from core.programs import command_line
-    from core.standard_streams import visible
+    from core.base.packages import require
+    from core.base.programs import command_line
+    from core.base.standard_streams import visible
+    from core.commands.shared.progress import bar_of
+    from core.commands.shared.terminal import console
 
     require(["cv2", "pydicom"], "phantoms")
-    from data.phantoms import PhantomSettings, write_phantoms
+    from data.phantoms.data_set import PhantomSettings, write_phantoms
 
     shown = console()
     names = PhantomSettings.__annotations__

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.commands.options import add_overwrite_option, add_workers_option
-from core.commands.statuses import Status
-from core.destinations import output_file
+from core.commands.shared.options import add_overwrite_option, add_workers_option
+from core.commands.shared.statuses import Status
+from core.files.destinations import output_file
 
 if TYPE_CHECKING:
-    from core.commands.terminal import Terminal
-    from data.report import Remark, Report
+    from core.commands.shared.terminal import Terminal
+    from data.preprocessing.report import Remark, Report
 
 HELP = "turn DICOM radiographs and run-length-encoded masks into one HDF5 file"
 
@@ -86,13 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Do the work and show what became of every file."""
-    from data.pool import warm_up
+    from core.processes.pool import warm_up
 
-    warm_up("data.preprocessing")  # before this process imports the same
+    warm_up("data.preprocessing.conversion")  # before this process imports the same
 
-    from core.commands.terminal import console
-    from core.standard_streams import visible
-    from data.preprocessing import Settings, preprocess, staging_folder
+    from core.base.standard_streams import visible
+    from core.commands.shared.terminal import console
+    from data.preprocessing.conversion import Settings, preprocess, staging_folder
 
     shown = console(arguments.report)
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__annotations__})
@@ -130,7 +130,7 @@ def _progress(console: Terminal) -> Any:
         TimeRemainingColumn,
     )
 
-    from core.commands.progress import bar_of
+    from core.commands.shared.progress import bar_of
 
     return bar_of(
         console,
@@ -146,7 +146,7 @@ def _show(console: Terminal, report: Report) -> None:
     """The table of counts, then the first remarks of each kind."""
     from rich.table import Table
 
-    from core.standard_streams import visible
+    from core.base.standard_streams import visible
 
     table = Table(title=visible(str(report.out)), title_justify="left")
     table.add_column("what")
@@ -222,8 +222,8 @@ def _show_remarks(tell: Callable[..., None], title: str, remarks: Sequence[Remar
 
 def _show_lines(tell: Callable[..., None], title: str, lines: Sequence[str]) -> None:
     """The first of some remarks of a kind, one a line, and how many more there are."""
-    from core.commands.terminal import most_shown
-    from core.standard_streams import visible
+    from core.base.standard_streams import visible
+    from core.commands.shared.terminal import most_shown
 
     most = most_shown(_MOST_SHOWN)
     for line in lines[:most]:

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.commands.options import add_overwrite_option
-from core.commands.statuses import Status
-from core.destinations import output_file
+from core.commands.shared.options import add_overwrite_option
+from core.commands.shared.statuses import Status
+from core.files.destinations import output_file
 
 if TYPE_CHECKING:
-    from core.commands.terminal import Terminal
-    from data.submissions import Comparison
+    from core.commands.shared.terminal import Terminal
+    from data.submissions.submission_file import Comparison
 
 HELP = "score a submission against annotations, as the competition does"
 
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Compare, show, write."""
-    from core.commands.outputs import Input, claimed_reports
-    from core.commands.terminal import console
+    from core.commands.shared.outputs import Input, claimed_reports
+    from core.commands.shared.terminal import console
 
     inputs = [
         Input("the submission", arguments.submission),
@@ -59,11 +59,11 @@ def _score(console: Terminal, arguments: argparse.Namespace) -> Status:
 
     from rich.table import Table
 
-    from core.commands.progress import spinner
-    from core.files import write_text
-    from core.standard_streams import visible
-    from data.annotations import read_annotations
-    from data.submissions import compare, named, read_submission
+    from core.base.standard_streams import visible
+    from core.commands.shared.progress import spinner
+    from core.files.atomic import write_text
+    from data.annotations.annotation_file import read_annotations
+    from data.submissions.submission_file import compare, named, read_submission
 
     with spinner(console, "comparing"):
         submission = read_submission(arguments.submission)
@@ -110,7 +110,7 @@ def _scores(comparison: Comparison) -> dict[str, Any]:
     """All that is shown or written, by its key."""
     import dataclasses
 
-    from core.metrics import Confusion, dice_of_counts, iou_of_counts, summarise
+    from core.scoring.metrics import Confusion, dice_of_counts, iou_of_counts, summarise
 
     counts = comparison.overlap, comparison.predicted, comparison.truth
     positive, alarm = comparison.truth > 0, comparison.predicted > 0

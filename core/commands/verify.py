@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.commands.options import add_overwrite_option, check_at_least_one
-from core.commands.parser import only_with
-from core.commands.statuses import Status
-from core.programs import command_line
+from core.base.programs import command_line
+from core.commands.shared.options import add_overwrite_option, check_at_least_one
+from core.commands.shared.parser import only_with
+from core.commands.shared.statuses import Status
 
 if TYPE_CHECKING:
-    from core.commands.terminal import Terminal
+    from core.commands.shared.terminal import Terminal
 
 HELP = "check a data file in full, and draw masks on radiographs for the eye"
 
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Look, and show what was found. Where the file breaks its contract, that is a fault."""
-    from core.commands.outputs import Input, Output, OutputFolder, claimed
-    from core.commands.terminal import console
+    from core.commands.shared.outputs import Input, Output, OutputFolder, claimed
+    from core.commands.shared.terminal import console
 
     check_at_least_one(arguments, "count")
     outputs: list[Output] = []
@@ -55,9 +55,9 @@ def run(arguments: argparse.Namespace) -> Status:
 def _verify(console: Terminal, arguments: argparse.Namespace) -> Status:
     from rich.table import Table
 
-    from core.commands.progress import progress_bar
-    from core.standard_streams import visible
-    from data.verification import verify
+    from core.base.standard_streams import visible
+    from core.commands.shared.progress import progress_bar
+    from data.hdf5.verification import verify
 
     with progress_bar(console) as bar:
         task = bar.add_task("checking")
@@ -81,12 +81,14 @@ def _draw(console: Terminal, arguments: argparse.Namespace) -> None:
     """One picture an image; a file that cannot be read as a whole gives none."""
     import numpy as np
 
-    from core.errors import UserError
-    from core.files import FileNames, explained, replacing
-    from core.pictures import draw_overlay
-    from core.standard_streams import visible
-    from data.store import Store
-    from data.verification import choose
+    from core.base.errors import UserError
+    from core.base.standard_streams import visible
+    from core.files.atomic import replacing
+    from core.files.names import FileNames
+    from core.files.system_errors import explain_os_errors
+    from core.pictures.radiographs import draw_overlay
+    from data.hdf5.store import Store
+    from data.hdf5.verification import choose
 
     try:
         store = Store.open(arguments.file)
@@ -94,7 +96,7 @@ def _draw(console: Terminal, arguments: argparse.Namespace) -> None:
         console.print(f"no overlays: {visible(error.message)}", soft_wrap=True)
         return
     with store, replacing(arguments.overlays) as partial:
-        with explained(arguments.overlays, "write"):
+        with explain_os_errors(arguments.overlays, "write"):
             partial.mkdir()
         chosen = choose(store, arguments.count, arguments.seed)
         image = np.empty((1, store.height, store.width, 1), np.float32)
@@ -103,6 +105,6 @@ def _draw(console: Terminal, arguments: argparse.Namespace) -> None:
         for index in chosen:
             store.read(np.array([index]), image, mask if store.annotated else None)
             picture = draw_overlay(image[0, ..., 0], mask[0, ..., 0])
-            with explained(arguments.overlays, "write"):
+            with explain_os_errors(arguments.overlays, "write"):
                 (partial / f"{names.take(store.ids[index])}.png").write_bytes(picture)
     console.print(visible(f"{len(chosen)} images drawn in {arguments.overlays}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Checks of what `core.contract.Model` promises beside the numbers."""
+"""Checks of what `core.backend.contract.Model` promises beside the numbers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from core.backend.contract import Array, Implementation, Model, Precision, State
+from core.backend.training_rules import OptimizerRule, StepScalars
+from core.base.errors import UserError
 from core.conformance.cases import Case, Nonconformity, make_case
 from core.conformance.suite import Calls, Check
-from core.contract import Array, Implementation, Model, Precision, State
-from core.errors import UserError
-from core.rules import OptimizerRule, StepScalars
 
 
 class _Check(Protocol):
@@ -129,7 +129,7 @@ def _after_size_0(implementation: Implementation, case: Case) -> State:
 
 
 def _size_0(backend: Calls) -> None:
-    """What `core.averaging` takes statistics with."""
+    """What `core.training.weight_averaging` takes statistics with."""
     case = make_case(BLOCKS, 8, 12)
     after = backend.call(_after_size_0, case)
     for parameter in case.plan.parameters:

@@ -15,18 +15,18 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from core.budget import DRAWS, Budget, Distance, Found, Kind, floor
-from core.configuration import Configuration, parse_configuration
-from core.contract import Array, Implementation, Judge, Model, Precision, State
-from core.dropout import draw_keep_masks
-from core.lowering import lower_blocks
-from core.plan import Plan
-from core.registry import load_backend
-from core.rules import Rules, StepScalars, step_scalars
-from core.state import by_kind, initial_state
+from core.backend.contract import Array, Implementation, Judge, Model, Precision, State
+from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.registry import load_backend
+from core.backend.state import Kind, by_kind, initial_state
+from core.backend.training_rules import StepScalars, TrainingRules, step_scalars
+from core.experiment.configuration import Configuration, parse_configuration
+from core.network.lowering import lower_blocks
+from core.network.plan import Plan
+from core.tolerance.budget import DRAWS, Budget, Distance, Found, floor
 
 FLOOR_FLOAT64 = 1e-10
-"""Of every kind of array: less than `core.budget` allows whole trajectories."""
+"""Of every kind of array: less than `core.tolerance.budget` allows whole trajectories."""
 
 _MASK_SEED = 11
 
@@ -40,7 +40,7 @@ class Case:
     """A plan with a state and a few batches of (images, masks), which change no more once it is judged."""
 
     plan: Plan
-    rules: Rules
+    rules: TrainingRules
     state: State
     batches: tuple[tuple[Array, Array], ...]
     learning_rate: float = 1e-2
@@ -52,7 +52,7 @@ class Case:
 
     def keep(self, step: int, count: int) -> dict[str, NDArray[np.uint8]]:
         """The dropout masks of a step."""
-        return draw_keep_masks(self.plan, _MASK_SEED, step, count)
+        return draw_dropout_masks(self.plan, _MASK_SEED, step, count)
 
 
 def make_case(
@@ -173,7 +173,7 @@ class _Judging:
     def __init__(self, draw: int | None) -> None:
         self._draw = draw
 
-    def compile(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> Model:
+    def compile(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> Model:
         del device
         return cast(Judge, load_backend("reference")[1]).judge(plan, rules, precision, self._draw)
 
@@ -190,7 +190,7 @@ def judge(case: Case, precision: Precision = "float64") -> Results:
 
 @functools.cache
 def truth(run: Run, case: Case, draw: int | None = None) -> Sequence[Found]:
-    """What `run` finds where the judge computes; with `draw` moved as in `core.budget`."""
+    """What `run` finds where the judge computes; with `draw` moved as in `core.tolerance.budget`."""
     return run(cast(Implementation, _Judging(draw)), case, "float32")
 
 
@@ -219,7 +219,7 @@ def distances_from_truth(
 def require_agreement(
     run: Run, received: Sequence[Found], case: Case, precision: Precision, *, ties: bool = False
 ) -> None:
-    """Nothing that `run` found may be farther from the judge's than `core.budget` allows; see above.
+    """Raise if an array that `run` found is farther from the truth than its budget allows.
 
     Raises:
         Nonconformity: The text lists what is at the first such step, the largest share of its budget first.

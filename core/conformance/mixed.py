@@ -1,4 +1,4 @@
-"""Checks of precision "mixed_bfloat16" against the judge's own, which rounds where `core.rules` says so.
+"""Checks of precision "mixed_bfloat16" against the reference, which rounds where the rules say so.
 
 What may differ, and how much of it is allowed. A bfloat16 number has 8 significant bits: its neighbour is
 at most 2**-7 of it away. Two backends that follow the rule add up float32 numbers in another order, so what
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from core.comparison import difference, differences
-from core.configuration import load_configuration
+from core.backend.contract import Array
+from core.base.rounding import to_bfloat16
 from core.conformance.cases import (
     Case,
     Nonconformity,
@@ -34,8 +34,8 @@ from core.conformance.cases import (
     run_case,
 )
 from core.conformance.suite import Calls, Check
-from core.contract import Array
-from core.rounding import to_bfloat16
+from core.experiment.configuration import load_configuration
+from core.tolerance.differences import difference, differences
 
 LARGEST = 2.0**-5
 _TYPICAL = 2.0**-11

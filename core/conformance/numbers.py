@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from core.budget import floor
-from core.comparison import difference
-from core.configuration import load_configuration
+from core.backend.contract import Precision
 from core.conformance.cases import (
     FLOOR_FLOAT64,
     Case,
@@ -21,9 +19,11 @@ from core.conformance.cases import (
     require_agreement,
     run_case,
 )
-from core.conformance.networks import random_case
+from core.conformance.random_networks import random_case
 from core.conformance.suite import Calls, Check
-from core.contract import Precision
+from core.experiment.configuration import load_configuration
+from core.tolerance.budget import floor
+from core.tolerance.differences import difference
 
 PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
 DOWN_UP: list[dict[str, Any]] = [

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from core.budget import Found
-from core.comparison import difference
-from core.configuration import load_configuration
+from core.backend.contract import Array, Implementation, Precision, State
+from core.backend.registry import load_backend
 from core.conformance.cases import Case, Nonconformity, case_of, make_case, require_agreement
 from core.conformance.mixed import LARGEST as LARGEST_MIXED
 from core.conformance.suite import Calls, Check
-from core.contract import Array, Implementation, Precision, State
-from core.registry import load_backend
+from core.experiment.configuration import load_configuration
+from core.tolerance.budget import Found
+from core.tolerance.differences import difference
 
 SUBJECT = "prediction"
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
+from core.backend.contract import Implementation, Precision
+from core.base.errors import UserError
 from core.conformance.cases import Nonconformity
-from core.contract import Implementation, Precision
-from core.errors import UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Calls(Protocol):
-    """Where a backend can be called: a `core.isolation.Isolated`, or anything with such a method."""
+    """Where a backend can be called: a `core.backend.process.Isolated`, or anything with such a method."""
 
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs

@@ -1,8 +1,8 @@
 """Checks at the numbers where a backend changes between two ways of computing: below, at and beyond each.
 
-Which numbers these are the backend says itself (`core.switches`); one that it decides by and does not say is
-found by `tests/parity/test_switches.py`. A check also requires that the backend met the values that it
-was led to, so that a case which misses its switch is noticed.
+Which numbers these are the backend says itself (`core.backend.kernel_switches`); one that it decides by and
+does not say is found by `tests/parity/test_switches.py`. A check also requires that the backend met the
+values that it was led to, so that a case which misses its switch is noticed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from core.budget import Found
+from core.backend.contract import Implementation, Precision
+from core.backend.kernel_switches import Quantity, Switch, switches_taken
 from core.conformance.cases import Case, Nonconformity, make_case, require_agreement
 from core.conformance.suite import Calls, Check
 from core.conformance.training import train
-from core.contract import Implementation, Precision
-from core.switches import Quantity, Switch, noted
+from core.tolerance.budget import Found
 
 SUBJECT = "both sides of switches"
 
@@ -56,7 +56,7 @@ def _check(quantity: Quantity, precision: Precision) -> Check:
 
 
 def _train(implementation: Implementation, case: Case, precision: Precision) -> tuple[list[Found], Met]:
-    with noted() as met:
+    with switches_taken() as met:
         return train(implementation, case, precision), met
 
 

@@ -17,12 +17,12 @@ from typing import Literal
 
 import numpy as np
 
-from core.budget import Found
-from core.configuration import load_configuration
+from core.backend.contract import Array, Implementation, Precision, step_and_gradients
+from core.backend.state import by_kind
 from core.conformance.cases import Case, case_of, require_agreement
 from core.conformance.suite import Calls, Check
-from core.contract import Array, Implementation, Precision, step_and_gradients
-from core.state import by_kind
+from core.experiment.configuration import load_configuration
+from core.tolerance.budget import Found
 
 SUBJECT = "training in float32"
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from core.budget import DRAWS, Distance, Kind, farthest
-from core.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
-from core.configuration import Configuration
-from core.contract import Precision, State, array_type
-from core.dropout import draw_keep_masks
-from core.errors import UserError
-from core.isolation import Isolated
+from core.backend.contract import Precision, State, array_type
+from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.process import BackendProcess
+from core.backend.state import Kind, initial_state
+from core.backend.training_rules import step_scalars
+from core.base.errors import UserError
+from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
+from core.experiment.configuration import Configuration
+from core.network.plan import Plan
 from core.parity.measures import KINDS, Distances, Ruler, Snapshot, Violation
 from core.parity.trajectory import Step, advance, begin, begin_judging
-from core.plan import Plan
-from core.rules import step_scalars
-from core.schedules import learning_rate
-from core.state import initial_state
-from core.training import Batch, Batches
+from core.tolerance.budget import DRAWS, Distance, farthest
+from core.training.loop import Batch, Batches
+from core.training.schedules import learning_rate
 
 TRUTH = "truth"
 """The name of the reference's run in float64 that float32 is compared with."""
@@ -101,7 +101,7 @@ class _Run:
     """A model in some process; `name` is its name there too."""
 
     name: str
-    process: Isolated
+    process: BackendProcess
     before: State
 
 
@@ -144,7 +144,7 @@ def certify(
             f"received: --steps {steps}"
         )
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(Isolated(name)) for name in names}
+        processes = {name: stack.enter_context(BackendProcess(name)) for name in names}
         work = _Work(processes, plan, configuration, batches.batches, data, stack)
         if round_trip:
             work.begin_round(-(-steps // (len(names) + 1)))
@@ -169,7 +169,7 @@ def _endless(batches: Batches) -> Iterator[Batch]:
 class _Work:
     def __init__(
         self,
-        processes: Mapping[str, Isolated],
+        processes: Mapping[str, BackendProcess],
         plan: Plan,
         configuration: Configuration,
         batches: int,
@@ -193,7 +193,7 @@ class _Work:
             others.remove(base)
             self._truth = self._begin(base, base, self._state)
         else:
-            judges = [stack.enter_context(Isolated("reference")) for _ in range(_JUDGES)]
+            judges = [stack.enter_context(BackendProcess("reference")) for _ in range(_JUDGES)]
             self._truth = self._begin_judging(judges[0], TRUTH, None)
             self._moved = [
                 self._begin_judging(judges[draw % _JUDGES], f"moved {draw}", draw) for draw in range(DRAWS)
@@ -208,7 +208,7 @@ class _Work:
         process.call(begin, run, self._plan, self._rules, self._settings.precision, state)
         return _Run(run, process, state)
 
-    def _begin_judging(self, process: Isolated, run: str, draw: int | None) -> _Run:
+    def _begin_judging(self, process: BackendProcess, run: str, draw: int | None) -> _Run:
         precision = self._settings.precision
         process.call(begin_judging, run, self._plan, self._rules, precision, self._state, draw)
         return _Run(run, process, self._state)
@@ -218,7 +218,7 @@ class _Work:
         settings, certificate = self._settings, self.certificate
         rate = learning_rate(settings, step, self._batches)  # nothing is scored, so there is no plateau
         scalars = step_scalars(self._rules.optimizer, step, rate, settings.optimizer.weight_decay)
-        keep = draw_keep_masks(self._plan, settings.seed, step, len(batch.images))
+        keep = draw_dropout_masks(self._plan, settings.seed, step, len(batch.images))
         images = np.asarray(batch.images, array_type(settings.precision))
         runs = [self._truth, *self._moved, *self._runs]
         started = [run.process.start(advance, run.name, images, batch.masks, scalars, keep) for run in runs]

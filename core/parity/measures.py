@@ -8,12 +8,12 @@ from functools import partial
 
 import numpy as np
 
-from core.budget import KINDS as ALL_KINDS
-from core.budget import Budget, Distance, Kind, floor
-from core.contract import Precision, State
+from core.backend.contract import Precision, State
+from core.backend.state import Kind, by_kind
+from core.network.plan import Plan
 from core.parity.trajectory import Step
-from core.plan import Plan
-from core.state import by_kind
+from core.tolerance.budget import KINDS as ALL_KINDS
+from core.tolerance.budget import Budget, Distance, floor
 
 KINDS: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
 """In the order in which a fault of one step would show: forward, backward, update."""
@@ -73,7 +73,7 @@ class Ruler:
         }
 
     def advance(self, truth: Snapshot, moved: Sequence[Snapshot]) -> None:
-        """To the next step: the truth there, and what moves make of it (`core.budget`)."""
+        """To the next step: the truth there, and what moves make of it (`core.tolerance.budget`)."""
         self._budget.advance(self._by_kind(truth), list(map(self._by_kind, moved)))
 
     def measure(self, run: Snapshot) -> Distances:

@@ -7,7 +7,7 @@ import math
 
 from core.parity.certificate import Certificate
 from core.parity.measures import KINDS
-from core.plotting import Axes, Figure
+from core.pictures.plotting import Axes, Figure
 
 
 def draw(certificate: Certificate, suffix: str) -> bytes:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from core.contract import (
+from core.backend.contract import (
     Array,
+    DropoutMasks,
     Implementation,
     Judge,
-    KeepMasks,
     Model,
     Precision,
     State,
     step_and_gradients,
 )
-from core.plan import Plan
-from core.rules import Rules, StepScalars
+from core.backend.training_rules import StepScalars, TrainingRules
+from core.network.plan import Plan
 
 _models: dict[str, Model] = {}  # of this process, by the name of their run
 
@@ -31,7 +31,12 @@ class Step:
 
 
 def begin(
-    implementation: Implementation, run: str, plan: Plan, rules: Rules, precision: Precision, state: State
+    implementation: Implementation,
+    run: str,
+    plan: Plan,
+    rules: TrainingRules,
+    precision: Precision,
+    state: State,
 ) -> None:
     """Compile a model for the run called `run`, with the given arrays."""
     model = implementation.compile(plan, rules, "cpu", precision)
@@ -43,12 +48,12 @@ def begin_judging(
     implementation: Implementation,
     run: str,
     plan: Plan,
-    rules: Rules,
+    rules: TrainingRules,
     precision: Precision,
     state: State,
     draw: int | None,
 ) -> None:
-    """The same for one of the judge's runs, moved as by `draw` (`core.budget`)."""
+    """The same for one of the judge's runs, moved as by `draw` (`core.tolerance.budget`)."""
     model = cast(Judge, implementation).judge(plan, rules, precision, draw)
     model.load_state(state)
     _models[run] = model
@@ -60,7 +65,7 @@ def advance(
     images: Array,
     masks: Array,
     scalars: StepScalars,
-    keep: KeepMasks,
+    keep: DropoutMasks,
 ) -> Step:
     """One step of a run that was begun."""
     del implementation

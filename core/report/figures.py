@@ -15,11 +15,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from core.evaluation import Calibration, Evaluation, MemberRecord, Surface
-from core.plotting import Axes, FuncFormatter, MaxNLocator, NullLocator
+from core.pictures.plotting import Axes, FuncFormatter, MaxNLocator, NullLocator
 from core.report.findings import roc_curve
 from core.report.svg import INK, LINE, MUTED, PAPER, colour, drawing, stroke
-from core.thresholds import AREA_SIZE, Thresholds
+from core.scoring.evaluation_record import Calibration, Evaluation, MemberRecord, Surface
+from core.scoring.thresholds import AREA_SIZE, Thresholds
 
 _BINS = 25
 _FEW, _MANY = 20, 500  # positive images: fewer have no median by size, more are drawn with smaller dots

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluation import Evaluation, ImageRow
+from core.scoring.evaluation_record import Evaluation, ImageRow
 
 _QUANTILE = 1.959963984540054  # of the standard normal distribution, two-sided 95 %
 

@@ -19,13 +19,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from core.evaluation import Case, CaseKind, Evaluation, ImageRow
-from core.files import write_text
-from core.pictures import draw_grey, draw_outlines
+from core.base.standard_streams import visible
+from core.files.atomic import write_text
+from core.pictures.radiographs import draw_grey, draw_outlines
 from core.report import figures, findings
 from core.report.figures import Plot
 from core.report.svg import SERIES
-from core.standard_streams import visible
+from core.scoring.evaluation_record import Case, CaseKind, Evaluation, ImageRow
 
 TABLE_ROWS = 5000
 """Images in the table at most."""

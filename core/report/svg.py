@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from core.plotting import Axes, Figure, mpl
+from core.pictures.plotting import Axes, Figure, mpl
 
 # Colours that nobody would draw with: each stands for a variable of the style sheet.
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.checkpoint import LAST, load_checkpoint
-from core.contract import Backend
-from core.evaluation import Evaluation, MemberRecord, Origin
-from core.inference import Member
-from core.remote_prediction import Begin
-from core.tasks.answers import Decision
-from core.tasks.held_out import shares
+from core.backend.contract import Backend
+from core.experiment.checkpoint import LAST, load_checkpoint
+from core.prediction.predictor_process import Begin
+from core.prediction.trained_models import Member
+from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
+from core.tasks.predictions import Decision
+from core.tasks.progress import Watcher
 from core.tasks.scoring import score
-from core.tasks.watching import Watcher
-from data.store import Store
+from core.tasks.validation_split import shares
+from data.hdf5.store import Store
 
 Split = Literal["validation", "all"]
 """The images that training held out, or every image of a file."""
@@ -60,10 +60,10 @@ def evaluate(
         data: The file as the user named it.
         split: Which of its images.
         batch_size: Images at a time.
-        also: Images to be kept for comparison: see `core.scoring.Scorer`.
+        also: Images to be kept for comparison: see `core.scoring.scorer.Scorer`.
 
     Raises:
-        UserError: The images are not for these models (`core.tasks.held_out.shares`), or unreadable.
+        UserError: The images are not for these models (`core.tasks.validation_split.shares`), or unreadable.
     """
     parts = shares(store, subject.members, split)
     devices = set()

@@ -1,7 +1,7 @@
 """Predicts and scores images of a data file: what `evaluate`, `tune` and the end of `train` have in common.
 
 Promises: while a batch is predicted the one before it is scored, on all cores; two batches are in memory,
-and of images scored only what `core.scoring` keeps.
+and of images scored only what `core.scoring.scorer` keeps.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core.contract import Implementation
-from core.inference import Member, Predictor
-from core.pictures import Sample
-from core.remote_prediction import Begin
-from core.scoring import Scorer, Tally, tally
-from core.tasks.answers import Answer, answer
-from core.tasks.held_out import Share
-from core.tasks.watching import Watcher
-from core.thresholds import Thresholds
-from data.loader import Batch, Loader
-from data.resize import resize_mask
-from data.store import Store
+from core.backend.contract import Implementation
+from core.pictures.radiographs import Sample
+from core.prediction.predictor_process import Begin
+from core.prediction.trained_models import Member, Predictor
+from core.scoring.scorer import Scorer, Tally, tally
+from core.scoring.thresholds import Thresholds
+from core.tasks.predictions import Answer, answer
+from core.tasks.progress import Watcher
+from core.tasks.validation_split import Share
+from data.batches.loader import Batch, Loader
+from data.hdf5.store import Store
+from data.radiographs.resize import resize_mask
 
 Open = Callable[[Sequence[Member]], Begin]
 """Makes some models ready to predict."""

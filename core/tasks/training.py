@@ -15,27 +15,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from core.checkpoint import AVERAGED, BEST, LAST, Checkpoint, DataFacts, Progress, check_continuation
-from core.configuration import Training
-from core.contract import Implementation, Model
-from core.devices import choose_device
-from core.errors import UserError
-from core.inference import fold_folder
-from core.logs import TensorBoardLog
-from core.lowering import lower
-from core.plan import Plan
-from core.recipe import CosineSchedule
-from core.registry import load_backend
-from core.state import initial_state
-from core.tasks.batches import training_batches
-from core.tasks.held_out import facts_of, split_of
-from core.tasks.runs import Run, Runs
-from core.tasks.tuning import tune_trained
-from core.tasks.watching import Watcher
-from core.thresholds import FILE as THRESHOLDS
-from core.training import Outcome, Trainer
-from data.loader import Loader
-from data.store import Store
+from core.backend.contract import Implementation, Model
+from core.backend.devices import choose_device
+from core.backend.registry import load_backend
+from core.backend.state import initial_state
+from core.base.errors import UserError
+from core.experiment.checkpoint import (
+    AVERAGED,
+    BEST,
+    LAST,
+    Checkpoint,
+    DataFacts,
+    Progress,
+    check_continuation,
+)
+from core.experiment.configuration import Training
+from core.experiment.recipe import CosineSchedule
+from core.network.lowering import lower
+from core.network.plan import Plan
+from core.prediction.trained_models import fold_folder
+from core.scoring.thresholds import FILE as THRESHOLDS
+from core.tasks.progress import Watcher
+from core.tasks.threshold_search import tune_trained
+from core.tasks.training_batches import training_batches
+from core.tasks.training_runs import Run, Runs
+from core.tasks.validation_split import facts_of, split_of
+from core.training.loop import Outcome, Trainer
+from core.training.tensorboard import TensorBoardLog
+from data.batches.loader import Loader
+from data.hdf5.store import Store
 
 
 class Stop:
@@ -122,7 +130,7 @@ def train(
         planned: The runs; their folders are claimed meanwhile.
         framework: The backend's name.
         data: The data file.
-        device: As for `core.devices.choose_device`.
+        device: As for `core.backend.devices.choose_device`.
         stopping: Says when to stop.
 
     Returns:

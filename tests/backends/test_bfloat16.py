@@ -16,11 +16,11 @@ import pytest
 from hidden_packages import hide
 from selected import BACKENDS
 
+from core.backend.contract import Implementation
+from core.backend.process import BackendProcess
 from core.conformance.cases import Case, make_case
 from core.conformance.mixed import mixed_checks
 from core.conformance.suite import Check, examine
-from core.contract import Implementation
-from core.isolation import Isolated
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,14 +59,14 @@ def operands(implementation: Implementation, name: str, case: Case, folder: Path
 
 
 @pytest.fixture(scope="module", params=HERE)
-def without(request: pytest.FixtureRequest) -> Iterator[Isolated]:
-    with Isolated(request.param) as process:
+def without(request: pytest.FixtureRequest) -> Iterator[BackendProcess]:
+    with BackendProcess(request.param) as process:
         process.call(pretend, False)
         yield process
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=str)
-def test_without_such_kernels_the_rule_is_the_same(without: Isolated, check: Check) -> None:
+def test_without_such_kernels_the_rule_is_the_same(without: BackendProcess, check: Check) -> None:
     outcome = examine(check, without)
     assert outcome.status == "passed", outcome.detail
 
@@ -74,7 +74,7 @@ def test_without_such_kernels_the_rule_is_the_same(without: Isolated, check: Che
 @pytest.mark.parametrize("name", HERE)
 def test_a_file_for_other_processors_does_without_such_kernels(name: str, tmp_path: Path) -> None:
     case = make_case(BLOCKS, 12, 18, batch_norm=False)
-    with Isolated(name) as process:
+    with BackendProcess(name) as process:
         process.call(pretend, True)
         assert process.call(operands, name, case, tmp_path) == {"float32"}
 
@@ -89,7 +89,7 @@ def asked(_: Implementation) -> bool:
 @pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")
 def test_kernels_that_add_in_bfloat16_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # what is left are Eigen's
-    with Isolated("tf") as tf:
+    with BackendProcess("tf") as tf:
         assert tf.call(asked) is False
 
 
@@ -129,7 +129,7 @@ def multiplied(implementation: Implementation, name: str, case: Case) -> dict[st
 @pytest.mark.parametrize("multiplies", [True, False])
 def test_such_kernels_train_where_there_are_any(name: str, multiplies: bool) -> None:
     case = make_case(BLOCKS, 12, 18, batch_norm=False)
-    with Isolated(name) as process:
+    with BackendProcess(name) as process:
         process.call(pretend, multiplies)
         found = process.call(multiplied, name, case)
     assert ("bfloat16" in found["training"]) is multiplies

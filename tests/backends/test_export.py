@@ -13,14 +13,14 @@ import pytest
 from numpy.typing import NDArray
 from selected import BACKENDS, PREDICTORS
 
-from core.configuration import load_configuration
-from core.contract import Implementation, Precision
-from core.errors import UserError
-from core.exports import Source, read_back, write
-from core.isolation import Isolated
-from core.lowering import lower
-from core.registry import find_backend
-from core.state import initial_state
+from core.backend.contract import Implementation, Precision
+from core.backend.process import BackendProcess
+from core.backend.registry import find_backend
+from core.backend.state import initial_state
+from core.base.errors import UserError
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
+from core.prediction.exports import Source, read_back, write
 
 IMAGES = np.random.default_rng(3).random((3, 32, 48, 1), dtype=np.float32)
 
@@ -83,7 +83,7 @@ FORMATS = [(name, form) for name in BACKENDS for form in find_backend(name).expo
 def export(
     implementation: Implementation, folder: Path, precision: Precision = "float32", form: str | None = None
 ) -> NDArray[Any]:
-    """Write a network by `core.exports.write`; gives what it predicts of `IMAGES`."""
+    """Write a network by `core.prediction.exports.write`; gives what it predicts of `IMAGES`."""
     configuration = load_configuration(Path("fcn_skip"))
     plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
     state = initial_state(plan, rules, 1)
@@ -99,7 +99,7 @@ def export(
 def bare_predicts_the_same(name: str, form: str, folder: Path, precision: Precision) -> None:
     """The file's probabilities, in a process without this project, beside those of the model it is of."""
     several = len(find_backend(name).exports) > 1
-    with Isolated(name) as process:
+    with BackendProcess(name) as process:
         predicted = process.call(export, folder / "export", precision, form if several else None)
     np.save(folder / "images.npy", IMAGES)
     command = [sys.executable, "-P", "-c", BARE[form], "export", "images.npy", "bare.npy"]
@@ -134,7 +134,7 @@ def export_by_itself(implementation: Implementation, folder: Path) -> None:
 
 @pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
 def test_pytorch_writes_the_successor_and_torchscript_unless_asked_for_one(tmp_path: Path) -> None:
-    with Isolated("torch") as process:
+    with BackendProcess("torch") as process:
         process.call(export_by_itself, tmp_path / "export")
 
 
@@ -151,7 +151,7 @@ def refuse_torchscript(implementation: Implementation, folder: Path) -> tuple[st
 
 @pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
 def test_a_pytorch_without_torchscript_says_so_and_writes_the_successor(tmp_path: Path) -> None:
-    with Isolated("torch") as process:
+    with BackendProcess("torch") as process:
         said, written = process.call(refuse_torchscript, tmp_path)
     assert "no longer writes TorchScript" in said
     assert "--to pt2" in said
@@ -170,7 +170,7 @@ def test_the_reference_writes_its_arrays(tmp_path: Path) -> None:
 def test_a_folder_whose_name_is_no_unicode(name: str, tmp_path: Path) -> None:
     """TensorFlow, MXNet, PyTorch and ONNX take all names for UTF-8."""
     folder = tmp_path / os.fsdecode(b"\xe9\xff") / "export"
-    with Isolated(name) as process:
+    with BackendProcess(name) as process:
         predicted = process.call(export, folder)
         again = process.call(read_back, folder, IMAGES)
     assert list(folder.iterdir())

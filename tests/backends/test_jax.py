@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from selected import BACKENDS
 
+from core.backend.contract import Implementation, Precision
+from core.backend.process import BackendProcess
 from core.conformance.cases import Case, make_case
-from core.contract import Implementation, Precision
-from core.isolation import Isolated
 
 pytestmark = pytest.mark.skipif("jax" not in BACKENDS, reason="jax is deselected by PNEUMOSEG_BACKENDS")
 
@@ -28,8 +28,8 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def jax() -> Iterator[Isolated]:
-    with Isolated("jax") as process:
+def jax() -> Iterator[BackendProcess]:
+    with BackendProcess("jax") as process:
         yield process
 
 
@@ -68,7 +68,7 @@ def types_of_floats(implementation: Implementation, case: Case, precision: Preci
         ("float64", {"float64", "float32"}),  # the dropout masks are drawn in float32
     ],
 )
-def test_no_number_is_promoted(jax: Isolated, precision: Precision, types: set[str]) -> None:
+def test_no_number_is_promoted(jax: BackendProcess, precision: Precision, types: set[str]) -> None:
     case = make_case(BLOCKS, 8, 10, dropout=0.3, training=EVERYTHING)
     assert jax.call(types_of_floats, case, precision) == types
 
@@ -86,7 +86,7 @@ def losses(implementation: Implementation, case: Case, reuse: bool) -> tuple[lis
     return [float(loss) for loss in found], model.state()["down/kernel"]
 
 
-def test_a_batch_may_be_overwritten_while_the_step_is_under_way(jax: Isolated) -> None:
+def test_a_batch_may_be_overwritten_while_the_step_is_under_way(jax: BackendProcess) -> None:
     # Large enough to take longer than the overwriting, and for memory that could be shared (64-byte aligned).
     case = make_case(BLOCKS, 256, 320, batches=(8, 8, 8))
     (kept, kernel), (overwritten, same) = (jax.call(losses, case, reuse) for reuse in (False, True))

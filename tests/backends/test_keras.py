@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from selected import BACKENDS
 
 from backends.reference import operations
-from core.configuration import load_configuration
-from core.contract import Implementation
-from core.isolation import Isolated
-from core.lowering import lower, same_crops, same_pads
-from core.plan import Conv2D, ConvTranspose2D, Tensor
-from core.rules import step_scalars
-from core.state import initial_state
+from core.backend.contract import Implementation
+from core.backend.process import BackendProcess
+from core.backend.state import initial_state
+from core.backend.training_rules import step_scalars
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower, same_crops, same_pads
+from core.network.plan import Conv2D, ConvTranspose2D, Tensor
 
 pytestmark = pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")
 Arrays = list[NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
-def tf() -> Iterator[Isolated]:
-    with Isolated("tf") as process:
+def tf() -> Iterator[BackendProcess]:
+    with BackendProcess("tf") as process:
         yield process
 
 
@@ -47,7 +47,7 @@ def same_convolutions(_: Implementation, x: Arrays, k: Arrays, strides: list[int
 
 
 @pytest.mark.parametrize("up", [False, True], ids=["convolution", "transposed"])
-def test_same_is_tensorflows_same_at_every_size(tf: Isolated, up: bool) -> None:
+def test_same_is_tensorflows_same_at_every_size(tf: BackendProcess, up: bool) -> None:
     rng = np.random.default_rng(0)
     # Where the kernel is smaller than the stride TensorFlow refuses the transposed convolution.
     cases = [
@@ -135,7 +135,7 @@ def ours(
     return losses, model.state(), model.predict(images)
 
 
-def test_training_follows_a_network_written_by_hand_in_keras(tf: Isolated) -> None:
+def test_training_follows_a_network_written_by_hand_in_keras(tf: BackendProcess) -> None:
     filters = {0: 4, 1: 6, 2: 5, 4: 3, 5: 4}
     overrides = [f"network.blocks.{block}.filters={count}" for block, count in filters.items()]
     configuration = load_configuration(Path("configs/fcn.yaml"), overrides)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from selected import BACKENDS
 
-from core.configuration import load_configuration
-from core.lowering import lower
-from core.memory import Estimate, estimate_training
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
+from core.training.memory_estimate import Estimate, estimate_training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,11 +19,11 @@ _PREPARE = """
 import sys
 from pathlib import Path
 import numpy as np
-from core.configuration import load_configuration
-from core.lowering import lower
-from core.registry import load_backend
-from core.rules import StepScalars
-from core.state import initial_state
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
+from core.backend.registry import load_backend
+from core.backend.training_rules import StepScalars
+from core.backend.state import initial_state
 
 _, name, configuration, batch, height, width = sys.argv
 shape = (int(batch), int(height), int(width), 1)

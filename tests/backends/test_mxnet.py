@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from selected import BACKENDS
 
-from core.comparison import difference
-from core.configuration import load_configuration
+from core.backend.contract import Implementation
+from core.backend.process import BackendProcess
+from core.backend.state import initial_state
+from core.backend.training_rules import TrainingRules, step_scalars
 from core.conformance.cases import Case, case_of, judge, make_case, run_case
 from core.conformance.mixed import all_differences
-from core.contract import Implementation
-from core.isolation import Isolated
-from core.lowering import lower
-from core.plan import BatchNorm, Plan, Relu
-from core.rules import Rules, step_scalars
-from core.state import initial_state
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
+from core.network.plan import BatchNorm, Plan, Relu
+from core.tolerance.differences import difference
 
 pytestmark = pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
 
@@ -53,7 +53,7 @@ def test_a_step_in_float32_adds_pixels_as_if_in_float64(
     case = case_of(configuration, *size, batches=(count,))
     if like_radiographs:
         radiographs(case)
-    with Isolated("mxnet") as mxnet:
+    with BackendProcess("mxnet") as mxnet:
         received, expected = mxnet.call(run_case, case, "float32"), judge(case)
     for name, gradient in expected.gradients.items():
         assert difference(received.gradients[name], gradient) < gradients_within, name
@@ -66,7 +66,7 @@ def test_a_single_pixel_at_the_bottleneck_trains() -> None:
     case = case_of(load_configuration(Path("fcn"), []), 8, 8, batches=(1, 1))
     smallest = min(op.output.height * op.output.width for op in case.plan.batch_norms)
     assert smallest == 1
-    with Isolated("mxnet") as mxnet:
+    with BackendProcess("mxnet") as mxnet:
         received, expected = mxnet.call(run_case, case, "float32"), judge(case)
     assert max(all_differences(received, expected).values()) < 1e-4
 
@@ -79,7 +79,7 @@ def test_channels_that_are_no_whole_blocks_are_joined_and_parted(channels: int) 
         {"name": "mask", "kind": "output", "kernel": 2, "skip": "one"},
     ]
     case = make_case(blocks, 24, 14, batch_norm=False)
-    with Isolated("mxnet") as mxnet:
+    with BackendProcess("mxnet") as mxnet:
         received, expected = mxnet.call(run_case, case, "float32"), judge(case)
     for name, gradient in expected.gradients.items():
         assert difference(received.gradients[name], gradient) < 1e-4, name
@@ -150,14 +150,16 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
 
 
 def test_gradients_in_the_graph_are_those_of_autograd() -> None:
-    with Isolated("mxnet") as mxnet:
+    with BackendProcess("mxnet") as mxnet:
         pairs = mxnet.call(gradients_both_ways)
     for ours, theirs in pairs:
         assert np.ptp(theirs) > 0.1
         np.testing.assert_array_equal(ours, theirs)
 
 
-def megabytes_of_a_step(implementation: Implementation, plan: Plan, rules: Rules, count: int) -> float:
+def megabytes_of_a_step(
+    implementation: Implementation, plan: Plan, rules: TrainingRules, count: int
+) -> float:
     """What two updates take of memory beyond what was held before."""
     model = implementation.compile(plan, rules, "cpu", "float32")
     model.load_state(initial_state(plan, rules, 1))
@@ -180,6 +182,6 @@ def test_a_step_takes_little_more_memory_than_its_activations() -> None:
     plan, count = lower(configuration.network, 384, 384), 8
     kept = [op.output for op in plan.operations if isinstance(op, Relu | BatchNorm)]  # backward needs them
     activations = count * sum(4 * x.height * x.width * x.channels for x in kept) / 2**20
-    with Isolated("mxnet") as mxnet:
+    with BackendProcess("mxnet") as mxnet:
         taken = mxnet.call(megabytes_of_a_step, plan, configuration.training.rules(), count)
     assert activations < taken < 2.6 * activations  # 2.3: batch norm keeps centred copies, too

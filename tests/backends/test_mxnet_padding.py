@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from backends.mxnet.padding import Mirror, Side, best_mirror, sides, sizes
-from core.configuration import load_configuration
-from core.lowering import lower, same_crops, same_pads
-from core.plan import Conv2D, ConvTranspose2D, Plan, Tensor
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower, same_crops, same_pads
+from core.network.plan import Conv2D, ConvTranspose2D, Plan, Tensor
 
 
 def one(kind: type[Conv2D] | type[ConvTranspose2D], size: int, kernel: int, stride: int) -> Plan:
@@ -43,7 +43,7 @@ def by_mxnets_rule(
 def by_the_plan(
     operation: Conv2D | ConvTranspose2D, x: NDArray[np.float64], w: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Along the rows, as `core.plan` has it."""
+    """Along the rows, as `core.network.plan` has it."""
     stride, wanted = operation.stride, operation.output.height
     if isinstance(operation, Conv2D):
         padded = np.pad(x, operation.pads[0])

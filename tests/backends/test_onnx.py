@@ -16,16 +16,16 @@ import backends.onnx
 import backends.reference
 from backends.onnx import graph as graphs
 from backends.onnx import sizes
-from core.configuration import load_configuration, parse_configuration
+from core.backend.contract import Precision
+from core.backend.state import initial_state
+from core.backend.training_rules import StepScalars
+from core.base.errors import UserError
 from core.conformance.cases import Case, case_of, make_case
-from core.conformance.networks import random_case
-from core.contract import Precision
-from core.errors import UserError
-from core.exports import Source, with_white
-from core.lowering import lower_blocks
-from core.plan import Conv2D, ConvTranspose2D, Plan
-from core.rules import StepScalars
-from core.state import initial_state
+from core.conformance.random_networks import random_case
+from core.experiment.configuration import load_configuration, parse_configuration
+from core.network.lowering import lower_blocks
+from core.network.plan import Conv2D, ConvTranspose2D, Plan
+from core.prediction.exports import Source, with_white
 
 CLOSE = 1e-5
 """Largest distance of a probability from the reference's."""

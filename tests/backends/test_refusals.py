@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from selected import PREDICTORS
 
+from core.backend.contract import Implementation, Precision
+from core.backend.process import BackendProcess
+from core.base.errors import UserError
 from core.conformance.cases import Case, make_case
-from core.contract import Implementation, Precision
-from core.errors import UserError
-from core.isolation import Isolated
-from core.plan import Conv2D, Operation, Plan, Relu, Sigmoid
+from core.network.plan import Conv2D, Operation, Plan, Relu, Sigmoid
 
 NAMES = [*PREDICTORS, "reference"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16")
@@ -56,8 +56,8 @@ def _softmax(op: Operation) -> Operation:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def backend(request: pytest.FixtureRequest) -> Iterator[Isolated]:
-    with Isolated(request.param) as process:
+def backend(request: pytest.FixtureRequest) -> Iterator[BackendProcess]:
+    with BackendProcess(request.param) as process:
         yield process
 
 
@@ -98,7 +98,7 @@ def refusal(implementation: Implementation, case: Case, precision: Precision) ->
     ],
 )
 def test_an_unknown_operation_is_refused_when_the_plan_is_compiled(
-    backend: Isolated,
+    backend: BackendProcess,
     kind: type[Operation],
     change: Callable[[Operation], Operation],
     named: str,
@@ -111,5 +111,5 @@ def test_an_unknown_operation_is_refused_when_the_plan_is_compiled(
     assert hint == "Use another backend (-f NAME), or a network without this operation."
 
 
-def test_the_plan_as_it_was_is_taken(backend: Isolated) -> None:
+def test_the_plan_as_it_was_is_taken(backend: BackendProcess) -> None:
     assert backend.call(refusal, plain(), "float32") == ("compiled", None)

@@ -10,18 +10,18 @@ import pytest
 from numpy.typing import NDArray
 from selected import BACKENDS
 
-from core.comparison import difference
-from core.contract import Implementation
-from core.isolation import Isolated
-from core.lowering import same_pads
+from core.backend.contract import Implementation
+from core.backend.process import BackendProcess
+from core.network.lowering import same_pads
+from core.tolerance.differences import difference
 
 pytestmark = pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")
 Array = NDArray[Any]
 
 
 @pytest.fixture(scope="module")
-def tf() -> Iterator[Isolated]:
-    with Isolated("tf") as process:
+def tf() -> Iterator[BackendProcess]:
+    with BackendProcess("tf") as process:
         yield process
 
 
@@ -97,7 +97,11 @@ def both_ways(_: Implementation, name: str, x: Array, parameter: Array, dy: Arra
     ],
 )
 def test_the_chosen_kernels_compute_the_same(
-    tf: Isolated, name: str, parameter: tuple[int, ...], received: tuple[int, ...], given: tuple[int, ...]
+    tf: BackendProcess,
+    name: str,
+    parameter: tuple[int, ...],
+    received: tuple[int, ...],
+    given: tuple[int, ...],
 ) -> None:
     rng = np.random.default_rng(1)
     x, w, dy = rng.random(received) - 0.2, rng.standard_normal(parameter), rng.standard_normal(given)
@@ -107,7 +111,7 @@ def test_the_chosen_kernels_compute_the_same(
 
 @pytest.mark.parametrize("brightness", [0.0, 0.8, 100.0])  # a variance of squares loses nothing, some, all
 @pytest.mark.parametrize("shape", [(5, 37, 23, 3), (4, 180, 210, 2), (2, 16, 96, 5), (1, 6, 4, 3)])
-def test_the_moments_keep_their_digits(tf: Isolated, shape: tuple[int, ...], brightness: float) -> None:
+def test_the_moments_keep_their_digits(tf: BackendProcess, shape: tuple[int, ...], brightness: float) -> None:
     # A gradient down the image: the parts into which it is cut have means of their own.
     x = brightness + np.random.default_rng(2).exponential(0.2, shape)
     x += np.linspace(0, 1, shape[1])[:, None, None] * np.arange(1, shape[3] + 1)
@@ -118,7 +122,7 @@ def test_the_moments_keep_their_digits(tf: Isolated, shape: tuple[int, ...], bri
     assert difference(variance, exact.var((0, 1, 2))) < 4e-7
 
 
-def test_the_moments_of_channels_without_variance(tf: Isolated) -> None:
+def test_the_moments_of_channels_without_variance(tf: BackendProcess) -> None:
     x = np.zeros((2, 8, 6, 3), np.float32)
     x[..., 1] = 0.3
     x[..., 2] = np.random.default_rng(2).random((2, 8, 6))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from selected import BACKENDS
 
-from core.configuration import load_configuration
+from core.backend.contract import Precision
+from core.backend.process import BackendProcess
 from core.conformance.cases import (
     Case,
     case_of,
@@ -20,16 +21,15 @@ from core.conformance.cases import (
     results_by_kind,
     run_case,
 )
-from core.contract import Precision
-from core.isolation import Isolated
+from core.experiment.configuration import load_configuration
 
 pytestmark = pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
 PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
 
 
 @pytest.fixture(scope="module")
-def torch() -> Iterator[Isolated]:
-    with Isolated("torch") as process:
+def torch() -> Iterator[BackendProcess]:
+    with BackendProcess("torch") as process:
         yield process
 
 
@@ -41,7 +41,7 @@ def counts(case: Case, batch: int = 0) -> dict[str, int]:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_default_network_trains_where_it_comes_down_to_one_pixel(
-    torch: Isolated, precision: Precision
+    torch: BackendProcess, precision: Precision
 ) -> None:
     configuration = load_configuration(Path("fcn"), ["training.optimizer.weight_decay=0.1"])
     case = case_of(configuration, 8, 8, batches=(1, 4, 1, 1, 3))
@@ -63,7 +63,7 @@ def test_the_default_network_trains_where_it_comes_down_to_one_pixel(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_running_statistics_of_one_pixel_are_that_pixel_and_a_variance_of_0(
-    torch: Isolated, precision: Precision
+    torch: BackendProcess, precision: Precision
 ) -> None:
     one = {"name": "one", "kind": "conv", "filters": 2, "kernel": 1, "stride": 1}
     mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
@@ -95,7 +95,7 @@ def narrow(height: int, width: int, batches: tuple[int, ...]) -> Case:
     [(1, 1, (4, 1, 2, 1), 4), (1, 13, (1, 3, 1), 1), (11, 1, (1, 1, 1), 1), (7, 16, (2, 1, 1), 4)],
 )
 def test_narrow_images_and_last_batches_of_one(
-    torch: Isolated, precision: Precision, height: int, width: int, batches: tuple[int, ...], least: int
+    torch: BackendProcess, precision: Precision, height: int, width: int, batches: tuple[int, ...], least: int
 ) -> None:
     case = narrow(height, width, batches)
     assert min(counts(case).values()) == least

@@ -25,10 +25,10 @@ from hidden_packages import hide
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from core.backend.registry import backend_names, find_backend
 from core.commands import main
-from core.registry import backend_names, find_backend
-from data import rle
-from data.store import Rows, write
+from data.annotations import rle
+from data.hdf5.store import ImageMetadata, write
 from preprocess import COMMANDS as PREPROCESS_COMMANDS
 from run import COMMANDS as RUN_COMMANDS
 
@@ -201,7 +201,7 @@ def write_data(path: Path, images: int, size: int, seed: int, width: int | None 
         rows_of_it, columns_of_it = random.integers(4, size // 2, 2)
         mask[top : top + rows_of_it, left : left + columns_of_it] = 1
     pixels = random.random(masks.shape, np.float32) * 0.7 + 0.3 * masks.astype(np.float32)
-    rows = Rows(
+    rows = ImageMetadata(
         ids=[f"image-{number}" for number in range(images)],
         sizes=np.tile(np.array(masks.shape[1:], np.int32), (images, 1)),
         positive=masks.any(axis=(1, 2)),

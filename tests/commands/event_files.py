@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core.logs import Event, SessionLog
+from core.training.tensorboard import Event, SessionLog
 
 
 def shown(logs: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, bytes]]]:

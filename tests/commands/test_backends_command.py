@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import imported, run, run_here, succeed
 
-from core import probing
-from core.registry import backend_names, find_backend
+from core.backend import availability
+from core.backend.registry import backend_names, find_backend
 
 KEYS = {"name", "title", "installed", "version", "devices", "install", "error"}
 FRAMEWORKS = {
@@ -66,8 +66,8 @@ def test_the_table_has_a_line_for_each_backend(
     done: subprocess.CompletedProcess[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of what was found for the JSON."""
-    found = [probing.Probe(**entry) for entry in json.loads(done.stdout)]
-    monkeypatch.setattr(probing, "probe_all", lambda: found)
+    found = [availability.Probe(**entry) for entry in json.loads(done.stdout)]
+    monkeypatch.setattr(availability, "probe_all", lambda: found)
     monkeypatch.setenv("COLUMNS", "160")
     table = succeed("backends", cwd=tmp_path, how=run_here).splitlines()
     for name in backend_names():

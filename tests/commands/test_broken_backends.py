@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from command_line import assert_same_run, hide_frameworks, hideable, refused, run, run_here, succeed, train
 
-from core.registry import backend_names
+from core.backend.registry import backend_names
 
 # Each is the whole of a third party's package; its entry point is `NAME = NAME_package:backend`.
-DESCRIPTOR = "from core.contract import Backend\nbackend = Backend({})\n"
+DESCRIPTOR = "from core.backend.contract import Backend\nbackend = Backend({})\n"
 NOT_INSTALLED = DESCRIPTOR.format(
     "'absent', 'Nowhere Framework', 'nowhere_framework', ('nowhere',), 'pip install nowhere', 'no.model'"
 )
@@ -97,7 +97,7 @@ def test_a_framework_that_is_not_installed_is_answered_with_the_command_that_ins
     ("name", "says"),
     [
         ("nameless", "has no attribute 'backend'"),
-        ("mistyped", "not a core.contract.Backend"),
+        ("mistyped", "not a core.backend.contract.Backend"),
         ("needy", "a_library_that_it_forgot"),
     ],
 )

@@ -11,10 +11,10 @@ import pytest
 from command_line import changed, refused, run_here, succeed
 from tiny_model import radiograph, write_radiograph
 
-from data import rle
-from data.anatomy import draw
-from data.phantoms import PhantomSettings, write_phantoms
-from data.submissions import write_submission
+from data.annotations import rle
+from data.phantoms.anatomy import draw
+from data.phantoms.data_set import PhantomSettings, write_phantoms
+from data.submissions.submission_file import write_submission
 
 
 def check(folder: Path, *words: str) -> tuple[int, str]:

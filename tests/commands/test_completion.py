@@ -12,8 +12,8 @@ import argcomplete
 import pytest
 from command_line import COMMANDS, ROOT, environment, hideable, imported, words_of
 
-from core.configuration import load_configuration
-from core.registry import GROUP, backend_names, find_backend
+from core.backend.registry import GROUP, backend_names, find_backend
+from core.experiment.configuration import load_configuration
 
 PLACE = str(Path(argcomplete.__file__).parents[1])
 SCRIPT = Path(argcomplete.__file__).parent / "bash_completion.d" / "_python-argcomplete"
@@ -142,7 +142,7 @@ def test_every_key_that_is_proposed_is_one(place: Path) -> None:
     keys, _ = asked(place, "run.py --set ")
     assert len(keys) > 50
     assert all(key.endswith("=") for key in keys)
-    from core.commands.completion import _GROUP
+    from core.commands.shared.completion import _GROUP
 
     assert _GROUP == GROUP
     assert "training.optimizer.learning_rate=" in keys

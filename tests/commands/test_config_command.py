@@ -10,10 +10,10 @@ import pytest
 import yaml
 from command_line import ROOT, content, hideable, imported, refused, run, run_here, succeed
 
-from core.configuration import load_configuration
-from core.lowering import lower
-from core.memory import estimate_training
-from core.summary import summarise_plan
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
+from core.network.summary import summarise_plan
+from core.training.memory_estimate import estimate_training
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 

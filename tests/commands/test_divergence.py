@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command_line import BEST, LAST, history, run, run_here, train
 
-from core.checkpoint import load_checkpoint
+from core.experiment.checkpoint import load_checkpoint
 
 MODEL = "reference_model"
 # With these, a step multiplies every weight by -99: 1 - learning rate * weight decay.

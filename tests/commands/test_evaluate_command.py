@@ -14,12 +14,12 @@ from command_line import NETWORK, history, prepare, refused, run, run_here, succ
 from numpy.typing import NDArray
 
 import backends.reference
-from core.inference import Predictor, find_members
-from core.thresholds import FILE, Thresholds, save_thresholds
-from data import rle
-from data.resize import resize_image, resize_mask
-from data.splits import split_store
-from data.store import Rows, Store, write
+from core.prediction.trained_models import Predictor, find_members
+from core.scoring.thresholds import FILE, Thresholds, save_thresholds
+from data.annotations import rle
+from data.batches.splits import split_store
+from data.hdf5.store import ImageMetadata, Store, write
+from data.radiographs.resize import resize_image, resize_mask
 
 SIZE = 32
 KEYS = {"dice", "dice_all_empty", "dice_positive", "iou", "auroc", "tp", "fp", "fn", "tn", "thresholds"}
@@ -41,7 +41,7 @@ def write_originals(path: Path, images: int, seed: int = 0) -> None:
         pixels[number] = resize_image(noise + 0.5 * truth.astype(np.float32), SIZE, SIZE)
         masks[number] = resize_mask(truth, SIZE, SIZE)
         runs.append(rle.runs(rle.encode(truth)))
-    rows = Rows(
+    rows = ImageMetadata(
         ids=[f"image-{number}" for number in range(images)],
         sizes=sizes,
         positive=np.array([len(one) > 0 for one in runs]),

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, TIMEOUT_S, arrays, environment, hide_frameworks, prepare, run_here, succeed
 
-from core.comparison import differences
+from core.backend.registry import backend_names
 from core.conformance import all_checks
-from core.registry import backend_names
+from core.tolerance.differences import differences
 
 EXAMPLE = ROOT / "docs" / "example-backend"
 

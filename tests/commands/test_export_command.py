@@ -32,9 +32,9 @@ from selected import PREDICTORS
 from test_broken_backends import DESCRIPTOR, install
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
-from core.checkpoint import load_checkpoint, save_checkpoint
-from core.registry import find_backend
-from core.thresholds import Thresholds, save_thresholds
+from core.backend.registry import find_backend
+from core.experiment.checkpoint import load_checkpoint, save_checkpoint
+from core.scoring.thresholds import Thresholds, save_thresholds
 
 VALUES = np.random.default_rng(4).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.float32)
 
@@ -142,7 +142,7 @@ def test_folds_and_float64_are_refused(model: Path) -> None:
 WRONG = """
 import numpy as np
 from backends.reference.model import compile as compile_reference, list_devices
-from core.contract import Backend
+from core.backend.contract import Backend
 
 backend = Backend('wrong', 'Wrong', None, ('numpy',), 'pip install wrong', 'wrong_package', ('wrongs',))
 

@@ -29,11 +29,11 @@ from command_line import (
 from event_files import shown
 from test_interrupted_training import go_on, killing, started, wait_for_line
 
-from core.checkpoint import load_checkpoint
-from core.inference import find_members
-from core.thresholds import load_thresholds
-from data.splits import stratified_folds
-from data.store import Store
+from core.experiment.checkpoint import load_checkpoint
+from core.prediction.trained_models import find_members
+from core.scoring.thresholds import load_thresholds
+from data.batches.splits import stratified_folds
+from data.hdf5.store import Store
 
 MODEL, LOGS = "reference_model", "reference_logs"
 FOLDS = ["--folds", "3"]

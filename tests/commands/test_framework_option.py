@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import assert_same_run, prepare, refused, run, run_here, succeed
 
-from core.registry import backend_names
+from core.backend.registry import backend_names
 
 OPTIONS = ["--data", "data.h5", "--config", "network.yaml", "--epochs", "1"]
 

@@ -24,7 +24,7 @@ from command_line import (
 )
 from safetensors.numpy import load_file
 
-from core.checkpoint import load_checkpoint
+from core.experiment.checkpoint import load_checkpoint
 
 MODEL, LOGS = "reference_model", "reference_logs"
 OPTIONS = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]

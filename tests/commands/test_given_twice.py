@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import content, run_here
 
-from core.commands.statuses import Status
+from core.commands.shared.statuses import Status
 
 
 def wrong(folder: Path, *words: str, program: str = "run.py") -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import environment, imported, run, words_of
 
-from core.registry import backend_names, find_backend
+from core.backend.registry import backend_names, find_backend
 
 FORMATS = sorted({form for name in backend_names() for form in find_backend(name).exports})
 HEAVY = {"tensorflow", "mxnet", "numpy", "cv2", "h5py", "pydicom"}

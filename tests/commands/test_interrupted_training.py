@@ -37,7 +37,7 @@ from command_line import (
 )
 from processes import interruptible
 
-from core.checkpoint import load_checkpoint
+from core.experiment.checkpoint import load_checkpoint
 
 MODEL = "reference_model"
 EPOCHS, BATCHES = 4, 64

@@ -17,7 +17,7 @@ from command_line import LAST, assert_same_run, history, prepare, succeed
 from selected import BACKENDS
 from test_interrupted_training import started, wait_for_line
 
-from core.checkpoint import load_checkpoint
+from core.experiment.checkpoint import load_checkpoint
 
 KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "2"))
 IMAGES = 60

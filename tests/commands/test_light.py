@@ -16,7 +16,7 @@ from hidden_packages import hide
 from PIL import Image
 from selected import BACKENDS
 
-from core.packages import DICOM, PHANTOMS, REPORT, SEGMENTATIONS
+from core.base.packages import DICOM, PHANTOMS, REPORT, SEGMENTATIONS
 
 HEAVY = {**DICOM, **SEGMENTATIONS, **PHANTOMS, **REPORT, "pylibjpeg": "pylibjpeg"}
 AUGMENTED = "training.augmentation={horizontal_flip: 0.5, shift: 0.1, scale: 0.2, rotate: 20, gamma: 0.3}"

@@ -29,9 +29,10 @@ from command_line import (
 )
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
-from core.commands import _parser, progress, terminal
-from core.commands.statuses import MEANINGS, Status
-from core.registry import backend_names, find_backend
+from core.backend.registry import backend_names, find_backend
+from core.commands import _parser
+from core.commands.shared import progress, terminal
+from core.commands.shared.statuses import MEANINGS, Status
 
 MODEL = "reference_model"
 BROKEN = "broken.dcm"

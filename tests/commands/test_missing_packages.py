@@ -18,7 +18,7 @@ from hidden_packages import hide
 from selected import BACKENDS
 from tiny_model import radiograph, write_model, write_radiograph
 
-from core.checkpoint import DataFacts, load_checkpoint, save_checkpoint
+from core.experiment.checkpoint import DataFacts, load_checkpoint, save_checkpoint
 
 PACKAGES = {
     "cv2": "opencv-python-headless",

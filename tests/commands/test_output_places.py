@@ -38,8 +38,8 @@ from command_line import (
 from test_interrupted_training import started, wait_for_line
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
-from core.checkpoint import load_checkpoint
-from core.files import reserved
+from core.experiment.checkpoint import load_checkpoint
+from core.files.atomic import reserved
 
 MODEL, LOGS = "reference_model", "reference_logs"
 SUBMISSION = "ImageId,EncodedPixels\nr0,1 5\nr1,-1\n"
@@ -409,11 +409,11 @@ def test_other_settings_do_not_share_a_staging_folder(place: Path) -> None:
 def test_who_comes_after_the_first_does_not_replace_its_output(place: Path) -> None:
     """What was free when the command began is looked at again once it is its turn."""
     code = (
-        "import sys; from pathlib import Path; import core.files, core.locks; held = core.locks.held\n"
+        "import sys; from pathlib import Path; import core.files.atomic as atomic; held = atomic.held\n"
         "def late(path, **options):\n"
         "    if path.name == 'wanted.h5' and not path.exists(): path.write_text('the first one')\n"
         "    return held(path, **options)\n"
-        "core.files.held = late\n"
+        "atomic.held = late\n"
         "import preprocess; sys.argv = sys.argv[1:]; sys.exit(preprocess.main())"
     )
     program, *rest = PREPROCESS

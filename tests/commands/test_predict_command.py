@@ -35,14 +35,14 @@ from processes import interruptible
 from selected import BACKENDS
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
-from core.files import file_name
-from core.inference import Predictor, find_members
-from core.pictures import outline
-from core.registry import load_backend
-from core.thresholds import Thresholds, save_thresholds
-from data import rle
-from data.resize import resize_image
-from data.store import Store
+from core.backend.registry import load_backend
+from core.files.names import file_name
+from core.pictures.radiographs import outline
+from core.prediction.trained_models import Predictor, find_members
+from core.scoring.thresholds import Thresholds, save_thresholds
+from data.annotations import rle
+from data.hdf5.store import Store
+from data.radiographs.resize import resize_image
 
 IMAGES = "images"
 SIZES = {"a": (60, 45), "b/b": (33, 70), "b/c": (41, 41), "d": (52, 91), "e": (32, 32)}

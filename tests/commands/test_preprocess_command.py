@@ -26,8 +26,8 @@ from command_line import (
     words_of,
 )
 
-from data.phantoms import PhantomSettings, write_phantoms
-from data.store import Store
+from data.hdf5.store import Store
+from data.phantoms.data_set import PhantomSettings, write_phantoms
 
 IMAGES, ANNOTATIONS = "dicom-images-train", "train-rle.csv"
 COUNT = 12

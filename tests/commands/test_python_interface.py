@@ -36,11 +36,11 @@ from selected import BACKENDS, PREDICTORS
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
 import pneumoseg
+from core.backend.registry import backend_names, find_backend
+from core.base.errors import UserError
+from core.base.programs import INSTALLED
 from core.commands import main
-from core.errors import UserError
-from core.programs import INSTALLED
-from core.registry import backend_names, find_backend
-from core.thresholds import save_thresholds
+from core.scoring.thresholds import save_thresholds
 
 DOCUMENT = ROOT / "docs" / "python.md"
 NAMES = [name for name in pneumoseg.__all__ if name != "__version__"]
@@ -205,7 +205,7 @@ import json, sys
 import numpy as np
 import pneumoseg
 from core.commands import main
-from core.programs import RUN
+from core.base.programs import RUN
 
 folders, out, name = ["one", "other"], sys.argv[1], sys.argv[2]
 outputs = ["--out", out + "/s.csv", "--json", out + "/a.json", "--masks", out + "/masks"]

@@ -11,8 +11,8 @@ from command_line import ROOT, run
 # Takes the system's place: 5 processors to run on, a quota of 2; tells what NumPy finds when it is imported.
 SYSTEM = """
 import os, sys
-import core.control_groups
-core.control_groups.cores_of_quota = lambda root: 2
+import core.base.control_groups
+core.base.control_groups.cores_of_quota = lambda root: 2
 os.sched_getaffinity = lambda process: set(range(5))
 def hear(event, arguments):
     if event == "import" and arguments[0] == "numpy":

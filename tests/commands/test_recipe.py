@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from command_line import assert_same_run, history, refused, run_here, train
 
-from core import recipe
-from core.commands import training_run
-from core.configuration import load_configuration
-from core.tasks.batches import training_batches
+from core.commands.train import training
+from core.experiment import recipe
+from core.experiment.configuration import load_configuration
 from core.tasks.training import Stop
-from data.augmentation import Augmentation
-from data.loader import Loader
-from data.sampling import Sampling
-from data.store import Store
+from core.tasks.training_batches import training_batches
+from data.batches.augmentation import Augmentation
+from data.batches.loader import Loader
+from data.batches.sampling import Sampling
+from data.hdf5.store import Store
 
 MODEL = "reference_model"
 
@@ -123,7 +123,7 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
     def stopping() -> Iterator[Stop]:
         yield Stopping()
 
-    monkeypatch.setattr(training_run, "interruptible", stopping)
+    monkeypatch.setattr(training, "interruptible", stopping)
     begun, stops = False, 0
     for left in itertools.cycle([3, 5, 2, 9]):  # noqa: B007 - counted down by `Stopping`
         how = ["--resume"] if begun else ["--config", "network.yaml", *words]

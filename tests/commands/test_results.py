@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.commands.results import Job, Result, Task, _verdict, crashed
-from core.tasks.answers import Answer, area_in_mm2
-from core.thresholds import Thresholds
-from data.headers import Geometry
-from data.reading import Source
+from core.commands.predict.results import Job, Result, Task, _verdict, crashed
+from core.scoring.thresholds import Thresholds
+from core.tasks.predictions import Answer, area_in_mm2
+from data.radiographs.headers import Geometry
+from data.radiographs.reading import Source
 
 NEGATIVE = ["truth negative", "Dice 1.000"]
 

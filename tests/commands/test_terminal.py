@@ -254,8 +254,8 @@ NOISY = """
 import sys
 sys.path[:0] = [{root!r}, {folder!r}]
 import noisy
-from core.isolation import Isolated
-from data.pool import ordered
+from core.backend.process import Isolated
+from core.processes.pool import ordered
 if __name__ == "__main__":
     with Isolated("reference") as process:
         print(process.call(noisy.in_a_backend))

@@ -10,8 +10,8 @@ import pytest
 from command_line import prepare, refused, run_here, succeed, train
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
-from core.exports import renew_thresholds, write_metadata
-from core.thresholds import Thresholds, save_thresholds
+from core.prediction.exports import renew_thresholds, write_metadata
+from core.scoring.thresholds import Thresholds, save_thresholds
 
 ALL_GIVEN = ["--pixel", "0.25", "--area", "3", "--score", "0.75"]
 SEARCHED = Thresholds(0.25, 100, 0.5)

@@ -28,9 +28,9 @@ from event_files import shown
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.checkpoint import load_checkpoint
-from data.splits import stratified_split
-from data.store import Store
+from core.experiment.checkpoint import load_checkpoint
+from data.batches.splits import stratified_split
+from data.hdf5.store import Store
 
 MODEL, LOGS = "reference_model", "reference_logs"
 EPOCHS = 3

@@ -10,9 +10,9 @@ import pytest
 from command_line import content, prepare, refused, run_here, succeed
 from PIL import Image
 
-from core.files import file_name
-from core.pictures import outline
-from data.store import Store
+from core.files.names import file_name
+from core.pictures.radiographs import outline
+from data.hdf5.store import Store
 
 VERIFY = {"program": "preprocess.py", "how": run_here}
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from core.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
-from core.configuration import parse_configuration
-from core.lowering import lower
-from core.state import initial_state
+from core.backend.state import initial_state
+from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
+from core.experiment.configuration import parse_configuration
+from core.network.lowering import lower
 
 SIZE = 32
 CONFIGURATION = parse_configuration(

@@ -39,8 +39,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data import rle
-from data.store import Rows, write
+from data.annotations import rle
+from data.hdf5.store import ImageMetadata, write
 
 HEIGHT, WIDTH = 41, 35
 LARGEST_REAL = 700_000  # bytes; copying larger files about takes the time of many mutations
@@ -121,7 +121,9 @@ def store_seeds(folder: Path) -> dict[str, bytes]:
     for storage in ("float32", "uint8"):
         pixels = draw.integers(0, 256, (count, *size), dtype=np.uint8)
         images = pixels if storage == "uint8" else (pixels / 255).astype(np.float32)
-        rows = Rows([f"id-{n}" for n in range(count)], np.full((count, 2), 9, np.int32), masks.any((1, 2)))
+        rows = ImageMetadata(
+            [f"id-{n}" for n in range(count)], np.full((count, 2), 9, np.int32), masks.any((1, 2))
+        )
         blocks = iter([(images, masks)])
         write(path, rows, size, blocks, per_dataset=4, storage=storage, attributes={"hash": "abc"})
         contents[storage] = path.read_bytes()

@@ -28,7 +28,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from data.dicom import Radiograph, UnreadableImage, read_radiograph
+from data.radiographs.dicom import Radiograph, UnreadableImage, read_radiograph
 
 HEIGHT, WIDTH = 41, 53
 DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"

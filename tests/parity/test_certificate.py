@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 from selected import BACKENDS
 
-from core.checkpoint import DataFacts
+from core.base.errors import UserError
 from core.commands import main
-from core.configuration import load_configuration
-from core.errors import UserError
-from core.lowering import lower
+from core.experiment.checkpoint import DataFacts
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
 from core.parity import KINDS, Certificate, certify
-from core.parity.synthetic import SyntheticBatches
+from core.parity.synthetic_batches import SyntheticBatches
 
 ROOT = Path(__file__).resolve().parents[2]
 FOREIGN = """
-from core.contract import Backend
+from core.backend.contract import Backend
 from backends.reference.model import ReferenceModel, list_devices
 import dataclasses
 
@@ -41,7 +41,7 @@ def compile(plan, rules, device, precision):
 
 
 NOISY = """
-from core.contract import Backend
+from core.backend.contract import Backend
 from backends.reference.model import ReferenceModel, list_devices
 
 backend = Backend("foreign", "Foreign", None, ("numpy",), "-", "foreign")

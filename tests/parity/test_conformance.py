@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
-from core.isolation import Isolated
 
 LONG = re.compile(
     r"((transposed )?convolution|output block): kernel .*\(float64\)"
@@ -45,7 +45,7 @@ def chosen() -> list[Any]:
 
 
 @pytest.mark.parametrize("check", chosen(), ids=str)
-def test_conformance(remote: Isolated, check: Check) -> None:
+def test_conformance(remote: BackendProcess, check: Check) -> None:
     outcome = examine(check, remote)
     assert outcome.status == "passed", outcome.detail
 

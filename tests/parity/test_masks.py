@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from selected import PREDICTORS
 
 import backends.reference
-from core.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
-from core.configuration import load_configuration
-from core.inference import find_members
-from core.isolation import Isolated
-from core.lowering import lower
-from core.parity.synthetic import SyntheticBatches
-from core.registry import find_backend
-from core.remote_prediction import RemotePredictor
-from core.rules import step_scalars
-from core.state import initial_state
-from core.tasks.answers import Answer, answer
-from core.thresholds import Thresholds
+from core.backend.process import BackendProcess
+from core.backend.registry import find_backend
+from core.backend.state import initial_state
+from core.backend.training_rules import step_scalars
+from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, save_checkpoint
+from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
+from core.parity.synthetic_batches import SyntheticBatches
+from core.prediction.predictor_process import RemotePredictor
+from core.prediction.trained_models import find_members
+from core.scoring.thresholds import Thresholds
+from core.tasks.predictions import Answer, answer
 
 HEIGHT, WIDTH = 40, 56
 NEAR = 1e-4
@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def answers(
     name: str, models: list[Path], images: NDArray[np.float32], thresholds: Thresholds
 ) -> list[Answer]:
-    with Isolated(name) as process:
+    with BackendProcess(name) as process:
         title, members = find_backend(name).title, find_members(models)
         predictor = RemotePredictor(process, title, members, "cpu", flip=True)
         first, second = (

@@ -18,15 +18,15 @@ from shuffling import COUNT, SAMPLING, badly_sampled, unshuffled, write_store
 
 from backends.reference import losses, operations
 from backends.reference.model import ReferenceModel
+from core.backend.contract import Array, DropoutMasks, Implementation, Precision, State
+from core.backend.training_rules import SgdRule, StepScalars, TrainingRules, step_scalars
+from core.base.randomness import permutation, uniform
+from core.base.rounding import to_bfloat16
 from core.conformance import Check, all_checks, examine
-from core.contract import Array, Implementation, KeepMasks, Precision, State
-from core.plan import BatchNorm, Bias, Conv2D, ConvTranspose2D, Dropout, Operation, Parameter, Plan
-from core.randomness import permutation, uniform
-from core.rounding import to_bfloat16
-from core.rules import Rules, SgdRule, StepScalars, step_scalars
-from data.loader import Loader
-from data.sampling import sampled
-from data.store import Store
+from core.network.plan import BatchNorm, Bias, Conv2D, ConvTranspose2D, Dropout, Operation, Parameter, Plan
+from data.batches.loader import Loader
+from data.batches.sampling import sampled
+from data.hdf5.store import Store
 
 
 class Mutant:
@@ -35,7 +35,7 @@ class Mutant:
     def __init__(
         self,
         plan: Callable[[Plan], Plan] = lambda plan: plan,
-        rules: Callable[[Rules], Rules] = lambda rules: rules,
+        rules: Callable[[TrainingRules], TrainingRules] = lambda rules: rules,
         model: type[ReferenceModel] = ReferenceModel,
     ) -> None:
         self._plan, self._rules, self._model = plan, rules, model
@@ -43,7 +43,7 @@ class Mutant:
     def list_devices(self) -> list[str]:
         return ["cpu"]
 
-    def compile(self, plan: Plan, rules: Rules, device: str, precision: Precision) -> ReferenceModel:
+    def compile(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> ReferenceModel:
         return self._model(self._plan(plan), self._rules(rules), precision)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -80,7 +80,7 @@ def momentum_inverted(op: BatchNorm) -> BatchNorm:
 
 
 class BesselCorrected(ReferenceModel):
-    def _forward(self, images: Array, keep: KeepMasks | None = None) -> Any:
+    def _forward(self, images: Array, keep: DropoutMasks | None = None) -> Any:
         values = super()._forward(images, keep)
         for op in self._plan.batch_norms if keep is not None else ():
             pixels = values[op.input].size // values[op.input].shape[-1]
@@ -90,7 +90,7 @@ class BesselCorrected(ReferenceModel):
 
 class EpsilonOutsideTheCorrection(ReferenceModel):
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         rule, kept = self._rules.optimizer, self._rules
         smaller = rule.epsilon * float(np.sqrt(1 - rule.beta2**scalars.step))
@@ -102,7 +102,7 @@ class EpsilonOutsideTheCorrection(ReferenceModel):
 
 class DecayOfBiases(ReferenceModel):
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         for parameter in self._plan.parameters:
             if parameter.role == "bias":
@@ -112,14 +112,14 @@ class DecayOfBiases(ReferenceModel):
 
 class DecayTwice(ReferenceModel):
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         twice = dataclasses.replace(scalars, decay=2 * scalars.decay)
         return super().train_step(images, masks, twice, keep)
 
 
 class DividedTwiceByTheBatch(ReferenceModel):
-    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> Any:
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
         loss, gradients, statistics = super()._differentiate(images, masks, keep)
         return loss, {name: array / len(images) for name, array in gradients.items()}, statistics
 
@@ -127,7 +127,7 @@ class DividedTwiceByTheBatch(ReferenceModel):
 class NoSlopeAtZero(ReferenceModel):
     """Gluon's way: max(x, 0) - x*z + log(1 + exp(-|x|)), each part differentiated as 0 at 0."""
 
-    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> Any:
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
         original = losses.bce
 
         def bce(logits: Array, truth: Array) -> Any:
@@ -142,13 +142,13 @@ class NoSlopeAtZero(ReferenceModel):
 
 
 class DropoutScaledAtInference(ReferenceModel):
-    def _apply(self, op: Operation, values: Any, keep: KeepMasks | None) -> Any:
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
         y = super()._apply(op, values, keep)
         return y * (1 - op.rate) if isinstance(op, Dropout) and keep is None else y
 
 
 class KernelFlipped(ReferenceModel):
-    def _apply(self, op: Operation, values: Any, keep: KeepMasks | None) -> Any:
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
         if isinstance(op, Conv2D):
             return operations.conv2d(op, values[op.input], self._arrays[op.kernel][::-1, ::-1])
         return super()._apply(op, values, keep)
@@ -177,7 +177,7 @@ class StepBehind(ReferenceModel):
     _previous: StepScalars | None = None
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         late, self._previous = self._previous or scalars, scalars
         return super().train_step(images, masks, late, keep)
@@ -187,7 +187,7 @@ class CorrectionOffByOne(ReferenceModel):
     """Adam's bias correction counted from the step after."""
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         rule = self._rules.optimizer
         wrong = step_scalars(rule, scalars.step + 1, 1.0).size / step_scalars(rule, scalars.step, 1.0).size
@@ -200,7 +200,7 @@ class DecayOfBatchNorm(ReferenceModel):
     """Weight decay on the scales and shifts too."""
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         for parameter in self._plan.parameters:
             if parameter.role in ("gamma", "beta"):
@@ -214,12 +214,12 @@ class DecayInTheGradient(ReferenceModel):
     _decay = 0.0
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         self._decay = scalars.decay / scalars.size
         return super().train_step(images, masks, dataclasses.replace(scalars, decay=0.0), keep)
 
-    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> Any:
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
         loss, gradients, statistics = super()._differentiate(images, masks, keep)
         for parameter in self._plan.parameters:
             if parameter.role == "kernel":
@@ -229,10 +229,10 @@ class DecayInTheGradient(ReferenceModel):
         return loss, gradients, statistics
 
 
-def changed_sgd(**changes: Any) -> Callable[[Rules], Rules]:
+def changed_sgd(**changes: Any) -> Callable[[TrainingRules], TrainingRules]:
     """Rules whose constants of gradient descent are others."""
 
-    def changed(rules: Rules) -> Rules:
+    def changed(rules: TrainingRules) -> TrainingRules:
         if not isinstance(rules.optimizer, SgdRule):
             return rules
         return dataclasses.replace(rules, optimizer=dataclasses.replace(rules.optimizer, **changes))
@@ -243,7 +243,7 @@ def changed_sgd(**changes: Any) -> Callable[[Rules], Rules]:
 class NesterovOfTheOldVelocity(ReferenceModel):
     """Nesterov's look ahead with the velocity of the step before."""
 
-    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision) -> None:
         super().__init__(plan, rules, precision)
         if isinstance(rules.optimizer, SgdRule) and rules.optimizer.nesterov:
             self._optimize = self._behind
@@ -261,7 +261,7 @@ class NesterovOfTheOldVelocity(ReferenceModel):
 class RateInTheVelocity(ReferenceModel):
     """Keras's form, v = momentum * v - rate * g and w += v: another one as soon as the rate changes."""
 
-    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision) -> None:
         super().__init__(plan, rules, precision)
         self._optimize, self._rate = self._keras, 0.0
 
@@ -283,7 +283,7 @@ class RateInTheVelocity(ReferenceModel):
             self._rate = scalars.size
 
 
-def tversky_exchanged(rules: Rules) -> Rules:
+def tversky_exchanged(rules: TrainingRules) -> TrainingRules:
     """False positives weighed as false negatives and the other way round."""
     loss = rules.loss
     turned = dataclasses.replace(loss, tversky_alpha=loss.tversky_beta, tversky_beta=loss.tversky_alpha)
@@ -295,7 +295,7 @@ class OtherLovasz(ReferenceModel):
 
     lovasz: Callable[[Array, Array], losses.Loss]
 
-    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> Any:
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
         original, losses.lovasz = losses.lovasz, type(self).lovasz
         try:
             return super()._differentiate(images, masks, keep)
@@ -339,7 +339,7 @@ LOVASZ = losses.lovasz
 class AddedPixelByPixel(ReferenceModel):
     """Batch norm's sums in float32, one by one, as NumPy adds along the first axes."""
 
-    def _forward(self, images: Array, keep: KeepMasks | None = None) -> Any:
+    def _forward(self, images: Array, keep: DropoutMasks | None = None) -> Any:
         original = operations._moments
         operations._moments = lambda x: (x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2)))
         try:
@@ -352,7 +352,7 @@ class WeightsInBfloat16(ReferenceModel):
     """No master weights: what an update leaves is rounded as the products' operands are."""
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         loss = super().train_step(images, masks, scalars, keep)
         for parameter in self._plan.parameters:
@@ -396,7 +396,7 @@ class BackwardNotRounded(ReferenceModel):
 class ActivationsInBfloat16(ReferenceModel):
     """Bias and batch norm in bfloat16 too, as whole models cast to it have them."""
 
-    def _apply(self, op: Operation, values: Any, keep: KeepMasks | None) -> Any:
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
         y = super()._apply(op, values, keep)
         return to_bfloat16(y) if isinstance(op, Bias | BatchNorm) else y
 

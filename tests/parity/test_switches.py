@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from core.backend.kernel_switches import Switch, switches_taken
+from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
 from core.conformance.switches import SUBJECT, declared
-from core.isolation import Isolated
-from core.switches import Switch, noted
 
 BACKEND_FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "backends").glob("*/model.py"))
 NO_CHOICE = {  # comparisons with a number that choose no way of computing
@@ -56,8 +56,8 @@ def constants(folder: Path) -> Iterator[tuple[str, str]]:
 def test_no_way_is_chosen_by_a_number_that_is_not_declared(folder: Path) -> None:
     hidden = [found for found in comparisons(folder) if found not in NO_CHOICE]
     named = [found for found in constants(folder) if found != ("onnx/graph.py", "LARGEST")]  # of a file
-    assert not hidden, f"compare by a core.switches.Switch: {hidden}"
-    assert not named, f"name it by a core.switches.Switch: {named}"
+    assert not hidden, f"compare by a core.backend.kernel_switches.Switch: {hidden}"
+    assert not named, f"name it by a core.backend.kernel_switches.Switch: {named}"
 
 
 def test_a_hidden_one_is_found(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def in_modules(implementation: object) -> set[str]:
     return found
 
 
-def test_a_backend_declares_all_that_it_has(remote: Isolated) -> None:
+def test_a_backend_declares_all_that_it_has(remote: BackendProcess) -> None:
     names = [switch.name for switch in remote.call(declared)]
     assert len(set(names)) == len(names)
     assert remote.call(in_modules) == set(names)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_an_error_on_one_side_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 def test_how_a_switch_decides_and_what_it_notes() -> None:
     switch = Switch("rows", "length of a side", 4)
-    with noted() as met:
+    with switches_taken() as met:
         assert [switch.reached(value) for value in (3, 4, 5)] == [False, True, True]
         assert [switch.missing(value) for value in (1, 4, 6)] == [3, 0, 2]
         assert [switch.parts(value) for value in (0, 4, 5, 9)] == [1, 1, 2, 3]

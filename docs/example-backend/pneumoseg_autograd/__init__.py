@@ -1,6 +1,6 @@
 """pneumoseg on HIPS autograd: the descriptor alone, so that listing backends imports no framework."""
 
-from core.contract import Backend
+from core.backend.contract import Backend
 
 backend = Backend(
     name="autograd",

@@ -1,4 +1,4 @@
-"""The losses of `core.rules` in autograd's NumPy."""
+"""The losses of `core.backend.training_rules` in autograd's NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import autograd.numpy as np
 from autograd.tracer import getval
 
-from core.rules import LossRule
+from core.backend.training_rules import LossRule
 from pneumoseg_autograd.operations import Array, sigmoid, softplus
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from autograd import value_and_grad
 
-from core.contract import Array, KeepMasks, Precision, State, array_type
-from core.dropout import draw_keep_masks
-from core.errors import UserError
-from core.plan import Plan, require_operations
-from core.rules import AdamRule, Rules, SgdRule, StepScalars
-from core.state import check_state, slot_name, state_shapes
+from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.training_rules import AdamRule, SgdRule, StepScalars, TrainingRules
+from core.base.errors import UserError
+from core.network.plan import Plan, require_operations
 from pneumoseg_autograd import losses, operations
 
 
@@ -24,9 +24,9 @@ def list_devices() -> list[str]:
 
 
 class AutogradModel:
-    """See `core.contract.Model` for what each method promises."""
+    """See `core.backend.contract.Model` for what each method promises."""
 
-    def __init__(self, plan: Plan, rules: Rules, precision: Precision) -> None:
+    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision) -> None:
         if not isinstance(rules.optimizer, AdamRule | SgdRule):
             raise UserError(f"autograd has no optimiser {type(rules.optimizer).__name__}")
         self._plan, self._rules, self._dtype = plan, rules, np.dtype(array_type(precision))
@@ -35,7 +35,7 @@ class AutogradModel:
         self._arrays = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
 
     def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: KeepMasks | None = None
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         """One update; gives the loss before it."""
         keep = keep or self._draw(scalars.step, len(images))
@@ -64,7 +64,7 @@ class AutogradModel:
         probabilities: Array = operations.sigmoid(self._logits(images))
         return probabilities
 
-    def gradients(self, images: Array, masks: Array, keep: KeepMasks | None = None) -> tuple[float, State]:
+    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Training loss and gradients; changes nothing."""
         loss, gradients, _ = self._differentiate(images, masks, keep or self._draw(0, len(images)))
         return loss, gradients
@@ -91,10 +91,10 @@ class AutogradModel:
         logits, _ = operations.forward(self._plan, floats, self._arrays, None, self._mixed)
         return logits
 
-    def _draw(self, step: int, count: int) -> KeepMasks:
-        return draw_keep_masks(self._plan, self._rules.seed, step, count)
+    def _draw(self, step: int, count: int) -> DropoutMasks:
+        return draw_dropout_masks(self._plan, self._rules.seed, step, count)
 
-    def _differentiate(self, images: Array, masks: Array, keep: KeepMasks) -> tuple[float, State, State]:
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> tuple[float, State, State]:
         statistics: State = {}
 
         def loss_of(parameters: State) -> operations.Array:
@@ -122,7 +122,7 @@ class AutogradModel:
         self._arrays |= {slot_name(slot, name): kept for slot, kept in zip(rule.slots, slots, strict=True)}
 
 
-def compile(plan: Plan, rules: Rules, device: str, precision: Precision) -> AutogradModel:  # noqa: A001
+def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> AutogradModel:  # noqa: A001
     """The plan on autograd; `device` can only be "cpu"."""
     del device
     require_operations(plan, operations.OPERATIONS, "autograd")

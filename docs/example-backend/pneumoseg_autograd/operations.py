@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.plan` in autograd's NumPy. Arrays are (N, H, W, C).
+"""Each primitive operation of `core.network.plan` in autograd's NumPy. Arrays are (N, H, W, C).
 
 Only what goes forward is written here: autograd derives what goes back.
 """
@@ -12,7 +12,8 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
-from core.plan import (
+from core.base.rounding import to_bfloat16
+from core.network.plan import (
     BatchNorm,
     Bias,
     Concat,
@@ -23,7 +24,6 @@ from core.plan import (
     Relu,
     unknown_operation,
 )
-from core.rounding import to_bfloat16
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
 """What `forward` computes: all that may stand before the sigmoid."""

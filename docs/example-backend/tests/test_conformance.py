@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
-from core.isolation import Isolated
 
 
 @pytest.fixture(scope="module")
-def backend() -> Iterator[Isolated]:
+def backend() -> Iterator[BackendProcess]:
     """The backend by its registered name, in a process of its own."""
-    with Isolated("autograd") as process:
+    with BackendProcess("autograd") as process:
         yield process
 
 
 @pytest.mark.parametrize("check", all_checks(), ids=str)
-def test_conformance(backend: Isolated, check: Check) -> None:
+def test_conformance(backend: BackendProcess, check: Check) -> None:
     outcome = examine(check, backend)
     assert outcome.status == "passed", outcome.detail

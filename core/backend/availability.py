@@ -1,0 +1,93 @@
+"""What each backend can do on this machine, found out without importing its framework here.
+
+Promises: each framework is imported in a process of its own, so that one that crashes, hangs or prints
+cannot disturb this one, nor two frameworks each other.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from core.backend.registry import backend_names, find_backend, load_backend
+from core.base.errors import UserError
+
+TIMEOUT_S = 120
+_MARK = "pneumoseg probe: "
+# The paths are the caller's: no other copy of the project that is installed, nor the folder it is run in.
+_CODE = (
+    "import sys; _, name, *sys.path[:] = sys.argv; from core.backend.availability import answer; answer(name)"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A backend on this machine.
+
+    Args:
+        name: What stands after `-f`.
+        title: The framework's name.
+        installed: Whether the framework can be found.
+        version: Of the framework, where installed.
+        devices: What the framework sees.
+        install: The command that installs it; empty where the backend itself is broken.
+        error: Why it cannot be used; None where it can.
+    """
+
+    name: str
+    title: str
+    installed: bool
+    version: str | None
+    devices: list[str]
+    install: str
+    error: str | None
+
+
+def probe_all() -> list[Probe]:
+    """Every registered backend, probed at the same time."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(probe, backend_names()))
+
+
+def probe(name: str) -> Probe:
+    """One backend: whether it is installed, its version, its devices."""
+    try:
+        backend = find_backend(name)
+    except UserError as broken:
+        return Probe(name, name, False, None, [], "", broken.message)
+    installed = backend.is_available()
+    devices, error = _list_devices(name) if installed else ([], "not installed")
+    return Probe(name, backend.title, installed, backend.version(), devices, backend.install, error)
+
+
+def answer(name: str) -> None:
+    """Import the framework and print what it sees: what the process of a probe does."""
+    try:
+        devices, error = load_backend(name)[1].list_devices(), None
+    except UserError as broken:
+        devices, error = [], broken.message
+    print(_MARK + json.dumps([devices, error]))
+
+
+def _list_devices(name: str) -> tuple[list[str], str | None]:
+    command = [sys.executable, "-c", _CODE, name, *sys.path]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",  # a framework may print anything
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"did not answer within {TIMEOUT_S} s"
+    for line in done.stdout.splitlines():
+        if line.startswith(_MARK):
+            devices, error = json.loads(line[len(_MARK) :])
+            return devices, error
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    return [], f"failed (exit status {done.returncode}): {lines[-1]}"

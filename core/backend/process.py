@@ -1,0 +1,105 @@
+"""Each framework in a process of its own.
+
+Promises: what runs here disturbs neither this process nor another framework's (OpenMP, protobuf,
+memory pools), and a crash there is an error here, not the end. This process imports no framework.
+Ctrl-C, which a terminal sends to both, ends the other one without a word. It lives no longer than this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from core.backend.contract import Implementation
+from core.backend.registry import load_backend, require_backend
+from core.base.errors import UserError
+from core.processes.workers import Workers, begin_work, start_tracker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class BackendProcess:
+    """A backend's process, which lives until `close`.
+
+    Args:
+        name: The backend's registered name.
+        timeout_s: Longest wait for one call.
+
+    Raises:
+        UserError: There is no such backend, or its framework is not installed.
+    """
+
+    def __init__(self, name: str, timeout_s: float = 600.0) -> None:
+        require_backend(name)
+        self.name, self._timeout_s = name, timeout_s
+        context = multiprocessing.get_context("spawn")
+        self._pool = Workers(1, context, _prepare)
+
+    def call(
+        self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """The result (or the exception) of `function(implementation, ...)` called in the process."""
+        return self.wait(self.start(function, *args, **kwargs))
+
+    def start(
+        self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]:
+        """The same without waiting; calls of one process run one after another."""
+        with _interrupts_blocked():  # the first call starts the process, which inherits this
+            return self._pool.submit(_call, self.name, function, args, kwargs)
+
+    def wait(self, future: Future[R]) -> R:
+        """What `start` promised."""
+        try:
+            return future.result(self._timeout_s)
+        except BrokenProcessPool as error:
+            raise UserError(f"backend {self.name!r}: its process ended abruptly") from error
+        except FutureTimeoutError as error:
+            raise UserError(f"backend {self.name!r} did not answer within {self._timeout_s:g} s") from error
+
+    def close(self) -> None:
+        """End the process at once: a framework's own end takes a second, and need not come."""
+        self._pool.kill()
+
+    def __enter__(self) -> BackendProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _call(name: str, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    _, implementation = load_backend(name)
+    return function(implementation, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Put off Ctrl-C for this thread, and for processes started meanwhile until they allow it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    start_tracker()  # it unblocks SIGINT when it has started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare() -> None:
+    """In the process: end at Ctrl-C at once; Python's own handler prints a traceback."""
+    begin_work()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,0 +1,101 @@
+"""The arrays of a model: their names, shapes and first values.
+
+Promises: every backend keeps exactly these arrays, and whatever is loaded is checked against them
+here, so a missing, extra or misshapen array is an error that names it.
+
+    <block>/kernel, /bias, /gamma, /beta             parameters
+    <block>/moving_mean, /moving_variance            running statistics
+    optimizer/<slot>/<parameter>                     the optimiser's moments: the slots of its rule
+
+Kernels are (kh, kw, in, out) for convolutions and (kh, kw, out, in) for transposed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.backend.training_rules import TrainingRules
+from core.base.errors import UserError
+from core.base.randomness import uniform
+from core.network.plan import Constant, Parameter, Plan, Statistic
+
+Kind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weight", "moment", "prediction"]
+"""What an array of a training step is."""
+
+_SLOTS = "optimizer/"
+
+
+def slot_name(slot: str, parameter: str) -> str:
+    """Name of an optimiser's array that belongs to a parameter."""
+    return f"{_SLOTS}{slot}/{parameter}"
+
+
+def state_shapes(plan: Plan, rules: TrainingRules) -> dict[str, tuple[int, ...]]:
+    """Every array's shape by its name, in a fixed order."""
+    shapes = {array.name: array.shape for array in plan.arrays}
+    for slot in rules.optimizer.slots:
+        shapes |= {slot_name(slot, parameter.name): parameter.shape for parameter in plan.parameters}
+    return shapes
+
+
+def by_kind(state: Mapping[str, NDArray[Any]]) -> dict[Kind, dict[str, NDArray[Any]]]:
+    """Weights, running statistics and the optimiser's moments, each in the state's order."""
+    found: dict[Kind, dict[str, NDArray[Any]]] = {"statistic": {}, "weight": {}, "moment": {}}
+    for name, array in state.items():
+        kind: Kind = "weight"
+        if name.startswith(_SLOTS):
+            kind = "moment"
+        elif name.endswith(("/moving_mean", "/moving_variance")):
+            kind = "statistic"
+        found[kind][name] = array
+    return found
+
+
+def initial_state(plan: Plan, rules: TrainingRules, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The state before the first step, float32.
+
+    Each kernel is drawn by a stream keyed by the seed and its own name, so adding a block changes no
+    other block's weights.
+    """
+    state = {array.name: _initial(array, seed) for array in plan.arrays}
+    for name, shape in state_shapes(plan, rules).items():
+        state.setdefault(name, np.zeros(shape, np.float32))
+    return state
+
+
+def check_state(
+    received: Mapping[str, NDArray[np.generic]],
+    expected: Mapping[str, tuple[int, ...]],
+    source: str = "state",
+) -> None:
+    """Refuse arrays that are missing, unknown, of another shape or not of floats.
+
+    Raises:
+        UserError: The text names `source` and the arrays.
+    """
+    if missing := expected.keys() - received.keys():
+        raise UserError(f"{source}: missing {_some(missing)}")
+    if extra := received.keys() - expected.keys():
+        raise UserError(f"{source}: unknown {_some(extra)}; the network has no such array")
+    for name, shape in expected.items():
+        if tuple(received[name].shape) != shape:
+            raise UserError(f"{source}: {name} has shape {tuple(received[name].shape)}, expected {shape}")
+        if received[name].dtype.kind != "f":
+            raise UserError(f"{source}: {name} has type {received[name].dtype}, expected a float")
+
+
+def _initial(array: Parameter | Statistic, seed: int) -> NDArray[np.float32]:
+    if isinstance(array.initial, Constant):
+        return np.full(array.shape, array.initial.value, np.float32)
+    drawn = uniform(seed, "weights", array.name, shape=array.shape)
+    return ((2.0 * drawn - 1.0) * array.initial.bound).astype(np.float32)
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(listed[:3]) + more

@@ -1,0 +1,160 @@
+"""The arithmetic of training that every backend follows, as rounded numbers.
+
+Promises: a backend learns everything about loss, optimiser and clipping from `TrainingRules`, and everything
+that changes from step to step from `StepScalars`; all of it was computed on the host in float64 and
+then rounded to float32 once. The formulas stand here; each backend writes them in its framework.
+
+Precision "mixed_bfloat16": everything is float32 (weights, moments, running statistics, bias, ReLU, batch
+norm, dropout, concatenation, losses, the optimiser and the arrays at the boundary) but the two products,
+convolution and transposed convolution. With r(.) for rounding to bfloat16 (`core.base.rounding.to_bfloat16`):
+    y = r(conv(r(x), r(kernel)));    the sums inside are float32 or wider
+    dx = r(conv_dx(r(dy), r(kernel)));    dkernel = r(conv_dkernel(r(x), r(dy)))
+which is what a framework derives of `conv(x.to(bfloat16), kernel.to(bfloat16)).to(float32)`. The product of
+two bfloat16 numbers is exact in float32, so computing it there, from rounded operands, is the same rule. A
+loss need not be scaled up for the gradients' sake: bfloat16 has float32's range (Kalamkar et al., 2019).
+
+Loss, with logits x, truth z in {0, 1}, p = sigmoid(x), means and sums over batch, height and width:
+
+    bce      mean of softplus(x) - x*z
+    dice     1 - (2 * sum(p*z) + 1) / (sum(p) + sum(z) + 1)          (soft Dice over the batch)
+    focal    mean of sigmoid(-x')**gamma * softplus(-x'), x' = x*(2z - 1)  (Lin et al., 2017; no alpha)
+    tversky  1 - (2*TP + 1) / (2*TP + 2*alpha*FP + 2*beta*FN + 1)    (Salehi et al., 2017, over the batch;
+             TP = sum(p*z), FP = sum(p*(1 - z)), FN = sum((1 - p)*z); with alpha = beta = 1/2 it is dice)
+    lovasz   mean over the images of sum_k max(e_k, 0) * w_k         (Berman et al., 2018, the hinge)
+    loss = the sum of each of them times its weight
+
+Lovasz: e_k is the k-th largest of the image's errors 1 - x', pixels of equal error in the order of their
+index (row by row), and w_k is what the k-th pixel adds to the Jaccard loss of getting the first k wrong.
+With P pixels of truth, t of them among the first k - 1 pixels and n = k - 1 - t:
+    w_k = 1 / (P + n)                               where z_k = 1
+    w_k = (P - t) / ((P + n) * (P + n + 1))         where z_k = 0
+    w_k = 1 for k = 1, else 0                       where P = 0
+The weights are constants for the gradient; the slope of max(e, 0) at 0 is 0. Written, as is usual, as the
+difference of two Jaccard losses close to 1, w_k would lose its digits in float32.
+
+Clipping by global norm (Pascanu et al., 2013), before the optimiser:
+    g *= min(1, clip_norm / sqrt(sum of all squared gradients))
+
+Every optimiser takes weight decay decoupled (Loshchilov and Hutter, 2019), from kernels alone:
+    w = w - decay * w - size * direction;    decay = rate * weight_decay
+
+Adam (Kingma and Ba, 2015, in the form of section 2's last paragraph); with decay it is AdamW:
+    m = beta1 * m + (1 - beta1) * g;    v = beta2 * v + (1 - beta2) * g**2
+    direction = m / (sqrt(v) + epsilon);    size = rate * sqrt(1 - beta2**step) / (1 - beta1**step)
+
+Stochastic gradient descent with momentum, plain or Nesterov's (Sutskever et al., 2013, with the rate
+taken out of the velocity, as in PyTorch, so that a change of rate acts at once):
+    velocity = momentum * velocity + g
+    direction = velocity, or Nesterov's g + momentum * velocity;    size = rate
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from core.base.errors import UserError
+from core.base.rounding import to_float32
+
+
+@dataclass(frozen=True)
+class LossRule:
+    """Weights of the sum, and the constants of its parts; a part of weight 0 is left out."""
+
+    bce: float
+    dice: float
+    focal: float
+    focal_gamma: float
+    tversky: float = 0.0
+    tversky_alpha: float = 0.3
+    tversky_beta: float = 0.7
+    lovasz: float = 0.0
+
+    def parts(self) -> list[tuple[float, str, tuple[float, ...]]]:
+        """Those of the sum, in their order: weight, name, and the constants that its formula takes."""
+        every: list[tuple[float, str, tuple[float, ...]]] = [
+            (self.bce, "bce", ()),
+            (self.dice, "dice", ()),
+            (self.focal, "focal", (self.focal_gamma,)),
+            (self.tversky, "tversky", (self.tversky_alpha, self.tversky_beta)),
+            (self.lovasz, "lovasz", ()),
+        ]
+        return [part for part in every if part[0] > 0]
+
+
+@dataclass(frozen=True)
+class AdamRule:
+    """Numbers that do not change from step to step; `slots` are kept for each parameter."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    slots: tuple[str, ...] = ("m", "v")
+
+
+@dataclass(frozen=True)
+class SgdRule:
+    """The same for gradient descent."""
+
+    momentum: float
+    nesterov: bool
+    slots: tuple[str, ...] = ("velocity",)
+
+
+OptimizerRule: TypeAlias = AdamRule | SgdRule
+
+
+Update = TypeVar("Update")
+
+
+def update_for(rule: OptimizerRule, updates: Mapping[type, Update], backend: str) -> Update:
+    """Of a backend's updates, by the type of the rule that they carry out, that of `rule`.
+
+    Raises:
+        UserError: It has none.
+    """
+    if type(rule) not in updates:
+        raise UserError(f"{backend} has no optimiser {type(rule).__name__}")
+    return updates[type(rule)]
+
+
+@dataclass(frozen=True)
+class TrainingRules:
+    """What `compile` needs to know about training.
+
+    Args:
+        loss: Weights of the loss.
+        optimizer: Which optimiser, and its constants.
+        clip_norm: Largest global norm of the gradients, or None.
+        seed: Key of the dropout masks that a backend draws by itself.
+    """
+
+    loss: LossRule
+    optimizer: OptimizerRule
+    clip_norm: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepScalars:
+    """What changes from step to step.
+
+    Args:
+        step: Number of this update, from 1.
+        size: The learning rate; for Adam with its bias correction.
+        decay: Share of each kernel that weight decay takes away.
+    """
+
+    step: int
+    size: float
+    decay: float = 0.0
+
+
+def step_scalars(rule: OptimizerRule, step: int, rate: float, weight_decay: float = 0.0) -> StepScalars:
+    """The scalars of update number `step` (from 1) at learning rate `rate`."""
+    correction = 1.0
+    if isinstance(rule, AdamRule):
+        correction = math.sqrt(1.0 - rule.beta2**step) / (1.0 - rule.beta1**step)
+    return StepScalars(step, to_float32(rate * correction), to_float32(rate * weight_decay))

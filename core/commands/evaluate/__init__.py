@@ -1,0 +1,60 @@
+"""`python run.py evaluate -f NAME`: how good are the answers of trained models?"""
+
+from __future__ import annotations
+
+import argparse
+
+from core.commands.shared.options import (
+    CHOSEN_BACKEND,
+    NAMED_BACKEND,
+    add_data_option,
+    add_overwrite_option,
+    add_prediction_options,
+    add_threshold_options,
+)
+from core.commands.shared.statuses import Status
+from core.files.destinations import output_file
+
+HELP = "score trained models: Dice beside its floor, AUROC, calibration, a report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "-f",
+        "--framework",
+        action="append",
+        metavar="NAME",
+        help=f"{NAMED_BACKEND}; may be repeated to have several side by side {CHOSEN_BACKEND}",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        nargs="+",
+        metavar="DIR",
+        help="folder of a model; several after one --model are an ensemble, and every further --model is "
+        "another column (default: NAME_model, or the only one there)",
+    )
+    add_data_option(parser)
+    parser.add_argument(
+        "--split",
+        choices=("validation", "all"),
+        default="validation",
+        help="validation: the images that training held out; all: every image of the file",
+    )
+    add_prediction_options(parser)
+    add_threshold_options(parser)
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the scores as JSON; - prints them"
+    )
+    parser.add_argument(
+        "--report", type=output_file, metavar="FILE.html", help="write one page with pictures; - prints it"
+    )
+    add_overwrite_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> Status:
+    """Score, and show what was found."""
+    from core.commands.evaluate import evaluation
+
+    return evaluation.run(arguments)

@@ -1,0 +1,164 @@
+"""What `evaluate` does, apart from its options: joins data, backends' processes, scores, table and files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from core.backend.process import BackendProcess
+from core.backend.registry import require_backend
+from core.base.packages import REPORT, require
+from core.base.standard_streams import visible
+from core.commands.shared import terminal
+from core.commands.shared.frameworks import model_of, remark
+from core.commands.shared.options import check_at_least_one, given_thresholds
+from core.commands.shared.outputs import Input, claimed_reports, model
+from core.commands.shared.statuses import Status
+from core.commands.shared.terminal import Terminal
+from core.commands.shared.training_console import ConsoleWatcher
+from core.files.atomic import write_text
+from core.prediction.predictor_process import Begin, RemotePredictor
+from core.prediction.trained_models import Member, find_members
+from core.scoring.evaluation_record import Evaluation
+from core.tasks.backend_choice import choose_predictor
+from core.tasks.evaluation import Subject, evaluate
+from core.tasks.predictions import Decision, decide, remark_on_folds
+from data.hdf5.store import Store
+
+
+def run(arguments: argparse.Namespace) -> Status:
+    """Evaluate as the command line says."""
+    check_at_least_one(arguments, "batch_size")
+    names, told = _backends(arguments)
+    if arguments.report is not None:
+        require(REPORT, "--report")
+    reports = {"--json": arguments.json, "--report": arguments.report}
+    folders = [folder for name in names for some in _models(arguments, name) for folder in some]
+    inputs = [Input("the data file", Path(arguments.data)), *map(model, folders)]
+    with claimed_reports(reports, inputs, overwrite=arguments.overwrite):
+        console = terminal.console(*reports.values(), soft_wrap=True)
+        if told:
+            console.print(told)
+        _evaluate_all(console, arguments, names)
+    return Status.DONE
+
+
+def _backends(arguments: argparse.Namespace) -> tuple[list[str], str]:
+    """The backends that are to predict, and what is told where the choice was left to the toolkit."""
+    if arguments.framework is not None:
+        names = list(dict.fromkeys(arguments.framework))
+        for name in names:
+            require_backend(name)
+        return names, ""
+    if arguments.model is None:
+        arguments.model = [[model_of(None)]]
+    members = [one for folders in arguments.model for one in find_members([*map(Path, folders)])]
+    backend = choose_predictor(members, arguments.device)
+    return [backend.name], remark(backend)
+
+
+def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Score every model, show the table and write what is wanted."""
+    found: list[Evaluation] = []
+    with Store.open(Path(arguments.data)) as store:
+        wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
+        opened = [(name, folders, find_members(folders)) for name, folders in wanted]
+        for name, folders, members in opened:
+            decision = decide(folders, given_thresholds(arguments), arguments.tta)
+            for note in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
+                console.print(visible(note))
+            compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
+            found.append(_evaluate(console, arguments, store, name, folders, members, decision, compared))
+    _print(console, arguments, found)
+    if arguments.json is not None:
+        content = [evaluation.as_json() for evaluation in found]
+        written = content[0] if len(content) == 1 else content
+        write_text(arguments.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
+    if arguments.report is not None:
+        from core.report import write_report  # matplotlib and Jinja2, which nothing else here needs
+
+        write_report(arguments.report, found)
+        console.print(visible(f"Written: {arguments.report}"))
+
+
+def _models(arguments: argparse.Namespace, name: str) -> list[list[Path]]:
+    if arguments.model is None:
+        return [[model_of(name)]]
+    return [[Path(folder) for folder in folders] for folders in arguments.model]
+
+
+def _evaluate(
+    console: Console,
+    arguments: argparse.Namespace,
+    store: Store,
+    name: str,
+    folders: Sequence[Path],
+    members: Sequence[Member],
+    decision: Decision,
+    compared: frozenset[str],
+) -> Evaluation:
+    backend = require_backend(name)
+    subject = Subject(backend, folders, members, decision)
+    with BackendProcess(name) as process:
+
+        def open_models(some: Sequence[Member]) -> tuple[Begin, str]:
+            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=decision.flip)
+            return predictor.begin, predictor.device
+
+        return evaluate(
+            ConsoleWatcher(console),
+            store,
+            subject,
+            open_models,
+            data=str(arguments.data),
+            split=arguments.split,
+            batch_size=arguments.batch_size,
+            also=compared,
+        )
+
+
+def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:
+    first = found[0].summary
+    whose = "held-out images" if arguments.split == "validation" else "images, seen in training or not"
+    table = Table(
+        "",
+        *(visible(evaluation.name) for evaluation in found),
+        title=visible(f"{arguments.data}: {first.images} {whose}, {first.positives} positive"),
+    )
+    for label, values in _lines(found):
+        table.add_row(label, *map(visible, values))
+    console.result(table)
+
+
+def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
+    """Labels with one cell an evaluation."""
+    lines: dict[str, list[str]] = {}
+    for evaluation in found:
+        scores, origin = evaluation.summary, evaluation.origin
+        of_images, of_pixels = evaluation.image_calibration, evaluation.pixel_calibration
+        cells = {
+            "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})",
+            "Dice on positives": _number(scores.dice_positive),
+            "IoU, on positives": f"{scores.iou:.4f}, {_number(scores.iou_positive)}",
+            "AUROC of existence": _number(scores.auroc),
+            "sensitivity, specificity": f"{_number(scores.sensitivity)}, {_number(scores.specificity)}",
+            "TP, FP, FN, TN": f"{scores.tp}, {scores.fp}, {scores.fn}, {scores.tn}",
+            "calibration error, images": f"{of_images.ece:.4f} (Brier {of_images.brier:.4f})",
+            "calibration error, pixels": f"{of_pixels.ece:.4f} (Brier {of_pixels.brier:.4f})",
+            "thresholds": f"{scores.thresholds} ({origin.thresholds})",
+            "checkpoint": ", ".join(f"{one.checkpoint} of epoch {one.epoch}" for one in origin.members),
+            "mirror images": "yes" if origin.flip else "no",
+            "images/s": f"{origin.images_per_second:.1f} ({origin.device})",
+        }
+        for label, cell in cells.items():
+            lines.setdefault(label, []).append(cell)
+    return list(lines.items())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

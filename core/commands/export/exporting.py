@@ -1,0 +1,140 @@
+"""What `export` does, apart from its options: the model is found, written by its backend, and checked."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from core.backend.contract import Backend
+from core.backend.process import BackendProcess
+from core.backend.registry import find_exporter, load_backend, require_backend
+from core.base.errors import UserError
+from core.base.programs import command_line
+from core.base.standard_streams import visible
+from core.commands.shared import terminal
+from core.commands.shared.frameworks import remark
+from core.commands.shared.statuses import Status
+from core.files.atomic import replacing, reserved
+from core.files.checks import check_free, entries
+from core.network.lowering import lower
+from core.prediction.exports import (
+    METADATA,
+    Source,
+    judged,
+    largest_difference,
+    metadata_of,
+    probe_images,
+    read_back,
+    read_metadata,
+    with_white,
+    write,
+    write_metadata,
+)
+from core.prediction.trained_models import Member, find_members
+from core.scoring.thresholds import load_saved
+
+
+def run(arguments: argparse.Namespace) -> Status:
+    """Export as the command line says."""
+    backend = require_backend(find_exporter(arguments.to, arguments.framework).name)
+    _only_member(arguments.model)
+    out: Path = arguments.out or arguments.model / f"export-{arguments.to}"
+    _check_out(out, overwrite=arguments.overwrite)
+    with contextlib.ExitStack() as stack:
+        place, model = (Path(os.path.realpath(path)) for path in (out, arguments.model))
+        if model in place.parents:  # a training that begins there would rename the folder
+            stack.enter_context(reserved(arguments.model, shared=True))
+        stack.enter_context(reserved(out))
+        _check_out(out, overwrite=arguments.overwrite)  # another process may just have ended
+        _export(arguments, backend, out)
+    return Status.DONE
+
+
+def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
+    """Write the model, read it back and say what came of it."""
+    console = terminal.console(soft_wrap=True)
+    if arguments.framework is None:
+        console.print(remark(backend))
+    member = _only_member(arguments.model)
+    settings, data = member.checkpoint.configuration.training, member.checkpoint.data
+    plan = lower(member.checkpoint.configuration.network, data.height, data.width)
+    source = Source(plan, settings.rules(), settings.precision, member.checkpoint.arrays)
+    written = with_white(source, arguments.white)
+    saved = load_saved(member.folder)
+    writer = f"{backend.title} {backend.version()}"
+    metadata = metadata_of(member.checkpoint, member.path, saved, white=arguments.white, writer=writer)
+    what = f"the {arguments.to} export"
+    images, white = probe_images(data.height, data.width), np.float32(arguments.white)
+    path = visible(str(member.path))
+    console.print(f"{path} (epoch {metadata['epoch']}) as {arguments.to}, by {writer}")
+    with BackendProcess(backend.name) as process, replacing(out) as partial:
+        partial.mkdir()
+        several = len(backend.exports) > 1
+        process.call(write, written, partial, metadata, arguments.to if several else None)
+        read = process.start(read_back, partial, images * white)
+        expected = judged(load_backend("reference")[1], source, images * white / white)
+        received = process.wait(read)
+        if received is not None:
+            difference = largest_difference(received, expected, settings.precision, what)
+        files = [path for path in partial.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        if _is_single(out, files):
+            _become(partial, files[0])
+        elif out.is_file():
+            raise UserError(f"--out {out} is a file, and {what} is a folder.", "Name a folder.")
+        else:
+            write_metadata(partial, metadata)
+    searched = f"none were searched ({command_line('tune')})" if saved is None else str(saved.thresholds)
+    console.print(
+        f"images: (N, {data.height}, {data.width}, 1) float32, white is {arguments.white:g}; "
+        f"thresholds: {searched}"
+        f"{', for the mean with the mirror image' if saved is not None and saved.flip else ''}"
+    )
+    if received is None:
+        console.print(f"NOT checked: the backend {backend.name} cannot read {what} back")
+    else:
+        console.print(
+            f"Checked: read back, its probabilities of {len(images)} images differ from the reference's by "
+            f"{difference:.1e} at most"
+        )
+    beside = "" if out.is_file() else f", and what it is in {METADATA}"
+    console.print(f"Written: {visible(str(out))} ({size / 1e6:.1f} MB{beside})")
+
+
+def _only_member(folder: Path) -> Member:
+    """The model in a folder; several cannot become one file."""
+    members = find_members([folder])
+    if len(members) > 1:
+        raise UserError(
+            f"{folder} holds {len(members)} folds; an export is of one network.",
+            f"Export each: --model {members[0].folder}, …; their mean is what the ensemble says.",
+        )
+    return members[0]
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a place that holds something else."""
+    check_free("--out", out, overwrite=overwrite)
+    if out.is_dir() and entries(out) and read_metadata(out) is None:
+        raise UserError(
+            f"--out {out} is a folder that holds other things than an export (it has no {METADATA} of one).",
+            "Choose another folder; this one is never replaced.",
+        )
+
+
+def _is_single(out: Path, files: list[Path]) -> bool:
+    """Whether `--out` names a file and the format is one: both have the same suffix."""
+    return len(files) == 1 and out.suffix != "" and out.suffix.lower() == files[0].suffix.lower()
+
+
+def _become(folder: Path, file: Path) -> None:
+    """Let a folder become the one file that it holds."""
+    aside = folder.with_name(f"{folder.name}.file")
+    file.replace(aside)
+    shutil.rmtree(folder)
+    aside.replace(folder)

@@ -1,0 +1,51 @@
+"""What `train` does, apart from its options: says what is to be trained, and shows it on the console."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from core.backend.registry import require_training
+from core.base.programs import words_of
+from core.base.standard_streams import visible
+from core.commands.shared import terminal
+from core.commands.shared.options import overrides
+from core.commands.shared.statuses import Status, of_signal
+from core.commands.shared.training_console import ConsoleWatcher
+from core.tasks.training import Interruption, interruptible, train
+from core.tasks.training_runs import plan_runs
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the command line says."""
+    require_training(arguments.framework)  # before files are looked for: a mistyped name is answered at once
+    console = terminal.console(soft_wrap=True)
+    watcher = ConsoleWatcher(console)
+    planned = plan_runs(
+        arguments.framework,
+        Path(arguments.out),
+        None if arguments.config is None else Path(arguments.config),
+        overrides(arguments),
+        arguments.resume,
+    )
+    interruption = train(
+        watcher, planned, arguments.framework, arguments.data, arguments.device, interruptible
+    )
+    if interruption is not None:
+        console.problem(visible(str(interruption)))
+        console.problem(visible(f"Go on with: {_continuation(arguments, interruption)}"))
+        return of_signal(interruption.number)
+    if len(planned.runs) > 1:
+        number = len(planned.runs)
+        watcher.say(f"All {number} folds are trained; together they predict as an ensemble: {planned.folder}")
+    return Status.DONE
+
+
+def _continuation(arguments: argparse.Namespace, interruption: Interruption) -> str:
+    """The command line that goes on."""
+    out = [] if arguments.out == "." else ["--out", arguments.out]
+    number = interruption.run.configuration.training.fold
+    only = ["--fold", str(number)] if interruption.alone and number is not None else []
+    words = [*words_of("train"), "-f", arguments.framework, "--data", arguments.data, *out, *only]
+    return shlex.join([*words, "--resume"])

@@ -1,0 +1,88 @@
+"""What `tune` does, apart from its options: the search in the backend's process, and its tables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from core.backend.process import BackendProcess
+from core.backend.registry import require_backend
+from core.base.standard_streams import visible
+from core.commands.shared import terminal
+from core.commands.shared.frameworks import model_of, remark
+from core.commands.shared.options import check_at_least_one
+from core.commands.shared.statuses import Status
+from core.commands.shared.terminal import Terminal
+from core.commands.shared.training_console import ConsoleWatcher
+from core.files.atomic import reserved
+from core.prediction.predictor_process import Begin, RemotePredictor
+from core.prediction.trained_models import Member, find_members
+from core.scoring.evaluation_record import Surface
+from core.scoring.threshold_search import Search
+from core.tasks.backend_choice import choose_predictor
+from core.tasks.threshold_search import describe, tune
+from data.hdf5.store import Store
+
+
+def run(arguments: argparse.Namespace) -> Status:
+    """Tune as the command line says."""
+    console = terminal.console(soft_wrap=True)
+    watcher = ConsoleWatcher(console)
+    check_at_least_one(arguments, "batch_size")
+    named = None if arguments.framework is None else require_backend(arguments.framework)
+    folder = Path(arguments.model or model_of(arguments.framework))
+    backend = named or choose_predictor(find_members([folder]), arguments.device)
+    if named is None:
+        console.print(remark(backend))
+    with (
+        Store.open(Path(arguments.data)) as store,
+        _model_kept(folder),
+        BackendProcess(backend.name) as process,
+    ):
+
+        def open_models(members: Sequence[Member]) -> Begin:
+            return RemotePredictor(
+                process, backend.title, members, arguments.device, flip=bool(arguments.tta)
+            ).begin
+
+        found, shown = tune(
+            watcher, store, folder, open_models, arguments.batch_size, flip=bool(arguments.tta)
+        )
+    _print(console, found, shown)
+    console.result(visible(describe(folder, found)))
+    return Status.DONE
+
+
+@contextlib.contextmanager
+def _model_kept(folder: Path) -> Iterator[None]:
+    """Keep trainings away from a model; one that is not there is for `tune` to tell."""
+    with reserved(folder, shared=True) if folder.is_dir() else contextlib.nullcontext():
+        yield
+
+
+def _print(console: Terminal, found: Search, shown: Sequence[Surface]) -> None:
+    """The surfaces on a coarse grid."""
+    console.result(f"{found.images} held-out images, {found.positives} positive")
+    for surface in shown:
+        rows = _spread(surface.rows, 4 if surface.row_name == "score" else 3)
+        columns = _spread(surface.columns, 4)
+        table = Table(
+            f"{surface.row_name} \\ {surface.column_name}",
+            *(f"{surface.columns[column]:.3g}" for column in columns),
+            title=f"mean Dice at {surface.fixed} {surface.value:.6g}",
+        )
+        for row in rows:
+            cells = (surface.dice[row][column] for column in columns)
+            table.add_row(
+                f"{surface.rows[row]:.6g}", *("" if cell is None else f"{cell:.4f}" for cell in cells)
+            )
+        console.result(table)
+
+
+def _spread(values: Sequence[float], step: int) -> range:
+    """Every `step`-th place; the last of each step, which has the middle of 31 levels among them."""
+    return range(step - 1 if len(values) == 31 else 0, len(values), step)

@@ -1,0 +1,207 @@
+"""Checkpoints: a run stopped at any step, in one file that every backend reads.
+
+Promises: a checkpoint holds all that continuing needs: the configuration, every array of the model, the
+optimiser's moments, and how far the run had come. The file is safetensors with JSON metadata,
+so reading one runs no code; it is written whole or not at all. It carries a hash of all it says: a file
+that is not a checkpoint, or of which a single bit is not as it was written, is a `UserError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from core.base.errors import UserError
+from core.base.programs import command_line
+from core.experiment.configuration import Configuration, key_path, parse_configuration
+from core.files.atomic import write_bytes
+from core.files.system_errors import explain_os_errors
+
+FORMAT = "pneumoseg-checkpoint"
+VERSION = 1
+
+LAST, BEST, AVERAGED = "last.safetensors", "best.safetensors", "averaged.safetensors"
+"""Files of a model's folder: the newest, the best, and the average of several if that is better."""
+
+# What may change between a run and its continuation; all else decides about batches or arithmetic.
+_FREE_KEYS = (
+    "training.epochs",
+    "training.early_stop",
+    "training.optimizer.learning_rate",
+    "training.average_best",
+)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to; a line of `history.json`.
+
+    Args:
+        epoch: From 1.
+        loss: Mean training loss over the epoch's images, each batch before its update.
+        validation_loss: The same loss after the epoch, on the scored images, without dropout.
+        dice: See `core.scoring.metrics.Scores`, as the two after it.
+        dice_all_empty: The floor.
+        dice_positive: None where no scored image is positive.
+        learning_rate: Of the epoch's last step.
+        images_per_second: Trained images over the time training took, scoring left out.
+        scored_on: "validation", or "training" where no image was held out.
+        step: Updates made since the run began.
+    """
+
+    epoch: int
+    loss: float
+    validation_loss: float
+    dice: float
+    dice_all_empty: float
+    dice_positive: float | None
+    learning_rate: float
+    images_per_second: float
+    scored_on: str
+    step: int
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What of the data a run depends on, so that it is not continued on other data."""
+
+    images: int
+    positives: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Args:
+        step: Updates made.
+        batch: Batches done of the epoch under way, whose number is `len(history) + 1`.
+        loss_sum: Sum over those batches of loss times images.
+        images: Images of those batches.
+        seconds: Time that training them took.
+        history: The finished epochs.
+    """
+
+    step: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    history: tuple[EpochRecord, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run stopped after a step."""
+
+    configuration: Configuration
+    data: DataFacts
+    progress: Progress
+    arrays: dict[str, NDArray[Any]]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, replacing the one at `path`."""
+    content = {
+        "configuration": checkpoint.configuration.model_dump(mode="json"),
+        "data": dataclasses.asdict(checkpoint.data),
+        "progress": dataclasses.asdict(checkpoint.progress),
+    }
+    text = json.dumps(content, allow_nan=False)
+    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "content": text,
+        "sha256": _digest(text, arrays),
+    }
+    write_bytes(path, save(arrays, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: There is no such file, or it is not a checkpoint of this version.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}", f"Train first: {command_line('train', '-f tf')}")
+    try:
+        with explain_os_errors(path, "read"), safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a checkpoint or is damaged: {error}") from error
+    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+        found = {key: metadata.get(key) for key in ("format", "version")}
+        raise UserError(f"{path}: expected a {FORMAT} of version {VERSION}; received {found}")
+    if metadata.get("sha256") != _digest(metadata.get("content", ""), arrays):
+        raise UserError(f"{path} is damaged: its content is not what was written (SHA-256)")
+    try:
+        content = json.loads(metadata["content"])
+        return Checkpoint(
+            configuration=parse_configuration(content["configuration"], source=str(path)),
+            data=TypeAdapter(DataFacts).validate_python(content["data"]),
+            progress=TypeAdapter(Progress).validate_python(content["progress"]),
+            arrays=arrays,
+        )
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: the metadata are damaged: {error}") from error
+
+
+def check_continuation(checkpoint: Checkpoint, configuration: Configuration, data: DataFacts) -> None:
+    """Refuse to continue a run with another network, other data or another arithmetic.
+
+    Raises:
+        UserError: The text names the first key or fact that differs and both its values.
+    """
+    before, after = checkpoint.configuration.model_dump(), configuration.model_dump()
+    if difference := _first_difference(before, after, ()):
+        path, old, new = difference
+        raise UserError(
+            f"cannot resume: {path} was {old!r} in the checkpoint and is now {new!r}",
+            f"Only {', '.join(_FREE_KEYS)} may change; start anew without --resume for the rest.",
+        )
+    if checkpoint.data != data:
+        raise UserError(
+            f"cannot resume on other data: the checkpoint was trained on {_describe(checkpoint.data)}, "
+            f"--data holds {_describe(data)}"
+        )
+
+
+def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
+    """Hash of the metadata's text and of every array's name, type, shape and bytes."""
+    digest = hashlib.sha256(text.encode("utf-8"))
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\x1f{name} {array.dtype.str} {array.shape}\x1f".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _first_difference(old: Any, new: Any, path: tuple[str | int, ...]) -> tuple[str, Any, Any] | None:
+    if key_path(path) in _FREE_KEYS or old == new:
+        return None
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        pairs = [(key, old[key], new[key]) for key in old]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(index, *both) for index, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return key_path(path), old, new
+    found = (_first_difference(a, b, (*path, key)) for key, a, b in pairs)
+    return next((difference for difference in found if difference), None)
+
+
+def _describe(data: DataFacts) -> str:
+    return f"{data.images} images ({data.positives} positive) of {data.height}x{data.width}"

@@ -1,0 +1,42 @@
+"""The network as a table: what `run.py` prints before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.network.plan import Conv2D, ConvTranspose2D, Operation, Plan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One block.
+
+    Args:
+        name: The block's name.
+        operations: Its primitive operations, in short.
+        output: Shape of its result, the batch axis left out.
+        parameters: Elements of its trained arrays.
+    """
+
+    name: str
+    operations: str
+    output: str
+    parameters: int
+
+
+def summarise_plan(plan: Plan) -> list[Row]:
+    """A row for each block, in order."""
+    rows = []
+    for name, last in plan.blocks:
+        own = [op for op in plan.operations if op.name.split("/")[0] == name]
+        output = next(op.output for op in own if op.output.name == last)
+        parameters = sum(array.size for array in plan.parameters if array.name.split("/")[0] == name)
+        rows.append(Row(name, ", ".join(map(_short, own)), str(output), parameters))
+    return rows
+
+
+def _short(operation: Operation) -> str:
+    kind = operation.name.split("/")[1].replace("_", " ")
+    if isinstance(operation, Conv2D | ConvTranspose2D):
+        return f"{kind} {operation.kernel_size[0]}x{operation.kernel_size[1]}/{operation.stride}"
+    return kind

@@ -1,0 +1,51 @@
+"""Images to compare backends on where no data set is at hand: asymmetric noise with bright patches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.base.randomness import permutation, uniform
+
+
+class SyntheticBatch(NamedTuple):
+    """Images (n, H, W, 1) in [0, 1] and masks (n, H, W, 1) in {0, 1}."""
+
+    images: NDArray[np.float32]
+    masks: NDArray[np.uint8]
+
+
+class SyntheticBatches:
+    """Three batches and a short one an epoch; every other image has a bright patch, which is its mask.
+
+    Args:
+        height: Of the images.
+        width: Of the images.
+        batch_size: Images in each batch but the last.
+        seed: Decides all.
+    """
+
+    def __init__(self, height: int, width: int, batch_size: int, seed: int) -> None:
+        self.images = 3 * batch_size + max(batch_size // 2, 1)
+        self.batches = 4
+        self._seed, self._batch_size = seed, batch_size
+        shape = (self.images, height, width, 1)
+        masks = np.zeros(shape, np.uint8)
+        corners = uniform(seed, "patches", shape=(self.images, 2))
+        for index in range(0, self.images, 2):
+            top, left = (corners[index] * (0.7 * height, 0.6 * width)).astype(int)
+            masks[index, top : top + height // 4 + 1, left : left + width // 3 + 1] = 1
+        noise = uniform(seed, "noise", shape=shape)
+        shade = np.linspace(0.0, 0.3, width)[:, np.newaxis]
+        self._images = (0.4 * noise + shade + 0.3 * masks).astype(np.float32)
+        self._masks = masks
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[SyntheticBatch, None, None]:
+        """The batches of an epoch without the first `start`."""
+        order = permutation(self._seed, "order", epoch, count=self.images)
+        for number in range(start, self.batches):
+            chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
+            yield SyntheticBatch(self._images[chosen], self._masks[chosen])

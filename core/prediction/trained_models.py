@@ -1,0 +1,181 @@
+"""Trained models, ready to predict.
+
+Promises: what predicts is what the folder of a model says: the network, the size of its images and the
+weights come from its checkpoint, whichever backend wrote it. Several models are an ensemble, whose
+probability is the mean of theirs; with `flip` each sees every image and its mirror image (left and right
+exchanged), and the mean of both is taken. A folder with `fold0/`, `fold1/`, … is the ensemble of those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.backend.contract import Implementation, Model
+from core.base.errors import UserError
+from core.base.programs import command_line
+from core.experiment.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
+from core.network.lowering import lower
+from core.scoring.thresholds import FILE as THRESHOLDS
+from core.scoring.thresholds import Thresholds, load_thresholds
+
+CHECKPOINTS = (AVERAGED, BEST)
+"""The first that a model's folder has is the one that predicts."""
+
+_FOLD = re.compile(r"fold(0|[1-9][0-9]*)")  # as `fold_folder` names them
+_FILES_OF_A_MODEL = (THRESHOLDS, "history.json", "predictions.png")
+_FOLDERS_OF_A_MODEL = ("export", "averaging")
+
+
+def is_of_model(file: Path) -> bool:
+    """Whether a file is one of those that make a model up, by its name.
+
+    Args:
+        file: Its path from the model's folder on; that may be a folder of folds.
+    """
+    if file.suffix == ".safetensors" or file.name in _FILES_OF_A_MODEL:
+        return True
+    folders = file.parts[:-1]
+    if folders and _FOLD.fullmatch(folders[0]):
+        folders = folders[1:]
+    return folders[:1] in {(name,) for name in _FOLDERS_OF_A_MODEL}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of an ensemble, not compiled yet.
+
+    Args:
+        folder: Where it was found.
+        path: The checkpoint's file.
+        checkpoint: Its content.
+    """
+
+    folder: Path
+    path: Path
+    checkpoint: Checkpoint
+
+
+class Predictor:
+    """Some models on one device.
+
+    Args:
+        members: What to compile; all of one image size.
+        implementation: The backend.
+        device: One of its devices.
+        flip: Whether mirror images are predicted too.
+
+    Attributes:
+        height: Rows of the images that it takes.
+        width: Columns of the images that it takes.
+    """
+
+    def __init__(
+        self, members: Sequence[Member], implementation: Implementation, device: str, *, flip: bool = False
+    ) -> None:
+        self._flip = flip
+        data = members[0].checkpoint.data
+        self.height, self.width = data.height, data.width
+        self._models = [_compiled(member.checkpoint, implementation, device) for member in members]
+
+    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of a pneumothorax.
+
+        Args:
+            images: (n, height, width, 1) float32 in [0, 1].
+
+        Returns:
+            (n, height, width, 1) float32 in [0, 1].
+        """
+        views = [images, np.ascontiguousarray(images[:, :, ::-1])] if self._flip else [images]
+        total = np.zeros(images.shape, dtype=np.float64)
+        for model in self._models:
+            for mirrored, view in enumerate(views):
+                found = model.predict(view)
+                total += found[:, :, ::-1] if mirrored else found
+        return (total / (len(self._models) * len(views))).astype(np.float32)
+
+
+def model_folder(framework: str) -> Path:
+    """The folder in which training on a backend leaves its model."""
+    return Path(f"{framework}_model")
+
+
+def find_members(folders: Sequence[Path]) -> list[Member]:
+    """The models in some folders, a folder of folds being one model for each fold.
+
+    Raises:
+        UserError: A folder holds no checkpoint, or the models take images of different sizes.
+    """
+    members = [_member(found) for folder in folders for found in (folds(folder) or [folder])]
+    sizes = {(member.checkpoint.data.height, member.checkpoint.data.width): member for member in members}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}x{width} ({one.folder})" for (height, width), one in sizes.items())
+        raise UserError(f"models of different image sizes cannot predict together: {listed}")
+    return members
+
+
+def fold_folder(folder: Path, number: int) -> Path:
+    """The folder of a fold in that of a model, or of its logs."""
+    return folder / f"fold{number}"
+
+
+def folds(folder: Path) -> list[Path]:
+    """The folders of the folds in a model's folder, in their order; none if it was not trained in folds."""
+    numbered = [
+        (int(match[1]), path) for path in folder.glob("fold*") if (match := _FOLD.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(numbered)]
+
+
+def missing_folds(folders: Sequence[Path], members: Sequence[Member]) -> list[Path]:
+    """The folds that folders of folds lack, though their checkpoints say that there are more."""
+    numbers = {member.folder: member.checkpoint.configuration.training.folds or 0 for member in members}
+    missing = []
+    for folder in folders:
+        there = folds(folder)
+        number = max((numbers[path] for path in there), default=0)
+        wanted = [fold_folder(folder, fold) for fold in range(number)]
+        missing += [path for path in wanted if path not in there]
+    return missing
+
+
+def find_thresholds(folders: Sequence[Path]) -> Thresholds | None:
+    """The thresholds saved with some models: see `mean_thresholds`."""
+    return mean_thresholds([load_thresholds(folder) for folder in folders])
+
+
+def mean_thresholds(found: Sequence[Thresholds | None]) -> Thresholds | None:
+    """The mean of some models' thresholds; None if any of them has none."""
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found):
+        return None
+    return Thresholds(
+        pixel=sum(one.pixel for one in known) / len(known),
+        area=sum(one.area for one in known) / len(known),
+        score=sum(one.score for one in known) / len(known),
+    )
+
+
+def _member(folder: Path) -> Member:
+    found = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
+    if not found:
+        what = "has no trained model in it" if folder.is_dir() else "does not exist"
+        raise UserError(
+            f"the model folder {folder} {what} (looked for {' and '.join(CHECKPOINTS)}).",
+            f"Train first: {command_line('train', '-f tf')}; or name another folder with --model.",
+        )
+    return Member(folder, found[0], load_checkpoint(found[0]))
+
+
+def _compiled(checkpoint: Checkpoint, implementation: Implementation, device: str) -> Model:
+    settings = checkpoint.configuration.training
+    plan = lower(checkpoint.configuration.network, checkpoint.data.height, checkpoint.data.width)
+    model = implementation.compile(plan, settings.rules(), device, settings.precision)
+    model.load_state(checkpoint.arrays)
+    return model

@@ -1,0 +1,258 @@
+"""Image by image to an `Evaluation`.
+
+Promises: of each image only numbers are kept, and the pictures of a few that are worth looking at, so memory
+hardly grows with their number. Scores come from the mask itself, at the original size; the histograms
+that are kept beside them serve the search of thresholds and its surfaces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.pictures.radiographs import Sample
+from core.scoring.evaluation_record import (
+    Calibration,
+    Case,
+    CaseKind,
+    Evaluation,
+    ImageRow,
+    Origin,
+    ReliabilityBin,
+    Summary,
+)
+from core.scoring.metrics import Confusion, auroc, dice_of_counts, iou_of_counts, summarise
+from core.scoring.threshold_search import Histograms, histograms_of, surfaces
+from core.scoring.thresholds import Thresholds
+
+BINS = 15
+"""Of a reliability diagram; as many as in Guo et al., "On calibration of modern neural networks", 2017."""
+
+CASES: dict[CaseKind, int] = {"worst positive": 6, "false positive": 4, "best positive": 4}
+"""How many of each are kept."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Sums over predictions, of which a `Calibration` is made; those of several sets add up.
+
+    Args:
+        count: (15,) int64, predictions in each bin.
+        predicted: (15,) float64, the sum of their probabilities.
+        observed: (15,) int64, how many of them were true.
+        squares: Sum of (probability - truth)^2.
+    """
+
+    count: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    predicted: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS))
+    observed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, probability: NDArray[np.floating[Any]], truth: NDArray[np.generic]) -> Reliability:
+        """Of predictions and what came true, two arrays of one shape."""
+        p, t = probability.ravel(), truth.ravel().astype(bool)
+        place = np.minimum(p * BINS, BINS - 1).astype(np.uint8)
+        difference = p - t
+        return cls(
+            count=np.bincount(place, minlength=BINS),
+            predicted=np.bincount(place, weights=p, minlength=BINS).astype(np.float64),
+            observed=np.bincount(place[t], minlength=BINS),
+            squares=float(np.einsum("i,i", difference, difference, dtype=np.float64)),
+        )
+
+    def __add__(self, other: Reliability) -> Reliability:
+        """Of both sets together."""
+        return Reliability(
+            self.count + other.count,
+            self.predicted + other.predicted,
+            self.observed + other.observed,
+            self.squares + other.squares,
+        )
+
+    def calibration(self) -> Calibration:
+        """What the sums say."""
+        total = max(int(self.count.sum()), 1)
+        bins = tuple(
+            ReliabilityBin(
+                lower=number / BINS,
+                upper=(number + 1) / BINS,
+                count=count,
+                predicted=predicted / count if count else None,
+                observed=observed / count if count else None,
+            )
+            for number, (count, predicted, observed) in enumerate(
+                zip(self.count.tolist(), self.predicted.tolist(), self.observed.tolist(), strict=True)
+            )
+        )
+        error = float(np.abs(self.predicted - self.observed).sum()) / total
+        return Calibration(bins, error, self.squares / total)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is kept of an image.
+
+    Args:
+        row: Its scores.
+        pixels: (128,) its histogram: see `core.scoring.threshold_search`.
+        truth: (128,) that of the true mask's pixels.
+        reliability: Of its pixels.
+    """
+
+    row: ImageRow
+    pixels: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    reliability: Reliability
+
+
+def tally(
+    name: str,
+    probability: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    existence: float,
+    truth: NDArray[np.uint8],
+) -> Tally:
+    """Count an image.
+
+    Args:
+        name: Its id.
+        probability: (H, W) at the original size.
+        mask: (H, W) predicted.
+        existence: Its existence score.
+        truth: (H, W) in {0, 1}.
+    """
+    pixels, of_truth = histograms_of(probability, truth)
+    counts = [np.array(np.count_nonzero(part)) for part in (mask & truth, mask, truth)]
+    row = ImageRow(
+        id=name,
+        dice=float(dice_of_counts(*counts)),
+        iou=float(iou_of_counts(*counts)),
+        truth_pixels=int(counts[2]),
+        predicted_pixels=int(counts[1]),
+        existence=existence,
+        height=truth.shape[0],
+        width=truth.shape[1],
+    )
+    return Tally(row, pixels, of_truth, Reliability.of(probability, truth))
+
+
+@dataclass
+class Scorer:
+    """Gathers tallies, in any order, and keeps the pictures that are worth it.
+
+    Args:
+        thresholds: What the masks are made with.
+        also: Ids of images whose pictures are kept in any case, to be compared with another model's.
+    """
+
+    thresholds: Thresholds
+    also: frozenset[str] = frozenset()
+    _tallies: dict[int, Tally] = field(default_factory=dict)
+    _reliability: Reliability = field(default_factory=Reliability)
+    _cases: dict[CaseKind, list[tuple[tuple[float, float, int], Case]]] = field(
+        default_factory=lambda: {kind: [] for kind in CASES}
+    )
+    _compared: dict[int, Case] = field(default_factory=dict)
+
+    def add(self, place: int, found: Tally) -> list[CaseKind]:
+        """Count an image; gives the kinds of case that it now is one of the first of.
+
+        Args:
+            place: Where in the data file it lies.
+            found: What is to be kept of it.
+        """
+        self._reliability = self._reliability + found.reliability
+        self._tallies[place] = found
+        kinds = [
+            kind
+            for kind, order in _orders(found.row).items()
+            if len(kept := self._cases[kind]) < CASES[kind] or (*order, place) < kept[-1][0]
+        ]
+        return [*kinds, "for comparison"] if found.row.id in self.also else kinds
+
+    def show(self, place: int, kind: CaseKind, sample: Sample, predicted: NDArray[np.uint8]) -> None:
+        """Keep the pictures of an image that `add` has asked for."""
+        row = self._tallies[place].row
+        if kind == "for comparison":
+            self._compared[place] = Case(kind, row, sample, predicted)
+            return
+        kept = self._cases[kind]
+        kept.append(((*_orders(row)[kind], place), Case(kind, row, sample, predicted)))
+        kept.sort(key=lambda entry: entry[0])
+        del kept[CASES[kind] :]
+
+    def histograms(self) -> Histograms:
+        """Those of all images, in the order of the data file."""
+        found = self._in_order()
+        return Histograms(np.stack([one.pixels for one in found]), np.stack([one.truth for one in found]))
+
+    def evaluation(self, origin: Origin) -> Evaluation:
+        """The record of all images that were added; at least one."""
+        rows = tuple(one.row for one in self._in_order())
+        existence = np.array([row.existence for row in rows])
+        positive = np.array([row.truth_pixels > 0 for row in rows])
+        return Evaluation(
+            origin=origin,
+            summary=summary(rows, self.thresholds),
+            image_calibration=Reliability.of(existence, positive).calibration(),
+            pixel_calibration=self._reliability.calibration(),
+            rows=rows,
+            surfaces=surfaces(self.histograms(), self.thresholds),
+            cases=self._chosen_cases(),
+        )
+
+    def _in_order(self) -> list[Tally]:
+        return [self._tallies[place] for place in sorted(self._tallies)]
+
+    def _chosen_cases(self) -> tuple[Case, ...]:
+        """Each image once: with few positives the best are among the worst."""
+        chosen = {kind: [case for _, case in kept] for kind, kept in self._cases.items()}
+        worst = {case.row.id for case in chosen["worst positive"]}
+        best = [case for case in chosen["best positive"] if case.row.id not in worst]
+        own = [*chosen["worst positive"], *chosen["false positive"], *best]
+        ids = {case.row.id for case in own}
+        compared = [self._compared[place] for place in sorted(self._compared)]
+        return (*own, *(case for case in compared if case.row.id not in ids))
+
+
+def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
+    """The scores of a set of images."""
+    dice = np.array([row.dice for row in rows])
+    iou = np.array([row.iou for row in rows])
+    positive = np.array([row.truth_pixels > 0 for row in rows])
+    scores = summarise(dice, positive)
+    confusion = Confusion.count(np.array([row.predicted_pixels > 0 for row in rows]), positive)
+    return Summary(
+        dice=scores.dice,
+        dice_all_empty=scores.dice_all_empty,
+        dice_positive=scores.dice_positive,
+        iou=float(iou.mean()),
+        iou_positive=float(iou[positive].mean()) if positive.any() else None,
+        auroc=auroc(np.array([row.existence for row in rows]), positive),
+        tp=confusion.tp,
+        fp=confusion.fp,
+        fn=confusion.fn,
+        tn=confusion.tn,
+        sensitivity=confusion.sensitivity,
+        specificity=confusion.specificity,
+        images=scores.images,
+        positives=scores.positives,
+        thresholds=thresholds,
+    )
+
+
+def _orders(row: ImageRow) -> dict[CaseKind, tuple[float, float]]:
+    """The kinds of case that an image may be, with what sorts them; the first is the most worth looking at.
+
+    Of images missed alike the one with most to find comes first.
+    """
+    if row.truth_pixels:
+        return {
+            "worst positive": (row.dice, -row.truth_pixels),
+            "best positive": (-row.dice, -row.truth_pixels),
+        }
+    return {"false positive": (-row.existence, -row.predicted_pixels)} if row.predicted_pixels else {}

@@ -1,0 +1,147 @@
+"""From probabilities to an answer: is there a pneumothorax, and where.
+
+Promises: three numbers decide, the triplet of the competition's winners (first place of SIIM-ACR, "triplet
+scheme of inference"), and every command decides by them here. They are applied at the original size of an
+image, to a probability map that was resized to it.
+
+    score    an image is positive if `area` of its pixels have at least this probability
+    area     counted in pixels of a 1024x1024 image; in one of H x W they are
+             k = ceil(area * H * W / 1024**2), at least 1
+    pixel    the mask of a positive image are its pixels of at least this probability; at most `score`
+
+So the k-th largest probability of an image says how sure one is that there is something: the image is
+positive exactly when that number reaches `score`. It is the image's existence score. Thresholds are rounded
+to float32 once, like all scalars: they are compared with float32 probabilities.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.base.errors import UserError
+from core.base.programs import command_line
+from core.base.rounding import to_float32
+from core.files.atomic import write_text
+from core.files.system_errors import explain_os_errors
+
+FILE = "thresholds.json"
+"""In the folder of a model."""
+
+AREA_SIZE = 1024
+"""Height and width of the image in whose pixels `Thresholds.area` is counted."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """See the module.
+
+    Args:
+        pixel: From which probability a pixel belongs to the mask of a positive image, in (0, 1].
+        area: How many pixels of a 1024x1024 image must reach `score`; from 0.
+        score: Probability, from `pixel` to 1.
+
+    Raises:
+        UserError: A number outside its range.
+    """
+
+    pixel: float = 0.5
+    area: float = 0.0
+    score: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserError(f"threshold {name}: expected a number. Received: {value!r}")
+            object.__setattr__(self, name, to_float32(value))
+        if not 0 < self.pixel <= self.score <= 1:
+            raise UserError(
+                f"thresholds: expected 0 < pixel <= score <= 1. Received: pixel {self.pixel:g}, "
+                f"score {self.score:g}"
+            )
+        if not 0 <= self.area <= AREA_SIZE**2:
+            raise UserError(f"threshold area: expected 0 to {AREA_SIZE**2} pixels. Received: {self.area:g}")
+
+    def __str__(self) -> str:
+        return f"pixel {self.pixel:.6g}, area {self.area:.6g}, score {self.score:.6g}"
+
+    def least_pixels(self, height: int, width: int) -> int:
+        """k, the pixels of a (height, width) image that must reach `score`; at least 1."""
+        return max(1, math.ceil(self.area * height * width / AREA_SIZE**2))
+
+    def existence(self, probability: NDArray[Any]) -> float:
+        """The existence score of an (H, W) probability map: its k-th largest value."""
+        k = min(self.least_pixels(*probability.shape), probability.size)
+        return float(np.partition(probability, probability.size - k, axis=None)[probability.size - k])
+
+    def decide(self, probability: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
+        """The mask of an (H, W) probability map, (H, W) in {0, 1}, and the existence score behind it."""
+        existence = self.existence(probability)
+        if existence < self.score:
+            return np.zeros(probability.shape, dtype=np.uint8), existence
+        return (probability >= self.pixel).astype(np.uint8), existence
+
+    def mask(self, probability: NDArray[Any]) -> NDArray[np.uint8]:
+        """The mask alone."""
+        return self.decide(probability)[0]
+
+
+def save_thresholds(folder: Path, thresholds: Thresholds, facts: dict[str, Any] | None = None) -> None:
+    """Write a model's thresholds, with `facts` for a reader (what they were searched on, what they score)."""
+    content = {**dataclasses.asdict(thresholds), **(facts or {})}
+    write_text(folder / FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a model's file of thresholds says.
+
+    Args:
+        thresholds: The thresholds.
+        flip: Whether the mean with the mirror image was taken of what they were searched on; None where the
+            file does not say.
+    """
+
+    thresholds: Thresholds
+    flip: bool | None
+
+
+def load_thresholds(folder: Path) -> Thresholds | None:
+    """A model's thresholds; None if none were saved. Errors are those of `load_saved`."""
+    saved = load_saved(folder)
+    return None if saved is None else saved.thresholds
+
+
+def load_saved(folder: Path) -> Saved | None:
+    """A model's thresholds and how they were searched; None if none were saved.
+
+    Raises:
+        UserError: The file cannot be read or is not one of ours.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    with explain_os_errors(path, "read"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        content = json.loads(text)
+        found = {field.name: content[field.name] for field in dataclasses.fields(Thresholds)}
+        flip = content.get("flip")
+        if not (flip is None or isinstance(flip, bool)):
+            raise ValueError(f"flip is {flip!r}, which is neither true nor false")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged: expected JSON with pixel, area and score; {error!r}",
+            f"Search them again: {command_line('tune', '-f NAME')}; or remove the file.",
+        ) from error
+    try:
+        return Saved(Thresholds(**found), flip)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.hint) from error

@@ -1,0 +1,87 @@
+"""The search of a model's thresholds on the images that were held out, and the file that keeps them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.backend.contract import Implementation
+from core.base.errors import UserError
+from core.prediction.exports import EXPORT, renew_thresholds
+from core.prediction.predictor_process import Begin
+from core.prediction.trained_models import Member, find_members
+from core.scoring.evaluation_record import Surface
+from core.scoring.threshold_search import Search, search, surfaces
+from core.scoring.thresholds import FILE, Thresholds, save_thresholds
+from core.tasks.predictions import remark_on_folds
+from core.tasks.progress import Watcher
+from core.tasks.scoring import Open, open_here, score
+from core.tasks.validation_split import shares
+from data.hdf5.store import Store
+
+
+def tune_trained(
+    watcher: Watcher,
+    store: Store,
+    folder: Path,
+    implementation: Implementation,
+    device: str,
+    batch_size: int,
+) -> None:
+    """Tune at the end of a training, in its process; where that cannot be done, one line says why."""
+
+    def open_models(members: Sequence[Member]) -> Begin:
+        return open_here(members, implementation, device)
+
+    try:
+        found, _ = tune(watcher, store, folder, open_models, batch_size)
+    except UserError as error:
+        watcher.say(f"Thresholds were not searched, so the defaults hold: {error.message}")
+        return
+    watcher.say(describe(folder, found))
+
+
+def tune(
+    watcher: Watcher, store: Store, folder: Path, open_models: Open, batch_size: int, *, flip: bool = False
+) -> tuple[Search, tuple[Surface, ...]]:
+    """Search the thresholds of the model (or the folds) in a folder on what was held out, and write them.
+
+    Raises:
+        UserError: There is no model, nothing was held out, or no positive image was.
+    """
+    members = find_members([folder])
+    if remark := remark_on_folds([folder], members):
+        watcher.say(remark)
+    parts = shares(store, members, "validation")
+    scored = score(watcher, store, parts, open_models, Thresholds(), batch_size, "thresholds")
+    histograms = scored.scorer.histograms()
+    began = time.perf_counter()
+    found = search(histograms)
+    if found is None:
+        raise UserError(f"none of the {len(histograms)} held-out images is positive: nothing to search on.")
+    facts = {
+        "dice": found.dice,
+        "dice_default": found.dice_default,
+        "dice_cross_fitted": found.dice_cross_fitted,
+        "dice_all_empty": found.dice_all_empty,
+        "images": found.images,
+        "positives": found.positives,
+        "reach": found.reach,
+        "flip": flip,
+        "checkpoints": [str(member.path.relative_to(folder)) for member in members],
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    save_thresholds(folder, found.thresholds, facts)
+    renew_thresholds(folder / EXPORT, found.thresholds, flip=flip)
+    return found, surfaces(histograms, found.thresholds)
+
+
+def describe(folder: Path, found: Search) -> str:
+    """What was found, in one line."""
+    expected = "" if found.dice_cross_fitted is None else f", cross-fitted {found.dice_cross_fitted:.4f}"
+    return (
+        f"Thresholds: {found.thresholds} in {folder / FILE}; Dice at the original size {found.dice:.4f} with "
+        f"them{expected}, with the defaults {found.dice_default:.4f} (all-empty floor "
+        f"{found.dice_all_empty:.4f})"
+    )

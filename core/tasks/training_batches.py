@@ -1,0 +1,22 @@
+"""Batches to learn from, as the configuration wants them: its settings, put into the words of `data`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.experiment.configuration import Training
+from data.batches.augmentation import Augmentation
+from data.batches.loader import Loader
+from data.batches.sampling import Sampling
+from data.hdf5.store import Store
+
+
+def training_batches(store: Store, indices: NDArray[np.int64], settings: Training) -> Loader:
+    """Shuffled or sampled, and altered, by the run's seed."""
+    sampling = None
+    if (wanted := settings.sampling) is not None:
+        final = wanted.positives if wanted.final is None else wanted.final
+        sampling = Sampling(wanted.positives, final, wanted.over_epochs or settings.epochs)
+    augmentation = Augmentation(**settings.augmentation.model_dump())
+    return Loader(store, indices, settings.batch_size, settings.seed, sampling, augmentation)

@@ -1,0 +1,101 @@
+"""Which images a run learns from, and which models may be judged by which.
+
+Promises: the division is the one place where a run's settings become images, for training, for the search
+of thresholds and for `evaluate`; so a model is never judged by what it has learnt from unless asked to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.base.errors import UserError
+from core.experiment.checkpoint import DataFacts
+from core.experiment.configuration import Training
+from core.prediction.trained_models import Member
+from data.batches.splits import Split, fold_of_store, split_store
+from data.hdf5.store import Store
+
+
+@dataclass(frozen=True)
+class Share:
+    """The images that some of an ensemble's models predict together.
+
+    Args:
+        members: Those models.
+        indices: (n,) int64, the images in the store, ascending.
+    """
+
+    members: tuple[Member, ...]
+    indices: NDArray[np.int64]
+
+
+def split_of(store: Store, settings: Training) -> Split:
+    """The images that a run (with folds: of the fold that the settings name) learns from and holds out."""
+    if settings.folds is not None:
+        return fold_of_store(store, settings.folds, settings.fold or 0, settings.seed)
+    return split_store(store, settings.validation_fraction, settings.seed)
+
+
+def facts_of(store: Store) -> DataFacts:
+    """What a run depends on of its data."""
+    return DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
+
+
+def shares(store: Store, members: Sequence[Member], split: Literal["validation", "all"]) -> list[Share]:
+    """What each model predicts.
+
+    Args:
+        store: The images.
+        members: The models, one or an ensemble.
+        split: "all": every model every image. "validation": every model the images that it held out
+            itself; with folds that is each image by the one model that has not seen it.
+
+    Raises:
+        UserError: The images have another size, are not those of the training ("validation"), are not
+            annotated, or none was held out.
+    """
+    facts = facts_of(store)
+    for member in members:
+        trained = member.checkpoint.data
+        if (trained.height, trained.width) != (facts.height, facts.width):
+            raise UserError(
+                f"{member.folder} takes images of {trained.height}x{trained.width}; {store.path} holds "
+                f"{facts.height}x{facts.width}.",
+                f"Preprocess with --size {trained.height}."
+                if trained.height == trained.width
+                else "Preprocess to that size.",
+            )
+        if split == "validation" and trained != facts:
+            raise UserError(
+                f"{member.folder} was trained on {trained.images} images ({trained.positives} positive); "
+                f"{store.path} holds {facts.images} ({facts.positives} positive): which of them were held "
+                "out is not known.",
+                "Name the file it was trained on with --data; or, for other images, use --split all.",
+            )
+    if split == "all":
+        return [Share(tuple(members), np.arange(store.count, dtype=np.int64))]
+    held_out = np.zeros((store.count, len(members)), dtype=bool)
+    for number, member in enumerate(members):
+        held_out[split_of(store, member.checkpoint.configuration.training).validation, number] = True
+    patterns, which = np.unique(held_out, axis=0, return_inverse=True)
+    found = [
+        Share(
+            tuple(members[number] for number in np.flatnonzero(pattern).tolist()),
+            np.flatnonzero(which.ravel() == place).astype(np.int64),
+        )
+        for place, pattern in enumerate(patterns)
+        if pattern.any()
+    ]
+    if not found:
+        raise UserError(
+            f"{members[0].folder} was trained on all images (training.validation_fraction: "
+            f"{members[0].checkpoint.configuration.training.validation_fraction:g} of {facts.images}): "
+            "there are none to judge it by.",
+            "For images that it has not seen, use --data FILE --split all.",
+        )
+    return found

@@ -1,0 +1,70 @@
+"""The learning rate of every update.
+
+Promises: the rate is a function of the settings, the update's number, the batches in an epoch and the
+finished epochs, and of nothing else: a run that was resumed has the rates of one that was not.
+
+With t the update's number from 1, n the batches of an epoch, e = (t - 1) // n the finished epochs, E the
+epochs of the run, w = warmup_epochs * n:
+
+    rate = optimizer.learning_rate * shape * min(1, t / w)          (the last factor only where w > 0)
+
+    constant    shape = 1
+    step        shape = factor ** (e // every), or factor ** (how many milestones are <= e)
+    cosine      shape = final + (1 - final) * (1 + cos(pi * (t - 1 - w) / (E * n - w))) / 2, from the
+                end of the warm-up, before it 1        (Loshchilov and Hutter, 2017, without restarts)
+    plateau     shape = factor ** (plateaus so far), but no rate below min_rate before the warm-up
+
+The warm-up is the gradual one of Goyal et al., 2017, section 2.2. A plateau is `patience` epochs in
+which `training.early_stop.monitor` did not improve by more than `min_delta`; the count begins anew
+after each (as in Keras's ReduceLROnPlateau; PyTorch's waits one epoch more).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from core.experiment.checkpoint import EpochRecord
+from core.experiment.configuration import EarlyStop, Training
+from core.experiment.recipe import CosineSchedule, PlateauSchedule, Schedule, StepSchedule
+from core.training.best_epoch import improvements
+
+
+def learning_rate(settings: Training, step: int, batches: int, history: Sequence[EpochRecord] = ()) -> float:
+    """The learning rate of update number `step`.
+
+    Args:
+        settings: Of the run.
+        step: From 1 at the run's first update.
+        batches: In an epoch.
+        history: The epochs finished before this update; only a plateau asks for them.
+    """
+    schedule, base = settings.schedule, settings.optimizer.learning_rate
+    warmup = schedule.warmup_epochs * batches
+    if isinstance(schedule, PlateauSchedule):
+        reduced = base * schedule.factor ** _plateaus(history, settings.early_stop, schedule.patience)
+        rate = max(reduced, min(schedule.min_rate, base))
+    else:
+        rate = base * _shape(schedule, step, batches, settings.epochs, warmup)
+    return rate * min(1.0, step / warmup) if warmup else rate
+
+
+def _shape(schedule: Schedule, step: int, batches: int, epochs: int, warmup: float) -> float:
+    finished = (step - 1) // batches
+    if isinstance(schedule, StepSchedule):
+        passed = sum(milestone <= finished for milestone in schedule.milestones)
+        return schedule.factor ** (passed if schedule.every is None else finished // schedule.every)
+    if isinstance(schedule, CosineSchedule):
+        left = epochs * batches - warmup
+        done = min(max(step - 1 - warmup, 0.0) / left, 1.0) if left > 0 else 0.0
+        return schedule.final + (1.0 - schedule.final) * (1.0 + math.cos(math.pi * done)) / 2.0
+    return 1.0
+
+
+def _plateaus(history: Sequence[EpochRecord], monitor: EarlyStop, patience: int) -> int:
+    plateaus = waited = 0
+    for better in improvements(history, monitor):
+        waited = 0 if better else waited + 1
+        if waited == patience:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus

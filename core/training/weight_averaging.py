@@ -1,0 +1,186 @@
+"""The average of the best epochs' weights: flatter minima, better scores (Izmailov et al., 2018, SWA).
+
+Promises: while a run goes on, the weights of its `training.average_best` best epochs are kept in
+`averaging/` in the model's folder: as many files and no more, and one of them in memory at a time. Which
+ones is decided by the monitored score (`core.training.best_epoch`), so that a run that was killed and resumed
+keeps the same ones. At the run's end weights and running statistics are averaged, in float64 and in the order
+of the epochs; the folder then goes.
+
+The mean of running statistics is not what the averaged weights would gather. So a second candidate has
+statistics taken anew: each batch of one more epoch is shown once in an update of size 0 that begins with
+statistics of 0, after which they are (1 - momentum) times the batch's, and the mean of those over
+all images is used (the `bn_update` of SWA, section 3.2, by the contract's own `train_step`). The better
+of the two candidates is the average; it is used if it scores better than the best epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from core.backend.contract import Model, State
+from core.experiment.checkpoint import Checkpoint, EpochRecord, load_checkpoint, save_checkpoint
+from core.experiment.configuration import EarlyStop
+from core.files.system_errors import explain_os_errors
+from core.network.plan import Plan
+from core.training.best_epoch import monitored
+
+FOLDER = "averaging"
+
+
+@dataclass(frozen=True)
+class Average:
+    """What averaging gave.
+
+    Args:
+        epochs: Those averaged.
+        monitor: Name of the score.
+        score: The average's; lower is better, so that of a Dice is negative.
+        to_beat: The score of what is best without it.
+        taken_anew: Whether the running statistics were taken anew rather than averaged.
+        state: The model's arrays, with moments of 0.
+    """
+
+    epochs: tuple[int, ...]
+    monitor: str
+    score: float
+    to_beat: float
+    taken_anew: bool
+    state: State
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the average is to be used."""
+        return self.score < self.to_beat
+
+
+@dataclass(frozen=True)
+class KeptEpochs:
+    """The weights of the best epochs, as files.
+
+    Args:
+        folder: Of the model.
+        count: How many are kept; below 2 none is.
+        monitor: Which epochs are better.
+    """
+
+    folder: Path
+    count: int
+    monitor: EarlyStop
+
+    def keep(self, checkpoint: Checkpoint, plan: Plan) -> None:
+        """Write the weights of the epoch that a checkpoint has just finished, if it is among the best.
+
+        The one that it drives out stays until `tidy`: what a killed run did not get to write down in its
+        newest checkpoint must not have removed anything.
+        """
+        newest = checkpoint.progress.history[-1].epoch
+        if newest in self._best(checkpoint.progress.history, {*self._present(), newest}):
+            arrays = {array.name: checkpoint.arrays[array.name] for array in plan.arrays}
+            save_checkpoint(self._path(newest), replace(checkpoint, arrays=arrays))
+
+    def tidy(self, history: Sequence[EpochRecord]) -> None:
+        """Remove what is not among the best of a history."""
+        present = self._present()
+        for epoch in present - set(self._best(history, present)):
+            with explain_os_errors(self._path(epoch), "remove"):
+                self._path(epoch).unlink()
+
+    def epochs(self, history: Sequence[EpochRecord]) -> tuple[int, ...]:
+        """The best that are kept, in their order."""
+        return tuple(sorted(self._best(history, self._present())))
+
+    def mean(self, epochs: Sequence[int]) -> State:
+        """The mean of some epochs' weights and statistics, of the type that they have."""
+        first = load_checkpoint(self._path(epochs[0])).arrays
+        total = {name: array.astype(np.float64) for name, array in first.items()}
+        for epoch in epochs[1:]:
+            for name, array in load_checkpoint(self._path(epoch)).arrays.items():
+                total[name] += array
+        return {name: (total[name] / len(epochs)).astype(array.dtype) for name, array in first.items()}
+
+    def clear(self) -> None:
+        """Remove all at one blow, or a killed run would average those that were left."""
+        folder = self.folder / FOLDER
+        old = folder.with_name(f".{FOLDER}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            with explain_os_errors(folder, "remove"):
+                folder.replace(old)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _best(self, history: Sequence[EpochRecord], among: Iterable[int]) -> list[int]:
+        """Of some epochs the best that a history knows; of equal ones the earlier."""
+        if self.count < 2:
+            return []
+        scores = {record.epoch: monitored(record, self.monitor) for record in history}
+        return sorted(scores.keys() & set(among), key=lambda epoch: (scores[epoch], epoch))[: self.count]
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / FOLDER / f"epoch-{epoch:07d}.safetensors"
+
+    def _present(self) -> set[int]:
+        names = (path.name for path in (self.folder / FOLDER).glob("epoch-*.safetensors"))
+        return {int(found[1]) for name in names if (found := re.fullmatch(r"epoch-(\d+)\.safetensors", name))}
+
+
+def average_of(
+    kept: KeptEpochs,
+    history: Sequence[EpochRecord],
+    model: Model,
+    plan: Plan,
+    to_beat: float,
+    updates: Callable[[], Iterable[Callable[[], int]]],
+    score: Callable[[], float],
+) -> Average:
+    """The better of the two averages of the kept epochs.
+
+    Args:
+        kept: The files, of one epoch at least.
+        history: Of the run.
+        model: Is used for scoring and afterwards holds any state.
+        plan: What it was compiled from.
+        to_beat: The score of what is best without the average.
+        updates: Gives an epoch's updates; each is made by calling it, leaves the weights as they are and
+            gives its number of images.
+        score: Scores the model's present state; lower is better.
+    """
+    epochs = kept.epochs(history)
+    mean = kept.mean(epochs)
+    state = {name: mean.get(name, np.zeros_like(array)) for name, array in model.state().items()}
+    candidates = [(state, False)]
+    if plan.batch_norms:
+        candidates.append((with_statistics_anew(model, plan, state, updates()), True))
+    found = []
+    for candidate, taken_anew in candidates:
+        model.load_state(candidate)
+        found.append(Average(epochs, kept.monitor.monitor, score(), to_beat, taken_anew, candidate))
+    return min(found, key=lambda average: math.inf if math.isnan(average.score) else average.score)
+
+
+def with_statistics_anew(
+    model: Model, plan: Plan, state: State, updates: Iterable[Callable[[], int]]
+) -> State:
+    """The state with the mean of the batches' own statistics, weighted by their images."""
+    shares = {
+        name: 1.0 - norm.momentum
+        for norm in plan.batch_norms
+        for name in (norm.moving_mean, norm.moving_variance)
+    }
+    blank = {name: np.zeros_like(state[name]) for name in shares}
+    total = {name: np.zeros(state[name].shape, np.float64) for name in shares}
+    images = 0
+    for update in updates:
+        model.load_state({**state, **blank})
+        count = update()
+        moved = model.state()
+        images += count
+        for name, share in shares.items():
+            total[name] += moved[name].astype(np.float64) * (count / share)
+    return {**state, **{name: (total[name] / images).astype(state[name].dtype) for name in shares}}

@@ -1,0 +1,1 @@
+"""Batches for training: splits and folds, sampling, augmentation, the loader."""

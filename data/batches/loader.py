@@ -1,0 +1,199 @@
+"""Batches for training and evaluation, read ahead in the background.
+
+Promises: the batches of an epoch depend on the file, the indices, the batch size, the seed, the settings
+of sampling and augmentation and the epoch's number alone, byte for byte; the last, short batch is used;
+an epoch entered in the middle gives the very batches that an uninterrupted one would have given from
+there. Each batch has arrays of its own, which nothing overwrites while somebody holds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+from collections.abc import Generator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.base.system import available_cores
+from data.batches.augmentation import Augmentation, augment
+from data.batches.sampling import Sampling, check_classes, sampled, shuffled
+from data.hdf5.store import Store
+
+_MOST_THREADS = 8  # that alter images; beyond, the reader is what limits
+_READ_AHEAD = 2  # batches; one being read and one waiting keep any consumer busy
+_MOST_RECYCLED = _READ_AHEAD + 3  # one being read, one in use, and one that a framework still copies
+
+
+class Batch(NamedTuple):
+    """Some images of a store.
+
+    Attributes:
+        images: (n, H, W, 1) float32 in [0, 1].
+        masks: (n, H, W, 1) uint8 in {0, 1}.
+        indices: (n,) int64, where in the store they lie.
+    """
+
+    images: NDArray[np.float32]
+    masks: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+
+
+class Loader:
+    """Batches of chosen images of a store.
+
+    Args:
+        store: An open store; it must stay open while batches are read.
+        indices: (n,) which of its images, in the order for an unshuffled loader.
+        batch_size: Images in each batch but the last.
+        seed: Key of the shuffling; None leaves the images in the given order.
+        sampling: Share of positives in each batch; None takes every image once. Needs a seed.
+        augmentation: How the images are altered. Needs a seed.
+
+    Raises:
+        ValueError: A batch size below 1, no images, or no seed where one is needed.
+        UserError: The sampling asks for images of a class that has none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        indices: NDArray[np.int64],
+        batch_size: int,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"the batch size must be at least 1. Received: {batch_size}")
+        if len(indices) == 0:
+            raise ValueError("a loader needs at least one image. Received: no indices")
+        if seed is None and (sampling is not None or augmentation is not None):
+            raise ValueError("sampling and augmentation are drawn by a seed. Received: None")
+        self.store = store
+        self.batch_size = batch_size
+        self.seed = seed
+        self._indices = np.array(indices, dtype=np.int64)
+        shape = (min(batch_size, len(indices)), store.height, store.width, 1)
+        self._memory = _Recycled(shape, np.float32), _Recycled(shape, np.uint8)
+        self._sampling = sampling
+        self._augmentation = augmentation if augmentation is not None and augmentation.alters else None
+        if sampling is not None:
+            self._positive = store.positive[self._indices]
+            check_classes(self._positive, sampling)
+
+    @property
+    def images(self) -> int:
+        """Images in an epoch."""
+        return len(self._indices)
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch, the last, short one included."""
+        return -(-self.images // self.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices in the store in the order in which an epoch visits them, (n,) int64."""
+        if self.seed is None:
+            return self._indices.copy()
+        if self._sampling is None:
+            return self._indices[shuffled(self.images, self.seed, epoch)]
+        return self._indices[sampled(self._positive, self.batch_size, self._sampling, self.seed, epoch)]
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """The batches of an epoch, read ahead by a thread that lives as long as the generator.
+
+        Args:
+            epoch: Number of the epoch; with a seed it decides the order.
+            start: Batches to leave out at the beginning.
+
+        Raises:
+            UserError: The file could not be read (raised where the batch is asked for).
+        """
+        order = self.order(epoch)
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=_READ_AHEAD)
+        stop = threading.Event()
+
+        def read_ahead() -> None:
+            try:
+                with self._helpers() as helpers:
+                    for number in range(start, self.batches):
+                        if stop.is_set():
+                            return
+                        batch = self._batch(order, number)
+                        self._alter(batch, epoch, number * self.batch_size, helpers)
+                        ready.put(batch)
+                ready.put(None)
+            except BaseException as error:  # for the consumer, who would else wait for ever
+                ready.put(error)
+
+        # A daemon, so that a program that fails while holding a half-used generator can still end.
+        thread = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    ready.get_nowait()  # makes room for the one `put` that may be waiting
+            thread.join()
+
+    def _batch(self, order: NDArray[np.int64], number: int) -> Batch:
+        indices = order[number * self.batch_size : (number + 1) * self.batch_size].copy()
+        images, masks = (recycled.array(len(indices)) for recycled in self._memory)
+        self.store.read(indices, images, masks)
+        return Batch(images, masks, indices)
+
+    def _helpers(self) -> ThreadPoolExecutor:
+        """Threads that alter images; they begin with the first one there is to alter."""
+        return ThreadPoolExecutor(min(available_cores(), _MOST_THREADS), thread_name_prefix="augmentation")
+
+    def _alter(self, batch: Batch, epoch: int, first: int, helpers: Executor) -> None:
+        """Augment each image of a batch, whose first one has the place `first` in the epoch."""
+        settings, seed = self._augmentation, self.seed
+        if settings is None or seed is None:
+            return
+
+        def alter(row: int) -> None:
+            augment(batch.images[row, ..., 0], batch.masks[row, ..., 0], settings, seed, epoch, first + row)
+
+        list(helpers.map(alter, range(len(batch.indices))))  # asks for each result, and so for its error
+
+
+class _Recycled:
+    """Arrays of one shape, whose memory is used again once nobody holds them any more.
+
+    New memory has to be filled with zeros by the system first, which takes as long as reading into it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kind: type[np.generic]) -> None:
+        self._shape, self._kind = shape, kind
+        self._owners: list[NDArray[Any]] = []
+
+    def array(self, count: int) -> NDArray[Any]:
+        """An array of `count` rows; what is in it does not matter."""
+        (unheld,) = _references([np.empty(0)])
+        for owner, references in zip(self._owners, _references(self._owners), strict=True):
+            if references == unheld:
+                return owner[:count]  # refers to its owner, as do all views of it
+        owner = np.empty(self._shape, self._kind)
+        if len(self._owners) < _MOST_RECYCLED:
+            self._owners.append(owner)
+        return owner[:count]
+
+
+def _references(owners: list[NDArray[Any]]) -> list[int]:
+    """What Python counts for each array of a list; in one place, as part of it is due to the question.
+
+    Up to 3.13 an array that nobody else refers to has 3: of the list, the variable, the argument. Python 3.14
+    leaves out what lasts no longer than another reference.
+    """
+    return [sys.getrefcount(owner) for owner in owners]

@@ -1,0 +1,1 @@
+"""Synthetic chest radiographs in the competition's layout."""

@@ -1,0 +1,1 @@
+"""DICOM files to radiographs: found, read, shown as intended, resized."""

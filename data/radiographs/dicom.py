@@ -1,0 +1,358 @@
+"""Radiographs from DICOM files.
+
+Promises: `find` lists the DICOM files of a folder in an order that does not depend on the machine;
+`read_radiograph` gives a radiograph as (height, width) float32 in [0, 1], bright meaning dense
+(MONOCHROME2). A file that cannot be read, for whatever reason, raises `UnreadableImage` and nothing
+else, so one bad file never ends a run.
+
+The pipeline (DICOM PS3.4 N.2): the stored values of the first frame (`data.pixel_data.frames`), modality LUT
+or rescale, then VOI LUT or window (`data.radiographs.grayscale`), else the full scale of the stored bits,
+then division by the range of that result, then the inversion of MONOCHROME1, last. For 8 bits without LUT,
+window or rescale: exactly pixel / 255. The division of whole numbers is put off until somebody asks for the
+pixels: it commutes with what is left.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from core.files.system_errors import explain_os_errors
+from data.annotations.image_ids import has_dicom_suffix, image_id
+from data.pixel_data.elements import Refusal, joined, named, quoted, terms
+from data.pixel_data.frames import first_frame
+from data.pixel_data.pixel_format import PixelFormat, pixel_format
+from data.radiographs.grayscale import shown
+
+MOST_BYTES = 1 << 29
+"""A longer file, deflated or inflated, is refused; the largest image has 200 million bytes."""
+
+KILLED = "reading it killed the process (a decoder's defect, or out of memory)"
+"""The reason for a file that a worker died on."""
+
+_INFLATED_AT_ONCE = 1 << 20
+_MAGIC_AT = 128
+# Media Storage SOP Class UID of an index, in the meta header that follows the mark (PS3.10 7.1, PS3.4 B.5).
+_INDEX = re.compile(rb"\x02\0\x02\0UI\x14\x001\.2\.840\.10008\.1\.3\.10")
+_INDEX_WITHIN = 256
+_LONGEST_REASON = 300
+_NO_DATA_SET = "its data set is damaged, and cannot be parsed"
+_PIXEL_DATA = BaseTag(0x7FE00010)
+_SHORT_HEADER, _LONG_HEADER, _UNDEFINED = 8, 12, 0xFFFFFFFF  # of an element, PS3.5 7.1
+
+
+class UnreadableImage(Exception):  # noqa: N818  the design's name for it
+    """A file that is no radiograph that can be read.
+
+    Args:
+        path: The file.
+        reason: Why, in one line.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)  # both, so that it survives being pickled
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One radiograph.
+
+    Attributes:
+        values: (height, width) uint8, uint16 or float32 in [0, full].
+        full: The value that is the densest (white).
+        note: What a careful reader would want to know ("the first of 3 frames"), or "".
+    """
+
+    values: NDArray[Any]
+    full: float
+    note: str = ""
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """What is shown, values / full: (height, width) float32 in [0, 1], C order, a new array each time."""
+        shown: NDArray[np.float32] = np.divide(self.values, np.float32(self.full), dtype=np.float32)
+        return shown
+
+
+def find(folder: Path) -> list[Path]:
+    """The DICOM files below a folder at any depth, sorted by their path's parts.
+
+    A file counts by its suffix (`.dcm`, `.dicom`) or, whatever its name, by the `DICM` mark at byte
+    128. Links are followed, each real folder once. macOS' `._*` companions and indexes are passed over:
+    neither holds an image. An index is what is called `DICOMDIR`, in any case, or what has no suffix or is
+    called `DICOMDIR.dcm` and says that it is one. What cannot be looked into is listed too, so that reading
+    it reports why: a link to nowhere or a pipe with such a suffix, a folder that must not be listed.
+
+    Raises:
+        UserError: The folder itself cannot be listed.
+    """
+    with explain_os_errors(folder, "list"):
+        os.scandir(folder).close()
+    return sorted(_walk(folder), key=lambda path: path.parts)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The DICOM files below a folder, and subfolders that refuse, in no particular order."""
+    waiting, seen = [folder], set[tuple[int, int]]()
+    while waiting:
+        current = waiting.pop()
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue  # a link back to a folder above or beside
+            seen.add((status.st_dev, status.st_ino))
+            # Sorted, so that of two links to one folder the same one is followed everywhere.
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name, reverse=True)
+        except OSError:
+            yield current
+            continue
+        for entry in entries:
+            path = current / entry.name
+            if _holds(entry.is_dir):
+                waiting.append(path)
+            elif _is_dicom(path, entry.is_file):
+                yield path
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """What the system says of an entry; no to everything for a link that leads back to itself."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Whether `find` would list a file."""
+    return _is_dicom(path, path.is_file)
+
+
+def _is_dicom(path: Path, is_file: Callable[[], bool]) -> bool:
+    if path.name.startswith("._") or path.name.casefold() == "dicomdir":
+        return False
+    suffix = has_dicom_suffix(path)
+    if suffix and image_id(path).casefold() != "dicomdir":
+        return True
+    if not _holds(is_file):  # opening a pipe would wait for its other end
+        return suffix
+    try:
+        with path.open("rb") as file:
+            file.seek(_MAGIC_AT)
+            head = file.read(_INDEX_WITHIN)
+        return (suffix or head.startswith(b"DICM")) and not _INDEX.search(head)
+    except OSError:
+        return True  # it may be one: let reading it report why not
+
+
+def read_dataset(path: Path) -> Dataset:
+    """The data set of a file, preamble and meta header or not.
+
+    Of a file that ends within its pixels, the data set has what there is of them.
+
+    Raises:
+        UnreadableImage: Not DICOM, too large, or refused by the operating system.
+    """
+    try:
+        return _parsed(_content(path))
+    except Exception as error:  # see `_reason`
+        raise UnreadableImage(path, _reason(error, _NO_DATA_SET)) from error
+
+
+def parse(path: Path, content: bytes) -> Dataset:
+    """The data set of a file's content; `path` stands for it in errors.
+
+    Raises:
+        UnreadableImage: Not DICOM, or too large.
+    """
+    try:
+        _check_length(len(content))
+        return _parsed(content)
+    except Exception as error:  # see `_reason`
+        raise UnreadableImage(path, _reason(error, _NO_DATA_SET)) from error
+
+
+def sop_instance_uid(dataset: Dataset) -> str:
+    """The SOP Instance UID of a data set, "" if it has none."""
+    return str(dataset.get("SOPInstanceUID", "") or "").strip()
+
+
+def check(path: Path, dataset: Dataset) -> int:
+    """Refuse, by its header alone, a data set that is no grey image of a sane size.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        UnreadableImage: With the reason.
+    """
+    return _format(path, dataset).frames
+
+
+def _format(path: Path, dataset: Dataset) -> PixelFormat:
+    try:
+        return pixel_format(dataset)
+    except Exception as error:  # see `_reason`
+        raise UnreadableImage(path, _reason(error, "its header is damaged")) from error
+
+
+def read_radiograph(path: Path) -> Radiograph:
+    """Read a file's radiograph; see the module's text for the pipeline.
+
+    Raises:
+        UnreadableImage: With the reason: not DICOM, colour, no decoder, cut off, impossible header.
+        ModuleNotFoundError: The decoder of its compression is not installed.
+    """
+    return radiograph(path, read_dataset(path))
+
+
+def radiograph(path: Path, dataset: Dataset) -> Radiograph:
+    """The radiograph of a data set that `read_dataset` gave for `path`.
+
+    Raises:
+        UnreadableImage: As `read_radiograph`.
+    """
+    form = _format(path, dataset)
+    try:
+        # What overflows is either harmless (1 / (1 + inf) far below a sigmoid's centre) or refused.
+        with np.errstate(over="ignore", invalid="ignore"):
+            frame = first_frame(dataset, form)
+            values, full, note = shown(frame, dataset, own_bits=frame.bits != form.stored)
+        if form.photometric == "MONOCHROME1":
+            values = np.subtract(values.dtype.type(full), values)
+    except ModuleNotFoundError:  # a decoder that is not installed says nothing of the file
+        raise
+    except Exception as error:  # see `_reason`
+        raise UnreadableImage(
+            path, _reason(error, "its pixels are damaged, and cannot be decoded")
+        ) from error
+    several = f"the first of {form.frames} frames" if form.frames > 1 else ""
+    notes = several, frame.note, note, _shape_note(dataset, form)
+    return Radiograph(values, full, joined(*notes))
+
+
+def _shape_note(dataset: Dataset, form: PixelFormat) -> str:
+    """A remark on a Presentation LUT Shape that would turn the picture over (PS3.3 C.8.11.3.1.2)."""
+    shape = terms(dataset, "PresentationLUTShape")
+    fitting = "INVERSE" if form.photometric == "MONOCHROME1" else "IDENTITY"
+    if shape in ([], [""], [fitting]):
+        return ""
+    return (
+        f"{named('PresentationLUTShape')} is {quoted(shape)}, which does not go with {form.photometric}; "
+        "the latter counts"
+    )
+
+
+def _content(path: Path) -> bytes:
+    """All of a file. From memory, a length that lies gets what is there; a file would make room first."""
+    with open(path, "rb", opener=_open_now) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Refusal("it is not a file of bytes (but a pipe or a device)")
+        _check_length(status.st_size)
+        return file.read(status.st_size)
+
+
+def _check_length(length: int) -> None:
+    if length > MOST_BYTES:
+        raise Refusal(f"it has {length:,} bytes; the limit is {MOST_BYTES:,}")
+
+
+def _open_now(name: str, flags: int) -> int:
+    """Open without waiting for somebody at the other end, should it be a pipe."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_deflated(content: bytes) -> None:
+    """Refuse a deflated data set that is damaged or inflates beyond bounds: pydicom does it in one go."""
+    if DeflatedExplicitVRLittleEndian.encode() not in content:
+        return
+    file = io.BytesIO(content)
+    read_preamble(file, force=True)
+    if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflater, rest, length = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+    try:
+        while rest and not inflater.eof:
+            length += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+            if length > MOST_BYTES:
+                raise Refusal(f"its deflated content is longer than {MOST_BYTES:,} bytes, the limit")
+            rest = inflater.unconsumed_tail
+    except zlib.error as error:
+        raise Refusal("its deflated data set is damaged") from error
+    if not inflater.eof:
+        raise Refusal("its deflated data set is cut off")
+
+
+def _parsed(content: bytes) -> Dataset:
+    """The data set of a file's content."""
+    _check_deflated(content)
+    try:
+        dataset: Dataset = pydicom.dcmread(io.BytesIO(content))
+    except InvalidDicomError:
+        dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+        if "Rows" not in dataset or "Columns" not in dataset:  # accepted only if it looks like an image
+            raise Refusal("it is no DICOM file") from None
+    return dataset if _PIXEL_DATA in dataset else _with_torn_pixels(dataset, content)
+
+
+def _with_torn_pixels(dataset: Dataset, content: bytes) -> Dataset:
+    """The data set and pixels that have no end (a delimiter is missing, say), or the same if it has none.
+
+    pydicom gives up a data set whose pixels have no end, or behind whose pixels something is no element.
+    """
+    file = io.BytesIO(content)
+    before = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+    implicit, little = before.original_encoding
+    order, position = "<" if little else ">", file.tell()
+    header = content[position : position + _LONG_HEADER]
+    if len(header) < _LONG_HEADER or struct.unpack_from(f"{order}HH", header) != (0x7FE0, 0x0010):
+        return dataset  # also one that was deflated, and ends while it is inflated
+    short = implicit or header[4:6] not in (b"OB", b"OW", b"UN")
+    begin = position + (_SHORT_HEADER if short else _LONG_HEADER)
+    (length,) = struct.unpack_from(f"{order}I", content, begin - 4)
+    undefined = length == _UNDEFINED
+    value = content[begin:] if undefined else content[begin : begin + length]
+    before.add(DataElement(_PIXEL_DATA, "OW" if short else header[4:6].decode(), value))
+    before["PixelData"].is_undefined_length = undefined
+    return before
+
+
+def _reason(error: Exception, otherwise: str) -> str:
+    """One line for any exception, in words for a person: `otherwise` where nothing more exact is known.
+
+    Parsers and decoders of hostile files raise anything (struct.error, KeyError, RecursionError,
+    the libraries' own), so callers catch `Exception`: that is the promise of `UnreadableImage`.
+    """
+    if isinstance(error, UnreadableImage):
+        return error.reason
+    if isinstance(error, Refusal):
+        text = str(error)
+        return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to read it"
+    return otherwise

@@ -1,0 +1,1 @@
+"""What leaves: submission files, written and checked, and DICOM Segmentation objects."""

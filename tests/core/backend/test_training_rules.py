@@ -1,0 +1,190 @@
+"""The scalars of a step, and the reference's updates and losses, against the papers' formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backends.reference import losses, optimizers
+from core.backend.training_rules import AdamRule, LossRule, SgdRule, step_scalars
+from core.network.plan import Constant, Parameter
+
+ADAM = AdamRule(beta1=float(np.float32(0.9)), beta2=float(np.float32(0.999)), epsilon=float(np.float32(1e-7)))
+LOGITS = np.random.default_rng(0).normal(scale=3.0, size=(2, 5, 4, 1))
+MASKS = (np.random.default_rng(1).random((2, 5, 4, 1)) < 0.3).astype(float)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("role", ["kernel", "bias", "gamma", "beta"])
+def test_updates_are_those_of_the_paper(role: Any, decay: float) -> None:
+    """Kingma and Ba's algorithm 1 with its epsilon moved as their section 2 ends, decay as AdamW's."""
+    rng = np.random.default_rng(2)
+    weights, m, v = rng.normal(size=(3, 2)), np.zeros((3, 2)), np.zeros((3, 2))
+    expected, first, second = weights.copy(), np.zeros((3, 2)), np.zeros((3, 2))
+    parameter = Parameter("x", (3, 2), role, Constant(0.0))
+    for step in range(1, 8):
+        gradient, rate = rng.normal(size=(3, 2)), 0.1 / step
+        optimizers.adam(ADAM, step_scalars(ADAM, step, rate, decay), parameter, weights, m, v, gradient)
+        first = ADAM.beta1 * first + (1 - ADAM.beta1) * gradient
+        second = ADAM.beta2 * second + (1 - ADAM.beta2) * gradient**2
+        m_hat, v_hat = first / (1 - ADAM.beta1**step), second / (1 - ADAM.beta2**step)
+        epsilon_hat = ADAM.epsilon / (1 - ADAM.beta2**step) ** 0.5
+        shrunk = rate * decay * expected if role == "kernel" else 0.0
+        expected = expected - shrunk - rate * m_hat / (v_hat**0.5 + epsilon_hat)
+    np.testing.assert_allclose(weights, expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize("role", ["kernel", "gamma"])
+def test_momentum_remembers_gradients_and_not_rates(role: Any) -> None:
+    """The velocity is the sum of all gradients, each times momentum**age, whatever the rates were."""
+    rng = np.random.default_rng(3)
+    rule, parameter = SgdRule(0.75, False), Parameter("x", (3, 2), role, Constant(0.0))
+    weights, velocity, gradients = rng.normal(size=(3, 2)), np.zeros((3, 2)), rng.normal(size=(6, 3, 2))
+    expected = weights.copy()
+    for step, gradient in enumerate(gradients, start=1):
+        rate = 0.1 / step
+        scalars = step_scalars(rule, step, rate, 0.01)
+        optimizers.sgd(rule, scalars, parameter, weights, velocity, gradient)
+        seen = sum(0.75 ** (step - past) * gradients[past - 1] for past in range(1, step + 1))
+        expected = expected - rate * seen - (0.01 * rate * expected if role == "kernel" else 0.0)
+        np.testing.assert_allclose(velocity, seen, rtol=1e-12)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_nesterovs_weights_are_the_points_at_which_sutskever_looks_ahead() -> None:
+    """The paper's equation 3, v = mu*v - rate * f'(theta + mu*v), theta += v, on f = sum of a*x**2 / 2."""
+    rule, rate, a = SgdRule(0.75, True), 0.125, np.array([0.5, 1.0, 3.0])
+    parameter = Parameter("x", (3,), "kernel", Constant(0.0))
+    weights, velocity = np.array([1.0, -2.0, 0.5]), np.zeros(3)
+    theta, v = weights.copy(), np.zeros(3)
+    for step in range(1, 20):
+        np.testing.assert_allclose(weights, theta + 0.75 * v, rtol=1e-12)
+        optimizers.sgd(rule, step_scalars(rule, step, rate), parameter, weights, velocity, a * weights)
+        v = 0.75 * v - rate * a * (theta + 0.75 * v)
+        theta = theta + v
+    assert abs(v).max() > 1e-3
+
+
+def test_scalars_are_float32_numbers_and_the_first_step_counts_from_one() -> None:
+    scalars = step_scalars(ADAM, 1, 1e-3, 0.05)
+    assert scalars.step == 1
+    assert scalars.size == float(np.float32(scalars.size))
+    assert scalars.size == pytest.approx(1e-3 * (1 - ADAM.beta2) ** 0.5 / (1 - ADAM.beta1), rel=1e-7)
+    assert scalars.decay == pytest.approx(5e-5, rel=1e-7)
+    assert step_scalars(ADAM, 100_000, 1e-3).size == pytest.approx(1e-3, rel=1e-6)
+    assert step_scalars(SgdRule(0.9, False), 1, 1e-3).size == float(np.float32(1e-3))
+
+
+def clip(gradients: dict[str, NDArray[Any]], norm: float) -> float:
+    clipped = optimizers.clip_by_global_norm(gradients, norm)
+    return float(np.sqrt(sum((array**2).sum() for array in clipped.values())))
+
+
+def test_clipping_bounds_the_norm_over_all_gradients() -> None:
+    gradients = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+    assert clip(gradients, 2.0) == pytest.approx(2.0)
+    assert clip(gradients, 5.5) == pytest.approx(5.0)
+
+
+def naive_bce(x: NDArray[Any], z: NDArray[Any]) -> float:
+    p = 1 / (1 + np.exp(-x))
+    return float(-np.mean(z * np.log(p) + (1 - z) * np.log(1 - p)))
+
+
+def naive_dice(x: NDArray[Any], z: NDArray[Any]) -> float:
+    p = 1 / (1 + np.exp(-x))
+    return float(1 - (2 * (p * z).sum() + 1) / (p.sum() + z.sum() + 1))
+
+
+def naive_focal(x: NDArray[Any], z: NDArray[Any]) -> float:
+    p = 1 / (1 + np.exp(-x))
+    right = np.where(z == 1, p, 1 - p)
+    return float(np.mean(-((1 - right) ** 1.5) * np.log(right)))
+
+
+def naive_tversky(x: NDArray[Any], z: NDArray[Any]) -> float:
+    p = 1 / (1 + np.exp(-x))
+    found, invented, missed = (p * z).sum(), (p * (1 - z)).sum(), ((1 - p) * z).sum()
+    return float(1 - (found + 0.5) / (found + 0.25 * invented + 0.75 * missed + 0.5))
+
+
+def naive_lovasz(x: NDArray[Any], z: NDArray[Any]) -> float:
+    """The integral over t > 0 of the Jaccard loss of getting wrong the pixels whose error reaches t."""
+    losses = []
+    for logits, truth in zip(x, z, strict=True):
+        errors = np.where(truth == 1, 1 - logits, 1 + logits)
+        levels = np.unique(np.append(errors[errors > 0], 0.0))
+        jaccard = [(errors >= t).sum() / ((errors >= t) | (truth == 1)).sum() for t in levels[1:]]
+        losses.append(float(np.sum(np.diff(levels) * jaccard)))
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize(
+    ("ours", "naive"),
+    [
+        (losses.bce, naive_bce),
+        (losses.dice, naive_dice),
+        (lambda x, z: losses.focal(x, z, 1.5), naive_focal),
+        (lambda x, z: losses.tversky(x, z, 0.25, 0.75), naive_tversky),
+        (losses.lovasz, naive_lovasz),
+    ],
+    ids=["bce", "dice", "focal", "tversky", "lovasz"],
+)
+def test_losses_are_their_papers_and_gradients_their_differences(
+    ours: Callable[..., losses.Loss], naive: Callable[..., float]
+) -> None:
+    value, gradient = ours(LOGITS, MASKS)
+    assert value == pytest.approx(naive(LOGITS, MASKS), rel=1e-12)
+    assert gradient.shape == LOGITS.shape
+    for index in np.ndindex(LOGITS.shape):
+        there, back = LOGITS.copy(), LOGITS.copy()
+        there[index] += 1e-5
+        back[index] -= 1e-5
+        slope = (naive(there, MASKS) - naive(back, MASKS)) / 2e-5
+        assert gradient[index] == pytest.approx(slope, rel=1e-5, abs=1e-10)
+
+
+def test_tversky_with_halves_is_dice() -> None:
+    for mine, dice in zip(losses.tversky(LOGITS, MASKS, 0.5, 0.5), losses.dice(LOGITS, MASKS), strict=True):
+        np.testing.assert_allclose(mine, dice, rtol=1e-12)
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_lovasz_of_an_image_of_one_class(truth: float) -> None:
+    """Without truth the worst pixel alone counts; where all is truth, the mean over the pixels."""
+    value, gradient = losses.lovasz(LOGITS, np.full_like(MASKS, truth))
+    assert value == pytest.approx(naive_lovasz(LOGITS, np.full_like(MASKS, truth)), rel=1e-12)
+    worst = LOGITS.reshape(2, -1).argmax(axis=1)
+    wanted = np.where(LOGITS < 1, -1 / 40, 0.0)
+    if truth == 0:
+        wanted = np.zeros_like(LOGITS)
+        wanted.reshape(2, -1)[[0, 1], worst] = 0.5
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-12)
+
+
+def test_lovasz_takes_pixels_of_equal_error_as_they_lie() -> None:
+    """At logits of 0 every error is 1: wrong so far of the union of truth and wrong, 1/3, 2/3, 3/3, 4/4."""
+    masks = np.reshape([0.0, 1.0, 1.0, 0.0], (1, 2, 2, 1))
+    value, gradient = losses.lovasz(np.zeros((1, 2, 2, 1)), masks)
+    assert value == pytest.approx(1.0)
+    np.testing.assert_allclose(gradient.ravel(), [1 / 3, -1 / 3, -1 / 3, 0.0], rtol=1e-12)
+    sorted_truth_first, _ = losses.lovasz(np.zeros((1, 2, 2, 1)), masks[:, ::-1, ::-1])
+    assert sorted_truth_first == pytest.approx(1.0)
+
+
+def test_lovasz_has_a_slope_that_ends_where_the_error_does() -> None:
+    value, gradient = losses.lovasz(
+        np.reshape([1.0, -1.0, 2.0, -3.0], (1, 4, 1, 1)), np.reshape([1, 0, 1, 0], (1, 4, 1, 1))
+    )
+    assert value == 0.0
+    assert not gradient.any()
+
+
+def test_parts_of_a_loss_are_those_of_a_weight() -> None:
+    assert LossRule(1.0, 0.5, 0.0, 2.0).parts() == [(1.0, "bce", ()), (0.5, "dice", ())]
+    focal = LossRule(0.0, 0.0, 0.25, 3.0, tversky=0.5, lovasz=2.0)
+    assert focal.parts() == [(0.25, "focal", (3.0,)), (0.5, "tversky", (0.3, 0.7)), (2.0, "lovasz", ())]

@@ -1,0 +1,83 @@
+"""Rounding to bfloat16, against exact arithmetic and against the table of IEEE 754's special numbers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from core.base.rounding import to_bfloat16
+
+SMALLEST = 2.0**-133
+
+
+def neighbours(value: float) -> tuple[Fraction, Fraction, bool]:
+    """The bfloat16 numbers at and beyond a finite float32 number, and whether the first one is even."""
+    exact = abs(Fraction(value))
+    unit = Fraction(2) ** -133
+    while exact >= 256 * unit:
+        unit *= 2
+    steps = exact // unit
+    return steps * unit, (steps + 1) * unit, steps % 2 == 0
+
+
+def test_finite_numbers_become_the_nearest_bfloat16_to_even() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, 3000, dtype=np.uint64).astype(np.uint32)
+    bits[:1000] &= np.uint32(0xFFFF8000)  # bfloat16 numbers, and middles between two
+    numbers = bits.view(np.float32)
+    numbers = numbers[np.isfinite(numbers)]
+    rounded = to_bfloat16(numbers)
+    middles = 0
+    for number, got in zip(numbers.tolist(), rounded.tolist(), strict=True):
+        below, above, even = neighbours(number)
+        exact = abs(Fraction(number))
+        middles += exact - below == above - exact
+        up = exact - below > above - exact or (exact - below == above - exact and not even)
+        expected = above if up else below
+        if expected >= Fraction(2) ** 128:
+            assert abs(got) == np.inf
+        else:
+            assert abs(Fraction(got)) == expected
+        assert np.signbit(got) == np.signbit(number)
+    assert middles > 300
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0.0, 0.0),
+        (-0.0, -0.0),
+        (np.inf, np.inf),
+        (-np.inf, -np.inf),
+        (1 + 2.0**-8, 1.0),
+        (1 + 3 * 2.0**-8, 1 + 2.0**-6),
+        (1 + 2.0**-8 + 2.0**-23, 1 + 2.0**-7),
+        (2.0**127 * (2 - 2.0**-7), 2.0**127 * (2 - 2.0**-7)),
+        (2.0**127 * (2 - 2.0**-8), np.inf),
+        (-(2.0**127) * (2 - 2.0**-23), -np.inf),
+        (SMALLEST / 2, 0.0),
+        (SMALLEST * 1.5, 2 * SMALLEST),
+        (-SMALLEST * 0.75, -SMALLEST),
+    ],
+)
+def test_special_numbers(number: float, expected: float) -> None:
+    (got,) = to_bfloat16(np.array([number], np.float32))
+    assert got == expected
+    assert np.signbit(got) == np.signbit(expected)
+
+
+def test_not_a_number_stays_so() -> None:
+    bits = np.array([0x7F800001, 0x7FFFFFFF, 0xFF80FFFF, 0xFFFFFFFF, 0x7FC00000], np.uint32)
+    rounded = to_bfloat16(bits.view(np.float32))
+    assert np.isnan(rounded).all()
+    np.testing.assert_array_equal(rounded.view(np.uint32) >> 31, bits >> 31)
+
+
+def test_any_layout_is_read_and_none_is_changed() -> None:
+    array = np.random.default_rng(1).normal(size=(3, 4, 5)).astype(np.float32)
+    kept = array.copy()
+    np.testing.assert_array_equal(to_bfloat16(array.T), to_bfloat16(array).T)
+    np.testing.assert_array_equal(to_bfloat16(array[:, ::-2]), to_bfloat16(array)[:, ::-2])
+    np.testing.assert_array_equal(array, kept)
+    assert to_bfloat16(array[:0]).shape == (0, 4, 5)

@@ -1,0 +1,159 @@
+"""Ensembles, mirror images and which checkpoint predicts, with the reference as backend."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.backend.registry import load_backend
+from core.backend.state import initial_state
+from core.base.errors import UserError
+from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
+from core.experiment.configuration import parse_configuration
+from core.network.lowering import lower
+from core.prediction.trained_models import (
+    Predictor,
+    find_members,
+    find_thresholds,
+    folds,
+    is_of_model,
+    missing_folds,
+)
+from core.scoring.thresholds import Thresholds, save_thresholds
+
+HEIGHT, WIDTH = 8, 12
+CONFIGURATION = parse_configuration(
+    {
+        "network": {
+            "batch_norm": False,
+            "blocks": [
+                {"name": "down", "kind": "conv", "filters": 3},
+                {"name": "mask", "kind": "output"},
+            ],
+        }
+    }
+)
+
+
+def write_model(path: Path, seed: int, height: int = HEIGHT) -> None:
+    """A checkpoint with the first weights of a seed."""
+    plan = lower(CONFIGURATION.network, height, WIDTH)
+    state = initial_state(plan, CONFIGURATION.training.rules(), seed)
+    save_checkpoint(path, Checkpoint(CONFIGURATION, DataFacts(4, 1, height, WIDTH), Progress(), state))
+
+
+def predictor(*folders: Path, flip: bool = False) -> Predictor:
+    _, reference = load_backend("reference")
+    return Predictor(find_members(folders), reference, "cpu", flip=flip)
+
+
+def images() -> NDArray[np.float32]:
+    return np.random.default_rng(3).random((2, HEIGHT, WIDTH, 1), dtype=np.float32)
+
+
+def alone(seed: int, of: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the reference predicts with the first weights of a seed."""
+    plan, training = lower(CONFIGURATION.network, HEIGHT, WIDTH), CONFIGURATION.training
+    model = load_backend("reference")[1].compile(plan, training.rules(), "cpu", training.precision)
+    model.load_state(initial_state(plan, training.rules(), seed))
+    return model.predict(of)
+
+
+def test_an_ensemble_is_the_mean_of_its_models(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_model(tmp_path / f"{seed}" / "best.safetensors", seed)
+    each = [alone(seed, images()) for seed in (1, 2, 3)]
+    np.testing.assert_array_equal(predictor(tmp_path / "2").predict(images()), each[1])
+    together = predictor(*(tmp_path / f"{seed}" for seed in (1, 2, 3))).predict(images())
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-7)
+    assert np.abs(together - each[0]).max() > 1e-3
+
+
+def test_flip_averaging(tmp_path: Path) -> None:
+    """An image and its mirror image give one answer, that of the image mirrored with it."""
+    for seed in (1, 2):
+        write_model(tmp_path / f"{seed}" / "best.safetensors", seed)
+    mirrored = images()[:, :, ::-1]
+    plain = {seed: alone(seed, images()) for seed in (1, 2)}
+    turned = {seed: alone(seed, np.ascontiguousarray(mirrored))[:, :, ::-1] for seed in (1, 2)}
+    assert np.abs(turned[1] - plain[1]).max() > 1e-3
+    one = predictor(tmp_path / "1", flip=True)
+    np.testing.assert_allclose(one.predict(images()), (plain[1] + turned[1]) / 2, atol=1e-7)
+    np.testing.assert_allclose(one.predict(mirrored), one.predict(images())[:, :, ::-1], atol=1e-7)
+    both = predictor(tmp_path / "1", tmp_path / "2", flip=True).predict(images())
+    np.testing.assert_allclose(both, (plain[1] + turned[1] + plain[2] + turned[2]) / 4, atol=1e-7)
+
+
+def test_folds_are_the_ensemble_of_a_folder_in_their_order(tmp_path: Path) -> None:
+    for number in (10, 2, 0):
+        write_model(tmp_path / f"fold{number}" / "best.safetensors", number)
+    (tmp_path / "fold1.1").mkdir()  # an earlier run, set aside
+    assert [path.name for path in folds(tmp_path)] == ["fold0", "fold2", "fold10"]
+    assert [member.folder.name for member in find_members([tmp_path])] == ["fold0", "fold2", "fold10"]
+
+
+def test_folds_that_are_not_there_are_told(tmp_path: Path) -> None:
+    training = CONFIGURATION.training.model_copy(update={"folds": 4})
+    for number in (2, 0):
+        path = tmp_path / f"fold{number}" / "best.safetensors"
+        write_model(path, number)
+        found = load_checkpoint(path)
+        of_fold = found.configuration.model_copy(update={"training": training})
+        save_checkpoint(path, dataclasses.replace(found, configuration=of_fold))
+    members = find_members([tmp_path])
+    assert missing_folds([tmp_path], members) == [tmp_path / "fold1", tmp_path / "fold3"]
+    alone = [tmp_path / "fold0"]
+    assert missing_folds(alone, find_members(alone)) == []
+
+
+def test_the_average_predicts_where_there_is_one(tmp_path: Path) -> None:
+    write_model(tmp_path / "best.safetensors", 1)
+    assert find_members([tmp_path])[0].path.name == "best.safetensors"
+    write_model(tmp_path / "averaged.safetensors", 2)
+    assert find_members([tmp_path])[0].path.name == "averaged.safetensors"
+
+
+def test_folders_without_a_model_are_named(tmp_path: Path) -> None:
+    write_model(tmp_path / "a" / "best.safetensors", 1)
+    write_model(tmp_path / "b" / "best.safetensors", 1, height=16)
+    with pytest.raises(UserError, match=r"8x12 .*a.*16x12 .*b"):
+        find_members([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(UserError, match="has no trained model"):
+        find_members([tmp_path])
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        find_members([tmp_path / "nowhere"])
+
+
+def test_thresholds_of_an_ensemble_are_the_mean(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    save_thresholds(tmp_path / "a", Thresholds(0.25, 100, 0.5))
+    assert find_thresholds([tmp_path / "a"]) == Thresholds(0.25, 100, 0.5)
+    assert find_thresholds([tmp_path / "a", tmp_path / "b"]) is None
+    save_thresholds(tmp_path / "b", Thresholds(0.5, 300, 1))
+    assert find_thresholds([tmp_path / "a", tmp_path / "b"]) == Thresholds(0.375, 200, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((f"{name}.safetensors", True) for name in ("last", "best", "averaged", "mine")),
+        *((name, True) for name in ("thresholds.json", "history.json", "predictions.png")),
+        *((name, False) for name in ("notes.txt", "masks.zip", "scores.csv", "a.json", "mine.png")),
+        *((name, False) for name in ("safetensors", "best.safetensors.old", "data.h5", "fold0")),
+        *((f"{folder}/{name}", True) for folder in ("export", "averaging") for name in ("a", "b.csv")),
+        *((f"export/{name}", True) for name in ("variables/index", "deep/and/deeper.zip")),
+        *(
+            (f"fold3/{name}", True)
+            for name in ("best.safetensors", "history.json", "export/a", "averaging/b")
+        ),
+        *((name, False) for name in ("export", "averaging", "exports/a", "fold3/a.csv", "mine/export/a")),
+    ],
+)
+def test_what_a_model_is_made_of(name: str, expected: bool) -> None:
+    assert is_of_model(Path(name)) == expected

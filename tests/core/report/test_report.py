@@ -1,0 +1,487 @@
+"""The report: one file that needs nothing else, says what the records say, and is fit for everybody."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import itertools
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluations import HEIGHT, WIDTH, evaluation
+from matplotlib.figure import Figure
+from PIL import Image
+
+from core.base.errors import UserError
+from core.report import figures, findings, page, write_report
+from core.report.svg import SERIES, colour, drawing, stroke
+from core.scoring.evaluation_record import Evaluation, Surface
+from core.scoring.thresholds import Thresholds
+
+NOW = datetime(2021, 3, 4, 5, 6, tzinfo=UTC)
+HOSTILE = "<script>alert(1)</script>'\"&amp;\u202egnp.\ud800\n{{ 7 * 7 }}"
+VOID = {"img", "meta", "br", "hr", "link", "input"}
+OPTIONAL_END = {"td", "th", "tr", "li", "p", "dt", "dd"}
+
+
+class Page(HTMLParser):
+    """Elements, the text of each, and the rows of every table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.tables: list[list[list[str]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag in OPTIONAL_END:
+            self._close_optional(tag)
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open[-1] != tag and self._open[-1] in OPTIONAL_END:
+            self._open.pop()
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self._open[-1] if self._open else "", data))
+        if ("td" in self._open or "th" in self._open) and data.strip():
+            self.tables[-1][-1][-1] += data.strip() + " "
+
+    def _close_optional(self, tag: str) -> None:
+        """A cell ends the cell before it, a row the row before it."""
+        ends = {"td": {"td", "th"}, "th": {"td", "th"}, "tr": {"td", "th", "tr"}}.get(tag, {tag})
+        while self._open[-1] in ends:
+            self._open.pop()
+
+    @property
+    def text(self) -> str:
+        return re.sub(
+            r"\s+", " ", " ".join(text for tag, text in self.texts if tag not in ("style", "script"))
+        )
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def scores(self) -> dict[str, list[str]]:
+        """The table of scores: a row's name and its cells without the meaning."""
+        table = next(rows for rows in self.tables if rows[0][0].startswith("Measure"))
+        return {row[0].strip(): [cell.strip() for cell in row[1:-1]] for row in table[1:]}
+
+
+def render(*evaluations: Evaluation) -> Page:
+    return Page(page.render(evaluations, NOW))
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn but not laid out and written, which takes most of the time: it is about the words."""
+
+    def save(_figure: Figure, file: io.StringIO, **_options: Any) -> None:
+        file.write('<svg viewBox="0 0 1 1"></svg>')
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture(scope="module")
+def first() -> Evaluation:
+    return evaluation(1, ids=[HOSTILE])
+
+
+@pytest.fixture(scope="module")
+def second(first: Evaluation) -> Evaluation:
+    also = frozenset(case.row.id for case in first.cases)
+    return evaluation(2, backend="mxnet", folders=["a/b"], ids=[HOSTILE], also=also)
+
+
+@pytest.fixture(scope="module")
+def text(first: Evaluation, second: Evaluation) -> str:
+    return page.render([first, second], NOW)
+
+
+@pytest.fixture(scope="module")
+def both(text: str) -> Page:
+    return Page(text)
+
+
+def test_it_asks_for_nothing(both: Page, text: str) -> None:
+    assert not both.all("link")
+    for tag, attributes in both.elements:
+        for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")), tag
+        assert not set(re.findall(r"url\(([^)]{0,9})", attributes.get("style", ""))) - {"#"}
+    styles = "".join(found for tag, found in both.texts if tag == "style")
+    assert "url(" not in styles
+    assert "@import" not in styles
+    assert set(re.findall(r"https?:[^\"' <]*", text)) <= {"http://www.w3.org/2000/svg"}
+    policy = next(m["content"] for m in both.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    script = next(found for tag, found in both.texts if tag == "script")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.endswith(f"script-src 'sha256-{digest}'")
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(both: Page, text: str) -> None:
+    ids = [attributes["id"] for _, attributes in both.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = {a["href"][1:] for _, a in both.elements if a.get("href", "").startswith("#")}
+    wanted |= set(re.findall(r"url\(#([^)]+)\)", text))
+    assert wanted <= set(ids)
+    assert len(wanted) > 20
+
+
+def test_everything_has_a_text_for_those_who_do_not_see_it(both: Page) -> None:
+    assert both.all("html")[0]["lang"] == "en"
+    assert all(image["alt"] for image in both.all("img"))
+    for drawn in both.all("svg"):
+        assert drawn.get("aria-hidden") == "true" or (drawn["role"] == "img" and drawn["aria-label"])
+    tables = [tag for tag, _ in both.elements if tag in ("table", "caption")]
+    assert tables == ["table", "caption"] * len(both.tables)
+    assert all(heading.get("scope") for heading in both.all("th"))
+    levels = [int(tag[1]) for tag, _ in both.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
+
+
+def test_what_comes_from_outside_is_text(both: Page, first: Evaluation) -> None:
+    assert len(both.all("script")) == 1
+    assert "&lt;script" not in both.text
+    assert r"<script>alert(1)</script>'" in both.text
+    assert '"&amp;\\u202egnp.\\ud800\\n{{ 7 * 7 }}' in both.text
+    assert any(case.row.id == HOSTILE for case in first.cases)
+    assert any(image["alt"].endswith(r"\n{{ 7 * 7 }}") for image in both.all("img"))
+
+
+def test_the_numbers_are_the_records(first: Evaluation, second: Evaluation, both: Page) -> None:
+    shown = both.scores()
+    for place, model in enumerate((first, second)):
+        scores = model.summary
+        for name, value in {
+            "Dice": scores.dice,
+            "all-empty floor": scores.dice_all_empty,
+            "Dice, positives": scores.dice_positive,
+            "IoU": scores.iou,
+            "IoU, positives": scores.iou_positive,
+            "AUROC": scores.auroc,
+        }.items():
+            assert shown[name][place] == f"{value:.4f}"
+        assert scores.sensitivity is not None
+        assert shown["sensitivity"][place].startswith(f"{100 * scores.sensitivity:.1f} % ")
+        assert [shown[f"threshold: {name}"][place] for name in ("pixel", "area", "score")] == [
+            "0.4",
+            "6000",
+            "0.55",
+        ]
+        confusion = [rows for rows in both.tables if "mask drawn" in "".join(rows[0])][place]
+        numbers = [[int(re.sub(r"\D", "", cell)) for cell in row[1:]] for row in confusion[1:]]
+        assert numbers == [[scores.tp, scores.fn], [scores.fp, scores.tn]]
+        calibration = next(rows for rows in both.tables if "ECE" in "".join(rows[0]))[1 + place]
+        errors = (model.image_calibration, model.pixel_calibration)
+        assert [float(cell) for cell in calibration[1:]] == pytest.approx(
+            [number for error in errors for number in (error.ece, error.brier)], abs=5e-5
+        )
+        assert (
+            f"Dice {scores.dice:.3f} ; an empty mask for every image scores {scores.dice_all_empty:.3f}"
+            in (both.text)
+        )
+
+
+def test_the_table_has_every_image(first: Evaluation, second: Evaluation, both: Page) -> None:
+    table = next(rows for rows in both.tables if rows[0][0].startswith("id"))[2:]
+    assert len(table) == len(first.rows)
+    for cells, one, other in zip(table[1:], first.rows[1:], second.rows[1:], strict=True):
+        assert [cell.strip() for cell in cells] == [
+            one.id,
+            str(one.truth_pixels),
+            *(str(one.predicted_pixels), f"{one.existence:.4f}", f"{one.dice:.4f}"),
+            *(str(other.predicted_pixels), f"{other.existence:.4f}", f"{other.dice:.4f}"),
+        ]
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_of_very_many_images_the_lowest_are_shown(first: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "TABLE_ROWS", 7)
+    cut = render(first)
+    table = next(rows for rows in cut.tables if rows[0][0].startswith("id"))[1:]
+    lowest = sorted(row.dice for row in first.rows)[:7]
+    assert sorted(float(row[-1]) for row in table) == pytest.approx(lowest, abs=5e-5)
+    order = [row.id for row in first.rows]
+    places = [order.index(row[0].strip()) for row in table if not row[0].startswith("<")]
+    assert places == sorted(places)
+    assert "The 7 images of 60 with the lowest Dice" in cut.text
+
+
+def test_cases_stand_side_by_side(first: Evaluation, second: Evaluation, both: Page) -> None:
+    known = {case.row.id for case in first.cases}
+    fresh = [case for case in second.cases if case.row.id not in known]
+    more = [case for case in fresh if case.kind == "worst positive"][:2]
+    more += [case for case in fresh if case.kind == "false positive"][:1]
+    assert more
+    verdicts = 2
+    assert len(both.all("article")) == verdicts + len(first.cases) + len(more)
+    for case in more:
+        assert any(
+            image["alt"] == f"Probability of mxnet: a/b for {case.row.id}" for image in both.all("img")
+        )
+    case, compared = first.cases[0], {c.row.id: c for c in second.cases}[first.cases[0].row.id]
+    urls = [image["href"] for image in both.all("image") if image["href"].startswith("data:")]
+    radiograph, left, right = (_pixels(url) for url in _first_case(urls))
+    np.testing.assert_allclose(radiograph[..., 0] / 255, case.sample.image, atol=0.002)
+    for outlines, drawn in ((left, case), (right, compared)):
+        red, green, alpha = outlines[..., 0] > 0, outlines[..., 1] > 0, outlines[..., 3] > 0
+        assert not (green & ~drawn.sample.truth.astype(bool)).any()
+        assert not (red & ~drawn.predicted.astype(bool)).any()
+        np.testing.assert_array_equal(alpha, red | green)
+        assert alpha.any()
+    shown = [_pixels(image["src"])[..., 0] / 255 for image in both.all("img")[:2]]
+    np.testing.assert_allclose(shown[0], case.sample.probability, atol=0.002)
+    np.testing.assert_allclose(shown[1], compared.sample.probability, atol=0.002)
+    caption = f"Dice {compared.row.dice:.4f}, existence score {compared.row.existence:.4f}"
+    assert f"mxnet: a/b: {caption}" in both.text
+
+
+def _first_case(urls: list[str]) -> list[str]:
+    """Radiograph and both outlines; figures above have their images too, of other sizes."""
+    return [url for url in urls if _pixels(url).shape[:2] == (HEIGHT, WIDTH)][:3]
+
+
+def _pixels(url: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    data = base64.b64decode(url.partition("base64,")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_model_beside_itself_is_the_same(first: Evaluation) -> None:
+    twice = render(first, first)
+    assert "tf: tf_model (1)" in twice.text
+    assert "tf: tf_model (2) beside tf: tf_model (1)" in twice.text
+    assert "0 of 60 images differ by more than 0.001; 0 are decided otherwise" in twice.text
+    assert not [cell for cell in twice.all("td") if cell.get("class") == "best"]
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_models_scored_on_different_images_are_not_compared(first: Evaluation) -> None:
+    other = render(first, evaluation(3, count=50))
+    assert "their numbers do not compare" in other.text
+    assert "beside" not in other.text
+    assert not [cell for cell in other.all("td") if cell.get("class") == "best"]
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize(("share", "says"), [(0.0, "No image shows"), (1.0, "Every image shows")])
+def test_one_kind_of_image_alone_has_no_auroc(share: float, says: str) -> None:
+    model = evaluation(4, share=share, count=20)
+    assert model.summary.auroc is None
+    result = render(model)
+    assert says in result.text
+    assert result.scores()["AUROC"] == ["\N{EN DASH}"]
+    assert "ROC curve" not in result.text
+    assert ("Does size matter?" in result.text) == (share == 1)
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_what_there_is_not_is_not_shown() -> None:
+    full = evaluation(5, count=20)
+    members = tuple(dataclasses.replace(member, history=()) for member in full.origin.members)
+    bare = dataclasses.replace(
+        full, origin=dataclasses.replace(full.origin, members=members), surfaces=(), cases=()
+    )
+    for model, there in ((full, True), (bare, False)):
+        shown = {attributes["id"] for attributes in render(model).all("section") if "id" in attributes}
+        assert ({"training", "thresholds", "cases"} <= shown) == there
+        assert {"scores", "existence", "calibration", "images", "models", "definitions"} <= shown
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_single_image_is_no_proof() -> None:
+    alone = render(evaluation(6, count=1, share=1.0, epochs=1))
+    assert "Dice not clearly above predicting nothing" in alone.text
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_members_of_an_ensemble_are_named() -> None:
+    folds = render(evaluation(7, folders=["m/fold0", "m/fold1"], count=10))
+    assert "Evaluation of tf: m (2 models)" in folds.text
+    legend = " ".join(found for tag, found in folds.texts if tag == "li")
+    assert "m/fold0" in legend
+    assert "m/fold1/best.safetensors, epoch 7, step 70" in folds.text
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_the_file_is_whole_or_absent(first: Evaluation, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file"):
+        write_report(tmp_path / "file" / "report.html", [first])
+    write_report(tmp_path / "deep" / "report.html", [first])
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "report.html"]
+    assert (tmp_path / "deep" / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_same_records_give_the_same_page(first: Evaluation, second: Evaluation, text: str) -> None:
+    assert page.render([first, second], NOW) == text
+    assert len(text) < 1_000_000
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+
+def test_figures_take_on_the_pages_colours_and_keep_their_text() -> None:
+    with drawing("a <b> & 'c'") as plot:
+        plot.axes.plot([0, 1], [2, 3], color="#010111")
+        plot.axes.set_xlabel("$x^2$ <i>")
+    assert 'aria-label="' not in plot.svg
+    parsed = Page(str(plot.svg))
+    assert parsed.all("svg")[0]["aria-label"] == "a <b> & 'c'"
+    assert "$x^2$ <i>" in parsed.text
+    assert "#0101" not in plot.svg
+    assert "var(--series-0)" in plot.svg
+    assert "font-family" not in plot.svg
+
+
+def test_lines_of_several_models_can_be_told_apart() -> None:
+    styles = {(style["color"], style["linestyle"]) for style in map(stroke, range(3 * len(SERIES)))}
+    assert len(styles) == 3 * len(SERIES)
+    assert [colour(number) for number in range(len(SERIES))] == list(SERIES)
+    assert len(set(SERIES)) == len(SERIES) > 3
+    assert colour(len(SERIES)) == colour(0)
+
+
+def test_a_rate_that_falls_far_is_labelled_in_plain_numbers(both: Page) -> None:
+    """Matplotlib's own labels of a logarithmic axis are TeX, which the page would show as it stands."""
+    assert "mathdefault" not in both.text
+    assert "0.0001" in both.text
+
+
+def test_the_surface_marks_the_thresholds_in_use(first: Evaluation) -> None:
+    grid = Surface(
+        fixed="area",
+        value=6000.0,
+        row_name="pixel",
+        column_name="score",
+        rows=(0.2, 0.41, 0.6),
+        columns=(0.3, 0.5, 0.56, 0.8),
+        dice=((0.1, 0.2, 0.3, 0.4), (None, 0.5, 0.8321, 0.6), (None, None, None, 0.9123)),
+    )
+    marked = figures.surface(first, grid)
+    assert "Ring: in use, 0.8321. Best of this grid on these images: 0.9123 at score 0.8, pixel 0.6." in (
+        marked.caption
+    )
+    best = dataclasses.replace(
+        first, summary=dataclasses.replace(first.summary, thresholds=Thresholds(0.6, 0, 0.8))
+    )
+    assert "Ring: in use, 0.9123. No pair of this grid does better" in figures.surface(best, grid).caption
+
+
+@pytest.mark.parametrize(
+    ("dice", "in_use"),
+    [
+        # The row of 5000 and the column of 0.5 are the nearest.
+        (((0.11, 0.12, 0.13), (0.21, 0.22, 0.23), (0.31, 0.32, 0.33)), 0.22),
+        # Without that pair: 6000 of 16000 and a tenth of the columns' range are nearer than 1000 and a half.
+        (((0.11, 0.12, 0.13), (0.21, None, 0.23), (0.31, 0.32, 0.33)), 0.12),
+        (((0.11, None, 0.13), (0.21, None, 0.23), (0.31, None, 0.33)), 0.23),
+        (((None, None, None), (None, None, None), (0.31, 0.32, 0.33)), 0.32),
+    ],
+)
+def test_the_pair_in_use_is_the_nearest_by_shares_of_the_ranges(
+    first: Evaluation, dice: tuple[tuple[float | None, ...], ...], in_use: float
+) -> None:
+    grid = Surface("pixel", 0.4, "area", "score", (0.0, 5000.0, 16000.0), (0.3, 0.5, 0.8), dice)
+    assert first.summary.thresholds == Thresholds(0.4, 6000, 0.55)
+    assert f"Ring: in use, {in_use:.4f}." in figures.surface(first, grid).caption
+
+
+def test_every_text_of_a_figure_stands_inside_of_it(both: Page) -> None:
+    """By its anchor, and letters of half their height in width."""
+    box, texts = None, 0
+    for number, (tag, attributes) in enumerate(both.elements):
+        if tag == "svg":
+            box = [float(word) for word in attributes["viewbox"].split()]
+        if tag != "text":
+            continue
+        assert box is not None
+        style = attributes.get("style", "")
+        size = re.search(r"font-size: ([\d.]+)px", style)
+        place = re.search(r"translate\(([-\d.]+) ([-\d.]+)\)", attributes.get("transform", ""))
+        x, y = (float(place[1]), float(place[2])) if place else (float(attributes[name]) for name in "xy")
+        assert size is not None
+        assert box[0] - 1 <= x <= box[2] + 1, number
+        assert box[1] + float(size[1]) / 2 <= y <= box[3] + 1, number
+        texts += 1
+    assert texts > 50
+
+
+def test_the_area_under_the_roc_curve_is_the_auroc(first: Evaluation) -> None:
+    tied = tuple(dataclasses.replace(row, existence=round(row.existence, 1)) for row in first.rows)
+    pairs = [
+        (p.existence > n.existence) + 0.5 * (p.existence == n.existence)
+        for p in tied
+        for n in tied
+        if p.truth_pixels and not n.truth_pixels
+    ]
+    false, true = findings.roc_curve(tied)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    area = sum(np.diff(false) * (true[1:] + true[:-1]) / 2)
+    assert area == pytest.approx(np.mean(pairs))
+    assert 0.5 < area < 1
+
+
+# ----------------------------------------------------------------------------------------- findings
+
+
+def test_better_than_nothing_is_said_when_it_can_be(first: Evaluation) -> None:
+    gain = [row.dice - (row.truth_pixels == 0) for row in first.rows]
+    found = findings.above_floor(first.rows)
+    assert found.mean == pytest.approx(first.summary.dice - first.summary.dice_all_empty)
+    deviation = np.sqrt(sum((g - found.mean) ** 2 for g in gain) / (len(gain) - 1))
+    assert found.margin == pytest.approx(1.959964 * deviation / np.sqrt(len(gain)))
+    assert [findings.Difference(mean, 0.1).direction for mean in (0.2, 0.05, -0.05, -0.2)] == [1, 0, 0, -1]
+
+
+def test_a_comparison_counts_images(first: Evaluation, second: Evaluation) -> None:
+    found = findings.compare(first, second)
+    assert found is not None
+    assert found.dice.mean == pytest.approx(second.summary.dice - first.summary.dice)
+    pairs = list(zip(first.rows, second.rows, strict=True))
+    assert found.changed == sum(abs(a.dice - b.dice) > 1e-3 for a, b in pairs) > 0
+    assert found.decided_otherwise == sum(
+        bool(a.predicted_pixels) != bool(b.predicted_pixels) for a, b in pairs
+    )
+    assert found.decided_otherwise > 0
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "expected"),  # Newcombe, Statistics in Medicine 17, 1998, table I, method 3
+    [
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_intervals_of_shares_are_those_of_the_literature(
+    successes: int, count: int, expected: tuple[float, float]
+) -> None:
+    assert findings.proportion_interval(successes, count) == pytest.approx(expected, abs=5e-5)

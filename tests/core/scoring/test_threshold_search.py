@@ -1,0 +1,191 @@
+"""The search of thresholds against masks made one by one, and its way with chance."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.scoring.metrics import dice_per_image
+from core.scoring.threshold_search import AREAS, LEVELS, Histograms, histograms_of, search, surfaces
+from core.scoring.thresholds import Thresholds
+
+Maps = list[tuple[Any, Any]]
+
+
+def maps(count: int, seed: int = 0, blur: float = 0.25) -> Maps:
+    """Probabilities, with values on levels and at 1 among them, and true masks; all sizes differ."""
+    random = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        height, width = random.integers(20, 60, 2)
+        truth = np.zeros((height, width), np.uint8)
+        if number % 3 == 0:
+            top, left = random.integers(0, 10, 2)
+            truth[top : top + 9, left : left + random.integers(3, 10)] = 1
+        probability = np.clip(0.15 + 0.5 * truth + random.normal(0, blur, truth.shape), 0, 1)
+        probability[0, :3] = [1.0, 0.5, np.nextafter(np.float32(0.5), np.float32(0))]
+        found.append((probability.astype(np.float32), truth))
+    return found
+
+
+def histograms(of: Maps) -> Histograms:
+    pairs = [histograms_of(probability, truth) for probability, truth in of]
+    return Histograms(np.stack([one for one, _ in pairs]), np.stack([other for _, other in pairs]))
+
+
+def brute_force(of: Maps, thresholds: Thresholds) -> list[float]:
+    return [dice_per_image(thresholds.mask(p)[None], t[None])[0] for p, t in of]
+
+
+def test_histograms_count_pixels_by_level() -> None:
+    probability = np.array([[0.0, 0.5, 1.0], [0.4999, 1 / 128, 0.9999]], np.float32)
+    truth = np.array([[0, 1, 1], [0, 0, 0]], np.uint8)
+    pixels, of_truth = histograms_of(probability, truth)
+    assert np.flatnonzero(pixels).tolist() == [0, 1, 63, 64, 127]
+    assert (pixels[127], of_truth[127], of_truth[64], of_truth.sum()) == (2, 1, 1, 2)
+
+
+def test_dice_from_histograms_is_that_of_the_masks() -> None:
+    some = maps(40)
+    images, random = histograms(some), np.random.default_rng(2)
+    nonempty = 0
+    for _ in range(40):
+        pixel, score = np.sort(random.integers(1, LEVELS, 2))
+        thresholds = Thresholds(pixel / LEVELS, float(random.choice([0, 700, 9000, 90000])), score / LEVELS)
+        expected = brute_force(some, thresholds)
+        np.testing.assert_allclose(images.dice(thresholds), expected, rtol=0, atol=1e-12)
+        sums = images.dice_sums(thresholds.area)
+        assert sums[score, pixel] == pytest.approx(sum(expected))
+        nonempty += any(value not in (0, 1) for value in expected)
+    assert nonempty > 20
+    invalid = np.isnan(images.dice_sums(0))
+    assert invalid[:, 0].all()
+    np.testing.assert_array_equal(invalid[1:, 1:], ~np.tri(LEVELS - 1, dtype=bool))
+
+
+def test_existence_is_that_of_the_thresholds() -> None:
+    some = maps(12)
+    for area in (0.0, 5000.0, 1024.0**2):
+        levels = histograms(some).existence(area)
+        expected = [Thresholds(area=area).existence(probability) for probability, _ in some]
+        np.testing.assert_array_equal(levels, np.minimum(np.floor(np.array(expected) * LEVELS), LEVELS - 1))
+
+
+def test_what_is_found_is_nearly_the_best_and_better_than_the_defaults() -> None:
+    some = maps(60, blur=0.2)
+    images = histograms(some)
+    found = search(images)
+    assert found is not None
+    assert found.dice == pytest.approx(np.mean(brute_force(some, found.thresholds)))
+    assert found.dice_default == pytest.approx(np.mean(brute_force(some, Thresholds())))
+    best = max(np.nanmax(images.dice_sums(area)) for area in AREAS) / len(images)
+    assert found.dice_default + 0.2 < found.dice <= best
+    assert found.dice > best - 0.02
+    assert (found.images, found.positives) == (60, 20)
+    assert found.dice_all_empty == pytest.approx(40 / 60)
+
+
+def test_the_middle_of_a_plateau_is_taken() -> None:
+    """Truth has 0.875, all else 0.125: every pair between them is perfect."""
+    some = []
+    for _, truth in maps(30):
+        some.append((np.where(truth, 0.875, 0.125).astype(np.float32), truth))
+    found = search(histograms(some))
+    assert found is not None
+    assert found.dice == found.dice_cross_fitted == 1.0
+    assert 0.25 < found.thresholds.pixel < 0.75
+    assert 0.4 < found.thresholds.score < 0.85
+
+
+def test_thresholds_no_better_than_the_defaults_are_not_taken() -> None:
+    """A lone peak at the defaults, which no neighbourhood has."""
+    random = np.random.default_rng(3)
+    some = []
+    for number in range(10):
+        truth = np.zeros((32, 33), np.uint8)
+        truth[:8, :9] = number < 5
+        noise = np.where(random.random(truth.shape) < 0.5, 0.499, 0.1)
+        some.append((np.where(truth, 0.501, noise).astype(np.float32), truth))
+    found = search(histograms(some))
+    assert found is not None
+    assert found.dice >= found.dice_default == 1.0
+
+
+def test_cross_fitting_judges_each_fifth_by_the_others() -> None:
+    images = histograms(maps(41, seed=5, blur=0.3))
+    found = search(images)
+    assert found is not None
+    part = np.empty(len(images), int)
+    for label in (True, False):
+        members = np.flatnonzero(images.positive == label)
+        part[members] = np.arange(len(members)) % 5
+    judged = []
+    for number in range(5):
+        others = search(images[np.flatnonzero(part != number)])
+        assert others is not None
+        judged.extend(images[np.flatnonzero(part == number)].dice(others.thresholds))
+    assert found.dice_cross_fitted == pytest.approx(np.mean(judged))
+
+
+def test_the_areas_that_are_tried() -> None:
+    """None, the 1000 and 2000 of the winners, and from there up to what a large pneumothorax covers."""
+    assert {0, 1000, 2000, 16000} <= set(AREAS)
+    assert list(AREAS) == sorted(set(AREAS))
+    assert all(b <= 1.6 * a for a, b in itertools.pairwise(AREAS[3:]))
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "reach"),
+    [
+        *((few, many, 8) for few, many in ((1, 60), (100, 300), (256, 300), (290, 400))),
+        *((400, 1024, 6), (1024, 1030, 4), (4096, 9000, 2)),
+    ],
+)
+def test_levels_are_smoothed_by_128_over_the_root_of_the_rarer_kind_and_at_most_by_8(
+    positives: int, negatives: int, reach: int
+) -> None:
+    pair = histograms(maps(2))
+    assert pair.positive.tolist() == [True, False]
+    for counts in ((positives, negatives), (negatives, positives)):
+        found = search(pair[np.repeat([0, 1], counts)])
+        assert found is not None
+        assert found.reach == reach
+
+
+def test_few_or_no_positives() -> None:
+    some = maps(12)
+    assert search(histograms([pair for pair in some if not pair[1].any()])) is None
+    four = search(histograms(some))
+    assert four is not None
+    assert four.positives == 4
+    assert four.dice_cross_fitted is None
+    only = search(histograms([pair for pair in some if pair[1].any()]))
+    assert only is not None
+    assert only.dice_all_empty == 0
+    assert search(histograms(some[:1])) is not None
+
+
+def test_surfaces_pass_through_the_thresholds() -> None:
+    some = maps(20)
+    images, thresholds = histograms(some), Thresholds(0.25, 1500, 0.5)
+    over_pixel, over_area = surfaces(images, thresholds)
+    row, column = over_pixel.rows.index(0.5), over_pixel.columns.index(0.25)
+    mean = np.mean(brute_force(some, thresholds))
+    assert (over_pixel.row_name, over_pixel.column_name, over_pixel.value) == ("score", "pixel", 1500)
+    assert over_pixel.dice[row][column] == pytest.approx(mean)
+    assert over_pixel.dice[column][row] is None
+    assert (over_area.row_name, over_area.column_name, over_area.value) == ("area", "score", 0.25)
+    assert over_area.dice[AREAS.index(1500)][over_area.columns.index(0.5)] == pytest.approx(mean)
+
+
+def test_thousands_of_images_take_seconds() -> None:
+    """2,400 images: 0.4 s of processor time where this was written."""
+    few = histograms(maps(48))
+    chosen = np.arange(2400) % 48
+    began = time.process_time()
+    assert search(few[chosen]) is not None
+    assert time.process_time() - began < 10
