@@ -1,1 +1,1 @@
-"""One folder for each framework. Each compiles a `core.network.plan.Plan`; nothing else knows the framework."""
+"""One folder for each framework. Each compiles a plan, and nothing else knows the framework."""

@@ -255,5 +255,5 @@ def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision)
 
 
 def judge(plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None) -> Truth:
-    """The truth for a model of this precision, in float64; `draw` perturbs it: see `core.tolerance.budget`."""
+    """The truth for a model of this precision, in float64. `draw` perturbs it (`core.tolerance.budget`)."""
     return Truth(plan, rules, precision, None if draw is None else Moves(draw))

@@ -30,7 +30,7 @@ Why so:
   register, each rounded: by chance 2**-24 * sqrt(2**16) = 2**-16 for 2**16 of them, the floor. Statistics and
   losses decide about all that follows, and are few: they are to be added better, as 2**8 numbers are.
 - One by one over a million pixels is not: 2**-14 and more, which is beyond the floor, and what it does to a
-  variance is beyond anything that moves show (`tests/core/tolerance/test_budget.py` has both sides).
+  variance is beyond anything that moves show (`tests/parity/test_budget.py` has both sides).
 """
 
 from __future__ import annotations

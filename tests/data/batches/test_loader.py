@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_store import COUNT, content, write_store
+from store_files import COUNT, content, write_store
 
 from core.base.errors import UserError
 from data.batches import loader as loader_module

@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_store import COUNT, HEIGHT, WIDTH, content, no_scale, replace, write_store
+from store_files import COUNT, HEIGHT, WIDTH, content, write_store
+from test_store import no_scale, replace
 
 from core.base.errors import UserError
 from data.annotations import rle

@@ -23,9 +23,9 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import make_dataset
+from exact_resizing import exact
 from numpy.typing import NDArray
 from processes import interruptible
-from test_resize import exact
 
 from core.base.errors import UserError
 from data.annotations import rle
