@@ -2,7 +2,7 @@
 
     python run.py conformance -f yours
 
-or with pytest, one test a check, `backend` being a fixture that gives an `Isolated("yours")`
+or with pytest, one test a check, `backend` being a fixture that gives a `BackendProcess("yours")`
 (docs/example-backend/tests/test_conformance.py is such a file):
 
     @pytest.mark.parametrize("check", all_checks(), ids=str)

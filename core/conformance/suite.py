@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 class Calls(Protocol):
-    """Where a backend can be called: a `core.backend.process.Isolated`, or anything with such a method."""
+    """Where a backend can be called: a `core.backend.process.BackendProcess`, or anything with such a method."""
 
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs

@@ -254,12 +254,12 @@ NOISY = """
 import sys
 sys.path[:0] = [{root!r}, {folder!r}]
 import noisy
-from core.backend.process import Isolated
-from core.processes.pool import ordered
+from core.backend.process import BackendProcess
+from core.processes.pool import map_in_order
 if __name__ == "__main__":
-    with Isolated("reference") as process:
+    with BackendProcess("reference") as process:
         print(process.call(noisy.in_a_backend))
-    print(*ordered(noisy.in_a_worker, [1, 2, 3], workers=2, crashed=noisy.in_a_worker))
+    print(*map_in_order(noisy.in_a_worker, [1, 2, 3], workers=2, crashed=noisy.in_a_worker))
 """
 
 

@@ -19,13 +19,13 @@ from core.base.errors import UserError
 
 _PROGRAM = """
 import os, sys, time
-from core.backend.process import Isolated
+from core.backend.process import BackendProcess
 
 def ready(implementation):
     return os.getpid()
 
 if __name__ == "__main__":
-    with Isolated("reference") as process:
+    with BackendProcess("reference") as process:
         print("begun", flush=True)
         pid = process.call(ready)
         print("ready", pid, flush=True)

@@ -149,7 +149,7 @@ def test_files_of_different_ids_never_have_one_name() -> None:
 WRITE_AND_WAIT = """
 import sys
 from pathlib import Path
-from core.files import replacing
+from core.files.atomic import replacing
 with replacing(Path(sys.argv[1])) as partial:
     partial.mkdir()
     (partial / "half").touch()
@@ -200,7 +200,7 @@ def test_a_second_writer_is_refused_and_takes_nothing_away(tmp_path: Path, ends:
 
 def test_what_is_reserved_can_be_written_here_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.json"
-    other = "import sys; from pathlib import Path; from core.files import write_text;"
+    other = "import sys; from pathlib import Path; from core.files.atomic import write_text;"
     other += "from core.base.errors import UserError\ntry: write_text(Path(sys.argv[1]), 'theirs')\n"
     other += "except UserError as error: print(error)"
     with reserved(path), reserved(path.with_name("b.json")):

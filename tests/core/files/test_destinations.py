@@ -216,7 +216,7 @@ def test_an_open_file_of_another_process(tmp_path: Path, whose: str) -> None:
             assert isinstance(found, Stream)
             assert not found.is_standard_output
         else:
-            code = "import sys; from pathlib import Path; from core.files import write_text;"
+            code = "import sys; from pathlib import Path; from core.files.atomic import write_text;"
             path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
             words = [sys.executable, "-c", f"{code} write_text(Path(sys.argv[1]), 'content ä\\n')", path]
             subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
@@ -238,7 +238,7 @@ def test_standard_output_by_all_its_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to("log")
     (tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # like /dev/stdout
     code = (
-        "import sys; from pathlib import Path; from core.files import write_text;"
+        "import sys; from pathlib import Path; from core.files.atomic import write_text;"
         "from core.files.destinations import is_standard_output; path = Path(sys.argv[1]);"
         "assert is_standard_output(path); assert not is_standard_output(Path('/proc/self/fd/2'));"
         "print('printed before'); write_text(path, 'content ä\\n'); print('printed after')"

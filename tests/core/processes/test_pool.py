@@ -177,10 +177,10 @@ def test_exceptions_are_the_callers() -> None:
 IMPORTS = """
 import os, sys
 sys.path[:0] = [{root!r}, {folder!r}]
-from core.processes.pool import ordered
+from core.processes.pool import map_in_order
 import job
 if __name__ == "__main__":
-    print(*ordered(job.where, [0, 1], workers=1, crashed=job.where))
+    print(*map_in_order(job.where, [0, 1], workers=1, crashed=job.where))
 """
 
 
@@ -203,13 +203,13 @@ THREADS = """
 import sys, threading
 from pathlib import Path
 sys.path[:0] = [{root!r}]
-from core.processes.pool import ordered, warm_up
+from core.processes.pool import map_in_order, warm_up
 if __name__ == "__main__":
     warm_up("data.preprocessing.conversion")
     children = Path(f"/proc/self/task/{{threading.get_native_id()}}/children").read_text().split()
     most, done = 0, threading.Event()
     def work():
-        list(ordered(abs, [0], workers=1, crashed=abs))
+        list(map_in_order(abs, [0], workers=1, crashed=abs))
         done.set()
     threading.Thread(target=work).start()
     while not done.is_set():
@@ -232,10 +232,10 @@ def test_workers_are_forks_of_a_process_without_other_threads(tmp_path: Path) ->
 ORPHANS = """
 import os, sys, time
 sys.path[:0] = [{root!r}, *{tests!r}]
-from core.processes.pool import ordered
+from core.processes.pool import map_in_order
 from test_pool import lost, wait
 if __name__ == "__main__":
-    for _ in ordered(wait, [{folder!r}] * 4, workers=2, crashed=lost):
+    for _ in map_in_order(wait, [{folder!r}] * 4, workers=2, crashed=lost):
         pass
 """
 
@@ -266,13 +266,13 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
 PLACES = """
 import multiprocessing.util, os, sys
 sys.path[:0] = [{root!r}, *{tests!r}]
-from data import pool
+from core.processes import pool
 from test_pool import lost, square, wait
 if __name__ == "__main__":
     if sys.argv[1] == "nowhere":
         pool._places = lambda: iter([])
     function, items = (wait, [sys.argv[2]]) if sys.argv[1] == "wait" else (square, [1, 2, 3])
-    found = pool.ordered(function, items, workers=2, crashed=lost)
+    found = pool.map_in_order(function, items, workers=2, crashed=lost)
     print(multiprocessing.util.get_temp_dir() if pool._has_place_for_socket() else "-", flush=True)
     print(*found)
 """
