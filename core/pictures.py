@@ -193,7 +193,8 @@ def _heated(plain: Picture, probability: NDArray[Any]) -> Picture:
 def _colours(probability: NDArray[Any]) -> Picture:
     levels = [level for level, _ in _HEAT]
     channels = [np.interp(probability, levels, [colour[n] for _, colour in _HEAT]) for n in range(3)]
-    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    colours: Picture = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return colours
 
 
 def _shrunk(values: NDArray[Any]) -> NDArray[Any]:

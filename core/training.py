@@ -399,7 +399,7 @@ def validate(
         loss, probabilities = model.evaluate(batch.images, batch.masks)
         loss_sum += float(loss) * len(batch.images)
         dice.append(dice_per_image(probabilities >= threshold, batch.masks))
-        positive.append(batch.masks.any(axis=(1, 2, 3)))
+        positive.append(np.asarray(batch.masks.any(axis=(1, 2, 3))))
         for index, is_positive in enumerate(positive[-1]):
             wanted = _POSITIVE_SAMPLES if is_positive else _NEGATIVE_SAMPLES
             if len(samples[bool(is_positive)]) < wanted:

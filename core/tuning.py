@@ -67,8 +67,7 @@ class Histograms:
     @functools.cached_property
     def positive(self) -> NDArray[np.bool_]:
         """(n,) whether the true mask is not empty."""
-        positive: NDArray[np.bool_] = self.truth.any(axis=1)
-        return positive
+        return np.asarray(self.truth.any(axis=1))
 
     @functools.cached_property
     def above(self) -> NDArray[np.int64]:

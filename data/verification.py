@@ -297,7 +297,7 @@ class _Inspection:
     def _look_at_sizes(self) -> None:
         for number, sizes in self.columns["sizes"].items():
             wrong = _Wrong(f"sizes_{number}", "a height or width below 1")
-            wrong.add(0, (sizes < 1).any(axis=1))
+            wrong.add(0, np.asarray((sizes < 1).any(axis=1)))
             self.faults += wrong.fault()
 
     def _look_at_positives(self) -> None:

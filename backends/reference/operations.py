@@ -188,5 +188,6 @@ def _total(x: Floats) -> Floats:
 
 def _moments(x: Floats) -> tuple[Floats, Floats]:
     """Mean and biased variance of each channel, added up in float64."""
-    mean, variance = (f(x, axis=(0, 1, 2), dtype=np.float64) for f in (np.mean, np.var))
-    return mean.astype(x.dtype), variance.astype(x.dtype)
+    mean: Floats = np.asarray(x.mean(axis=(0, 1, 2), dtype=np.float64), x.dtype)
+    variance: Floats = np.asarray(x.var(axis=(0, 1, 2), dtype=np.float64), x.dtype)
+    return mean, variance
