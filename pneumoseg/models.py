@@ -36,7 +36,7 @@ from pneumoseg.radiographs import PathLike, Radiograph, Source, UnreadableImage,
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer for one radiograph, at its original size. docs/answers.md says what the numbers mean.
+    """The answer for one radiograph, at its original size. docs/prediction.md says what the numbers mean.
 
     Attributes:
         id: What the image is called.

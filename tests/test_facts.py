@@ -542,6 +542,32 @@ def test_distances_from_the_truth_are_shown_beside_the_budget(root: Path) -> Non
     assert f"Some Processor, 6 cores; {versions}" in text
 
 
+def test_the_summary_of_agreement_takes_the_worst_of_each_backend(root: Path) -> None:
+    def checks(passed: int, failed: int) -> dict[str, object]:
+        return {"backend": "jax", "subject": "state", "checks": {"passed": passed, "failed": failed}}
+
+    def certificate(loss: float, array: float, precision: str = "float64") -> dict[str, object]:
+        return {"precision": precision, "steps": 100, "loss": loss, "array": array}
+
+    def record(*rows: dict[str, object]) -> tuple[Measurement, ...]:
+        return (dataclasses.replace(measurement(root, rows=rows), backends=("jax",)),)
+
+    shares = [{"backend": "jax", "worst_share_of_budget": share} for share in (0.25, 0.5)]
+    others = [{"backend": "tf", "worst_share_of_budget": 0.75}]
+    found = {
+        "capabilities": record(checks(3, 1), checks(4, 0)),
+        "agreement": record(*shares, *others),
+        "certificates": record(
+            certificate(2e-12, 7e-10), certificate(5e-12, 3e-10), certificate(1, 1, "float32")
+        ),
+    }
+    table = render("agreement-summary", found)
+    rows = [line[1:-1].split("|") for line in table.splitlines() if line.startswith("|")]
+    shown = {name.strip(): [cell.strip() for cell in cells] for name, *cells in zip(*rows, strict=False)}
+    assert shown["JAX"][1:] == ["7, 0, 1", "0.50", "5e-12", "7e-10"]
+    assert shown["TensorFlow"][1:] == ["0, 0, 0", "0.75", "", ""]
+
+
 def test_every_table_is_known_by_one_name() -> None:
     marked = [name for path in documents(ROOT) for name in tables_of(path.read_text(encoding="utf-8"))]
     assert set(marked) <= set(TABLES)

@@ -50,73 +50,41 @@ def _training(framework: str, *sizes: int) -> tuple[Mapping[str, Any], ...]:
 
 
 _TF, _MXNET = _training("tf", 8, 32), _training("mxnet", 8, 32)
-_OURS = ({"storage": "uint8", "contender": "ours"},)
-_IMAGES, _SIZES = ({"what": "images"},), ({"what": "size"},)
 
 FIGURES = (
     Figure(
-        "`run.py -f tf`, images/s of training",
-        "over the same network by hand, batches of 8, 32",
+        "training, `-f tf`, batches of 8, 32: images/s",
+        "the same network by hand in TensorFlow",
         "speed_training",
         "over_by_hand",
         _TF,
     ),
-    Figure("", "over Keras 3 `fit` on TensorFlow", "speed_training", "over_keras", _TF),
+    Figure("", "Keras 3 `fit` on TensorFlow", "speed_training", "over_keras", _TF),
     Figure(
-        "`run.py -f mxnet`, likewise",
-        "over the same network by hand in Gluon",
+        "training, `-f mxnet`, likewise",
+        "the same network by hand in Gluon",
         "speed_training",
         "over_by_hand",
         _MXNET,
     ),
-    Figure("", "over `run.py -f tf`, batches of 8", "speed_training", "over_tf", _MXNET[:1]),
-    Figure("memory of training", "over by hand: `tf`", "speed_training", "memory_over_by_hand", _TF),
-    Figure("", "over by hand: `mxnet`", "speed_training", "memory_over_by_hand", _MXNET),
-    Figure("time a step waits for data", "`tf`, batches of 8", "speed_training", "waits", _TF[:1]),
     Figure(
-        "batches from a warm uint8 file",
-        "over `numpy.take` from memory",
+        "batches from a uint8 file in the page cache: images/s",
+        "a PyTorch `DataLoader` with two workers",
         "speed_loader",
-        "over_memory",
-        _OURS,
+        "over_torch",
+        ({"storage": "uint8", "contender": "ours"},),
     ),
-    Figure("", "over a PyTorch `DataLoader` with two workers", "speed_loader", "over_torch", _OURS),
-    Figure("DICOM to masks, `run.py predict`", "time over the sum of its parts", "speed_answers", "over_sum"),
     Figure(
-        "DICOM to HDF5, `preprocess.py`",
-        "over bare decoding and resizing, a core",
+        "`preprocess.py`, DICOM to HDF5: images/s of a core",
+        "`pixel_array`, `cv2.resize`, append",
         "speed_preprocessing",
-        "over_limit",
-    ),
-    Figure("", "over `pixel_array`, `cv2.resize`, append, a core", "speed_preprocessing", "over_loop"),
-    Figure(
-        "first update of `run.py -f tf`, `-f mxnet`",
-        "time over importing and doing it by hand",
-        "speed_start",
-        "over",
-        ({"what": "tf"}, {"what": "mxnet"}),
-    ),
-    Figure("`--help`", "time over `import numpy`", "speed_start", "over", ({"what": "--help"},)),
-    Figure(
-        "time an image, few images to many",
-        "greatest over least",
-        "speed_scaling",
-        "ms",
-        ({"what": "images"},),
+        "over_loop",
     ),
     Figure(
-        "time a pixel, small images to large",
-        "greatest over least",
-        "speed_scaling",
-        "ms",
-        ({"what": "size"},),
-    ),
-    Figure(
-        "network alone, `run.py predict`'s part: MXNet, ONNX Runtime",
-        "images/s over TensorFlow's",
-        "speed_prediction",
-        "over_tf",
-        ({"framework": "mxnet"}, {"framework": "onnx"}),
+        "`run.py predict`, DICOM to masks: time",
+        "the sum of its parts: reading, network, masks",
+        "speed_answers",
+        "over_sum",
     ),
 )
 
@@ -136,7 +104,8 @@ def summary(records: Records) -> str:
         rows.append(
             [figure.what, figure.over, ", ".join(text for _, text in found), "; ".join(places), shown]
         )
-    return f"\n\n{table_of(['', '', 'ratio', 'measured', 'repeat it with'], rows)}\n\n"
+    header = ["", "divided by that of", "ratio", "measured", "script"]
+    return f"\n\n{table_of(header, rows)}\n\n"
 
 
 def training(records: Records) -> str:
@@ -267,9 +236,5 @@ def _newest(record: Record, where: Mapping[str, Any], field: str) -> tuple[Measu
     if not found:
         raise UserError(f"no row of the record has {field} for {dict(where)}")
     *_, one, value = max(found, key=lambda item: item[:3])
-    if field == "ms":
-        return one, f"{value[1] / value[0]:.2f}"
-    if field == "waits":
-        return one, f"{100 * value:.2f} %"
     middle = value if isinstance(value, float) else value[0]
     return one, f"{middle:.2f}" if middle < 2.5 else f"{middle:.1f}"

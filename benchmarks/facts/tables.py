@@ -80,6 +80,53 @@ def certificates(records: Records) -> str:
     return block(table_of(header, rows), record)
 
 
+def agreement_summary(records: Records) -> str:
+    """README's: for each backend how many checks it passes and how far it is from the others.
+
+    A certificate's distance is that of all backends in it, so it bounds the distance of each.
+    """
+    columns: list[list[str]] = []
+    for name in BACKENDS[:-1]:
+        checks = [
+            row["checks"]
+            for one in record_of(records, "capabilities")
+            if name in one.backends
+            for row in one.rows
+        ]
+        counts = [sum(each.get(status, 0) for each in checks) for status in ("passed", "refused", "failed")]
+        shares = [
+            row["worst_share_of_budget"]
+            for row in rows_of(record_of(records, "agreement"))
+            if row["backend"] == name
+        ]
+        certified = [
+            row
+            for one in record_of(records, "certificates")
+            if name in one.backends
+            for row in one.rows
+            if row["precision"] == "float64" and row["steps"] == 100
+        ]
+        columns.append(
+            [
+                SOFTWARE[name].title,
+                ", ".join(map(str, counts)),
+                f"{max(shares):.2f}" if shares else "",
+                small(max(row["loss"] for row in certified)) if certified else "",
+                small(max(row["array"] for row in certified)) if certified else "",
+            ]
+        )
+    titles = (
+        "",
+        "conformance checks: passed, refused, failed",
+        "float32, 1 to 10 steps: largest deviation, as a share of its tolerance",
+        "float64, 100 steps: deviation of the loss at most (tolerance 1e-11)",
+        "float64, 100 steps: deviation of any array at most (tolerance 1e-9)",
+    )
+    header, *rows = [[title, *(column[number] for column in columns)] for number, title in enumerate(titles)]
+    dates = [one.date for name in ("capabilities", "agreement", "certificates") for one in records[name]]
+    return f"\n\n{table_of(header, rows)}\n\n*Measured {min(dates)} to {max(dates)}.*\n\n"
+
+
 def agreement(records: Records) -> str:
     """Distances from the truth in float32: {network, size, batch, input, backend, ...} beside the budget."""
     record = record_of(records, "agreement")
@@ -109,6 +156,7 @@ TABLES: Mapping[str, Callable[[Records], str]] = {
     "capabilities": capabilities,
     "certificates": certificates,
     "agreement": agreement,
+    "agreement-summary": agreement_summary,
     "speed": speed_tables.summary,
     "speed-training": speed_tables.training,
     "speed-loader": speed_tables.loader,

@@ -30,6 +30,6 @@ def choose_device(request: str, available: Sequence[str], title: str) -> str:
         seen = ", ".join(available)
         raise UserError(
             f"--device {request}: {title} sees no such device; it sees: {seen}",
-            "Use --device auto, or install the framework's GPU build and driver (README, What runs where).",
+            "Use --device auto, or install the framework's GPU build and driver (docs/gpu.md).",
         )
     return wanted

@@ -374,7 +374,7 @@ def _version(package: str) -> str | None:
 def _as_json(
     arguments: argparse.Namespace, account: Account, model: Model, predictor: Predictor
 ) -> dict[str, Any]:
-    """All answers; see docs/answers.md."""
+    """All answers; see docs/prediction.md."""
     left_out = account.unreadable + account.not_listed
     return {
         "format": FORMAT,
