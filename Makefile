@@ -16,7 +16,7 @@ LOWEST_TESTS ?= tests/parity/test_conformance.py tests/test_chain.py $(wildcard 
     tests/test_package.py tests/backends/test_old_numpy.py tests/test_two_pythons.py)
 SOURCES := backends core data pneumoseg tests run.py preprocess.py setup.py docs/example-backend $(wildcard benchmarks)
 
-.PHONY: demo test .environment lint types imports unit lowest facts facts-speed clean
+.PHONY: demo test .environment lint types imports unit lowest docs facts facts-speed clean
 
 demo:
 	@.ci/environment $(FRAMEWORK)
@@ -57,6 +57,12 @@ unit: .environment
 # The other end: make lowest VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTHON=python3.11
 lowest: .environment
 	$(BIN)/pytest -n 2 --dist worksteal $(LOWEST_TESTS)
+
+# The documentation as a site, build/site/index.html. Broken links and anchors are errors.
+docs:
+	@.ci/environment docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Open build/site/index.html"
 
 # Measured numbers of README.md and docs/ (benchmarks/facts): what is older than its sources is measured again.
 facts: .environment

@@ -9,6 +9,7 @@
     pip install -e '.[jax-gpu]'     JAX with NVIDIA's libraries
     pip install -e '.[onnx]'        ONNX and ONNX Runtime on the CPU: export and prediction
     pip install -e '.[completion]'  completion of command lines in bash, zsh and fish: docs/completion.md
+    pip install -e '.[docs]'        what `make docs` builds the site of docs/ with
 
 Add `-c constraints.txt` for the exact versions that the tests ran with, `-c constraints-lowest.txt` for the
 lowest that there may be (on Python 3.11).
@@ -103,6 +104,7 @@ setup(
         "jax-gpu": ["flatbuffers>=24", "jax[cuda12]>=0.5,<1"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "completion": ["argcomplete>=3.5"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "test": [
             "argcomplete>=3.5",
             "autograd>=1.7",  # of the example in docs/example-backend, which the tests install

@@ -4,7 +4,7 @@
     python benchmarks/loader.py [--count 1024] [--size 384] [--batch-size 32] [--steps 16] [--repetitions 9]
                                 [--device cpu|gpu] [--json FILE]
 
-For a file of uint8 and one of float32, in one run, each a process (`turns.py`), shuffled batches of images
+For a file of uint8 and one of float32, in one run, each a process (`paired_timings.py`), shuffled batches of images
 and masks:
 
     ours         data.batches.loader.Loader over the HDF5 file, which is in the disk's cache
@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
-from turns import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
+from paired_timings import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
 
 LEAST = 0.6
 Batches = Iterator[tuple[Any, Any]]

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
-from turns import ratios, seconds_in_turns, shown, spread  # noqa: E402
+from paired_timings import ratios, seconds_in_turns, shown, spread  # noqa: E402
 
 from core.backend.devices import choose_device  # noqa: E402
 from core.backend.registry import load_backend  # noqa: E402

@@ -12,7 +12,7 @@ For each framework, in one run:
     keras     for tf: Keras 3 on TensorFlow, `compile` and `fit`
     before    with --against: `ours` of another checkout of this project, such as an earlier commit's
 
-Each is a process; they take turns of a few steps (`turns.py`). Printed are images/s, the ratio to `by hand`
+Each is a process; they take turns of a few steps (`paired_timings.py`). Printed are images/s, the ratio to `by hand`
 of the same framework, round by round, and the ratio to the first framework's `ours`; the greatest memory of
 the process, and of `ours` which share of the time went by waiting for the next batch, and which outside of
 the framework (both should be nothing). Augmentation, sampling, clipping and weight decay are off: the loops
@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
-from turns import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
+from paired_timings import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
 
 BY_HAND = {"tf": "tensorflow", "mxnet": "mxnet", "torch": "torch", "jax": "jax"}
 PLAIN = (

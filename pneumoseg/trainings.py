@@ -73,7 +73,7 @@ def train(
     on_epoch: Callable[[EpochRecord], object] | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Trained:
-    """Train a network, or one for each fold; docs/recipe.md has what can be set.
+    """Train a network, or one for each fold; docs/training.md has what can be set.
 
     Args:
         configuration: A file, or the name of one of the toolkit's own ("demo", "unet", "siim"); None is

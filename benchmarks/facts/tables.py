@@ -48,7 +48,7 @@ def lines_note(records: Records) -> str:
 
 
 def capabilities(records: Records) -> str:
-    """All of docs/capabilities.md."""
+    """All of docs/capabilities.md below its introduction."""
     from core.commands.conformance import as_markdown
 
     record = record_of(records, "capabilities")
@@ -56,7 +56,8 @@ def capabilities(records: Records) -> str:
     for row in rows_of(record):
         verdicts = {key: row[key] for key in _PRECISIONS if key in row}
         table[row["backend"]][row["subject"]] = verdicts
-    parts = [as_markdown(table, "make facts"), "How many checks these were, and when:\n"]
+    _, text = as_markdown(table, "make facts").split("\n\n", maxsplit=1)  # the page has a heading of its own
+    parts = [text, "How many checks these were, and when:\n"]
     rows = []
     for one in sorted(record, key=lambda one: list(table).index(one.backends[0])):
         checks = [row["checks"] for row in one.rows]

@@ -1,6 +1,6 @@
 """The settings of the recipe: how the rate changes, which images a batch has, how they are altered.
 
-Promises: each class here is one key of `training` (see `docs/recipe.md`); its defaults leave training
+Promises: each class here is one key of `training` (see `docs/training.md`); its defaults leave training
 as it is without the key. What the numbers do is written where it is done: `core.training.schedules`,
 `data.batches.sampling`, `data.batches.augmentation`.
 """

@@ -4,7 +4,7 @@ Promises: the Dice coefficient of an image is 2|P and T| / (|P| + |T|), and 1 wh
 the score of a set is the mean over its images (SIIM-ACR Pneumothorax Segmentation, evaluation page).
 It is never shown without `dice_all_empty`, the score of predicting nothing anywhere, nor without
 `dice_positive`, the mean over the images that have something to find. Whether there is something at all is
-judged image by image: `auroc` of a score, `Confusion` of yes and no. `docs/answers.md` explains them.
+judged image by image: `auroc` of a score, `Confusion` of yes and no. `docs/evaluation.md` explains them.
 """
 
 from __future__ import annotations
