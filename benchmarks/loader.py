@@ -4,8 +4,8 @@
     python benchmarks/loader.py [--count 1024] [--size 384] [--batch-size 32] [--steps 16] [--repetitions 9]
                                 [--device cpu|gpu] [--json FILE]
 
-For a file of uint8 and one of float32, in one run, each a process (`paired_timings.py`), shuffled batches of images
-and masks:
+Shuffled batches of images and masks, from a file of uint8 and one of float32, in one run. Each contender is a
+process (`paired_timings.py`):
 
     ours         data.batches.loader.Loader over the HDF5 file, which is in the disk's cache
     ours, cold   the same after the system was told to forget the file (Linux), read once

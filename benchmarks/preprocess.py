@@ -47,8 +47,8 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import simplejpeg  # noqa: E402
-from pydicom.encaps import generate_frames  # noqa: E402
 from paired_timings import spread  # noqa: E402
+from pydicom.encaps import generate_frames  # noqa: E402
 
 from core.base.system import available_cores  # noqa: E402
 from data.phantoms.data_set import ANNOTATIONS, IMAGES, PhantomSettings, write_phantoms  # noqa: E402

@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
 from noise import write_noise  # noqa: E402
-from training import ours  # noqa: E402
 from paired_timings import Contender, Turn, take_turns  # noqa: E402
+from training import ours  # noqa: E402
 
 SMALL, BATCH, IMAGES = 64, 32, 16
 STEPS = 3  # of a turn

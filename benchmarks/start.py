@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from noise import write_noise  # noqa: E402  the line above finds the project
-from training import BY_HAND  # noqa: E402
 from paired_timings import ratios, seconds_in_turns, spread  # noqa: E402
+from training import BY_HAND  # noqa: E402
 
 MOST_HELP, MOST_FIRST, MOST_COMPILED = 3.0, 1.5, 2.0
 

@@ -12,9 +12,10 @@ For each framework, in one run:
     keras     for tf: Keras 3 on TensorFlow, `compile` and `fit`
     before    with --against: `ours` of another checkout of this project, such as an earlier commit's
 
-Each is a process; they take turns of a few steps (`paired_timings.py`). Printed are images/s, the ratio to `by hand`
-of the same framework, round by round, and the ratio to the first framework's `ours`; the greatest memory of
-the process, and of `ours` which share of the time went by waiting for the next batch, and which outside of
+Each is a process; they take turns of a few steps (`paired_timings.py`). Printed are images/s, the ratio to
+`by hand` of the same framework, round by round, and the ratio to the first framework's `ours`; the greatest
+memory of the process, and of `ours` which share of the time went by waiting for the next batch, and which
+outside of
 the framework (both should be nothing). Augmentation, sampling, clipping and weight decay are off: the loops
 by hand have none.
 """

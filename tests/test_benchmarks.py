@@ -63,7 +63,7 @@ def numbers(row: Mapping[str, Any]) -> Iterator[float]:
         f"prediction.py -f NAME {SMALL}",
         f"start.py -f NAME {SMALL}",
         "scaling.py -f NAME --counts 40 80 --sizes 32 64 --batch-size 2 --repetitions 1",
-        "answers.py -f NAME --count 12 --batch-size 2 --repetitions 1",
+        "predict_command.py -f NAME --count 12 --batch-size 2 --repetitions 1",
         "preprocess.py --count 32 --repetitions 1",
         "augmentation.py --count 8 --size 32 --repetitions 1",
     ],

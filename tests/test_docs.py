@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import pytest
 
+from core.base.programs import INSTALLED, PREPROCESS, RUN, Program
 from core.commands import _parser
-from core.commands.options import add_common_options
-from core.commands.overview import named
-from core.commands.parser import Parser
-from core.configuration import known_keys
-from core.programs import INSTALLED, PREPROCESS, RUN, Program
+from core.commands.shared.options import add_common_options
+from core.commands.shared.overview import named
+from core.commands.shared.parser import Parser
+from core.experiment.configuration import known_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from turns import Turn
+from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
-from turns import Turn
+from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS

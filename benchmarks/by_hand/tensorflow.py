@@ -6,7 +6,7 @@ import itertools
 import os
 from typing import Any
 
-from turns import Turn
+from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS

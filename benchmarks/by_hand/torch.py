@@ -6,8 +6,8 @@ import itertools
 from typing import Any
 
 import torch
+from paired_timings import Turn
 from torch import nn
-from turns import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS

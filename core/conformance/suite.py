@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 class Calls(Protocol):
-    """Where a backend can be called: a `core.backend.process.BackendProcess`, or anything with such a method."""
+    """What can call a backend: a `core.backend.process.BackendProcess`, or anything with the same method."""
 
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs

@@ -2,8 +2,8 @@
 
 Promises: everything that a table, a JSON file or a report shows of a model is here, and nothing that
 needs a framework or the data file. All scores are counted at the original size of the images, from the masks
-that `core.scoring.thresholds` makes; what the numbers mean is in docs/evaluation.md. `Evaluation.as_json` holds
-all but the pictures. The records may be sent between processes.
+that `core.scoring.thresholds` makes. docs/evaluation.md defines the numbers. `Evaluation.as_json` holds all
+but the pictures. The records may be sent between processes.
 """
 
 from __future__ import annotations

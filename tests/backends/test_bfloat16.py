@@ -82,7 +82,7 @@ def test_a_file_for_other_processors_does_without_such_kernels(name: str, tmp_pa
 def asked(_: Implementation) -> bool:
     from backends.tf import devices
 
-    devices.machine.multiplies_bfloat16 = lambda: True  # type: ignore[assignment]
+    devices.system.multiplies_bfloat16 = lambda: True  # type: ignore[assignment]
     return devices.multiplies_bfloat16("cpu")
 
 
