@@ -79,7 +79,7 @@ class JaxModel:
         """Training loss and gradients, of an update of copies."""
         kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
         copies = {name: self._put(array, self._dtype) for name, array in self._arrays.items()}
-        loss, gradients, _ = self._step(copies, images, masks, StepScalars(0, size=0.0), kept)
+        loss, gradients, _ = self._step(copies, images, masks, StepScalars(0, step_size=0.0), kept)
         return float(loss), {
             parameter.name: np.array(gradients[parameter.name]) for parameter in self._plan.parameters
         }
@@ -134,7 +134,7 @@ class JaxModel:
     def _step(
         self, arrays: Arrays, images: Array, masks: Array, scalars: StepScalars, keep: Arrays
     ) -> tuple[Tensor, Arrays, Arrays]:
-        size, decay = self._dtype.type(scalars.size), self._dtype.type(scalars.decay)
+        size, decay = self._dtype.type(scalars.step_size), self._dtype.type(scalars.decay)
         loss, gradients, new = self._update(
             arrays, self._floats(images), self._bytes(masks), size, decay, keep
         )

@@ -40,7 +40,7 @@ def adam(
         gradient,
         m,
         v,
-        lr=attribute(scalars.size),
+        lr=attribute(scalars.step_size),
         beta1=attribute(rule.beta1),
         beta2=attribute(rule.beta2),
         epsilon=attribute(rule.epsilon),
@@ -62,9 +62,9 @@ def sgd(
     velocity *= rule.momentum
     velocity += gradient
     if rule.nesterov:
-        w -= scalars.size * (gradient + rule.momentum * velocity)
+        w -= scalars.step_size * (gradient + rule.momentum * velocity)
     else:
-        w -= scalars.size * velocity
+        w -= scalars.step_size * velocity
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., None]:

@@ -58,7 +58,7 @@ def update_of(rule: OptimizerRule) -> Callable[..., None]:
 def _step(scalars: StepScalars, parameter: Parameter, w: Floats, direction: Floats) -> None:
     """Along the direction, with the decay of kernels."""
     number = w.dtype.type
-    step = number(scalars.size) * direction
+    step = number(scalars.step_size) * direction
     if parameter.role == "kernel" and scalars.decay:
         step += number(scalars.decay) * w
     w -= step

@@ -55,7 +55,7 @@ class TensorFlowModel:
             return self._update(
                 self._floats(images),
                 tf.constant(masks, tf.uint8),
-                tf.constant(scalars.size, self._dtype),
+                tf.constant(scalars.step_size, self._dtype),
                 tf.constant(scalars.decay, self._dtype),
                 kept,
             )

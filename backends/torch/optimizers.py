@@ -33,7 +33,7 @@ def adam(
     _decay(scalars, parameter, w)
     m.mul_(rule.beta1).add_(gradient, alpha=1 - rule.beta1)
     v.mul_(rule.beta2).addcmul_(gradient, gradient, value=1 - rule.beta2)
-    w.addcdiv_(m, torch.sqrt(v).add_(rule.epsilon), value=-scalars.size)
+    w.addcdiv_(m, torch.sqrt(v).add_(rule.epsilon), value=-scalars.step_size)
 
 
 def sgd(
@@ -48,7 +48,7 @@ def sgd(
     _decay(scalars, parameter, w)
     velocity.mul_(rule.momentum).add_(gradient)
     direction = gradient.add(velocity, alpha=rule.momentum) if rule.nesterov else velocity
-    w.sub_(direction, alpha=scalars.size)
+    w.sub_(direction, alpha=scalars.step_size)
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., None]:

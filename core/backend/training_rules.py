@@ -143,12 +143,12 @@ class StepScalars:
 
     Args:
         step: Number of this update, from 1.
-        size: The learning rate; for Adam with its bias correction.
+        step_size: The learning rate; for Adam with its bias correction.
         decay: Share of each kernel that weight decay takes away.
     """
 
     step: int
-    size: float
+    step_size: float
     decay: float = 0.0
 
 

@@ -124,7 +124,7 @@ def _pure(backend: Calls) -> None:
 
 def _after_size_0(implementation: Implementation, case: Case) -> State:
     model = _compiled(implementation, case)
-    model.train_step(*case.batches[0], StepScalars(1, size=0.0))
+    model.train_step(*case.batches[0], StepScalars(1, step_size=0.0))
     return model.state()
 
 
@@ -241,7 +241,7 @@ def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> li
     results = []
     for step in steps:
         model.load_state(case.state)
-        model.train_step(*case.batches[0], StepScalars(step, size=1.0))
+        model.train_step(*case.batches[0], StepScalars(step, step_size=1.0))
         results.append(model.state()["mask/kernel"])
     return results
 

@@ -190,9 +190,12 @@ class CorrectionOffByOne(ReferenceModel):
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
         rule = self._rules.optimizer
-        wrong = step_scalars(rule, scalars.step + 1, 1.0).size / step_scalars(rule, scalars.step, 1.0).size
+        wrong = (
+            step_scalars(rule, scalars.step + 1, 1.0).step_size
+            / step_scalars(rule, scalars.step, 1.0).step_size
+        )
         return super().train_step(
-            images, masks, dataclasses.replace(scalars, size=scalars.size * wrong), keep
+            images, masks, dataclasses.replace(scalars, step_size=scalars.step_size * wrong), keep
         )
 
 
@@ -216,7 +219,7 @@ class DecayInTheGradient(ReferenceModel):
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
-        self._decay = scalars.decay / scalars.size
+        self._decay = scalars.decay / scalars.step_size
         return super().train_step(images, masks, dataclasses.replace(scalars, decay=0.0), keep)
 
     def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
@@ -255,7 +258,7 @@ class NesterovOfTheOldVelocity(ReferenceModel):
         del parameter
         before = velocity.copy()
         velocity[...] = rule.momentum * velocity + gradient
-        w -= scalars.size * (gradient + rule.momentum * before)
+        w -= scalars.step_size * (gradient + rule.momentum * before)
 
 
 class RateInTheVelocity(ReferenceModel):
@@ -275,12 +278,12 @@ class RateInTheVelocity(ReferenceModel):
         gradient: Array,
     ) -> None:
         # What is kept is -v / rate, so that at a constant rate nothing differs.
-        before = self._rate if scalars.step > 1 else scalars.size
-        velocity[...] = (rule.momentum * before * velocity + scalars.size * gradient) / scalars.size
+        before = self._rate if scalars.step > 1 else scalars.step_size
+        velocity[...] = (rule.momentum * before * velocity + scalars.step_size * gradient) / scalars.step_size
         step = gradient + rule.momentum * velocity if rule.nesterov else velocity
-        w -= scalars.size * step
+        w -= scalars.step_size * step
         if parameter is self._plan.parameters[-1]:
-            self._rate = scalars.size
+            self._rate = scalars.step_size
 
 
 def tversky_exchanged(rules: TrainingRules) -> TrainingRules:

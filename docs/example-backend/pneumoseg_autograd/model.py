@@ -46,7 +46,7 @@ class AutogradModel:
             gradients = {name: g * factor for name, g in gradients.items()}
         for parameter in self._plan.parameters:
             decay = scalars.decay if parameter.role == "kernel" else 0.0
-            self._update(parameter.name, gradients[parameter.name], scalars.size, decay)
+            self._update(parameter.name, gradients[parameter.name], scalars.step_size, decay)
         for op in self._plan.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]

@@ -72,8 +72,8 @@ def test_nesterovs_weights_are_the_points_at_which_sutskever_looks_ahead() -> No
 def test_scalars_are_float32_numbers_and_the_first_step_counts_from_one() -> None:
     scalars = step_scalars(ADAM, 1, 1e-3, 0.05)
     assert scalars.step == 1
-    assert scalars.size == float(np.float32(scalars.size))
-    assert scalars.size == pytest.approx(1e-3 * (1 - ADAM.beta2) ** 0.5 / (1 - ADAM.beta1), rel=1e-7)
+    assert scalars.step_size == float(np.float32(scalars.step_size))
+    assert scalars.step_size == pytest.approx(1e-3 * (1 - ADAM.beta2) ** 0.5 / (1 - ADAM.beta1), rel=1e-7)
     assert scalars.decay == pytest.approx(5e-5, rel=1e-7)
     assert step_scalars(ADAM, 100_000, 1e-3).size == pytest.approx(1e-3, rel=1e-6)
     assert step_scalars(SgdRule(0.9, False), 1, 1e-3).size == float(np.float32(1e-3))
