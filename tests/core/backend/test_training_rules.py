@@ -75,8 +75,8 @@ def test_scalars_are_float32_numbers_and_the_first_step_counts_from_one() -> Non
     assert scalars.step_size == float(np.float32(scalars.step_size))
     assert scalars.step_size == pytest.approx(1e-3 * (1 - ADAM.beta2) ** 0.5 / (1 - ADAM.beta1), rel=1e-7)
     assert scalars.decay == pytest.approx(5e-5, rel=1e-7)
-    assert step_scalars(ADAM, 100_000, 1e-3).size == pytest.approx(1e-3, rel=1e-6)
-    assert step_scalars(SgdRule(0.9, False), 1, 1e-3).size == float(np.float32(1e-3))
+    assert step_scalars(ADAM, 100_000, 1e-3).step_size == pytest.approx(1e-3, rel=1e-6)
+    assert step_scalars(SgdRule(0.9, False), 1, 1e-3).step_size == float(np.float32(1e-3))
 
 
 def clip(gradients: dict[str, NDArray[Any]], norm: float) -> float:
