@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import facts
-from benchmarks.facts import records
+from benchmarks.facts import imports, records
 from benchmarks.facts.documents import documents, rendered
 from benchmarks.facts.measures import Part, Script
 from benchmarks.facts.records import ROOT
@@ -130,6 +130,7 @@ def render_documents(root: Path) -> None:
         if new != text:
             write_text(path, new)
             print(f"{path.relative_to(root)}: tables written")
+    imports.write(root)
 
 
 if __name__ == "__main__":

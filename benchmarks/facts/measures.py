@@ -212,7 +212,7 @@ def prediction_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
     ]
 
 
-def answers_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
+def predict_command_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
     """Of `benchmarks/predict_command.py`: one row."""
     kinds = ("read", "network", "conclude", "command")
     return [

@@ -261,8 +261,8 @@ _ALL = (
         ("framework", "network", "precision", "batch_size"),
     ),
     Fact(
-        "speed_answers",
-        Script("benchmarks/predict_command.py", measures.answers_rows),
+        "speed_predict_command",
+        Script("benchmarks/predict_command.py", measures.predict_command_rows),
         (Part(("tf",), "-f tf"),),
         (
             *(

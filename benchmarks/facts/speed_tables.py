@@ -83,7 +83,7 @@ FIGURES = (
     Figure(
         "`run.py predict`, DICOM to masks: time",
         "the sum of its parts: reading, network, masks",
-        "speed_answers",
+        "speed_predict_command",
         "over_sum",
     ),
 )
@@ -166,7 +166,7 @@ def prediction(records: Records) -> str:
     return on_machines(record_of(records, "speed_prediction"), ["", "images/s", "over `tf`"], cells)
 
 
-def answers(records: Records) -> str:
+def predict_command(records: Records) -> str:
     """Of docs/speed.md: from DICOM to masks."""
     kinds = ("read", "network", "conclude", "command")
 
@@ -175,7 +175,7 @@ def answers(records: Records) -> str:
         return [f"`{row['framework']}`", *numbers, ratio(row["over_sum"])]
 
     header = ["ms an image", "reading", "network", "masks", "the command", "over the sum of the parts"]
-    return on_machines(record_of(records, "speed_answers"), header, cells)
+    return on_machines(record_of(records, "speed_predict_command"), header, cells)
 
 
 def start(records: Records) -> str:

@@ -162,7 +162,7 @@ TABLES: Mapping[str, Callable[[Records], str]] = {
     "speed-training": speed_tables.training,
     "speed-loader": speed_tables.loader,
     "speed-prediction": speed_tables.prediction,
-    "speed-answers": speed_tables.answers,
+    "speed-predict-command": speed_tables.predict_command,
     "speed-start": speed_tables.start,
     "speed-scaling": speed_tables.scaling,
     "speed-preprocessing": speed_tables.preprocessing,
