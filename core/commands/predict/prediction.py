@@ -517,5 +517,5 @@ def _show_annotations(
         if places:
             more = f" and {len(places) - most:,} more" if len(places) > most else ""
             console.print(visible(f"{title}: {', '.join(map(str, places[:most]))}{more}"))
-    if met.isdisjoint(annotations.rows_of) and (near := annotations.nearest(met)):
+    if met.isdisjoint(annotations.rows_of) and (near := annotations.explain_near_miss(met)):
         console.print(visible(f"no annotation is of any image. {near}"))

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from data.annotations.annotation_file import read_annotations
 from data.annotations.image_ids import (
     Identities,
+    explain_near_miss,
     has_dicom_suffix,
     image_id,
-    meant,
     name_below,
-    nearest,
     printable,
+    resolve_id,
     trimmed,
 )
 
@@ -29,11 +29,11 @@ def test_rows_of_files(tmp_path: Path) -> None:
     """Those without annotation and the second of an id come last."""
     (tmp_path / "rle.csv").write_text("a, -1\nb, 0 1\nc, -1\nd, -1\n")
     identities = Identities.of(read_annotations(tmp_path / "rle.csv"), FILES)
-    assert identities.places(FILES) == ([0, 3, 1, 4, 2], 3)
+    assert identities.assign_rows(FILES) == ([0, 3, 1, 4, 2], 3)
 
 
 def test_without_annotations_every_file_is_expected_to_have_its_row() -> None:
-    assert Identities.of(None, FILES).places(FILES) == ([0, 1, 2, 3, 4], 5)
+    assert Identities.of(None, FILES).assign_rows(FILES) == ([0, 1, 2, 3, 4], 5)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_called_dicom(name: str, says: bool) -> None:
     ],
 )
 def test_which_image_an_id_of_a_table_means(written: str, images: set[str], expected: str) -> None:
-    assert meant(written, images) == expected
+    assert resolve_id(written, images) == expected
 
 
 def test_files_of_different_names_and_one_id_are_told_apart_by_their_uid() -> None:
@@ -168,14 +168,14 @@ def test_names_where_the_systems_encoding_is_ascii() -> None:
     ],
 )
 def test_the_nearest_id_is_named_with_what_is_unlike(written: str, image: str, says: list[str]) -> None:
-    found = nearest(["zz", written, "yy"], ["q", image])
+    found = explain_near_miss(["zz", written, "yy"], ["q", image])
     for part in says:
         assert part in found
 
 
 def test_ids_that_are_not_near_are_not_named() -> None:
-    assert nearest(["a", "b/c", ""], ["x", "bc"]) == ""
-    assert nearest([], ["x"]) == nearest(["x"], []) == ""
+    assert explain_near_miss(["a", "b/c", ""], ["x", "bc"]) == ""
+    assert explain_near_miss([], ["x"]) == explain_near_miss(["x"], []) == ""
 
 
 @pytest.mark.parametrize("before", ["", " ", "\u00a0", "\ufeff", "\u200b\t"])

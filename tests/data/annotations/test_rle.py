@@ -134,7 +134,7 @@ def test_the_empty_mask_in_any_notation(text: str) -> None:
     assert rle.is_empty(text)
     assert rle.runs(text).shape == (0, 2)
     assert not rle.decode(text, 4, 3).any()
-    assert rle.without_length(text) == 0
+    assert rle.count_empty_runs(text) == 0
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_large_numbers_are_exact() -> None:
 
 
 def test_runs_without_length_are_counted() -> None:
-    assert rle.without_length("0 0 0 1 2 0.0") == 2
-    assert rle.without_length("0 1") == 0
+    assert rle.count_empty_runs("0 0 0 1 2 0.0") == 2
+    assert rle.count_empty_runs("0 1") == 0
 
 
 @given(masks)
