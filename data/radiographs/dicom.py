@@ -37,7 +37,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from core.files.system_errors import explain_os_errors
 from data.annotations.image_ids import has_dicom_suffix, image_id
-from data.pixel_data.elements import Refusal, joined, named, quoted, terms
+from data.pixel_data.elements import DicomError, join_notes, label, quoted, terms
 from data.pixel_data.frames import first_frame
 from data.pixel_data.pixel_format import PixelFormat, pixel_format
 from data.radiographs.grayscale import shown
@@ -250,7 +250,7 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
         ) from error
     several = f"the first of {form.frames} frames" if form.frames > 1 else ""
     notes = several, frame.note, note, _shape_note(dataset, form)
-    return Radiograph(values, full, joined(*notes))
+    return Radiograph(values, full, join_notes(*notes))
 
 
 def _shape_note(dataset: Dataset, form: PixelFormat) -> str:
@@ -260,7 +260,7 @@ def _shape_note(dataset: Dataset, form: PixelFormat) -> str:
     if shape in ([], [""], [fitting]):
         return ""
     return (
-        f"{named('PresentationLUTShape')} is {quoted(shape)}, which does not go with {form.photometric}; "
+        f"{label('PresentationLUTShape')} is {quoted(shape)}, which does not go with {form.photometric}; "
         "the latter counts"
     )
 
@@ -270,14 +270,14 @@ def _content(path: Path) -> bytes:
     with open(path, "rb", opener=_open_now) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise Refusal("it is not a file of bytes (but a pipe or a device)")
+            raise DicomError("it is not a file of bytes (but a pipe or a device)")
         _check_length(status.st_size)
         return file.read(status.st_size)
 
 
 def _check_length(length: int) -> None:
     if length > MOST_BYTES:
-        raise Refusal(f"it has {length:,} bytes; the limit is {MOST_BYTES:,}")
+        raise DicomError(f"it has {length:,} bytes; the limit is {MOST_BYTES:,}")
 
 
 def _open_now(name: str, flags: int) -> int:
@@ -298,12 +298,12 @@ def _check_deflated(content: bytes) -> None:
         while rest and not inflater.eof:
             length += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
             if length > MOST_BYTES:
-                raise Refusal(f"its deflated content is longer than {MOST_BYTES:,} bytes, the limit")
+                raise DicomError(f"its deflated content is longer than {MOST_BYTES:,} bytes, the limit")
             rest = inflater.unconsumed_tail
     except zlib.error as error:
-        raise Refusal("its deflated data set is damaged") from error
+        raise DicomError("its deflated data set is damaged") from error
     if not inflater.eof:
-        raise Refusal("its deflated data set is cut off")
+        raise DicomError("its deflated data set is cut off")
 
 
 def _parsed(content: bytes) -> Dataset:
@@ -314,7 +314,7 @@ def _parsed(content: bytes) -> Dataset:
     except InvalidDicomError:
         dataset = pydicom.dcmread(io.BytesIO(content), force=True)
         if "Rows" not in dataset or "Columns" not in dataset:  # accepted only if it looks like an image
-            raise Refusal("it is no DICOM file") from None
+            raise DicomError("it is no DICOM file") from None
     return dataset if _PIXEL_DATA in dataset else _with_torn_pixels(dataset, content)
 
 
@@ -348,7 +348,7 @@ def _reason(error: Exception, otherwise: str) -> str:
     """
     if isinstance(error, UnreadableImage):
         return error.reason
-    if isinstance(error, Refusal):
+    if isinstance(error, DicomError):
         text = str(error)
         return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
     if isinstance(error, OSError) and error.strerror:

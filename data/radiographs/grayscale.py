@@ -21,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from data.pixel_data.elements import Refusal, joined, named, number, numbers, quoted, raw, terms
+from data.pixel_data.elements import (
+    DicomError,
+    join_notes,
+    label,
+    number,
+    numbers,
+    quoted,
+    raw_value,
+    terms,
+)
 from data.pixel_data.stored_bits import Frame
 
 _LEAST_BITS, _MOST_BITS = 8, 16
@@ -60,7 +69,7 @@ def shown(frame: Frame, dataset: Dataset, *, own_bits: bool) -> Shown:
             is then meant for other values, and refused.
 
     Raises:
-        Refusal: An element has no one meaning, or all values are the same.
+        DicomError: An element has no one meaning, or all values are the same.
     """
     modality = _modality(frame, _source(dataset, "PixelValueTransformationSequence"), own_bits=own_bits)
     low, high = sorted((modality.low, modality.high))
@@ -70,7 +79,7 @@ def shown(frame: Frame, dataset: Dataset, *, own_bits: bool) -> Shown:
         if own_bits:
             _check_fit(table.first, table.last, low, high, "VOILUTSequence")
         values = _in_blocks(frame.values, lambda some: table.looked_up(modality.line(some)), np.uint16)
-        return Shown(values, table.full, joined(modality.note, table.note))
+        return Shown(values, table.full, join_notes(modality.note, table.note))
     window = _window(source)
     if window is not None:
         if own_bits:
@@ -79,8 +88,8 @@ def shown(frame: Frame, dataset: Dataset, *, own_bits: bool) -> Shown:
         values = _in_blocks(frame.values, lambda some: window.applied(modality.line(some)), np.float32)
         return Shown(values, 1.0, modality.note)
     if not math.isfinite(high - low) or low == high:
-        raise Refusal(
-            f"its rescaled values span {low} to {high} ({named('RescaleSlope')}, {named('RescaleIntercept')})"
+        raise DicomError(
+            f"its rescaled values span {low} to {high} ({label('RescaleSlope')}, {label('RescaleIntercept')})"
         )
     if low == 0 and modality.kind.kind == "u":  # nearly every file: of whole numbers nothing is rounded yet
         if modality.line is _unchanged:
@@ -111,8 +120,8 @@ def _unchanged(values: NDArray[Any]) -> NDArray[Any]:
 def _source(dataset: Dataset, keyword: str) -> Dataset:
     """The data set; of an enhanced one the first frame's item of a functional group (PS3.3 C.7.6.16)."""
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        for group in (raw(dataset, groups) or ())[:1]:
-            for item in (raw(group, keyword) or ())[:1]:
+        for group in (raw_value(dataset, groups) or ())[:1]:
+            for item in (raw_value(group, keyword) or ())[:1]:
                 found: Dataset = item
                 return found
     return dataset
@@ -127,9 +136,9 @@ def _check_fit(begin: float, end: float, low: float, high: float, keyword: str) 
     span = high - low
     reaches_out = begin < low - _SLACK * span or end > high + _SLACK * span
     if reaches_out or end - begin < _LEAST_COVERED * span:
-        raise Refusal(
+        raise DicomError(
             f"its compressed stream has values from {low:g} to {high:g}, which its header's bits do not say, "
-            f"and {named(keyword)} is for values from {begin:g} to {end:g}"
+            f"and {label(keyword)} is for values from {begin:g} to {end:g}"
         )
 
 
@@ -161,13 +170,13 @@ def _modality(frame: Frame, dataset: Dataset, *, own_bits: bool) -> _Modality:
     table = _table(dataset, "ModalityLUTSequence", little=_is_little(dataset), signed=signed)
     if table is not None:
         if not identity:
-            raise Refusal(
-                f"it has both {named('ModalityLUTSequence')} and a {named('RescaleSlope')} or "
-                f"{named('RescaleIntercept')}; one of them was expected"
+            raise DicomError(
+                f"it has both {label('ModalityLUTSequence')} and a {label('RescaleSlope')} or "
+                f"{label('RescaleIntercept')}; one of them was expected"
             )
         if own_bits:
             _check_fit(table.first, table.last, low, high, "ModalityLUTSequence")
-        note = joined(note, table.note)
+        note = join_notes(note, table.note)
         return _Modality(table.looked_up, np.dtype(np.uint16), 0.0, table.full, note)
     if identity:  # spared: it would change nothing but the type, and so cost exactness and time
         return _Modality(_unchanged, frame.values.dtype, low, high, note)
@@ -187,7 +196,7 @@ def _rescale(dataset: Dataset) -> tuple[float, float, str]:
     for keyword, value, neutral in (("RescaleSlope", slope, 1), ("RescaleIntercept", intercept, 0)):
         if value not in (None, neutral):
             other = "RescaleIntercept" if keyword == "RescaleSlope" else "RescaleSlope"
-            return 1.0, 0.0, f"its {named(keyword)} does not count, as it has no {named(other)}"
+            return 1.0, 0.0, f"its {label(keyword)} does not count, as it has no {label(other)}"
     return 1.0, 0.0, ""
 
 
@@ -219,10 +228,10 @@ class _Window:
         """Why it is none, or ""."""
         if self.function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
             function = self.function[:_LONGEST_SHOWN]
-            return f"{named('VOILUTFunction')} is {function}; LINEAR, LINEAR_EXACT or SIGMOID was expected"
+            return f"{label('VOILUTFunction')} is {function}; LINEAR, LINEAR_EXACT or SIGMOID was expected"
         if self.width < 1 if self.function == "LINEAR" else self.width <= 0:
             least = "at least 1" if self.function == "LINEAR" else "above 0"
-            return f"{named('WindowWidth')} is {self.width:g}; for {self.function} {least} was expected"
+            return f"{label('WindowWidth')} is {self.width:g}; for {self.function} {least} was expected"
         return ""
 
 
@@ -230,7 +239,7 @@ def _window(dataset: Dataset) -> _Window | None:
     """The first window that is whole; None where there is none, or nothing but blanks.
 
     Raises:
-        Refusal: There are some, and all of them are impossible.
+        DicomError: There are some, and all of them are impossible.
     """
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     functions = terms(dataset, "VOILUTFunction")
@@ -244,7 +253,7 @@ def _window(dataset: Dataset) -> _Window | None:
             return window
         problem = problem or found
     if problem:
-        raise Refusal(problem)
+        raise DicomError(problem)
     return None
 
 
@@ -277,7 +286,7 @@ class _Table:
         """Entries for values; the first and the last also stand for what is beyond them.
 
         Raises:
-            Refusal: What is right for a value depends on how many entries there really are.
+            DicomError: What is right for a value depends on how many entries there really are.
         """
         # In float64, which holds all of these exactly: the difference may need 17 bits and a sign. The whole
         # part counts of fractions, which only a rescale makes; a product's rounding must not take one off.
@@ -285,8 +294,8 @@ class _Table:
         whole = np.clip(places, 0, max(self.count, len(self.entries)) - 1, out=places).astype(np.int64)
         if len(self.entries) != self.count and whole.max() >= min(self.count, len(self.entries)):
             more = "more than there are" if len(self.entries) < self.count else "those that are too many"
-            raise Refusal(
-                f"its {named(self.keyword)} has {len(self.entries)} entries, its descriptor says "
+            raise DicomError(
+                f"its {label(self.keyword)} has {len(self.entries)} entries, its descriptor says "
                 f"{self.count}, and its pixels need {more}"
             )
         found: NDArray[np.uint16] = self.entries[whole]
@@ -303,13 +312,13 @@ def _table(dataset: Dataset, keyword: str, *, little: bool, signed: bool) -> _Ta
         signed: Whether what is looked up may be below 0. Then the first value that is mapped is signed too,
             whatever its VR.
     """
-    for item in raw(dataset, keyword) or ():
-        descriptor, data = raw(item, "LUTDescriptor"), raw(item, "LUTData")
+    for item in raw_value(dataset, keyword) or ():
+        descriptor, data = raw_value(item, "LUTDescriptor"), raw_value(item, "LUTData")
         if descriptor is None and data is None:
             continue
         if descriptor is None or data is None:
-            missing = named("LUTDescriptor" if descriptor is None else "LUTData")
-            raise Refusal(f"its {named(keyword)} has no {missing}")
+            missing = label("LUTDescriptor" if descriptor is None else "LUTData")
+            raise DicomError(f"its {label(keyword)} has no {missing}")
         return _read_table(keyword, descriptor, data, little=little, signed=signed)
     return None
 
@@ -317,22 +326,22 @@ def _table(dataset: Dataset, keyword: str, *, little: bool, signed: bool) -> _Ta
 def _read_table(keyword: str, descriptor: Any, data: Any, *, little: bool, signed: bool) -> _Table:
     count, first, bits = _three_words(keyword, descriptor, little=little)
     if not _LEAST_BITS <= bits <= _MOST_BITS:
-        raise Refusal(
-            f"its {named(keyword)} has entries of {bits} bits ({named('LUTDescriptor')}); "
+        raise DicomError(
+            f"its {label(keyword)} has entries of {bits} bits ({label('LUTDescriptor')}); "
             f"{_LEAST_BITS} to {_MOST_BITS} were expected"
         )
     count = count or _WORD
     first -= _WORD if signed and first >= _WORD // 2 else 0
     entries = _entries(data, count, bits, little=little)
     if len(entries) == 0:
-        raise Refusal(f"{named('LUTData')} of its {named(keyword)} is empty")
+        raise DicomError(f"{label('LUTData')} of its {label(keyword)} is empty")
     greatest = int(entries.max())
     found = greatest.bit_length()
     if found in (0, bits):
         return _Table(keyword, entries, first, count, 2.0**bits - 1, "")
     # Of more bits than it should have, one may be a little beyond: 4096 in a table of 12 bits.
     full = float(greatest) if found > bits else 2.0**found - 1
-    note = f"the entries of its {named(keyword)} have {found} bits, its descriptor says {bits}"
+    note = f"the entries of its {label(keyword)} have {found} bits, its descriptor says {bits}"
     return _Table(keyword, entries, first, count, full, f"{note}; the entries count")
 
 
@@ -344,8 +353,8 @@ def _three_words(keyword: str, descriptor: Any, *, little: bool) -> tuple[int, i
     try:
         count, first, bits = (int(value) % _WORD for value in descriptor)
     except (TypeError, ValueError) as error:
-        raise Refusal(
-            f"{named('LUTDescriptor')} of its {named(keyword)} holds {quoted(held)}; "
+        raise DicomError(
+            f"{label('LUTDescriptor')} of its {label(keyword)} holds {quoted(held)}; "
             "three numbers were expected"
         ) from error
     return count, first, bits

@@ -22,8 +22,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data.pixel_data.elements import Refusal
-from data.pixel_data.fragments import fragments, of_first_frame
+from data.pixel_data.elements import DicomError
+from data.pixel_data.fragments import first_frame_items, fragments
 
 
 def stream_of(how: str) -> tuple[str, int, bytes]:
@@ -465,8 +465,8 @@ def test_rle_bytes_that_are_no_runs_take_no_time(tmp_path: Path) -> None:
 def test_frames_in_items_of_their_own_are_not_all_copied() -> None:
     streams = [even(CODECS["JPEG-LS"].encode(values, 8)) for values in (slope(8), slope(8)[::-1].copy())]
     items = fragments(item(b"") + b"".join(map(item, streams)) + DELIMITER)
-    assert [bytes(one) for one in of_first_frame(items, 2)] == streams[:1]
-    assert [bytes(one) for one in of_first_frame(items, 1)] == streams
+    assert [bytes(one) for one in first_frame_items(items, 2)] == streams[:1]
+    assert [bytes(one) for one in first_frame_items(items, 1)] == streams
 
 
 def test_far_too_many_items(tmp_path: Path) -> None:
@@ -485,9 +485,9 @@ def test_fragments_are_views_of_the_content() -> None:
     found = fragments(content)
     assert [bytes(one) for one in found] == [b"", b"abc", b"defg"]
     assert all(one.obj is content for one in found)
-    assert [bytes(one) for one in of_first_frame(found, 1)] == [b"abc", b"defg"]
-    assert [bytes(one) for one in of_first_frame(found, 2)] == [b"abc"]
-    with pytest.raises(Refusal, match="begins with no item"):
+    assert [bytes(one) for one in first_frame_items(found, 1)] == [b"abc", b"defg"]
+    assert [bytes(one) for one in first_frame_items(found, 2)] == [b"abc"]
+    with pytest.raises(DicomError, match="begins with no item"):
         fragments(b"\1\2\3\4\5\6\7\x08")
 
 
