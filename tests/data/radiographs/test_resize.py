@@ -11,7 +11,7 @@ import pytest
 from exact_resizing import exact
 from numpy.typing import NDArray
 
-from data.radiographs.resize import covered, resize_image, resize_mask
+from data.radiographs.resize import covered_area, resize_image, resize_mask
 
 
 def fractions(source: int, target: int) -> list[dict[int, Fraction]]:
@@ -122,7 +122,7 @@ def test_half_the_area_is_counted_exactly(
     assert nearest <= max(2, 2e-5 * parts), "some pixels lie just above half, and some just below"
     assert (beyond == 0).sum() == halves
     np.testing.assert_array_equal(resize_mask(mask.astype(np.uint8), *target), beyond >= 0)
-    np.testing.assert_array_equal(covered(mask.astype(np.uint8), *target), sums / parts)
+    np.testing.assert_array_equal(covered_area(mask.astype(np.uint8), *target), sums / parts)
 
 
 @pytest.mark.parametrize("missing", [False, True])
