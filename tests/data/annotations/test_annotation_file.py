@@ -1,4 +1,4 @@
-"""The annotation file in all its forms."""
+"""Tests of reading the annotation file."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_files_put_together_name_the_header_in_between(tmp_path: Path) -> None:
 def by_masks(
     images: Sequence[Sequence[AnnotationRow]], height: int, width: int
 ) -> tuple[int, tuple[int, ...]]:
-    """Images with rows that share pixels, and the rows that set a pixel once more; found by drawing."""
+    """Count images with shared pixels, and list the rows that set a pixel again, by drawing the masks."""
     count, later = 0, list[int]()
     for rows in images:
         drawn = np.zeros((height, width), np.uint8)
@@ -188,7 +188,7 @@ def test_runs_that_only_touch_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_unquoted_delimiters_are_not_cut_off(tmp_path: Path) -> None:
-    """`a,1,2,3,4` must not become the annotation `1`, nor pass for a whole one."""
+    """`a,1,2,3,4` must neither become the annotation `1` nor be accepted."""
     rows = read(tmp_path, "ImageId,EncodedPixels\na,1,2,3,4\n")
     with pytest.raises(AnnotationError):
         combined_mask([AnnotationRow(2, rows["a"][0])], 9, 9)

@@ -1,4 +1,4 @@
-"""Archives by content, and other files by their kind."""
+"""Tests that archives and other kinds of files are recognised by content."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_archives_are_told_by_content_whatever_their_name(tmp_path: Path, conten
 
 
 def encrypted() -> bytes:
-    """The mark of encryption is a bit in both headers; what would decrypt it is not asked for."""
+    """Set the encryption bit in both headers; the content stays, because nobody decrypts it."""
     content = bytearray(zipped(("secret.csv", TABLE)))
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = content.index(mark) + offset
@@ -123,7 +123,7 @@ def test_ids_may_begin_like_other_files() -> None:
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than a part beyond the limit is ever made of it."""
+    """Unpacking stops at most one block beyond the limit."""
     monkeypatch.setattr(data.annotations.compressed_tables, "MOST_BYTES", 3_000_000)
     fits, beyond = b"a" * 3_000_000, b"a" * 3_000_001
     for pack in (gzip.compress, lambda content: zipped(("t.csv", content))):

@@ -1,4 +1,4 @@
-"""What images are called, which of them an id in a table means, and which row a file has."""
+"""Tests of the ids of files, the resolution of ids in tables, and the rows of files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = [Path(name) for name in ("1/b.dcm", "2/stranger.dcm", "3/a.dcm", "4/b.dc
 
 
 def test_rows_of_files(tmp_path: Path) -> None:
-    """Those without annotation and the second of an id come last."""
+    """Files without annotation, and the second file with an id, come last."""
     (tmp_path / "rle.csv").write_text("a, -1\nb, 0 1\nc, -1\nd, -1\n")
     identities = Identities.of(read_annotations(tmp_path / "rle.csv"), FILES)
     assert identities.assign_rows(FILES) == ([0, 3, 1, 4, 2], 3)
@@ -146,7 +146,7 @@ def test_paths_are_shown_without_what_moves_a_cursor(tmp_path: Path) -> None:
 
 
 def test_names_where_the_systems_encoding_is_ascii() -> None:
-    """There Python gives the bytes of a name, each by itself; they are its characters all the same."""
+    """There, Python returns a name's bytes one by one; they must become the same characters."""
     assert image_id(Path("胸部".encode().decode("ascii", "surrogateescape") + ".dcm")) == "胸部"
     assert image_id(Path("a\udcff胸.dcm")) == "a\\udcff胸"
 

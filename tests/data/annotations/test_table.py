@@ -1,4 +1,4 @@
-"""Tables: where rows start, what quotes do, and what is no plain text."""
+"""Tests of the table reader: line numbers, quotes, delimiters, encodings and pipes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_two_quotes_with_rows_between_them_lose_no_row(
 
 
 def test_a_mask_over_several_lines_is_no_other_row(tmp_path: Path) -> None:
-    """Where tabs are between cells, and ids are numbers, rows look like white space and numbers."""
+    """With tabs as delimiter and numbers as ids, rows look like white space and numbers."""
     header = HEADER.replace(",", "\t")
     found = read(tmp_path, f'{header}12\t"1 2\n\t3 4\n\n 5 6 "\n13\t-1\n')
     assert found.rows == (TableRow(2, "12", "1 2\n\t3 4\n\n 5 6"), TableRow(6, "13", "-1"))
@@ -184,7 +184,7 @@ def test_a_first_row_may_have_numbers_as_pandas_writes_them(tmp_path: Path) -> N
 
 
 def test_quotes_cost_no_time(tmp_path: Path) -> None:
-    """Each of a million cells in quotes; and one cell of twenty million characters that never closes."""
+    """Many quoted cells, and one cell of millions of characters that never closes, are read quickly."""
     began = time.process_time()
     assert len(read(tmp_path, HEADER + '"a","1 2"\n' * 100_000).rows) == 100_000
     refused(tmp_path, HEADER + 'a,"' + 'b,""1 2\n' * 2_000_000, "row 2: a quote")
@@ -198,7 +198,7 @@ cells = st.text(st.sampled_from('0123456789 -1,\n\r"yz.'), max_size=12)
 def test_a_table_that_is_read_has_every_line_in_a_row(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
-    """Each line that holds a letter is read, or the file is refused: none is lost in a cell's quotes."""
+    """Each line with a letter is read, or the file is refused: no line is lost in a quoted cell."""
     text = HEADER + "".join(f"{one},{two}\n" for one, two in rows)
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text(text, newline="")
@@ -239,7 +239,7 @@ NOTES = "ImageId,EncodedPixels,comment\n"
     ],
 )
 def test_rows_within_quotes_are_never_lost(tmp_path: Path, text: str, first: int) -> None:
-    """Whatever their number of cells and their delimiter: the line where the quote opens is named."""
+    """The error names the line where the quote opens, for any number of cells and any delimiter."""
     refused(tmp_path, text, f'row {first}: a quote (") opens here and closes in row ')
 
 
@@ -347,7 +347,7 @@ def test_a_first_row_that_is_none_is_explained(tmp_path: Path, first: str, why: 
 
 
 def test_a_pipe_is_read_once(tmp_path: Path) -> None:
-    """And where it has no writer yet, it is said that one is waited for."""
+    """A pipe without a writer is reported on stderr, and then read once."""
     os.mkfifo(tmp_path / "t.csv")
     code = (
         "import sys; from pathlib import Path; from data.annotations.table import read_table\n"

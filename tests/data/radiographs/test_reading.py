@@ -1,4 +1,4 @@
-"""Images straight from a folder: bit for bit those of a data file, and one reading a file whatever it is."""
+"""Tests of reading a folder: images equal those of a data file, and every file gives one reading."""
 
 from __future__ import annotations
 
