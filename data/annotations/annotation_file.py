@@ -1,21 +1,21 @@
-"""The competition's annotation file (`train-rle.csv`), in every form in which it circulates.
+"""The competition's annotation file (`train-rle.csv`).
 
-Promises: `read_annotations` gives, per image, its rows with their line numbers, and counts what it
-saw. `data.annotations.table` reads the file, in any of its forms. `data.annotations.image_ids.meant` tells of
-which image a row speaks: `a.dcm` and `a` are one. What a row means:
+`read_annotations` groups the rows by image and counts them. `data.annotations.table` reads the file.
+`data.annotations.image_ids.resolve_id` finds the image of a row: `a.dcm` and `a` are the same image.
+The meaning of a row:
 
-- `-1`             the image has no pneumothorax;
-- numbers          one annotation; several of an image are joined by OR, never summed, so it does not
-  matter that some share pixels: those images are in `overlapping`, the rows in `overlapping_rows`;
-- `-1` and numbers for one image: the image is positive, and counted in `contradictory`; the row
-  with -1 is in `contradictory_rows`;
-- an empty or missing cell: the row says nothing (it is *not* taken for -1), and its line number is
-  in `blank_rows`. An image with no other row is therefore unlabelled;
-- no numbers, an odd count of them, a negative gap (runs that overlap within the row) or a run beyond
-  any image: the row is in `malformed_rows`, and its image must not be used.
+- `-1`: the image has no pneumothorax;
+- numbers: one annotation. Several annotations of an image are joined by OR, never summed, so shared pixels do
+  no harm. Images with shared pixels are counted in `overlapping`; their rows are in `overlapping_rows`;
+- `-1` and numbers for one image: the image is positive and counted in `contradictory`. The row with -1 is
+  in `contradictory_rows`;
+- an empty or missing cell: the row has no information. It is *not* taken for -1. Its line number is in
+  `blank_rows`. An image with no other row is unlabelled;
+- no numbers, an odd count of them, a negative gap (runs that overlap within the row) or a run beyond the
+  largest possible image: the row is in `malformed_rows`, and its image must not be used.
 
-It decodes no mask, because it does not know their sizes: `combined_mask` does, and names the
-row at fault. It alone can tell that a run lies outside of its image.
+`read_annotations` does not decode masks, because it does not know the sizes of the images. `combined_mask`
+decodes them, and names a row whose runs end outside of its image.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from numpy.typing import NDArray
 
 from core.base.errors import UserError
 from data.annotations import rle
-from data.annotations.image_ids import meant, nearest
-from data.annotations.table import Table, read_table, why_one_cell
+from data.annotations.image_ids import explain_near_miss, resolve_id
+from data.annotations.table import AnnotationTable, explain_missing_encoding, read_table
 
 _EXPECTED = "Expected the competition's train-rle.csv: two columns, ImageId and EncodedPixels."
 
 
-class Row(NamedTuple):
+class AnnotationRow(NamedTuple):
     """One annotation row: its line in the file (from 1) and its run-length encoding."""
 
     number: int
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 class AnnotationError(ValueError):
-    """A row that is no mask of its image; the text names the row and the reason."""
+    """A row is not a valid mask of its image; the text names the row and the reason."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,27 @@ class Annotations:
     Attributes:
         path: The file.
         sha256: Hash of the file's bytes as they lie on disk, in hexadecimal.
-        rows_of: Image id to its rows, in the file's order; each image has at least one.
-        runs_of: Image id to what `combined_runs` makes of its rows, for each image with a pneumothorax and
-            without malformed row.
-        rows: Rows that say something.
-        images: Images with a row.
-        positives: Images with a row other than -1.
-        several: Images with more than one such row.
-        overlapping: Images of which two rows set the same pixel.
-        contradictory: Images that have both -1 and another row; they count as positive.
-        overlapping_rows: Line numbers of the rows that share a pixel with an earlier one of their image.
-        contradictory_rows: Line numbers of the rows of -1 where another row says otherwise.
-        malformed_rows: Line number and reason of rows that are no mask of any image.
+        rows_of: Rows of each image id, in the file's order; each image has at least one.
+        runs_of: The result of `combined_runs` for each image id with a pneumothorax and without a malformed
+            row.
+        rows: Number of rows with an id and a value.
+        images: Number of images with a row.
+        positives: Number of images with a row other than -1.
+        several: Number of images with more than one such row.
+        overlapping: Number of images with two rows that set the same pixel.
+        contradictory: Number of images that have both -1 and another row; they count as positive.
+        overlapping_rows: Line numbers of the rows that share a pixel with an earlier row of their image.
+        contradictory_rows: Line numbers of the rows with -1 whose image has another row, too.
+        malformed_rows: Line number and reason of each row that is not a mask of any image.
         blank_rows: Line numbers of rows without an id or without a value.
         repeated_headers: Line numbers of headers below the first row.
-        shortened: Ids as the file has them, in its order, that were taken without `.dcm`, `.png` or the like.
-        blank_reasons: Line number to why the row may have no value, where anything tells.
+        shortened: Ids, as written and in the file's order, that were used without `.dcm`, `.png` or the like.
+        blank_reasons: The probable reason why a row has no value, by line number, where it is known.
     """
 
     path: Path
     sha256: str
-    rows_of: Mapping[str, tuple[Row, ...]]
+    rows_of: Mapping[str, tuple[AnnotationRow, ...]]
     runs_of: Mapping[str, NDArray[np.int64]]
     rows: int
     images: int
@@ -99,9 +99,9 @@ class Annotations:
 
     @property
     def passed_over(self) -> Mapping[str, Sequence[object]]:
-        """What was not taken as it stands in the file, and where: line numbers, or ids.
+        """Return what was not used as written in the file: the kind, and the line numbers or ids.
 
-        A reason follows a line number, in a text, where the row before it in the list had not the same one.
+        A line number is a text with its reason unless the row before it in the list has the same reason.
         """
         blank = [(number, self.blank_reasons.get(number, "")) for number in self.blank_rows]
         kinds: dict[str, Sequence[object]] = {
@@ -113,13 +113,13 @@ class Annotations:
         }
         return {what: where for what, where in kinds.items() if where}
 
-    def nearest(self, images: Collection[str]) -> str:
-        """`data.annotations.image_ids.nearest` for the ids as the file has them."""
-        return nearest([*self.shortened, *self.rows_of], images)
+    def explain_near_miss(self, images: Collection[str]) -> str:
+        """Apply `data.annotations.image_ids.explain_near_miss` to the ids as written in the file."""
+        return explain_near_miss([*self.shortened, *self.rows_of], images)
 
 
 def _with_reasons(rows: Sequence[tuple[int, str]]) -> list[object]:
-    """Line numbers, each with its reason where that is another than the one before."""
+    """Return line numbers, each with its reason if that differs from the reason before."""
     before = ["", *(reason for _, reason in rows)]
     return [
         f"{number}: {reason}" if reason and reason != last else number
@@ -132,23 +132,23 @@ def read_annotations(path: Path, images: Collection[str] = ()) -> Annotations:
 
     Args:
         path: The file.
-        images: Ids of images that are known: what `data.annotations.image_ids.meant` needs.
+        images: Ids of known images, for `data.annotations.image_ids.resolve_id`.
 
     Raises:
         UserError: The file is missing, unreadable, or not an annotation file; names the row.
     """
     table = read_table(path, "annotations", _EXPECTED)
-    rows_of: dict[str, list[Row]] = {}
+    rows_of: dict[str, list[AnnotationRow]] = {}
     blank: list[int] = []
     blank_reasons: dict[int, str] = {}
-    names = shortened(table, images)
+    names = resolve_ids(table, images)
     for cells in table.rows:
         number, image_id, text = cells
         if image_id and text:
-            rows_of.setdefault(names.get(image_id, image_id), []).append(Row(number, text))
+            rows_of.setdefault(names.get(image_id, image_id), []).append(AnnotationRow(number, text))
             continue
         blank.append(number)
-        if why := why_one_cell(cells, table.delimiter):
+        if why := explain_missing_encoding(cells, table.delimiter):
             blank_reasons[number] = why
     if not rows_of:
         first = next((f" Row {number}: {why}." for number, why in blank_reasons.items()), "")
@@ -190,15 +190,15 @@ def read_annotations(path: Path, images: Collection[str] = ()) -> Annotations:
     )
 
 
-def shortened(table: Table, images: Collection[str]) -> dict[str, str]:
-    """The ids of a table, in its order, that mean another than they are, each with the one that it means."""
+def resolve_ids(table: AnnotationTable, images: Collection[str]) -> dict[str, str]:
+    """Return the ids of a table that stand for another id (`a.dcm` for `a`), with that id, in file order."""
     ids = dict.fromkeys(cells.image_id for cells in table.rows)
-    found = {written: meant(written, images) for written in ids}
+    found = {written: resolve_id(written, images) for written in ids}
     return {written: image for written, image in found.items() if written != image}
 
 
-def _runs(rows: Sequence[Row], malformed: list[tuple[int, str]]) -> dict[int, NDArray[np.int64]]:
-    """The runs of each well-formed row by its number; what is wrong with others joins `malformed`."""
+def _runs(rows: Sequence[AnnotationRow], malformed: list[tuple[int, str]]) -> dict[int, NDArray[np.int64]]:
+    """Return the runs of each well-formed row by its number; append the other rows to `malformed`."""
     found = {}
     for row in rows:
         try:
@@ -209,14 +209,14 @@ def _runs(rows: Sequence[Row], malformed: list[tuple[int, str]]) -> dict[int, ND
 
 
 def _overlapping(runs_of: Mapping[int, NDArray[np.int64]]) -> list[int]:
-    """The numbers of the rows that share a pixel with one before them.
+    """Return the numbers of the rows that share a pixel with an earlier row.
 
-    Indices of pixels tell that without the image's height: equal indices are equal pixels.
+    The image's height is not needed: equal indices are the same pixel.
     """
     found = []
     starts = ends = np.empty(0, dtype=np.int64)
     for number, runs in runs_of.items() if len(runs_of) > 1 else ():
-        # Earlier runs that begin before this one's end, less those that are over when it begins.
+        # Number of earlier runs that begin before this run ends, and of those that end before it begins.
         begun, over = np.searchsorted(starts, runs[:, 1]), np.searchsorted(ends, runs[:, 0], side="right")
         if (begun > over).any():
             found.append(number)
@@ -224,8 +224,8 @@ def _overlapping(runs_of: Mapping[int, NDArray[np.int64]]) -> list[int]:
     return found
 
 
-def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.uint8]:
-    """All annotations of one image in one mask.
+def combined_mask(rows: Sequence[AnnotationRow], height: int, width: int) -> NDArray[np.uint8]:
+    """Join all annotations of one image in one mask.
 
     Args:
         rows: The image's rows.
@@ -242,14 +242,14 @@ def combined_mask(rows: Sequence[Row], height: int, width: int) -> NDArray[np.ui
     return functools.reduce(np.bitwise_or, masks) if masks else np.zeros((height, width), dtype=np.uint8)
 
 
-def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:
-    """The runs of the mask that `combined_mask` gives, which do not depend on its size.
+def combined_runs(rows: Sequence[AnnotationRow]) -> NDArray[np.int64]:
+    """Return the runs of the mask that `combined_mask` returns; they do not depend on its size.
 
     Args:
         rows: The image's rows.
 
     Returns:
-        (k, 2) as of `data.annotations.rle.union`; none for an image without pneumothorax.
+        (k, 2) as `data.annotations.rle.union` returns; none for an image without pneumothorax.
 
     Raises:
         AnnotationError: A row is malformed.
@@ -263,7 +263,7 @@ def combined_runs(rows: Sequence[Row]) -> NDArray[np.int64]:
     return rle.union(*found)
 
 
-def _decoded(row: Row, height: int, width: int) -> NDArray[np.uint8]:
+def _decoded(row: AnnotationRow, height: int, width: int) -> NDArray[np.uint8]:
     try:
         return rle.decode(row.text, height, width)
     except rle.RleError as error:

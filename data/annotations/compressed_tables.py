@@ -1,9 +1,8 @@
-"""Files within files: what a table is packed in, told by content and never by name.
+"""Compressed table files: gzip and zip, recognised by content and never by name.
 
-Promises: `unpacked` gives the bytes of a file as they were before gzip or zip, also where one lies in the
-other. It never makes more than `MOST_BYTES` of them. A zip holds one table; what macOS adds to it does not
-count. Files of other kinds that can be told by their first bytes (an Excel workbook, a web page, xz …) are
-refused with the name of the kind.
+`unpack` returns the content of a gzip or zip file, also if one lies in the other, up to `MOST_BYTES` bytes. A
+zip file must hold one table; files that macOS adds do not count. Files of other kinds that have known first
+bytes (an Excel workbook, a web page, xz …) are refused with the name of the kind.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from core.base.errors import UserError
 from data.annotations.image_ids import printable
 
 MOST_BYTES = 1 << 29
-"""A longer table is not unpacked; the competition's has 6 million."""
+"""A longer table is not unpacked; the competition's has 6 million bytes."""
 
 _GZIP = b"\x1f\x8b"
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive without a file
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second is the start of an archive without files
 _DEEPEST = 4
 _AT_ONCE = 1 << 20
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others zipfile unpacks without a bound
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks the others without a limit on memory
 _METHOD_NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 _TABLES = frozenset({".csv", ".tsv", ".txt", ".gz"})
 _MOST_NAMED = 5
-_ENCRYPTED = 1  # in a member's flags
+_ENCRYPTED = 1  # bit in a member's flags
 _SAVE_AS_CSV = "Save the table as CSV."
 _UNPACK = "Unpack it first."
 
@@ -64,30 +63,30 @@ _OFFICE = (
 )
 
 
-def unpacked(path: Path, content: bytes, expected: str) -> bytes:
-    """What a file contains, out of gzip and zip.
+def unpack(path: Path, content: bytes, expected: str) -> bytes:
+    """Unpack a file from gzip and zip.
 
     Args:
         path: The file, for messages.
         content: Its bytes.
-        expected: One sentence for whoever gave another file.
+        expected: A sentence that tells the user which file was expected.
 
     Raises:
-        UserError: A broken or encrypted archive, one without or with several tables, one that is
-            too large unpacked, or another kind of file.
+        UserError: The archive is broken, encrypted or too large, or does not hold exactly one table; or the
+            file is of another kind.
     """
     for _ in range(_DEEPEST + 1):
         if content.startswith(_GZIP):
-            content = _gunzipped(path, content)
+            content = _gunzip(path, content)
         elif content.startswith(_ZIP):
-            content = _unzipped(path, content, expected)
+            content = _unzip(path, content, expected)
         else:
             _refuse_other_kinds(path, content, expected)
             return content
     raise UserError(f"{path}: archives lie in one another, more than {_DEEPEST} deep.", _UNPACK)
 
 
-def _gunzipped(path: Path, content: bytes) -> bytes:
+def _gunzip(path: Path, content: bytes) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             return _read(path, file)
@@ -95,10 +94,10 @@ def _gunzipped(path: Path, content: bytes) -> bytes:
         raise UserError(f"{path} is not a whole gzip file: {error}") from error
 
 
-def _unzipped(path: Path, content: bytes, expected: str) -> bytes:
+def _unzip(path: Path, content: bytes, expected: str) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            member = _table(path, archive.infolist(), expected)
+            member = _find_table(path, archive.infolist(), expected)
             name = printable(member.filename)
             if member.flag_bits & _ENCRYPTED:
                 raise UserError(f"{path}: {name} in it is encrypted.", _UNPACK)
@@ -121,15 +120,13 @@ def _unzipped(path: Path, content: bytes, expected: str) -> bytes:
         raise UserError(f"{path} is not a whole zip file: {error}") from error
 
 
-def _table(path: Path, members: Sequence[zipfile.ZipInfo], expected: str) -> zipfile.ZipInfo:
-    """The one table of an archive."""
+def _find_table(path: Path, members: Sequence[zipfile.ZipInfo], expected: str) -> zipfile.ZipInfo:
+    """Return the one table of an archive."""
     names = {member.filename for member in members}
     for name, kind in _OFFICE:
         if name in names:
             raise UserError(f"{path} is {kind}, not a CSV file.", f"{expected} {_SAVE_AS_CSV}")
-    files = [
-        member for member in members if not member.is_dir() and not _added(PurePosixPath(member.filename))
-    ]
+    files = [member for member in members if not member.is_dir() and not _is_from_system(member.filename)]
     tables = [one for one in files if PurePosixPath(one.filename).suffix.lower() in _TABLES]
     for some in (files, tables):
         if len(some) == 1:
@@ -145,8 +142,9 @@ def _table(path: Path, members: Sequence[zipfile.ZipInfo], expected: str) -> zip
     )
 
 
-def _added(name: PurePosixPath) -> bool:
-    """Whether a system put this into an archive by itself."""
+def _is_from_system(filename: str) -> bool:
+    """Whether the operating system added this file to the archive."""
+    name = PurePosixPath(filename)
     return "__MACOSX" in name.parts or name.name.startswith("._") or name.name in (".DS_Store", "Thumbs.db")
 
 

@@ -1,13 +1,12 @@
-"""What the images of a folder are called, and which image an id in a table means.
+"""Image ids: the id of each image file, and the image that an id in a table refers to.
 
-Promises: `Identities.choose` gives an image the same id whatever command asks. With annotations, an image
-belongs to those of its file's name (`image_id`), or else of its SOP Instance UID. Without, its id is its
-file's name, or its SOP Instance UID where several files have that name (`1/image.dcm`, `2/image.dcm`).
+`Identities.choose` returns the same id for an image in every command. By default, it is the file's name
+(`image_id`). With annotations, it is the SOP Instance UID if only that is annotated. Without annotations, it
+is the SOP Instance UID where several files have one name (`1/image.dcm`, `2/image.dcm`).
 
-`meant` is the one rule by which an id that was written in a table finds its image: the very id first, and
-then the id without a suffix that belongs to a file (`a.dcm`, `a.png`). Where no id of a table finds one,
-`nearest` says in what way one nearly does. All ids, of files and of tables, are without white space around
-them.
+`resolve_id` finds the image of an id in a table: the id itself, or else the id without a file suffix
+(`a.dcm`, `a.png`). If no id of a table matches an image, `explain_near_miss` describes the difference.
+All ids, of files and of tables, have no white space around them.
 """
 
 from __future__ import annotations
@@ -22,50 +21,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from data.annotations.annotation_file import Annotations, Row
+    from data.annotations.annotation_file import AnnotationRow, Annotations
 
-# ASCII: or the Turkish dotless i would do for an i.
+# ASCII: otherwise IGNORECASE would also match the Turkish dotless i.
 _DICOM_SUFFIX = re.compile(r"\.(dcm|dicom)\Z", re.IGNORECASE | re.ASCII)
 _FILE_SUFFIX = re.compile(r"\.(dcm|dicom|png|jpg|jpeg)\Z", re.IGNORECASE | re.ASCII)
 QUOTES = (
     "'`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u2032\u2033\uff02\uff07"
 )
-"""Characters that editors put in the place of `"`."""
+"""Characters that editors write instead of `"`."""
 _UNSEEN = frozenset({"Cc", "Cf"})  # control characters; zero-width ones, byte order marks, soft hyphens
-_KEPT = "\t"  # of the control characters: a blank like any other
+_KEPT = "\t"  # the control character that counts as a blank
 
 
 @dataclass(frozen=True)
 class Identities:
-    """How files come by their ids and annotations.
+    """The rule that assigns ids and annotations to image files.
 
     Attributes:
-        rows_of: Image id to its rows; None without annotations.
+        rows_of: Annotation rows of each image id; None without annotations.
         shared: Ids (`image_id`) that several files have.
     """
 
-    rows_of: Mapping[str, tuple[Row, ...]] | None
+    rows_of: Mapping[str, tuple[AnnotationRow, ...]] | None
     shared: frozenset[str]
 
     @classmethod
     def of(cls, annotations: Annotations | None, files: Sequence[Path]) -> Identities:
-        """Those of all files of a folder."""
+        """Create the rule for all files of a folder."""
         names = Counter(map(image_id, files))
         shared = frozenset(name for name, count in names.items() if count > 1)
         return cls(None if annotations is None else annotations.rows_of, shared)
 
     def choose(self, file: Path, uid: str) -> str:
-        """The id of a file's image, of which the header says that it is `uid` ("" if it does not)."""
+        """Return the id of a file's image; `uid` is the SOP Instance UID in its header, or ""."""
         name, uid = image_id(file), trimmed(printable(uid))
         if self.rows_of is None:
             return uid if uid and name in self.shared else name
         return name if name in self.rows_of or uid not in self.rows_of else uid
 
-    def places(self, files: Sequence[Path]) -> tuple[list[int], int]:
-        """For each file its row, if it has one; and how many rows are expected: those come first.
+    def assign_rows(self, files: Sequence[Path]) -> tuple[list[int], int]:
+        """Assign a row of the HDF5 file to each image file; return the rows and the number of expected ones.
 
-        A file is expected to have one if annotations say so, or if there are none. Whether it has is known
-        only when it was read, but where it has to go must be known before.
+        The expected rows come first. A file is expected to fill its row if it is annotated, or if there are
+        no annotations. Only reading the file shows if it does, but its row must be known before that.
         """
         names = list(map(image_id, files))
         expected = [True] * len(files)
@@ -80,11 +79,11 @@ class Identities:
 
 
 def image_id(file: Path) -> str:
-    """What the image of a file is called by its name.
+    """Return the image id that a file's name gives.
 
-    The whole name, without one `.dcm` or `.dicom` at its end, in any case, and without white space around
-    it; `1.2.276.0` and `CR.0001` have no suffix. It can be printed and stored, and is never empty: a name
-    that is nothing but a suffix stays, and blanks become escapes.
+    It is the whole name without one `.dcm` or `.dicom` at its end, in any case, and without white space
+    around it; `1.2.276.0` and `CR.0001` have no suffix. It can be printed and stored. It is never empty: a
+    name that is only a suffix stays, and a name of blanks becomes escapes.
     """
     name = printable(file.name)
     whole = trimmed(name)
@@ -96,16 +95,16 @@ def has_dicom_suffix(file: Path) -> bool:
     return _DICOM_SUFFIX.search(trimmed(file.name)) is not None
 
 
-def meant(written: str, images: Collection[str] = ()) -> str:
-    """The image that an id in a table means.
+def resolve_id(written: str, images: Collection[str] = ()) -> str:
+    """Return the id of the image that an id in a table refers to.
 
     Args:
         written: The id, without white space around it.
-        images: Ids of images that are known; there may be others.
+        images: Ids of known images; there may be others.
 
     Returns:
-        The id itself if an image has it; else the id without the suffixes of a file, `.dcm`, `.dicom`,
-        `.png`, `.jpg` or `.jpeg` in any case, as soon as an image has that.
+        The id itself if it is in `images`. Else suffixes of files (`.dcm`, `.dicom`, `.png`, `.jpg` or
+        `.jpeg`, in any case) are removed one by one until the rest is in `images` or has no suffix.
     """
     while written not in images:
         shorter = trimmed(_FILE_SUFFIX.sub("", written))
@@ -115,15 +114,15 @@ def meant(written: str, images: Collection[str] = ()) -> str:
     return written
 
 
-def nearest(written: Collection[str], images: Collection[str]) -> str:
-    """What keeps ids of a table from being those of images, told of the first one that nearly is.
+def explain_near_miss(written: Collection[str], images: Collection[str]) -> str:
+    """Explain why ids of a table match no image, by the first id that nearly matches one.
 
     Args:
-        written: The ids that a table has.
+        written: The ids of the table.
         images: Ids of images, none of which is among them.
 
     Returns:
-        A sentence; "" where no id is near.
+        A sentence; "" if no id nearly matches.
     """
     known = {_bare(image): image for image in reversed(list(images))}
     for one in written:
@@ -134,9 +133,9 @@ def nearest(written: Collection[str], images: Collection[str]) -> str:
 
 
 def _bare(name: str) -> str:
-    """What is left of an id without its folders, quotes, suffix, case and way of writing."""
+    """Return an id without folders, quotes and suffix, with case and Unicode form normalised."""
     last = trimmed(_unquoted(_without_folders(_unquoted(name))))
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", meant(last)).casefold())
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", resolve_id(last)).casefold())
 
 
 def _unquoted(name: str) -> str:
@@ -148,7 +147,7 @@ def _without_folders(name: str) -> str:
 
 
 def _difference(written: str, image: str) -> str:
-    """How two ids differ that are `_bare` the same."""
+    """Describe how two ids differ for which `_bare` returns the same."""
     found = list[str]()
     if (_unquoted(written) == written) != (_unquoted(image) == image):
         found.append('these quotes are not ": remove them')
@@ -156,7 +155,7 @@ def _difference(written: str, image: str) -> str:
     folders = (name.removesuffix(_without_folders(name)) for name in (written, image))
     if len(set(folders)) > 1:
         found.append("an id is the file's name alone")
-    one, other = (_unquoted(meant(_without_folders(name))) for name in (written, image))
+    one, other = (_unquoted(resolve_id(_without_folders(name))) for name in (written, image))
     composed, other_composed = (unicodedata.normalize("NFC", name) for name in (one, other))
     if composed != other_composed:
         found.append("it differs in upper and lower case")
@@ -166,15 +165,15 @@ def _difference(written: str, image: str) -> str:
 
 
 def name_below(folder: Path, file: Path) -> str:
-    """A file's path below the images' folder, in characters that can be printed and stored."""
+    """Return a file's path below the images' folder, in characters that can be printed and stored."""
     return printable(file.relative_to(folder).as_posix())
 
 
 def printable(text: str) -> str:
-    """Bytes of a name that are no UTF-8, and control characters, become escapes, written with a backslash."""
+    """Replace bytes that are not UTF-8, and control characters, by escapes with a backslash."""
     if text.isprintable():
         return text
-    with contextlib.suppress(UnicodeError):  # the bytes of a name where the system's own encoding is ASCII
+    with contextlib.suppress(UnicodeError):  # a name's bytes if the system's encoding is ASCII
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(
@@ -183,9 +182,9 @@ def printable(text: str) -> str:
 
 
 def trimmed(text: str) -> str:
-    """A text without white space around it, and without characters there that cannot be seen either."""
+    """Return a text without white space and invisible characters at its ends."""
     text = text.strip()
-    if text and "!" <= text[0] <= "~" and "!" <= text[-1] <= "~":  # nearly all
+    if text and "!" <= text[0] <= "~" and "!" <= text[-1] <= "~":  # nearly all texts
         return text
     start, end = 0, len(text)
     while start < end and _is_unseen(text[start]):

@@ -1,21 +1,19 @@
-"""Run-length encoding as the SIIM-ACR competition writes it.
+"""The run-length encoding of masks in the SIIM-ACR competition.
 
-Promises: `decode` and `encode` are exact inverses for every mask of every shape, a run that reaches
-the last pixel and a mask of all ones included. A text that does not describe a mask of the given
-size raises `RleError`; nothing is ever clipped, repaired or guessed. `runs` gives the same runs
-without the image's size, for what can be known before it; `union` joins runs, `area` and `overlap` count
-their pixels, and `draw` draws them.
+`decode` and `encode` are exact inverses for every mask of every shape, including a run that reaches the last
+pixel and a mask of all ones. A text that does not describe a mask of the given size raises `RleError`;
+nothing is clipped, repaired or guessed. `runs` decodes a text without the image's size. `union` joins runs,
+`area` and `overlap` count their pixels, and `draw` draws them.
 
-The format: pixel (x, y) has index x * height + y (column by column, from 0). The text alternates
-a gap and a length: how many clear pixels lie between the end of the previous run and this one, then
-how many are set. `-1` is the empty mask. Whole numbers may be written as pandas writes floats (`-1.0`,
-`12.0`, `1e3`): they are taken for exactly what they are. Width 3, height 4, pixels (x, y) = (0,1), (0,2),
-(2,0):
+The format: pixel (x, y) has index x * height + y (column by column, from 0). The text alternates a gap and a
+length: the number of clear pixels between the end of the previous run and this one, then the number of set
+pixels. `-1` is the empty mask. Whole numbers may be written as pandas writes floats (`-1.0`, `12.0`, `1e3`);
+they are converted exactly. Width 3, height 4, pixels (x, y) = (0,1), (0,2), (2,0):
 
     indices 1, 2 and 8   ->   "1 2 5 1"
 
-Source: the competition's data page and its `mask_functions.py`, whose encoder loses a run that ends
-at the last pixel and whose decoder returns the transpose; neither happens here.
+Source: the competition's data page and its `mask_functions.py`. The encoder there loses a run that ends at
+the last pixel, and the decoder returns the transpose; this module does neither.
 """
 
 from __future__ import annotations
@@ -48,14 +46,14 @@ _MOST_DIGITS = 100  # `int` itself refuses more than 4,300, with a message of it
 
 
 class RleError(ValueError):
-    """A text that is no run-length encoding of a mask of the size asked for."""
+    """A text is not a run-length encoding of a mask of the given size."""
 
 
 def encode(mask: NDArray[np.generic]) -> str:
-    """The text of a mask.
+    """Encode a mask as text.
 
     Args:
-        mask: (height, width), any type of number; what is not zero is set.
+        mask: (height, width), any type of number; pixels that are not zero are set.
 
     Returns:
         Gaps and lengths separated by single spaces, or `-1` when nothing is set.
@@ -76,7 +74,7 @@ def encode(mask: NDArray[np.generic]) -> str:
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text says that nothing is set: `-1`, also as `-1.0` or `-1e0`, spaces around it or not."""
+    """Whether a text is the empty mask: `-1`, also as `-1.0` or `-1e0`, with or without spaces around it."""
     text = text.strip()
     if text == EMPTY or not text.startswith("-"):
         return text == EMPTY
@@ -86,10 +84,10 @@ def is_empty(text: str) -> bool:
         return False
 
 
-def odd_characters(text: str) -> str:
-    """Which characters of a cell an editor or a spreadsheet put there, in one clause; "" without any.
+def explain_odd_characters(text: str) -> str:
+    """Name, in one clause, characters that an editor or a spreadsheet put into a cell; "" without any.
 
-    They are dashes for a minus, and quotes that are not `"`.
+    These are dashes for a minus, and quotes that are not `"`.
     """
     if dash := _DASHED.match(text):
         return f"{dash[0][0]!r} is no ASCII minus: write -1"
@@ -99,15 +97,15 @@ def odd_characters(text: str) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is written as the competition does: digits alone, or `-1`."""
+    """Whether a text is written as in the competition: digits alone, or `-1`."""
     return text.strip() == EMPTY or _NOT_A_NUMBER.search(text) is None
 
 
-def without_length(text: str) -> int:
-    """How many runs of a text, which `runs` takes, have no pixel.
+def count_empty_runs(text: str) -> int:
+    """Count the runs of length 0 in a text.
 
     Raises:
-        RleError: As `runs`.
+        RleError: The text is not valid for `runs`.
     """
     if is_empty(text):
         return 0
@@ -116,7 +114,7 @@ def without_length(text: str) -> int:
 
 
 def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
-    """The mask that a text describes.
+    """Decode a text to a mask.
 
     Args:
         text: Gaps and lengths, or `-1`; spaces around and between do not matter.
@@ -127,7 +125,8 @@ def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
         (height, width) uint8, 1 where set, in C order.
 
     Raises:
-        RleError: Not whole numbers, an odd number of them, or runs beyond the last pixel.
+        RleError: The text has other things than whole numbers, an odd count of them, or runs beyond the last
+            pixel.
     """
     size = height * width
     if is_empty(text):
@@ -140,10 +139,10 @@ def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def draw(runs: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
-    """The mask that has these runs.
+    """Draw runs as a mask.
 
     Args:
-        runs: (k, 2) as of `runs` and `union`: ascending, apart or touching.
+        runs: (k, 2) as `runs` and `union` return them: ascending, apart or touching.
         height: Rows of the mask, in pixels.
         width: Columns of the mask, in pixels.
 
@@ -151,7 +150,7 @@ def draw(runs: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
         (height, width) uint8, 1 where set, in C order.
 
     Raises:
-        RleError: Runs that are not ascending, overlap, or end beyond the last pixel.
+        RleError: The runs are not ascending, overlap, or end beyond the last pixel.
     """
     counts = np.diff(runs.ravel(), prepend=0, append=height * width)
     if counts.min() < 0:
@@ -160,23 +159,24 @@ def draw(runs: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _drawn(counts: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
-    """Gap, length, ..., gap: the definition of the format is what `repeat` does."""
+    """Draw a mask from gap, length, ..., gap: `repeat` does what the format defines."""
     flat = np.repeat(np.arange(counts.size, dtype=np.uint8) & 1, counts)
     return transposed(flat.reshape(width, height))
 
 
 def runs(text: str) -> NDArray[np.int64]:
-    """The runs of a text, in ascending order and apart from one another.
+    """Decode a text to its runs, in ascending order and apart from one another.
 
     Args:
         text: Gaps and lengths, or `-1`; spaces around and between do not matter.
 
     Returns:
-        (k, 2) indices of each run's first pixel and of the first one after it; runs of no pixel are
-        left out. An index says where a pixel is only together with the image's height.
+        (k, 2) indices of each run's first pixel and of the first pixel after it. Runs of length 0 are left
+        out. The position of a pixel depends on the image's height, too.
 
     Raises:
-        RleError: Not whole numbers, an odd number of them, or runs beyond any image (`LARGEST`).
+        RleError: The text has other things than whole numbers, an odd count of them, or runs beyond any image
+            (`LARGEST`).
     """
     if is_empty(text):
         return np.empty((0, 2), dtype=np.int64)
@@ -188,13 +188,13 @@ def runs(text: str) -> NDArray[np.int64]:
 
 
 def union(*several: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pixels that are in any of some sets of runs.
+    """Join sets of runs: the pixels that are in any of them.
 
     Args:
-        several: Each (k, 2) as of `runs`, in any order.
+        several: Each (k, 2) as `runs` returns them, in any order.
 
     Returns:
-        (k, 2) ascending, with a gap between each and the next: one array for one set of pixels.
+        (k, 2) ascending, with a gap between each run and the next: equal sets of pixels give equal arrays.
     """
     some = [runs for runs in several if len(runs)]
     if not some:  # most images of a data set
@@ -208,16 +208,16 @@ def union(*several: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def area(runs: NDArray[np.int64]) -> int:
-    """How many pixels the runs of a mask set."""
+    """Return the number of pixels in the runs of a mask."""
     return int((runs[:, 1] - runs[:, 0]).sum())
 
 
 def overlap(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """How many pixels two masks share.
+    """Return the number of pixels that two masks share.
 
     Args:
         one: (k, 2) runs, ascending and apart from one another (`runs`, `union`).
-        other: The same of a mask of the same height.
+        other: (k, 2) runs of a mask of the same height.
     """
     if not len(one) or not len(other):
         return 0
@@ -225,10 +225,10 @@ def overlap(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
 
 
 def _before(runs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many pixels of the runs have an index below each of some."""
+    """Return, for each of some indices, the number of pixels of the runs below it."""
     lengths = runs[:, 1] - runs[:, 0]
     whole = np.append(0, np.cumsum(lengths))
-    begun = np.searchsorted(runs[:, 0], indices)  # the last of them may not be over
+    begun = np.searchsorted(runs[:, 0], indices)  # the last of them may not have ended
     last = np.maximum(begun - 1, 0)
     beyond = np.where(begun > 0, np.maximum(runs[last, 1] - indices, 0), 0)
     counted: NDArray[np.int64] = whole[begun] - beyond
@@ -236,7 +236,7 @@ def _before(runs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _numbers(text: str, size: int, image: str) -> NDArray[np.int64]:
-    """The numbers of a text: an even count of integers from 0 to `size`."""
+    """Parse a text to an even count of integers from 0 to `size`."""
     words = text.split() if _NOT_A_NUMBER.search(text) is None else _whole_words(text)
     if not words:
         raise RleError("it is empty; an image without pneumothorax is written -1")
@@ -252,12 +252,12 @@ def _numbers(text: str, size: int, image: str) -> NDArray[np.int64]:
 
 
 def _whole_words(text: str) -> list[str]:
-    """The numbers of a text, written in any way, in digits alone.
+    """Return the numbers of a text, in any notation, as words of digits alone.
 
     Raises:
-        RleError: One is not a whole number from 0 on; says why.
+        RleError: A word is not a whole number from 0 on; says why.
     """
-    if why := odd_characters(text.strip()):
+    if why := explain_odd_characters(text.strip()):
         raise RleError(why)
     found = []
     for match in _WORD.finditer(text):
@@ -276,10 +276,10 @@ def _whole_words(text: str) -> list[str]:
 
 
 def _whole(word: str) -> int | None:
-    """The whole number that a word is in decimal notation, exactly; None if it is none.
+    """Parse a word in decimal notation exactly; return None if it is not a whole number.
 
     Raises:
-        RleError: It has more than `_MOST_DIGITS` digits.
+        RleError: The number has more than `_MOST_DIGITS` digits.
     """
     match = _DECIMAL.fullmatch(word)
     if match is None or (match[2] is None and not match[3]):
@@ -300,7 +300,7 @@ def _whole(word: str) -> int | None:
 
 
 def _shown(text: str, position: int) -> str:
-    """The part of a long text around `position`, quoted."""
+    """Return the part of a long text around `position`, quoted."""
     start = max(0, position - _LONGEST_SHOWN // 2)
     part = text[start : start + _LONGEST_SHOWN]
     return f"{'…' if start else ''}{part!r}{'…' if start + len(part) < len(text) else ''}"

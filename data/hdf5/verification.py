@@ -34,7 +34,7 @@ from data.hdf5.store import (
     open_file,
     scale_of,
 )
-from data.radiographs.resize import covered
+from data.radiographs.resize import covered_area
 
 Progress = Callable[[int, int], None]
 """Called with the number of images looked at, and of all."""
@@ -357,7 +357,7 @@ class _Inspection:
         return (
             False,
             truth.any() != bool(flag),
-            not _is_half_covered(mask[..., 0], covered(truth, *mask.shape[:2])),
+            not _is_half_covered(mask[..., 0], covered_area(truth, *mask.shape[:2])),
         )
 
     def _look_at_attributes(self) -> None:

@@ -1,4 +1,5 @@
-"""From a DICOM data set's bytes to the pixel values that were stored: headers, fragments, codecs.
+"""Decoding of DICOM pixel data to stored values: headers, fragments, compressed streams, stored bits.
 
-What the values mean on a screen is in `data.radiographs.grayscale`.
+`frames.first_frame` is the entry point. `data.radiographs.grayscale` converts the stored values to what a
+screen shows.
 """

@@ -1,9 +1,8 @@
-"""What a JPEG 2000 stream says of itself: its image, its tiles, and whether they are all there.
+"""Headers and completeness of JPEG 2000 streams.
 
-Promises: as `data.pixel_data.codestreams`, which is what others use. Every tile, and every tile-part that its
-    tile says
-it has, must be there. A stream that is cut into far more parts than an image of its size is (tiles,
-precincts, code-blocks, layers) is refused before a decoder takes time and memory for each of them.
+Other modules use this through `data.pixel_data.codestreams`. Every tile must be present, and every tile-part
+that a tile announces. A stream with far more parts (tiles, precincts, code-blocks, layers) than an image of
+its size needs is refused before a decoder uses time and memory for each of them.
 
 Sources: ITU-T T.800 annexes A (codestream), B (partition) and I (boxes of a JP2 file); T.814 (HTJ2K).
 """
@@ -16,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from data.pixel_data.elements import Refusal
+from data.pixel_data.elements import DicomError
 
 START = b"\xff\x4f\xff\x51"
-"""SOC and SIZ: how each codestream begins."""
+"""SOC and SIZ, the first markers of each codestream."""
 
 FILE_START = b"\0\0\0\x0cjP  \r\n\x87\n"
 """The first box of a JP2 file."""
@@ -28,14 +27,14 @@ _EOC, _SOT, _SOD, _SOP = b"\xff\xd9", b"\xff\x90", b"\xff\x93", b"\xff\x91"
 _COD, _COC = 0x52, 0x53
 _SOT_BYTES = 12
 _NOT_ZERO = re.compile(rb"[^\0]")
-_MARKER = re.compile(rb"\xff[\x90-\xff]")  # no coded data have these two bytes (T.800 A.1.3)
+_MARKER = re.compile(rb"\xff[\x90-\xff]")  # coded data never contain these two bytes (T.800 A.1.3)
 _EPH = b"\xff\x92"
 
 _MOST_SEGMENTS = 10_000
 _MOST_BOXES = 1000
-_MOST_LEVELS = 32  # of resolution (T.800 table A.15)
-# Beside what any image may have, one part for so many pixels: about four times what encoders write at their
-# finest settings (tiles of 64x64, code-blocks of 16x16).
+_MOST_LEVELS = 32  # resolution levels (T.800 table A.15)
+# The limit on each kind of part is a fixed number (FREE) plus one per number of pixels. This is about four
+# times what encoders write at their finest settings (tiles of 64x64, code-blocks of 16x16).
 _PIXELS_OF_A_TILE, _FREE_TILES = 1024, 64
 _PIXELS_OF_A_BLOCK, _FREE_BLOCKS = 32, 4096
 _PIXELS_OF_A_PACKET, _FREE_PACKETS = 16, 65536
@@ -43,7 +42,7 @@ _PARTS_OF_A_TILE, _FREE_PARTS = 16, 255
 
 
 class Image(NamedTuple):
-    """The fields of `data.pixel_data.codestreams.Stream` that are known from the main header."""
+    """The fields of `data.pixel_data.codestreams.Codestream` that the main header gives."""
 
     content: bytes
     height: int
@@ -52,11 +51,11 @@ class Image(NamedTuple):
     bits: int
     signed: bool
     lossless: bool
-    shifted: bool
+    has_offset: bool
 
 
 class _Grid(NamedTuple):
-    """Where the image and its tiles are, in the coordinates of the reference grid (T.800 A.5.1)."""
+    """The position of the image and its tiles in the reference grid (T.800 A.5.1)."""
 
     right: int
     bottom: int
@@ -81,10 +80,10 @@ class _Parts(NamedTuple):
     """The tile-parts of a codestream.
 
     Attributes:
-        end: Where the last one ends.
-        found: How many there are of each tile.
-        stated: How many each tile says it has, if it does.
-        open: Where the last one begins, if it does not tell its length; else None.
+        end: Offset of the end of the last one.
+        found: Number of tile-parts of each tile.
+        stated: Number that each tile announces, if it does.
+        open: Offset of the last one if it does not give its length; else None.
     """
 
     end: int
@@ -94,11 +93,11 @@ class _Parts(NamedTuple):
 
 
 def describe(content: bytes) -> Image:
-    """The image of a codestream, or of the first one in a JP2 file, by its main header (T.800 A.5.1).
+    """Describe a codestream, or the first one in a JP2 file, by its main header (T.800 A.5.1).
 
     Raises:
-        Refusal: There is none, or its header is damaged.
-        struct.error: It is cut off within its header.
+        DicomError: There is no codestream, or its header is damaged.
+        struct.error: The codestream is cut off within its header.
     """
     content = content[_start(content) :]
     grid = _grid(content)
@@ -116,32 +115,32 @@ def describe(content: bytes) -> Image:
         bits=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
         lossless=reversible,
-        shifted=bool(grid.left or grid.top),
+        has_offset=bool(grid.left or grid.top),
     )
 
 
-def whole(content: bytes) -> tuple[bytes, bool]:
-    """A codestream up to its end, and whether data may be missing at the end of a tile without a sign.
+def check_complete(content: bytes) -> tuple[bytes, bool]:
+    """Return a codestream up to its end, and whether data may be missing without a visible sign.
 
     Raises:
-        Refusal: Tiles or tile-parts are missing, or there are far too many parts.
-        struct.error: It is cut off within its headers.
+        DicomError: Tiles or tile-parts are missing, or there are far too many parts.
+        struct.error: The codestream is cut off within its headers.
     """
     grid = _grid(content)
     parts = _tile_parts(content, grid)
     for tile in range(grid.tiles):
         if parts.found[tile] == 0:
-            raise Refusal(f"its JPEG 2000 stream is cut off: tile {tile + 1} of {grid.tiles} is not there")
+            raise DicomError(f"its JPEG 2000 stream is cut off: tile {tile + 1} of {grid.tiles} is not there")
         if parts.found[tile] < parts.stated.get(tile, 0):
-            raise Refusal(
+            raise DicomError(
                 f"its JPEG 2000 stream is cut off: tile {tile + 1} has {parts.found[tile]} of "
                 f"{parts.stated[tile]} tile-parts"
             )
     sure = parts.open is None and len(parts.stated) == grid.tiles
     rest = _NOT_ZERO.search(content, parts.end)
     if not (rest and content.startswith(_EOC, rest.start())):
-        # The end marker alone may be missing. But it may have been taken for data, and a zero at the end may
-        # have been put there, in place of data that are missing.
+        # The end marker alone may be missing. But an end marker may have been counted as data, and a zero at
+        # the end may be padding in place of missing data.
         nothing_else = (
             rest is None
             or content.startswith(START, rest.start())
@@ -149,15 +148,15 @@ def whole(content: bytes) -> tuple[bytes, bool]:
         )
         swallowed = content.rfind(_EOC, 0, parts.end) >= 0
         if not (sure and nothing_else and content[parts.end - 1]) or swallowed:
-            raise Refusal("its JPEG 2000 stream is cut off: it has no end marker")
+            raise DicomError("its JPEG 2000 stream is cut off: it has no end marker")
     return content[: parts.end] + _EOC, not sure
 
 
-def continued(content: bytes, filler: bytes) -> bytes:
-    """A whole codestream with these data behind those of each tile that may have more.
+def with_extra_data(content: bytes, filler: bytes) -> bytes:
+    """Return a complete codestream with `filler` after the data of each tile that may have more data.
 
-    They are one more tile-part of it, but for the part that does not tell its length: that one has no other
-    behind it, so it is given a length, and the data.
+    The filler is a further tile-part of the tile. But no other part may follow a part that does not give its
+    length: that part gets a length, and the filler is appended to it.
     """
     parts = _tile_parts(content, _grid(content))
     body, ended = content[: parts.end], -1
@@ -173,7 +172,7 @@ def continued(content: bytes, filler: bytes) -> bytes:
 
 
 def _start(content: bytes) -> int:
-    """Where the codestream begins: in the first box of a JP2 file that holds one (T.800 I.4)."""
+    """Return the offset of the codestream; in a JP2 file, of the first box that holds one (T.800 I.4)."""
     position = 0
     for _ in range(_MOST_BOXES if content.startswith(FILE_START) else 0):
         if position + 8 > len(content):
@@ -190,9 +189,9 @@ def _start(content: bytes) -> int:
         if length < size:
             break
         position += length
-    start = content.find(START)  # of a bare codestream, or behind boxes that are damaged
+    start = content.find(START)  # a bare codestream, or one after damaged boxes
     if start < 0:
-        raise Refusal("its JPEG 2000 stream has no codestream")
+        raise DicomError("its JPEG 2000 stream has no codestream")
     return start
 
 
@@ -202,16 +201,16 @@ def _grid(content: bytes) -> _Grid:
         grid.right, grid.tile_left + grid.tile_width
     ) and grid.tile_top <= grid.top < min(grid.bottom, grid.tile_top + grid.tile_height)
     if not sane:
-        raise Refusal("the headers of its JPEG 2000 stream are damaged: its tiles do not cover its image")
+        raise DicomError("the headers of its JPEG 2000 stream are damaged: its tiles do not cover its image")
     return grid
 
 
 def _segments(content: bytes, position: int, stop: bytes) -> Iterator[tuple[int, int]]:
-    """Code and position of the marker segments of a header, after the marker; `stop` ends it.
+    """Yield code and offset of each marker segment of a header, after the marker, up to `stop`.
 
     Raises:
-        Refusal: Something else is there, or far too many.
-        struct.error: It is cut off.
+        DicomError: There is something else, or far too many segments.
+        struct.error: The header is cut off.
     """
     for _ in range(_MOST_SEGMENTS):
         mark, code, length = struct.unpack_from(">BBH", content, position)
@@ -221,18 +220,18 @@ def _segments(content: bytes, position: int, stop: bytes) -> Iterator[tuple[int,
             break
         yield code, position + 2
         position += 2 + length
-    raise Refusal("the headers of its JPEG 2000 stream are damaged")
+    raise DicomError("the headers of its JPEG 2000 stream are damaged")
 
 
 class _Style(NamedTuple):
-    """The most layers and the most precincts, in all tiles together, of the coding styles that were met."""
+    """The largest numbers of layers and of precincts in all tiles, over the coding styles found so far."""
 
     layers: int = 1
     precincts: int = 1
 
 
 def _main_style(content: bytes, grid: _Grid) -> _Style:
-    """What the main header says of coding; it and the number of tiles are checked."""
+    """Return the coding style in the main header; check it and the number of tiles."""
     if grid.tiles > _FREE_TILES + grid.pixels // _PIXELS_OF_A_TILE:
         raise _too_many(grid, "tiles")
     style = _Style()
@@ -242,12 +241,12 @@ def _main_style(content: bytes, grid: _Grid) -> _Style:
 
 
 def _with_style(style: _Style, content: bytes, code: int, position: int, grid: _Grid) -> _Style:
-    """The same after one more marker segment, if that says how tiles are coded (T.800 A.6.1, A.6.2).
+    """Update a coding style by a marker segment, if that is COD or COC (T.800 A.6.1, A.6.2).
 
-    What the header of a tile says is taken for all tiles.
+    The style in the header of a tile is assumed for all tiles.
 
     Raises:
-        Refusal: It makes far more precincts, code-blocks or packets than an image of this size is cut into.
+        DicomError: The style makes far more precincts, code-blocks or packets than the image needs.
     """
     layers = 1
     if code == _COD:
@@ -260,8 +259,8 @@ def _with_style(style: _Style, content: bytes, code: int, position: int, grid: _
         return style
     levels, width, height = struct.unpack_from(">3B", content, fixed)
     if levels > _MOST_LEVELS:
-        raise Refusal("the headers of its JPEG 2000 stream are damaged")
-    sizes = b"\xff" * (levels + 1)  # 2^15 both ways
+        raise DicomError("the headers of its JPEG 2000 stream are damaged")
+    sizes = b"\xff" * (levels + 1)  # 2^15 in both directions
     if own_precincts & 1:
         (sizes,) = struct.unpack_from(f">{levels + 1}s", content, fixed + 5)
     precincts, blocks = _partition(grid, sizes, width % 16 + 2, height % 16 + 2)
@@ -274,13 +273,13 @@ def _with_style(style: _Style, content: bytes, code: int, position: int, grid: _
 
 
 def _partition(grid: _Grid, sizes: bytes, width: int, height: int) -> tuple[int, int]:
-    """How many precincts and code-blocks there are in all (T.800 B.5 to B.7), but for those at borders.
+    """Count all precincts and code-blocks (T.800 B.5 to B.7), without extra ones at borders.
 
     Args:
         grid: The image and its tiles.
-        sizes: Of the precincts of each resolution, the smallest first: log2 of height and width, 4 bits each.
+        sizes: Precinct size at each resolution, the smallest first: log2 of height and width, 4 bits each.
         width: Log2 of a code-block's width.
-        height: Log2 of its height.
+        height: Log2 of a code-block's height.
     """
     across = min(grid.tile_width, grid.right - grid.left)
     down = min(grid.tile_height, grid.bottom - grid.top)
@@ -289,24 +288,26 @@ def _partition(grid: _Grid, sizes: bytes, width: int, height: int) -> tuple[int,
         reduced = len(sizes) - 1 - number
         columns, rows = -(-across // (1 << reduced)), -(-down // (1 << reduced))
         precincts += -(-columns // (1 << (size & 15))) * -(-rows // (1 << (size >> 4)))
-        half = 1 if number else 0  # all but the smallest consist of three bands of half the size
+        half = 1 if number else 0  # all resolutions but the smallest consist of three bands of half the size
         wide, high = min(width, max((size & 15) - half, 0)), min(height, max((size >> 4) - half, 0))
         of_a_band = -(-columns // (1 << wide + half)) * -(-rows // (1 << high + half))
         blocks += of_a_band * (3 if number else 1)
     return precincts * grid.tiles, blocks * grid.tiles
 
 
-def _too_many(grid: _Grid, what: str) -> Refusal:
+def _too_many(grid: _Grid, what: str) -> DicomError:
     size = f"{grid.right - grid.left}x{grid.bottom - grid.top} pixels"
-    return Refusal(f"its JPEG 2000 stream has far more {what} than an image of {size} needs; it is damaged")
+    return DicomError(
+        f"its JPEG 2000 stream has far more {what} than an image of {size} needs; it is damaged"
+    )
 
 
 def _tile_parts(content: bytes, grid: _Grid) -> _Parts:
-    """The tile-parts, from the main header on (T.800 A.4.2).
+    """Find the tile-parts after the main header (T.800 A.4.2).
 
     Raises:
-        Refusal: The content ends before one of them does, they are not in order, or too many.
-        struct.error: It is cut off within a header.
+        DicomError: The content ends within a tile-part, or the parts are out of order or too many.
+        struct.error: The content is cut off within a header.
     """
     style, position = _main_style(content, grid), len(_EOC)
     for _, begin in _segments(content, position, _SOT):
@@ -316,7 +317,7 @@ def _tile_parts(content: bytes, grid: _Grid) -> _Parts:
         number += 1
         _, tile, length, part, parts = struct.unpack_from(">HHIBB", content, position + 2)
         if tile >= grid.tiles or part != found[tile] or 0 < length < _SOT_BYTES + len(_SOD):
-            raise Refusal("its JPEG 2000 stream is damaged: its tile-parts are not in their order")
+            raise DicomError("its JPEG 2000 stream is damaged: its tile-parts are not in their order")
         found[tile] += 1
         if parts:
             stated[tile] = max(stated.get(tile, 0), parts)
@@ -331,7 +332,7 @@ def _tile_parts(content: bytes, grid: _Grid) -> _Parts:
             return _Parts(_end_of_data(content, data + len(_SOD)), found, stated, position)
         if position + length > len(content):
             missing = position + length - len(content)
-            raise Refusal(
+            raise DicomError(
                 f"its JPEG 2000 stream is cut off: {missing} bytes of its last tile-part are missing"
             )
         position += length
@@ -339,10 +340,10 @@ def _tile_parts(content: bytes, grid: _Grid) -> _Parts:
 
 
 def _end_of_data(content: bytes, position: int) -> int:
-    """Where the data of a tile-part that does not tell its length end: before the end marker.
+    """Return the end of a tile-part that does not give its length: the offset of the end marker.
 
     Raises:
-        Refusal: Something else comes first.
+        DicomError: Another marker comes first.
     """
     while (found := _MARKER.search(content, position)) is not None:
         position = found.start()
@@ -354,4 +355,4 @@ def _end_of_data(content: bytes, position: int) -> int:
             return position
         else:
             break
-    raise Refusal("its JPEG 2000 stream is cut off: it has no end marker")
+    raise DicomError("its JPEG 2000 stream is cut off: it has no end marker")

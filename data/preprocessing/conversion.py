@@ -143,7 +143,7 @@ def _preprocess(settings: Settings, progress: Progress) -> Report:
     size = (settings.size, settings.size)
     folder = staging_folder(settings.out)
     identities = Identities.of(annotations, files)
-    places, expected = identities.places(files)
+    places, expected = identities.assign_rows(files)
     lay_out = functools.partial(
         store.lay_out, count=expected, size=size, kinds=_kinds(settings), per_dataset=settings.per_dataset
     )
@@ -447,7 +447,7 @@ def _no_image(settings: Settings, report: Report, entries: Sequence[Entry]) -> U
     if report.annotations is not None and report.without_annotation:
         known = report.annotations.rows_of
         if known.keys().isdisjoint(ids):  # both sources are there: they need no other copy
-            hint = report.annotations.nearest(ids) or (
+            hint = report.annotations.explain_near_miss(ids) or (
                 f"{settings.annotations} has no id of an image. It has {next(iter(known))}, for example; the "
                 f"first image is {ids[0]}. Do they belong together?"
             )

@@ -1,1 +1,4 @@
-"""DICOM files to radiographs: found, read, shown as intended, resized."""
+"""Radiographs from DICOM files: find, read, convert to display values, resize.
+
+The decoding of stored pixels is in `data.pixel_data`. Conversion to HDF5 is in `data.preprocessing`.
+"""

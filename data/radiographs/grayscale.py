@@ -1,13 +1,12 @@
-"""From stored values to what is shown: modality, then values of interest (DICOM PS3.4 N.2).
+"""Conversion of stored values to display values: modality, then values of interest (DICOM PS3.4 N.2).
 
-Promises: `shown` gives values from 0 on and the greatest that there can be, by the data set's modality LUT or
-rescale (PS3.3 C.11.1) and its VOI LUT or window (C.11.2), or refuses by name what has no one meaning. A few
-rows are computed at a time, so its memory is that of the result.
+`display_values` applies the data set's modality LUT or rescale (PS3.3 C.11.1) and its VOI LUT or window
+(C.11.2). It returns values from 0 on, and the greatest possible one. It refuses, by name, an element that is
+ambiguous. It computes a few rows at a time, so it needs hardly more memory than the result.
 
-pydicom does the same but for these, which is why nothing here is left to it: its index into a table of 8-bit
-entries has 8 bits itself, so 12-bit pixels wrap round (seen in 3.0.2); it takes the first value of a table as
-the VR has it, though the VR of implicit files is a guess; and it scales to the bits that a table's descriptor
-says, which may only be 8 or 16 where entries have 12.
+pydicom is not used here, for three reasons. Its index into a table of 8-bit entries has 8 bits, so 12-bit
+pixels wrap around (seen in 3.0.2). It reads the first value of a table by the VR, which in implicit files is
+a guess. It scales to the bits in a table's descriptor, which can only be 8 or 16 even where entries have 12.
 """
 
 from __future__ import annotations
@@ -21,28 +20,37 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from data.pixel_data.elements import Refusal, joined, named, number, numbers, quoted, raw, terms
+from data.pixel_data.elements import (
+    DicomError,
+    join_notes,
+    label,
+    number,
+    numbers,
+    quoted,
+    raw_value,
+    terms,
+)
 from data.pixel_data.stored_bits import Frame
 
 _LEAST_BITS, _MOST_BITS = 8, 16
 _WORD = 1 << 16
 _LONGEST_SHOWN = 40
-_SLACK = 0.25  # of the range: how far a window or a table may reach beyond it and still be meant for it
-_LEAST_COVERED = 0.5  # of the range: how much of it a window or a table that is meant for it covers
-_ROUNDING = 1e-6  # of a product in float64; slopes have fewer digits
-_BLOCK = 1 << 18  # pixels at a time, which fit into a processor's cache as float64
+_SLACK = 0.25  # how far a window or a table for a range may exceed it, as a share of the range
+_LEAST_COVERED = 0.5  # how much of a range a window or a table for it covers at least
+_ROUNDING = 1e-6  # bound on the rounding error of a product in float64; slopes have fewer digits
+_BLOCK = 1 << 18  # number of pixels at a time; as float64 they fit into a processor's cache
 
 Line = Callable[[NDArray[Any]], NDArray[Any]]
-"""What becomes of some pixels' values."""
+"""A function from some pixels' values to their new values."""
 
 
-class Shown(NamedTuple):
-    """What is shown, but for the inversion of MONOCHROME1.
+class DisplayValues(NamedTuple):
+    """Display values before the inversion of MONOCHROME1.
 
     Attributes:
         values: uint8, uint16 or float32 in [0, full].
-        full: The value that the scale ends with.
-        note: What was corrected, or "".
+        full: The upper end of the scale.
+        note: The correction that was made, or "".
     """
 
     values: NDArray[Any]
@@ -50,53 +58,53 @@ class Shown(NamedTuple):
     note: str = ""
 
 
-def shown(frame: Frame, dataset: Dataset, *, own_bits: bool) -> Shown:
-    """The values of a frame, through what the data set says of them.
+def display_values(frame: Frame, dataset: Dataset, *, stream_bits: bool) -> DisplayValues:
+    """Convert a frame to display values by the modality and VOI elements of the data set.
 
     Args:
         frame: The stored values.
-        dataset: Its modality and VOI elements count; of an enhanced image, those of its first frame.
-        own_bits: The frame has other bits than the header says. A window or a table that does not fit these
-            is then meant for other values, and refused.
+        dataset: The data set; in an enhanced image, the elements of the first frame count.
+        stream_bits: Whether the frame has a stream's precision and not Bits Stored. Then a window or a table
+            that does not fit this precision is refused, because it is for other values.
 
     Raises:
-        Refusal: An element has no one meaning, or all values are the same.
+        DicomError: An element is ambiguous, or all values are the same.
     """
-    modality = _modality(frame, _source(dataset, "PixelValueTransformationSequence"), own_bits=own_bits)
+    modality = _modality(frame, _source(dataset, "PixelValueTransformationSequence"), stream_bits=stream_bits)
     low, high = sorted((modality.low, modality.high))
     source = _source(dataset, "FrameVOILUTSequence")
     table = _table(source, "VOILUTSequence", little=_is_little(dataset), signed=low < 0)
     if table is not None:
-        if own_bits:
+        if stream_bits:
             _check_fit(table.first, table.last, low, high, "VOILUTSequence")
         values = _in_blocks(frame.values, lambda some: table.looked_up(modality.line(some)), np.uint16)
-        return Shown(values, table.full, joined(modality.note, table.note))
+        return DisplayValues(values, table.full, join_notes(modality.note, table.note))
     window = _window(source)
     if window is not None:
-        if own_bits:
+        if stream_bits:
             half = window.width / 2
             _check_fit(window.center - half, window.center + half, low, high, "WindowCenter")
         values = _in_blocks(frame.values, lambda some: window.applied(modality.line(some)), np.float32)
-        return Shown(values, 1.0, modality.note)
+        return DisplayValues(values, 1.0, modality.note)
     if not math.isfinite(high - low) or low == high:
-        raise Refusal(
-            f"its rescaled values span {low} to {high} ({named('RescaleSlope')}, {named('RescaleIntercept')})"
+        raise DicomError(
+            f"its rescaled values span {low} to {high} ({label('RescaleSlope')}, {label('RescaleIntercept')})"
         )
-    if low == 0 and modality.kind.kind == "u":  # nearly every file: of whole numbers nothing is rounded yet
+    if low == 0 and modality.kind.kind == "u":  # nearly every file: whole numbers stay exact
         if modality.line is _unchanged:
-            return Shown(frame.values, high, modality.note)
-        return Shown(_in_blocks(frame.values, modality.line, modality.kind), high, modality.note)
+            return DisplayValues(frame.values, high, modality.note)
+        return DisplayValues(_in_blocks(frame.values, modality.line, modality.kind), high, modality.note)
 
     def scaled(some: NDArray[Any]) -> NDArray[np.float64]:
         places: NDArray[np.float64] = np.subtract(modality.line(some), low, dtype=np.float64)
         places /= high - low
         return np.clip(places, 0, 1, out=places)
 
-    return Shown(_in_blocks(frame.values, scaled, np.float32), 1.0, modality.note)
+    return DisplayValues(_in_blocks(frame.values, scaled, np.float32), 1.0, modality.note)
 
 
 def _in_blocks(values: NDArray[Any], line: Line, kind: np.dtype[Any] | type[np.generic]) -> NDArray[Any]:
-    """What becomes of all pixels, some rows at a time."""
+    """Apply a function to all pixels, some rows at a time."""
     found = np.empty(values.shape, kind)
     step = max(_BLOCK // max(values.shape[1], 1), 1)
     for start in range(0, len(values), step):
@@ -109,10 +117,10 @@ def _unchanged(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _source(dataset: Dataset, keyword: str) -> Dataset:
-    """The data set; of an enhanced one the first frame's item of a functional group (PS3.3 C.7.6.16)."""
+    """Return the data set; if it is enhanced, the first frame's functional group item (PS3.3 C.7.6.16)."""
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        for group in (raw(dataset, groups) or ())[:1]:
-            for item in (raw(group, keyword) or ())[:1]:
+        for group in (raw_value(dataset, groups) or ())[:1]:
+            for item in (raw_value(group, keyword) or ())[:1]:
                 found: Dataset = item
                 return found
     return dataset
@@ -123,26 +131,26 @@ def _is_little(dataset: Dataset) -> bool:
 
 
 def _check_fit(begin: float, end: float, low: float, high: float, keyword: str) -> None:
-    """Refuse a window or a table that is not for values from `low` to `high`."""
+    """Refuse a window or a table, from `begin` to `end`, that is not for values from `low` to `high`."""
     span = high - low
     reaches_out = begin < low - _SLACK * span or end > high + _SLACK * span
     if reaches_out or end - begin < _LEAST_COVERED * span:
-        raise Refusal(
+        raise DicomError(
             f"its compressed stream has values from {low:g} to {high:g}, which its header's bits do not say, "
-            f"and {named(keyword)} is for values from {begin:g} to {end:g}"
+            f"and {label(keyword)} is for values from {begin:g} to {end:g}"
         )
 
 
 @dataclass(frozen=True)
 class _Modality:
-    """What modality LUT or rescale do.
+    """A modality LUT or rescale.
 
     Attributes:
-        line: To stored values.
-        kind: The type that it gives.
-        low: What the smallest stored value becomes (of a table: its range's end).
-        high: What the greatest becomes.
-        note: What was corrected, or "".
+        line: The function of stored values.
+        kind: The type of its results.
+        low: The result for the smallest stored value; for a table, the low end of its range.
+        high: The result for the greatest stored value; for a table, the high end of its range.
+        note: The correction that was made, or "".
     """
 
     line: Line
@@ -152,7 +160,7 @@ class _Modality:
     note: str
 
 
-def _modality(frame: Frame, dataset: Dataset, *, own_bits: bool) -> _Modality:
+def _modality(frame: Frame, dataset: Dataset, *, stream_bits: bool) -> _Modality:
     signed = frame.values.dtype.kind == "i"
     low = -(2.0 ** (frame.bits - 1)) if signed else 0.0
     high = low + 2.0**frame.bits - 1
@@ -161,15 +169,15 @@ def _modality(frame: Frame, dataset: Dataset, *, own_bits: bool) -> _Modality:
     table = _table(dataset, "ModalityLUTSequence", little=_is_little(dataset), signed=signed)
     if table is not None:
         if not identity:
-            raise Refusal(
-                f"it has both {named('ModalityLUTSequence')} and a {named('RescaleSlope')} or "
-                f"{named('RescaleIntercept')}; one of them was expected"
+            raise DicomError(
+                f"it has both {label('ModalityLUTSequence')} and a {label('RescaleSlope')} or "
+                f"{label('RescaleIntercept')}; one of them was expected"
             )
-        if own_bits:
+        if stream_bits:
             _check_fit(table.first, table.last, low, high, "ModalityLUTSequence")
-        note = joined(note, table.note)
+        note = join_notes(note, table.note)
         return _Modality(table.looked_up, np.dtype(np.uint16), 0.0, table.full, note)
-    if identity:  # spared: it would change nothing but the type, and so cost exactness and time
+    if identity:  # it would only change the type, and lose exactness and time
         return _Modality(_unchanged, frame.values.dtype, low, high, note)
 
     def rescaled(values: NDArray[Any]) -> NDArray[Any]:
@@ -180,14 +188,14 @@ def _modality(frame: Frame, dataset: Dataset, *, own_bits: bool) -> _Modality:
 
 
 def _rescale(dataset: Dataset) -> tuple[float, float, str]:
-    """Slope and intercept, which count together or not at all (PS3.3 C.11.1), and a note if one is alone."""
+    """Return slope and intercept, and a note if one is missing: then neither counts (PS3.3 C.11.1)."""
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     if slope is not None and intercept is not None:
         return slope, intercept, ""
     for keyword, value, neutral in (("RescaleSlope", slope, 1), ("RescaleIntercept", intercept, 0)):
         if value not in (None, neutral):
             other = "RescaleIntercept" if keyword == "RescaleSlope" else "RescaleSlope"
-            return 1.0, 0.0, f"its {named(keyword)} does not count, as it has no {named(other)}"
+            return 1.0, 0.0, f"its {label(keyword)} does not count, as it has no {label(other)}"
     return 1.0, 0.0, ""
 
 
@@ -200,7 +208,7 @@ class _Window:
     function: str
 
     def applied(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Values in [0, 1]."""
+        """Apply the window; return values in [0, 1]."""
         place: NDArray[np.float64] = np.subtract(values, self.center, dtype=np.float64)
         if self.function == "SIGMOID":
             with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0, far below the centre
@@ -216,21 +224,21 @@ class _Window:
         return np.clip(place, 0, 1, out=place)
 
     def problem(self) -> str:
-        """Why it is none, or ""."""
+        """Return why the window is not valid, or ""."""
         if self.function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
             function = self.function[:_LONGEST_SHOWN]
-            return f"{named('VOILUTFunction')} is {function}; LINEAR, LINEAR_EXACT or SIGMOID was expected"
+            return f"{label('VOILUTFunction')} is {function}; LINEAR, LINEAR_EXACT or SIGMOID was expected"
         if self.width < 1 if self.function == "LINEAR" else self.width <= 0:
             least = "at least 1" if self.function == "LINEAR" else "above 0"
-            return f"{named('WindowWidth')} is {self.width:g}; for {self.function} {least} was expected"
+            return f"{label('WindowWidth')} is {self.width:g}; for {self.function} {least} was expected"
         return ""
 
 
 def _window(dataset: Dataset) -> _Window | None:
-    """The first window that is whole; None where there is none, or nothing but blanks.
+    """Return the first valid window; None if there is no window, or only blanks.
 
     Raises:
-        Refusal: There are some, and all of them are impossible.
+        DicomError: There are windows, and none is valid.
     """
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     functions = terms(dataset, "VOILUTFunction")
@@ -244,21 +252,21 @@ def _window(dataset: Dataset) -> _Window | None:
             return window
         problem = problem or found
     if problem:
-        raise Refusal(problem)
+        raise DicomError(problem)
     return None
 
 
 @dataclass(frozen=True)
-class _Table:
+class _LookupTable:
     """A look-up table (PS3.3 C.11.1.1.1, C.11.2.1.1).
 
     Attributes:
-        keyword: The sequence that it is in.
-        entries: What values become; as many as there are, which may not be as many as it says.
-        first: The value that the first stands for.
-        count: How many there are by its descriptor.
-        full: The end of the range that they have.
-        note: What was corrected, or "".
+        keyword: The sequence that contains it.
+        entries: The entries that are there; their number may differ from `count`.
+        first: The value that the first entry stands for.
+        count: The number of entries in its descriptor.
+        full: The upper end of the entries' range.
+        note: The correction that was made, or "".
     """
 
     keyword: str
@@ -270,94 +278,94 @@ class _Table:
 
     @property
     def last(self) -> int:
-        """The value that its last entry stands for."""
+        """Return the value that the last entry stands for."""
         return self.first + self.count - 1
 
     def looked_up(self, values: NDArray[Any]) -> NDArray[np.uint16]:
-        """Entries for values; the first and the last also stand for what is beyond them.
+        """Return the entries for values; the first and the last entry also stand for values beyond them.
 
         Raises:
-            Refusal: What is right for a value depends on how many entries there really are.
+            DicomError: The entry for a value depends on the number of entries, which is ambiguous.
         """
-        # In float64, which holds all of these exactly: the difference may need 17 bits and a sign. The whole
-        # part counts of fractions, which only a rescale makes; a product's rounding must not take one off.
+        # float64 is exact here: the difference may need 17 bits and a sign. Fractions, which only a rescale
+        # makes, are rounded down. A product's rounding error must not lower the result by one.
         places = np.subtract(values, self.first - _ROUNDING, dtype=np.float64)
         whole = np.clip(places, 0, max(self.count, len(self.entries)) - 1, out=places).astype(np.int64)
         if len(self.entries) != self.count and whole.max() >= min(self.count, len(self.entries)):
             more = "more than there are" if len(self.entries) < self.count else "those that are too many"
-            raise Refusal(
-                f"its {named(self.keyword)} has {len(self.entries)} entries, its descriptor says "
+            raise DicomError(
+                f"its {label(self.keyword)} has {len(self.entries)} entries, its descriptor says "
                 f"{self.count}, and its pixels need {more}"
             )
         found: NDArray[np.uint16] = self.entries[whole]
         return found
 
 
-def _table(dataset: Dataset, keyword: str, *, little: bool, signed: bool) -> _Table | None:
-    """The first table of a sequence; None where there is none, or nothing but items without one.
+def _table(dataset: Dataset, keyword: str, *, little: bool, signed: bool) -> _LookupTable | None:
+    """Return the first table of a sequence; None if there is no table.
 
     Args:
-        dataset: Where the sequence is.
-        keyword: Its element.
+        dataset: The data set that contains the sequence.
+        keyword: The sequence's keyword.
         little: Whether words are stored with their low byte first.
-        signed: Whether what is looked up may be below 0. Then the first value that is mapped is signed too,
+        signed: Whether the values to look up may be below 0. Then the first mapped value is signed, too,
             whatever its VR.
     """
-    for item in raw(dataset, keyword) or ():
-        descriptor, data = raw(item, "LUTDescriptor"), raw(item, "LUTData")
+    for item in raw_value(dataset, keyword) or ():
+        descriptor, data = raw_value(item, "LUTDescriptor"), raw_value(item, "LUTData")
         if descriptor is None and data is None:
             continue
         if descriptor is None or data is None:
-            missing = named("LUTDescriptor" if descriptor is None else "LUTData")
-            raise Refusal(f"its {named(keyword)} has no {missing}")
+            missing = label("LUTDescriptor" if descriptor is None else "LUTData")
+            raise DicomError(f"its {label(keyword)} has no {missing}")
         return _read_table(keyword, descriptor, data, little=little, signed=signed)
     return None
 
 
-def _read_table(keyword: str, descriptor: Any, data: Any, *, little: bool, signed: bool) -> _Table:
+def _read_table(keyword: str, descriptor: Any, data: Any, *, little: bool, signed: bool) -> _LookupTable:
     count, first, bits = _three_words(keyword, descriptor, little=little)
     if not _LEAST_BITS <= bits <= _MOST_BITS:
-        raise Refusal(
-            f"its {named(keyword)} has entries of {bits} bits ({named('LUTDescriptor')}); "
+        raise DicomError(
+            f"its {label(keyword)} has entries of {bits} bits ({label('LUTDescriptor')}); "
             f"{_LEAST_BITS} to {_MOST_BITS} were expected"
         )
     count = count or _WORD
     first -= _WORD if signed and first >= _WORD // 2 else 0
     entries = _entries(data, count, bits, little=little)
     if len(entries) == 0:
-        raise Refusal(f"{named('LUTData')} of its {named(keyword)} is empty")
+        raise DicomError(f"{label('LUTData')} of its {label(keyword)} is empty")
     greatest = int(entries.max())
     found = greatest.bit_length()
     if found in (0, bits):
-        return _Table(keyword, entries, first, count, 2.0**bits - 1, "")
-    # Of more bits than it should have, one may be a little beyond: 4096 in a table of 12 bits.
+        return _LookupTable(keyword, entries, first, count, 2.0**bits - 1, "")
+    # An entry may exceed the bits in the descriptor a little: 4096 in a table of 12 bits.
     full = float(greatest) if found > bits else 2.0**found - 1
-    note = f"the entries of its {named(keyword)} have {found} bits, its descriptor says {bits}"
-    return _Table(keyword, entries, first, count, full, f"{note}; the entries count")
+    note = f"the entries of its {label(keyword)} have {found} bits, its descriptor says {bits}"
+    return _LookupTable(keyword, entries, first, count, full, f"{note}; the entries count")
 
 
 def _three_words(keyword: str, descriptor: Any, *, little: bool) -> tuple[int, int, int]:
-    """Entries, first value and bits, each from 0 to 65535; the caller knows whether the second has a sign."""
+    """Return number of entries, first value and bits, each from 0 to 65535; the caller applies the sign."""
     held = descriptor
-    if isinstance(descriptor, bytes):  # of an item whose VR pydicom cannot tell
+    if isinstance(descriptor, bytes):  # an item whose VR pydicom does not know
         descriptor = np.frombuffer(descriptor[: len(descriptor) // 2 * 2], "<u2" if little else ">u2")
     try:
         count, first, bits = (int(value) % _WORD for value in descriptor)
     except (TypeError, ValueError) as error:
-        raise Refusal(
-            f"{named('LUTDescriptor')} of its {named(keyword)} holds {quoted(held)}; "
+        raise DicomError(
+            f"{label('LUTDescriptor')} of its {label(keyword)} holds {quoted(held)}; "
             "three numbers were expected"
         ) from error
     return count, first, bits
 
 
 def _entries(data: Any, count: int, bits: int, *, little: bool) -> NDArray[np.uint16]:
-    """The entries of LUT Data: words, or bytes packed into words, the first in the lower half."""
+    """Return the entries of LUT Data: words, or bytes packed into words, the first in the lower half."""
     if isinstance(data, bytes):
         words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
     else:
         words = np.array(data, dtype=np.int64, ndmin=1).astype(np.uint16)
-    if len(words) == count + 1 and count % 2:  # OW of an odd number, made even
+    if len(words) == count + 1 and count % 2:  # an odd number of words, padded to even
         words = words[:count]
     packed = len(words) != count and len(words) == (count + 1) // 2 and bits in (_LEAST_BITS, _MOST_BITS)
     if packed:

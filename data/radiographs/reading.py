@@ -1,9 +1,9 @@
-"""The radiographs of a folder, one after another, ready for a network.
+"""Reading of a folder's radiographs, at the size of a network.
 
-Promises: `read_all` gives for each file, in order, what preprocessing would have stored of it as float32,
-to the bit, so that predicting from files equals evaluating on a data file. Files are read in other
-processes, a few ahead of what was taken; a file that cannot be read, or that kills the process, gives a
-reason instead of an image, and the rest goes on.
+`read_all` returns for each file, in order, exactly the float32 image that preprocessing would have stored, so
+that prediction from files equals evaluation on a data file. Worker processes read the files, a few ahead of
+the consumer. A file that cannot be read, or that kills its worker, gives a reason instead of an image, and
+the other files are still read.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from data.radiographs.resize import resize_image
 
 
 @dataclass(frozen=True)
-class Source:
-    """One file.
+class ImageFile:
+    """One image file.
 
     Attributes:
-        file: Where it is.
+        file: The file's path.
         name: Its path below the images' folder, in characters that can be printed and stored.
-        image_id: What its image is called: see `data.annotations.image_ids`.
-        uid: Its SOP Instance UID, "" if it has none.
+        image_id: The image id (`data.annotations.image_ids`).
+        uid: The SOP Instance UID, or "".
         height: Rows of the original image, in pixels; 0 if it cannot be read.
-        width: Columns.
+        width: Columns of the original image, in pixels; 0 if it cannot be read.
         geometry: Size of a pixel and orientation.
-        note: What a careful reader would want to know, or "".
-        reason: Why it cannot be read, or "".
+        note: A remark on how the file was read, or "".
+        reason: The reason why it cannot be read, or "".
     """
 
     file: Path
@@ -54,12 +54,12 @@ class Source:
 class Reading(NamedTuple):
     """A file and its image, (height, width) float32 in [0, 1] at the network's size; None if unreadable."""
 
-    source: Source
+    source: ImageFile
     image: NDArray[np.float32] | None
 
 
-class _Job(NamedTuple):
-    """What a worker needs to know besides the file; sent once to each."""
+class _ReadSettings(NamedTuple):
+    """The settings of a worker, sent once to each."""
 
     folder: Path
     identities: Identities
@@ -67,53 +67,57 @@ class _Job(NamedTuple):
     width: int
 
 
-_job: _Job | None = None  # set in the workers only, before their first file
+_settings: _ReadSettings | None = None  # set only in the workers, before their first file
 
 
 def read_all(
     folder: Path, files: Sequence[Path], height: int, width: int, *, workers: int
 ) -> Generator[Reading, None, None]:
-    """Read files.
+    """Read image files in worker processes.
 
     Args:
         folder: The images' folder.
-        files: What `data.radiographs.dicom.find` found in it.
-        height: Rows of the images wanted.
-        width: Columns of the images wanted.
-        workers: Processes.
+        files: The result of `data.radiographs.dicom.find`.
+        height: Rows of the resized images.
+        width: Columns of the resized images.
+        workers: Number of worker processes.
 
     Yields:
-        One reading a file, in their order.
+        One reading for each file, in their order.
     """
-    job = _Job(folder, Identities.of(None, files), height, width)
+    settings = _ReadSettings(folder, Identities.of(None, files), height, width)
     crashed = functools.partial(_crashed, folder=folder)
-    return map_in_order(_read, files, workers=workers, crashed=crashed, prepare=_prepare, arguments=(job,))
+    return map_in_order(
+        _read, files, workers=workers, crashed=crashed, prepare=_prepare, arguments=(settings,)
+    )
 
 
-def _prepare(job: _Job) -> None:
-    global _job
-    _job = job
+def _prepare(settings: _ReadSettings) -> None:
+    global _settings
+    _settings = settings
 
 
-def _source(file: Path, folder: Path) -> Source:
-    return Source(file, name_below(folder, file), image_id(file))
+def _image_file(file: Path, folder: Path) -> ImageFile:
+    return ImageFile(file, name_below(folder, file), image_id(file))
 
 
 def _crashed(file: Path, folder: Path) -> Reading:
-    return Reading(replace(_source(file, folder), reason=dicom.KILLED), None)
+    return Reading(replace(_image_file(file, folder), reason=dicom.KILLED), None)
 
 
 def _read(file: Path) -> Reading:
     """Read one file, in a worker."""
-    assert _job is not None
-    source = _source(file, _job.folder)
+    assert _settings is not None
+    source = _image_file(file, _settings.folder)
     try:
         dataset = dicom.read_dataset(file)
         uid = dicom.sop_instance_uid(dataset)
-        source = replace(source, image_id=_job.identities.choose(file, uid), uid=uid)
+        source = replace(source, image_id=_settings.identities.choose(file, uid), uid=uid)
         radiograph = dicom.radiograph(file, dataset)
     except dicom.UnreadableImage as error:
         return Reading(replace(source, reason=printable(error.reason)), None)
     height, width = radiograph.values.shape
     source = replace(source, height=height, width=width, geometry=geometry(dataset), note=radiograph.note)
-    return Reading(source, resize_image(radiograph.values, _job.height, _job.width, radiograph.full))
+    return Reading(
+        source, resize_image(radiograph.values, _settings.height, _settings.width, radiograph.full)
+    )

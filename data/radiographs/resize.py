@@ -1,14 +1,13 @@
-"""Changing the size of radiographs and masks.
+"""Resizing of radiographs and masks.
 
-Promises: every output pixel of a shrunk axis is the exact average of the area it covers, fractions
-of input pixels included, so nothing aliases (plain bilinear at 1024 -> 384 skips pixels). An
-enlarged axis is interpolated linearly between pixel centres. Values stay within [0, 1], masks
-within {0, 1}. Whether a mask covers half of a pixel is decided in whole numbers. The same input gives
-the same output on any number of threads.
+Along a shrunk axis, every output pixel is the exact average of the area it covers, fractions of input pixels
+included, so nothing aliases (plain bilinear at 1024 -> 384 skips pixels). Along an enlarged axis, values are
+interpolated linearly between pixel centres. Values stay within [0, 1], masks within {0, 1}. Whole numbers
+decide if a mask covers half of a pixel. The result does not depend on the number of threads.
 
-A shrunk axis is summed, not averaged: 1024 -> 384 is 128 times 8 -> 3, and an output pixel covers
-whole thirds of input pixels. Counted in thirds, the sums of whole numbers are whole numbers, so they
-are exact and fit into 16 bits; one division at the end makes averages of them, correctly rounded.
+A shrunk axis is summed first: 1024 -> 384 is 128 times 8 -> 3, and an output pixel covers whole thirds of
+input pixels. Counted in thirds, sums of whole numbers are whole numbers, so they are exact and fit into 16
+bits. One division at the end makes correctly rounded averages of them.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from core.base.transposing import transposed
 MASK_THRESHOLD = 0.5
 """A mask pixel is set when at least this part of its area was set."""
 
-_LONGEST_BLOCK = 32  # input pixels; beyond it, there are too many sums of few pixels
-_ROWS = 64  # of the result made at a time, so that what they are made of stays in the processor's cache
+_LONGEST_BLOCK = 32  # input pixels; longer blocks have too many sums of few pixels
+_ROWS = 64  # output rows computed at a time, so that their input rows stay in the processor's cache
 
 
 def resize_image(
@@ -42,7 +41,7 @@ def resize_image(
         pixels: (h, w) float32 or unsigned integers in [0, full].
         height: Rows of the result.
         width: Columns of the result.
-        full: What becomes 1.
+        full: The value that becomes 1.
 
     Returns:
         (height, width) float32 in [0, 1], C order; a copy even if the size is the same.
@@ -54,7 +53,7 @@ def resize_image(
 
 
 def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize a mask: by area, then set where at least half of the area was set, counted exactly.
+    """Resize a mask by area; a pixel is set if at least half of its area was set, counted exactly.
 
     Args:
         mask: (h, w) uint8 in {0, 1}, of fewer than 2^31 pixels.
@@ -70,8 +69,10 @@ def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     return (sums >= math.ceil(parts * MASK_THRESHOLD)).astype(np.uint8)
 
 
-def covered(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float64]:
-    """The share of each pixel's area that was set: what `resize_mask` decides by, never computed in blocks.
+def covered_area(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float64]:
+    """Return the share of each pixel's area that was set; `resize_mask` compares it with one half.
+
+    It is never computed in blocks, so it checks `resize_mask`.
 
     Args:
         mask: (h, w) uint8 in {0, 1}, of fewer than 2^31 pixels.
@@ -79,7 +80,7 @@ def covered(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.floa
         width: Columns of the result.
 
     Returns:
-        (height, width) in [0, 1]; exactly 0.5 where it is half.
+        (height, width) in [0, 1]; exactly 0.5 for half of the area.
     """
     sums, parts = _counted(mask, height, width)
     shares: NDArray[np.float64] = sums / parts
@@ -87,7 +88,7 @@ def covered(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.floa
 
 
 def _sums(pixels: NDArray[Any], height: int, width: int, full: float) -> tuple[NDArray[Any], int]:
-    """Both axes resized: (height, width), C order, as sums of so many parts each, all of one weight."""
+    """Resize both axes; return (height, width) sums, C order, and the number of equal parts in each sum."""
     parts = 1
     for after in (height, width):  # in the second round the columns are the rows
         block = _block(len(pixels), after)
@@ -101,17 +102,17 @@ def _sums(pixels: NDArray[Any], height: int, width: int, full: float) -> tuple[N
 
 
 def _holding(kind: np.dtype[Any], greatest: float) -> type[np.number[Any]]:
-    """A type for sums up to `greatest`; float32 holds whole numbers up to 2^24 exactly."""
+    """Return a type for sums up to `greatest`; float32 holds whole numbers up to 2^24 exactly."""
     if kind.kind != "u" or greatest > np.iinfo(np.uint16).max:
         return np.float32
     return np.uint8 if greatest <= np.iinfo(np.uint8).max else np.uint16
 
 
-class _Block(NamedTuple):
-    """How a shrunk axis repeats itself: `length` pixels become as many as there are `sums`.
+class _BlockSums(NamedTuple):
+    """The repeating block of a shrunk axis: `length` input pixels become `len(sums)` output pixels.
 
-    Each sum adds up terms: a number of parts, and the pixels that give so many. A pixel has as many
-    parts as there are sums, and a sum as many as there are pixels.
+    Each sum is a tuple of terms: a number of parts, and the input pixels that give this number of parts. An
+    input pixel has `len(sums)` parts in total, and a sum has `length`.
     """
 
     length: int
@@ -119,8 +120,8 @@ class _Block(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _block(before: int, after: int) -> _Block | None:
-    """None where it does not pay: an axis that grows or stays, or a long block."""
+def _block(before: int, after: int) -> _BlockSums | None:
+    """Return the block of an axis; None if the axis does not shrink, or the block is too long."""
     common = math.gcd(before, after)
     p, q = before // common, after // common
     if p <= q or p > _LONGEST_BLOCK:
@@ -131,11 +132,11 @@ def _block(before: int, after: int) -> _Block | None:
     for row in parts.tolist():
         counts = sorted({count for count in row if count > 0}, reverse=True)
         sums.append(tuple((count, tuple(n for n in range(p) if row[n] == count)) for count in counts))
-    return _Block(p, tuple(sums))
+    return _BlockSums(p, tuple(sums))
 
 
-def _sum_rows(pixels: NDArray[Any], block: _Block, kind: type[np.number[Any]]) -> NDArray[Any]:
-    """The sums of the rows of each block, in a type that holds them."""
+def _sum_rows(pixels: NDArray[Any], block: _BlockSums, kind: type[np.number[Any]]) -> NDArray[Any]:
+    """Sum the rows of each block, in the type `kind`, which must hold the sums."""
     blocks = pixels.reshape(-1, block.length, pixels.shape[1])
     found = np.empty((len(blocks), len(block.sums), pixels.shape[1]), kind)
     further = np.empty_like(found[:, 0])
@@ -150,7 +151,7 @@ def _sum_rows(pixels: NDArray[Any], block: _Block, kind: type[np.number[Any]]) -
 
 
 def _sum(rows: Sequence[NDArray[Any]], count: int, out: NDArray[Any]) -> None:
-    """So many times the sum of some rows, all of it in the type of `out`."""
+    """Write `count` times the sum of `rows` to `out`, computed in its type."""
     total = rows[0]
     for row in rows[1:]:
         total = np.add(total, row, out=out, dtype=out.dtype)
@@ -158,13 +159,13 @@ def _sum(rows: Sequence[NDArray[Any]], count: int, out: NDArray[Any]) -> None:
         np.multiply(total, count, out=out, dtype=out.dtype)
 
 
-class _Mixture(NamedTuple):
-    """What an axis of any length is made of: each output row is a sum of some input rows one after another.
+class _RowWeights(NamedTuple):
+    """Weights for resizing an axis of any length: each output row is a weighted sum of successive input rows.
 
     Attributes:
-        first: (after,) the first of these rows; -1 and the one after the last mean the row at the border.
-        parts: (rows, after) int64, how much of each is taken.
-        whole: Their sum for each output row.
+        first: (after,) index of the first input row; -1 and `before` stand for the row at the border.
+        parts: (rows, after) int64, the weight of each of these rows.
+        whole: The sum of the weights for each output row.
     """
 
     first: NDArray[np.int64]
@@ -173,46 +174,46 @@ class _Mixture(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _mixture(before: int, after: int) -> _Mixture:
+def _row_weights(before: int, after: int) -> _RowWeights:
     common = math.gcd(before, after)
     p, q = before // common, after // common
     rows = np.arange(after)
-    if p < q:  # linear, in parts of 1 / 2q: where the centre of a row lies between those of two
+    if p < q:  # linear; the position of a row's centre between two input centres, in units of 1 / 2q
         first, part = np.divmod(p * (2 * rows + 1) - q, 2 * q)
-        return _Mixture(first, np.stack([2 * q - part, part]), 2 * q)
+        return _RowWeights(first, np.stack([2 * q - part, part]), 2 * q)
     # By area: an input row has q parts, and an output row p of them.
     first = p * rows // q
     place = q * (first + np.arange(-(-p // q) + 1)[:, None])
     parts = np.minimum(p * (rows + 1), place + q) - np.maximum(p * rows, place)
-    return _Mixture(first, np.maximum(parts, 0), p)
+    return _RowWeights(first, np.maximum(parts, 0), p)
 
 
 def _averaged(pixels: NDArray[Any], after: int) -> NDArray[np.float32]:
-    """The rows resized to so many."""
+    """Resize the rows to `after` rows."""
     if len(pixels) == after:
         return pixels.astype(np.float32, copy=False)
-    mixture = _mixture(len(pixels), after)
-    return _mixed(pixels, mixture, (mixture.parts / mixture.whole).astype(np.float32))
+    axis = _row_weights(len(pixels), after)
+    return _weighted_sums(pixels, axis, (axis.parts / axis.whole).astype(np.float32))
 
 
 def _counted(mask: NDArray[np.uint8], height: int, width: int) -> tuple[NDArray[np.int32], int]:
-    """What `_sums` gives for a mask of {0, 1}, counted exactly at any size."""
+    """Return the same as `_sums` for a mask of {0, 1}, counted exactly at any size."""
     counts: NDArray[Any] = mask
     whole = 1
     for after in (height, width):
-        mixture = _mixture(len(counts), after)
-        counts = transposed(_mixed(counts, mixture, mixture.parts.astype(np.int32)))
-        whole *= mixture.whole
+        axis = _row_weights(len(counts), after)
+        counts = transposed(_weighted_sums(counts, axis, axis.parts.astype(np.int32)))
+        whole *= axis.whole
     return counts, whole
 
 
-def _mixed(rows: NDArray[Any], mixture: _Mixture, weights: NDArray[Any]) -> NDArray[Any]:
-    """The sums of input rows with these weights, in their type."""
-    after, last = len(mixture.first), len(rows) - 1
+def _weighted_sums(rows: NDArray[Any], axis: _RowWeights, weights: NDArray[Any]) -> NDArray[Any]:
+    """Return the weighted sums of input rows, in the type of the weights."""
+    after, last = len(axis.first), len(rows) - 1
     found = np.zeros((after, rows.shape[1]), weights.dtype)
     for start in range(0, after, _ROWS):
         some = slice(start, start + _ROWS)
         for number, weight in enumerate(weights[:, some]):
-            taken = rows[np.clip(mixture.first[some] + number, 0, last)]
+            taken = rows[np.clip(axis.first[some] + number, 0, last)]
             found[some] += np.multiply(taken, weight[:, None], dtype=weights.dtype)
     return found

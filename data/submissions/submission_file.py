@@ -29,9 +29,15 @@ from core.base.programs import command_line
 from core.files.atomic import replacing
 from core.files.checks import check_place, is_folder
 from data.annotations import rle
-from data.annotations.annotation_file import AnnotationError, Annotations, Row, combined_runs, shortened
-from data.annotations.image_ids import Identities, meant, name_below, nearest
-from data.annotations.table import Cells, Table, read_table, why_one_cell
+from data.annotations.annotation_file import (
+    AnnotationError,
+    AnnotationRow,
+    Annotations,
+    combined_runs,
+    resolve_ids,
+)
+from data.annotations.image_ids import Identities, explain_near_miss, name_below, resolve_id
+from data.annotations.table import AnnotationTable, TableRow, explain_missing_encoding, read_table
 from data.submissions.mask_appearance import Mask, remarks
 
 HEADER = ("ImageId", "EncodedPixels")
@@ -136,7 +142,7 @@ class Comparison:
         return {what: where for what, where in kinds.items() if where}
 
 
-def read_submission(path: Path) -> Table:
+def read_submission(path: Path) -> AnnotationTable:
     """Read a submission, whatever its rows say.
 
     Raises:
@@ -146,11 +152,11 @@ def read_submission(path: Path) -> Table:
 
 
 def compare(
-    path: Path, annotations: Annotations, missing: Missing = "error", table: Table | None = None
+    path: Path, annotations: Annotations, missing: Missing = "error", table: AnnotationTable | None = None
 ) -> Comparison:
     """Count a submission's pixels against the truth.
 
-    An id of the submission means an annotated image as `data.annotations.image_ids.meant` says.
+    An id of the submission means an annotated image as `data.annotations.image_ids.resolve_id` says.
 
     Args:
         path: The submission.
@@ -164,13 +170,13 @@ def compare(
             its images is annotated.
     """
     table = table or read_submission(path)
-    names = shortened(table, annotations.rows_of)
+    names = resolve_ids(table, annotations.rows_of)
     found = _rows_of(path, table, names)
     absent = tuple(image_id for image_id in annotations.rows_of if image_id not in found)
     if len(absent) == len(annotations.rows_of):
         raise UserError(
             f"{path} has none of the {_images(absent)} that {annotations.path} annotates.",
-            nearest([cells.image_id for cells in table.rows], annotations.rows_of)
+            explain_near_miss([cells.image_id for cells in table.rows], annotations.rows_of)
             or f"The submission has {named(tuple(found)) or 'no row'}; annotated are {named(absent)}.",
         )
     if absent and missing == "error":
@@ -203,18 +209,18 @@ def compare(
     )
 
 
-def _rows_of(path: Path, table: Table, names: Mapping[str, str]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def _rows_of(path: Path, table: AnnotationTable, names: Mapping[str, str]) -> dict[str, list[AnnotationRow]]:
+    found: dict[str, list[AnnotationRow]] = {}
     for cells in table.rows:
         number, image_id, text = cells
         if not image_id or not text:
-            why = why_one_cell(cells, table.delimiter)
+            why = explain_missing_encoding(cells, table.delimiter)
             raise UserError(f"{path}, row {number}: {why or 'an empty cell'}.", _ask_check(path))
-        found.setdefault(names.get(image_id, image_id), []).append(Row(number, text))
+        found.setdefault(names.get(image_id, image_id), []).append(AnnotationRow(number, text))
     return found
 
 
-def _runs(path: Path, rows: Sequence[Row]) -> NDArray[np.int64]:
+def _runs(path: Path, rows: Sequence[AnnotationRow]) -> NDArray[np.int64]:
     try:
         return combined_runs(rows)
     except AnnotationError as error:
@@ -365,10 +371,10 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
     table = read_submission(path)
     faults = list(_header_faults(table))
     image_of = _images_meant(table, images)
-    first: dict[str, Cells] = {}  # of each image
+    first: dict[str, TableRow] = {}  # of each image
     ids: dict[str, int] = {}
     masks: list[tuple[str, Size]] = []
-    unlike: list[Cells] = []
+    unlike: list[TableRow] = []
     positives = 0
     for cells in table.rows:
         image = image_of[cells.image_id]
@@ -390,7 +396,7 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
         for image_id in images or ()
         if image_id not in first
     ]
-    if images and first.keys().isdisjoint(images) and (near := nearest(ids, images)):
+    if images and first.keys().isdisjoint(images) and (near := explain_near_miss(ids, images)):
         faults = [Fault(None, "", "unknown", f"no id is that of an image. {near}"), *faults]
     likely = [*_looked_at(masks), *_unusual(unlike, image_of if images is None else {})]
     unsized = tuple(image_id for image_id, known in (images or {}).items() if known is None)
@@ -399,16 +405,16 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> V
     return Verdict(len(table.rows), len(ids), positives, tuple(faults), tuple(likely))
 
 
-def _images_meant(table: Table, images: Collection[str] | None) -> dict[str, str]:
+def _images_meant(table: AnnotationTable, images: Collection[str] | None) -> dict[str, str]:
     """Each id of a table and the image that it means, where `images` have suffixes too."""
     known = images or ()
-    bare = {meant(image_id): image_id for image_id in known}
-    found = {cells.image_id: meant(cells.image_id, known) for cells in table.rows}
+    bare = {resolve_id(image_id): image_id for image_id in known}
+    found = {cells.image_id: resolve_id(cells.image_id, known) for cells in table.rows}
     return {written: image if image in known else bare.get(image, image) for written, image in found.items()}
 
 
 def _id_faults(
-    cells: Cells, image: str, images: Collection[str] | None, before: Cells | None, same: int | None
+    cells: TableRow, image: str, images: Collection[str] | None, before: TableRow | None, same: int | None
 ) -> Iterator[Fault]:
     """What is wrong with the id of a row.
 
@@ -430,7 +436,7 @@ def _id_faults(
         yield _fault(cells, "double", reason)
 
 
-def _unusual(unlike: Sequence[Cells], image_of: Mapping[str, str]) -> Iterator[str]:
+def _unusual(unlike: Sequence[TableRow], image_of: Mapping[str, str]) -> Iterator[str]:
     """What this project reads and others may not."""
     if unlike:
         rows = named([str(cells.number) for cells in unlike])
@@ -446,7 +452,7 @@ def _unusual(unlike: Sequence[Cells], image_of: Mapping[str, str]) -> Iterator[s
         )
 
 
-def _header_faults(table: Table) -> Iterator[Fault]:
+def _header_faults(table: AnnotationTable) -> Iterator[Fault]:
     wanted = ",".join(HEADER)
     if table.header is None:
         yield Fault(None, "", "header", f"there is no header; the first line must be {wanted}")
@@ -461,20 +467,23 @@ def _header_faults(table: Table) -> Iterator[Fault]:
 
 
 def _row_faults(
-    cells: Cells, size: Size | None, delimiter: str
+    cells: TableRow, size: Size | None, delimiter: str
 ) -> tuple[list[Fault], NDArray[np.int64] | None]:
     """What is wrong with one row by itself, and its runs if it has any."""
     if not cells.image_id:
         return [_fault(cells, "cell", "there is no image id")], None
     if not cells.text:
-        why = why_one_cell(cells, delimiter) or f"there is no encoding; a mask of nothing is {rle.EMPTY}"
+        why = (
+            explain_missing_encoding(cells, delimiter)
+            or f"there is no encoding; a mask of nothing is {rle.EMPTY}"
+        )
         return [_fault(cells, "cell", why)], None
     try:
         runs = rle.runs(cells.text)
     except rle.RleError as error:
         return [_fault(cells, "malformed", str(error))], None
     faults = []
-    if none := rle.without_length(cells.text):
+    if none := rle.count_empty_runs(cells.text):
         faults.append(_fault(cells, "malformed", f"{none} of its runs have a length of 0"))
     if size is not None and len(runs) and runs[-1, 1] > size[0] * size[1]:
         reason = f"its runs end at pixel {runs[-1, 1]}, but the image has {size[1]}x{size[0]} = "
@@ -482,7 +491,7 @@ def _row_faults(
     return faults, runs
 
 
-def _fault(cells: Cells, kind: str, reason: str) -> Fault:
+def _fault(cells: TableRow, kind: str, reason: str) -> Fault:
     return Fault(cells.number, cells.image_id, kind, reason)
 
 

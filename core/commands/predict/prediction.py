@@ -55,7 +55,7 @@ from data.annotations.annotation_file import Annotations, read_annotations
 from data.annotations.image_ids import Identities, image_id
 from data.hdf5.probability_maps import ProbabilityFile
 from data.radiographs import dicom
-from data.radiographs.reading import Reading, Source, read_all
+from data.radiographs.reading import ImageFile, Reading, read_all
 from data.submissions.submission_file import write_rows
 
 if TYPE_CHECKING:
@@ -116,10 +116,10 @@ class Account:
     """What became of every file."""
 
     results: list[Result] = field(default_factory=list)
-    unreadable: list[Source] = field(default_factory=list)
-    duplicates: list[Source] = field(default_factory=list)
-    not_listed: list[Source] = field(default_factory=list)
-    renamed: list[tuple[Source, str]] = field(default_factory=list)  # with the name of their files
+    unreadable: list[ImageFile] = field(default_factory=list)
+    duplicates: list[ImageFile] = field(default_factory=list)
+    not_listed: list[ImageFile] = field(default_factory=list)
+    renamed: list[tuple[ImageFile, str]] = field(default_factory=list)  # with the name of their files
     seconds: float = 0.0
 
     @property
@@ -517,5 +517,5 @@ def _show_annotations(
         if places:
             more = f" and {len(places) - most:,} more" if len(places) > most else ""
             console.print(visible(f"{title}: {', '.join(map(str, places[:most]))}{more}"))
-    if met.isdisjoint(annotations.rows_of) and (near := annotations.nearest(met)):
+    if met.isdisjoint(annotations.rows_of) and (near := annotations.explain_near_miss(met)):
         console.print(visible(f"no annotation is of any image. {near}"))

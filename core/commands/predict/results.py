@@ -25,7 +25,7 @@ from data.annotations import rle
 from data.annotations.annotation_file import AnnotationError, combined_mask
 from data.annotations.image_ids import Identities
 from data.radiographs import dicom
-from data.radiographs.reading import Source
+from data.radiographs.reading import ImageFile
 
 if TYPE_CHECKING:
     from data.submissions.dicom_segmentation import Algorithm
@@ -47,7 +47,7 @@ class Result:
         no_truth: Why a truth could not be drawn (its annotation is malformed), or "".
     """
 
-    source: Source
+    source: ImageFile
     encoding: str = rle.EMPTY
     existence: float = 0.0
     pixels: int = 0
@@ -66,7 +66,7 @@ class Result:
 class Task(NamedTuple):
     """An image, its probabilities, (h, w) at the network's size, and what its files are called."""
 
-    source: Source
+    source: ImageFile
     probability: NDArray[np.float32]
     name: str = ""
 
@@ -154,7 +154,7 @@ def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
         Image.fromarray(mask * np.uint8(255)).save(path)
 
 
-def _write_overlay(path: Path, source: Source, found: Answer, job: Job) -> str:
+def _write_overlay(path: Path, source: ImageFile, found: Answer, job: Job) -> str:
     """Draw the picture; gives why the truth could not be drawn, or ""."""
     try:
         image = dicom.read_radiograph(source.file).pixels
@@ -182,7 +182,9 @@ def _write_overlay(path: Path, source: Source, found: Answer, job: Job) -> str:
     return problem
 
 
-def _verdict(source: Source, found: Answer, truth: NDArray[np.uint8] | None, thresholds: Thresholds) -> str:
+def _verdict(
+    source: ImageFile, found: Answer, truth: NDArray[np.uint8] | None, thresholds: Thresholds
+) -> str:
     """What is said of an image, in one line."""
     pixels = int(np.count_nonzero(found.mask))
     words = ["PNEUMOTHORAX" if pixels else "no pneumothorax"]
@@ -198,7 +200,7 @@ def _verdict(source: Source, found: Answer, truth: NDArray[np.uint8] | None, thr
     return "   ".join(words)
 
 
-def _write_segmentation(path: Path, source: Source, found: Answer, job: Job) -> str:
+def _write_segmentation(path: Path, source: ImageFile, found: Answer, job: Job) -> str:
     """Write the object; gives why there is none, or ""."""
     from data.submissions.dicom_segmentation import NoSegmentation, write_segmentation
 

@@ -1,4 +1,4 @@
-"""The annotation file in all its forms."""
+"""Tests of reading the annotation file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from core.base.errors import UserError
 from data.annotations import rle
-from data.annotations.annotation_file import AnnotationError, Row, combined_mask, read_annotations
+from data.annotations.annotation_file import AnnotationError, AnnotationRow, combined_mask, read_annotations
 
 PLAIN = "ImageId,EncodedPixels\na,1 2\nb,-1\na,3 4 1 1\n"
 
@@ -74,7 +74,7 @@ def test_counts_rows_and_hash(tmp_path: Path) -> None:
     assert (found.rows, found.images, found.positives, found.several) == (5, 3, 2, 1)
     assert found.contradictory == 1
     assert found.blank_rows == (7, 8, 9)
-    assert found.rows_of["a"] == (Row(2, "1 2"), Row(4, "3 4"))
+    assert found.rows_of["a"] == (AnnotationRow(2, "1 2"), AnnotationRow(4, "3 4"))
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -124,7 +124,7 @@ def test_negatives_that_pandas_wrote(tmp_path: Path) -> None:
     assert found.malformed_rows == ((6, "nan is not a whole number"), (7, "1.5 is not a whole number"))
     assert found.runs_of["b"].tolist() == [[1, 3]]
     np.testing.assert_array_equal(
-        combined_mask(found.rows_of["b"], 5, 3), combined_mask([Row(3, "1 2")], 5, 3)
+        combined_mask(found.rows_of["b"], 5, 3), combined_mask([AnnotationRow(3, "1 2")], 5, 3)
     )
 
 
@@ -132,15 +132,17 @@ def test_files_put_together_name_the_header_in_between(tmp_path: Path) -> None:
     path = tmp_path / "rle.csv"
     path.write_text("ImageId,EncodedPixels\na,-1\n\ufeffImageId,EncodedPixels\nb,1 2\n,\n,3 4\n")
     found = read_annotations(path)
-    assert found.rows_of == {"a": (Row(2, "-1"),), "b": (Row(4, "1 2"),)}
+    assert found.rows_of == {"a": (AnnotationRow(2, "-1"),), "b": (AnnotationRow(4, "1 2"),)}
     assert found.passed_over == {
         "annotation row without id or value": [6],
         "annotation row that is a header again": (3,),
     }
 
 
-def by_masks(images: Sequence[Sequence[Row]], height: int, width: int) -> tuple[int, tuple[int, ...]]:
-    """Images with rows that share pixels, and the rows that set a pixel once more; found by drawing."""
+def by_masks(
+    images: Sequence[Sequence[AnnotationRow]], height: int, width: int
+) -> tuple[int, tuple[int, ...]]:
+    """Count images with shared pixels, and list the rows that set a pixel again, by drawing the masks."""
     count, later = 0, list[int]()
     for rows in images:
         drawn = np.zeros((height, width), np.uint8)
@@ -186,10 +188,10 @@ def test_runs_that_only_touch_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_unquoted_delimiters_are_not_cut_off(tmp_path: Path) -> None:
-    """`a,1,2,3,4` must not become the annotation `1`, nor pass for a whole one."""
+    """`a,1,2,3,4` must neither become the annotation `1` nor be accepted."""
     rows = read(tmp_path, "ImageId,EncodedPixels\na,1,2,3,4\n")
     with pytest.raises(AnnotationError):
-        combined_mask([Row(2, rows["a"][0])], 9, 9)
+        combined_mask([AnnotationRow(2, rows["a"][0])], 9, 9)
 
 
 def test_long_cells_are_read(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_annotations_are_joined_by_or() -> None:
-    rows = [Row(2, "1 3"), Row(3, "3 3"), Row(4, "-1")]
+    rows = [AnnotationRow(2, "1 3"), AnnotationRow(3, "3 3"), AnnotationRow(4, "-1")]
     expected = np.zeros(15, np.uint8)
     expected[1:6] = 1
     np.testing.assert_array_equal(combined_mask(rows, 5, 3), expected.reshape(3, 5).T)
@@ -233,7 +235,7 @@ def test_annotations_are_joined_by_or() -> None:
 
 def test_a_bad_row_is_named() -> None:
     with pytest.raises(AnnotationError, match="row 17"):
-        combined_mask([Row(16, "1 2"), Row(17, "1 99")], 5, 3)
+        combined_mask([AnnotationRow(16, "1 2"), AnnotationRow(17, "1 99")], 5, 3)
 
 
 def test_the_real_file(real_data: Path) -> None:

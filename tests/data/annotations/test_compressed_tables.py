@@ -1,4 +1,4 @@
-"""Archives by content, and other files by their kind."""
+"""Tests that archives and other kinds of files are recognised by content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 import data.annotations.compressed_tables
 from core.base.errors import UserError
-from data.annotations.compressed_tables import unpacked
+from data.annotations.compressed_tables import unpack
 from data.annotations.table import read_table
 
 TABLE = b"ImageId,EncodedPixels\na,1 2\nb,-1\n"
@@ -31,8 +31,8 @@ def zipped(*files: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     return buffer.getvalue()
 
 
-def unpack(content: bytes) -> bytes:
-    return unpacked(Path("some/train-rle.csv"), content, EXPECTED)
+def unpacked(content: bytes) -> bytes:
+    return unpack(Path("some/train-rle.csv"), content, EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def unpack(content: bytes) -> bytes:
 )
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.zip", "t"])
 def test_archives_are_told_by_content_whatever_their_name(tmp_path: Path, content: bytes, name: str) -> None:
-    assert unpack(content) == TABLE
+    assert unpacked(content) == TABLE
     (tmp_path / name).write_bytes(content)
     assert [cells.image_id for cells in read_table(tmp_path / name, "table", EXPECTED).rows] == ["a", "b"]
 
 
 def encrypted() -> bytes:
-    """The mark of encryption is a bit in both headers; what would decrypt it is not asked for."""
+    """Set the encryption bit in both headers; the content stays, because nobody decrypts it."""
     content = bytearray(zipped(("secret.csv", TABLE)))
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = content.index(mark) + offset
@@ -112,39 +112,39 @@ def of_unknown_method() -> bytes:
 )
 def test_what_cannot_be_unpacked_is_one_clear_error(content: bytes, says: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        unpack(content)
+        unpacked(content)
     for part in ("some/train-rle.csv", *says):
         assert part in str(caught.value)
 
 
 def test_ids_may_begin_like_other_files() -> None:
     for content in (b"BZh1,-1\n", b"PAR1,-1\nb,1 2\n", b"PK,-1\n", b"version,-1\n", b"<1>,-1\n"):
-        assert unpack(content) == content
+        assert unpacked(content) == content
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than a part beyond the limit is ever made of it."""
+    """Unpacking stops at most one block beyond the limit."""
     monkeypatch.setattr(data.annotations.compressed_tables, "MOST_BYTES", 3_000_000)
     fits, beyond = b"a" * 3_000_000, b"a" * 3_000_001
     for pack in (gzip.compress, lambda content: zipped(("t.csv", content))):
-        assert unpack(pack(fits)) == fits
+        assert unpacked(pack(fits)) == fits
         with pytest.raises(UserError, match="more than 3,000,000 bytes"):
-            unpack(pack(beyond))
+            unpacked(pack(beyond))
         bomb = pack(bytes(200_000_000))
         tracemalloc.start()
         try:
             with pytest.raises(UserError, match="more than 3,000,000 bytes"):
-                unpack(bomb)
+                unpacked(bomb)
             assert tracemalloc.get_traced_memory()[1] < 20e6
         finally:
             tracemalloc.stop()
     nested = TABLE
     for _ in range(4):
         nested = gzip.compress(nested)
-    assert unpack(nested) == TABLE
+    assert unpacked(nested) == TABLE
     nested = gzip.compress(nested)
     with pytest.raises(UserError, match="more than 4 deep"):
-        unpack(nested)
+        unpacked(nested)
 
 
 def test_damaged_archives_give_a_table_or_a_clear_error() -> None:
@@ -160,7 +160,7 @@ def test_damaged_archives_give_a_table_or_a_clear_error() -> None:
         for _ in range(chance.randrange(1, 4)):
             content[chance.randrange(2, len(content))] = chance.randrange(256)
         try:
-            unpack(bytes(content[: chance.choice([None, None, len(content) // 2])]))
+            unpacked(bytes(content[: chance.choice([None, None, len(content) // 2])]))
             outcomes.add("read")
         except UserError as error:
             assert str(error).startswith("some/train-rle.csv")  # noqa: PT017  either may happen

@@ -1,4 +1,4 @@
-"""What images are called, which of them an id in a table means, and which row a file has."""
+"""Tests of the ids of files, the resolution of ids in tables, and the rows of files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from data.annotations.annotation_file import read_annotations
 from data.annotations.image_ids import (
     Identities,
+    explain_near_miss,
     has_dicom_suffix,
     image_id,
-    meant,
     name_below,
-    nearest,
     printable,
+    resolve_id,
     trimmed,
 )
 
@@ -26,14 +26,14 @@ FILES = [Path(name) for name in ("1/b.dcm", "2/stranger.dcm", "3/a.dcm", "4/b.dc
 
 
 def test_rows_of_files(tmp_path: Path) -> None:
-    """Those without annotation and the second of an id come last."""
+    """Files without annotation, and the second file with an id, come last."""
     (tmp_path / "rle.csv").write_text("a, -1\nb, 0 1\nc, -1\nd, -1\n")
     identities = Identities.of(read_annotations(tmp_path / "rle.csv"), FILES)
-    assert identities.places(FILES) == ([0, 3, 1, 4, 2], 3)
+    assert identities.assign_rows(FILES) == ([0, 3, 1, 4, 2], 3)
 
 
 def test_without_annotations_every_file_is_expected_to_have_its_row() -> None:
-    assert Identities.of(None, FILES).places(FILES) == ([0, 1, 2, 3, 4], 5)
+    assert Identities.of(None, FILES).assign_rows(FILES) == ([0, 1, 2, 3, 4], 5)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_called_dicom(name: str, says: bool) -> None:
     ],
 )
 def test_which_image_an_id_of_a_table_means(written: str, images: set[str], expected: str) -> None:
-    assert meant(written, images) == expected
+    assert resolve_id(written, images) == expected
 
 
 def test_files_of_different_names_and_one_id_are_told_apart_by_their_uid() -> None:
@@ -146,7 +146,7 @@ def test_paths_are_shown_without_what_moves_a_cursor(tmp_path: Path) -> None:
 
 
 def test_names_where_the_systems_encoding_is_ascii() -> None:
-    """There Python gives the bytes of a name, each by itself; they are its characters all the same."""
+    """There, Python returns a name's bytes one by one; they must become the same characters."""
     assert image_id(Path("胸部".encode().decode("ascii", "surrogateescape") + ".dcm")) == "胸部"
     assert image_id(Path("a\udcff胸.dcm")) == "a\\udcff胸"
 
@@ -168,14 +168,14 @@ def test_names_where_the_systems_encoding_is_ascii() -> None:
     ],
 )
 def test_the_nearest_id_is_named_with_what_is_unlike(written: str, image: str, says: list[str]) -> None:
-    found = nearest(["zz", written, "yy"], ["q", image])
+    found = explain_near_miss(["zz", written, "yy"], ["q", image])
     for part in says:
         assert part in found
 
 
 def test_ids_that_are_not_near_are_not_named() -> None:
-    assert nearest(["a", "b/c", ""], ["x", "bc"]) == ""
-    assert nearest([], ["x"]) == nearest(["x"], []) == ""
+    assert explain_near_miss(["a", "b/c", ""], ["x", "bc"]) == ""
+    assert explain_near_miss([], ["x"]) == explain_near_miss(["x"], []) == ""
 
 
 @pytest.mark.parametrize("before", ["", " ", "\u00a0", "\ufeff", "\u200b\t"])

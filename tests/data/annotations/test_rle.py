@@ -1,4 +1,4 @@
-"""Run-length encoding against the definition, pixel by pixel."""
+"""Tests of run-length encoding against the definition, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ masks = arrays(
 
 
 def encode_by_walking(mask: NDArray[np.uint8]) -> str:
-    """The competition's definition, one pixel after the other, down the columns."""
+    """Encode by the competition's definition, pixel by pixel down the columns."""
     height, width = mask.shape
     words: list[int] = []
     end_of_last, run = 0, 0
@@ -134,7 +134,7 @@ def test_the_empty_mask_in_any_notation(text: str) -> None:
     assert rle.is_empty(text)
     assert rle.runs(text).shape == (0, 2)
     assert not rle.decode(text, 4, 3).any()
-    assert rle.without_length(text) == 0
+    assert rle.count_empty_runs(text) == 0
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_whole_numbers_in_other_notation_are_what_they_are(text: str, plain: str
 
 
 def test_large_numbers_are_exact() -> None:
-    """Above 2 ** 24 and 2 ** 53 floats leave whole numbers out; single precision would give 4294836224."""
+    """Floats cannot hold all whole numbers above 2^24 or 2^53; single precision would give 4294836224."""
     assert rle.runs("4294836221.0 2.000").tolist() == [[4294836221, 4294836223]]
     assert rle.runs("42948.36221e5 2").tolist() == [[4294836221, 4294836223]]
     with pytest.raises(rle.RleError, match="it contains 9007199254740993, but"):
@@ -191,8 +191,8 @@ def test_large_numbers_are_exact() -> None:
 
 
 def test_runs_without_length_are_counted() -> None:
-    assert rle.without_length("0 0 0 1 2 0.0") == 2
-    assert rle.without_length("0 1") == 0
+    assert rle.count_empty_runs("0 0 0 1 2 0.0") == 2
+    assert rle.count_empty_runs("0 1") == 0
 
 
 @given(masks)

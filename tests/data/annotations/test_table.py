@@ -1,4 +1,4 @@
-"""Tables: where rows start, what quotes do, and what is no plain text."""
+"""Tests of the table reader: line numbers, quotes, delimiters, encodings and pipes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.base.errors import UserError
-from data.annotations.table import Cells, Table, read_table
+from data.annotations.table import AnnotationTable, TableRow, read_table
 
 HEADER = "ImageId,EncodedPixels\n"
 
 
-def read(folder: Path, content: str | bytes) -> Table:
+def read(folder: Path, content: str | bytes) -> AnnotationTable:
     path = folder / "t.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return read_table(path, "table", "Expected a table.")
@@ -38,10 +38,10 @@ def test_rows_have_the_lines_on_which_they_start(tmp_path: Path, end: str) -> No
     found = read(tmp_path, end.join(lines))
     inner = f"1 2{end} 3 4"
     assert found.rows == (
-        Cells(3, "a", inner),
-        Cells(7, "b", "-1"),
-        Cells(8, "c", "5 6"),
-        Cells(10, "d", "7 8"),
+        TableRow(3, "a", inner),
+        TableRow(7, "b", "-1"),
+        TableRow(8, "c", "5 6"),
+        TableRow(10, "d", "7 8"),
     )
     assert found.header == ("ImageId", "EncodedPixels")
 
@@ -85,10 +85,10 @@ def test_two_quotes_with_rows_between_them_lose_no_row(
 
 
 def test_a_mask_over_several_lines_is_no_other_row(tmp_path: Path) -> None:
-    """Where tabs are between cells, and ids are numbers, rows look like white space and numbers."""
+    """With tabs as delimiter and numbers as ids, rows look like white space and numbers."""
     header = HEADER.replace(",", "\t")
     found = read(tmp_path, f'{header}12\t"1 2\n\t3 4\n\n 5 6 "\n13\t-1\n')
-    assert found.rows == (Cells(2, "12", "1 2\n\t3 4\n\n 5 6"), Cells(6, "13", "-1"))
+    assert found.rows == (TableRow(2, "12", "1 2\n\t3 4\n\n 5 6"), TableRow(6, "13", "-1"))
     refused(tmp_path, f'{header}12\t"1 2\n13\t3 4"\n14\t-1\n', "row 2", "closes in row 3")
     refused(tmp_path, f'{header}12\t"1 2\n13\t\n14"\t-1\n', "row 2", "in row 4")
 
@@ -96,7 +96,7 @@ def test_a_mask_over_several_lines_is_no_other_row(tmp_path: Path) -> None:
 def test_quotes_in_a_column_that_nobody_needs(tmp_path: Path) -> None:
     header = "ImageId,EncodedPixels,note\n"
     whole = read(tmp_path, header + 'a,-1,"seen by A, B;\nsize: 5, 6"\nb,1 2,"a ""b"""\n')
-    assert whole.rows == (Cells(2, "a", "-1"), Cells(4, "b", "1 2"))
+    assert whole.rows == (TableRow(2, "a", "-1"), TableRow(4, "b", "1 2"))
     refused(tmp_path, header + 'a,-1,"seen\nb,1 2,by\nc,-1,A"\nd,-1,\n', "row 2", "closes in row 4")
 
 
@@ -106,12 +106,12 @@ def test_a_quote_that_closes_too_early_is_named(tmp_path: Path) -> None:
 
 def test_a_quote_within_a_cell_is_a_character_of_it(tmp_path: Path) -> None:
     found = read(tmp_path, HEADER + '5" film,-1\nb,1 "2\nc,3 4\n')
-    assert found.rows == (Cells(2, '5" film', "-1"), Cells(3, "b", '1 "2'), Cells(4, "c", "3 4"))
+    assert found.rows == (TableRow(2, '5" film', "-1"), TableRow(3, "b", '1 "2'), TableRow(4, "c", "3 4"))
 
 
 def test_spaces_beside_quotes_do_not_matter(tmp_path: Path) -> None:
     found = read(tmp_path, 'ImageId, EncodedPixels\n "a" , "1 2" \nb, "-1"\n')
-    assert found.rows == (Cells(2, "a", "1 2"), Cells(3, "b", "-1"))
+    assert found.rows == (TableRow(2, "a", "1 2"), TableRow(3, "b", "-1"))
     assert found.header == ("ImageId", " EncodedPixels")  # as it is written
 
 
@@ -155,7 +155,7 @@ def test_ids_may_be_called_like_columns(tmp_path: Path) -> None:
 def test_text_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str, delimiter: str) -> None:
     text = "ImageId,EncodedPixels\r\nThorax à,1 2\r\n日本,-1\r\n".replace(",", delimiter)
     found = read(tmp_path, text.encode(encoding))
-    assert found.rows == (Cells(2, "Thorax à", "1 2"), Cells(3, "日本", "-1"))
+    assert found.rows == (TableRow(2, "Thorax à", "1 2"), TableRow(3, "日本", "-1"))
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_what_is_no_text_is_named_by_its_row(tmp_path: Path, content: str | byte
 
 
 def test_a_first_row_may_have_numbers_as_pandas_writes_them(tmp_path: Path) -> None:
-    assert read(tmp_path, "a,-1.0\nb,1e0 2.0\n").rows[0] == Cells(1, "a", "-1.0")
+    assert read(tmp_path, "a,-1.0\nb,1e0 2.0\n").rows[0] == TableRow(1, "a", "-1.0")
     for text in ("a,e\n", "a,-\n", "a,.\n"):
         refused(tmp_path, text, "row 1: not an id and an encoding")
 
 
 def test_quotes_cost_no_time(tmp_path: Path) -> None:
-    """Each of a million cells in quotes; and one cell of twenty million characters that never closes."""
+    """Many quoted cells, and one cell of millions of characters that never closes, are read quickly."""
     began = time.process_time()
     assert len(read(tmp_path, HEADER + '"a","1 2"\n' * 100_000).rows) == 100_000
     refused(tmp_path, HEADER + 'a,"' + 'b,""1 2\n' * 2_000_000, "row 2: a quote")
@@ -198,7 +198,7 @@ cells = st.text(st.sampled_from('0123456789 -1,\n\r"yz.'), max_size=12)
 def test_a_table_that_is_read_has_every_line_in_a_row(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
-    """Each line that holds a letter is read, or the file is refused: none is lost in a cell's quotes."""
+    """Each line with a letter is read, or the file is refused: no line is lost in a quoted cell."""
     text = HEADER + "".join(f"{one},{two}\n" for one, two in rows)
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text(text, newline="")
@@ -239,7 +239,7 @@ NOTES = "ImageId,EncodedPixels,comment\n"
     ],
 )
 def test_rows_within_quotes_are_never_lost(tmp_path: Path, text: str, first: int) -> None:
-    """Whatever their number of cells and their delimiter: the line where the quote opens is named."""
+    """The error names the line where the quote opens, for any number of cells and any delimiter."""
     refused(tmp_path, text, f'row {first}: a quote (") opens here and closes in row ')
 
 
@@ -257,17 +257,17 @@ def test_rows_within_quotes_are_never_lost(tmp_path: Path, text: str, first: int
 def test_prose_of_several_lines_is_a_comment(tmp_path: Path, comment: str) -> None:
     after = read(tmp_path, f'{NOTES}a,1 5,"{comment}"\nb,-1,\n')
     lines = comment.count("\n")
-    assert after.rows == (Cells(2, "a", "1 5"), Cells(3 + lines, "b", "-1"))
+    assert after.rows == (TableRow(2, "a", "1 5"), TableRow(3 + lines, "b", "-1"))
     before = read(tmp_path, f'comment,ImageId,EncodedPixels\n"{comment}",a,1 5\n,b,-1\n')
     assert before.rows == after.rows
     assert read(tmp_path, f'ImageId,EncodedPixels,"{comment}"\na,1 5,\n').rows == (
-        Cells(2 + lines, "a", "1 5"),
+        TableRow(2 + lines, "a", "1 5"),
     )
 
 
 def test_white_space_of_any_kind_is_between_the_numbers_of_a_mask(tmp_path: Path) -> None:
     found = read(tmp_path, f'{HEADER}a,"1\t5\n2\t3 4 5 6\n\t7\t8"\nb,-1\n')
-    assert found.rows == (Cells(2, "a", "1\t5\n2\t3 4 5 6\n\t7\t8"), Cells(5, "b", "-1"))
+    assert found.rows == (TableRow(2, "a", "1\t5\n2\t3 4 5 6\n\t7\t8"), TableRow(5, "b", "-1"))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
@@ -293,7 +293,7 @@ def test_a_first_line_of_excel_names_the_delimiter(
     assert found.delimiter == delimiter
     assert found.separator_line == last - 3
     assert found.header == ("ImageId", "EncodedPixels")
-    assert found.rows == (Cells(last - 1, "a", "1 5"), Cells(last, "b", "-1"))
+    assert found.rows == (TableRow(last - 1, "a", "1 5"), TableRow(last, "b", "-1"))
     headless = read(tmp_path, end.join([*lines[:-3], *lines[-2:]]))
     assert headless.header is None
     assert [cells.image_id for cells in headless.rows] == ["a", "b"]
@@ -304,7 +304,7 @@ def test_only_a_first_line_names_a_delimiter(tmp_path: Path) -> None:
         tmp_path, "\nsep=|\nImageId|EncodedPixels\na|-1\n", "row 2: the delimiter '|' is none of , ; and tab"
     )
     found = read(tmp_path, f"{HEADER}sep=;,-1\n")
-    assert (found.rows, found.separator_line) == ((Cells(2, "sep=;", "-1"),), None)
+    assert (found.rows, found.separator_line) == ((TableRow(2, "sep=;", "-1"),), None)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_first_row_that_is_none_is_explained(tmp_path: Path, first: str, why: 
 
 
 def test_a_pipe_is_read_once(tmp_path: Path) -> None:
-    """And where it has no writer yet, it is said that one is waited for."""
+    """A pipe without a writer is reported on stderr, and then read once."""
     os.mkfifo(tmp_path / "t.csv")
     code = (
         "import sys; from pathlib import Path; from data.annotations.table import read_table\n"

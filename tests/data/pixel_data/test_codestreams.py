@@ -1,4 +1,4 @@
-"""Streams that lack a part of their image are refused; those that lack nothing are read, however written."""
+"""Tests that incomplete streams are refused, and that complete streams in any form are read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ARITHMETIC = {
 
 
 def rough() -> NDArray[np.uint8]:
-    """(41, 53): `slope` with noise, which takes some data in every part of a stream."""
+    """Return (41, 53) values: `slope` with noise, so that every part of a stream has data."""
     noise = np.random.default_rng(0).integers(-6, 6, (HEIGHT, WIDTH))
     return (SLOPE.astype(int) + noise).clip(0, 255).astype(np.uint8)
 
@@ -68,7 +68,7 @@ def pillow(values: NDArray[Any], form: str, **options: Any) -> bytes:
 
 
 class Reader:
-    """Reads streams in a file of 41x53 pixels."""
+    """A reader for streams, in a DICOM file of 41x53 pixels."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "a.dcm"
@@ -98,7 +98,7 @@ def assert_refused(found: Any, reason: str) -> None:
 
 
 def in_parts(stream: bytes) -> tuple[bytes, list[bytes]]:
-    """The main header of a codestream, and its tile-parts."""
+    """Split a codestream into its main header and its tile-parts."""
     position, parts = stream.index(b"\xff\x90"), []
     head = stream[:position]
     while stream[position : position + 2] == b"\xff\x90":
@@ -145,7 +145,7 @@ def test_each_tile_part_must_be_there(read: Reader) -> None:
 
 
 def silent_cuts(head: bytes, data: bytes) -> Iterator[int]:
-    """Where OpenJPEG makes an image of the first bytes of a tile's data: between packets."""
+    """Yield the lengths of a tile's data that OpenJPEG decodes without an error: between packets."""
     for cut in range(len(data)):
         try:
             decode_j2k(head + tile_part(data[:cut], parts=1) + EOI)
@@ -155,7 +155,7 @@ def silent_cuts(head: bytes, data: bytes) -> Iterator[int]:
 
 
 def test_data_that_a_tile_may_lack_without_a_sign(read: Reader) -> None:
-    """No number of tile-parts, or no length (Psot is 0): a decoder takes what is missing for zeros."""
+    """Without a number of tile-parts, or a length (Psot is 0), a decoder assumes zeros for missing data."""
     head, (only,) = in_parts(encode_array(rough(), bits_stored=8))
     data = only[14:]
     cuts = list(silent_cuts(head, data))
@@ -187,7 +187,7 @@ def test_a_tile_of_several_that_may_lack_data(read: Reader) -> None:
 
 
 def test_a_codestream_without_end_marker(read: Reader) -> None:
-    """Nothing of its image is missing, unless the last byte may be one that was put there."""
+    """The image is complete, unless the last byte may be padding."""
     stream = encode_array(rough(), bits_stored=8)
     head, (only,) = in_parts(stream)
     assert only[-1] != 0
@@ -247,7 +247,7 @@ def test_what_encoders_write_is_within_the_limits(read: Reader) -> None:
 def hostile_j2k(
     size: int, *, tile: int, block: int, precinct: int, layers: int, in_tile: bool = False
 ) -> bytes:
-    """A codestream of few bytes in as many parts as its headers say; sizes as log2."""
+    """Return a short codestream whose headers announce many parts; sizes are log2."""
     siz = struct.pack(">HH8IHBBB", 41, 0, size, size, 0, 0, tile, tile, 0, 0, 1, 7, 1, 1)
     cod = struct.pack(">HBBHB5B", 18, 1, 0, layers, 0, 5, block - 2, block - 2, 0, 1)
     cod = b"\xff\x52" + cod + bytes([precinct | precinct << 4]) * 6
@@ -275,7 +275,7 @@ def hostile_j2k(
 def test_a_stream_in_far_too_many_parts(
     tmp_path: Path, what: str, options: dict[str, int], in_tile: bool
 ) -> None:
-    """520 bytes took 11 seconds and 5 GB."""
+    """A stream of 520 bytes would take seconds and gigabytes to decode."""
     if what == "tiles" and in_tile:
         return
     arguments = {"tile": 3000, "block": 6, "precinct": 15, "layers": 1, **options}
@@ -338,15 +338,15 @@ def test_many_small_parts_take_no_time(
 
 
 def scan_of(stream: bytes) -> int:
-    """Where the coded data of a stream's first scan begin."""
+    """Return the offset of the coded data of a stream's first scan."""
     start = stream.index(b"\xff\xda") + 2
     return start + int(struct.unpack_from(">H", stream, start)[0])
 
 
 def with_restarts(bits: int, lines: int) -> tuple[bytes, list[bytes]]:
-    """`slope` as lossless JPEG: what comes before its data, and its restart intervals of so many lines.
+    """Encode `slope` as lossless JPEG; return the headers, and restart intervals of `lines` lines.
 
-    Prediction begins anew in each (T.81 H.1.2.1): they are coded like images of their own.
+    Prediction restarts in each interval (T.81 H.1.2.1), so each is coded like a separate image.
     """
     values = slope(bits)
     streams = [encode_lossless(values[row : row + lines], bits, 1) for row in range(0, HEIGHT, lines)]
@@ -357,7 +357,7 @@ def with_restarts(bits: int, lines: int) -> tuple[bytes, list[bytes]]:
 
 
 def numbered(intervals: list[tuple[int, bytes]]) -> bytes:
-    """Intervals, and before each but the first the marker of its number."""
+    """Join intervals with restart markers, numbered in order."""
     return b"".join(
         (bytes([0xFF, 0xD0 + (number - 1) % 8]) if place else b"") + one
         for place, (number, one) in enumerate(intervals)
@@ -432,9 +432,9 @@ def arithmetic(how: str) -> bytes:
 
 @pytest.mark.parametrize("how", ARITHMETIC)
 def test_arithmetic_coding(read: Reader, how: str) -> None:
-    """Its decoder goes on with zeros wherever data end, and needs none at the end of what is whole.
+    """A decoder assumes zeros where data end, and a complete stream may omit zeros at its end.
 
-    So a few cuts cannot be told, most of them in the last bytes.
+    So a few cuts cannot be detected, most of them in the last bytes.
     """
     stream = arithmetic(how)
     wanted = read(stream)
@@ -480,7 +480,7 @@ def test_a_stream_that_is_whole_is_read_however_it_ends(read: Reader, how: str) 
 
 @pytest.mark.parametrize("how", ["JPEG", "JPEG 12", "JPEG lossless", "JPEG-LS"])
 def test_a_height_that_comes_after_the_scan(read: Reader, how: str) -> None:
-    """DNL (T.81 B.2.5)."""
+    """The height may follow the scan in a DNL segment (T.81 B.2.5)."""
     codec = CODECS[how]
     bits = 12 if 12 in codec.bits else 8
     stream = codec.encode(slope(bits), bits)
@@ -511,7 +511,7 @@ def test_a_stream_is_recognised_behind_zeros() -> None:
 
 
 def test_reasons_say_what_to_do(read: Reader) -> None:
-    """Not what a library said."""
+    """The reason is advice, not a library's message."""
     for how, codec in CODECS.items():
         bits = 12 if 12 in codec.bits else 8
         stream = bytearray(codec.encode(slope(bits), bits))
@@ -525,7 +525,7 @@ def test_reasons_say_what_to_do(read: Reader) -> None:
 
 @pytest.mark.parametrize("how", CODECS)
 def test_what_a_stream_says_of_its_loss(how: str) -> None:
-    """JPEG-LS says it behind the components of its scan (T.87 C.2.3), whose number does not matter."""
+    """JPEG-LS gives the loss after its scan's components (T.87 C.2.3), whatever their number."""
     codec = CODECS[how]
     for bits in codec.bits:
         assert describe(codec.encode(slope(bits), bits)).lossless == codec.lossless, bits

@@ -1,4 +1,4 @@
-"""Headers that contradict the stream or themselves: corrected with a note, or refused by name."""
+"""Tests of headers that contradict the stream or themselves: corrected with a note, or refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pixels_of(path: Path, dataset: FileDataset, note: str = "") -> NDArray[np.fl
 
 
 def with_bits(codec: Codec, bits: int, stored: int) -> FileDataset:
-    """A stream of `slope` with so many bits, under a header that says others."""
+    """Return a stream of `slope` with `bits` bits, under a header that says other bits."""
     frame = np.zeros(slope(8).shape, np.uint8 if stored <= 8 else np.uint16)
     return encapsulated(frame, codec.encode(slope(bits), bits), codec.syntax, stored=stored)
 
@@ -60,7 +60,7 @@ PRECISIONS = [
 
 @pytest.mark.parametrize(("how", "bits", "stored"), PRECISIONS)
 def test_the_precision_of_the_stream_counts(tmp_path: Path, how: str, bits: int, stored: int) -> None:
-    """PS3.5 8.2.1: what the stream says is used to decode it. Not 6 % of the range, nor a white picture."""
+    """PS3.5 8.2.1: decoding uses the stream's precision. The picture is neither nearly black nor white."""
     dataset = with_bits(CODECS[how], bits, stored)
     kind = how.removesuffix(" near").removesuffix(" 12").removesuffix(" lossy")
     kind = kind.removesuffix(" lossless") if kind.startswith("JPEG ") and "2000" not in kind else kind
@@ -118,7 +118,7 @@ def test_a_stream_with_negative_values_under_an_unsigned_header(tmp_path: Path) 
 
 @pytest.mark.parametrize("how", ["JPEG lossless", "JPEG-LS", "JPEG 2000"])
 def test_bits_beyond_the_stored_ones_in_a_lossless_stream(tmp_path: Path, how: str) -> None:
-    """An overlay in bit 12 is not the picture's (PS3.5 8.1.1); that it is there is noted."""
+    """An overlay in bit 12 is not part of the picture (PS3.5 8.1.1); a note reports it."""
     values = slope(12)
     overlaid = values.copy()
     overlaid[4:9, 4:30] |= 0x1000
@@ -131,7 +131,7 @@ def test_bits_beyond_the_stored_ones_in_a_lossless_stream(tmp_path: Path, how: s
 
 
 def test_lossy_values_a_little_beyond_the_stored_bits_are_no_overlay(tmp_path: Path) -> None:
-    """Masked, 4,100 of 12 bits would be 4: a black spot in the whitest part."""
+    """4,100 masked to 12 bits would be 4: a black spot in the whitest part."""
     y, x = np.mgrid[:64, :96]
     values = np.where((y - 30) ** 2 + (x - 40) ** 2 < 400, 4095, 40 * y).astype(np.uint16)
     stream = encode_array(values, bits_stored=16, compression_ratios=[20])
@@ -173,7 +173,7 @@ def test_high_bit(tmp_path: Path, stored: int, high: int, syntax: str) -> None:
 
 @pytest.mark.parametrize("how", ["native", "RLE", "JPEG lossless", "JPEG-LS", "JPEG 2000"])
 def test_pixels_that_go_on_above_the_stored_bits(tmp_path: Path, how: str) -> None:
-    """Masked, a picture of 16 bits under 12 would be a sawtooth; an overlay or rubbish is no such thing."""
+    """A picture of 16 bits masked to 12 would be a sawtooth; an overlay or garbage is not refused."""
     values = slope(16)
     if how in ("native", "RLE"):
         dataset = make_dataset(values, stored=12)
@@ -207,7 +207,7 @@ def test_a_high_bit_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_bytes_in_big_endian_words(tmp_path: Path) -> None:
-    """PS3.5 8.1.2 and 7.3: 8 bits with VR OW are bytes in words, of which the low one comes first."""
+    """PS3.5 8.1.2 and 7.3: 8 bits with VR OW are bytes in words; the low byte comes first."""
     values = slope(8)
     swapped = np.append(values.ravel(), np.uint8(0)).view("<u2").byteswap().tobytes()
     dataset = make_dataset(values, syntax=ExplicitVRBigEndian)
@@ -316,7 +316,7 @@ def test_entries_packed_as_bytes(tmp_path: Path, count: int, bits: int, vr: str,
 
 
 def test_a_table_shorter_than_it_says(tmp_path: Path) -> None:
-    """It is used if what is missing is not needed."""
+    """The table is used if no pixel needs a missing entry."""
     entries = np.random.default_rng(7).permutation(4096)[:3900].tolist()
     values = (SLOPE_12 // 2).astype(np.uint16)
     dataset = make_dataset(values, stored=12)
@@ -345,7 +345,7 @@ NO_TABLE = Items([Dataset()])
 
 
 def grouped(keyword: str, **elements: Any) -> Items:
-    """Elements in a functional group, as an enhanced image has them."""
+    """Put elements into a functional group, as in an enhanced image."""
     inner, outer = Dataset(), Dataset()
     for name, value in elements.items():
         setattr(inner, name, value)
@@ -418,7 +418,7 @@ def test_what_is_empty_or_blank_is_absent(
     [({"RescaleSlope": "-2"}, "Intercept (0028,1052)"), ({"RescaleIntercept": "-5"}, "Slope (0028,1053)")],
 )
 def test_half_a_rescale_does_not_count(tmp_path: Path, alone: dict[str, str], without: str) -> None:
-    """PS3.3 C.11.1: each of both is required if the other is there. That it does not count is noted."""
+    """PS3.3 C.11.1: slope and intercept require each other. A note says that one alone does not count."""
     dataset = make_dataset(SLOPE_12, stored=12)
     for keyword, value in alone.items():
         setattr(dataset, keyword, value)
@@ -507,7 +507,7 @@ def test_a_value_that_is_no_number_is_shown(tmp_path: Path, vr: str) -> None:
 
 
 def test_no_reason_is_the_text_of_an_exception(tmp_path: Path) -> None:
-    """Damage anywhere in a file: the reason never names an exception, or shows what Python would say."""
+    """After any damage, the reason never names an exception or quotes a message of Python."""
     codec = CODECS["JPEG 2000"]
     whole = bytearray(saved(encapsulated(SLOPE_12, codec.encode(SLOPE_12, 12), codec.syntax, stored=12)))
     plain = bytearray(saved(make_dataset(slope(8))))
@@ -572,7 +572,7 @@ def test_a_presentation_lut_shape_that_does_not_fit_is_noted(
 def test_an_element_that_pydicom_cannot_parse_is_named(
     tmp_path: Path, keyword: str, says: str, vr: bytes
 ) -> None:
-    """ZZ is no kind of value, and a number of type FD has eight bytes."""
+    """ZZ is not a VR, and a number of VR FD has eight bytes."""
     content = bytearray(saved(make_dataset(slope(8))))
     tag = pydicom.datadict.tag_for_keyword(keyword)
     assert tag is not None

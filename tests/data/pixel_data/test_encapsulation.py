@@ -1,4 +1,4 @@
-"""Pixels in items, in every form in which they occur: what is whole is read, what is cut off is refused."""
+"""Tests of pixels in items, in every form: complete ones are read, and cut ones are refused."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data.pixel_data.elements import Refusal
-from data.pixel_data.fragments import fragments, of_first_frame
+from data.pixel_data.elements import DicomError
+from data.pixel_data.fragments import first_frame_items, fragments
 
 
 def stream_of(how: str) -> tuple[str, int, bytes]:
-    """A codec's transfer syntax, its bits, and `slope` as its stream."""
+    """Return a codec's transfer syntax, its bits, and its stream of `slope`."""
     codec = CODECS[how]
     bits = 12 if 12 in codec.bits else 8
     return codec.syntax, bits, codec.encode(slope(bits), bits)
@@ -43,7 +43,7 @@ def assert_read(path: Path, how: str, bits: int, note: str = "") -> None:
 
 @pytest.mark.parametrize("how", CODECS)
 def test_a_stream_that_is_whole_is_read(tmp_path: Path, how: str) -> None:
-    """No delimiter, no offset table, zeros and other bytes around the stream, items of odd length."""
+    """A missing delimiter or offset table, bytes around the stream and odd items do not matter."""
     syntax, bits, stream = stream_of(how)
     table, whole = item(b""), even(stream)
     end = stream[-2:]
@@ -88,7 +88,7 @@ def test_a_stream_that_is_whole_is_read(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", CODECS)
 def test_a_stream_that_is_cut_off_is_refused(tmp_path: Path, how: str) -> None:
-    """Wherever the file or the last item ends, and if an end marker was put there."""
+    """This holds wherever the file or the last item ends, also with an added end marker."""
     syntax, bits, stream = stream_of(how)
     chance = random.Random(how)
     for cut in (2, 5, 9, len(stream) // 3, *chance.sample(range(10, len(stream) - 3), 12)):
@@ -160,7 +160,7 @@ def assert_native(path: Path, bits: int, note: str = "") -> None:
 
 
 def test_a_second_meta_group_in_the_data_set(tmp_path: Path) -> None:
-    """It names another transfer syntax, which pydicom then takes for the one that counts."""
+    """The second group names another transfer syntax, which pydicom then uses."""
     syntax, bits, stream = stream_of("JPEG 2000")
     path = write_raw(tmp_path / "a.dcm", item(b"") + item(even(stream)) + DELIMITER, syntax=syntax, bits=bits)
     content = path.read_bytes()
@@ -252,7 +252,7 @@ def test_uncompressed_pixels_of_another_size_are_refused(tmp_path: Path, element
 
 
 def test_uncompressed_frames_in_items_and_without(tmp_path: Path) -> None:
-    """Each frame made even by itself; as many items as frames; or an undefined length around plain pixels."""
+    """Frames may be padded one by one, or have an item each; plain pixels may have undefined length."""
     frames = [slope(8), slope(8)[::-1], slope(8)[:, ::-1]]
     value = item(b"") + b"".join(item(even(frame.tobytes())) for frame in frames) + DELIMITER
     for syntax in (RLELossless, JPEGBaseline8Bit):
@@ -276,7 +276,7 @@ def test_an_offset_table_is_no_part_of_uncompressed_pixels(tmp_path: Path, table
 
 
 def test_a_stream_of_just_the_size_of_uncompressed_pixels(tmp_path: Path) -> None:
-    """Under an uncompressed syntax and with a length: in items, or padded, it is a stream all the same."""
+    """With an uncompressed syntax and a defined length, in items or padded, a stream is recognised."""
     _, bits, stream = stream_of("JPEG 2000")
     size = slope(bits).nbytes
     note = "its pixels are JPEG 2000, but its transfer syntax is Explicit VR Little Endian"
@@ -310,7 +310,7 @@ def rle_frames(frames: list[NDArray[np.uint8]]) -> list[bytes]:
 @pytest.mark.parametrize("how", ["JPEG", "JPEG 2000", "JPEG-LS", "RLE"])
 @pytest.mark.parametrize("split", [False, True])
 def test_the_first_of_several_compressed_frames(tmp_path: Path, how: str, split: bool) -> None:
-    """A frame may be in several items; all streams but RLE tell by themselves where they end."""
+    """A frame may be in several items; all streams but RLE mark their end."""
     pictures = [slope(8), slope(8)[::-1].copy(), slope(8)[:, ::-1].copy()]
     if how == "RLE":
         streams, syntax = [even(one) for one in rle_frames(pictures)], RLELossless
@@ -331,14 +331,14 @@ def test_the_first_of_several_compressed_frames(tmp_path: Path, how: str, split:
 
 
 def runs_across_rows(values: NDArray[np.uint8]) -> bytes:
-    """One RLE segment whose runs do not end with the rows: literal ones of 128 bytes."""
+    """Return an RLE segment of literal runs of 128 bytes, which do not end with the rows."""
     content = values.tobytes()
     pieces = [content[at : at + 128] for at in range(0, len(content), 128)]
     return b"".join(bytes([len(one) - 1]) + one for one in pieces)
 
 
 def rle_frame(*segments: bytes) -> bytes:
-    """A frame of segments (PS3.5 G.5)."""
+    """Return an RLE frame of these segments (PS3.5 G.5)."""
     offsets = [64]
     for one in segments[:-1]:
         offsets.append(offsets[-1] + len(one))
@@ -362,7 +362,7 @@ def rle_of_words(values: NDArray[np.uint16]) -> bytes:
 
 
 def test_an_rle_frame_must_be_of_the_size_in_the_header(tmp_path: Path) -> None:
-    """PS3.5 G.3.1: it has no size of its own, but each row is coded by itself."""
+    """An RLE frame does not give its size, but each row is coded separately (PS3.5 G.3.1)."""
     (frame,) = rle_frames([slope(8)])
     for size in ({"Columns": 52}, {"Columns": 54}, {"Rows": 40}, {"Rows": 42}, {"Rows": 53, "Columns": 41}):
         found = rle_reading(tmp_path, b"", even(frame), **size)
@@ -465,8 +465,8 @@ def test_rle_bytes_that_are_no_runs_take_no_time(tmp_path: Path) -> None:
 def test_frames_in_items_of_their_own_are_not_all_copied() -> None:
     streams = [even(CODECS["JPEG-LS"].encode(values, 8)) for values in (slope(8), slope(8)[::-1].copy())]
     items = fragments(item(b"") + b"".join(map(item, streams)) + DELIMITER)
-    assert [bytes(one) for one in of_first_frame(items, 2)] == streams[:1]
-    assert [bytes(one) for one in of_first_frame(items, 1)] == streams
+    assert [bytes(one) for one in first_frame_items(items, 2)] == streams[:1]
+    assert [bytes(one) for one in first_frame_items(items, 1)] == streams
 
 
 def test_far_too_many_items(tmp_path: Path) -> None:
@@ -485,9 +485,9 @@ def test_fragments_are_views_of_the_content() -> None:
     found = fragments(content)
     assert [bytes(one) for one in found] == [b"", b"abc", b"defg"]
     assert all(one.obj is content for one in found)
-    assert [bytes(one) for one in of_first_frame(found, 1)] == [b"abc", b"defg"]
-    assert [bytes(one) for one in of_first_frame(found, 2)] == [b"abc"]
-    with pytest.raises(Refusal, match="begins with no item"):
+    assert [bytes(one) for one in first_frame_items(found, 1)] == [b"abc", b"defg"]
+    assert [bytes(one) for one in first_frame_items(found, 2)] == [b"abc"]
+    with pytest.raises(DicomError, match="begins with no item"):
         fragments(b"\1\2\3\4\5\6\7\x08")
 
 
@@ -498,7 +498,7 @@ def test_a_long_run_of_zeros_takes_no_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", CODECS)
 def test_a_damaged_stream_is_told_by_its_kind(tmp_path: Path, how: str) -> None:
-    """Decoders say anything about it; whoever looks for the file's fault needs to know where to look."""
+    """The message must name the stream's kind, so that a user knows where to look."""
     syntax, bits, stream = stream_of(how)
     kind, reasons = NAMES.get(how, how), set()
     chance = random.Random(how)
@@ -514,7 +514,7 @@ def test_a_damaged_stream_is_told_by_its_kind(tmp_path: Path, how: str) -> None:
 
 
 def test_what_stands_behind_uncompressed_pixels_is_none_of_them(tmp_path: Path) -> None:
-    """Their length is given; pydicom drops them if what follows is no element."""
+    """The pixels have a length; pydicom drops them if no element follows."""
     for after in (b"\xff" * 99, b"no element" * 700):
         value = even(slope(8).tobytes())
         assert_native(write_raw(tmp_path / "a.dcm", value, undefined=False, after=after), 8)

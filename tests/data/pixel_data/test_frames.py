@@ -1,4 +1,4 @@
-"""Every transfer syntax against the pixels that went in, and pydicom's own files against pydicom."""
+"""Tests of every transfer syntax against the encoded pixels, and of pydicom's files against pydicom."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data.pixel_data.elements import Refusal
+from data.pixel_data.elements import DicomError
 from data.pixel_data.frames import first_frame
 from data.radiographs.dicom import UnreadableImage, read_radiograph
 
@@ -42,7 +42,7 @@ SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
 def noise(bits: int, signed: bool, shape: tuple[int, ...] = (37, 50)) -> NDArray[Any]:
-    """Values of the whole range, both ends among them."""
+    """Return values of the whole range, including both ends."""
     low = -(1 << bits - 1) if signed else 0
     values = np.random.default_rng(bits).integers(low, low + (1 << bits), shape)
     values[0, :2] = low, low + (1 << bits) - 1
@@ -50,7 +50,7 @@ def noise(bits: int, signed: bool, shape: tuple[int, ...] = (37, 50)) -> NDArray
 
 
 def patterns(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
-    """The bits that are stored, as an unsigned number (two's complement for a negative one)."""
+    """Return the stored bits as unsigned numbers (two's complement for negative values)."""
     unsigned = pixels.view(f"u{pixels.itemsize}")
     return unsigned & unsigned.dtype.type((1 << bits) - 1)
 
@@ -131,7 +131,7 @@ def test_high_throughput_jpeg_2000(bits: int, signed: bool) -> None:
     dataset = encapsulated(pixels, stream, HTJ2KLossless, stored=bits)
     np.testing.assert_array_equal(first_frame(dataset).values, pixels)
     dataset.PixelData = encapsulate([stream[: len(stream) // 2]])
-    with pytest.raises(Refusal, match="cut off"):
+    with pytest.raises(DicomError, match="cut off"):
         first_frame(dataset)
 
 
@@ -143,7 +143,7 @@ def test_every_predictor_of_lossless_jpeg(predictor: int) -> None:
 
 
 def test_lossless_jpeg_of_more_bits_than_are_stored() -> None:
-    """Some encoders code the 16 bits allocated; negative values then come with their sign."""
+    """Some encoders code all 16 allocated bits, with the sign of negative values."""
     pixels = noise(12, signed=True)
     stream = encode_lossless(patterns(pixels, 16), 16, 1)
     dataset = encapsulated(pixels, stream, JPEGLosslessSV1, stored=12)
@@ -151,7 +151,7 @@ def test_lossless_jpeg_of_more_bits_than_are_stored() -> None:
 
 
 def smooth(bits: int) -> NDArray[Any]:
-    """A picture that lossy codecs keep well: slopes in both directions and a bright disc."""
+    """Return a picture that lossy codecs preserve well: slopes in both directions and a bright disc."""
     y, x = np.mgrid[:61, :83]
     disc = 0.3 * (np.hypot(y - 20, x - 50) < 15)
     values = (0.1 + 0.003 * y + 0.005 * x + disc) * ((1 << bits) - 1)
@@ -187,7 +187,7 @@ def test_lossy_is_close(how: str) -> None:
 
 
 def test_extended_jpeg_is_the_image_of_another_codec() -> None:
-    """Pydicom ships one scintigram twice: as 12-bit JPEG, and as JPEG 2000."""
+    """The pydicom package has one scintigram twice: as 12-bit JPEG, and as JPEG 2000."""
     first, other = (
         first_frame(pydicom.dcmread(SHIPPED / name)).values.astype(int)
         for name in ("JPGExtended.dcm", "JPEG2000.dcm")
@@ -216,7 +216,7 @@ ONLY_HERE = {"JPEG-lossy.dcm", "JPGExtended.dcm"}
 
 
 def shipped() -> list[Path]:
-    """The greyscale files that pydicom brings along, those of its DICOMDIRs included."""
+    """List the greyscale files in the pydicom package, including those of its DICOMDIRs."""
     found = []
     for path in sorted(SHIPPED.rglob("*")):
         if path.is_file():
@@ -244,7 +244,7 @@ def test_what_pydicom_ships() -> None:
 
 
 def by_pydicom(path: Path) -> NDArray[np.float64]:
-    """pixel_array, modality LUT, VOI LUT, scaled, inverted; for files without look-up tables."""
+    """Compute a picture with pydicom: modality, VOI, scaling, inversion; for files without look-up tables."""
     dataset = pydicom.dcmread(path)
     values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(float)
     bits, signed = dataset.BitsStored, dataset.PixelRepresentation
@@ -259,7 +259,7 @@ def frame_of(dataset: FileDataset) -> bytes:
 
 
 def claiming(stream: bytes, marker: bytes, offset: int, content: bytes) -> bytes:
-    """The stream with other bytes at `offset` from a marker."""
+    """Replace bytes of a stream at `offset` from a marker."""
     start = stream.index(marker) + offset
     return stream[:start] + content + stream[start + len(content) :]
 
@@ -284,7 +284,7 @@ def test_a_stream_that_claims_more_than_the_header_is_not_decoded(how: str) -> N
 
 @pytest.mark.parametrize("how", [*LOSSLESS, *LOSSY])
 def test_a_stream_cut_off_is_refused(tmp_path: Path, how: str) -> None:
-    """Not filled up with grey: that would be a wrong picture with a right label."""
+    """A frame padded with grey would be a wrong picture with a correct label."""
     if how in LOSSLESS:
         pixels = noise(12, signed=False)
         dataset = LOSSLESS[how](pixels, 12)
@@ -302,7 +302,7 @@ def test_a_stream_cut_off_is_refused(tmp_path: Path, how: str) -> None:
 
 
 def test_a_damaged_scan_is_refused() -> None:
-    """Pillow and OpenCV read on in silence when a marker stands in the middle of a scan."""
+    """Pillow and OpenCV silently continue after a marker in the middle of a scan."""
     pixels = smooth(8)
     stream = frame_of(jpeg(pixels))
     middle = len(stream) // 2

@@ -1,4 +1,4 @@
-"""A radiograph whose decoder is not installed is no damaged file: the package is named."""
+"""Tests that a missing decoder is reported by its package, not as a damaged file."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Made files of every combination of the elements that make a picture, against arithmetic in plain Python.
+"""Generated files with random combinations of pixel elements, against arithmetic in plain Python.
 
-Drawn at random, by the seed and the case's number alone: transfer syntax, Bits Allocated, Bits Stored, High
-Bit, sign, bits outside of the stored ones, precision of the stream, modality LUT or rescale, VOI LUT or
-window, their encodings, photometric interpretation. What is expected is computed pixel by pixel from the
-values that were put in, with Python's own numbers: no NumPy, no pydicom and nothing of this project.
+The seed and the case's number alone determine transfer syntax, Bits Allocated, Bits Stored, High Bit, sign,
+bits outside of the stored ones, precision of the stream, modality LUT or rescale, VOI LUT or window, their
+encodings, and photometric interpretation. The expected picture is computed pixel by pixel from the original
+values with Python's own numbers: without NumPy, pydicom or code of this project.
 
-`PNEUMOSEG_PICTURES=100000 pytest tests/data/pixel_data/test_pixel_matrix.py` tries as many; `PNEUMOSEG_SEED`
-draws others.
+`PNEUMOSEG_PICTURES=100000 pytest tests/data/pixel_data/test_pixel_matrix.py` tries 100,000 files;
+`PNEUMOSEG_SEED` selects other cases.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Line = Callable[[float], float]
 
 @dataclass
 class Table:
-    """A look-up table; `first` as a reader should take it."""
+    """A look-up table; `first` is the first mapped value with its intended sign."""
 
     first: int
     entries: list[int]
@@ -69,7 +69,7 @@ class Table:
 
     @property
     def full(self) -> int:
-        """The end of the range that the entries have."""
+        """Return the upper end of the entries' range."""
         return (1 << max(self.entries).bit_length()) - 1
 
     def __call__(self, value: float) -> float:
@@ -79,7 +79,7 @@ class Table:
 
 @dataclass
 class Picture:
-    """One case; see the module."""
+    """One random case."""
 
     syntax: str
     allocated: int
@@ -102,7 +102,7 @@ class Picture:
 
 
 def drawn(number: int) -> Picture:
-    """A case, by the seed and its number."""
+    """Draw a case by the seed and its number."""
     chance = random.Random(f"{SEED} {number}")
     syntax = chance.choice(SYNTAXES)
     allocated = chance.choice((8, 16, 16))
@@ -154,7 +154,7 @@ def drawn(number: int) -> Picture:
 
 
 def table(chance: random.Random, span: tuple[float, float], signed: bool) -> Table:
-    """A table for values of this span; its entries may have fewer bits than it says, or be packed."""
+    """Draw a table for values of this span; entries may have fewer bits than announced, or be packed."""
     least, most = (-32768, 32767) if signed else (0, 65535)
     first = min(max(int(span[0]) + chance.choice((0, 0, 3, -5)), least), most)
     count = chance.choice((2, 9, 64, 256, min(int(span[1] - span[0]) + 1, 65536)))
@@ -166,7 +166,7 @@ def table(chance: random.Random, span: tuple[float, float], signed: bool) -> Tab
 
 
 def expected(picture: Picture) -> list[list[float]]:
-    """The pixels, one after another."""
+    """Compute the pixels, in order."""
     low = -(1 << picture.stored - 1) if picture.signed else 0
     ends = float(low), float(low + (1 << picture.stored) - 1)
     modality: Line = float
@@ -200,7 +200,7 @@ def expected(picture: Picture) -> list[list[float]]:
 
 
 def windowed(value: float, center: float, width: float, function: str) -> float:
-    """PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2, for an output from 0 to 1."""
+    """Apply a window (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1, C.11.2.1.3.2) for an output from 0 to 1."""
     if function == "SIGMOID":
         power = -4 * (value - center) / width
         return 1 / (1 + math.exp(power)) if power < 700 else 0.0
@@ -216,7 +216,7 @@ def windowed(value: float, center: float, width: float, function: str) -> float:
 
 
 def written(picture: Picture) -> bytes:
-    """The file."""
+    """Return the case as the bytes of a DICOM file."""
     kind = np.dtype(f"u{picture.allocated // 8}")
     if picture.words:
         flat = [[word(picture, value) for value in row] for row in picture.values]
@@ -242,7 +242,7 @@ def written(picture: Picture) -> bytes:
 
 
 def word(picture: Picture, value: int) -> int:
-    """The word of a pixel: its value below High Bit, rubbish in all other bits."""
+    """Return the word of a pixel: the value up to High Bit, garbage in all other bits."""
     shift = picture.high + 1 - picture.stored
     mask = (1 << picture.stored) - 1 << shift
     rest = picture.rubbish & (1 << picture.allocated) - 1 & ~mask
@@ -250,7 +250,7 @@ def word(picture: Picture, value: int) -> int:
 
 
 def coded(picture: Picture, patterns: np.ndarray[Any, Any]) -> FileDataset:
-    """The data set with its pixels."""
+    """Return a data set with the encoded pixels."""
     height, width = patterns.shape
     precision, size = picture.precision, patterns.itemsize
     if picture.syntax in NATIVE:
@@ -279,7 +279,7 @@ def coded(picture: Picture, patterns: np.ndarray[Any, Any]) -> FileDataset:
 
 
 def item(one: Table, big: bool, signed: bool) -> Dataset:
-    """A table as a data set; its first value is a word, which each VR shows in its way."""
+    """Return a table as a data set; its first value is a word, written in the form of its VR."""
     dataset = Dataset()
     count, first = len(one.entries) % 65536, one.first % 65536
     if signed and count < 32768 and first >= 32768:

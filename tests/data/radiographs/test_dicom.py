@@ -1,4 +1,4 @@
-"""Radiographs against pydicom's own pipeline and worked values of the standard."""
+"""Tests of radiographs against pydicom's pipeline and values worked out from the standard."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ WriteDicom = Callable[..., Path]
 
 
 def ramp(kind: type[np.generic], low: int, high: int) -> NDArray[Any]:
-    """(7, 11) values from low to high, both included, in no symmetric order."""
+    """Return (7, 11) values from low to high, inclusive, in an asymmetric order."""
     values = np.linspace(low, high, 77).round().astype(kind)
     return np.random.default_rng(5).permutation(values).reshape(7, 11)
 
 
 def by_pydicom(path: Path, low: float, high: float) -> NDArray[np.float64]:
-    """Pydicom's modality and VOI functions, scaled from [low, high] to [0, 1]."""
+    """Apply pydicom's modality and VOI functions, and scale from [low, high] to [0, 1]."""
     dataset = pydicom.dcmread(path)
     values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
     pixels = (values.astype(np.float64) - low) / (high - low)
@@ -119,7 +119,7 @@ def test_a_window_by_hand(write_dicom: WriteDicom) -> None:
 
 
 def test_a_negative_slope_keeps_the_standards_direction(write_dicom: WriteDicom) -> None:
-    """A slope below zero turns the picture over, windowed or not: low values are dark."""
+    """A negative slope inverts the picture, with or without a window: low values are dark."""
     stored = ramp(np.uint16, 0, 4095)
     turned = {"RescaleSlope": -1, "RescaleIntercept": 4095}
     found = read_radiograph(write_dicom(stored, stored=12, **turned)).pixels
@@ -130,7 +130,7 @@ def test_a_negative_slope_keeps_the_standards_direction(write_dicom: WriteDicom)
 
 
 def test_bits_above_the_stored_ones_are_ignored(write_dicom: WriteDicom) -> None:
-    """Old files keep overlays there."""
+    """Old files have overlays in these bits."""
     stored = ramp(np.uint16, 0, 4095)
     found = read_radiograph(write_dicom(stored | np.uint16(0x8000), stored=12)).pixels
     np.testing.assert_allclose(found, stored / 4095, atol=1e-6)
@@ -281,7 +281,7 @@ def test_find_goes_deep_and_not_in_circles(tmp_path: Path, write_dicom: WriteDic
 
 
 def test_indexes_are_no_images(tmp_path: Path, write_dicom: WriteDicom) -> None:
-    """By their name in any case, or by what they say they are."""
+    """A DICOMDIR is recognised by its name in any case, or by its meta header."""
     stored = ramp(np.uint8, 0, 255)
     for name in ("dicomdir", "a/DicomDir", "b/DICOMDIR"):
         write_dicom(stored, f"images/{name}")
@@ -305,7 +305,7 @@ def test_find_a_very_deep_folder(tmp_path: Path, write_dicom: WriteDicom) -> Non
 
 
 def test_find_a_folder_too_deep_to_open(tmp_path: Path) -> None:
-    """Longer than the 4096 bytes of a path: nothing below can be read, and that is reported."""
+    """A path of more than 4096 bytes cannot be read; this is reported."""
     place = os.open(tmp_path, os.O_RDONLY)
     for _ in range(30):
         os.mkdir("d" * 200, dir_fd=place)

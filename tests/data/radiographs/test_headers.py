@@ -1,4 +1,4 @@
-"""What a header says of an image's scale and orientation, and what it only pretends to say."""
+"""Tests of pixel size, orientation and patient in valid and invalid headers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_geometry(elements: dict[str, Any], expected: Geometry) -> None:
 
 
 def test_an_element_that_cannot_be_parsed_is_as_if_it_were_not_there() -> None:
-    """An image is not lost for what is said besides."""
+    """An image is not refused because of other elements."""
     dataset = make_dataset(np.zeros((4, 5), np.uint8))
     dataset.PixelSpacing = [0.2, 0.3]
     for keyword in ("PatientOrientation", "PatientID", "IssuerOfPatientID"):
@@ -62,7 +62,7 @@ def test_an_element_that_cannot_be_parsed_is_as_if_it_were_not_there() -> None:
 
 
 def test_patients_whose_ids_differ_after_a_backslash_are_two() -> None:
-    """A backslash divides values; in an id it is forbidden, and found all the same."""
+    """A backslash separates values. It is forbidden in an id, but occurs."""
     names = set()
     for patient in ("7", "7\\8", "7\\9", "8\\7"):
         dataset = make_dataset(np.zeros((4, 5), np.uint8))

@@ -1,9 +1,9 @@
-"""Damaged and lying files by the thousand: a value or a clear refusal, and nothing else ever.
+"""Fuzz tests: thousands of damaged and inconsistent files give a value or a clear error.
 
-For each: no other exception, no crash of a decoder, no hang, no memory out of bounds, and no picture that
-differs from the undamaged one while nothing that it is made of does. Every input is made from the seed and
-its number alone. `PNEUMOSEG_FUZZ=20000 pytest -s tests/data/radiographs/test_hostile_input.py` tries as many;
-`PNEUMOSEG_SEED` draws others. What was found once is in `corpus/`, and tried every time.
+No file may cause another exception, a crash of a decoder, a hang or unbounded memory. The picture may differ
+from the undamaged one only if a part that determines it differs. The seed and a number alone determine each
+input. `PNEUMOSEG_FUZZ=20000 pytest -s tests/data/radiographs/test_hostile_input.py` tries 20,000;
+`PNEUMOSEG_SEED` selects others. Inputs that once failed are in `corpus/`, and are tried every time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of time 
 
 
 class Tried(NamedTuple):
-    """What came of some cases: how many of each outcome, and what should not have been."""
+    """The results of some cases: the count of each outcome, and the failures."""
 
     outcomes: Counter[str]
     failures: list[str]
@@ -67,7 +67,7 @@ def seeds(kind: str) -> dict[str, bytes]:
 
 
 def limit() -> None:
-    """Called once in each worker: a hang ends it, and so does a grasp for memory."""
+    """Set limits in a worker, so that a hang or too much memory ends it."""
     warnings.simplefilter("ignore")
     for kind in KINDS:
         if kind != "rle":
@@ -111,7 +111,7 @@ def try_one(number: int, folder: Path) -> str:
 
 
 def check_dicom(path: Path, whole: bytes | None = None) -> str:
-    """A radiograph within its promises, and the undamaged one's unless something it rests on changed."""
+    """Check that a radiograph is valid, and equals the undamaged one unless its `foundation` changed."""
     try:
         dataset = read_dataset(path)
         found = radiograph(path, dataset).pixels
@@ -138,7 +138,7 @@ def read_bytes(path: Path, content: bytes) -> Dataset:
 
 
 def foundation(dataset: Dataset) -> str:
-    """Everything that a picture is made of; "" where pydicom cannot tell."""
+    """Return everything that determines a picture; "" if pydicom cannot parse it."""
     try:
         header: list[Any] = [str(dataset.get(keyword)) for keyword in hostile.LIES]
     except NotImplementedError:  # an element of no known type
@@ -223,7 +223,7 @@ def file_died(path: Path) -> Tried:
 
 
 def test_the_corpus() -> None:
-    """What was found once; `README.md` in that folder says how each of them was."""
+    """Inputs that once failed are read or refused; `README.md` in their folder describes them."""
     paths = sorted(path for path in CORPUS.iterdir() if path.suffix != ".md")
     assert len(paths) >= 9
     listed = (CORPUS / "README.md").read_text()

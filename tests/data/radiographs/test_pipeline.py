@@ -1,4 +1,4 @@
-"""From stored values to [0, 1]: every combination against pydicom's own functions, step by step."""
+"""Tests of the conversion from stored values to [0, 1] against pydicom's functions, step by step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
 
 
 def stored_values(bits: int, signed: bool) -> NDArray[Any]:
-    """(9, 31) values: both ends, and half of them where tables and windows make a difference."""
+    """Return (9, 31) values: both ends, and half of them where tables and windows matter."""
     low = -(1 << bits - 1) if signed else 0
     high = low + (1 << bits) - 1
     random = np.random.default_rng([bits, signed])
@@ -49,7 +49,7 @@ def stored_values(bits: int, signed: bool) -> NDArray[Any]:
 
 
 def by_pydicom(dataset: FileDataset) -> NDArray[np.float64]:
-    """pixel_array, apply_modality_lut, apply_voi_lut, scaled by their range, inverted last."""
+    """Apply pydicom's modality and VOI functions, scale by their range, and invert last."""
     bits, signed = dataset.BitsStored, dataset.PixelRepresentation
     ends = np.array([-(1 << bits - 1), (1 << bits - 1) - 1] if signed else [0, (1 << bits) - 1])
     values = dataset.pixel_array.astype(np.int32)  # pydicom subtracts in the type that it gets

@@ -1,4 +1,4 @@
-"""Images straight from a folder: bit for bit those of a data file, and one reading a file whatever it is."""
+"""Tests of reading a folder: images equal those of a data file, and every file gives one reading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from data.hdf5.store import Store
 from data.preprocessing.conversion import Settings, preprocess
 from data.radiographs import dicom, reading
-from data.radiographs.reading import Source, read_all
+from data.radiographs.reading import ImageFile, read_all
 
 WriteDicom = Callable[..., Path]
 
@@ -65,5 +65,5 @@ def test_a_file_that_kills_its_reader(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(reading, "_read", die)
     (one,) = read_all(tmp_path, [tmp_path / "x.dcm"], 4, 5, workers=1)
     reason = "reading it killed the process (a decoder's defect, or out of memory)"
-    assert one.source == Source(tmp_path / "x.dcm", "x.dcm", "x", reason=reason)
+    assert one.source == ImageFile(tmp_path / "x.dcm", "x.dcm", "x", reason=reason)
     assert one.image is None

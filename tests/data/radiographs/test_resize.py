@@ -1,4 +1,4 @@
-"""Resizing against exact areas, computed with matrices of overlaps."""
+"""Tests of resizing against exact areas, computed with matrices of overlaps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from exact_resizing import exact
 from numpy.typing import NDArray
 
-from data.radiographs.resize import covered, resize_image, resize_mask
+from data.radiographs.resize import covered_area, resize_image, resize_mask
 
 
 def fractions(source: int, target: int) -> list[dict[int, Fraction]]:
-    """For each output pixel the weights of input pixels, which add up to 1: `weights` without rounding."""
+    """Return exact `weights`: for each output pixel the weights of input pixels, with sum 1."""
     ratio, half, rows = Fraction(source, target), Fraction(1, 2), []
     for row in range(target):
         found: dict[int, Fraction] = {}
@@ -35,7 +35,7 @@ def fractions(source: int, target: int) -> list[dict[int, Fraction]]:
 
 
 def counted(pixels: NDArray[np.generic], height: int, width: int) -> tuple[NDArray[np.float64], int]:
-    """What `exact` gives, times a whole number: whole numbers below 2^53, so that nothing is rounded."""
+    """Return `exact` times a whole number, as whole numbers below 2^53: nothing is rounded."""
     matrices, parts = [], 1
     for source, target in zip(pixels.shape, (height, width), strict=True):
         rows = fractions(source, target)
@@ -122,7 +122,7 @@ def test_half_the_area_is_counted_exactly(
     assert nearest <= max(2, 2e-5 * parts), "some pixels lie just above half, and some just below"
     assert (beyond == 0).sum() == halves
     np.testing.assert_array_equal(resize_mask(mask.astype(np.uint8), *target), beyond >= 0)
-    np.testing.assert_array_equal(covered(mask.astype(np.uint8), *target), sums / parts)
+    np.testing.assert_array_equal(covered_area(mask.astype(np.uint8), *target), sums / parts)
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -164,7 +164,7 @@ def test_full_and_empty_masks_stay() -> None:
 def test_averages_of_whole_numbers_are_rounded_once(
     source: tuple[int, int], target: tuple[int, int], kind: type[np.unsignedinteger[Any]], full: int
 ) -> None:
-    """8 -> 3, 4 -> 1, 2 -> 1 and 4 -> 3: their sums are whole numbers below 2^24."""
+    """For 8 -> 3, 4 -> 1, 2 -> 1 and 4 -> 3, the sums are whole numbers below 2^24."""
     pixels = np.random.default_rng(2).integers(0, full + 1, source).astype(kind)
     pixels[:9, :9] = full
     parts = exact(pixels, *target) / full
@@ -175,7 +175,7 @@ def test_averages_of_whole_numbers_are_rounded_once(
 
 @pytest.mark.parametrize(("kind", "full"), [(np.uint8, 255), (np.uint16, 4095), (np.uint16, 65535)])
 def test_the_competitions_size_is_rounded_once(kind: type[np.unsignedinteger[Any]], full: int) -> None:
-    """No float32 is nearer to the average, which is computed here in fractions."""
+    """No float32 is nearer to the average, which is computed with fractions here."""
     pixels = np.random.default_rng(5).integers(0, full + 1, (1024, 1024)).astype(kind)
     sums, parts = counted(pixels, 384, 384)
     resized = resize_image(pixels, 384, 384, full)
