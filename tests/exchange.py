@@ -44,7 +44,8 @@ from data.annotations import rle
 from data.batches.augmentation import Augmentation
 from data.batches.loader import Loader
 from data.batches.sampling import Sampling
-from data.hdf5.store import ImageMetadata, Store, write
+from data.hdf5.file_writing import ImageMetadata, write
+from data.hdf5.store import Store
 
 DATA = "data.h5"
 CHECKPOINTS = {"float32": "float32.safetensors", "float64": "float64.safetensors"}

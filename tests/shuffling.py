@@ -13,7 +13,7 @@ import numpy as np
 
 from data.batches.loader import Loader
 from data.batches.sampling import Sampling
-from data.hdf5.store import ImageMetadata, write
+from data.hdf5.file_writing import ImageMetadata, write
 
 COUNT = 8
 SAMPLING = Sampling(0.5, 0.5, 1)

@@ -22,7 +22,7 @@ nothing is left out for want of a row, the output has no masks, and an image's i
 
 Patients are told apart by a keyed hash of their identifier; no identifier is ever written, the staging
 folder included. The output has numbers in its place, or the hash if the user gave a key: see
-`data.hdf5.store`.
+`data.hdf5.file_format`.
 
 This module prints nothing: progress goes to a callback.
 """
@@ -51,7 +51,7 @@ from core.files.system_errors import explain_os_errors
 from core.processes.pool import map_in_order
 from data.annotations.annotation_file import AnnotationError, Annotations, combined_mask, read_annotations
 from data.annotations.image_ids import Identities, image_id, name_below, printable
-from data.hdf5 import store
+from data.hdf5 import file_format, file_writing
 from data.hdf5.row_layout import Layout, RowFile
 from data.pixel_data import decoders
 from data.preprocessing.report import Report, summarise, write_report
@@ -144,14 +144,18 @@ def _preprocess(settings: Settings, progress: Progress) -> Report:
     folder = staging_folder(settings.out)
     identities = Identities.of(annotations, files)
     places, expected = identities.places(files)
-    lay_out = functools.partial(
-        store.lay_out, count=expected, size=size, kinds=_kinds(settings), per_dataset=settings.per_dataset
+    compute_layout = functools.partial(
+        file_writing.compute_layout,
+        count=expected,
+        size=size,
+        kinds=_kinds(settings),
+        per_dataset=settings.per_dataset,
     )
-    staging = Staging.open(folder, fingerprint, lay_out, places)
+    staging = Staging.open(folder, fingerprint, compute_layout, places)
     try:
         resumed = len(staging.entries)
         with explain_os_errors(folder, "write"):
-            store.check_room(folder / ROWS, staging.layout.end)
+            file_writing.reserve_space(folder / ROWS, staging.layout.end)
         job = _Job(settings, identities, key or staging.key, folder / ROWS, staging.layout)
         tasks = list(map(_Task, files, names, places))
         _read_all(job, tasks, staging, progress)
@@ -177,7 +181,7 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 def _check(settings: Settings) -> None:
     """Refuse bad settings before any work."""
     for name, value, greatest in (
-        ("--size", settings.size, store.GREATEST_SIZE),
+        ("--size", settings.size, file_format.GREATEST_SIZE),
         ("--per-dataset", settings.per_dataset, None),
         ("--workers", 1 if settings.workers is None else settings.workers, None),
     ):
@@ -266,7 +270,7 @@ def _fingerprint(
     """What the rows and their places depend on. The workers are not among it."""
     digest = hashlib.sha256()
     versions = (np.__version__, h5py.version.hdf5_version, *decoders.versions())
-    formats = (store.FORMAT_VERSION, FORMAT_VERSION)
+    formats = (file_format.FORMAT_VERSION, FORMAT_VERSION)
     labels = "" if annotations is None else annotations.sha256
     patients = settings.ignore_patients, hashlib.sha256(key).hexdigest()
     made = settings.size, settings.storage, settings.per_dataset
@@ -385,7 +389,7 @@ def convert(file: Path, name: str, job: _Job) -> _Outcome:
 def _stored(image: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
     if storage == "float32":
         return image
-    rounded: NDArray[np.uint8] = np.rint(image * np.float32(store.SCALE)).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(image * np.float32(file_format.SCALE)).astype(np.uint8)
     return rounded
 
 
@@ -507,7 +511,7 @@ def _assemble(
     patients = _patients(settings, kept)
     if patients:
         attributes["patients"] = "numbered" if settings.patient_key_file is None else "hashed"
-    rows = store.ImageMetadata(
+    rows = file_writing.ImageMetadata(
         ids=[entry.image_id for entry in kept],
         sizes=np.array([(entry.height, entry.width) for entry in kept], dtype=np.int32),
         positive=positive,
@@ -519,7 +523,7 @@ def _assemble(
     if staging.in_order:
         rows_file = staging.finished_rows()
         with explain_os_errors(settings.out, "write"):
-            datasets = store.finish(rows_file, rows, staging.layout, attributes)
+            datasets = file_writing.complete_file(rows_file, rows, staging.layout, attributes)
         put_in_place(rows_file, settings.out)
         progress("writing", len(kept), len(kept))
         return datasets
@@ -530,7 +534,7 @@ def _assemble(
             progress("writing", done, len(kept))
 
     with replacing(settings.out) as partial:
-        return store.write(
+        return file_writing.write(
             partial,
             rows,
             (settings.size, settings.size),

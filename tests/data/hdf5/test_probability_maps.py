@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.hdf5 import probability_maps
-from data.hdf5.probability_maps import ProbabilityFile, is_one
+from data.hdf5.probability_maps import ProbabilityFile, is_probability_file
 
 
 def test_what_was_added_is_there_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_what_was_added_is_there_in_order(tmp_path: Path, monkeypatch: pytest.Mo
         "framework": b"tf",
         "flip": 1,
     }
-    assert is_one(tmp_path / "p.h5")
+    assert is_probability_file(tmp_path / "p.h5")
 
 
 def test_maps_larger_than_a_block_do_not_wait_for_each_other(
@@ -67,7 +67,7 @@ def test_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     with h5py.File(tmp_path / "other", "w") as file:
         file.attrs["format"] = "pneumoseg-data"
-    assert not any(is_one(tmp_path / name) for name in ("text", "other", "nowhere"))
+    assert not any(is_probability_file(tmp_path / name) for name in ("text", "other", "nowhere"))
 
 
 def test_an_error_of_the_caller_is_not_hidden(tmp_path: Path) -> None:

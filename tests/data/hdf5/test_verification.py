@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from store_files import COUNT, HEIGHT, WIDTH, content, write_store
-from test_store import no_scale, replace
+from test_file_format import no_scale, replace
 
 from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5 import verification
-from data.hdf5.store import ImageMetadata, Store, write
-from data.hdf5.verification import choose, verify
+from data.hdf5.file_writing import ImageMetadata, write
+from data.hdf5.verification import verify
 
 Breaking = Callable[[h5py.File], None]
 
@@ -306,14 +306,3 @@ def test_bits_turned_over_anywhere_end_as_a_verdict_or_an_error(path: Path) -> N
         except UserError:
             outcomes.add(None)
     assert outcomes >= {True, False}
-
-
-def test_the_chosen_are_mostly_positive(path: Path) -> None:
-    with Store.open(path) as store:
-        for count, positives in ((1, 1), (4, 3), (5, 4), (7, 6), (99, 6)):
-            chosen = choose(store, count, seed=3)
-            assert (np.diff(chosen) > 0).all()
-            assert store.positive[chosen].sum() == positives
-            assert len(chosen) == min(count, positives + 1 if count >= 4 else 1)
-        assert choose(store, 3, 1).tolist() == choose(store, 3, 1).tolist()
-        assert len({tuple(choose(store, 3, seed)) for seed in range(20)}) > 5
