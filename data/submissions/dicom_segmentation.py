@@ -55,7 +55,7 @@ _REQUIRED = (  # type 2 in a Segmentation: present, but may be empty
     "ReferringPhysicianName",
 )
 _SEXES = ("M", "F", "O")
-# Not copied: pixels; the text encoding, which changes; attributes that make highdicom look for planes in space;
+# Not copied: pixels; the text encoding, which changes; what makes highdicom look for planes in space;
 # and the pixel spacing, because highdicom's `segread` refuses it without a slice thickness.
 _NOT_COPIED = re.compile(".*PixelData|SpecificCharacterSet|.*FrameOfReference.*|.*Sequence|.*PixelSpacing")
 _CODED = re.compile("[A-Z0-9_ ]{0,16}")
@@ -173,7 +173,7 @@ def _header(source: Dataset, shape: tuple[int, ...]) -> Dataset:
     classes. The caller then puts the true class into the items of `_references`.
     """
     header = Dataset()
-    for tag in source.keys():  # noqa: SIM118  elements are parsed when looked at, which may fail
+    for tag in source.keys():  # noqa: SIM118  elements are parsed on access, which may fail
         element = _valid(source, tag)
         if element is not None:
             header.add(element)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core.base.errors import UserError
 from data.hdf5.row_layout import Layout
-from data.preprocessing.staging import Entry, Staging, checksum
+from data.preprocessing.staging import JournalEntry, Staging, checksum
 
 SIZE = (3, 5)
 ROWS = 6
@@ -26,10 +26,10 @@ def row(number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     return random.random(SIZE).astype(np.float32), random.integers(0, 2, SIZE).astype(np.uint8)
 
 
-def entry(number: int) -> Entry:
+def entry(number: int) -> JournalEntry:
     if number % 3 == 2:
-        return Entry(f"{number}.dcm", "unreadable", "torn \udcff")
-    return Entry(f"{number}.dcm", "kept", checksum=checksum(*row(number)))
+        return JournalEntry(f"{number}.dcm", "unreadable", "torn \udcff")
+    return JournalEntry(f"{number}.dcm", "kept", checksum=checksum(*row(number)))
 
 
 def fill(staging: Staging, stop: int = ROWS) -> None:
@@ -164,7 +164,7 @@ def test_rows_without_masks(tmp_path: Path) -> None:
 
     first = images()
     for number in range(3):
-        first.append(Entry(f"{number}.dcm", "kept", checksum=checksum(row(number)[0])), row(number)[0])
+        first.append(JournalEntry(f"{number}.dcm", "kept", checksum=checksum(row(number)[0])), row(number)[0])
     first.close()
     second = images()
     assert len(second.entries) == 3
@@ -190,9 +190,11 @@ def test_rows_are_in_order_if_all_that_were_expected_are_there_alone(tmp_path: P
     staging = opened(tmp_path)
     for number in range(ROWS):
         if number in kept:
-            staging.append(Entry(f"{number}.dcm", "kept", checksum=checksum(*row(number))), *row(number))
+            staging.append(
+                JournalEntry(f"{number}.dcm", "kept", checksum=checksum(*row(number))), *row(number)
+            )
         else:
-            staging.append(Entry(f"{number}.dcm", "unreadable"))
+            staging.append(JournalEntry(f"{number}.dcm", "unreadable"))
     assert staging.in_order == (kept == {0, 1, 3, 4})
     found = [block[0][0] for block in staging.blocks()]
     np.testing.assert_array_equal(found, [row(number)[0] for number in sorted(kept)])

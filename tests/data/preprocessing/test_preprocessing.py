@@ -32,8 +32,9 @@ from data.annotations import rle
 from data.annotations.annotation_file import Annotations, combined_mask, read_annotations
 from data.hdf5.store import Store
 from data.phantoms.data_set import PhantomSettings, write_phantoms
-from data.preprocessing.conversion import Settings, preprocess
-from data.preprocessing.report import Report
+from data.preprocessing.preprocessing import preprocess
+from data.preprocessing.report import PreprocessingReport
+from data.preprocessing.settings import PreprocessingSettings
 from data.radiographs import dicom
 
 ROOT = Path(__file__).parents[3]
@@ -51,9 +52,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(sources: Path, out: Path, **changes: Any) -> Settings:
+def settings(sources: Path, out: Path, **changes: Any) -> PreprocessingSettings:
     return dataclasses.replace(
-        Settings(
+        PreprocessingSettings(
             images=sources / "dicom-images-train",
             annotations=sources / "train-rle.csv",
             out=out,
@@ -134,7 +135,7 @@ def test_uint8_storage_gives_the_same_batches(phantoms: Path, tmp_path: Path) ->
 
 
 @pytest.fixture
-def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, Report]:
+def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, PreprocessingReport]:
     """A folder with something of everything that goes wrong, preprocessed."""
     folder = tmp_path / "ugly"
     shutil.copytree(phantoms, folder)
@@ -160,7 +161,7 @@ def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, Report]:
     return folder, preprocess(settings(folder, tmp_path / "a.h5", per_dataset=4))
 
 
-def summary_of(report: Report) -> Annotations:
+def summary_of(report: PreprocessingReport) -> Annotations:
     assert report.annotations is not None
     return report.annotations
 
@@ -169,7 +170,7 @@ def annotated(folder: Path) -> set[str]:
     return set(read_annotations(folder / "train-rle.csv").rows_of)
 
 
-def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> None:
+def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, PreprocessingReport]) -> None:
     _, report = ugly
     assert (report.found, report.written) == (20, 14)
     assert [remark.file for remark in report.duplicates] == ["zzz-again.dcm"]
@@ -186,7 +187,7 @@ def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> No
     assert (report.vanished, report.contradictory, report.positives) == (1, 1, 9)
 
 
-def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
+def test_the_report_adds_up(ugly: tuple[Path, PreprocessingReport]) -> None:
     """Against counts made from the sources here, by other means."""
     folder, report = ugly
     rows = [line.partition(", ")[::2] for line in (folder / "train-rle.csv").read_text().splitlines()[1:]]
@@ -205,7 +206,9 @@ def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"strict": True}], ids=["lenient", "strict"])
-def test_a_resumed_run_reports_the_same(ugly: tuple[Path, Report], tmp_path: Path, change: Any) -> None:
+def test_a_resumed_run_reports_the_same(
+    ugly: tuple[Path, PreprocessingReport], tmp_path: Path, change: Any
+) -> None:
     folder, _ = ugly
     wanted = settings(folder, tmp_path / "out.h5", report=tmp_path / "report.json", **change)
 
@@ -233,7 +236,9 @@ def test_a_resumed_run_reports_the_same(ugly: tuple[Path, Report], tmp_path: Pat
     assert content["written"] == (0 if wanted.strict else 14)
 
 
-def test_strict_refuses_what_would_be_left_out(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+def test_strict_refuses_what_would_be_left_out(
+    ugly: tuple[Path, PreprocessingReport], tmp_path: Path
+) -> None:
     folder, _ = ugly
     out = tmp_path / "out.h5"
     with pytest.raises(UserError) as caught:
@@ -276,7 +281,7 @@ def test_strict_lets_whole_sources_pass(phantoms: Path, tmp_path: Path) -> None:
         preprocess(settings(sources, tmp_path / "b.h5", strict=True))
 
 
-def test_a_folder_without_annotations(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+def test_a_folder_without_annotations(ugly: tuple[Path, PreprocessingReport], tmp_path: Path) -> None:
     folder, labelled = ugly
     wanted = settings(folder, tmp_path / "b.h5", annotations=None, per_dataset=4)
 
@@ -408,7 +413,7 @@ def test_patients_are_hashed_with_the_users_key(family: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob("d.h5*"))
 
 
-def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, Report]) -> None:
+def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, PreprocessingReport]) -> None:
     folder, report = ugly
     with Store.open(report.out) as store:
         assert len(set(store.ids)) == store.count == 14
