@@ -1,6 +1,6 @@
-"""Altered images: exact where geometry is exact, as predicted elsewhere, and masks that stay with theirs.
+"""Augmented images: exact where the geometry is exact, as computed elsewhere; masks follow their images.
 
-The end of the test run lists the ways in which a mask was led astray on purpose, and that each was caught.
+The end of the test run lists wrong ways to move a mask, and that the tests notice each.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def landing(
     scale: float,
     degrees: float,
 ) -> tuple[float, float]:
-    """Where a point (row, column) comes to lie, in plain trigonometry: up is minus a row."""
+    """Return the new position of a point (row, column), by trigonometry; up is towards smaller rows."""
     middle = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
     up, right = middle[0] - point[0], point[1] - middle[1]
     angle, length = math.atan2(up, right) + math.radians(degrees), scale * math.hypot(up, right)
@@ -132,7 +132,7 @@ def test_a_mask_has_the_area_and_the_centroid_that_geometry_predicts(
 def test_a_radiograph_is_read_where_it_should_be(
     shift: tuple[float, float], scale: float, degrees: float
 ) -> None:
-    """Two slopes tell where a pixel came from: bilinear interpolation gives them back exactly."""
+    """Two linear gradients show where a pixel came from: bilinear interpolation reproduces them exactly."""
     shape = (41, 60)
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     read = [
@@ -204,7 +204,7 @@ def test_every_pixel_is_read_where_it_is_said(
 
 
 def blob(shape: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """A ragged patch that keeps away from the edges."""
+    """Return an irregular region away from the edges."""
     mask = np.zeros(shape, np.uint8)
     height, width = shape
     mask[height // 4 : height // 2, width // 3 : 2 * width // 3] = 1
@@ -215,7 +215,7 @@ def blob(shape: tuple[int, int], rng: np.random.Generator) -> Mask:
 
 
 def out_of_step(how: Callable[..., None]) -> str | None:
-    """How a mask is not where its radiograph shows it; None where all agree."""
+    """Return how a mask deviates from its radiograph; None if it does not."""
     rng = np.random.default_rng(5)
     for number in range(60):
         shape = SHAPES[number % len(SHAPES)]
@@ -326,7 +326,7 @@ def test_noise_has_the_deviation_that_was_drawn() -> None:
 
 
 def test_amounts_fill_their_ranges_evenly() -> None:
-    """What is drawn, seen in what becomes of a single bright pixel and of a plain grey."""
+    """The random numbers are inferred from the change of one bright pixel and of a uniform grey."""
     shifts, tones = [], []
     for place in range(300):
         image, mask = np.zeros((41, 61), np.float32), np.zeros((41, 61), np.uint8)

@@ -1,4 +1,4 @@
-"""Batches: which, in which order, and what happens when somebody stops early."""
+"""Batches: their content, their order, and a consumer that stops early."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Failing(Store):
     def read(
         self, indices: NDArray[np.int64], images_out: NDArray[np.float32], masks_out: NDArray[np.uint8]
     ) -> None:
-        """As the store's, up to the fourth image."""
+        """Read like the store, up to the fourth image."""
         if 3 in indices:
             raise UserError("the disk is gone")
         super().read(indices, images_out, masks_out)
@@ -179,7 +179,7 @@ def test_nothing_to_load_is_refused(store: Store, count: int, size: int) -> None
 def test_memory_is_used_again_only_when_nobody_holds_it(
     store: Store, left_out: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where Python counts fewer references, as 3.14 does, than the one that runs this."""
+    """The same holds where Python counts fewer references, as 3.14 does, than the Python that runs this."""
     count = sys.getrefcount
     monkeypatch.setattr(sys, "getrefcount", lambda array: count(array) - left_out)
     loader = Loader(store, np.arange(store.count), 2, seed=1)

@@ -1,4 +1,4 @@
-"""The share of positives in each batch, and how both classes are dealt."""
+"""The share of positives in each batch, and the order of both classes."""
 
 from __future__ import annotations
 

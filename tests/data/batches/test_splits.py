@@ -57,7 +57,7 @@ def test_a_bad_fraction_is_refused(fraction: float) -> None:
 
 
 def without_patients(positive: NDArray[np.bool_], fraction: float, seed: int) -> list[int]:
-    """The held-out images by the rule for images that have nothing to do with one another."""
+    """Compute the held-out images by the rule for independent images."""
     chosen: list[int] = []
     for label in (False, True):
         members = np.flatnonzero(positive == label)

@@ -96,7 +96,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_no_lock_of_hdf5s_is_asked_for(tmp_path: Path) -> None:
-    """HDF5 fails where a file system refuses locks (ENOLCK); one that is taken already shows the same."""
+    """HDF5 fails where a file system refuses locks (ENOLCK). A lock that is taken has the same effect."""
     fcntl = pytest.importorskip("fcntl")
     path = tmp_path / "a.h5"
     write_store(path)

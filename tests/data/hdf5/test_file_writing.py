@@ -19,7 +19,7 @@ from data.hdf5.store import Store
 
 @pytest.mark.parametrize("storage", ["float32", "uint8"])
 def test_rows_may_be_there_before_the_file_is_one(tmp_path: Path, storage: str) -> None:
-    """Put in any order, by several; and finishing may be interrupted, and done again."""
+    """Several writers put rows in any order; completing the file may be interrupted and repeated."""
     images, masks = content()
     stored = np.rint(images * 255).astype(np.uint8) if storage == "uint8" else images
     path = tmp_path / "rows"

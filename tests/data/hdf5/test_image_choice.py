@@ -1,4 +1,4 @@
-"""The images drawn to be looked at."""
+"""The random choice of images to look at."""
 
 from __future__ import annotations
 

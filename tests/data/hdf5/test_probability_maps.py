@@ -1,4 +1,4 @@
-"""The file of probability maps: block after block, and gone when it cannot be whole."""
+"""The file of probability maps: written in blocks, and removed if it cannot be completed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_error_of_the_caller_is_not_hidden(tmp_path: Path) -> None:
 
 
 def test_missing_room_is_told_before_the_first_map(tmp_path: Path) -> None:
-    """Room is made for as many maps as there may be: 30 of 50 x 70 have 420 kB."""
+    """Space is reserved for the largest number of maps: 30 of 50 x 70 have 420 kB."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit, fits in ((400_000, False), (500_000, True)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))

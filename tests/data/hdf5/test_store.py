@@ -92,7 +92,7 @@ def test_the_truth_at_the_original_size(tmp_path: Path) -> None:
 
 
 def test_the_truth_of_a_file_without_runs(tmp_path: Path) -> None:
-    """Known where an image was not resized; a guess from the stored mask is not the truth."""
+    """It is known only if the image was not resized: a resized mask is not the original annotation."""
     write_store(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         for number in range(3):
@@ -123,7 +123,7 @@ def test_runs_that_are_no_mask_are_refused(tmp_path: Path, runs: NDArray[Any], s
 
 @pytest.mark.parametrize("name", ["images", "ann", "runs"])
 def test_damage_met_while_reading_is_told_with_the_file(tmp_path: Path, name: str) -> None:
-    """A filter finds a checksum wrong; that is h5py's own error, and names no file."""
+    """A wrong checksum makes h5py raise its own error, which does not name the file."""
     path = tmp_path / "a.h5"
     write_store(path, per_dataset=7)
     with h5py.File(path, "r+") as file:

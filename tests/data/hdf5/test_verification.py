@@ -195,7 +195,7 @@ def test_a_fault_is_named(path: Path, breaking: Breaking, says: list[str]) -> No
 
 
 def faults_of(folder: Path, truth: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[str, ...]:
-    """What is said of a file of one image with these masks at the original size and at its own."""
+    """Return the faults of a file of one image with these masks at the original and at the stored size."""
     rows = ImageMetadata(
         ids=["a"],
         sizes=np.array([truth.shape], np.int32),
@@ -226,7 +226,7 @@ def test_masks_are_held_against_the_rule_itself(tmp_path: Path) -> None:
 
 
 def test_what_was_once_rounded_off_is_no_fault(tmp_path: Path) -> None:
-    """2027 -> 1013: an output row has 2027 parts, and files were made that differ by one of them."""
+    """2027 -> 1013: an output row has 2027 parts, and older files differ by one part."""
     truth = (np.random.default_rng(3).random((2027, 1)) < 0.5).astype(np.uint8)
     parts = np.repeat(truth[:, 0], 1013).reshape(1013, 2027).sum(axis=1, dtype=int)
     mask = (2 * parts >= 2027).astype(np.uint8)[:, None]
@@ -268,7 +268,7 @@ def test_huge_claims_are_refused_before_anything_is_read(path: Path) -> None:
 
 
 def test_damage_inside(tmp_path: Path) -> None:
-    """A compressed dataset with bytes turned over: its checksum is found wrong when it is read."""
+    """Invert bytes of a compressed dataset: its checksum is wrong when it is read."""
     images, masks = content()
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:

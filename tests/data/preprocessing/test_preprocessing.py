@@ -1,4 +1,4 @@
-"""The whole way from DICOM and CSV to HDF5, on phantoms and on wrecks."""
+"""The whole way from DICOM and CSV to HDF5, with phantoms and with damaged files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Stop(Exception):  # noqa: N818  it is no error
-    """Stands for whatever ends a run."""
+    """An exception that stands for any end of a run."""
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_uint8_storage_gives_the_same_batches(phantoms: Path, tmp_path: Path) ->
 
 @pytest.fixture
 def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, PreprocessingReport]:
-    """A folder with something of everything that goes wrong, preprocessed."""
+    """Preprocess a folder with an example of each fault."""
     folder = tmp_path / "ugly"
     shutil.copytree(phantoms, folder)
     images = folder / "dicom-images-train"
@@ -188,7 +188,7 @@ def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, PreprocessingR
 
 
 def test_the_report_adds_up(ugly: tuple[Path, PreprocessingReport]) -> None:
-    """Against counts made from the sources here, by other means."""
+    """The counts are compared with counts made here from the sources."""
     folder, report = ugly
     rows = [line.partition(", ")[::2] for line in (folder / "train-rle.csv").read_text().splitlines()[1:]]
     with Store.open(report.out) as store:
@@ -259,7 +259,7 @@ def test_strict_refuses_what_would_be_left_out(
 
 
 def clean(phantoms: Path, folder: Path) -> Path:
-    """The phantoms without the two oddities that --strict forbids."""
+    """Return the phantoms without the two faults that --strict forbids."""
     shutil.copytree(phantoms, folder)
     known = annotated(folder)
     stems = {path.stem for path in dicom.find(folder)}
@@ -305,7 +305,7 @@ def test_a_folder_without_annotations(ugly: tuple[Path, PreprocessingReport], tm
 
 
 def every(found: dict[str, NDArray[Any]], name: str) -> list[Any]:
-    """All rows of the numbered datasets of one name."""
+    """Return all rows of the numbered datasets of one name."""
     count = sum(key.startswith(f"{name}_") for key in found)
     return [row for number in range(count) for row in found[f"{name}_{number}"]]
 
@@ -336,7 +336,7 @@ def test_a_wreck_keeps_no_good_file_of_the_same_id_out(phantoms: Path, tmp_path:
 
 @pytest.fixture
 def family(phantoms: Path, tmp_path: Path) -> Path:
-    """The phantoms shared out among few patients, one without identifier, one of another issuer."""
+    """The phantoms divided among few patients, one without identifier, one of another issuer."""
     sources = clean(phantoms, tmp_path / "family")
     for number, path in enumerate(dicom.find(sources)):
         dataset = pydicom.dcmread(path)
@@ -379,7 +379,7 @@ def test_patients_are_numbered(family: Path, tmp_path: Path) -> None:
 
 
 def test_without_its_key_a_staging_folder_is_begun_anew(family: Path, tmp_path: Path) -> None:
-    """Else a patient would have two names."""
+    """Otherwise a patient would have two names."""
 
     def interrupt(what: str, done: int, _total: int) -> None:
         if what == "reading" and done == 2:
@@ -441,7 +441,7 @@ def test_a_file_is_found_by_its_uid(phantoms: Path, tmp_path: Path) -> None:
 
 
 def test_suffixes_white_space_and_notation_make_no_difference(phantoms: Path, tmp_path: Path) -> None:
-    """Files without `.dcm`, and a table as pandas, Excel and several hands leave it: the same data file."""
+    """Files without `.dcm` and a table edited with pandas and Excel give the same data file."""
     other = tmp_path / "other"
     shutil.copytree(phantoms, other)
     for number, path in enumerate(dicom.find(other)):
@@ -487,7 +487,7 @@ def test_a_quote_that_swallows_rows_ends_the_run(phantoms: Path, tmp_path: Path)
 
 
 def test_a_mask_is_not_transposed(tmp_path: Path) -> None:
-    """The commonest mistake with this format, and the costliest (mean Dice 0.08)."""
+    """The most common mistake with this format, and the most expensive (mean Dice 0.08)."""
     pixels = np.zeros((60, 30), np.uint8)
     pixels[5:20, 20:29] = 255  # top right
     (tmp_path / "dicom-images-train").mkdir()
@@ -578,7 +578,7 @@ def test_changed_sources_are_read_again(phantoms: Path, tmp_path: Path) -> None:
 
 
 def run(*words: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """`python preprocess.py`, if wanted with a greatest file size in bytes."""
+    """Run `python preprocess.py`, optionally with a limit of the file size in bytes."""
     program = [sys.executable, str(ROOT / "preprocess.py"), *words]
     if limit is not None:
         code = (
@@ -617,7 +617,7 @@ def test_the_command(phantoms: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [50_000, 90_000])
 def test_a_full_disk(phantoms: Path, tmp_path: Path, limit: int) -> None:
-    """Once while room is made for the rows (88 kB), once while the rest is written around them."""
+    """Once while space is reserved for the rows (88 kB), once while the rest is written around them."""
     full = run(*options(phantoms, tmp_path / "a.h5"), limit=limit)
     assert full.returncode == 1, full.stderr
     assert "Traceback" not in full.stderr

@@ -1,4 +1,4 @@
-"""What survives an interruption, and what is dropped."""
+"""The entries and rows that survive an interruption, and those that are dropped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fill(staging: Staging, stop: int = ROWS) -> None:
 
 
 def layout(scratch: Path, *kinds: str) -> Layout:
-    """Two rows and two rows, with something else between all of them."""
+    """Two datasets of two rows, with other bytes before, between and after them."""
     scratch.touch()
     starts = ((7, 200), (300, 500)) if len(kinds) == 2 else ((7,), (300,))
     return Layout(4, 2, SIZE, kinds, starts, 600)
@@ -70,7 +70,7 @@ def test_what_was_appended_is_there(tmp_path: Path) -> None:
 
 
 def open_below(folder: Path) -> set[str]:
-    """Files below a folder that this process has open."""
+    """Return the files below a folder that this process has open."""
     names = set()
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # the one that lists them
@@ -82,7 +82,7 @@ def open_below(folder: Path) -> set[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("end", [Staging.close, Staging.discard])
 def test_nothing_stays_open(tmp_path: Path, end: Callable[[Staging], None]) -> None:
-    """Else a file that was removed keeps its room on the disk, and a network's folder cannot be removed."""
+    """Otherwise a removed file keeps its disk space, and a folder on a network cannot be removed."""
     staging = opened(tmp_path)
     fill(staging)
     assert open_below(tmp_path) >= {"rows", "journal.jsonl"}
@@ -104,7 +104,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
 
 
 def test_it_goes_on_after_every_interruption(tmp_path: Path) -> None:
-    """What a second run took over is as safe as what it added."""
+    """The entries that a second run continued from are as safe as those that it added."""
     done = 0
     for stop in (2, 2, 3, 5, ROWS):
         staging = opened(tmp_path)
@@ -177,7 +177,7 @@ def test_rows_without_masks(tmp_path: Path) -> None:
 
 
 def test_places_of_rows() -> None:
-    """Each has its own bytes, where the datasets are or behind them all."""
+    """Each row has its own bytes, in the datasets or after all of them."""
     found = layout(Path("/dev/null"), "float32", "uint8")
     assert [found.places(row) for row in range(6)] == [
         *((7, 200), (67, 215), (300, 500), (360, 515)),

@@ -29,7 +29,7 @@ def phantoms() -> list[Pixels]:
 
 
 def encoded(pixels: Pixels, height: int = 0, width: int = 0) -> EncodedMask:
-    """A mask as it is read in an image of a size; its own if none is given."""
+    """Encode a mask for an image of a size; by default the mask's own size."""
     return EncodedMask(rle.runs(rle.encode(pixels)), height or pixels.shape[0], width or pixels.shape[1])
 
 
@@ -111,7 +111,7 @@ def test_absolute_starts(phantoms: list[Pixels]) -> None:
 
 
 def test_masks_too_large_for_a_pneumothorax_are_not_judged() -> None:
-    """Both lungs, say: they lie as symmetrically as no pneumothorax does."""
+    """For example both lungs: they are more symmetric than any pneumothorax."""
     pixels = np.zeros((100, 100), np.uint8)
     pixels[45:55, :] = 1  # far from the apex and from side to side: transposed, by every sign
     assert "transposed" in one_warning([encoded(pixels)] * 5)
@@ -120,7 +120,7 @@ def test_masks_too_large_for_a_pneumothorax_are_not_judged() -> None:
 
 
 def orientation_by_pixels(pixels: Pixels) -> float:
-    """The same model from the coordinates of every pixel."""
+    """Compute the same model from the coordinates of every pixel."""
     rows, columns = (places.astype(float) for places in np.nonzero(pixels))
 
     def features(places: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -143,7 +143,7 @@ def test_orientation_is_that_of_the_pixels_and_turns_its_sign(phantoms: list[Pix
 
 
 def test_pixels_beyond_the_last_are_borne() -> None:
-    """`check` names them; here they must only do no harm."""
+    """`check` reports them; here they only must not cause an error."""
     assert np.isfinite(orientation(EncodedMask(np.array([[3, 9], [190, 260]]), 10, 20)))
 
 

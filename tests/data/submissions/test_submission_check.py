@@ -100,7 +100,7 @@ def kinds(found: SubmissionCheck) -> list[tuple[str, int | None, str]]:
 
 
 def test_ids_with_a_suffix_are_faults_that_name_the_image(tmp_path: Path) -> None:
-    """The competition compares ids as they stand. The rest of such a row is looked at all the same."""
+    """The competition compares ids literally. The rest of such a row is checked too."""
     rows = "a.dcm,0 36\nb,-1\nb.png,-1\nc.png,1 2\nd.dcm,-1\nd,-1\nd.DCM,-1\n"
     path = submission(tmp_path, f"ImageId,EncodedPixels\n{rows}")
     found = check(path, dict.fromkeys(["a", "b", "c.png", "d", "e"], SIZE), SIZE)
@@ -167,7 +167,7 @@ def test_files_of_a_folder_that_give_no_image_are_told(tmp_path: Path, write_dic
 
 
 def test_a_folder_too_deep_to_open_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
-    """As `predict` takes it, which gives it a row of -1."""
+    """`predict` does the same and writes a row of -1 for it."""
     place = os.open(tmp_path, os.O_RDONLY)
     for _ in range(30):
         os.mkdir("d" * 200, dir_fd=place)
@@ -203,7 +203,7 @@ def test_ids_of_a_sample(tmp_path: Path) -> None:
 
 
 def test_transposed_masks_of_a_file_are_warned_about(tmp_path: Path) -> None:
-    """Once from end to end; `test_mask_appearance` has the kinds."""
+    """One example from end to end; `test_mask_appearance` tests each kind."""
     pixels = np.zeros((60, 90), np.uint8)
     pixels[5:40, 12:30] = 1
     for mask, warned in ((pixels, False), (pixels.T, True)):

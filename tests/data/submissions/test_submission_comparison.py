@@ -26,7 +26,7 @@ def random_mask(random: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def competition_dice(predicted: set[tuple[int, int]], truth: set[tuple[int, int]]) -> float:
-    """The evaluation page: 2|X n Y| / (|X| + |Y|), and 1 when both are empty."""
+    """Compute 2|X n Y| / (|X| + |Y|), and 1 if both are empty, as on the competition's evaluation page."""
     if not predicted and not truth:
         return 1.0
     return 2 * len(predicted & truth) / (len(predicted) + len(truth))
@@ -116,7 +116,7 @@ def test_images_are_compared_whatever_suffix_their_ids_have(tmp_path: Path, firs
 
 
 def test_an_image_that_is_really_called_like_a_picture(tmp_path: Path) -> None:
-    """Both files have both ids: then they are two images."""
+    """Both files have both ids, so these are two images."""
     path = submission(tmp_path, "ImageId,EncodedPixels\na,-1\na.png,0 4\na.dcm,0 1\n")
     (tmp_path / "truth.csv").write_text("a.png,0 5\na,-1\n")
     known = read_annotations(tmp_path / "truth.csv", {"a", "a.png", "a.dcm"})

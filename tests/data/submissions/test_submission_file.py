@@ -48,7 +48,7 @@ def test_a_folder_is_not_replaced_by_a_submission(tmp_path: Path) -> None:
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
-    """Had they been kept, they would have taken 50 MB."""
+    """Keeping all rows in memory would take 50 MB."""
 
     def rows() -> Iterator[tuple[str, str]]:
         for number in range(4000):
