@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.hdf5.store import ImageMetadata, write
+from data.hdf5.file_writing import ImageMetadata, write
 
 
 def write_noise(path: Path, size: int, storage: str, count: int) -> None:

@@ -314,6 +314,7 @@ _ALL = (
         (Part((), ""),),
         (
             *(
+                "data/preprocessing/preprocessing.py",
                 "data/preprocessing/conversion.py",
                 "data/radiographs/reading.py",
                 "data/pixel_data/decoders.py",
@@ -321,7 +322,7 @@ _ALL = (
             ),
             *(
                 "data/radiographs/resize.py",
-                "data/hdf5/store.py",
+                "data/hdf5/file_writing.py",
                 "data/preprocessing/staging.py",
                 "core/processes/workers.py",
             ),

@@ -13,7 +13,7 @@ from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
-    from data.submissions.submission_file import Fault, Size
+    from data.submissions.submission_check import Fault, Size
 
 HELP = "look for everything that is wrong with a submission"
 
@@ -64,7 +64,7 @@ def _check(console: Terminal, arguments: argparse.Namespace) -> Status:
     from core.base.standard_streams import visible
     from core.commands.shared.progress import spinner
     from core.files.atomic import write_text
-    from data.submissions.submission_file import check
+    from data.submissions.submission_check import check
 
     size = _size(arguments)
     notes: list[str] = []
@@ -118,7 +118,7 @@ def _images(
 ) -> dict[str, Size | None] | None:
     """The ids that there must be, if anything tells."""
     from core.commands.shared.progress import progress_bar
-    from data.submissions.submission_file import images_of, images_of_sample
+    from data.submissions.submission_check import images_of, images_of_sample
 
     if arguments.sample is not None:
         return images_of_sample(arguments.sample, size, tell)

@@ -87,8 +87,8 @@ def _draw(console: Terminal, arguments: argparse.Namespace) -> None:
     from core.files.names import FileNames
     from core.files.system_errors import explain_os_errors
     from core.pictures.radiographs import draw_overlay
+    from data.hdf5.image_choice import choose_images
     from data.hdf5.store import Store
-    from data.hdf5.verification import choose
 
     try:
         store = Store.open(arguments.file)
@@ -98,7 +98,7 @@ def _draw(console: Terminal, arguments: argparse.Namespace) -> None:
     with store, replacing(arguments.overlays) as partial:
         with explain_os_errors(arguments.overlays, "write"):
             partial.mkdir()
-        chosen = choose(store, arguments.count, arguments.seed)
+        chosen = choose_images(store, arguments.count, arguments.seed)
         image = np.empty((1, store.height, store.width, 1), np.float32)
         mask = np.zeros(image.shape, np.uint8)
         names = FileNames()

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.experiment.configuration import Training
-from data.batches.augmentation import Augmentation
+from data.batches.augmentation import AugmentationSettings
 from data.batches.loader import Loader
-from data.batches.sampling import Sampling
+from data.batches.sampling import SamplingSchedule
 from data.hdf5.store import Store
 
 
@@ -17,6 +17,6 @@ def training_batches(store: Store, indices: NDArray[np.int64], settings: Trainin
     sampling = None
     if (wanted := settings.sampling) is not None:
         final = wanted.positives if wanted.final is None else wanted.final
-        sampling = Sampling(wanted.positives, final, wanted.over_epochs or settings.epochs)
-    augmentation = Augmentation(**settings.augmentation.model_dump())
+        sampling = SamplingSchedule(wanted.positives, final, wanted.over_epochs or settings.epochs)
+    augmentation = AugmentationSettings(**settings.augmentation.model_dump())
     return Loader(store, indices, settings.batch_size, settings.seed, sampling, augmentation)

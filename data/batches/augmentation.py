@@ -1,28 +1,28 @@
-"""Altered images for training: what a radiograph might as well have looked like.
+"""Augmentation: random changes of the training images and their masks.
 
-Promises: what becomes of an image depends on the settings, the seed, the epoch and the image's place in
-the epoch alone, never on the threads that work; radiographs stay float32 in [0, 1], masks in {0, 1}; and a
-mask is moved by the very map that moves its radiograph.
+The result depends only on the settings, the seed, the epoch and the image's place in the epoch, not on the
+threads that do the work. Radiographs stay float32 in [0, 1] and masks in {0, 1}. A mask and its radiograph
+are moved by the same map.
 
     flip        left and right exchanged, with probability `horizontal_flip`
-    move        with `affine_probability` one affine map about the image's centre: turned by up to
+    move        with `affine_probability` one affine map about the image's centre: rotated by up to
                 `rotate` degrees either way, scaled by 1 - `scale` to 1 + `scale`, shifted by up to `shift`
                 of the height and of the width; each number uniform in its range
     tone        with `intensity_probability` x = mean + c * (x - mean) + b, c from 1 - `contrast` to
                 1 + `contrast`, b up to `brightness` either way; then x ** g, where log g is uniform up to
                 log(1 + `gamma`) either way
-    noise       with `noise_probability` Gaussian, the same for no two pixels, its standard deviation
+    noise       with `noise_probability` Gaussian noise, independent for each pixel, its standard deviation
                 uniform up to `noise`
 
-How a mask follows: radiograph and mask (as 0.0 and 1.0) are read at the same points by the same bilinear
-interpolation, and the mask is where that gives at least 1/2, as in `data.radiographs.resize`. Reading the
-nearest pixel instead would move the outline against the radiograph by up to half a pixel. The points are
-rounded to 1/32 of a pixel, as `cv2.warpAffine` of OpenCV 4 does; OpenCV 5 does not, and gives other images.
-This module computes them itself, so that the images are the same with any version of it, and without it.
+Radiograph and mask (as 0.0 and 1.0) are interpolated bilinearly at the same points; the mask is set where
+the result is at least 1/2, as in `data.radiographs.resize`. Nearest-neighbour interpolation of the mask would
+move the outline against the radiograph by up to half a pixel. The points are rounded to 1/32 of a pixel, like
+those of `cv2.warpAffine` in OpenCV 4; OpenCV 5 does not round and gives other images. This module computes
+the points itself, so that the images are the same with any version of OpenCV, or without it.
 
-Outside its edges the radiograph goes on with the value at the edge, the mask with 0. Black would draw a
-new straight edge between light and dark through the chest, and a thin such edge along a dark field is just
-what a pneumothorax looks like; a mirror image would show parts of lungs without a label of their own.
+Outside the image the radiograph continues with the value at its edge, the mask with 0. Black would add a
+straight edge between light and dark through the chest, and a thin edge along a dark field looks like a
+pneumothorax. A mirror image would show parts of lungs without a label.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from numpy.typing import NDArray
 
 from core.base.randomness import normal, uniform
 
-_FINE_BITS, _STEP_BITS = 10, 5  # of a pixel, in which points are added up, and to which they are rounded
+_FINE_BITS, _STEP_BITS = 10, 5  # points are added up in 1/1024 of a pixel and rounded to 1/32
 _FINE, _STEPS = 1 << _FINE_BITS, 1 << _STEP_BITS
-_ROWS = 64  # moved at a time, so that what is computed on the way stays in the processor's cache
+_ROWS = 64  # rows moved at a time, so that intermediate results stay in the processor's cache
 _BORDERS = 1, 2  # pixels before and after an image: a point on the last border has a neighbour to its right
 
 
 class _Points(NamedTuple):
-    """Where pixels are read, (rows, W) each.
+    """The points at which pixels are interpolated, (rows, W) each.
 
     Attributes:
-        place: Index, in the image with its borders, of the pixel above and to the left.
+        place: Index, in the image with its borders, of the pixel above and to the left of the point.
         stride: Pixels in a row of that image.
-        right: How far to the right of it, in [0, 1).
-        down: How far below it.
+        right: Distance of the point to the right of that pixel, in [0, 1).
+        down: Distance of the point below that pixel, in [0, 1).
     """
 
     place: NDArray[np.signedinteger[Any]]
@@ -58,21 +58,21 @@ class _Points(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """How much is altered; see the module. All zero alters nothing.
+class AugmentationSettings:
+    """The probabilities and amounts of the changes; see the module. Amounts of zero change nothing.
 
     Args:
         horizontal_flip: Probability.
         shift: Share of height and width, from 0 to below 1.
         scale: From 0 to below 1.
         rotate: Degrees, from 0 to 180.
-        affine_probability: Of being moved at all.
+        affine_probability: Probability of an affine map.
         brightness: Share of the full scale, from 0 to 1.
         contrast: From 0 to 1.
         gamma: At least 0.
-        intensity_probability: Of another tone at all.
+        intensity_probability: Probability of a change of tone.
         noise: Share of the full scale, from 0 to 1.
-        noise_probability: Of any noise at all.
+        noise_probability: Probability of noise.
     """
 
     horizontal_flip: float = 0.0
@@ -89,45 +89,45 @@ class Augmentation:
 
     @property
     def moves(self) -> bool:
-        """Whether there is any affine map to draw."""
+        """Whether affine maps are possible."""
         return self.affine_probability > 0 and max(self.shift, self.scale, self.rotate) > 0
 
     @property
     def tones(self) -> bool:
-        """Whether there is any change of tone to draw."""
+        """Whether changes of tone are possible."""
         return self.intensity_probability > 0 and max(self.brightness, self.contrast, self.gamma) > 0
 
     @property
     def roughens(self) -> bool:
-        """Whether there is any noise to draw."""
+        """Whether noise is possible."""
         return self.noise_probability > 0 and self.noise > 0
 
     @property
     def alters(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any change is possible."""
         return self.horizontal_flip > 0 or self.moves or self.tones or self.roughens
 
 
 def augment(
     image: NDArray[np.float32],
     mask: NDArray[np.uint8],
-    settings: Augmentation,
+    settings: AugmentationSettings,
     seed: int,
     epoch: int,
     place: int,
 ) -> None:
-    """Alter one radiograph and its mask, (H, W) each, where they lie.
+    """Change one radiograph and its mask, (H, W) each, in place.
 
     Args:
         image: In [0, 1].
         mask: In {0, 1}.
-        settings: What is drawn.
-        seed: Key of the drawing, as the two after it.
-        epoch: Its number.
-        place: Of the image in the epoch, from 0.
+        settings: Probabilities and amounts.
+        seed: Seed of the random numbers, with the next two.
+        epoch: Number of the epoch.
+        place: Place of the image in the epoch, from 0.
     """
     key = ("augmentation", epoch, place)
-    # All are drawn whatever is asked for, so that one setting changes no other's numbers.
+    # All numbers are always drawn, so that no setting changes another setting's numbers.
     coins = uniform(seed, *key, "coins", shape=(4,))
     drawn = 2.0 * uniform(seed, *key, "amounts", shape=(7,)) - 1.0
     if coins[0] < settings.horizontal_flip:
@@ -152,14 +152,14 @@ def move(
     scale: float = 1.0,
     degrees: float = 0.0,
 ) -> None:
-    """Map both by out = centre + shift + scale * turn(in - centre), where they lie.
+    """Map image and mask, in place, by out = centre + shift + scale * rotation(in - centre).
 
     Args:
         image: (H, W) in [0, 1].
         mask: (H, W) in {0, 1}.
-        shift: Down and right, in pixels.
+        shift: Pixels down and to the right.
         scale: Above 0.
-        degrees: Counter-clockwise, as the picture is seen.
+        degrees: Counter-clockwise rotation of the picture on a screen.
     """
     source = _source_of(image.shape, shift, scale, degrees)
     bordered = np.pad(image, _BORDERS, mode="edge")
@@ -173,14 +173,14 @@ def move(
 
 
 def tone(image: NDArray[np.float32], brightness: float, contrast: float, gamma: float) -> None:
-    """Change the values of (H, W) in [0, 1] where they lie: contrast about the mean, brightness, gamma."""
+    """Change contrast (about the mean), brightness and gamma of an image, (H, W) in [0, 1], in place."""
     mean = float(image.mean(dtype=np.float64))
     image *= np.float32(contrast)
     image += np.float32((1.0 - contrast) * mean + brightness)
     np.clip(image, 0.0, 1.0, out=image)
     if gamma != 1.0:
         # image ** gamma, within 1e-6: NumPy has vector instructions for these on more processors.
-        with np.errstate(divide="ignore"):  # 0 has the logarithm -inf, and that the exponential 0
+        with np.errstate(divide="ignore"):  # log(0) is -inf, and exp(-inf) is 0
             np.log(image, out=image)
         image *= np.float32(gamma)
         np.exp(image, out=image)
@@ -190,7 +190,7 @@ def tone(image: NDArray[np.float32], brightness: float, contrast: float, gamma: 
 def _source_of(
     shape: tuple[int, ...], shift: tuple[float, float], scale: float, degrees: float
 ) -> NDArray[np.float64]:
-    """The (2, 3) matrix that gives for a point (x, y, 1) of the result the point it is read at."""
+    """Return the (2, 3) matrix from a point (x, y, 1) of the result to its point in the source image."""
     centre = (np.array([shape[1], shape[0]]) - 1) / 2.0
     cos, sin = np.cos(np.radians(degrees)) / scale, np.sin(np.radians(degrees)) / scale
     back = np.array([[cos, -sin], [sin, cos]])
@@ -198,16 +198,16 @@ def _source_of(
 
 
 def _points(source: NDArray[np.float64], rows: NDArray[np.int64], shape: tuple[int, ...]) -> _Points:
-    """Where the pixels of some rows of the result are read, in an image with `_BORDERS` around it.
+    """Return the source points of some rows of the result, in an image with `_BORDERS` around it.
 
-    Beyond a border there is nothing but the border, so points far outside are read in it.
+    Points outside the borders are moved into the borders, where all values are the same in that direction.
     """
     height, width = shape
     columns = np.arange(width)
     stride = width + sum(_BORDERS)
     whole = []
     for (by_column, by_row, constant), size in zip(source, (width, height), strict=True):
-        # In 1/1024 of a pixel, along rows and columns apart, as OpenCV 4 adds them; then in 1/32.
+        # In 1/1024 of a pixel, separately along rows and columns, as OpenCV 4 adds them; then in 1/32.
         along_rows = np.rint((by_row * rows + constant) * _FINE) + _FINE // _STEPS // 2
         fine = _sums_of(along_rows, np.rint(by_column * columns * _FINE))
         fine >>= _FINE_BITS - _STEP_BITS
@@ -222,17 +222,17 @@ def _points(source: NDArray[np.float64], rows: NDArray[np.int64], shape: tuple[i
 
 
 def _sums_of(rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.signedinteger[Any]]:
-    """All sums of one number of each, which are whole; in 32 bits, which are faster, where they fit."""
+    """Return the outer sum of two arrays of whole numbers, as int32 (faster) if the sums fit."""
     greatest = np.abs(rows).max() + np.abs(columns).max()
     kind = np.int32 if greatest < 2**31 else np.int64
-    limit = float(2**61)  # beyond it, the whole image has shrunk to far less than a pixel
+    limit = float(2**61)  # larger values occur only if the whole image shrinks to far less than a pixel
     down, right = (np.clip(each, -limit, limit).astype(kind) for each in (rows, columns))
     sums: NDArray[np.signedinteger[Any]] = np.add.outer(down, right)
     return sums
 
 
 def _read_at(points: _Points, bordered: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bilinear interpolation: first between neighbours in a row, then between the two rows."""
+    """Interpolate bilinearly: first between neighbours in a row, then between the two rows."""
     flat = bordered.ravel()
 
     def between(first: int) -> NDArray[np.float32]:

@@ -1,9 +1,9 @@
 """Batches for training and evaluation, read ahead in the background.
 
-Promises: the batches of an epoch depend on the file, the indices, the batch size, the seed, the settings
-of sampling and augmentation and the epoch's number alone, byte for byte; the last, short batch is used;
-an epoch entered in the middle gives the very batches that an uninterrupted one would have given from
-there. Each batch has arrays of its own, which nothing overwrites while somebody holds them.
+The batches of an epoch depend, to the byte, only on the file, the indices, the batch size, the seed, the
+settings of sampling and augmentation, and the epoch's number. The last, short batch is used. An epoch that
+starts at a later batch gives the same batches as an uninterrupted one from there on. Each batch has its own
+arrays, which are not overwritten while anything refers to them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.base.system import available_cores
-from data.batches.augmentation import Augmentation, augment
-from data.batches.sampling import Sampling, check_classes, sampled, shuffled
+from data.batches.augmentation import AugmentationSettings, augment
+from data.batches.sampling import SamplingSchedule, check_classes, sampled, shuffled
 from data.hdf5.store import Store
 
-_MOST_THREADS = 8  # that alter images; beyond, the reader is what limits
-_READ_AHEAD = 2  # batches; one being read and one waiting keep any consumer busy
-_MOST_RECYCLED = _READ_AHEAD + 3  # one being read, one in use, and one that a framework still copies
+_MOST_THREADS = 8  # for augmentation; with more threads the reader is the bottleneck
+_READ_AHEAD = 2  # batches; one being read and one waiting are enough for any consumer
+_MOST_RECYCLED = _READ_AHEAD + 3  # also one being read, one in use, and one that a framework still copies
 
 
 class Batch(NamedTuple):
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     Attributes:
         images: (n, H, W, 1) float32 in [0, 1].
         masks: (n, H, W, 1) uint8 in {0, 1}.
-        indices: (n,) int64, where in the store they lie.
+        indices: (n,) int64, their indices in the store.
     """
 
     images: NDArray[np.float32]
@@ -48,15 +48,15 @@ class Loader:
 
     Args:
         store: An open store; it must stay open while batches are read.
-        indices: (n,) which of its images, in the order for an unshuffled loader.
+        indices: (n,) indices of the chosen images; without a seed this is their order.
         batch_size: Images in each batch but the last.
-        seed: Key of the shuffling; None leaves the images in the given order.
+        seed: Seed of the shuffling; None leaves the images in the given order.
         sampling: Share of positives in each batch; None takes every image once. Needs a seed.
-        augmentation: How the images are altered. Needs a seed.
+        augmentation: Random changes of the images. Needs a seed.
 
     Raises:
         ValueError: A batch size below 1, no images, or no seed where one is needed.
-        UserError: The sampling asks for images of a class that has none.
+        UserError: The sampling needs images of a class that has none.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Loader:
         indices: NDArray[np.int64],
         batch_size: int,
         seed: int | None = None,
-        sampling: Sampling | None = None,
-        augmentation: Augmentation | None = None,
+        sampling: SamplingSchedule | None = None,
+        augmentation: AugmentationSettings | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1. Received: {batch_size}")
@@ -88,16 +88,16 @@ class Loader:
 
     @property
     def images(self) -> int:
-        """Images in an epoch."""
+        """Number of images in an epoch."""
         return len(self._indices)
 
     @property
     def batches(self) -> int:
-        """Batches in an epoch, the last, short one included."""
+        """Number of batches in an epoch, including the last, short one."""
         return -(-self.images // self.batch_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Indices in the store in the order in which an epoch visits them, (n,) int64."""
+        """Return the indices in the store in the order of an epoch, (n,) int64."""
         if self.seed is None:
             return self._indices.copy()
         if self._sampling is None:
@@ -105,14 +105,14 @@ class Loader:
         return self._indices[sampled(self._positive, self.batch_size, self._sampling, self.seed, epoch)]
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """The batches of an epoch, read ahead by a thread that lives as long as the generator.
+        """Yield the batches of an epoch, read ahead by a thread that lives as long as the generator.
 
         Args:
-            epoch: Number of the epoch; with a seed it decides the order.
-            start: Batches to leave out at the beginning.
+            epoch: Number of the epoch; with a seed it determines the order.
+            start: Number of batches to skip at the beginning.
 
         Raises:
-            UserError: The file could not be read (raised where the batch is asked for).
+            UserError: The file could not be read (raised when the batch is requested).
         """
         order = self.order(epoch)
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=_READ_AHEAD)
@@ -128,10 +128,10 @@ class Loader:
                         self._alter(batch, epoch, number * self.batch_size, helpers)
                         ready.put(batch)
                 ready.put(None)
-            except BaseException as error:  # for the consumer, who would else wait for ever
+            except BaseException as error:  # raised in the consumer, which would otherwise wait forever
                 ready.put(error)
 
-        # A daemon, so that a program that fails while holding a half-used generator can still end.
+        # A daemon thread, so that a program that fails while it holds a half-used generator can still end.
         thread = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
         thread.start()
         try:
@@ -143,7 +143,7 @@ class Loader:
             stop.set()
             with contextlib.suppress(queue.Empty):
                 while True:
-                    ready.get_nowait()  # makes room for the one `put` that may be waiting
+                    ready.get_nowait()  # makes room for one `put` that may be waiting
             thread.join()
 
     def _batch(self, order: NDArray[np.int64], number: int) -> Batch:
@@ -153,11 +153,11 @@ class Loader:
         return Batch(images, masks, indices)
 
     def _helpers(self) -> ThreadPoolExecutor:
-        """Threads that alter images; they begin with the first one there is to alter."""
+        """Return the threads for augmentation; they start with the first image to change."""
         return ThreadPoolExecutor(min(available_cores(), _MOST_THREADS), thread_name_prefix="augmentation")
 
     def _alter(self, batch: Batch, epoch: int, first: int, helpers: Executor) -> None:
-        """Augment each image of a batch, whose first one has the place `first` in the epoch."""
+        """Augment each image of a batch; `first` is the place of its first image in the epoch."""
         settings, seed = self._augmentation, self.seed
         if settings is None or seed is None:
             return
@@ -179,7 +179,7 @@ class _Recycled:
         self._owners: list[NDArray[Any]] = []
 
     def array(self, count: int) -> NDArray[Any]:
-        """An array of `count` rows; what is in it does not matter."""
+        """Return an array of `count` rows with any content."""
         (unheld,) = _references([np.empty(0)])
         for owner, references in zip(self._owners, _references(self._owners), strict=True):
             if references == unheld:
@@ -191,9 +191,10 @@ class _Recycled:
 
 
 def _references(owners: list[NDArray[Any]]) -> list[int]:
-    """What Python counts for each array of a list; in one place, as part of it is due to the question.
+    """Return Python's reference count of each array of a list.
 
-    Up to 3.13 an array that nobody else refers to has 3: of the list, the variable, the argument. Python 3.14
-    leaves out what lasts no longer than another reference.
+    The count includes references made by counting, so all counts are taken here. Up to Python 3.13 an array
+    without other references has 3: from the list, the variable and the argument. Python 3.14 omits references
+    that do not outlive another one.
     """
     return [sys.getrefcount(owner) for owner in owners]

@@ -1,19 +1,18 @@
-"""Which images an epoch visits, and in which order: shuffled, or with a set share of positives.
+"""The images of an epoch and their order: shuffled, or with a set share of positives.
 
-Promises: the order of an epoch depends on the labels, the batch size, the settings, the seed and the
-epoch's number alone, so that an epoch can be entered in its middle and a resumed run sees what an
-uninterrupted one sees. An epoch has as many images as the training set.
+The order depends only on the labels, the batch size, the settings, the seed and the epoch's number. So an
+epoch can start in its middle, and a resumed run gets the same images as an uninterrupted one. An epoch has
+as many images as the training set.
 
-With a share s of positives, of the first n images of an epoch floor(s * n + 1/2) are positive: each batch
-has its share, what a batch cannot have of a fraction is carried over to the next one (error diffusion),
-and the epoch's share is right to half an image. Each class is dealt like a pack of cards that is
-shuffled anew whenever all were dealt, and goes on where the epoch before has stopped: no image comes
-for the n-th time before every other one of its class came n - 1 times. Within a batch the two classes
-are mixed.
+With a share s of positives, floor(s * n + 1/2) of the first n images of an epoch are positive. Each batch
+thus has its share; a remaining fraction is carried over to the next batch (error diffusion), and the share of
+the epoch is exact to half an image. Each class is shuffled and used up before it is shuffled again, across
+epochs: no image occurs for the n-th time before all others of its class have occurred n - 1 times. Within a
+batch the two classes are mixed.
 
-The share moves from `positives` in the first epoch to `final` in epoch `over_epochs` by equal steps and
-stays there. The first-placed solution of SIIM-ACR (A. Aimoldin, 2019, "sliding sample rate") lowers it
-from 0.8 to 0.4, for a quick start and an end near the data's own share, which is 0.22.
+The share changes in equal steps from `positives` in the first epoch to `final` in epoch `over_epochs`, then
+stays. The winning solution of SIIM-ACR (A. Aimoldin, 2019, "sliding sample rate") lowers it from 0.8 to 0.4:
+training starts fast and ends near the share in the data, 0.22.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from core.base.randomness import permutation, words
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Share of positives in each batch, from 0 to 1.
+class SamplingSchedule:
+    """The share of positives in each batch, from 0 to 1, over the epochs.
 
     Args:
-        positives: In the first epoch.
-        final: From epoch `over_epochs` on.
-        over_epochs: At least 1; where it is 1, `positives` holds for the first epoch alone.
+        positives: Share in the first epoch.
+        final: Share from epoch `over_epochs` on.
+        over_epochs: At least 1. If it is 1, `positives` holds only for the first epoch.
     """
 
     positives: float
@@ -42,48 +41,50 @@ class Sampling:
     over_epochs: int
 
     def share(self, epoch: int) -> float:
-        """Of epoch number `epoch`, from 1; an epoch 0 is as the first."""
+        """Return the share in an epoch, counted from 1; epoch 0 has the share of epoch 1."""
         done = min(max(epoch - 1, 0) / max(self.over_epochs - 1, 1), 1.0)
         return self.positives + (self.final - self.positives) * done
 
 
 def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """All images once: an order of 0 … count-1."""
+    """Return a random order of 0 … count-1."""
     return permutation(seed, "order", epoch, count=count)
 
 
 def sampled(
-    positive: NDArray[np.bool_], batch_size: int, sampling: Sampling, seed: int, epoch: int
+    positive: NDArray[np.bool_], batch_size: int, sampling: SamplingSchedule, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """An epoch with the share of positives asked for.
+    """Return the images of an epoch with a given share of positives.
 
     Args:
-        positive: (n,) of the training images.
+        positive: (n,) bool, whether each training image is positive.
         batch_size: Images in each batch but the last.
         sampling: The shares.
-        seed: Key of the dealing.
-        epoch: Its number, from 1.
+        seed: Seed of the shuffling.
+        epoch: Number of the epoch, from 1.
 
     Returns:
-        (n,) int64, numbers of images from 0 to n - 1; some may come twice and some not at all.
+        (n,) int64, indices of images from 0 to n - 1; some may occur twice and some not at all.
     """
     positive = np.asarray(positive, dtype=bool)
     count = len(positive)
     is_positive = np.diff(_first_positives(sampling.share(epoch), np.arange(count + 1))).astype(bool)
-    # Mixed within each batch: sorted by batch, then by lot.
-    lots = words(seed, "mix", epoch, count=count)
-    is_positive = is_positive[np.lexsort((lots, np.arange(count) // batch_size))]
+    # Mix within each batch: sort by batch, then by a random number.
+    random_numbers = words(seed, "mix", epoch, count=count)
+    is_positive = is_positive[np.lexsort((random_numbers, np.arange(count) // batch_size))]
     order = np.empty(count, dtype=np.int64)
-    dealt_before = sum(int(_first_positives(sampling.share(e), count)) for e in range(1, epoch))
+    used_before = sum(int(_first_positives(sampling.share(e), count)) for e in range(1, epoch))
     for label in (True, False):
         places = np.flatnonzero(is_positive == label)
-        begin = dealt_before if label else max(epoch - 1, 0) * count - dealt_before
-        order[places] = _deal(np.flatnonzero(positive == label), begin, len(places), seed, str(label))
+        begin = used_before if label else max(epoch - 1, 0) * count - used_before
+        order[places] = _from_shuffled(
+            np.flatnonzero(positive == label), begin, len(places), seed, str(label)
+        )
     return order
 
 
-def check_classes(positive: NDArray[np.bool_], sampling: Sampling) -> None:
-    """Refuse shares that need images of a class that has none.
+def check_classes(positive: NDArray[np.bool_], sampling: SamplingSchedule) -> None:
+    """Check that there are images of each class that the shares need.
 
     Raises:
         UserError: The training images are all positive, or all negative.
@@ -102,17 +103,19 @@ def check_classes(positive: NDArray[np.bool_], sampling: Sampling) -> None:
 
 
 def _first_positives(share: float, images: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """How many of the first `images` of an epoch are positive."""
+    """Return how many of the first `images` of an epoch are positive."""
     return np.asarray(np.floor(share * np.asarray(images) + 0.5), dtype=np.int64)
 
 
-def _deal(members: NDArray[np.int64], begin: int, count: int, seed: int, label: str) -> NDArray[np.int64]:
-    """`count` of the endless row of shuffled `members`, from place `begin`."""
+def _from_shuffled(
+    members: NDArray[np.int64], begin: int, count: int, seed: int, label: str
+) -> NDArray[np.int64]:
+    """Return `count` items, from place `begin`, of an endless sequence of shuffled copies of `members`."""
     if count == 0:
         return np.empty(0, dtype=np.int64)
     first, last = begin // len(members), (begin + count - 1) // len(members)
-    dealt = np.empty((last - first + 1, len(members)), dtype=np.int64)
-    for row in range(len(dealt)):
-        dealt[row] = members[permutation(seed, "deal", label, first + row, count=len(members))]
+    shuffles = np.empty((last - first + 1, len(members)), dtype=np.int64)
+    for row in range(len(shuffles)):
+        shuffles[row] = members[permutation(seed, "deal", label, first + row, count=len(members))]
     begin -= first * len(members)
-    return dealt.ravel()[begin : begin + count]
+    return shuffles.ravel()[begin : begin + count]

@@ -1,12 +1,12 @@
-"""Dividing images into those to learn from and those to judge by.
+"""Division of images into training and validation images.
 
-Promises: the division depends on the labels, the patients, the fraction and the seed alone (so it is
-the same on every backend and machine); images of one patient are never on both sides, or the score
-would be of patients that the network knows; and both sides have the same share of positives as far as
-numbers and patients allow. Where no patient has several images, patients make no difference.
+The division depends only on the labels, the patients, the fraction (or the number of folds) and the seed, so
+it is the same on every backend and machine. Images of one patient are never on both sides, because a score
+on known patients would be too high. Both sides have the same share of positives as far as the numbers and
+patients allow. If no patient has several images, the patients do not matter.
 
-Two ways: one part held out (`stratified_split`), or k folds, each held out by one of k runs
-(`stratified_folds`).
+There are two ways: one part is held out (`stratified_split`), or there are k folds, and each of k runs holds
+out one (`stratified_folds`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from data.hdf5.store import Store
 
 
 class Split(NamedTuple):
-    """Indices of images, ascending: (t,) and (v,) int64; together every image exactly once."""
+    """Ascending indices of images, (t,) and (v,) int64. Every image is in exactly one of the two."""
 
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -33,22 +33,22 @@ class Split(NamedTuple):
 def stratified_split(
     positive: NDArray[np.bool_], fraction: float, seed: int, patients: Sequence[str] | None = None
 ) -> Split:
-    """Divide images by patients, those with a positive image and the others apart.
+    """Hold out a fraction of the images by patients; patients with a positive image are divided separately.
 
-    Patients are drawn one by one, and held out where that brings the number of images held out nearer
-    to the share wanted. The share of positives is then missed by half of the images of one patient at
-    most, unless otherwise a side would have none.
+    Patients are drawn one by one. A patient is held out if that brings the number of held-out images closer
+    to the fraction. The share of positives is then wrong by at most half of the images of one patient, except
+    where a side would have none otherwise.
 
     Args:
         positive: (n,) bool, whether an image has a mask.
-        fraction: Share for validation, from 0 to below 1; 0 leaves validation empty. Otherwise each
-            class of at least two patients (one has a positive image, the other has none) gives both
-            sides at least one image, and all images of a class are never held out.
-        seed: Key of the drawing.
-        patients: Names of the n patients; "" stands for a patient without further images. None: all are.
+        fraction: Share for validation, from 0 to below 1; 0 leaves validation empty. There are two classes of
+            patients: those with a positive image, and the others. With a fraction above 0, each class of at
+            least two patients gives both sides at least one image; no class is held out completely.
+        seed: Seed of the drawing.
+        patients: The patient's name of each image; "" is a patient with no other image. None: all are "".
 
     Raises:
-        ValueError: A fraction outside [0, 1), or another number of patients than of images.
+        ValueError: A fraction outside [0, 1), or a number of patients that differs from that of images.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"the validation fraction must be in [0, 1). Received: {fraction}")
@@ -60,7 +60,7 @@ def stratified_split(
     chosen = np.zeros(count, dtype=bool)
     ill = np.zeros(count, dtype=bool)
     ill[groups[positive]] = True
-    # Positives first: their patients may have negative images too, which then count among those.
+    # Positives first: their patients may have negative images too, which then count as held-out negatives.
     for label in (True, False):
         images = np.bincount(groups[positive == label], minlength=count)
         members = np.flatnonzero(ill == label)
@@ -76,22 +76,23 @@ def stratified_folds(
 ) -> NDArray[np.int64]:
     """Divide images by patients into folds of the same size and the same share of positives.
 
-    The patients with positive images come first, those with more before those with fewer, drawn among
-    equals; each goes to the fold with the fewest positives (of those, with the fewest images). The other
-    patients then go, likewise, to the fold with the fewest images. So no two folds differ by more positives
-    than one patient has; nor by more images, where there are negatives enough to level them.
+    The patients with positive images come first, in descending order of their positives, and in random order
+    among equals. Each goes to the fold with the fewest positives (among equal folds: the fewest images). The
+    other patients follow, in descending order of their images; each goes to the fold with the fewest images.
+    So the positives of two folds differ by at most those of one patient. The same holds for the images, if
+    there are enough negatives to balance them.
 
     Args:
         positive: (n,) bool, whether an image has a mask.
         folds: At least 2.
-        seed: Key of the drawing.
-        patients: Names of the n patients; "" stands for a patient without further images. None: all are.
+        seed: Seed of the drawing.
+        patients: The patient's name of each image; "" is a patient with no other image. None: all are "".
 
     Returns:
         (n,) int64, the fold of each image, from 0. With fewer patients than folds some folds are empty.
 
     Raises:
-        ValueError: Fewer than 2 folds, or another number of patients than of images.
+        ValueError: Fewer than 2 folds, or a number of patients that differs from that of images.
     """
     if folds < 2:
         raise ValueError(f"there must be at least 2 folds. Received: {folds}")
@@ -115,7 +116,7 @@ def stratified_folds(
 
 
 def fold_of_store(store: Store, folds: int, fold: int, seed: int) -> Split:
-    """Hold out one fold, from 0, of a file's images; see `stratified_folds`.
+    """Hold out one fold (counted from 0) of a file's images; see `stratified_folds`.
 
     Raises:
         UserError: The file has no annotations, or too few patients for so many folds.
@@ -132,10 +133,10 @@ def fold_of_store(store: Store, folds: int, fold: int, seed: int) -> Split:
 
 
 def split_store(store: Store, fraction: float, seed: int) -> Split:
-    """Divide a file's images; see `stratified_split`.
+    """Hold out a fraction of a file's images; see `stratified_split`.
 
     Raises:
-        UserError: The file has no annotations, or its patients leave nothing to hold out.
+        UserError: The file has no annotations, or no image can be held out because of the patients.
     """
     split = stratified_split(store.positive, fraction, seed, store.patients)
     if not len(split.validation) and len(stratified_split(store.positive, fraction, seed).validation):
@@ -149,16 +150,16 @@ def split_store(store: Store, fraction: float, seed: int) -> Split:
 
 
 def _groups(patients: Sequence[str]) -> NDArray[np.int64]:
-    """The number of each image's patient, counted in the order in which they first appear."""
+    """Return the number of each image's patient; patients are numbered in order of first appearance."""
     numbers: dict[str | int, int] = {}
     keys = (patient or index for index, patient in enumerate(patients))
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def _chosen(order: NDArray[np.int64], images: NDArray[np.int64], taken: int, wanted: int) -> Iterator[int]:
-    """The groups to hold out, of those in `order`, when `taken` images are held out already.
+    """Yield the groups in `order` to hold out if `taken` images are held out already.
 
-    Never all images: something must be left to learn from.
+    It never takes all images, because some must be left for training.
     """
     total, none = int(images.sum()), taken == 0
     for group in order.tolist():
@@ -166,11 +167,14 @@ def _chosen(order: NDArray[np.int64], images: NDArray[np.int64], taken: int, wan
         if abs(taken + size - wanted) < abs(taken - wanted) and taken + size < total:
             taken, none = taken + size, False
             yield group
-    if none and wanted and len(order) and np.count_nonzero(images) > 1:  # all have too many: the fewest
+    if (
+        none and wanted and len(order) and np.count_nonzero(images) > 1
+    ):  # all groups are too large: take the smallest
         yield int(order[np.argmin(images[order])])
 
 
 def _share(count: int, fraction: float) -> int:
+    """Return the number of images to hold out: rounded; at least 1 and less than all, if possible."""
     if fraction == 0 or count < 2:
         return 0
     return min(max(math.floor(count * fraction + 0.5), 1), count - 1)

@@ -1,13 +1,13 @@
-"""The file of the probability maps that a network gave.
+"""The file of a network's probability maps.
 
-Promises: `ProbabilityFile` writes this contract, a block at a time, so that memory does not grow with the
-number of images; the caller sees to it that the file appears whole or not at all.
+`ProbabilityFile` writes this format, one block at a time, so memory does not grow with the number of images.
+The caller must write the file atomically.
 
     probabilities_<n>  (k, h, w, 1)  float32 in [0, 1], at the network's size
     ids_<n>            (k,)          UTF-8 strings: image ids
     sizes_<n>          (k, 2)        int32: height and width of the original image
 
-As in `data.hdf5.store`: `n` counts from 0, k is the same in all datasets but the last, the layout is
+As in `data.hdf5.file_format`, `n` counts from 0, k is the same in all datasets but the last, the layout is
 contiguous, and attributes are numbers or strings of fixed length.
 """
 
@@ -22,26 +22,26 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.hdf5 import store
+from data.hdf5 import file_format, file_writing
 
 FORMAT = "pneumoseg-probabilities"
 FORMAT_VERSION = 1
 
-_BLOCK = 1 << 25  # bytes of the maps in a dataset, at most; they wait in memory
+_BLOCK = 1 << 25  # most bytes of the maps in a dataset; they stay in memory until they are written
 
 
 class ProbabilityFile:
-    """A file under way; use as a context manager.
+    """A file that is being written. Use it as a context manager.
 
     Args:
         path: The file to make.
         height: Rows of a map.
         width: Columns of a map.
-        most: How many maps there may be; there may be fewer.
+        most: An upper bound of the number of maps.
         attributes: Attributes of the file besides those of the format.
 
     Raises:
-        OSError: From every method: the operating system refused (the disk has no room, say).
+        OSError: The operating system refused (the disk is full, say). Every method may raise this.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class ProbabilityFile:
     ) -> None:
         self._size = height, width
         self._each = max(1, _BLOCK // (4 * height * width))
-        store.check_room(path, most * 4 * height * width)
-        with store.system_errors():
-            self._file = h5py.File(path, "w", locking=store.LOCKING)
-            store.set_attributes(self._file, attributes)
+        file_writing.reserve_space(path, most * 4 * height * width)
+        with file_writing.as_os_errors():
+            self._file = h5py.File(path, "w", locking=file_format.LOCKING)
+            file_writing.set_attributes(self._file, attributes)
         self._waiting: list[tuple[str, tuple[int, int], NDArray[np.float32]]] = []
         self._datasets = self._count = 0
 
     def add(self, image_id: str, size: tuple[int, int], probability: NDArray[np.float32]) -> None:
-        """Append a map (height, width) and the original size of its image, (height, width)."""
+        """Append a map (height, width), with the original size of its image, (height, width)."""
         self._waiting.append((image_id, size, probability))
         self._count += 1
         if len(self._waiting) == self._each:
@@ -66,10 +66,10 @@ class ProbabilityFile:
     def _flush(self) -> None:
         ids, sizes, maps = zip(*self._waiting, strict=True)
         self._waiting = []
-        with store.system_errors():
+        with file_writing.as_os_errors():
             block = np.stack(maps)[..., np.newaxis]
             self._file.create_dataset(f"probabilities_{self._datasets}", data=block)
-            store.create_texts(self._file, f"ids_{self._datasets}", ids)
+            file_writing.create_strings(self._file, f"ids_{self._datasets}", ids)
             self._file.create_dataset(f"sizes_{self._datasets}", data=np.array(sizes, dtype=np.int32))
         self._datasets += 1
 
@@ -80,12 +80,12 @@ class ProbabilityFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            with contextlib.suppress(OSError, RuntimeError):  # the first error is the one to tell
+            with contextlib.suppress(OSError, RuntimeError):  # the first error is the one to report
                 self._file.close()
             return
         if self._waiting:
             self._flush()
-        with store.system_errors():
+        with file_writing.as_os_errors():
             height, width = self._size
             ours: dict[str, str | int | float] = {
                 "format": FORMAT,
@@ -94,14 +94,14 @@ class ProbabilityFile:
                 "height": height,
                 "width": width,
             }
-            store.set_attributes(self._file, ours)
+            file_writing.set_attributes(self._file, ours)
             self._file.close()
 
 
-def is_one(path: Path) -> bool:
-    """Whether a file is of this contract."""
+def is_probability_file(path: Path) -> bool:
+    """Return whether a file has this format."""
     try:
-        with h5py.File(path, "r", locking=store.LOCKING) as file:
-            return bool(store.attribute(file, "format") == FORMAT)
-    except store.DAMAGE:
+        with h5py.File(path, "r", locking=file_format.LOCKING) as file:
+            return bool(file_format.read_attribute(file, "format") == FORMAT)
+    except file_format.READ_ERRORS:
         return False

@@ -1,7 +1,7 @@
-"""Where rows lie in a data file, and how they get there before it is one.
+"""The places of rows in a data file, and reading and writing of rows before the file is complete.
 
-Promises: a row that `RowFile.put` was given is at the place where `data.hdf5.store` will have it, so it is
-written once; `get` gives it back. Any process may put rows, each at its own place.
+A row is an image with its mask, if it has one. `RowFile.put` writes it where the complete data file has it,
+so it is written once; `get` reads it. Several processes may put rows, each at its own place.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a data file's rows; `data.hdf5.store.lay_out` finds them.
+    """The places of a data file's rows, computed by `data.hdf5.file_writing.compute_layout`.
 
     Attributes:
         count: Rows of the file.
         per_dataset: Rows in each dataset but the last.
         size: Height and width of a row, in pixels.
-        kinds: Type of the images, and of the masks if a row has one besides its image.
-        starts: For each number of datasets where that of the images begins, and that of the masks, in bytes.
-        end: Where nothing of all that is any more. Rows from `count` on have their places there.
+        kinds: Type of the images, and of the masks if the rows have masks.
+        starts: For each dataset number the offsets of the images and of the masks, in bytes.
+        end: Offset after all datasets, in bytes. Rows from `count` on have their places there.
     """
 
     count: int
@@ -37,7 +37,7 @@ class Layout:
     end: int
 
     def places(self, row: int) -> tuple[int, ...]:
-        """Where a row's image begins, and its mask, in bytes."""
+        """Return the offsets of a row's image and of its mask (if it has one), in bytes."""
         lengths = [self.size[0] * self.size[1] * np.dtype(kind).itemsize for kind in self.kinds]
         if row >= self.count:
             first = self.end + (row - self.count) * sum(lengths)
@@ -49,14 +49,14 @@ class Layout:
 
 
 class RowFile:
-    """A file of rows, opened by any process.
+    """An open file of rows; several processes may open it.
 
     Args:
-        path: It is there already.
-        layout: Where its rows are.
+        path: The file, which exists.
+        layout: The places of its rows.
 
     Raises:
-        OSError: The file is not there.
+        OSError: The file does not exist.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -64,16 +64,16 @@ class RowFile:
         self._file = io.FileIO(path, "r+")
 
     def put(self, row: int, arrays: Sequence[NDArray[Any]]) -> None:
-        """Write a row: its image (H, W), and its mask (H, W) if there are any."""
+        """Write a row: its image (H, W), and its mask (H, W) if there are masks."""
         for place, array in zip(self._layout.places(row), arrays, strict=True):
             self._file.seek(place)
             write_all(self._file, array.data)
 
     def get(self, row: int) -> tuple[NDArray[Any], ...]:
-        """A row: its image (H, W), and its mask (H, W) if there are any.
+        """Read a row: its image (H, W), and its mask (H, W) if there are masks.
 
         Raises:
-            EOFError: The file ends before it does.
+            EOFError: The file ends before the row.
         """
         found = []
         for place, kind in zip(self._layout.places(row), self._layout.kinds, strict=True):
@@ -85,7 +85,7 @@ class RowFile:
         return tuple(found)
 
     def fileno(self) -> int:
-        """The operating system's number of the open file."""
+        """Return the file descriptor."""
         return self._file.fileno()
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class RowFile:
 
 
 def write_all(file: io.FileIO, content: bytes | memoryview) -> None:
-    """Write all of it: an unbuffered file may take only a part, for example before the disk is full."""
+    """Write all of the content: one write to an unbuffered file may take only a part of it."""
     view = memoryview(content).cast("B")
     while view:
         view = view[file.write(view) :]

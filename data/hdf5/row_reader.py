@@ -1,9 +1,9 @@
-"""Rows of an HDF5 dataset, as fast as the system gives bytes.
+"""Fast reading of single rows of an HDF5 dataset.
 
-Promises: `Column.read` gives what h5py would, or raises. Rows that lie in the file one after another, as
-this project writes them, are read by the operating system, straight into the caller's array; h5py takes
-longer to select a row than the system to read it. Compressed, chunked, external, byte-swapped or never
-written ones are left to h5py.
+`RowReader.read` gives the same values as h5py, or raises. The operating system reads the rows of a contiguous
+dataset, as this project writes them, directly into the caller's array: h5py takes longer to select a row than
+the system takes to read it. h5py reads datasets that are compressed, chunked, external, byte-swapped or never
+written.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 
 
 class RowReader:
-    """A dataset whose first axis is that of the rows.
+    """Reader of a dataset whose first axis counts the rows.
 
     Args:
-        dataset: Of an open file, which must stay open.
-        file: The operating system's number of the same file, opened to be read; None leaves all to h5py.
+        dataset: A dataset of an open file, which must stay open.
+        file: A descriptor of the same file, open for reading. None reads everything with h5py.
     """
 
     def __init__(self, dataset: h5py.Dataset, file: int | None) -> None:
         self.dataset = dataset
         self._file = file
         self._row = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
-        self._begin = _begin(dataset) if file is not None and hasattr(os, "preadv") else None
+        self._offset = _first_row_offset(dataset) if file is not None and hasattr(os, "preadv") else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -39,38 +39,38 @@ class RowReader:
         """Read one row.
 
         Args:
-            index: Of the row.
-            out: An array of the row's shape and of the dataset's type, C order.
+            index: Number of the row, from 0.
+            out: An array of the row's shape and the dataset's type, C order.
 
         Raises:
             IndexError: There is no such row.
-            OSError: The file ends before the row does, or cannot be read.
-            Exception: Of any kind, from h5py, over a damaged file.
+            OSError: The file ends within the row, or cannot be read.
+            Exception: The file is damaged; h5py may raise any kind.
         """
         if not 0 <= index < len(self.dataset):
             raise IndexError(f"row {index} of {len(self.dataset)}")
-        if self._begin is None or self._file is None:
+        if self._offset is None or self._file is None:
             self.dataset.read_direct(out[None], np.s_[index : index + 1])
             return
         view, done = out.data.cast("B"), 0
         while done < self._row:
-            length = os.preadv(self._file, [view[done:]], self._begin + index * self._row + done)
+            length = os.preadv(self._file, [view[done:]], self._offset + index * self._row + done)
             if not length:
                 raise OSError(f"the file ends within row {index} of {self.dataset.name}")
             done += length
 
 
-def _begin(dataset: h5py.Dataset) -> int | None:
-    """Where in the file the first row begins, if all lie there as they are in memory."""
+def _first_row_offset(dataset: h5py.Dataset) -> int | None:
+    """Return the offset of the first row, if the rows lie in the file as in memory; otherwise None."""
     properties = dataset.id.get_create_plist()
     plain = (
         properties.get_layout() == h5py.h5d.CONTIGUOUS
         and properties.get_nfilters() == 0
         and properties.get_external_count() == 0
-        and dataset.id.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED  # else nothing was ever written
+        and dataset.id.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED  # otherwise nothing was written
     )
     native = dataset.dtype.itemsize == 1 or dataset.dtype.byteorder in ("=", "<>"[sys.byteorder == "big"])
     if not plain or not native:
         return None
-    begin: int | None = dataset.id.get_offset()
-    return begin
+    offset: int | None = dataset.id.get_offset()
+    return offset

@@ -1,8 +1,8 @@
-"""Whether a data file keeps the contract of `data.hdf5.store`, looked at in full.
+"""A full check whether a data file keeps the format of `data.hdf5.file_format`.
 
-Promises: `verify` reads every value of the file, a block at a time, and names every fault that it finds,
-where `Store.open` stops at the first and looks at no pixel. A file that is no data file at all is an
-error. Files made by others (without the attribute `format`) need only images and masks.
+`verify` reads every value of the file, one block at a time, and reports every fault. `Store.open`, in
+contrast, stops at the first fault and reads no pixels. A file that is no data file is an error. Files
+made by other programs (without the attribute `format`) need only images and masks.
 """
 
 from __future__ import annotations
@@ -19,121 +19,100 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.base.errors import UserError
-from core.base.randomness import permutation
 from data.annotations import rle
-from data.hdf5.store import (
-    DAMAGE,
+from data.hdf5.file_format import (
     FORMAT,
     FORMAT_VERSION,
     GREATEST_SIZE,
-    Store,
-    attributes_of,
+    READ_ERRORS,
     checked_dataset,
+    dataset_numbers,
+    image_scale,
     is_annotated,
-    numbers_of,
     open_file,
-    scale_of,
+    read_attributes,
 )
 from data.radiographs.resize import covered_area
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images looked at, and of all."""
+"""Called with the number of images checked so far and the number of all images."""
 
 _LABELS = ("ann", "positive", "runs")
 _BLOCK_BYTES = 32_000_000
 _TYPES = {"sizes": np.dtype(np.int32), "positive": np.dtype(np.uint8), "runs": np.dtype(np.int64)}
-_ALMOST = 1e-3  # of a pixel's area; up to 0.0005 was lost when files were made with OpenCV's sums of areas
+_HALF_TOLERANCE = 1e-3  # of a pixel's area; older files, made with OpenCV's sums of areas, lack up to 0.0005
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a file holds and what is wrong with it.
+class VerificationResult:
+    """The content of a file and its faults.
 
     Attributes:
         facts: Name and value, for a table.
-        faults: One line each; none if the file keeps the contract.
+        faults: One line each; empty if the file keeps the format.
     """
 
     facts: tuple[tuple[str, str], ...]
     faults: tuple[str, ...]
 
 
-def verify(path: Path, progress: Progress | None = None) -> Verdict:
-    """Look at all of a data file.
+def verify(path: Path, progress: Progress | None = None) -> VerificationResult:
+    """Check all of a data file.
 
     Raises:
-        UserError: The file is missing, not HDF5, cut off, or holds no images.
+        UserError: The file is missing, not HDF5, cut off, or has no images.
     """
     with open_file(path) as file:
         inspection = _Inspection(path, file)
-        inspection.look(progress or (lambda _done, _total: None))
-        return Verdict(tuple(inspection.facts()), tuple(inspection.faults))
-
-
-def choose(store: Store, count: int, seed: int) -> NDArray[np.int64]:
-    """Random images to look at: three positives to a negative as far as there are any, ascending.
-
-    Args:
-        store: The file; without annotations any images are taken.
-        count: How many, at most; at least 1.
-        seed: Of the drawing.
-    """
-    if not store.annotated:
-        return np.sort(permutation(seed, "overlays", count=store.count)[:count])
-    positive, negative = np.flatnonzero(store.positive), np.flatnonzero(~store.positive)
-    few = min(count // 4, len(negative))
-    chosen = [
-        members[permutation(seed, "overlays", str(label), count=len(members))[:wanted]]
-        for label, members, wanted in ((True, positive, count - few), (False, negative, few))
-    ]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+        inspection.check(progress or (lambda _done, _total: None))
+        return VerificationResult(tuple(inspection.facts()), tuple(inspection.faults))
 
 
 class _Inspection:
-    """One look at an open file; faults gather as it goes.
+    """The check of one open file; it collects the faults.
 
-    Every check of a dataset goes on with the next when it fails, so that one fault hides no other.
+    After a fault in one dataset the check goes on with the next dataset, so that one fault hides no other.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self.file = path, file
         self.faults: list[str] = []
-        self.numbers = numbers_of(path, file)
+        self.numbers = dataset_numbers(path, file)
         self.count = max(self.numbers["images"]) + 1
-        self.attributes = attributes_of(file)
+        self.attributes = read_attributes(file)
         self.ours = "format" in self.attributes
         self.annotated = is_annotated(file)
-        self.lengths: dict[int, int] = {}  # images in each dataset that can be read
+        self.lengths: dict[int, int] = {}  # number of images in each readable dataset
         self.size: tuple[int, int] | None = None
         self.types = set[str]()
-        self.marked: dict[int, NDArray[np.bool_]] = {}  # of each readable `ann_<n>`: which masks have a pixel
+        self.nonempty: dict[int, NDArray[np.bool_]] = {}  # for each readable `ann_<n>`
         self.columns: dict[str, dict[int, NDArray[Any]]] = {}
-        self.covered = 0.0  # sum over masks of the share set
-        self.flat = 0  # images of a single value
+        self.covered = 0.0  # sum over masks of the share of pixels that are set
+        self.flat = 0  # number of images of a single value
 
-    def look(self, progress: Progress) -> None:
-        """Make all checks."""
-        self._look_at_numbers()
+    def check(self, progress: Progress) -> None:
+        """Do all checks."""
+        self._check_numbers()
         images = {number: self._images(number) for number in range(self.count)}
-        self._look_at_lengths()
+        self._check_lengths()
         total, done = sum(self.lengths.values()), 0
         for number, dataset in images.items():
             if dataset is not None:
-                self._look_at_values(number, dataset)
+                self._check_values(number, dataset)
                 done += len(dataset)
                 progress(done, total)
         for name in ("ids", "sizes", "positive", "patients", "runs"):
             self.columns[name] = self._column(name)
-        self._look_at_ids()
-        self._look_at_sizes()
-        self._look_at_positives()
-        self._look_at_runs()
+        self._check_ids()
+        self._check_sizes()
+        self._check_positives()
+        self._check_runs()
         if self.ours:
-            self._look_at_attributes()
+            self._check_attributes()
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """The lines of the table."""
+        """Yield the lines of the table."""
         images = sum(self.lengths.values())
         yield "size of the file", f"{self.path.stat().st_size / 1e6:,.1f} MB"
         yield "format", f"version {self.attributes.get('format_version')}" if self.ours else "of others"
@@ -150,16 +129,16 @@ class _Inspection:
         yield "patients", f"{len(set(patients.tolist()) - {''}):,}"
 
     def _label_facts(self) -> Iterator[tuple[str, str]]:
-        marked = sum(int(some.sum()) for some in self.marked.values())
+        nonempty = sum(int(some.sum()) for some in self.nonempty.values())
         flags = self.columns["positive"]
-        positives = sum(int((flag == 1).sum()) for flag in flags.values()) if flags else marked
-        looked = sum(map(len, self.marked.values()))
+        positives = sum(int((flag == 1).sum()) for flag in flags.values()) if flags else nonempty
+        looked = sum(map(len, self.nonempty.values()))
         yield "with a pneumothorax", f"{positives:,} ({positives / max(looked, 1):.1%})"
-        yield "  too small for this size", f"{max(positives - marked, 0):,}"
-        yield "  mean share of the image", f"{self.covered / max(marked, 1):.2%}"
+        yield "  too small for this size", f"{max(positives - nonempty, 0):,}"
+        yield "  mean share of the image", f"{self.covered / max(nonempty, 1):.2%}"
 
-    def _look_at_numbers(self) -> None:
-        """Every column that there is has as many datasets as the images."""
+    def _check_numbers(self) -> None:
+        """Check that each column has as many datasets as the images."""
         needed = {"images", *(["ann"] if self.annotated else [])}
         if self.ours:
             needed |= {"ids", "sizes", *(["positive"] if self.annotated else [])}
@@ -178,22 +157,22 @@ class _Inspection:
             ]
 
     def _dataset(self, name: str, number: int, shape: tuple[int | None, ...]) -> h5py.Dataset | None:
-        """A dataset of a shape whose content is there; None with a fault, or if it is known to be missing."""
+        """Return a dataset of a shape if its content was written; None if it has a fault or is missing."""
         if number not in self.numbers[name]:
             return None
         try:
             least = 0 if name == "runs" else 1
             dataset = checked_dataset(self.path, self.file, f"{name}_{number}", shape, least)
             stored = dataset.nbytes if dataset.chunks else dataset.id.get_storage_size()
-        except (UserError, *DAMAGE) as error:
-            self._fault(error)
+        except (UserError, *READ_ERRORS) as error:
+            self._add_fault(error)
             return None
         if stored < dataset.nbytes:
             self.faults.append(f"{name}_{number}: {stored} of {dataset.nbytes} bytes were written")
             return None
         return dataset
 
-    def _fault(self, error: Exception) -> None:
+    def _add_fault(self, error: Exception) -> None:
         message = error.message if isinstance(error, UserError) else str(error)
         self.faults.append(message.removeprefix(f"{self.path}, dataset ").rstrip("."))
 
@@ -210,60 +189,60 @@ class _Inspection:
         self.types.add(str(dataset.dtype))
         return dataset
 
-    def _look_at_lengths(self) -> None:
-        """All the same but the last, which may be shorter."""
+    def _check_lengths(self) -> None:
+        """Check that all datasets have the same length; the last may be shorter."""
         lengths = [self.lengths[number] for number in sorted(self.lengths)]
         usual = Counter(lengths[:-1] or lengths).most_common(1)[0][0] if lengths else 0
         for number, length in self.lengths.items():
             if length != usual and not (number == self.count - 1 and length < usual):
                 self.faults.append(f"images_{number}: {length} images, but others have {usual}")
 
-    def _look_at_values(self, number: int, images: h5py.Dataset) -> None:
+    def _check_values(self, number: int, images: h5py.Dataset) -> None:
         try:
-            scale = scale_of(self.path, number, images)
+            scale = image_scale(self.path, number, images)
         except UserError as error:
-            self._fault(error)
+            self._add_fault(error)
         else:
             greatest = 1.0 if scale is None else scale
-            wrong = _Wrong(f"images_{number}", f"values outside [0, {greatest:g}]")
+            wrong = _FaultyImages(f"images_{number}", f"values outside [0, {greatest:g}]")
             for start, block in self._blocks(f"images_{number}", images):
                 low, high = block.min(axis=(1, 2, 3)), block.max(axis=(1, 2, 3))
                 self.flat += int((low == high).sum())
                 wrong.add(start, ~((low >= 0) & (high <= greatest)))  # NaN is neither
             self.faults += wrong.fault()
         if self.annotated:
-            self._look_at_masks(number, images.shape)
+            self._check_masks(number, images.shape)
 
-    def _look_at_masks(self, number: int, shape: tuple[int, ...]) -> None:
+    def _check_masks(self, number: int, shape: tuple[int, ...]) -> None:
         masks = self._dataset("ann", number, shape)
         if masks is None:
             return
         if masks.dtype != np.uint8:
             self.faults.append(f"ann_{number}: type {masks.dtype}, expected uint8")
             return
-        wrong = _Wrong(f"ann_{number}", "values other than 0 and 1")
-        marked = np.zeros(len(masks), dtype=bool)
+        wrong = _FaultyImages(f"ann_{number}", "values other than 0 and 1")
+        nonempty = np.zeros(len(masks), dtype=bool)
         for start, block in self._blocks(f"ann_{number}", masks):
             wrong.add(start, block.max(axis=(1, 2, 3)) > 1)
             shares = (block != 0).mean(axis=(1, 2, 3))
-            marked[start : start + len(block)] = shares > 0
+            nonempty[start : start + len(block)] = shares > 0
             self.covered += float(shares.sum())
-        self.marked[number] = marked
+        self.nonempty[number] = nonempty
         self.faults += wrong.fault()
 
     def _blocks(self, name: str, dataset: h5py.Dataset) -> Iterator[tuple[int, NDArray[Any]]]:
-        """First index and images, some at a time, up to the first that cannot be read."""
+        """Yield blocks of images with the index of their first, up to the first that cannot be read."""
         step = max(_BLOCK_BYTES // (dataset.nbytes // len(dataset)), 1)
         for start in range(0, len(dataset), step):
             try:
                 block = dataset[start : start + step]
-            except DAMAGE as error:
+            except READ_ERRORS as error:
                 self.faults.append(f"{name}: cannot be read from image {start} on ({error})")
                 return
             yield start, block
 
     def _column(self, name: str) -> dict[int, NDArray[Any]]:
-        """The readable parts of a small column, strings as Python's."""
+        """Return the readable datasets of a small column, by number; strings as Python strings."""
         found = {}
         for number, length in self.lengths.items():
             if name in _LABELS and not self.annotated:
@@ -279,11 +258,11 @@ class _Inspection:
                 continue
             try:
                 found[number] = dataset.asstr()[:] if strings else dataset[:]
-            except DAMAGE as error:  # among them strings that are no UTF-8
+            except READ_ERRORS as error:  # for example strings that are not UTF-8
                 self.faults.append(f"{name}_{number}: cannot be read ({error})")
         return found
 
-    def _look_at_ids(self) -> None:
+    def _check_ids(self) -> None:
         places: dict[str, list[str]] = {}
         for number, ids in self.columns["ids"].items():
             for index, image_id in enumerate(ids.tolist()):
@@ -294,33 +273,33 @@ class _Inspection:
             elif len(where) > 1:
                 self.faults.append(f"{', '.join(where[:3])}: {len(where)} images have the id {image_id!r}")
 
-    def _look_at_sizes(self) -> None:
+    def _check_sizes(self) -> None:
         for number, sizes in self.columns["sizes"].items():
-            wrong = _Wrong(f"sizes_{number}", "a height or width below 1")
+            wrong = _FaultyImages(f"sizes_{number}", "a height or width below 1")
             wrong.add(0, np.asarray((sizes < 1).any(axis=1)))
             self.faults += wrong.fault()
 
-    def _look_at_positives(self) -> None:
+    def _check_positives(self) -> None:
         for number, flags in self.columns["positive"].items():
-            wrong = _Wrong(f"positive_{number}", "a value other than 0 and 1")
+            wrong = _FaultyImages(f"positive_{number}", "a value other than 0 and 1")
             wrong.add(0, flags > 1)
             self.faults += wrong.fault()
-            if number in self.marked:
-                wrong = _Wrong(f"positive_{number}", f"0, but a mask in ann_{number}")
-                wrong.add(0, (flags == 0) & self.marked[number])
+            if number in self.nonempty:
+                wrong = _FaultyImages(f"positive_{number}", f"0, but a mask in ann_{number}")
+                wrong.add(0, (flags == 0) & self.nonempty[number])
                 self.faults += wrong.fault()
 
-    def _look_at_runs(self) -> None:
-        """The annotations at the original size are whole, and the stored masks were made from them.
+    def _check_runs(self) -> None:
+        """Check the annotations at the original size, and that the stored masks were made from them.
 
-        The masks are not made again the way `preprocess` makes them: the areas are counted in another way,
-        and the rule of half the area stands here once more.
+        The masks are computed here independently of `preprocess`: with another computation of areas, and a
+        second implementation of the rule that a pixel is set if half of its area is covered.
         """
         for number, runs in self.columns["runs"].items():
             sizes, flags = (self.columns[name].get(number) for name in ("sizes", "positive"))
-            masks = self.file[f"ann_{number}"] if number in self.marked else None
+            masks = self.file[f"ann_{number}"] if number in self.nonempty else None
             if sizes is None or flags is None or masks is None or (sizes < 1).any():
-                continue  # told already
+                continue  # reported already
             length = len(sizes)
             if len(runs) and not (
                 runs[0, 0] >= 0 and (np.diff(runs[:, 0]) >= 0).all() and runs[-1, 0] < length
@@ -329,7 +308,7 @@ class _Inspection:
                 continue
             first, last = np.searchsorted(runs[:, 0], np.arange(length)[:, None] + [0, 1]).T
             wrong = {
-                what: _Wrong(f"runs_{number}", what)
+                what: _FaultyImages(f"runs_{number}", what)
                 for what in (
                     "overlapping runs, or pixels outside",
                     f"not what positive_{number} says",
@@ -337,17 +316,17 @@ class _Inspection:
                 )
             }
             for place in range(length):
-                said = self._run_fault(
+                found = self._run_faults(
                     runs[first[place] : last[place], 1:], sizes[place], flags[place], masks[place]
                 )
-                for told, one in zip(said, wrong.values(), strict=True):
+                for told, one in zip(found, wrong.values(), strict=True):
                     one.add(place, np.array([told]))
             self.faults += [line for one in wrong.values() for line in one.fault()]
 
-    def _run_fault(
+    def _run_faults(
         self, runs: NDArray[np.int64], size: NDArray[np.int32], flag: int, mask: NDArray[Any]
     ) -> tuple[bool, bool, bool]:
-        """Whether one image's runs are no mask of its size, contradict the flag, or the stored mask."""
+        """Return whether one image's runs are not a mask of its size, contradict the flag, or the mask."""
         if not len(runs):
             return False, bool(flag), bool(mask.any())
         try:
@@ -360,8 +339,8 @@ class _Inspection:
             not _is_half_covered(mask[..., 0], covered_area(truth, *mask.shape[:2])),
         )
 
-    def _look_at_attributes(self) -> None:
-        """What is said of the file is so; what other makers of it leave out is not asked for."""
+    def _check_attributes(self) -> None:
+        """Check that the attributes are right; those that only `preprocess` writes may be missing."""
         height, width = self.size or (None, None)
         version = self.attributes.get("format_version")
         expected: dict[str, object] = {
@@ -372,44 +351,47 @@ class _Inspection:
             "images": sum(self.lengths.values()),
         }
         if version not in range(1, FORMAT_VERSION + 1):
-            self._said("format_version", f"a number from 1 to {FORMAT_VERSION}")
+            self._add_attribute_fault("format_version", f"a number from 1 to {FORMAT_VERSION}")
         if version != 1:
             expected["annotated"] = self.annotated
         if "positives" in self.attributes:
             expected["positives"] = sum(int(flags.sum()) for flags in self.columns["positive"].values())
         for name, value in expected.items():
             if self.attributes.get(name) != value:
-                self._said(name, value)
+                self._add_attribute_fault(name, value)
         digest = self.attributes.get("annotations_sha256", "0" * 64)
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-            self._said("annotations_sha256", "64 hexadecimal digits")
+            self._add_attribute_fault("annotations_sha256", "64 hexadecimal digits")
 
-    def _said(self, name: str, expected: object) -> None:
+    def _add_attribute_fault(self, name: str, expected: object) -> None:
         found = repr(self.attributes[name]) if name in self.attributes else "nothing"
         self.faults.append(f"attribute {name}: found {found}, expected {expected}")
 
 
 def _is_half_covered(mask: NDArray[Any], shares: NDArray[np.float64]) -> bool:
-    """Whether a mask is set where at least half of the area is; what is almost half may be either."""
-    near = (abs(shares - 0.5) < _ALMOST) & (shares != 0.5)
+    """Return whether a mask is set exactly where at least half of the area is covered.
+
+    Where almost half is covered, the mask may have either value.
+    """
+    near = (abs(shares - 0.5) < _HALF_TOLERANCE) & (shares != 0.5)
     return bool(((mask == (shares >= 0.5)) | near).all())
 
 
-class _Wrong:
-    """Images of one dataset with one thing wrong, for one line."""
+class _FaultyImages:
+    """The images of one dataset that have one kind of fault, for one line of the result."""
 
     def __init__(self, name: str, what: str) -> None:
         self.name, self.what = name, what
         self.count, self.first = 0, 0
 
     def add(self, start: int, wrong: NDArray[np.bool_]) -> None:
-        """Of the images from `start` on, these are wrong."""
+        """Count the images that are wrong; the first of `wrong` has index `start`."""
         if wrong.any() and not self.count:
             self.first = start + int(np.argmax(wrong))
         self.count += int(wrong.sum())
 
     def fault(self) -> list[str]:
-        """The line, if there is one."""
+        """Return the line; empty if no image has the fault."""
         if not self.count:
             return []
         more = f" and {self.count - 1} more" if self.count > 1 else ""

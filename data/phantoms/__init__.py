@@ -1,1 +1,1 @@
-"""Synthetic chest radiographs in the competition's layout."""
+"""Synthetic chest radiographs in the competition's layout: `anatomy` draws one, `data_set` writes many."""

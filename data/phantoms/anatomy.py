@@ -1,11 +1,10 @@
 """A synthetic frontal chest radiograph, with or without a pneumothorax.
 
-Promises: `draw` gives an image that depends on its seed, number and size alone, and the exact regions
-of its pneumothorax. What it shows: body, lungs, heart and mediastinum, spine, ribs, clavicles, lung
-vessels, noise; pose, proportions, exposure and contrast vary. A pneumothorax lies between the chest
-wall and the collapsed lung: darker than lung, without vessels, bounded by the thin bright line of the
-visceral pleura, one or two crescents at apex, side or base. It is a phantom for programs, in no way a
-model of disease.
+`draw` returns an image and the exact regions of its pneumothorax; both depend only on the seed, the number,
+the size and the label. The image has body, lungs, heart and mediastinum, spine, ribs, clavicles, lung vessels
+and noise; pose, proportions, exposure and contrast vary. A pneumothorax lies between the chest wall and the
+collapsed lung: darker than lung, without vessels, bounded by the thin bright line of the visceral pleura, one
+or two crescents at apex, side or base. The phantoms are for testing programs; they do not model the disease.
 
 Coordinates are fractions of the image, x to the right and y down; the patient's right lung is on the
 left, as on any frontal radiograph. Values are densities: 0 air, 1 bone.
@@ -45,7 +44,7 @@ _BODY = (
 )  # fmt: skip
 _HILUM = {-1: (0.405, 0.43), 1: (0.60, 0.42)}
 _RIBS = 9
-_SMALLEST_REGION = 0.006  # of the image; smaller ones would be lost at training size
+_SMALLEST_REGION = 0.006  # share of the image; smaller regions would vanish at training size
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Phantom:
     """One synthetic radiograph.
 
     Attributes:
-        pixels: (size, size) uint8, bright meaning dense.
+        pixels: (size, size) uint8; bright is dense.
         regions: Masks (size, size) uint8 in {0, 1}, one for each annotation; they may overlap.
     """
 
@@ -62,7 +61,7 @@ class Phantom:
 
 
 def limit_threads() -> None:
-    """Let OpenCV use one thread in this process: for workers of which there are as many as cores."""
+    """Limit OpenCV to one thread in this process, for workers: there is one worker per core."""
     cv2.setNumThreads(1)
 
 
@@ -70,30 +69,30 @@ def draw(seed: int, number: int, size: int, positive: bool) -> Phantom:
     """Draw a phantom.
 
     Args:
-        seed: Of the whole set.
-        number: Of the phantom in the set.
+        seed: Seed of the whole set.
+        number: Number of the phantom in the set.
         size: Height and width, in pixels.
         positive: Whether it has a pneumothorax.
     """
-    return _Artist(_Dice(seed, number), size).phantom(positive)
+    return _PhantomDrawing(_NamedRandom(seed, number), size).phantom(positive)
 
 
 @dataclass(frozen=True)
-class _Dice:
-    """Random numbers by name, so that one more of them changes no other."""
+class _NamedRandom:
+    """Random numbers that depend on a name, so that adding one does not change the others."""
 
     seed: int
     number: int
 
     def between(self, name: str, low: float, high: float) -> float:
-        return low + (high - low) * float(self.many(name, 1)[0])
+        return low + (high - low) * float(self.uniform(name, 1)[0])
 
-    def many(self, name: str, count: int) -> Points:
-        """Uniform in [0, 1), (count,)."""
+    def uniform(self, name: str, count: int) -> Points:
+        """Return uniform numbers in [0, 1), (count,)."""
         return uniform(self.seed, "phantom", self.number, name, shape=(count,))
 
-    def grain(self, name: str, height: int, width: int) -> Layer:
-        """(height, width) about normal: mean 0, standard deviation 1 (sums of four uniforms)."""
+    def normal(self, name: str, height: int, width: int) -> Layer:
+        """Return (height, width) nearly normal: mean 0, standard deviation 1 (sums of four uniforms)."""
         drawn = words(self.seed, "phantom", self.number, name, count=height * width)
         sums = drawn.astype("<u8", copy=False).view("<u2").reshape(height, width, 4).sum(axis=2)
         return np.asarray((sums / 65535.0 - 2.0) * math.sqrt(3.0), dtype=np.float32)
@@ -108,11 +107,11 @@ class _Lung:
     side: int
 
 
-class _Artist:
-    """Draws one phantom; each method is one layer."""
+class _PhantomDrawing:
+    """Drawing of one phantom; each method draws one layer."""
 
-    def __init__(self, dice: _Dice, size: int) -> None:
-        self.dice = dice
+    def __init__(self, random: _NamedRandom, size: int) -> None:
+        self.random = random
         self.size = size
         self.lungs = tuple(
             _Lung(
@@ -129,11 +128,11 @@ class _Artist:
         lung = self._soft(self._lung_field(), 0.003)
         aerated = self._soft(collapsed, 0.0025)
         density = body * (0.60 + self._abdomen())
-        density -= lung * body * self.dice.between("air", 0.30, 0.36)
+        density -= lung * body * self.random.between("air", 0.30, 0.36)
         heart = self._heart()
         density += self._mediastinum() * body + heart * (0.05 + 0.23 * lung)
         if positive:
-            density -= (lung - aerated).clip(0, 1) * self.dice.between("gas", 0.10, 0.14)
+            density -= (lung - aerated).clip(0, 1) * self.random.between("gas", 0.10, 0.14)
             density += aerated * 0.02 + self._pleura(collapsed) * lung * 0.16
         density += aerated * (1 - 0.7 * heart) * (self._vessels() + self._texture())
         density += body * self._bones(lung)
@@ -142,11 +141,11 @@ class _Artist:
     @cached_property
     def _matrix(self) -> Points:
         """The pose: rotation, size, shift; (2, 3), from fractions to pixels."""
-        turn = math.radians(self.dice.between("turn", -4.5, 4.5))
-        wide, tall = self.dice.between("wide", 0.90, 1.04), self.dice.between("tall", 0.88, 1.06)
+        turn = math.radians(self.random.between("turn", -4.5, 4.5))
+        wide, tall = self.random.between("wide", 0.90, 1.04), self.random.between("tall", 0.88, 1.06)
         cos, sin = math.cos(turn), math.sin(turn)
         linear = np.array([[cos * wide, -sin * tall], [sin * wide, cos * tall]])
-        shift = np.array([self.dice.between("x", -0.025, 0.025), self.dice.between("y", -0.02, 0.05)])
+        shift = np.array([self.random.between("x", -0.025, 0.025), self.random.between("y", -0.02, 0.05)])
         centre = np.array([0.5, 0.45])
         moved = centre + shift - linear @ centre
         return np.asarray(np.concatenate([linear, moved[:, None]], axis=1) * self.size)
@@ -155,22 +154,22 @@ class _Artist:
         return np.asarray(points @ self._matrix[:, :2].T + self._matrix[:, 2])
 
     def _varied(self, name: str, points: tuple[tuple[float, float], ...], spread: float) -> Points:
-        moves = self.dice.many(name, 2 * len(points)).reshape(-1, 2) - 0.5
+        moves = self.random.uniform(name, 2 * len(points)).reshape(-1, 2) - 0.5
         return np.asarray(np.array(points) + 2 * spread * moves)
 
     def _pixels(self, fraction: float) -> int:
-        """A length in whole pixels, at least one."""
+        """Convert a length to whole pixels, at least one."""
         return max(1, round(fraction * self.size))
 
     def _filled(self, outlines: list[Points]) -> NDArray[np.uint8]:
-        """(size, size) uint8 in {0, 1}."""
+        """Fill closed outlines; (size, size) uint8 in {0, 1}."""
         mask = np.zeros((self.size, self.size), np.uint8)
         for outline in outlines:
             cv2.fillPoly(mask, [np.rint(outline * 16).astype(np.int32)], (1,), cv2.LINE_8, 4)
         return mask
 
     def _lines(self, lines: list[tuple[Points, float]]) -> Layer:
-        """Curves in pixels, each of a width in fractions; (size, size) in [0, 1]."""
+        """Draw curves, given in pixels with a width in fractions; (size, size) in [0, 1]."""
         layer = np.zeros((self.size, self.size), np.uint8)
         for points, width in lines:
             whole = [np.rint(points * 16).astype(np.int32)]
@@ -178,7 +177,7 @@ class _Artist:
         return layer.astype(np.float32) / np.float32(255)
 
     def _soft(self, layer: NDArray[np.generic], sigma: float) -> Layer:
-        """Blurred by a fraction of the image."""
+        """Blur a layer; sigma is a fraction of the image."""
         pixels = max(sigma * self.size, 0.3)
         blurred: Layer = cv2.GaussianBlur(layer.astype(np.float32), (0, 0), pixels)
         return blurred
@@ -187,11 +186,11 @@ class _Artist:
         return self._filled([lung.outline for lung in self.lungs])
 
     def _pneumothorax(self) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint8]]:
-        """The regions, and the field of lung that is left."""
-        first = 0 if self.dice.between("side", 0, 1) < 0.5 else 1
+        """Draw the regions; return them and the remaining field of the lungs."""
+        first = 0 if self.random.between("side", 0, 1) < 0.5 else 1
         places = [("first", first)]
-        if self.dice.between("regions", 0, 1) < 0.3:
-            other = self.dice.between("bilateral", 0, 1) < 0.3
+        if self.random.between("regions", 0, 1) < 0.3:
+            other = self.random.between("bilateral", 0, 1) < 0.3
             places.append(("second", 1 - first if other else first))
         field, left = self._lung_field(), self._lung_field()
         regions = []
@@ -204,15 +203,15 @@ class _Artist:
         return tuple(regions), left
 
     def _crescent(self, name: str, lung: _Lung, low: bool) -> NDArray[np.uint8]:
-        """A lung without its collapsed self: the outline drawn towards the hilum on one side."""
+        """Draw a lung minus the collapsed lung, whose outline is moved towards the hilum on one side."""
         offset = lung.outline - lung.outline.mean(axis=0)
         # 0 points to the side, 1 to the apex; lungs are twice as tall as wide.
         angle = np.arctan2(-offset[:, 1] / 2, lung.side * offset[:, 0])
-        towards = self.dice.between(f"{name} towards", -0.7, -0.3) if low else None
+        towards = self.random.between(f"{name} towards", -0.7, -0.3) if low else None
         if towards is None:
-            towards = self.dice.between(f"{name} towards", 0.1, 1.45)
-        focus = self.dice.between(f"{name} focus", 1.2, 3.0)
-        strength = self.dice.between(f"{name} strength", 0.30, 0.62)
+            towards = self.random.between(f"{name} towards", 0.1, 1.45)
+        focus = self.random.between(f"{name} focus", 1.2, 3.0)
+        strength = self.random.between(f"{name} strength", 0.30, 0.62)
         pull = strength * np.exp(focus * (np.cos(angle - towards) - 1))
         collapsed = lung.outline + pull[:, None] * (lung.hilum - lung.outline)
         region = self._filled([lung.outline]) & (1 - self._filled([collapsed]))
@@ -221,14 +220,14 @@ class _Artist:
         return opened
 
     def _pleura(self, collapsed: NDArray[np.uint8]) -> Layer:
-        """The visceral pleura: a thin line around what is left of the lung."""
+        """Draw the visceral pleura: a thin line around the rest of the lung."""
         width = self._pixels(0.004)
         ring = cv2.morphologyEx(collapsed, cv2.MORPH_GRADIENT, np.ones((width + 1, width + 1), np.uint8))
         inside = cv2.erode(self._lung_field(), np.ones((2 * width + 1,) * 2, np.uint8))
         return self._soft(ring & inside, 0.0012)
 
     def _grid(self) -> tuple[Layer, Layer]:
-        """Fractions x and y of every pixel before the pose, each (size, size)."""
+        """Return the coordinates x and y of every pixel before the pose, each (size, size)."""
         inverse = np.linalg.inv(np.vstack([self._matrix, [0, 0, 1]]))
         span = np.arange(self.size, dtype=np.float32)
         columns, rows = span[None, :], span[:, None]
@@ -251,7 +250,7 @@ class _Artist:
 
     def _heart(self) -> Layer:
         x, y = self._grid()
-        wide = self.dice.between("heart", 0.13, 0.165)
+        wide = self.random.between("heart", 0.13, 0.165)
         tilted = (x - 0.555) * 0.88 + (y - 0.60) * 0.47, (y - 0.60) * 0.88 - (x - 0.555) * 0.47
         radius = (tilted[0] / wide) ** 2 + (tilted[1] / 0.125) ** 2
         return np.asarray(1 / (1 + np.exp(np.minimum(radius - 1, 9) * 9)), dtype=np.float32)
@@ -260,7 +259,7 @@ class _Artist:
         """Branches from each hilum, thinner as they go."""
         lines: list[tuple[Points, float]] = []
         for lung in self.lungs:
-            draws = self.dice.many(f"vessels{lung.side}", 26 * 4).reshape(-1, 4)
+            draws = self.random.uniform(f"vessels{lung.side}", 26 * 4).reshape(-1, 4)
             for number, (angle, length, bend, twig) in enumerate(draws):
                 heading = (number + angle) / len(draws) * 2 * math.pi
                 reach = (0.10 + 0.22 * length) * self.size
@@ -272,7 +271,7 @@ class _Artist:
         """Uneven aeration: smooth noise of two scales."""
         layer = np.zeros((self.size, self.size), np.float32)
         for cells, amount in ((12, 0.012), (48, 0.014)):
-            noise = self.dice.grain(f"texture{cells}", cells, cells)
+            noise = self.random.normal(f"texture{cells}", cells, cells)
             shape = (self.size, self.size)
             layer += np.float32(amount) * cv2.resize(noise, shape, interpolation=cv2.INTER_CUBIC)
         return layer
@@ -296,7 +295,7 @@ class _Artist:
 
     def _clavicles(self) -> list[tuple[Points, float]]:
         span = np.linspace(0, 1, 16)
-        rise = self.dice.between("clavicles", 0.03, 0.08)
+        rise = self.random.between("clavicles", 0.03, 0.08)
         return [
             (
                 self._pose(
@@ -315,18 +314,18 @@ class _Artist:
 
     def _exposed(self, density: Layer, body: Layer) -> NDArray[np.uint8]:
         """Blur of the detector, contrast, exposure, noise; then 8 bits."""
-        contrast = self.dice.between("contrast", 0.90, 1.12)
-        level = self.dice.between("level", -0.03, 0.04)
+        contrast = self.random.between("contrast", 0.90, 1.12)
+        level = self.random.between("level", -0.03, 0.04)
         image = 0.5 + (self._soft(density, 0.0008) - 0.5) * contrast + level * body
-        image = np.clip(image, 0.02, 1) ** self.dice.between("gamma", 0.92, 1.1)
-        noise = self._soft(self.dice.grain("noise", self.size, self.size), 0.0)
+        image = np.clip(image, 0.02, 1) ** self.random.between("gamma", 0.92, 1.1)
+        noise = self._soft(self.random.normal("noise", self.size, self.size), 0.0)
         image = image + noise * np.float32(0.022) * np.sqrt(image)
         pixels: NDArray[np.uint8] = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
         return pixels
 
 
 def _branch(start: Points, step: Points, bend: float, twig: float) -> list[tuple[Points, float]]:
-    """One vessel: a bent curve in four ever thinner pieces, with a twig that leaves half-way."""
+    """Return one vessel: a bent curve in four pieces, each thinner than the last, with a twig half-way."""
     span = np.linspace(0, 1, 17)[:, None]
     across = np.array([-step[1], step[0]])
     curve = start + span * step + bend * span**2 * across
@@ -337,7 +336,7 @@ def _branch(start: Points, step: Points, bend: float, twig: float) -> list[tuple
 
 
 def _smooth(points: Points) -> Points:
-    """A closed Catmull-Rom curve through points, (n, 2) -> (12 n, 2)."""
+    """Return a closed Catmull-Rom curve through points, (n, 2) -> (12 n, 2)."""
     span = np.linspace(0, 1, 12, endpoint=False)[:, None, None]
     before, after, beyond = (np.roll(points, shift, axis=0) for shift in (1, -1, -2))
     curve = points + 0.5 * span * (

@@ -1,10 +1,10 @@
-"""A synthetic data set in the competition's layout, to start with and to test on.
+"""A synthetic data set in the competition's layout, for first steps and for tests.
 
-Promises: real DICOM files (baseline JPEG, 8 bits, the competition's header fields, one file in a
-folder per series in a folder per study) and a `train-rle.csv` with the oddities of the real one: a
-space before the second column's name and before each value, several rows for one image (some of them
-overlapping), ` -1` rows, an annotation without an image, an image without an annotation. The same
-settings give the same bytes on the same libraries, whatever the number of workers.
+The images are DICOM files (baseline JPEG, 8 bits, the competition's header fields), each in a folder for its
+series in a folder for its study. The `train-rle.csv` has the peculiarities of the real one: a space before
+the second column's name and before each value, several rows for one image (some of them overlapping), ` -1`
+rows, an annotation without an image, an image without an annotation. The same settings give the same bytes
+with the same versions of the libraries, whatever the number of workers.
 
 Nothing here comes from a patient: `data.phantoms.anatomy` draws the images, and the headers say so.
 """
@@ -40,8 +40,8 @@ ANNOTATIONS = "train-rle.csv"
 HEADER = "ImageId, EncodedPixels"
 
 LEAST_SIZE, GREATEST_SIZE = 64, 4096
-_UID_ROOT = "1.2.826.0.1.3680043.8.498."  # pydicom's own root, for UIDs made by anybody
-_ENOUGH_FOR_ODDITIES = 10  # smaller sets do without the image that has no annotation
+_UID_ROOT = "1.2.826.0.1.3680043.8.498."  # pydicom's root, free for anybody's UIDs
+_LEAST_WITH_UNANNOTATED = 10  # images; smaller sets have no image without an annotation
 _QUALITY = 90
 _SPACING_AT_1024 = 0.168  # mm, as in the competition's files
 
@@ -50,16 +50,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """What to draw, and where to.
+    """The settings of a synthetic data set.
 
     Attributes:
         out: Folder for the images' folder and the annotation file.
-        count: Images.
-        size: Height and width of each, in pixels.
-        seed: Of everything drawn.
+        count: Number of images.
+        size: Height and width of each image, in pixels.
+        seed: Seed of all random numbers.
         positive_fraction: Share of the images with a pneumothorax, rounded to whole images.
-        workers: Processes; None takes all cores.
-        overwrite: Whether images and annotations already in `out` may be replaced.
+        workers: Number of worker processes; None uses all cores.
+        overwrite: Whether existing images and annotations in `out` may be replaced.
     """
 
     out: Path = Path("demo")
@@ -73,15 +73,15 @@ class PhantomSettings:
 
 @dataclass(frozen=True)
 class PhantomReport:
-    """What was written.
+    """The files that were written, and the numbers of images.
 
     Attributes:
         images: Folder of the images.
         annotations: The annotation file.
-        count: Images.
-        positives: Those with a pneumothorax.
-        several: Those with more than one annotation row.
-        without_annotation: Those without any row.
+        count: Number of images.
+        positives: Images with a pneumothorax.
+        several: Images with more than one annotation row.
+        without_annotation: Images without an annotation row.
     """
 
     images: Path
@@ -93,14 +93,14 @@ class PhantomReport:
 
 
 class _Drawn(NamedTuple):
-    """A worker's result: the image's id and its rows of the annotation file."""
+    """A worker's result: the image's id and the encodings of its rows in the annotation file."""
 
     image_id: str
     encodings: tuple[str, ...]
 
 
-class _Task(NamedTuple):
-    """One phantom to draw, and the folder to write it below."""
+class _PhantomToDraw(NamedTuple):
+    """One phantom to draw, and the folder for its file."""
 
     number: int
     positive: bool
@@ -112,13 +112,12 @@ def write_phantoms(settings: PhantomSettings, progress: Progress | None = None) 
     """Write the data set.
 
     Args:
-        settings: What to draw, and where to.
-        progress: Told about each image written.
+        settings: The settings.
+        progress: Called for each image written.
 
     Raises:
         UserError: A bad setting, a folder that is not empty, another process that writes there, or a refusal
-            of the operating system.
-            The images' folder is then as it was before.
+            of the operating system. The images' folder is then as it was before.
     """
     _check(settings)
     with reserved(settings.out, shared=True):
@@ -153,7 +152,7 @@ def _write_phantoms(settings: PhantomSettings, progress: Progress | None) -> Pha
 
 
 def _check(settings: PhantomSettings) -> None:
-    """Refuse bad settings before any work."""
+    """Check the settings before any work."""
     for name, value, least, greatest in (
         ("--count", settings.count, 1, 1_000_000),
         ("--size", settings.size, LEAST_SIZE, GREATEST_SIZE),
@@ -168,24 +167,24 @@ def _check(settings: PhantomSettings) -> None:
     check_free("--out", settings.out, overwrite=settings.overwrite, replaced=replaced)
 
 
-def _tasks(settings: PhantomSettings, folder: Path) -> list[_Task]:
-    """Which phantoms are positive: the share asked for, at places drawn by the seed.
+def _tasks(settings: PhantomSettings, folder: Path) -> list[_PhantomToDraw]:
+    """List the phantoms. The positive ones have the requested share and are chosen at random.
 
-    The phantom that gets no annotation is the last one, and never positive.
+    The phantom without an annotation is the last one, and is never positive.
     """
     wanted = round(settings.count * settings.positive_fraction)
     order = permutation(settings.seed, "positives", count=settings.count - _unannotated(settings))
     positive = np.zeros(settings.count, dtype=bool)
     positive[order[:wanted]] = True
-    return [_Task(n, bool(positive[n]), folder, settings) for n in range(settings.count)]
+    return [_PhantomToDraw(n, bool(positive[n]), folder, settings) for n in range(settings.count)]
 
 
 def _unannotated(settings: PhantomSettings) -> int:
-    """Phantoms without a row in the annotation file."""
-    return 1 if settings.count >= _ENOUGH_FOR_ODDITIES else 0
+    """Return the number of phantoms without a row in the annotation file."""
+    return 1 if settings.count >= _LEAST_WITH_UNANNOTATED else 0
 
 
-def _write_one(task: _Task) -> _Drawn:
+def _write_one(task: _PhantomToDraw) -> _Drawn:
     """Draw and write one phantom, in a worker."""
     seed = task.settings.seed
     phantom = draw(seed, task.number, task.settings.size, task.positive)
@@ -198,24 +197,24 @@ def _write_one(task: _Task) -> _Drawn:
     return _Drawn(str(dataset.SOPInstanceUID), encodings)
 
 
-def _crashed(task: _Task) -> _Drawn:
+def _crashed(task: _PhantomToDraw) -> _Drawn:
     raise UserError(f"the process that drew phantom {task.number} died; is there memory enough?")
 
 
 def _table(seed: int, drawn: list[_Drawn]) -> str:
-    """The annotation file, and in it one row for an image that does not exist."""
+    """Return the content of the annotation file, with one row for an image that does not exist."""
     rows = [(result.image_id, encoding) for result in drawn for encoding in result.encodings]
     rows.append((_uid(seed, "no such image", 0), rle.EMPTY))
     return "".join([f"{HEADER}\n", *(f"{image_id}, {encoding}\n" for image_id, encoding in rows)])
 
 
 def _uid(seed: int, kind: str, number: int) -> UID:
-    """An identifier that the seed determines; 46 of at most 64 characters."""
+    """Return a UID that depends only on the arguments; 46 of at most 64 characters."""
     return UID(f"{_UID_ROOT}{int(words(seed, 'uid', kind, number, count=1)[0])}")
 
 
 def _dataset(seed: int, number: int, pixels: NDArray[np.uint8]) -> FileDataset:
-    """The DICOM data set of one phantom, with the fields that the competition's files have."""
+    """Return the DICOM data set of one phantom, with the fields of the competition's files."""
     uid = functools.partial(_uid, seed, number=number)
     age, sex = (int(word) for word in words(seed, "patient", number, count=2))
     meta = FileMetaDataset()
@@ -223,7 +222,7 @@ def _dataset(seed: int, number: int, pixels: NDArray[np.uint8]) -> FileDataset:
     meta.MediaStorageSOPInstanceUID = uid(kind="image")
     meta.TransferSyntaxUID = JPEGBaseline8Bit
     meta.ImplementationClassUID = UID(f"{_UID_ROOT}1")
-    meta.ImplementationVersionName = "PNEUMOSEG"  # a fixed one: pydicom's would name its release
+    meta.ImplementationVersionName = "PNEUMOSEG"  # fixed, because pydicom's default contains its version
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.SOPClassUID = meta.MediaStorageSOPClassUID
@@ -251,7 +250,7 @@ def _dataset(seed: int, number: int, pixels: NDArray[np.uint8]) -> FileDataset:
 
 
 def _set_pixels(dataset: FileDataset, pixels: NDArray[np.uint8]) -> None:
-    """The pixel module, as baseline JPEG."""
+    """Set the attributes of the pixels, with the pixels as baseline JPEG."""
     height, width = pixels.shape
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"

@@ -1,7 +1,7 @@
-"""What became of the sources of a run, for a reader and for a program.
+"""The report on the sources of a run of preprocessing, as an object and as JSON.
 
-Promises: every source file and every annotated image is accounted for, and everything but `resumed`
-depends on the sources and settings alone: a run that was interrupted and taken up reports the same.
+Every source file and every annotated image is counted. Everything but `resumed` depends only on the sources
+and the settings, so an interrupted run that was continued reports the same.
 """
 
 from __future__ import annotations
@@ -16,50 +16,49 @@ from typing import Any
 
 from core.files.atomic import write_text
 from data.annotations.annotation_file import Annotations
-from data.preprocessing.staging import Entry
+from data.preprocessing.staging import JournalEntry
 
 FORMAT_VERSION = 1
-"""Of the report as JSON."""
+"""The version of the report as JSON."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """Something said about a source file: its path below the images folder, and what."""
+    """A note on a source file: its path below the images folder, and the text."""
 
     file: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of the sources.
+class PreprocessingReport:
+    """The outcome for all source files and annotations.
 
     Attributes:
         out: The file to write.
-        error: Why it was not written, "" if it was.
+        error: The reason why it was not written, "" if it was.
         found: DICOM files found.
         written: Images in the file.
         datasets: Datasets of images in the file.
-        size_in_bytes: Of the file.
-        resumed: Source files whose result an earlier, interrupted run had left.
-        transfer_syntaxes: Files found by the name of their transfer syntax, the commonest first.
-        stored_bits: Files found by their stored bits, ascending; 0 where that is not known.
+        size_in_bytes: Size of the file.
+        resumed: Source files whose result came from an earlier, interrupted run.
+        transfer_syntaxes: Number of files by the name of their transfer syntax, the most common first.
+        stored_bits: Number of files by their stored bits, ascending; 0 where they are unknown.
         positives: Images written whose annotation is not empty.
-        annotations_per_image: Images written by the number of their annotations other than -1.
+        annotations_per_image: Number of images written by the number of their annotations other than -1.
         several: Images written with more than one annotation.
-        overlapping: Images written of which two annotations set the same pixel.
+        overlapping: Images written with two annotations that set the same pixel.
         vanished: Positive images whose mask is empty at the size written.
         contradictory: Images written with both -1 and an annotation (positive).
         without_annotation: Readable files without an annotation row, left out.
         bad_annotation: Files left out because a row is malformed or outside of the image.
         unreadable: Files that could not be read.
-        duplicates: Files left out because their id had come before.
+        duplicates: Files left out because an earlier file has the same id.
         without_image: Ids of annotations for which no file was found, sorted.
-        patients: Different patients of the images written, as far as they are known.
-        unknown_patients: Images written whose patient is not known.
+        patients: Number of different known patients of the images written.
+        unknown_patients: Images written whose patient is unknown.
         notes: Remarks on images written ("the first of 3 frames").
-        annotations: What was seen in the annotation file, whether or not there is an image for it;
-            None without one.
+        annotations: The content of the annotation file, with or without images; None without such a file.
     """
 
     out: Path
@@ -89,12 +88,14 @@ class Report:
 
     @property
     def skipped(self) -> int:
-        """Files found that are not in the output."""
+        """Number of files found that are not in the output."""
         return self.found - self.written
 
 
-def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations | None, resumed: int) -> Report:
-    """What is known when all sources are read and before the output is written."""
+def summarise(
+    out: Path, entries: Sequence[JournalEntry], annotations: Annotations | None, resumed: int
+) -> PreprocessingReport:
+    """Make the report after all sources are read and before the output is written."""
 
     def remarks(status: str) -> tuple[Remark, ...]:
         return tuple(Remark(entry.file, entry.reason) for entry in entries if entry.status == status)
@@ -105,12 +106,12 @@ def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations | No
     annotated = [sum(not row.empty for row in rows) for rows in rows_of.values()]
     syntaxes = Counter(entry.syntax for entry in entries)
 
-    def having(numbers: Iterable[int]) -> int:
-        """Images written of which one of these rows speaks."""
+    def images_with(numbers: Iterable[int]) -> int:
+        """Return the number of images written that have one of these annotation rows."""
         wanted = set(numbers)
         return sum(any(row.number in wanted for row in rows) for rows in rows_of.values())
 
-    return Report(
+    return PreprocessingReport(
         out=out,
         error="",
         found=len(entries),
@@ -123,9 +124,9 @@ def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations | No
         positives=sum(entry.positive for entry in kept),
         annotations_per_image=dict(sorted(Counter(annotated).items())),
         several=sum(count > 1 for count in annotated),
-        overlapping=having(annotations.overlapping_rows if annotations else ()),
+        overlapping=images_with(annotations.overlapping_rows if annotations else ()),
         vanished=sum(entry.vanished for entry in kept),
-        contradictory=having(annotations.contradictory_rows if annotations else ()),
+        contradictory=images_with(annotations.contradictory_rows if annotations else ()),
         without_annotation=remarks("without annotation"),
         bad_annotation=remarks("bad annotation"),
         unreadable=remarks("unreadable"),
@@ -138,11 +139,11 @@ def summarise(out: Path, entries: Sequence[Entry], annotations: Annotations | No
     )
 
 
-def as_json(report: Report) -> str:
-    """The report as one JSON object with the names of its attributes.
+def as_json(report: PreprocessingReport) -> str:
+    """Return the report as one JSON object whose keys are the attributes' names.
 
-    `resumed` is not in it, so that the text is the same whether or not the run was interrupted; of
-    `annotations` the rows themselves are not. Line numbers count from 1.
+    It omits `resumed`, so that the text is the same whether or not the run was interrupted, and the rows in
+    `annotations`. Line numbers count from 1.
     """
     content: dict[str, Any] = {
         "format": "pneumoseg-report",
@@ -157,8 +158,8 @@ def as_json(report: Report) -> str:
     return json.dumps(content, indent=1, default=_plain) + "\n"
 
 
-def write_report(path: Path, report: Report) -> None:
-    """Write the report as JSON, whole or not at all.
+def write_report(path: Path, report: PreprocessingReport) -> None:
+    """Write the report as JSON, atomically.
 
     Raises:
         UserError: The operating system refused.
@@ -166,11 +167,11 @@ def write_report(path: Path, report: Report) -> None:
     write_text(path, as_json(report))
 
 
-def _fields(of: Report | Annotations, without: set[str]) -> dict[str, Any]:
+def _fields(of: PreprocessingReport | Annotations, without: set[str]) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(of)]
     return {name: getattr(of, name) for name in names if name not in without}
 
 
 def _plain(value: Path | Remark) -> object:
-    """What JSON does not know."""
+    """Convert a type that JSON does not have."""
     return dataclasses.asdict(value) if isinstance(value, Remark) else str(value)

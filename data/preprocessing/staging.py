@@ -1,15 +1,17 @@
-"""Finished images on their way into the HDF5 file.
+"""The staging folder: finished images that are not yet in the HDF5 file.
 
-Promises: what `Staging.append` has recorded survives the end of the process, however it ends, and
-`Staging.open` gives it back if it was made from the same sources with the same settings; a row that
-is not whole (its checksum differs) is dropped together with everything after it. Memory does not grow
-with the number of images. One process at a time may hold a staging folder (`core.files.locks`); others may
-put rows into it for that one, each at its place (`data.hdf5.row_layout`).
+The work recorded by `Staging.append` survives any end of the process. `Staging.open` returns it if the
+sources and the settings are the same. A row whose checksum differs is dropped together with all rows after
+it. Memory does not grow with the number of images. One process at a time may hold a staging folder
+(`core.files.locks`); other processes may write rows for it, each at its place (`data.hdf5.row_layout`).
 
-In the folder: `fingerprint` (what the rows were made from), `rows` (which becomes the HDF5 file, if the
-files that were expected to give a row are those that did: nothing is copied then) and `journal.jsonl`
-(one line per source file, in the order of the files). Also `key`, random and for the owner's eyes alone:
-what the journal says of patients is hashed with it, and the key goes when the folder goes.
+The folder has these files:
+
+    fingerprint    a hash of everything that the rows depend on
+    rows           the rows; it becomes the HDF5 file without a copy if exactly the expected files gave a row
+    journal.jsonl  one line per source file, in the order of the files
+    key            random bytes that only the owner can read; the journal's patients are hashed with them, and
+                   the key is deleted with the folder
 """
 
 from __future__ import annotations
@@ -35,10 +37,10 @@ from data.hdf5.row_layout import Layout, RowFile, write_all
 from data.radiographs.headers import UNKNOWN
 
 FORMAT_VERSION = 6
-"""Of the folder's content; part of a fingerprint, so that an older one is not taken up."""
+"""The version of the folder's content; part of the fingerprint, so that an older folder is not continued."""
 
 ROWS = "rows"
-"""The file of rows in the folder."""
+"""The name of the file of rows in the folder."""
 
 _JOURNAL, _SCRATCH = "journal.jsonl", "scratch"
 _KEY_BYTES = 32
@@ -46,21 +48,21 @@ _SYNC_EVERY = 32  # source files
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What became of one source file.
+class JournalEntry:
+    """The result for one source file.
 
     Attributes:
         file: The file's path below the images folder, with `/`.
-        status: "kept", or why there is no row: see `data.preprocessing.conversion`.
-        reason: In words, for a reader; "" if there is nothing to say.
-        image_id: The image's id, "" if it is not known.
-        height: Of the original image, in pixels; 0 if it is not known.
-        width: Of the original image, in pixels; 0 if it is not known.
-        positive: Whether the annotation at the original size sets a pixel.
-        vanished: Whether none is left at the size of the row.
+        status: "kept", or the reason why there is no row: see `data.preprocessing.conversion`.
+        reason: A text for a reader; may be "".
+        image_id: The image's id, "" if unknown.
+        height: Height of the original image, in pixels; 0 if unknown.
+        width: Width of the original image, in pixels; 0 if unknown.
+        positive: Whether the annotation at the original size is not empty.
+        vanished: Whether a positive image's mask is empty at the size of the row.
         syntax: Name of the file's transfer syntax, see `data.radiographs.headers`.
-        bits: Stored bits of its pixels; 0 if they are not known.
-        patient: Keyed hash that stands for the patient; "" if the patient is not known.
+        bits: Stored bits of its pixels; 0 if unknown.
+        patient: Keyed hash of the patient; "" if the patient is unknown.
         checksum: XXH3 of the row's image, followed by its mask if it has one; 0 without a row.
     """
 
@@ -84,7 +86,7 @@ class Entry:
 
 
 def checksum(*row: NDArray[Any]) -> int:
-    """XXH3, 64 bits, of a row: an image, or an image and its mask. It costs a fifth of zlib's CRC-32."""
+    """Return XXH3 (64 bits) of a row: an image, or an image and its mask. It is faster than zlib's CRC-32."""
     digest = xxhash.xxh3_64()
     for array in row:
         digest.update(array.data)
@@ -95,15 +97,15 @@ class Staging:
     """An open staging folder.
 
     Attributes:
-        folder: Where it is.
-        layout: Where rows have their places in the file of rows.
-        entries: What became of the source files so far, in their order.
-        key: 32 random bytes, the same as long as the folder's entries are.
+        folder: Its path.
+        layout: The places of rows in the file of rows.
+        entries: The results for the source files so far, in the files' order.
+        key: 32 random bytes, the same as long as the folder keeps its entries.
     """
 
     def __init__(self, folder: Path, layout: Layout, places: Sequence[int]) -> None:
         self.folder, self.layout = folder, layout
-        self.entries: list[Entry] = []
+        self.entries: list[JournalEntry] = []
         self.key = b""
         self._places = places
         self._rows: RowFile | None = None
@@ -114,15 +116,15 @@ class Staging:
 
     @classmethod
     def open(
-        cls, folder: Path, fingerprint: str, lay_out: Callable[[Path], Layout], places: Sequence[int]
+        cls, folder: Path, fingerprint: str, compute_layout: Callable[[Path], Layout], places: Sequence[int]
     ) -> Staging:
-        """Take a staging folder, with what it holds if the fingerprint is the same.
+        """Open a staging folder; keep its content if the fingerprint is the same.
 
         Args:
-            folder: Made if absent; emptied if it was made from something else.
-            fingerprint: What the rows and their places depend on; one line.
-            lay_out: Finds the rows' places, with a file to try them out in.
-            places: Of each source file, which row of the layout its row is.
+            folder: Created if absent; emptied if its fingerprint differs.
+            fingerprint: A hash of everything that the rows and their places depend on; one line.
+            compute_layout: Computes the rows' places; its argument is a scratch file.
+            places: For each source file the number of its row in the layout.
 
         Raises:
             UserError: Another process holds the folder, or the operating system refused.
@@ -130,7 +132,7 @@ class Staging:
         with explain_os_errors(folder, "write"), contextlib.ExitStack() as lock:
             lock.enter_context(held(folder.resolve(), nested=False))
             folder.mkdir(parents=True, exist_ok=True)
-            staging = cls(folder, lay_out(folder / _SCRATCH), places)
+            staging = cls(folder, compute_layout(folder / _SCRATCH), places)
             staging._lock = lock.pop_all()
             try:
                 (folder / _SCRATCH).unlink(missing_ok=True)
@@ -139,7 +141,7 @@ class Staging:
                 same = mark.is_file() and mark.read_text("utf-8") == fingerprint
                 same = same and key.is_file() and key.stat().st_size == _KEY_BYTES
                 if not same:
-                    mark.unlink(missing_ok=True)  # first, so that no old row ever bears a new mark
+                    mark.unlink(missing_ok=True)  # first, so that no old row ever has the new fingerprint
                     for name in (ROWS, _JOURNAL):
                         (folder / name).unlink(missing_ok=True)
                     _write_secret(key, secrets.token_bytes(_KEY_BYTES))
@@ -151,12 +153,12 @@ class Staging:
                 raise
         return staging
 
-    def append(self, entry: Entry, *row: NDArray[Any]) -> None:
-        """Record what became of the next source file, whose row, if it gave one, is in its place by now.
+    def append(self, entry: JournalEntry, *row: NDArray[Any]) -> None:
+        """Record the result for the next source file. A row that is not given must be at its place already.
 
         Args:
-            entry: For the journal.
-            row: Put in its place before that; none if there is none, or another process put it there.
+            entry: The entry for the journal.
+            row: Written at its place before the entry; empty if there is none or another process wrote it.
 
         Raises:
             UserError: The operating system refused (the disk is full, say).
@@ -174,15 +176,15 @@ class Staging:
 
     @property
     def in_order(self) -> bool:
-        """Whether the rows fill the layout, so that their file can become the data file."""
+        """Whether the rows fill the layout without gaps, so that their file can become the data file."""
         kept = [place for place, entry in zip(self._places, self.entries, strict=True) if entry.kept]
         return kept == list(range(self.layout.count))
 
     def blocks(self) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The rows in the order of their files: image (1, H, W), and mask (1, H, W) if there are any.
+        """Yield the rows in the order of their files: image (1, H, W), and mask (1, H, W) if there are masks.
 
         Raises:
-            UserError: The folder can no longer be read.
+            UserError: The folder cannot be read any more.
         """
         assert self._rows is not None
         with explain_os_errors(self.folder, "read"):
@@ -191,7 +193,7 @@ class Staging:
                     yield tuple(array[None] for array in self._rows.get(place))
 
     def finished_rows(self) -> Path:
-        """The file of rows, closed here, to do something else with; what is recorded needs it.
+        """Close the file of rows and return its path. The recorded work is lost if this file is removed.
 
         Raises:
             UserError: The system could not write all of it.
@@ -205,12 +207,12 @@ class Staging:
         return self.folder / ROWS
 
     def close(self) -> None:
-        """Let go of the folder; what is recorded stays."""
+        """Close and unlock the folder; the recorded work stays."""
         self._close_files()
         self._lock.close()
 
     def discard(self) -> None:
-        """Remove the folder and let go of it."""
+        """Remove and unlock the folder."""
         self._close_files()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
@@ -222,14 +224,14 @@ class Staging:
                 file.close()
 
     def _sync(self, rows: RowFile) -> None:
-        """Have the disk take what was written so far, meanwhile, so that little is left to wait for."""
+        """Flush the rows to the disk in the background, so that the final flush is short."""
         if self._syncing is None or self._syncing.done():
             if self._syncing is not None:
-                self._syncing.result()  # the system tells of a failure once
+                self._syncing.result()  # the system reports a failure only once
             self._syncing = self._thread.submit(os.fsync, rows.fileno())
 
     def _recover(self) -> None:
-        """Take what is whole, cut off the rest, and get ready to append."""
+        """Read the entries whose rows are whole, cut off the others, and prepare to append."""
         for name in (ROWS, _JOURNAL):
             (self.folder / name).touch()
         self._rows = RowFile(self.folder / ROWS, self.layout)
@@ -244,26 +246,26 @@ class Staging:
         self._journal.truncate(recorded)
         self._journal.seek(recorded)
 
-    def _whole(self, rows: RowFile, entry: Entry) -> bool:
-        """Whether the row of the next entry is what it was."""
+    def _whole(self, rows: RowFile, entry: JournalEntry) -> bool:
+        """Return whether the row of the next entry has the recorded checksum."""
         try:
             return checksum(*rows.get(self._places[len(self.entries)])) == entry.checksum
         except EOFError:
             return False
 
 
-def _parse(line: bytes) -> Entry | None:
-    """The entry of a whole line of the journal, else None."""
+def _parse(line: bytes) -> JournalEntry | None:
+    """Return the entry of a line of the journal; None if the line is incomplete."""
     if not line.endswith(b"\n"):
         return None
     try:
-        return Entry(**json.loads(line))
+        return JournalEntry(**json.loads(line))
     except (ValueError, TypeError):
         return None
 
 
 def _write_secret(path: Path, content: bytes) -> None:
-    """Write a file that nobody but its owner may read, not even while it is being written."""
+    """Write a file that only its owner can read, also while it is being written."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -1,20 +1,20 @@
-"""A mask as a DICOM Segmentation object that points at its radiograph.
+"""A mask as a DICOM Segmentation object that references its radiograph.
 
-Promises: `write_segmentation` writes a file that highdicom, pydicom and a viewer read back to exactly the
-mask given: one BINARY segment "Pneumothorax" (SNOMED CT 36118008) of the category Morphologically abnormal
-structure (49755003), found by an AUTOMATIC algorithm that is named with its version (PS3.3 A.51, C.8.20).
-It belongs to the patient and the study of its source image, and references it.
+`write_segmentation` writes a file from which highdicom, pydicom and viewers read exactly the given mask. It
+has one BINARY segment "Pneumothorax" (SNOMED CT 36118008) of the category Morphologically abnormal structure
+(49755003), found by an AUTOMATIC algorithm with a name and a version (PS3.3 A.51, C.8.20). The object belongs
+to the patient and the study of its source image, and references the image.
 
-Radiographs (CR, DX, secondary capture) have no frame of reference: the mask lies on the pixels of the
-image that it references, row for row.
+Radiographs (CR, DX, secondary capture) have no frame of reference: each pixel of the mask belongs to the same
+pixel of the referenced image.
 
-What is copied of the source is patient and study, as it is, encoded as UTF-8. A value that the standard
-does not allow (an age of "62") is left out, or empty where the attribute must be there; one that would have
-to be made up is never made up: a source without the UIDs of its instance, series and study is refused.
+Patient and study are copied from the source unchanged, encoded as UTF-8. A value that the standard does not
+allow (an age of "62") is left out, or empty if the attribute is required. Values are never invented: a source
+without the UIDs of its instance, series and study is refused.
 
-The object's UIDs follow from its source, its mask and what made it (a hash, below the root 2.25 of
-PS3.5 B.2): the same answer sent to an archive twice is there once, another answer is another object. The
-series is one of its own, so that the numbering of other series does not matter.
+The object's UIDs are a hash of its source, its mask and the algorithm, below the root 2.25 (PS3.5 B.2). So an
+archive that receives the same result twice has it once, and another result is another object. Each object has
+a series of its own, so the numbers of other series do not matter.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 from pydicom.valuerep import STR_VR, PersonName, validate_value
 
 SERIES_NUMBER = 1000
-"""Of every series written here; well apart from those of a modality."""
+"""The number of every series written here; modalities use much smaller numbers."""
 
 _REQUIRED_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-_REQUIRED = (  # of type 2 in a Segmentation: present, if need be empty
+_REQUIRED = (  # type 2 in a Segmentation: present, but may be empty
     "PatientID",
     "PatientName",
     "PatientBirthDate",
@@ -55,25 +55,25 @@ _REQUIRED = (  # of type 2 in a Segmentation: present, if need be empty
     "ReferringPhysicianName",
 )
 _SEXES = ("M", "F", "O")
-# Pixels, text coded otherwise, what would make highdicom look for planes in space; and the spacing: without
-# a slice's thickness, which a radiograph has not, highdicom's `segread` refuses it.
+# Not copied: pixels; the text encoding, which changes; what makes highdicom look for planes in space;
+# and the pixel spacing, because highdicom's `segread` refuses it without a slice thickness.
 _NOT_COPIED = re.compile(".*PixelData|SpecificCharacterSet|.*FrameOfReference.*|.*Sequence|.*PixelSpacing")
 _CODED = re.compile("[A-Z0-9_ ]{0,16}")
 
 
-class NoSegmentation(Exception):  # noqa: N818  it is an outcome, not a defect
-    """Why there can be no Segmentation object for an image, in one line."""
+class NoSegmentation(Exception):  # noqa: N818  an expected outcome, not a defect
+    """An image for which there can be no Segmentation object; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What found the mask.
+    """The algorithm that found the mask. Each attribute has at most 64 characters.
 
     Attributes:
-        name: Of the software, at most 64 characters, as all of these.
-        version: Of the software.
-        model: Which model: a hash of its weights.
-        parameters: Whatever else decides the mask, for a reader.
+        name: Name of the software.
+        version: Version of the software.
+        model: Hash of the model's weights.
+        parameters: Everything else that determines the mask, for a reader.
     """
 
     name: str
@@ -87,12 +87,12 @@ def write_segmentation(path: Path, source: Dataset, mask: NDArray[np.uint8], alg
 
     Args:
         path: The file.
-        source: The image, as `data.radiographs.dicom.read_dataset` gave it.
+        source: The image, as returned by `data.radiographs.dicom.read_dataset`.
         mask: (Rows, Columns) of the source, in {0, 1}, not empty.
-        algorithm: What found it.
+        algorithm: The algorithm that found the mask.
 
     Raises:
-        NoSegmentation: The source lacks what an object needs to point at it, or is of a kind that has no
+        NoSegmentation: The source lacks attributes that a reference needs, or is of a kind that has no
             Segmentation objects.
         OSError: The operating system refused.
     """
@@ -101,7 +101,7 @@ def write_segmentation(path: Path, source: Dataset, mask: NDArray[np.uint8], alg
             segmentation = _segmentation(_header(source, mask.shape), source, mask, algorithm)
     except NoSegmentation:
         raise
-    except Exception as error:  # hostile headers make pydicom and highdicom raise anything
+    except Exception as error:  # pydicom and highdicom may raise any kind for hostile headers
         raise NoSegmentation(f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
     with _quiet():
         segmentation.save_as(path)
@@ -142,7 +142,7 @@ def _segmentation(
         content_description="Pneumothorax found by an algorithm",
         series_description="Pneumothorax segmentation",
     )
-    made.PatientOrientation = header.get("PatientOrientation", "")  # type 2C, C.7.6.1; highdicom has none
+    made.PatientOrientation = header.get("PatientOrientation", "")  # type 2C, C.7.6.1; highdicom sets none
     organization = UID(_uid("dimensions", header, mask, algorithm))
     made.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in made.DimensionIndexSequence:
@@ -150,13 +150,13 @@ def _segmentation(
     several = int(source.get("NumberOfFrames", 1) or 1) > 1
     for item in _references(made):
         item.ReferencedSOPClassUID = _text(source, "SOPClassUID")
-        if several and "PurposeOfReferenceCodeSequence" in item:  # what this frame was derived from
-            item.ReferencedFrameNumber = 1  # the one that `data.radiographs.dicom` reads
+        if several and "PurposeOfReferenceCodeSequence" in item:  # the frame's source
+            item.ReferencedFrameNumber = 1  # `data.radiographs.dicom` reads frame 1
     return made
 
 
 def _references(made: Dataset) -> Iterator[Dataset]:
-    """The places where an image is referenced; there is but one image to reference."""
+    """Yield the items that reference an image. All reference the same image, because there is only one."""
     for element in made:
         if element.VR == "SQ":
             for item in element.value:
@@ -166,13 +166,14 @@ def _references(made: Dataset) -> Iterator[Dataset]:
 
 
 def _header(source: Dataset, shape: tuple[int, ...]) -> Dataset:
-    """The source as far as it is copied or referenced: values that the standard allows, and no pixels.
+    """Return the part of the source that is copied or referenced: values that the standard allows, no pixels.
 
-    To highdicom it is a secondary capture of one frame, whatever it is: it treats others by what their kind
-    should have (functional groups, planes in space) and knows only the standard's. `_references` mends it.
+    The header always says that the source is a secondary capture of one frame. For other classes highdicom
+    expects what the standard requires (functional groups, planes in space), and it knows only standard
+    classes. The caller then puts the true class into the items of `_references`.
     """
     header = Dataset()
-    for tag in source.keys():  # noqa: SIM118  elements are parsed when looked at, which may fail
+    for tag in source.keys():  # noqa: SIM118  elements are parsed on access, which may fail
         element = _valid(source, tag)
         if element is not None:
             header.add(element)
@@ -201,7 +202,7 @@ def _text(source: Dataset, keyword: str) -> str:
 
 
 def _valid(source: Dataset, tag: Any) -> DataElement | None:
-    """A copy of an element; None for what is not copied or is no value of its kind."""
+    """Return a copy of an element; None if it is not copied or its value is not valid for its VR."""
     try:
         element: DataElement = source[tag]
         keyword = element.keyword
@@ -213,7 +214,7 @@ def _valid(source: Dataset, tag: Any) -> DataElement | None:
                 return None
             if element.VR in STR_VR and value not in (None, ""):
                 validate_value(element.VR, str(value), RAISE)
-        if element.VR == "PN":  # anew: it remembers the source's encoding
+        if element.VR == "PN":  # a new object, because the old one remembers the source's encoding
             return DataElement(tag, "PN", [PersonName(str(value or "")) for value in values])
         return DataElement(tag, element.VR, element.value)
     except Exception:  # as in `write_segmentation`
@@ -221,7 +222,7 @@ def _valid(source: Dataset, tag: Any) -> DataElement | None:
 
 
 def _uid(kind: str, header: Dataset, mask: NDArray[np.uint8], algorithm: Algorithm) -> str:
-    """An identifier that follows from the answer; a UUID of version 8 (RFC 9562), in decimal."""
+    """Return a UID computed from the arguments: a UUID of version 8 (RFC 9562), in decimal."""
     digest = hashlib.sha256(repr((kind, str(header.SOPInstanceUID), mask.shape, algorithm)).encode())
     digest.update(np.packbits(mask).tobytes())
     number = int.from_bytes(digest.digest()[:16], "big")
@@ -232,7 +233,7 @@ def _uid(kind: str, header: Dataset, mask: NDArray[np.uint8], algorithm: Algorit
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No remarks of the libraries' on names of one part and the like."""
+    """Suppress the libraries' warnings, for example about person names of one part."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,23 +1,23 @@
-"""What a set of masks looks like: encoded the right way round, at the right size?
+"""Warnings about masks that look wrongly encoded: absolute starts, another height, transposed.
 
-Promises: `remarks` names what the masks of a submission, taken together, make likely: that starts of
-runs are absolute, that the masks were encoded at another height, that they are transposed. Nothing of
-that is certain, so these are warnings; the evidence is counted and said. One strange mask raises none
-of them where there are others.
+`appearance_warnings` examines the masks of a submission together and reports what they make likely. It is
+never certain, so these are warnings; each says how many masks support it. One unusual mask among many causes
+none.
 
-How each is seen, without decoding a mask:
+The checks decode no mask:
 
-- absolute starts. In the competition's encoding each start counts from the end of the run before.
-  Read as such, absolute starts are gaps that grow by at least the run before, run after run.
-- another height. Neighbouring columns of a mask are alike, so its runs begin about as far apart as the
-  image is high. The commonest distance of starts, over all masks, is what they were encoded with. A
-  mask speaks for it where more of its pixels have a neighbour at that distance than at its image's height.
-- transposed. Written row by row, a mask of an image that is not square repeats after its width: the
-  same test. The mask of a square image becomes its mirror image instead, as smooth as before; but a
-  pneumothorax lies under the apex and along the side, and that is no longer so. `orientation` weighs
-  where a mask lies. Its weights were fitted to the competition's 2,669 masks against their transposes;
-  of masks that it was not fitted to, it judges 86 % right, so it takes a handful: of five transposed
-  masks 72 % are noticed, of twenty 99 %; five right ones raise a false alarm in 0.04 %.
+- Absolute starts. In the competition's encoding each start counts from the end of the previous run. If
+  starts are absolute, each gap exceeds the previous one by at least the length of the previous run.
+- Another height. Neighbouring columns of a mask are similar, so the starts of its runs are about one image
+  height apart. The most common distance of starts, over all masks, is the height at encoding. A mask counts
+  as evidence if more of its pixels have a neighbour at that distance than at the height of its image.
+- Transposed, images that are not square. The distance of the runs is then the image's width; the test is
+  the same.
+- Transposed, square images. The result is a mirror image, as smooth as before, but a pneumothorax usually
+  lies under the apex and along the side. `orientation` evaluates the position of a mask. Its weights were
+  fitted to the competition's 2,669 masks and their transposes. It is right for 86 % of the masks that it was
+  not fitted to, so a few masks are needed: 72 % of the sets of five transposed masks and 99 % of the sets of
+  twenty are noticed; 0.04 % of the sets of five right masks cause a false alarm.
 """
 
 from __future__ import annotations
@@ -31,61 +31,61 @@ from numpy.typing import NDArray
 
 from data.annotations import rle
 
-_LEAST_RUNS = 8  # of a mask that can speak of its height
-_LEAST_PERIOD, _GREATEST_PERIOD = 16, 1 << 16
-_NEIGHBOURS = 3  # runs on: a column may have several
-_BLUR = 2  # pixels by which most outlines move from a column to the next, at most
-_SLANT = 16  # heights that differ by fewer pixels cannot be told from an outline as steep as that
-_LEAST_ABSOLUTE = 4  # runs that must grow, so that it is no accident
+_LEAST_RUNS = 8  # runs of a mask from which its height can be estimated
+_LEAST_PERIOD, _GREATEST_PERIOD = 16, 1 << 16  # pixels
+_NEIGHBOURS = 3  # distances to the next 3 runs are counted, because a column may have several runs
+_BLUR = 2  # pixels; most outlines move no further from one column to the next
+_LEAST_DIFFERENCE = 16  # pixels; a smaller difference of heights looks the same as a steep outline
+_LEAST_RUNS_TO_GROW = 4  # runs; in fewer, growing gaps may be chance
 
-_MOST_COVERED = 0.2  # share of the image; 99 % of the competition's masks cover less than 0.08
-_CLIP = 3.0
-_SURE, _TYPICAL = 6.0, 0.75  # of the sum, and of the mean, of what transposed masks give
+_LARGEST_SHARE = 0.2  # of the image; 99 % of the competition's masks cover less than 0.08
+_CLIP = 3.0  # largest absolute log odds of one mask
+_LEAST_SUM, _LEAST_MEAN = 6.0, 0.75  # log odds for transposed masks that cause a warning
 
 
-class Mask(NamedTuple):
-    """A mask that sets a pixel: its runs (`rle.runs`), and its image's size in pixels."""
+class EncodedMask(NamedTuple):
+    """A mask that is not empty: its runs (`rle.runs`), and its image's size in pixels."""
 
     runs: NDArray[np.int64]
     height: int
     width: int
 
 
-def remarks(masks: Sequence[Mask]) -> list[str]:
-    """What the masks make likely, one line each; none if they look as they should.
+def appearance_warnings(masks: Sequence[EncodedMask]) -> list[str]:
+    """Return the warnings about the masks, one line each; empty if the masks look right.
 
     Args:
-        masks: At least one pixel is set in each; a few hundred say as much as all.
+        masks: Masks that are not empty; a few hundred are as good as all.
     """
-    found = [_absolute(masks)]
+    found = [_absolute_starts_warning(masks)]
     if not any(found):
-        found = [_row_by_row(masks) or _other_height(masks)]
+        found = [_transposed_warning(masks) or _height_warning(masks)]
     if not any(found):
-        found = [_mirrored(masks)]
-    return [remark for remark in found if remark]
+        found = [_orientation_warning(masks)]
+    return [warning for warning in found if warning]
 
 
-def _absolute(masks: Sequence[Mask]) -> str:
-    telling = [mask for mask in masks if len(mask.runs) >= _LEAST_ABSOLUTE]
-    count = sum(_grows(mask.runs) for mask in telling)
-    if 2 * count <= len(telling):
+def _absolute_starts_warning(masks: Sequence[EncodedMask]) -> str:
+    usable = [mask for mask in masks if len(mask.runs) >= _LEAST_RUNS_TO_GROW]
+    count = sum(_starts_grow(mask.runs) for mask in usable)
+    if 2 * count <= len(usable):
         return ""
     return (
-        f"in {count} of {len(telling)} masks every start is beyond the run before even as it stands: "
+        f"in {count} of {len(usable)} masks every start is beyond the run before even as it stands: "
         "are they absolute? Here each counts from the end of the run before"
     )
 
 
-def _grows(runs: NDArray[np.int64]) -> bool:
+def _starts_grow(runs: NDArray[np.int64]) -> bool:
     gaps = runs[:, 0] - np.append(0, runs[:-1, 1])
     lengths = runs[:, 1] - runs[:, 0]
     return bool((gaps[1:] >= gaps[:-1] + lengths[:-1]).all())
 
 
-def _row_by_row(masks: Sequence[Mask]) -> str:
-    """Masks of images that are not square and whose runs repeat after the width."""
-    oblong = [mask for mask in masks if _speaks(mask) and _differ(mask.height, mask.width)]
-    count = sum(_prefers(mask, mask.width) for mask in oblong)
+def _transposed_warning(masks: Sequence[EncodedMask]) -> str:
+    """Return the warning that the runs repeat after the width, from the images that are not square."""
+    oblong = [mask for mask in masks if _has_enough_runs(mask) and _clearly_differ(mask.height, mask.width)]
+    count = sum(_fits_better(mask, mask.width) for mask in oblong)
     if 2 * count <= len(oblong):
         return ""
     return (
@@ -94,35 +94,35 @@ def _row_by_row(masks: Sequence[Mask]) -> str:
     )
 
 
-def _other_height(masks: Sequence[Mask]) -> str:
-    telling = [mask for mask in masks if _speaks(mask)]
-    period = _period(telling)
-    count = sum(_differ(mask.height, period) and _prefers(mask, period) for mask in telling)
-    if period == 0 or 2 * count <= len(telling):
+def _height_warning(masks: Sequence[EncodedMask]) -> str:
+    usable = [mask for mask in masks if _has_enough_runs(mask)]
+    period = _period(usable)
+    count = sum(_clearly_differ(mask.height, period) and _fits_better(mask, period) for mask in usable)
+    if period == 0 or 2 * count <= len(usable):
         return ""
-    heights = sorted({mask.height for mask in telling})
+    heights = sorted({mask.height for mask in usable})
     wanted = f"{heights[0]}" if len(heights) == 1 else f"{heights[0]} to {heights[-1]}"
     return (
         f"the masks look encoded at a height of about {period} pixels, not {wanted}: that is after how many "
-        f"pixels the runs of {count} of {len(telling)} masks repeat. Resize masks before encoding them"
+        f"pixels the runs of {count} of {len(usable)} masks repeat. Resize masks before encoding them"
     )
 
 
-def _speaks(mask: Mask) -> bool:
+def _has_enough_runs(mask: EncodedMask) -> bool:
     return len(mask.runs) >= _LEAST_RUNS
 
 
-def _differ(one: int, other: int) -> bool:
-    return abs(one - other) >= _SLANT
+def _clearly_differ(one: int, other: int) -> bool:
+    return abs(one - other) >= _LEAST_DIFFERENCE
 
 
-def _prefers(mask: Mask, period: int) -> bool:
-    """Whether more pixels have a neighbour in the next column if columns are `period` high."""
+def _fits_better(mask: EncodedMask, period: int) -> bool:
+    """Return whether more pixels have a neighbour in the next column if columns are `period` high."""
     return rle.overlap(mask.runs, mask.runs + period) > rle.overlap(mask.runs, mask.runs + mask.height)
 
 
-def _period(masks: Sequence[Mask]) -> int:
-    """The commonest distance of two runs that are neighbours in their masks; 0 if there is none."""
+def _period(masks: Sequence[EncodedMask]) -> int:
+    """Return the most common distance of neighbouring runs of one mask, in pixels; 0 if there is none."""
     votes = np.zeros(_GREATEST_PERIOD + 1)
     for mask in masks:
         edges = [mask.runs[step:] - mask.runs[:-step] for step in range(1, _NEIGHBOURS + 1)]
@@ -136,34 +136,34 @@ def _period(masks: Sequence[Mask]) -> int:
     return max(near, key=lambda period: sum(rle.overlap(mask.runs, mask.runs + period) for mask in masks))
 
 
-def _mirrored(masks: Sequence[Mask]) -> str:
-    judged = np.array(
+def _orientation_warning(masks: Sequence[EncodedMask]) -> str:
+    log_odds = np.array(
         [
             orientation(mask)
             for mask in masks
-            if rle.area(mask.runs) <= _MOST_COVERED * mask.height * mask.width
+            if rle.area(mask.runs) <= _LARGEST_SHARE * mask.height * mask.width
         ]
     )
-    if not len(judged):
+    if not len(log_odds):
         return ""
-    evidence = np.clip(judged, -_CLIP, _CLIP)
-    if evidence.sum() > -_SURE or evidence.mean() > -_TYPICAL:
+    evidence = np.clip(log_odds, -_CLIP, _CLIP)
+    if evidence.sum() > -_LEAST_SUM or evidence.mean() > -_LEAST_MEAN:
         return ""
     return (
-        f"the masks look transposed: {int((judged < 0).sum())} of {len(judged)} lie where a pneumothorax is "
-        "more often found after exchanging rows and columns. The encoding goes down the columns"
+        f"the masks look transposed: {int((log_odds < 0).sum())} of {len(log_odds)} lie where a pneumothorax "
+        "is more often found after exchanging rows and columns. The encoding goes down the columns"
     )
 
 
-def orientation(mask: Mask) -> float:
-    """How much more a mask looks like a pneumothorax than its transpose does.
+def orientation(mask: EncodedMask) -> float:
+    """Compute the log odds that a mask, and not its transpose, is that of a pneumothorax.
 
     Args:
-        mask: Of a frontal radiograph, upright.
+        mask: A mask of an upright frontal radiograph.
 
     Returns:
-        The logarithm of the odds, by a logistic model of where the mask lies and how it extends. The
-        transpose of the mask (and of its image's size) gives the same with the other sign.
+        The log odds from a logistic model of the mask's position and extent. The transpose of the mask (and
+        of its image's size) gives the negative of this value.
     """
     x, top, bottom = _segments(mask)
     length = bottom - top
@@ -181,8 +181,8 @@ def orientation(mask: Mask) -> float:
     )
 
 
-def _segments(mask: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Column, first row and the row after the last of each piece of a run that lies in one column."""
+def _segments(mask: EncodedMask) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Split the runs at columns; return column, first row, and row after the last, of each piece."""
     starts, ends = mask.runs[:, 0], mask.runs[:, 1]
     first, last = starts // mask.height, (ends - 1) // mask.height
     pieces = last - first + 1

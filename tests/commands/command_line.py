@@ -28,7 +28,7 @@ from safetensors.numpy import load_file
 from core.backend.registry import backend_names, find_backend
 from core.commands import main
 from data.annotations import rle
-from data.hdf5.store import ImageMetadata, write
+from data.hdf5.file_writing import ImageMetadata, write
 from preprocess import COMMANDS as PREPROCESS_COMMANDS
 from run import COMMANDS as RUN_COMMANDS
 

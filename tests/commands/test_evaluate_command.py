@@ -18,7 +18,8 @@ from core.prediction.trained_models import Predictor, find_members
 from core.scoring.thresholds import FILE, Thresholds, save_thresholds
 from data.annotations import rle
 from data.batches.splits import split_store
-from data.hdf5.store import ImageMetadata, Store, write
+from data.hdf5.file_writing import ImageMetadata, write
+from data.hdf5.store import Store
 from data.radiographs.resize import resize_image, resize_mask
 
 SIZE = 32

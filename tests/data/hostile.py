@@ -40,7 +40,7 @@ from pydicom.uid import (
 )
 
 from data.annotations import rle
-from data.hdf5.store import ImageMetadata, write
+from data.hdf5.file_writing import ImageMetadata, write
 
 HEIGHT, WIDTH = 41, 35
 LARGEST_REAL = 700_000  # bytes; copying larger files about takes the time of many mutations

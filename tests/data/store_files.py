@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.annotations import rle
-from data.hdf5.store import ImageMetadata, write
+from data.hdf5.file_writing import ImageMetadata, write
+from data.hdf5.store import Store
 
 COUNT, HEIGHT, WIDTH = 7, 5, 4
 
@@ -61,3 +62,10 @@ def write_store(path: Path, storage: str = "float32", per_dataset: int = 3, bloc
         storage=storage,
         attributes={"annotations_sha256": "abc"},
     )
+
+
+def read_all(store: Store, indices: list[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    shape = (len(indices), store.height, store.width, 1)
+    images, masks = np.full(shape, 9, np.float32), np.full(shape, 9, np.uint8)
+    store.read(np.array(indices), images, masks)
+    return images, masks

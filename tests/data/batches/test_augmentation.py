@@ -1,6 +1,6 @@
-"""Altered images: exact where geometry is exact, as predicted elsewhere, and masks that stay with theirs.
+"""Augmented images: exact where the geometry is exact, as computed elsewhere; masks follow their images.
 
-The end of the test run lists the ways in which a mask was led astray on purpose, and that each was caught.
+The end of the test run lists wrong ways to move a mask, and that the tests notice each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from data.batches import augmentation
-from data.batches.augmentation import Augmentation, augment, move, tone
+from data.batches.augmentation import AugmentationSettings, augment, move, tone
 
 SHAPES = [(9, 14), (16, 11), (12, 12), (13, 13)]
 Image = NDArray[np.float32]
@@ -34,7 +34,7 @@ def moved(image: Image, mask: Mask, *how: Any, **more: Any) -> tuple[Image, Mask
     return image, mask
 
 
-def altered(image: Image, mask: Mask, wanted: Augmentation, *key: int) -> tuple[Image, Mask]:
+def altered(image: Image, mask: Mask, wanted: AugmentationSettings, *key: int) -> tuple[Image, Mask]:
     image, mask = image.copy(), mask.copy()
     augment(image, mask, wanted, *(key or (1, 2, 3)))
     return image, mask
@@ -43,15 +43,15 @@ def altered(image: Image, mask: Mask, wanted: Augmentation, *key: int) -> tuple[
 @pytest.mark.parametrize("shape", SHAPES)
 def test_without_settings_nothing_is_altered(shape: tuple[int, int]) -> None:
     image, mask = drawn(shape)
-    assert not Augmentation().alters
-    for found, expected in zip(altered(image, mask, Augmentation()), (image, mask), strict=True):
+    assert not AugmentationSettings().alters
+    for found, expected in zip(altered(image, mask, AugmentationSettings()), (image, mask), strict=True):
         assert found.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_flip_is_exact(shape: tuple[int, int]) -> None:
     image, mask = drawn(shape)
-    found = altered(image, mask, Augmentation(horizontal_flip=1.0))
+    found = altered(image, mask, AugmentationSettings(horizontal_flip=1.0))
     np.testing.assert_array_equal(found[0], np.fliplr(image))
     np.testing.assert_array_equal(found[1], np.fliplr(mask))
 
@@ -93,7 +93,7 @@ def landing(
     scale: float,
     degrees: float,
 ) -> tuple[float, float]:
-    """Where a point (row, column) comes to lie, in plain trigonometry: up is minus a row."""
+    """Return the new position of a point (row, column), by trigonometry; up is towards smaller rows."""
     middle = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
     up, right = middle[0] - point[0], point[1] - middle[1]
     angle, length = math.atan2(up, right) + math.radians(degrees), scale * math.hypot(up, right)
@@ -132,7 +132,7 @@ def test_a_mask_has_the_area_and_the_centroid_that_geometry_predicts(
 def test_a_radiograph_is_read_where_it_should_be(
     shift: tuple[float, float], scale: float, degrees: float
 ) -> None:
-    """Two slopes tell where a pixel came from: bilinear interpolation gives them back exactly."""
+    """Two linear gradients show where a pixel came from: bilinear interpolation reproduces them exactly."""
     shape = (41, 60)
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     read = [
@@ -204,7 +204,7 @@ def test_every_pixel_is_read_where_it_is_said(
 
 
 def blob(shape: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """A ragged patch that keeps away from the edges."""
+    """Return an irregular region away from the edges."""
     mask = np.zeros(shape, np.uint8)
     height, width = shape
     mask[height // 4 : height // 2, width // 3 : 2 * width // 3] = 1
@@ -215,7 +215,7 @@ def blob(shape: tuple[int, int], rng: np.random.Generator) -> Mask:
 
 
 def out_of_step(how: Callable[..., None]) -> str | None:
-    """How a mask is not where its radiograph shows it; None where all agree."""
+    """Return how a mask deviates from its radiograph; None if it does not."""
     rng = np.random.default_rng(5)
     for number in range(60):
         shape = SHAPES[number % len(SHAPES)]
@@ -314,7 +314,7 @@ def test_noise_has_the_deviation_that_was_drawn() -> None:
     image, mask = np.full((80, 90), 0.5, np.float32), np.ones((80, 90), np.uint8)
     deviations = []
     for place in range(60):
-        found, _ = altered(image, mask, Augmentation(noise=0.1), 1, 1, place)
+        found, _ = altered(image, mask, AugmentationSettings(noise=0.1), 1, 1, place)
         noise = found - image
         assert abs(noise.mean()) < 5 * 0.1 / 80
         neighbours = float(np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1])
@@ -326,15 +326,15 @@ def test_noise_has_the_deviation_that_was_drawn() -> None:
 
 
 def test_amounts_fill_their_ranges_evenly() -> None:
-    """What is drawn, seen in what becomes of a single bright pixel and of a plain grey."""
+    """The random numbers are inferred from the change of one bright pixel and of a uniform grey."""
     shifts, tones = [], []
     for place in range(300):
         image, mask = np.zeros((41, 61), np.float32), np.zeros((41, 61), np.uint8)
         image[20, 30] = 1.0
-        found, _ = altered(image, mask, Augmentation(shift=0.25), 7, 1, place)
+        found, _ = altered(image, mask, AugmentationSettings(shift=0.25), 7, 1, place)
         shifts.append(np.array(np.unravel_index(found.argmax(), found.shape)) - [20, 30])
         grey, _ = altered(
-            np.full((3, 3), 0.5, np.float32), mask[:3, :3], Augmentation(gamma=1.0), 7, 1, place
+            np.full((3, 3), 0.5, np.float32), mask[:3, :3], AugmentationSettings(gamma=1.0), 7, 1, place
         )
         tones.append(math.log2(math.log(float(grey[0, 0]), 0.5)))
     for values, limit in ((np.array(shifts)[:, 0], 10.25), (np.array(shifts)[:, 1], 15.25), (tones, 1.0)):
@@ -348,10 +348,10 @@ def test_amounts_fill_their_ranges_evenly() -> None:
 def test_a_probability_is_a_share_of_the_images() -> None:
     image, mask = drawn((9, 7))
     for wanted in (
-        Augmentation(horizontal_flip=0.3),
-        Augmentation(shift=0.3, affine_probability=0.3),
-        Augmentation(contrast=0.5, intensity_probability=0.3),
-        Augmentation(noise=0.5, noise_probability=0.3),
+        AugmentationSettings(horizontal_flip=0.3),
+        AugmentationSettings(shift=0.3, affine_probability=0.3),
+        AugmentationSettings(contrast=0.5, intensity_probability=0.3),
+        AugmentationSettings(noise=0.5, noise_probability=0.3),
     ):
         changed = [
             not np.array_equal(altered(image, mask, wanted, 1, 1, place)[0], image) for place in range(500)
@@ -361,7 +361,7 @@ def test_a_probability_is_a_share_of_the_images() -> None:
 
 def test_the_key_decides() -> None:
     image, mask = drawn((16, 11))
-    wanted = Augmentation(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.2, 1, 0.1)
+    wanted = AugmentationSettings(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.2, 1, 0.1)
     keys = [(1, 1, 0), (2, 1, 0), (1, 2, 0), (1, 1, 1)]
     found = [altered(image, mask, wanted, *key)[0].tobytes() for key in keys]
     assert len(set(found)) == 4
@@ -371,8 +371,9 @@ def test_the_key_decides() -> None:
 def test_one_setting_changes_no_other_s_numbers() -> None:
     image, mask = drawn((16, 11))
     for place in range(30):
-        alone = altered(image, mask, Augmentation(0.5, rotate=20, affine_probability=0.5), 1, 1, place)
-        more = Augmentation(
+        wanted = AugmentationSettings(0.5, rotate=20, affine_probability=0.5)
+        alone = altered(image, mask, wanted, 1, 1, place)
+        more = AugmentationSettings(
             0.5, rotate=20, affine_probability=0.5, brightness=0.3, contrast=0.3, gamma=1, noise=0.2
         )
         np.testing.assert_array_equal(altered(image, mask, more, 1, 1, place)[1], alone[1])
@@ -389,7 +390,7 @@ def test_values_stay_what_they_are_allowed_to_be(
     amounts[3] *= 180
     image, mask = drawn(shape, seed=place)
     image[:2] = [[0.0], [1.0]]
-    image, mask = altered(image, mask, Augmentation(*amounts), 1, 1, place)
+    image, mask = altered(image, mask, AugmentationSettings(*amounts), 1, 1, place)
     assert image.dtype == np.float32
     assert mask.dtype == np.uint8
     assert 0 <= image.min() <= image.max() <= 1

@@ -1,4 +1,4 @@
-"""Batches: which, in which order, and what happens when somebody stops early."""
+"""Batches: their content, their order, and a consumer that stops early."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from store_files import COUNT, content, write_store
 
 from core.base.errors import UserError
 from data.batches import loader as loader_module
-from data.batches.augmentation import Augmentation, augment
+from data.batches.augmentation import AugmentationSettings, augment
 from data.batches.loader import Batch, Loader
-from data.batches.sampling import Sampling, sampled
+from data.batches.sampling import SamplingSchedule, sampled
 from data.hdf5.store import Store
 
-ALTERED = Augmentation(0.5, 0.2, 0.2, 30, 1, 0.2, 0.2, 0.5, 1, 0.1)
-MIXED = Sampling(0.8, 0.3, 4)
+ALTERED = AugmentationSettings(0.5, 0.2, 0.2, 30, 1, 0.2, 0.2, 0.5, 1, 0.1)
+MIXED = SamplingSchedule(0.8, 0.3, 4)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_bytes(store: Store) -> None:
 @pytest.mark.parametrize("sampling", [None, MIXED])
 @pytest.mark.parametrize("augmentation", [None, ALTERED])
 def test_an_epoch_entered_in_the_middle(
-    store: Store, start: int, sampling: Sampling | None, augmentation: Augmentation | None
+    store: Store, start: int, sampling: SamplingSchedule | None, augmentation: AugmentationSettings | None
 ) -> None:
     loader = Loader(store, np.arange(COUNT), 2, 3, sampling, augmentation)
     whole = list(loader.epoch(1))
@@ -88,7 +88,7 @@ def test_the_share_of_positives_is_of_the_chosen_images(store: Store) -> None:
 
 
 def test_every_place_of_an_epoch_is_altered_by_its_own_lot(store: Store) -> None:
-    loader = Loader(store, np.arange(COUNT), 3, 3, Sampling(0.9, 0.9, 1), ALTERED)
+    loader = Loader(store, np.arange(COUNT), 3, 3, SamplingSchedule(0.9, 0.9, 1), ALTERED)
     images, masks = content()
     place, seen = 0, set()
     for batch in loader.epoch(2):
@@ -112,7 +112,7 @@ def test_the_number_of_threads_changes_nothing(store: Store, monkeypatch: pytest
 
 
 def test_settings_that_alter_nothing_are_as_none(store: Store) -> None:
-    plain, zero = (Loader(store, np.arange(COUNT), 3, 3, None, how) for how in (None, Augmentation()))
+    plain, zero = (Loader(store, np.arange(COUNT), 3, 3, None, how) for how in (None, AugmentationSettings()))
     assert everything(list(zero.epoch(1))) == everything(list(plain.epoch(1)))
 
 
@@ -137,7 +137,7 @@ class Failing(Store):
     def read(
         self, indices: NDArray[np.int64], images_out: NDArray[np.float32], masks_out: NDArray[np.uint8]
     ) -> None:
-        """As the store's, up to the fourth image."""
+        """Read like the store, up to the fourth image."""
         if 3 in indices:
             raise UserError("the disk is gone")
         super().read(indices, images_out, masks_out)
@@ -179,7 +179,7 @@ def test_nothing_to_load_is_refused(store: Store, count: int, size: int) -> None
 def test_memory_is_used_again_only_when_nobody_holds_it(
     store: Store, left_out: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where Python counts fewer references, as 3.14 does, than the one that runs this."""
+    """The same holds where Python counts fewer references, as 3.14 does, than the Python that runs this."""
     count = sys.getrefcount
     monkeypatch.setattr(sys, "getrefcount", lambda array: count(array) - left_out)
     loader = Loader(store, np.arange(store.count), 2, seed=1)

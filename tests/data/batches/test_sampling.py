@@ -1,4 +1,4 @@
-"""The share of positives in each batch, and how both classes are dealt."""
+"""The share of positives in each batch, and the order of both classes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from core.base.errors import UserError
 from core.base.randomness import permutation
-from data.batches.sampling import Sampling, check_classes, sampled, shuffled
+from data.batches.sampling import SamplingSchedule, check_classes, sampled, shuffled
 
 POSITIVE = np.arange(23) % 4 == 1  # 6 of 23
 
 
 def epoch(share: float, number: int = 1, size: int = 5, seed: int = 3) -> NDArray[np.int64]:
-    return sampled(POSITIVE, size, Sampling(share, share, 1), seed, number)
+    return sampled(POSITIVE, size, SamplingSchedule(share, share, 1), seed, number)
 
 
 def test_plain_shuffling_is_what_it_always_was() -> None:
@@ -40,7 +40,7 @@ LABELS = st.lists(st.booleans(), min_size=2, max_size=50).filter(lambda labels: 
 def test_every_beginning_of_an_epoch_has_its_share(
     labels: list[bool], first: float, final: float, over: int, size: int, seed: int
 ) -> None:
-    positive, sampling = np.array(labels), Sampling(first, final, over)
+    positive, sampling = np.array(labels), SamplingSchedule(first, final, over)
     for number in (1, 2, over, over + 3):
         order = sampled(positive, size, sampling, seed, number)
         assert order.dtype == np.int64
@@ -54,7 +54,7 @@ def test_every_beginning_of_an_epoch_has_its_share(
 def test_no_image_comes_twice_before_all_of_its_class_came(
     labels: list[bool], first: float, final: float, over: int, size: int, seed: int
 ) -> None:
-    positive, sampling = np.array(labels), Sampling(first, final, over)
+    positive, sampling = np.array(labels), SamplingSchedule(first, final, over)
     orders = np.concatenate([sampled(positive, size, sampling, seed, number) for number in range(1, 9)])
     for label in (True, False):
         dealt = orders[positive[orders] == label]
@@ -65,12 +65,13 @@ def test_no_image_comes_twice_before_all_of_its_class_came(
 
 
 def test_the_share_falls_by_equal_steps() -> None:
-    sampling = Sampling(0.8, 0.2, 5)
+    sampling = SamplingSchedule(0.8, 0.2, 5)
     expected = [0.8, 0.65, 0.5, 0.35, 0.2, 0.2, 0.2]
     assert [sampling.share(number) for number in range(1, 8)] == pytest.approx(expected)
     assert sampling.share(0) == 0.8
-    assert [Sampling(0.8, 0.2, 1).share(number) for number in (1, 2, 3)] == pytest.approx([0.8, 0.2, 0.2])
-    assert [Sampling(0.4, 0.4, 9).share(number) for number in (1, 5, 99)] == [0.4] * 3
+    short = SamplingSchedule(0.8, 0.2, 1)
+    assert [short.share(number) for number in (1, 2, 3)] == pytest.approx([0.8, 0.2, 0.2])
+    assert [SamplingSchedule(0.4, 0.4, 9).share(number) for number in (1, 5, 99)] == [0.4] * 3
 
 
 def test_seed_and_epoch_decide() -> None:
@@ -95,11 +96,11 @@ def test_a_class_without_images_is_named(
     labels: list[bool], shares: tuple[float, float], missing: str
 ) -> None:
     with pytest.raises(UserError, match=r"training\.sampling asks for .* positives") as caught:
-        check_classes(np.array(labels), Sampling(*shares, over_epochs=3))
+        check_classes(np.array(labels), SamplingSchedule(*shares, over_epochs=3))
     assert missing in str(caught.value)
 
 
 def test_a_class_that_is_not_asked_for_may_be_empty() -> None:
-    check_classes(np.array([True, True]), Sampling(1.0, 1.0, 1))
-    check_classes(np.array([False, False]), Sampling(0.0, 0.0, 1))
-    assert sorted(sampled(np.ones(4, bool), 3, Sampling(1.0, 1.0, 1), 0, 1)) == [0, 1, 2, 3]
+    check_classes(np.array([True, True]), SamplingSchedule(1.0, 1.0, 1))
+    check_classes(np.array([False, False]), SamplingSchedule(0.0, 0.0, 1))
+    assert sorted(sampled(np.ones(4, bool), 3, SamplingSchedule(1.0, 1.0, 1), 0, 1)) == [0, 1, 2, 3]

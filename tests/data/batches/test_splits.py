@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from core.base.errors import UserError
 from core.base.randomness import permutation
 from data.batches.splits import fold_of_store, split_store, stratified_folds, stratified_split
-from data.hdf5.store import ImageMetadata, Store, write
+from data.hdf5.file_writing import ImageMetadata, write
+from data.hdf5.store import Store
 
 
 @given(st.lists(st.booleans(), max_size=40), st.floats(0, 0.99, exclude_max=True), st.integers(0, 5))
@@ -56,7 +57,7 @@ def test_a_bad_fraction_is_refused(fraction: float) -> None:
 
 
 def without_patients(positive: NDArray[np.bool_], fraction: float, seed: int) -> list[int]:
-    """The held-out images by the rule for images that have nothing to do with one another."""
+    """Compute the held-out images by the rule for independent images."""
     chosen: list[int] = []
     for label in (False, True):
         members = np.flatnonzero(positive == label)

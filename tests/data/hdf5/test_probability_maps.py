@@ -1,4 +1,4 @@
-"""The file of probability maps: block after block, and gone when it cannot be whole."""
+"""The file of probability maps: written in blocks, and removed if it cannot be completed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.hdf5 import probability_maps
-from data.hdf5.probability_maps import ProbabilityFile, is_one
+from data.hdf5.probability_maps import ProbabilityFile, is_probability_file
 
 
 def test_what_was_added_is_there_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_what_was_added_is_there_in_order(tmp_path: Path, monkeypatch: pytest.Mo
         "framework": b"tf",
         "flip": 1,
     }
-    assert is_one(tmp_path / "p.h5")
+    assert is_probability_file(tmp_path / "p.h5")
 
 
 def test_maps_larger_than_a_block_do_not_wait_for_each_other(
@@ -67,7 +67,7 @@ def test_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     with h5py.File(tmp_path / "other", "w") as file:
         file.attrs["format"] = "pneumoseg-data"
-    assert not any(is_one(tmp_path / name) for name in ("text", "other", "nowhere"))
+    assert not any(is_probability_file(tmp_path / name) for name in ("text", "other", "nowhere"))
 
 
 def test_an_error_of_the_caller_is_not_hidden(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_an_error_of_the_caller_is_not_hidden(tmp_path: Path) -> None:
 
 
 def test_missing_room_is_told_before_the_first_map(tmp_path: Path) -> None:
-    """Room is made for as many maps as there may be: 30 of 50 x 70 have 420 kB."""
+    """Space is reserved for the largest number of maps: 30 of 50 x 70 have 420 kB."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit, fits in ((400_000, False), (500_000, True)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))

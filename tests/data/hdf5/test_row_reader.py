@@ -1,4 +1,4 @@
-"""Rows of HDF5 datasets, against h5py's own reading, however they are stored."""
+"""Rows of HDF5 datasets in every kind of storage, compared with h5py's own reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = np.random.default_rng(0).integers(0, 256, (5, 3, 7, 1))
 
 
 def external(file: h5py.File, folder: Path) -> h5py.Dataset:
-    """In another file."""
+    """Store the rows in another file."""
     where = [(str(folder / "elsewhere"), 0, h5py.h5f.UNLIMITED)]
     dataset = file.create_dataset("x", ROWS.shape, np.uint8, external=where)
     dataset[:] = ROWS

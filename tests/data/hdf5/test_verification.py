@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from store_files import COUNT, HEIGHT, WIDTH, content, write_store
-from test_store import no_scale, replace
+from test_file_format import no_scale, replace
 
 from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5 import verification
-from data.hdf5.store import ImageMetadata, Store, write
-from data.hdf5.verification import choose, verify
+from data.hdf5.file_writing import ImageMetadata, write
+from data.hdf5.verification import verify
 
 Breaking = Callable[[h5py.File], None]
 
@@ -195,7 +195,7 @@ def test_a_fault_is_named(path: Path, breaking: Breaking, says: list[str]) -> No
 
 
 def faults_of(folder: Path, truth: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[str, ...]:
-    """What is said of a file of one image with these masks at the original size and at its own."""
+    """Return the faults of a file of one image with these masks at the original and at the stored size."""
     rows = ImageMetadata(
         ids=["a"],
         sizes=np.array([truth.shape], np.int32),
@@ -226,7 +226,7 @@ def test_masks_are_held_against_the_rule_itself(tmp_path: Path) -> None:
 
 
 def test_what_was_once_rounded_off_is_no_fault(tmp_path: Path) -> None:
-    """2027 -> 1013: an output row has 2027 parts, and files were made that differ by one of them."""
+    """2027 -> 1013: an output row has 2027 parts, and older files differ by one part."""
     truth = (np.random.default_rng(3).random((2027, 1)) < 0.5).astype(np.uint8)
     parts = np.repeat(truth[:, 0], 1013).reshape(1013, 2027).sum(axis=1, dtype=int)
     mask = (2 * parts >= 2027).astype(np.uint8)[:, None]
@@ -268,7 +268,7 @@ def test_huge_claims_are_refused_before_anything_is_read(path: Path) -> None:
 
 
 def test_damage_inside(tmp_path: Path) -> None:
-    """A compressed dataset with bytes turned over: its checksum is found wrong when it is read."""
+    """Invert bytes of a compressed dataset: its checksum is wrong when it is read."""
     images, masks = content()
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -306,14 +306,3 @@ def test_bits_turned_over_anywhere_end_as_a_verdict_or_an_error(path: Path) -> N
         except UserError:
             outcomes.add(None)
     assert outcomes >= {True, False}
-
-
-def test_the_chosen_are_mostly_positive(path: Path) -> None:
-    with Store.open(path) as store:
-        for count, positives in ((1, 1), (4, 3), (5, 4), (7, 6), (99, 6)):
-            chosen = choose(store, count, seed=3)
-            assert (np.diff(chosen) > 0).all()
-            assert store.positive[chosen].sum() == positives
-            assert len(chosen) == min(count, positives + 1 if count >= 4 else 1)
-        assert choose(store, 3, 1).tolist() == choose(store, 3, 1).tolist()
-        assert len({tuple(choose(store, 3, seed)) for seed in range(20)}) > 5

@@ -1,4 +1,4 @@
-"""The synthetic data set: layout, oddities, and the same bytes every time."""
+"""The synthetic data set: its layout, its peculiarities, and the same bytes every time."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ GREY = [
 
 
 def test_a_seed_gives_the_picture_that_it_gave_before() -> None:
-    """What was once measured on phantoms can be measured again: all that is drawn is in these means."""
+    """Measurements on phantoms are repeatable: these means depend on everything that is drawn."""
     phantom = draw(3, 5, 192, True)
     means = phantom.pixels.reshape(8, 24, 8, 24).mean(axis=(1, 3))
     np.testing.assert_allclose(means, GREY, atol=0.2)

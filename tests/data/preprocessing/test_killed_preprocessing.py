@@ -1,4 +1,4 @@
-"""Killed at random moments, over and over, preprocessing ends where it would have ended in peace.
+"""Preprocessing that is killed at random moments and restarted gives the result of an uninterrupted run.
 
 The default is a few kills; `PNEUMOSEG_KILLS=50 pytest -s
 tests/data/preprocessing/test_killed_preprocessing.py` makes as many as are asked for and prints where they
@@ -66,7 +66,7 @@ def words(sources: Path, out: Path) -> list[str]:
 
 
 def arrays(path: Path) -> dict[str, bytes]:
-    """Every array's type, shape and bytes."""
+    """Return every array's type, shape and bytes."""
     with h5py.File(path) as file:
         return {
             name: repr((file[name].dtype, file[name].shape)).encode() + file[name][:].tobytes()
@@ -107,7 +107,7 @@ def test_killed_at_random_moments(sources: Path, tmp_path: Path) -> None:
 def wait_for_moment(
     process: subprocess.Popen[bytes], out: Path, chance: random.Random, seconds: float
 ) -> None:
-    """Until a time, a number of files or the final file's first bytes have come, whichever is drawn."""
+    """Wait for a time, a number of files, or the first bytes of the final file; which one is random."""
     journal = out.with_name(f"{out.name}.staging") / "journal.jsonl"
     lines, deadline = chance.randrange(FILES), time.monotonic() + chance.uniform(0, 1.5 * seconds)
     moments: list[Callable[[], bool]] = [
@@ -128,7 +128,7 @@ def reached(come: Callable[[], bool]) -> bool:
 
 
 def where(out: Path) -> str:
-    """What the process is at, as far as can be seen from outside."""
+    """Return what the process is doing, as far as it is visible from outside."""
     if out.exists():
         return "clearing up"
     with contextlib.suppress(FileNotFoundError):
@@ -139,7 +139,7 @@ def where(out: Path) -> str:
 
 
 def being_finished(out: Path) -> bool:
-    """Whether HDF5 has begun to write around the rows, or they are being copied."""
+    """Return whether HDF5 has begun to write around the rows, or they are being copied."""
     if any(out.parent.glob(f".{out.name}.*.partial")):
         return True
     with out.with_name(f"{out.name}.staging").joinpath("rows").open("rb") as rows:
@@ -147,13 +147,13 @@ def being_finished(out: Path) -> bool:
 
 
 def kill(process: subprocess.Popen[bytes], *, alone: bool) -> None:
-    """Kill the process, with or without those that it has started."""
+    """Kill the process, with or without its child processes."""
     with contextlib.suppress(ProcessLookupError):
         (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
 
 
 def finish(process: subprocess.Popen[bytes], out: Path, whole: dict[str, bytes]) -> None:
-    """No orphan stays, and what bears the final name is whole."""
+    """Check that no child process remains, and that a file with the final name is complete."""
     wait_for_group(process)
     if out.exists():
         assert arrays(out) == whole

@@ -1,4 +1,4 @@
-"""What survives an interruption, and what is dropped."""
+"""The entries and rows that survive an interruption, and those that are dropped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core.base.errors import UserError
 from data.hdf5.row_layout import Layout
-from data.preprocessing.staging import Entry, Staging, checksum
+from data.preprocessing.staging import JournalEntry, Staging, checksum
 
 SIZE = (3, 5)
 ROWS = 6
@@ -26,10 +26,10 @@ def row(number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     return random.random(SIZE).astype(np.float32), random.integers(0, 2, SIZE).astype(np.uint8)
 
 
-def entry(number: int) -> Entry:
+def entry(number: int) -> JournalEntry:
     if number % 3 == 2:
-        return Entry(f"{number}.dcm", "unreadable", "torn \udcff")
-    return Entry(f"{number}.dcm", "kept", checksum=checksum(*row(number)))
+        return JournalEntry(f"{number}.dcm", "unreadable", "torn \udcff")
+    return JournalEntry(f"{number}.dcm", "kept", checksum=checksum(*row(number)))
 
 
 def fill(staging: Staging, stop: int = ROWS) -> None:
@@ -39,7 +39,7 @@ def fill(staging: Staging, stop: int = ROWS) -> None:
 
 
 def layout(scratch: Path, *kinds: str) -> Layout:
-    """Two rows and two rows, with something else between all of them."""
+    """Two datasets of two rows, with other bytes before, between and after them."""
     scratch.touch()
     starts = ((7, 200), (300, 500)) if len(kinds) == 2 else ((7,), (300,))
     return Layout(4, 2, SIZE, kinds, starts, 600)
@@ -70,7 +70,7 @@ def test_what_was_appended_is_there(tmp_path: Path) -> None:
 
 
 def open_below(folder: Path) -> set[str]:
-    """Files below a folder that this process has open."""
+    """Return the files below a folder that this process has open."""
     names = set()
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # the one that lists them
@@ -82,7 +82,7 @@ def open_below(folder: Path) -> set[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("end", [Staging.close, Staging.discard])
 def test_nothing_stays_open(tmp_path: Path, end: Callable[[Staging], None]) -> None:
-    """Else a file that was removed keeps its room on the disk, and a network's folder cannot be removed."""
+    """Otherwise a removed file keeps its disk space, and a folder on a network cannot be removed."""
     staging = opened(tmp_path)
     fill(staging)
     assert open_below(tmp_path) >= {"rows", "journal.jsonl"}
@@ -104,7 +104,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, done: int) -> None:
 
 
 def test_it_goes_on_after_every_interruption(tmp_path: Path) -> None:
-    """What a second run took over is as safe as what it added."""
+    """The entries that a second run continued from are as safe as those that it added."""
     done = 0
     for stop in (2, 2, 3, 5, ROWS):
         staging = opened(tmp_path)
@@ -164,7 +164,7 @@ def test_rows_without_masks(tmp_path: Path) -> None:
 
     first = images()
     for number in range(3):
-        first.append(Entry(f"{number}.dcm", "kept", checksum=checksum(row(number)[0])), row(number)[0])
+        first.append(JournalEntry(f"{number}.dcm", "kept", checksum=checksum(row(number)[0])), row(number)[0])
     first.close()
     second = images()
     assert len(second.entries) == 3
@@ -177,7 +177,7 @@ def test_rows_without_masks(tmp_path: Path) -> None:
 
 
 def test_places_of_rows() -> None:
-    """Each has its own bytes, where the datasets are or behind them all."""
+    """Each row has its own bytes, in the datasets or after all of them."""
     found = layout(Path("/dev/null"), "float32", "uint8")
     assert [found.places(row) for row in range(6)] == [
         *((7, 200), (67, 215), (300, 500), (360, 515)),
@@ -190,9 +190,11 @@ def test_rows_are_in_order_if_all_that_were_expected_are_there_alone(tmp_path: P
     staging = opened(tmp_path)
     for number in range(ROWS):
         if number in kept:
-            staging.append(Entry(f"{number}.dcm", "kept", checksum=checksum(*row(number))), *row(number))
+            staging.append(
+                JournalEntry(f"{number}.dcm", "kept", checksum=checksum(*row(number))), *row(number)
+            )
         else:
-            staging.append(Entry(f"{number}.dcm", "unreadable"))
+            staging.append(JournalEntry(f"{number}.dcm", "unreadable"))
     assert staging.in_order == (kept == {0, 1, 3, 4})
     found = [block[0][0] for block in staging.blocks()]
     np.testing.assert_array_equal(found, [row(number)[0] for number in sorted(kept)])

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data.hdf5.store import Store
-from data.preprocessing.conversion import Settings, preprocess
+from data.preprocessing.preprocessing import preprocess
+from data.preprocessing.settings import PreprocessingSettings
 from data.radiographs import dicom, reading
 from data.radiographs.reading import ImageFile, read_all
 
@@ -28,7 +29,7 @@ def test_images_are_those_of_a_data_file_to_the_bit(write_dicom: WriteDicom, tmp
     write_dicom(deep, "images/f.dcm", stored=12, RescaleSlope=2, RescaleIntercept=-5)
     write_dicom(deep, "images/g.dcm", stored=12, WindowCenter=1800, WindowWidth=900)
     folder = tmp_path / "images"
-    preprocess(Settings(folder, None, tmp_path / "data.h5", size=24, workers=1))
+    preprocess(PreprocessingSettings(folder, None, tmp_path / "data.h5", size=24, workers=1))
     found = list(read_all(folder, dicom.find(folder), 24, 24, workers=1))
     with Store.open(tmp_path / "data.h5") as store:
         stored = np.empty((store.count, 24, 24, 1), np.float32)

@@ -1,4 +1,4 @@
-"""Segmentation objects: read back by others, valid by the standard, refused rather than made up."""
+"""Segmentation objects: readable by other libraries, valid by the standard, never with invented values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UIDS = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.2"}
 
 
 def mask_of(height: int, width: int) -> NDArray[np.uint8]:
-    """An asymmetric one that reaches the last pixel."""
+    """Return an asymmetric mask that reaches the last pixel."""
     mask = np.zeros((height, width), np.uint8)
     mask[1 : height // 2, 2 : width // 3] = 1
     mask[-1, -1] = 1
@@ -38,7 +38,7 @@ def mask_of(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def source(height: int = 37, width: int = 53, **elements: Any) -> Dataset:
-    """A radiograph with UIDs and nothing else that is not asked for; None takes an element away."""
+    """Return a radiograph with UIDs and the given elements only; None removes an element."""
     dataset = make_dataset(np.zeros((height, width), np.uint8))
     for keyword, value in {**UIDS, **elements}.items():
         if value is None:
@@ -67,7 +67,7 @@ def assert_valid(path: Path) -> None:
 
 
 def assert_reads_back(path: Path, dataset: Dataset) -> None:
-    """Both highdicom and pydicom see the mask, and which image it is of."""
+    """Check that highdicom and pydicom read the mask and the reference to its image."""
     mask = mask_of(int(dataset.Rows), int(dataset.Columns))
     found = highdicom.seg.segread(path)
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""The whole way from DICOM and CSV to HDF5, on phantoms and on wrecks."""
+"""The whole way from DICOM and CSV to HDF5, with phantoms and with damaged files."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from data.annotations import rle
 from data.annotations.annotation_file import Annotations, combined_mask, read_annotations
 from data.hdf5.store import Store
 from data.phantoms.data_set import PhantomSettings, write_phantoms
-from data.preprocessing.conversion import Settings, preprocess
-from data.preprocessing.report import Report
+from data.preprocessing.preprocessing import preprocess
+from data.preprocessing.report import PreprocessingReport
+from data.preprocessing.settings import PreprocessingSettings
 from data.radiographs import dicom
 
 ROOT = Path(__file__).parents[3]
 
 
 class Stop(Exception):  # noqa: N818  it is no error
-    """Stands for whatever ends a run."""
+    """An exception that stands for any end of a run."""
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(sources: Path, out: Path, **changes: Any) -> Settings:
+def settings(sources: Path, out: Path, **changes: Any) -> PreprocessingSettings:
     return dataclasses.replace(
-        Settings(
+        PreprocessingSettings(
             images=sources / "dicom-images-train",
             annotations=sources / "train-rle.csv",
             out=out,
@@ -134,8 +135,8 @@ def test_uint8_storage_gives_the_same_batches(phantoms: Path, tmp_path: Path) ->
 
 
 @pytest.fixture
-def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, Report]:
-    """A folder with something of everything that goes wrong, preprocessed."""
+def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, PreprocessingReport]:
+    """Preprocess a folder with an example of each fault."""
     folder = tmp_path / "ugly"
     shutil.copytree(phantoms, folder)
     images = folder / "dicom-images-train"
@@ -160,7 +161,7 @@ def ugly(phantoms: Path, tmp_path: Path) -> tuple[Path, Report]:
     return folder, preprocess(settings(folder, tmp_path / "a.h5", per_dataset=4))
 
 
-def summary_of(report: Report) -> Annotations:
+def summary_of(report: PreprocessingReport) -> Annotations:
     assert report.annotations is not None
     return report.annotations
 
@@ -169,7 +170,7 @@ def annotated(folder: Path) -> set[str]:
     return set(read_annotations(folder / "train-rle.csv").rows_of)
 
 
-def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> None:
+def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, PreprocessingReport]) -> None:
     _, report = ugly
     assert (report.found, report.written) == (20, 14)
     assert [remark.file for remark in report.duplicates] == ["zzz-again.dcm"]
@@ -186,8 +187,8 @@ def test_everything_that_goes_wrong_is_reported(ugly: tuple[Path, Report]) -> No
     assert (report.vanished, report.contradictory, report.positives) == (1, 1, 9)
 
 
-def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
-    """Against counts made from the sources here, by other means."""
+def test_the_report_adds_up(ugly: tuple[Path, PreprocessingReport]) -> None:
+    """The counts are compared with counts made here from the sources."""
     folder, report = ugly
     rows = [line.partition(", ")[::2] for line in (folder / "train-rle.csv").read_text().splitlines()[1:]]
     with Store.open(report.out) as store:
@@ -205,7 +206,9 @@ def test_the_report_adds_up(ugly: tuple[Path, Report]) -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"strict": True}], ids=["lenient", "strict"])
-def test_a_resumed_run_reports_the_same(ugly: tuple[Path, Report], tmp_path: Path, change: Any) -> None:
+def test_a_resumed_run_reports_the_same(
+    ugly: tuple[Path, PreprocessingReport], tmp_path: Path, change: Any
+) -> None:
     folder, _ = ugly
     wanted = settings(folder, tmp_path / "out.h5", report=tmp_path / "report.json", **change)
 
@@ -233,7 +236,9 @@ def test_a_resumed_run_reports_the_same(ugly: tuple[Path, Report], tmp_path: Pat
     assert content["written"] == (0 if wanted.strict else 14)
 
 
-def test_strict_refuses_what_would_be_left_out(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+def test_strict_refuses_what_would_be_left_out(
+    ugly: tuple[Path, PreprocessingReport], tmp_path: Path
+) -> None:
     folder, _ = ugly
     out = tmp_path / "out.h5"
     with pytest.raises(UserError) as caught:
@@ -254,7 +259,7 @@ def test_strict_refuses_what_would_be_left_out(ugly: tuple[Path, Report], tmp_pa
 
 
 def clean(phantoms: Path, folder: Path) -> Path:
-    """The phantoms without the two oddities that --strict forbids."""
+    """Return the phantoms without the two faults that --strict forbids."""
     shutil.copytree(phantoms, folder)
     known = annotated(folder)
     stems = {path.stem for path in dicom.find(folder)}
@@ -276,7 +281,7 @@ def test_strict_lets_whole_sources_pass(phantoms: Path, tmp_path: Path) -> None:
         preprocess(settings(sources, tmp_path / "b.h5", strict=True))
 
 
-def test_a_folder_without_annotations(ugly: tuple[Path, Report], tmp_path: Path) -> None:
+def test_a_folder_without_annotations(ugly: tuple[Path, PreprocessingReport], tmp_path: Path) -> None:
     folder, labelled = ugly
     wanted = settings(folder, tmp_path / "b.h5", annotations=None, per_dataset=4)
 
@@ -300,7 +305,7 @@ def test_a_folder_without_annotations(ugly: tuple[Path, Report], tmp_path: Path)
 
 
 def every(found: dict[str, NDArray[Any]], name: str) -> list[Any]:
-    """All rows of the numbered datasets of one name."""
+    """Return all rows of the numbered datasets of one name."""
     count = sum(key.startswith(f"{name}_") for key in found)
     return [row for number in range(count) for row in found[f"{name}_{number}"]]
 
@@ -331,7 +336,7 @@ def test_a_wreck_keeps_no_good_file_of_the_same_id_out(phantoms: Path, tmp_path:
 
 @pytest.fixture
 def family(phantoms: Path, tmp_path: Path) -> Path:
-    """The phantoms shared out among few patients, one without identifier, one of another issuer."""
+    """The phantoms divided among few patients, one without identifier, one of another issuer."""
     sources = clean(phantoms, tmp_path / "family")
     for number, path in enumerate(dicom.find(sources)):
         dataset = pydicom.dcmread(path)
@@ -374,7 +379,7 @@ def test_patients_are_numbered(family: Path, tmp_path: Path) -> None:
 
 
 def test_without_its_key_a_staging_folder_is_begun_anew(family: Path, tmp_path: Path) -> None:
-    """Else a patient would have two names."""
+    """Otherwise a patient would have two names."""
 
     def interrupt(what: str, done: int, _total: int) -> None:
         if what == "reading" and done == 2:
@@ -408,7 +413,7 @@ def test_patients_are_hashed_with_the_users_key(family: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob("d.h5*"))
 
 
-def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, Report]) -> None:
+def test_what_is_kept_is_right_all_the_same(ugly: tuple[Path, PreprocessingReport]) -> None:
     folder, report = ugly
     with Store.open(report.out) as store:
         assert len(set(store.ids)) == store.count == 14
@@ -436,7 +441,7 @@ def test_a_file_is_found_by_its_uid(phantoms: Path, tmp_path: Path) -> None:
 
 
 def test_suffixes_white_space_and_notation_make_no_difference(phantoms: Path, tmp_path: Path) -> None:
-    """Files without `.dcm`, and a table as pandas, Excel and several hands leave it: the same data file."""
+    """Files without `.dcm` and a table edited with pandas and Excel give the same data file."""
     other = tmp_path / "other"
     shutil.copytree(phantoms, other)
     for number, path in enumerate(dicom.find(other)):
@@ -482,7 +487,7 @@ def test_a_quote_that_swallows_rows_ends_the_run(phantoms: Path, tmp_path: Path)
 
 
 def test_a_mask_is_not_transposed(tmp_path: Path) -> None:
-    """The commonest mistake with this format, and the costliest (mean Dice 0.08)."""
+    """The most common mistake with this format, and the most expensive (mean Dice 0.08)."""
     pixels = np.zeros((60, 30), np.uint8)
     pixels[5:20, 20:29] = 255  # top right
     (tmp_path / "dicom-images-train").mkdir()
@@ -573,7 +578,7 @@ def test_changed_sources_are_read_again(phantoms: Path, tmp_path: Path) -> None:
 
 
 def run(*words: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """`python preprocess.py`, if wanted with a greatest file size in bytes."""
+    """Run `python preprocess.py`, optionally with a limit of the file size in bytes."""
     program = [sys.executable, str(ROOT / "preprocess.py"), *words]
     if limit is not None:
         code = (
@@ -612,7 +617,7 @@ def test_the_command(phantoms: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [50_000, 90_000])
 def test_a_full_disk(phantoms: Path, tmp_path: Path, limit: int) -> None:
-    """Once while room is made for the rows (88 kB), once while the rest is written around them."""
+    """Once while space is reserved for the rows (88 kB), once while the rest is written around them."""
     full = run(*options(phantoms, tmp_path / "a.h5"), limit=limit)
     assert full.returncode == 1, full.stderr
     assert "Traceback" not in full.stderr
