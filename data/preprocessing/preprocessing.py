@@ -117,7 +117,7 @@ def _preprocess(settings: PreprocessingSettings, progress: Progress) -> Preproce
     size = (settings.size, settings.size)
     folder = staging_folder(settings.out)
     identities = Identities.of(annotations, files)
-    places, expected = identities.places(files)
+    places, expected = identities.assign_rows(files)
     compute_layout = functools.partial(
         file_writing.compute_layout,
         count=expected,
@@ -240,7 +240,7 @@ def _no_image_error(
     if report.annotations is not None and report.without_annotation:
         known = report.annotations.rows_of
         if known.keys().isdisjoint(ids):  # both sources exist: a hint to download them would not help
-            hint = report.annotations.nearest(ids) or (
+            hint = report.annotations.explain_near_miss(ids) or (
                 f"{settings.annotations} has no id of an image. It has {next(iter(known))}, for example; the "
                 f"first image is {ids[0]}. Do they belong together?"
             )

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from core.base.errors import UserError
 from core.files.checks import is_folder
 from data.annotations import rle
-from data.annotations.image_ids import Identities, meant, name_below, nearest
-from data.annotations.table import Cells, Table, read_table, why_one_cell
+from data.annotations.image_ids import Identities, explain_near_miss, name_below, resolve_id
+from data.annotations.table import AnnotationTable, TableRow, explain_missing_encoding, read_table
 from data.submissions.mask_appearance import EncodedMask, appearance_warnings
 from data.submissions.submission_file import EXPECTED, HEADER, abbreviated, image_count, read_submission
 
@@ -165,10 +165,10 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> S
     table = read_submission(path)
     faults = list(_header_faults(table))
     image_of = _image_of_each_id(table, images)
-    first: dict[str, Cells] = {}  # the first row of each image
+    first: dict[str, TableRow] = {}  # the first row of each image
     ids: dict[str, int] = {}  # the first line of each id
     masks: list[tuple[str, Size]] = []
-    unusual_numbers: list[Cells] = []
+    unusual_numbers: list[TableRow] = []
     positives = 0
     for cells in table.rows:
         image = image_of[cells.image_id]
@@ -190,7 +190,7 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> S
         for image_id in images or ()
         if image_id not in first
     ]
-    if images and first.keys().isdisjoint(images) and (near := nearest(ids, images)):
+    if images and first.keys().isdisjoint(images) and (near := explain_near_miss(ids, images)):
         faults = [Fault(None, "", "unknown", f"no id is that of an image. {near}"), *faults]
     likely = _appearance_warnings(masks)
     likely += _portability_warnings(unusual_numbers, image_of if images is None else {})
@@ -201,16 +201,16 @@ def check(path: Path, images: Mapping[str, Size | None] | None, size: Size) -> S
     return SubmissionCheck(len(table.rows), len(ids), positives, tuple(faults), tuple(likely))
 
 
-def _image_of_each_id(table: Table, images: Collection[str] | None) -> dict[str, str]:
+def _image_of_each_id(table: AnnotationTable, images: Collection[str] | None) -> dict[str, str]:
     """Return the image that each id of a table means; ids in `images` may have suffixes too."""
     known = images or ()
-    bare = {meant(image_id): image_id for image_id in known}
-    found = {cells.image_id: meant(cells.image_id, known) for cells in table.rows}
+    bare = {resolve_id(image_id): image_id for image_id in known}
+    found = {cells.image_id: resolve_id(cells.image_id, known) for cells in table.rows}
     return {written: image if image in known else bare.get(image, image) for written, image in found.items()}
 
 
 def _id_faults(
-    cells: Cells, image: str, images: Collection[str] | None, before: Cells | None, same: int | None
+    cells: TableRow, image: str, images: Collection[str] | None, before: TableRow | None, same: int | None
 ) -> Iterator[Fault]:
     """Yield the faults of the id of a row.
 
@@ -232,7 +232,7 @@ def _id_faults(
         yield _fault(cells, "double", reason)
 
 
-def _portability_warnings(unusual_numbers: Sequence[Cells], image_of: Mapping[str, str]) -> Iterator[str]:
+def _portability_warnings(unusual_numbers: Sequence[TableRow], image_of: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each kind of text that this project can read and other programs may not."""
     if unusual_numbers:
         rows = abbreviated([str(cells.number) for cells in unusual_numbers])
@@ -248,7 +248,7 @@ def _portability_warnings(unusual_numbers: Sequence[Cells], image_of: Mapping[st
         )
 
 
-def _header_faults(table: Table) -> Iterator[Fault]:
+def _header_faults(table: AnnotationTable) -> Iterator[Fault]:
     wanted = ",".join(HEADER)
     if table.header is None:
         yield Fault(None, "", "header", f"there is no header; the first line must be {wanted}")
@@ -263,20 +263,23 @@ def _header_faults(table: Table) -> Iterator[Fault]:
 
 
 def _row_faults(
-    cells: Cells, size: Size | None, delimiter: str
+    cells: TableRow, size: Size | None, delimiter: str
 ) -> tuple[list[Fault], NDArray[np.int64] | None]:
     """Return the faults of one row by itself, and its runs (None if they cannot be read)."""
     if not cells.image_id:
         return [_fault(cells, "cell", "there is no image id")], None
     if not cells.text:
-        why = why_one_cell(cells, delimiter) or f"there is no encoding; a mask of nothing is {rle.EMPTY}"
+        why = (
+            explain_missing_encoding(cells, delimiter)
+            or f"there is no encoding; a mask of nothing is {rle.EMPTY}"
+        )
         return [_fault(cells, "cell", why)], None
     try:
         runs = rle.runs(cells.text)
     except rle.RleError as error:
         return [_fault(cells, "malformed", str(error))], None
     faults = []
-    if none := rle.without_length(cells.text):
+    if none := rle.count_empty_runs(cells.text):
         faults.append(_fault(cells, "malformed", f"{none} of its runs have a length of 0"))
     if size is not None and len(runs) and runs[-1, 1] > size[0] * size[1]:
         reason = f"its runs end at pixel {runs[-1, 1]}, but the image has {size[1]}x{size[0]} = "
@@ -284,7 +287,7 @@ def _row_faults(
     return faults, runs
 
 
-def _fault(cells: Cells, kind: str, reason: str) -> Fault:
+def _fault(cells: TableRow, kind: str, reason: str) -> Fault:
     return Fault(cells.number, cells.image_id, kind, reason)
 
 

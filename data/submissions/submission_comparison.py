@@ -17,9 +17,15 @@ from numpy.typing import NDArray
 from core.base.errors import UserError
 from core.base.programs import command_line
 from data.annotations import rle
-from data.annotations.annotation_file import AnnotationError, Annotations, Row, combined_runs, shortened
-from data.annotations.image_ids import nearest
-from data.annotations.table import Table, why_one_cell
+from data.annotations.annotation_file import (
+    AnnotationError,
+    AnnotationRow,
+    Annotations,
+    combined_runs,
+    resolve_ids,
+)
+from data.annotations.image_ids import explain_near_miss
+from data.annotations.table import AnnotationTable, explain_missing_encoding
 from data.submissions.submission_file import abbreviated, image_count, read_submission
 
 Missing = Literal["error", "empty", "skip"]
@@ -65,11 +71,11 @@ class SubmissionComparison:
 
 
 def compare(
-    path: Path, annotations: Annotations, missing: Missing = "error", table: Table | None = None
+    path: Path, annotations: Annotations, missing: Missing = "error", table: AnnotationTable | None = None
 ) -> SubmissionComparison:
     """Count the pixels of a submission, of the annotations and of their overlap.
 
-    `data.annotations.image_ids.meant` says which annotated image an id of the submission means.
+    `data.annotations.image_ids.resolve_id` says which annotated image an id of the submission means.
 
     Args:
         path: The submission.
@@ -83,14 +89,14 @@ def compare(
             of its images is annotated.
     """
     table = table or read_submission(path)
-    names = shortened(table, annotations.rows_of)
+    names = resolve_ids(table, annotations.rows_of)
     found = _rows_of(path, table, names)
     absent = tuple(image_id for image_id in annotations.rows_of if image_id not in found)
     if len(absent) == len(annotations.rows_of):
         submitted = abbreviated(tuple(found)) or "no row"
         raise UserError(
             f"{path} has none of the {image_count(absent)} that {annotations.path} annotates.",
-            nearest([cells.image_id for cells in table.rows], annotations.rows_of)
+            explain_near_miss([cells.image_id for cells in table.rows], annotations.rows_of)
             or f"The submission has {submitted}; annotated are {abbreviated(absent)}.",
         )
     if absent and missing == "error":
@@ -123,18 +129,18 @@ def compare(
     )
 
 
-def _rows_of(path: Path, table: Table, names: Mapping[str, str]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def _rows_of(path: Path, table: AnnotationTable, names: Mapping[str, str]) -> dict[str, list[AnnotationRow]]:
+    found: dict[str, list[AnnotationRow]] = {}
     for cells in table.rows:
         number, image_id, text = cells
         if not image_id or not text:
-            why = why_one_cell(cells, table.delimiter)
+            why = explain_missing_encoding(cells, table.delimiter)
             raise UserError(f"{path}, row {number}: {why or 'an empty cell'}.", _check_hint(path))
-        found.setdefault(names.get(image_id, image_id), []).append(Row(number, text))
+        found.setdefault(names.get(image_id, image_id), []).append(AnnotationRow(number, text))
     return found
 
 
-def _runs(path: Path, rows: Sequence[Row]) -> NDArray[np.int64]:
+def _runs(path: Path, rows: Sequence[AnnotationRow]) -> NDArray[np.int64]:
     try:
         return combined_runs(rows)
     except AnnotationError as error:

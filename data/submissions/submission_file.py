@@ -17,7 +17,7 @@ from typing import TextIO
 
 from core.files.atomic import replacing
 from core.files.checks import check_place
-from data.annotations.table import Table, read_table
+from data.annotations.table import AnnotationTable, read_table
 
 HEADER = ("ImageId", "EncodedPixels")
 """The columns of a submission."""
@@ -78,7 +78,7 @@ def _text_file(path: Path, compressed: bool) -> Iterator[TextIO]:
         yield file
 
 
-def read_submission(path: Path) -> Table:
+def read_submission(path: Path) -> AnnotationTable:
     """Read a submission without checking its rows.
 
     Raises:
