@@ -23,11 +23,11 @@ from core.conformance.behaviour import behaviour_checks
 from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
 from core.conformance.predictions import prediction_checks
-from core.conformance.suite import Calls, Check, Outcome, capabilities, examine
+from core.conformance.suite import BackendCaller, Check, CheckOutcome, capabilities, examine
 from core.conformance.switches import switch_checks
-from core.conformance.training import LARGE, USUAL, checks_of
+from core.conformance.training import LARGE, USUAL, training_checks
 
-__all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
+__all__ = ["BackendCaller", "Check", "CheckOutcome", "all_checks", "capabilities", "examine"]
 
 
 def all_checks(*, large: bool = False) -> list[Check]:
@@ -43,7 +43,7 @@ def all_checks(*, large: bool = False) -> list[Check]:
 
 @functools.cache
 def _large_checks() -> tuple[Check, ...]:
-    return tuple(checks_of(LARGE))
+    return tuple(training_checks(LARGE))
 
 
 @functools.cache
@@ -54,5 +54,5 @@ def _checks() -> tuple[Check, ...]:
         *mixed_checks(),
         *behaviour_checks(),
         *switch_checks(),
-        *checks_of(USUAL),
+        *training_checks(USUAL),
     )

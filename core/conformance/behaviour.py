@@ -15,13 +15,13 @@ from core.backend.contract import Array, Implementation, Model, Precision, State
 from core.backend.training_rules import OptimizerRule, StepScalars
 from core.base.errors import UserError
 from core.conformance.cases import Case, Nonconformity, make_case
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 
 
 class _Check(Protocol):
     """What a check does, for a precision."""
 
-    def __call__(self, backend: Calls, precision: Precision = ...) -> None: ...
+    def __call__(self, backend: BackendCaller, precision: Precision = ...) -> None: ...
 
 
 BLOCKS: list[dict[str, Any]] = [
@@ -32,7 +32,7 @@ BLOCKS: list[dict[str, Any]] = [
 
 def behaviour_checks() -> list[Check]:
     """All of them; float32, because what they promise hardly depends on it; where it could, mixed too."""
-    checks: list[tuple[str, str, Callable[[Calls], None]]] = [
+    checks: list[tuple[str, str, Callable[[BackendCaller], None]]] = [
         ("devices", "the CPU comes first", _cpu_first),
         ("state", "comes back bit for bit", _round_trip),
         ("state", "a copy once taken does not move", _state_is_a_copy),
@@ -80,7 +80,7 @@ def _devices(implementation: Implementation) -> list[str]:
     return implementation.list_devices()
 
 
-def _cpu_first(backend: Calls) -> None:
+def _cpu_first(backend: BackendCaller) -> None:
     if (devices := backend.call(_devices))[:1] != ["cpu"]:
         raise Nonconformity(f"list_devices() gave {devices}")
 
@@ -89,7 +89,7 @@ def _taken(implementation: Implementation, case: Case, precision: Precision) -> 
     return _compiled(implementation, case, precision).state()
 
 
-def _round_trip(backend: Calls, precision: Precision = "float32") -> None:
+def _round_trip(backend: BackendCaller, precision: Precision = "float32") -> None:
     case = make_case(BLOCKS, 8, 12)
     _require_equal(backend.call(_taken, case, precision), case.state, "state after load_state")
 
@@ -103,7 +103,7 @@ def _around_step(implementation: Implementation, case: Case) -> tuple[State, Sta
     return taken, kept
 
 
-def _state_is_a_copy(backend: Calls) -> None:
+def _state_is_a_copy(backend: BackendCaller) -> None:
     taken, kept = backend.call(_around_step, make_case(BLOCKS, 8, 12))
     _require_equal(taken, kept, "a state taken before a step")
 
@@ -117,7 +117,7 @@ def _around_questions(implementation: Implementation, case: Case) -> tuple[State
     return before, model.state()
 
 
-def _pure(backend: Calls) -> None:
+def _pure(backend: BackendCaller) -> None:
     before, after = backend.call(_around_questions, make_case(BLOCKS, 8, 12))
     _require_equal(after, before, "state after gradients, evaluate and predict")
 
@@ -128,7 +128,7 @@ def _after_size_0(implementation: Implementation, case: Case) -> State:
     return model.state()
 
 
-def _size_0(backend: Calls) -> None:
+def _size_0(backend: BackendCaller) -> None:
     """What `core.training.weight_averaging` takes statistics with."""
     case = make_case(BLOCKS, 8, 12)
     after = backend.call(_after_size_0, case)
@@ -149,7 +149,7 @@ def _refusal(implementation: Implementation, case: Case, state: State) -> str | 
     return None
 
 
-def _refusals(backend: Calls) -> None:
+def _refusals(backend: BackendCaller) -> None:
     case = make_case(BLOCKS, 8, 12)
     missing = {name: array for name, array in case.state.items() if name != "down/gamma"}
     extra = case.state | {"down/delta": np.zeros(6, np.float32)}
@@ -161,18 +161,18 @@ def _refusals(backend: Calls) -> None:
 
 
 @dataclass(frozen=True)
-class Undreamt:
+class UnknownOptimizerRule:
     """The rule of an optimiser that no backend has."""
 
     slots: tuple[str, ...] = ("m", "v")
 
 
-def _unknown_optimizer(backend: Calls) -> None:
+def _unknown_optimizer(backend: BackendCaller) -> None:
     case = make_case(BLOCKS, 8, 12)
     backend.call(_trained, case, "float32")  # a backend that does not train has no optimiser, and says so
-    strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, Undreamt())))
+    strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, UnknownOptimizerRule())))
     message = backend.call(_refusal, strange, case.state)
-    if message is None or "Undreamt" not in message:
+    if message is None or "UnknownOptimizerRule" not in message:
         raise Nonconformity(f"an unknown optimiser gave {message!r}, expected a UserError with its name")
 
 
@@ -194,7 +194,7 @@ def _read(implementation: Implementation, case: Case) -> tuple[bool, list[Array]
     return untouched, [model.predict(x) for x in (images, reversed_twice, read_only)]
 
 
-def _inputs(backend: Calls) -> None:
+def _inputs(backend: BackendCaller) -> None:
     untouched, (plain, view, read_only) = backend.call(_read, make_case(BLOCKS, 8, 12))
     if not untouched:
         raise Nonconformity("train_step, gradients or load_state changed an array it was given")
@@ -220,14 +220,14 @@ def _trained_in_parts(implementation: Implementation, case: Case, precision: Pre
     return state
 
 
-def _twice(backend: Calls, precision: Precision = "float32") -> None:
+def _twice(backend: BackendCaller, precision: Precision = "float32") -> None:
     # Large enough for several threads; dropout drawn by the backend's own generator.
     case = make_case(BLOCKS, 96, 128, batches=(4, 4, 3, 4), dropout=0.3)
     first, second = (backend.call(_trained, case, precision) for _ in range(2))
     _require_equal(second, first, "trained a second time")
 
 
-def _restored(backend: Calls, precision: Precision = "float32") -> None:
+def _restored(backend: BackendCaller, precision: Precision = "float32") -> None:
     for name in ("adam", "sgd"):
         training = {"optimizer": {"name": name, "weight_decay": 0.1}}
         case = make_case(BLOCKS, 24, 32, batches=(4, 3, 4), dropout=0.3, training=training)
@@ -246,7 +246,7 @@ def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> li
     return results
 
 
-def _keyed_dropout(backend: Calls) -> None:
+def _keyed_dropout(backend: BackendCaller) -> None:
     case = make_case(BLOCKS, 8, 12, dropout=0.5)
     first, second, first_again = backend.call(_dropped, case, [1, 2, 1])
     if not np.array_equal(first, first_again):
@@ -271,7 +271,7 @@ def _sums(implementation: Implementation, case: Case) -> tuple[float, float]:
     return float(drawn["mask/kernel"].sum()), float(kept["mask/kernel"].sum())
 
 
-def _share_kept(backend: Calls) -> None:
+def _share_kept(backend: BackendCaller) -> None:
     training = {"loss": {"bce": 1, "dice": 0}}
     case = make_case(BLOCKS, 40, 56, batches=(16,), batch_norm=False, dropout=0.25, training=training)
     for name in case.state:
@@ -288,7 +288,7 @@ def _exported(implementation: Implementation, case: Case, folder: Path, precisio
     return [path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 
-def _export(backend: Calls, precision: Precision = "float32") -> None:
+def _export(backend: BackendCaller, precision: Precision = "float32") -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not backend.call(_exported, make_case(BLOCKS, 8, 12), Path(folder) / "export", precision):
             raise Nonconformity("export left no file that holds anything")

@@ -15,17 +15,17 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from core.backend.contract import Array, Implementation, Judge, Model, Precision, State
+from core.backend.contract import Array, Implementation, Model, Precision, ReferenceImplementation, State
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.registry import load_backend
-from core.backend.state import Kind, by_kind, initial_state
+from core.backend.state import ArrayKind, by_kind, initial_state
 from core.backend.training_rules import StepScalars, TrainingRules, step_scalars
 from core.experiment.configuration import Configuration, parse_configuration
 from core.network.lowering import lower_blocks
 from core.network.plan import Plan
-from core.tolerance.budget import DRAWS, Budget, Distance, Found, floor
+from core.tolerance.budget import DRAWS, ArraysByKind, Budget, Distance, budget_floor
 
-FLOOR_FLOAT64 = 1e-10
+FLOAT64_TOLERANCE = 1e-10
 """Of every kind of array: less than `core.tolerance.budget` allows whole trajectories."""
 
 _MASK_SEED = 11
@@ -141,16 +141,16 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
     )
 
 
-Run: TypeAlias = Callable[[Implementation, Case, Precision], Sequence[Found]]
+CaseFunction: TypeAlias = Callable[[Implementation, Case, Precision], Sequence[ArraysByKind]]
 """What a backend is asked to do with a case, and what it comes to, step by step."""
 
 
-def everything(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
+def all_results(implementation: Implementation, case: Case, precision: Precision) -> list[ArraysByKind]:
     """All that `run_case` comes to, as one step."""
     return [results_by_kind(run_case(implementation, case, precision))]
 
 
-def results_by_kind(results: Results) -> Found:
+def results_by_kind(results: Results) -> ArraysByKind:
     """The arrays of the results, and what else they hold as arrays."""
     return {
         **by_kind(results.state),
@@ -167,7 +167,7 @@ def results_by_kind(results: Results) -> Found:
     }
 
 
-class _Judging:
+class _ReferenceAsBackend:
     """The judge in the place of an implementation, with or without moves."""
 
     def __init__(self, draw: int | None) -> None:
@@ -175,11 +175,13 @@ class _Judging:
 
     def compile(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> Model:
         del device
-        return cast(Judge, load_backend("reference")[1]).judge(plan, rules, precision, self._draw)
+        return cast(ReferenceImplementation, load_backend("reference")[1]).compile_reference(
+            plan, rules, precision, self._draw
+        )
 
 
 @functools.cache
-def judge(case: Case, precision: Precision = "float64") -> Results:
+def reference_results(case: Case, precision: Precision = "float64") -> Results:
     """What the reference says of a case; computed once for all backends.
 
     Float32 is judged in float64, of which it is an approximation. Mixed precision is not: it rounds by a
@@ -189,14 +191,19 @@ def judge(case: Case, precision: Precision = "float64") -> Results:
 
 
 @functools.cache
-def truth(run: Run, case: Case, draw: int | None = None) -> Sequence[Found]:
+def reference_arrays(run: CaseFunction, case: Case, draw: int | None = None) -> Sequence[ArraysByKind]:
     """What `run` finds where the judge computes; with `draw` moved as in `core.tolerance.budget`."""
-    return run(cast(Implementation, _Judging(draw)), case, "float32")
+    return run(cast(Implementation, _ReferenceAsBackend(draw)), case, "float32")
 
 
-def distances_from_truth(
-    run: Run, received: Sequence[Found], case: Case, precision: Precision, *, ties: bool = False
-) -> list[dict[Kind, dict[str, Distance]]]:
+def distances_from_reference(
+    run: CaseFunction,
+    received: Sequence[ArraysByKind],
+    case: Case,
+    precision: Precision,
+    *,
+    ties: bool = False,
+) -> list[dict[ArrayKind, dict[str, Distance]]]:
     """How far each of a backend's arrays is from the judge's, and how far it may be, step by step.
 
     Args:
@@ -207,24 +214,31 @@ def distances_from_truth(
         ties: Whether results depend on equal numbers, which moves would part: only the floor is allowed.
     """
     moves = precision == "float32" and not ties
-    draws = [truth(run, case, draw) for draw in range(DRAWS)] if moves else []
-    budget = Budget(lambda kind: FLOOR_FLOAT64 if precision == "float64" else floor(kind, precision))
+    draws = [reference_arrays(run, case, draw) for draw in range(DRAWS)] if moves else []
+    budget = Budget(
+        lambda kind: FLOAT64_TOLERANCE if precision == "float64" else budget_floor(kind, precision)
+    )
     steps = []
-    for step, (got, wanted) in enumerate(zip(received, truth(run, case), strict=True)):
+    for step, (got, wanted) in enumerate(zip(received, reference_arrays(run, case), strict=True)):
         budget.advance(wanted, [draw[step] for draw in draws])
         steps.append(budget.distances(got))
     return steps
 
 
 def require_agreement(
-    run: Run, received: Sequence[Found], case: Case, precision: Precision, *, ties: bool = False
+    run: CaseFunction,
+    received: Sequence[ArraysByKind],
+    case: Case,
+    precision: Precision,
+    *,
+    ties: bool = False,
 ) -> None:
     """Raise if an array that `run` found is farther from the truth than its budget allows.
 
     Raises:
         Nonconformity: The text lists what is at the first such step, the largest share of its budget first.
     """
-    steps = distances_from_truth(run, received, case, precision, ties=ties)
+    steps = distances_from_reference(run, received, case, precision, ties=ties)
     for number, found in enumerate(steps, start=1):
         wrong = [
             (distance, _WORDS.get(kind, "{}").format(name))
@@ -239,7 +253,7 @@ def require_agreement(
             raise Nonconformity(f"relative differences{where}: {and_more(told, len(wrong))}")
 
 
-_WORDS: Mapping[Kind, str] = {
+_WORDS: Mapping[ArrayKind, str] = {
     "statistic": "{} after training",
     "weight": "{} after training",
     "moment": "{} after training",

@@ -29,11 +29,11 @@ from core.conformance.cases import (
     Results,
     and_more,
     case_of,
-    judge,
     make_case,
+    reference_results,
     run_case,
 )
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
 from core.tolerance.differences import difference, differences
 
@@ -62,8 +62,11 @@ def mixed_checks() -> list[Check]:
 
 
 def _agreement(subject: str, name: str, case: Case) -> Check:
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    def run(backend: BackendCaller) -> None:
+        received, expected = (
+            backend.call(run_case, case, "mixed_bfloat16"),
+            reference_results(case, "mixed_bfloat16"),
+        )
         far, many = all_differences(received, expected), _medians(received, expected)
         if wrong := {name: value for name, value in far.items() if not value <= LARGEST}:
             raise Nonconformity(f"relative differences beyond {LARGEST:g}: {listed(wrong)}")
@@ -178,8 +181,11 @@ def _network() -> Check:
             overrides.append(f"network.blocks.{index}.filters={3 + index % 4}")
     case = case_of(load_configuration(Path("fcn"), overrides), 32, 48, batches=(3, 2))
 
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    def run(backend: BackendCaller) -> None:
+        received, expected = (
+            backend.call(run_case, case, "mixed_bfloat16"),
+            reference_results(case, "mixed_bfloat16"),
+        )
         # Some gradients, as of the scales before a convolution and batch norm, are little but rounding.
         names = [parameter.name for parameter in case.plan.parameters]
         whole, wanted = (
@@ -225,10 +231,13 @@ def _middles(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def _exactly(case: Case) -> Any:
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    def run(backend: BackendCaller) -> None:
+        received, expected = (
+            backend.call(run_case, case, "mixed_bfloat16"),
+            reference_results(case, "mixed_bfloat16"),
+        )
         found = difference(received.predictions, expected.predictions)
-        otherwise = difference(judge(case).predictions, expected.predictions)
+        otherwise = difference(reference_results(case).predictions, expected.predictions)
         if not found <= _EXACT < otherwise / 50:
             raise Nonconformity(
                 f"predictions: relative difference {found:.1e}, allowed {_EXACT:g}; "
@@ -241,7 +250,7 @@ def _exactly(case: Case) -> Any:
 def _gradients_are_bfloat16() -> Check:
     case = make_case(_DOWN_UP, 9, 12)
 
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         gradients = backend.call(run_case, case, "mixed_bfloat16").gradients
         for parameter in case.plan.parameters:
             gradient = gradients[parameter.name].astype(np.float32)
@@ -260,11 +269,14 @@ def _rest() -> list[Check]:
     ]
 
 
-def _small_steps(backend: Calls) -> None:
+def _small_steps(backend: BackendCaller) -> None:
     """Updates of some 2**-14 of the weights, which no bfloat16 weight could take; float32 keeps 10 bits."""
     sgd = {"optimizer": {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.0}}
     case = make_case(_DOWN_UP, 9, 12, training=sgd)
-    received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    received, expected = (
+        backend.call(run_case, case, "mixed_bfloat16"),
+        reference_results(case, "mixed_bfloat16"),
+    )
     found = {}
     for parameter in case.plan.parameters:
         name = parameter.name
@@ -274,13 +286,16 @@ def _small_steps(backend: Calls) -> None:
         raise Nonconformity(f"relative differences beyond {LARGEST:g}: {listed(wrong)}")
 
 
-def _without_products(backend: Calls) -> None:
+def _without_products(backend: BackendCaller) -> None:
     """Kernels of 0: what is left is bias, ReLU, batch norm, sigmoid, loss and Adam, none of them rounded."""
     case = make_case(_DOWN_UP, 9, 12, batch_norm_settings={"momentum": 0.6})
     for name, array in case.state.items():
         if name.endswith("/kernel"):
             array[...] = 0.0
-    received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    received, expected = (
+        backend.call(run_case, case, "mixed_bfloat16"),
+        reference_results(case, "mixed_bfloat16"),
+    )
     found = all_differences(received, expected).items()
     if wrong := {name: value for name, value in found if "/kernel" not in name and not value <= _EXACT}:
         raise Nonconformity(f"relative differences beyond {_EXACT:g}: {listed(wrong)}")

@@ -9,20 +9,20 @@ import numpy as np
 
 from core.backend.contract import Precision
 from core.conformance.cases import (
-    FLOOR_FLOAT64,
+    FLOAT64_TOLERANCE,
     Case,
     Nonconformity,
+    all_results,
     case_of,
-    everything,
-    judge,
     make_case,
+    reference_results,
     require_agreement,
     run_case,
 )
 from core.conformance.random_networks import random_case
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import floor
+from core.tolerance.budget import budget_floor
 from core.tolerance.differences import difference
 
 PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
@@ -42,9 +42,9 @@ def number_checks() -> list[Check]:
 
 
 def _agreement(subject: str, name: str, case: Case, precision: Precision, *, ties: bool = False) -> Check:
-    def run(backend: Calls) -> None:
-        received = backend.call(everything, case, precision)
-        require_agreement(everything, received, case, precision, ties=ties)
+    def run(backend: BackendCaller) -> None:
+        received = backend.call(all_results, case, precision)
+        require_agreement(all_results, received, case, precision, ties=ties)
 
     return Check(subject, name, precision, run)
 
@@ -250,11 +250,11 @@ def _logits_of(logit: float, precision: Precision) -> Check:
     for name, array in case.state.items():
         array[...] = logit if name == "mask/bias" else 0.0
 
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, precision), judge(case)
+    def run(backend: BackendCaller) -> None:
+        received, expected = backend.call(run_case, case, precision), reference_results(case)
         got, wanted = received.gradients["mask/bias"], expected.gradients["mask/bias"]
         found = difference(received.training_loss, expected.training_loss)
-        allowed = FLOOR_FLOAT64 if precision == "float64" else floor("gradient", precision)
+        allowed = FLOAT64_TOLERANCE if precision == "float64" else budget_floor("gradient", precision)
         _require(found < allowed, f"the loss differs by {found:.1e}, allowed {allowed:g}")
         _require(bool(np.isfinite(got).all()), f"the gradient is {got}")
         distance = float(abs(got - wanted).max())
@@ -274,7 +274,7 @@ def _half(precision: Precision) -> Check:
         array[...] = 0.0
     wanted = 0.5 - float(case.batches[0][1].mean())
 
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         got = float(backend.call(run_case, case, precision).gradients["mask/bias"][0])
         _require(
             abs(got - wanted) < 1e-6, f"the gradient is {got}, sigmoid(0) - truth is {wanted} in the mean"
@@ -289,7 +289,7 @@ def _not_a_number(precision: Precision) -> Check:
     case = make_case(blocks, 25, 31, training={"loss": {"bce": 0, "dice": 0, "lovasz": 1}})
     case.batches[0][0][:, 3:17] = np.nan
 
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         loss = backend.call(run_case, case, precision).training_loss
         _require(not np.isfinite(loss), f"logits that are not numbers gave a loss of {loss}")
 

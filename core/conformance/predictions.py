@@ -12,9 +12,9 @@ from core.backend.contract import Array, Implementation, Precision, State
 from core.backend.registry import load_backend
 from core.conformance.cases import Case, Nonconformity, case_of, make_case, require_agreement
 from core.conformance.mixed import LARGEST as LARGEST_MIXED
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import Found
+from core.tolerance.budget import ArraysByKind
 from core.tolerance.differences import difference
 
 SUBJECT = "prediction"
@@ -89,20 +89,20 @@ def _answers(implementation: Implementation, case: Case, precision: Precision) -
     return model.predict(case.batches[0][0]), probabilities, np.array(float(loss))
 
 
-def _by_kind(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
+def _by_kind(implementation: Implementation, case: Case, precision: Precision) -> list[ArraysByKind]:
     predictions, probabilities, loss = _answers(implementation, case, precision)
     found = {"predictions": predictions, "probabilities of evaluate": probabilities}
     return [{"prediction": found, "loss": {"loss": loss}}]
 
 
 def _agreement(name: str, case: Case, precision: Precision) -> Check:
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         require_agreement(_by_kind, backend.call(_by_kind, case, precision), case, precision)
 
     return Check(SUBJECT, name, precision, run)
 
 
-def _products_in_bfloat16(backend: Calls) -> None:
+def _products_in_bfloat16(backend: BackendCaller) -> None:
     """Most probabilities are the judge's but for float32's rounding: few elements flip (see `mixed`)."""
     down = {"name": "down", "kind": "conv", "filters": 3}
     case = make_case([down, {"name": "mask", "kind": "output"}], 24, 32, batch_norm=False)
@@ -118,7 +118,7 @@ def _products_in_bfloat16(backend: Calls) -> None:
         raise Nonconformity(f"the loss is {found}, the judge's {loss}")
 
 
-def _require_extremes(backend: Calls, case: Case) -> None:
+def _require_extremes(backend: BackendCaller, case: Case) -> None:
     predictions, _, loss = backend.call(_answers, case, "float32")
     sides = predictions[:, :, :3], predictions[:, :, 3:]
     if not (np.abs(sides[0] - 1) < 1e-6).all() or not (np.abs(sides[1]) < 1e-6).all():
@@ -138,7 +138,7 @@ def _in_batches(implementation: Implementation, case: Case, sizes: list[int]) ->
     return [model.predict(images), np.concatenate([model.predict(part) for part in parts])]
 
 
-def _each_by_itself(backend: Calls) -> None:
+def _each_by_itself(backend: BackendCaller) -> None:
     case = make_case([{"name": "mask", "kind": "output"}], 9, 12, batches=(7,))
     together, apart = backend.call(_in_batches, case, [1, 4, 2])
     if not (found := difference(apart, together)) <= 1e-6:
@@ -156,7 +156,7 @@ def _around(implementation: Implementation, case: Case) -> tuple[State, State, b
     return before, model.state(), untouched
 
 
-def _pure(backend: Calls) -> None:
+def _pure(backend: BackendCaller) -> None:
     before, after, untouched = backend.call(_around, _network())
     changed = [name for name, array in before.items() if not np.array_equal(array, after[name])]
     if changed or not untouched:
@@ -173,7 +173,7 @@ def _before_and_after(implementation: Implementation, first: Case, second: Case)
     return model.predict(first.batches[0][0]), probabilities, np.array(float(loss))
 
 
-def _reloaded(backend: Calls) -> None:
+def _reloaded(backend: BackendCaller) -> None:
     first = _network()
     second = replace(first, state={name: array * np.float32(0.7) for name, array in first.state.items()})
     again = backend.call(_before_and_after, first, second)

@@ -14,7 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Calls(Protocol):
+class BackendCaller(Protocol):
     """What can call a backend: a `core.backend.process.BackendProcess`, or anything with the same method."""
 
     def call(
@@ -38,14 +38,14 @@ class Check:
     subject: str
     name: str
     precision: Precision
-    run: Callable[[Calls], None]
+    run: Callable[[BackendCaller], None]
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.name} ({self.precision})"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """What came of a check; `detail` says why it did not pass.
 
     "refused" is an honest no: the backend said by a `UserError` that it cannot.
@@ -56,20 +56,20 @@ class Outcome:
     detail: str = ""
 
 
-def examine(check: Check, backend: Calls) -> Outcome:
+def examine(check: Check, backend: BackendCaller) -> CheckOutcome:
     """Run a check; whatever the backend raises is its failure."""
     try:
         check.run(backend)
     except UserError as refusal:
-        return Outcome(check, "refused", str(refusal))
+        return CheckOutcome(check, "refused", str(refusal))
     except Nonconformity as reason:
-        return Outcome(check, "failed", str(reason))
+        return CheckOutcome(check, "failed", str(reason))
     except Exception as error:
-        return Outcome(check, "failed", f"{type(error).__name__}: {error}")
-    return Outcome(check, "passed")
+        return CheckOutcome(check, "failed", f"{type(error).__name__}: {error}")
+    return CheckOutcome(check, "passed")
 
 
-def capabilities(outcomes: Iterable[Outcome]) -> dict[str, dict[str, str]]:
+def capabilities(outcomes: Iterable[CheckOutcome]) -> dict[str, dict[str, str]]:
     """For each subject and precision "yes", "no" (every check refused), "partly" or "FAILS", in order."""
     found: dict[str, dict[str, set[str]]] = {}
     for outcome in outcomes:

@@ -14,15 +14,15 @@ from typing import Any, get_args
 import numpy as np
 
 from core.backend.contract import Implementation, Precision
-from core.backend.kernel_switches import Quantity, Switch, switches_taken
+from core.backend.kernel_switches import Quantity, Switch, record_switch_values
 from core.conformance.cases import Case, Nonconformity, make_case, require_agreement
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.conformance.training import train
-from core.tolerance.budget import Found
+from core.tolerance.budget import ArraysByKind
 
 SUBJECT = "both sides of switches"
 
-Met = dict[str, set[int]]
+ValuesBySwitch = dict[str, set[int]]
 
 
 def switch_checks() -> list[Check]:
@@ -31,17 +31,17 @@ def switch_checks() -> list[Check]:
     return [_check(quantity, precision) for precision in precisions for quantity in get_args(Quantity)]
 
 
-def declared(implementation: Implementation) -> tuple[Switch, ...]:
+def declared_switches(implementation: Implementation) -> tuple[Switch, ...]:
     """Those of a backend; a module without `switches` has none."""
     found: Callable[[], tuple[Switch, ...]] = getattr(implementation, "switches", tuple)
     return tuple(found())
 
 
 def _check(quantity: Quantity, precision: Precision) -> Check:
-    def run(backend: Calls) -> None:
-        switches = [switch for switch in backend.call(declared) if switch.quantity == quantity]
+    def run(backend: BackendCaller) -> None:
+        switches = [switch for switch in backend.call(declared_switches) if switch.quantity == quantity]
         for bound in sorted({switch.bound for switch in switches}):
-            met: Met = {}
+            met: ValuesBySwitch = {}
             for name, case in _CASES[quantity](bound):
                 try:
                     found, values = backend.call(_train, case, precision)
@@ -55,12 +55,14 @@ def _check(quantity: Quantity, precision: Precision) -> Check:
     return Check(SUBJECT, quantity, precision, run)
 
 
-def _train(implementation: Implementation, case: Case, precision: Precision) -> tuple[list[Found], Met]:
-    with switches_taken() as met:
+def _train(
+    implementation: Implementation, case: Case, precision: Precision
+) -> tuple[list[ArraysByKind], ValuesBySwitch]:
+    with record_switch_values() as met:
         return train(implementation, case, precision), met
 
 
-def _require_met(switches: list[Switch], met: Met, precision: Precision) -> None:
+def _require_met(switches: list[Switch], met: ValuesBySwitch, precision: Precision) -> None:
     for switch in switches:
         numbers = sorted(met.get(switch.name, ()))
         if switch.by_data or (precision == "float64" and not numbers):  # of float32 alone

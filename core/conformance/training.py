@@ -20,9 +20,9 @@ import numpy as np
 from core.backend.contract import Array, Implementation, Precision, step_and_gradients
 from core.backend.state import by_kind
 from core.conformance.cases import Case, case_of, require_agreement
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import Found
+from core.tolerance.budget import ArraysByKind
 
 SUBJECT = "training in float32"
 
@@ -91,7 +91,7 @@ LARGE = (
 """Up to minutes each, of which the judge takes most."""
 
 
-def checks_of(settings: Sequence[Setting]) -> list[Check]:
+def training_checks(settings: Sequence[Setting]) -> list[Check]:
     """One of each."""
     return [_check(setting) for setting in settings]
 
@@ -111,11 +111,11 @@ def case_of_setting(setting: Setting, seed: int = 5) -> Case:
     if setting.pictures == "radiographs":
         rng = np.random.default_rng([seed, 384])
         for images, masks in case.batches:
-            like_radiographs(rng, images, masks)
+            fill_with_radiographs(rng, images, masks)
     return case
 
 
-def like_radiographs(rng: np.random.Generator, images: Array, masks: Array) -> None:
+def fill_with_radiographs(rng: np.random.Generator, images: Array, masks: Array) -> None:
     """Fill batches with smooth pictures in steps of 1/255, black and saturated here and there.
 
     Args:
@@ -138,11 +138,11 @@ def like_radiographs(rng: np.random.Generator, images: Array, masks: Array) -> N
         mask[..., 0] = grey > 0.75
 
 
-def train(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
+def train(implementation: Implementation, case: Case, precision: Precision) -> list[ArraysByKind]:
     """Loss, gradients, and every array after it, of each step."""
     model = implementation.compile(case.plan, case.rules, "cpu", precision)
     model.load_state(case.state)
-    steps: list[Found] = []
+    steps: list[ArraysByKind] = []
     for step, (images, masks) in enumerate(case.batches, start=1):
         given = (images, masks, case.scalars(step), case.keep(step, len(images)))
         loss, gradients = step_and_gradients(model, *given)
@@ -151,7 +151,7 @@ def train(implementation: Implementation, case: Case, precision: Precision) -> l
 
 
 def _check(setting: Setting) -> Check:
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         case = case_of_setting(setting)
         require_agreement(train, backend.call(train, case, "float32"), case, "float32")
 

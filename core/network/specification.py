@@ -32,12 +32,12 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class _Block(Strict):
+class _NamedBlock(Strict):
     name: BlockName
     skip: str | None = None
 
 
-class _HiddenBlock(_Block):
+class _HiddenBlock(_NamedBlock):
     """None leaves `batch_norm` and `dropout` to the network's own setting."""
 
     batch_norm: bool | None = None
@@ -69,7 +69,7 @@ class TransposeBlock(_HiddenBlock):
     stride: Size = 2
 
 
-class OutputBlock(_Block):
+class OutputBlock(_NamedBlock):
     """Transposed convolution to one filter: (h, w, c) -> (h * stride, w * stride, 1) logits."""
 
     kind: Literal["output"]

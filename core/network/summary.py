@@ -8,7 +8,7 @@ from core.network.plan import Conv2D, ConvTranspose2D, Operation, Plan
 
 
 @dataclass(frozen=True)
-class Row:
+class BlockSummary:
     """One block.
 
     Args:
@@ -24,14 +24,14 @@ class Row:
     parameters: int
 
 
-def summarise_plan(plan: Plan) -> list[Row]:
+def summarise_plan(plan: Plan) -> list[BlockSummary]:
     """A row for each block, in order."""
     rows = []
     for name, last in plan.blocks:
         own = [op for op in plan.operations if op.name.split("/")[0] == name]
         output = next(op.output for op in own if op.output.name == last)
         parameters = sum(array.size for array in plan.parameters if array.name.split("/")[0] == name)
-        rows.append(Row(name, ", ".join(map(_short, own)), str(output), parameters))
+        rows.append(BlockSummary(name, ", ".join(map(_short, own)), str(output), parameters))
     return rows
 
 

@@ -10,7 +10,7 @@ noise enters.
 
 from __future__ import annotations
 
-from core.parity.certificate import Certificate, Series, certify
+from core.parity.certificate import Certificate, RunHistory, certify
 from core.parity.measures import KINDS, Violation
 
-__all__ = ["KINDS", "Certificate", "Series", "Violation", "certify"]
+__all__ = ["KINDS", "Certificate", "RunHistory", "Violation", "certify"]

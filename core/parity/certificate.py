@@ -13,27 +13,27 @@ import numpy as np
 from core.backend.contract import Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.process import BackendProcess
-from core.backend.state import Kind, initial_state
+from core.backend.state import ArrayKind, initial_state
 from core.backend.training_rules import step_scalars
 from core.base.errors import UserError
 from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
 from core.experiment.configuration import Configuration
 from core.network.plan import Plan
-from core.parity.measures import KINDS, Distances, Ruler, Snapshot, Violation
-from core.parity.trajectory import Step, advance, begin, begin_judging
-from core.tolerance.budget import DRAWS, Distance, farthest
+from core.parity.measures import KINDS, Distances, RunComparer, Snapshot, Violation
+from core.parity.trajectory import StepResult, advance_run, begin_reference_run, begin_run
+from core.tolerance.budget import DRAWS, Distance, largest_share
 from core.training.loop import Batch, Batches
 from core.training.schedules import learning_rate
 
 TRUTH = "truth"
 """The name of the reference's run in float64 that float32 is compared with."""
 
-_JUDGES = 2
+_REFERENCE_PROCESSES = 2
 """Processes that share the judge's runs."""
 
 
 @dataclass
-class Series:
+class RunHistory:
     """One run from step to step: its loss, and for each kind the array that takes most of its budget.
 
     Args:
@@ -44,20 +44,20 @@ class Series:
     """
 
     losses: list[float] = field(default_factory=list)
-    tensors: dict[Kind, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    distances: dict[Kind, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    budgets: dict[Kind, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    tensors: dict[ArrayKind, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    distances: dict[ArrayKind, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    budgets: dict[ArrayKind, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     def add(self, loss: float, found: Distances) -> None:
         """One more step."""
         self.losses.append(loss)
         for kind in KINDS:
-            name, distance = farthest(found[kind])
+            name, distance = largest_share(found[kind])
             self.tensors[kind].append(name)
             self.distances[kind].append(distance.value)
             self.budgets[kind].append(distance.budget)
 
-    def shares(self, kind: Kind) -> list[float]:
+    def shares(self, kind: ArrayKind) -> list[float]:
         """Of the budget, at each step."""
         pairs = zip(self.distances[kind], self.budgets[kind], strict=True)
         return [Distance(value, budget).share for value, budget in pairs]
@@ -79,7 +79,7 @@ class Certificate:
 
     precision: Precision
     base: str
-    runs: dict[str, Series]
+    runs: dict[str, RunHistory]
     base_losses: list[float] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     relay_step: int | None = None
@@ -97,7 +97,7 @@ class Certificate:
 
 
 @dataclass
-class _Run:
+class _ActiveRun:
     """A model in some process; `name` is its name there too."""
 
     name: str
@@ -145,7 +145,7 @@ def certify(
         )
     with ExitStack() as stack:
         processes = {name: stack.enter_context(BackendProcess(name)) for name in names}
-        work = _Work(processes, plan, configuration, batches.batches, data, stack)
+        work = _Certification(processes, plan, configuration, batches.batches, data, stack)
         if round_trip:
             work.begin_round(-(-steps // (len(names) + 1)))
         for step, batch in enumerate(_endless(batches), start=1):
@@ -166,7 +166,7 @@ def _endless(batches: Batches) -> Iterator[Batch]:
         yield from batches.epoch(epoch)
 
 
-class _Work:
+class _Certification:
     def __init__(
         self,
         processes: Mapping[str, BackendProcess],
@@ -180,38 +180,39 @@ class _Work:
         self._batches, self._settings = batches, configuration.training
         self._rules = self._settings.rules()
         precision = self._settings.precision
-        self._ruler = Ruler(plan, precision)
+        self._ruler = RunComparer(plan, precision)
         # Float64 keeps the float32 numbers that are drawn.
         self._state: State = {
             name: array.astype(array_type(precision))
             for name, array in initial_state(plan, self._rules, self._settings.seed).items()
         }
         base, others = TRUTH, list(processes)
-        self._moved: list[_Run] = []
+        self._moved: list[_ActiveRun] = []
         if precision == "float64":
             base = "reference" if "reference" in processes else others[0]
             others.remove(base)
             self._truth = self._begin(base, base, self._state)
         else:
-            judges = [stack.enter_context(BackendProcess("reference")) for _ in range(_JUDGES)]
-            self._truth = self._begin_judging(judges[0], TRUTH, None)
+            judges = [stack.enter_context(BackendProcess("reference")) for _ in range(_REFERENCE_PROCESSES)]
+            self._truth = self._begin_reference(judges[0], TRUTH, None)
             self._moved = [
-                self._begin_judging(judges[draw % _JUDGES], f"moved {draw}", draw) for draw in range(DRAWS)
+                self._begin_reference(judges[draw % _REFERENCE_PROCESSES], f"moved {draw}", draw)
+                for draw in range(DRAWS)
             ]
         self._runs = [self._begin(name, name, self._state) for name in others]
-        self.certificate = Certificate(precision, base, runs={name: Series() for name in others})
-        self._round: _Run | None = None
+        self.certificate = Certificate(precision, base, runs={name: RunHistory() for name in others})
+        self._round: _ActiveRun | None = None
         self._ahead: list[str] = []  # the backends that the run that goes round has not come to
 
-    def _begin(self, run: str, backend: str, state: State) -> _Run:
+    def _begin(self, run: str, backend: str, state: State) -> _ActiveRun:
         process = self._processes[backend]
-        process.call(begin, run, self._plan, self._rules, self._settings.precision, state)
-        return _Run(run, process, state)
+        process.call(begin_run, run, self._plan, self._rules, self._settings.precision, state)
+        return _ActiveRun(run, process, state)
 
-    def _begin_judging(self, process: BackendProcess, run: str, draw: int | None) -> _Run:
+    def _begin_reference(self, process: BackendProcess, run: str, draw: int | None) -> _ActiveRun:
         precision = self._settings.precision
-        process.call(begin_judging, run, self._plan, self._rules, precision, self._state, draw)
-        return _Run(run, process, self._state)
+        process.call(begin_reference_run, run, self._plan, self._rules, precision, self._state, draw)
+        return _ActiveRun(run, process, self._state)
 
     def advance(self, step: int, batch: Batch) -> None:
         """One step of every run, and what it showed."""
@@ -221,10 +222,12 @@ class _Work:
         keep = draw_dropout_masks(self._plan, settings.seed, step, len(batch.images))
         images = np.asarray(batch.images, array_type(settings.precision))
         runs = [self._truth, *self._moved, *self._runs]
-        started = [run.process.start(advance, run.name, images, batch.masks, scalars, keep) for run in runs]
+        started = [
+            run.process.start(advance_run, run.name, images, batch.masks, scalars, keep) for run in runs
+        ]
         snapshots: dict[str, Snapshot] = {}
         for run, future in zip(runs, started, strict=True):
-            result: Step = run.process.wait(future)
+            result: StepResult = run.process.wait(future)
             snapshots[run.name] = Snapshot(result, run.before)
             run.before = result.state
         truth, moved = snapshots[self._truth.name], [snapshots[run.name] for run in self._moved]
@@ -247,7 +250,7 @@ class _Work:
                 if taker != giver:
                     name = f"{giver} > {taker}"
                     self._runs.append(self._begin(name, taker, received))
-                    self.certificate.runs[name] = Series()
+                    self.certificate.runs[name] = RunHistory()
 
     def begin_round(self, leg: int) -> None:
         """Begin the run that every backend trains in turn, each for so many steps and the first twice."""
@@ -256,7 +259,7 @@ class _Work:
         name = " > ".join([first, *self._ahead])
         self._round = self._begin(name, first, self._state)
         self._runs.append(self._round)
-        self.certificate.runs[name] = Series()
+        self.certificate.runs[name] = RunHistory()
 
     def go_round(self, step: int) -> None:
         """Hand the run that goes round to the next backend, if its time has come."""

@@ -9,16 +9,16 @@ from functools import partial
 import numpy as np
 
 from core.backend.contract import Precision, State
-from core.backend.state import Kind, by_kind
+from core.backend.state import ArrayKind, by_kind
 from core.network.plan import Plan
-from core.parity.trajectory import Step
+from core.parity.trajectory import StepResult
 from core.tolerance.budget import KINDS as ALL_KINDS
-from core.tolerance.budget import Budget, Distance, floor
+from core.tolerance.budget import Budget, Distance, budget_floor
 
-KINDS: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
+KINDS: tuple[ArrayKind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
 """In the order in which a fault of one step would show: forward, backward, update."""
 
-Distances = Mapping[Kind, Mapping[str, Distance]]
+Distances = Mapping[ArrayKind, Mapping[str, Distance]]
 """By kind, then by the name of the array."""
 
 
@@ -55,15 +55,15 @@ class Violation:
 class Snapshot:
     """One run at one step: its results and the arrays it started from."""
 
-    step: Step
+    step: StepResult
     before: State
 
 
-class Ruler:
+class RunComparer:
     """Measures runs of one plan."""
 
     def __init__(self, plan: Plan, precision: Precision) -> None:
-        self._budget = Budget(partial(floor, precision=precision))
+        self._budget = Budget(partial(budget_floor, precision=precision))
         self._parameters = [parameter.name for parameter in plan.parameters]
         self._owners = {
             name: operation.name
@@ -89,7 +89,7 @@ class Ruler:
                     return Violation(run, step, kind, tensor, owner, distance.value, distance.budget)
         return None
 
-    def _by_kind(self, run: Snapshot) -> dict[Kind, State]:
+    def _by_kind(self, run: Snapshot) -> dict[ArrayKind, State]:
         after = run.step.state
         return {
             **by_kind(after),

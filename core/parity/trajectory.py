@@ -9,9 +9,9 @@ from core.backend.contract import (
     Array,
     DropoutMasks,
     Implementation,
-    Judge,
     Model,
     Precision,
+    ReferenceImplementation,
     State,
     step_and_gradients,
 )
@@ -22,7 +22,7 @@ _models: dict[str, Model] = {}  # of this process, by the name of their run
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What one training step came to: the loss before it, its gradients, and all arrays after it."""
 
     loss: float
@@ -30,7 +30,7 @@ class Step:
     state: State
 
 
-def begin(
+def begin_run(
     implementation: Implementation,
     run: str,
     plan: Plan,
@@ -44,7 +44,7 @@ def begin(
     _models[run] = model
 
 
-def begin_judging(
+def begin_reference_run(
     implementation: Implementation,
     run: str,
     plan: Plan,
@@ -54,21 +54,21 @@ def begin_judging(
     draw: int | None,
 ) -> None:
     """The same for one of the judge's runs, moved as by `draw` (`core.tolerance.budget`)."""
-    model = cast(Judge, implementation).judge(plan, rules, precision, draw)
+    model = cast(ReferenceImplementation, implementation).compile_reference(plan, rules, precision, draw)
     model.load_state(state)
     _models[run] = model
 
 
-def advance(
+def advance_run(
     implementation: Implementation,
     run: str,
     images: Array,
     masks: Array,
     scalars: StepScalars,
     keep: DropoutMasks,
-) -> Step:
+) -> StepResult:
     """One step of a run that was begun."""
     del implementation
     model = _models[run]
     loss, gradients = step_and_gradients(model, images, masks, scalars, keep)
-    return Step(loss, gradients, model.state())
+    return StepResult(loss, gradients, model.state())

@@ -43,10 +43,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import Precision, State
-from core.backend.state import Kind
+from core.backend.state import ArrayKind
 from core.tolerance.differences import difference
 
-Found: TypeAlias = Mapping[Kind, State]
+ArraysByKind: TypeAlias = Mapping[ArrayKind, State]
 """Arrays by their kind and name."""
 
 UNIT = 2.0**-23
@@ -60,13 +60,13 @@ _SMALL = 2.0**-10  # units
 _SMOOTH_DRAWS = 2
 DRAWS = _SMOOTH_DRAWS + 4
 
-KINDS: tuple[Kind, ...] = ("statistic", "loss", "gradient", "update", "weight", "moment", "prediction")
+KINDS: tuple[ArrayKind, ...] = ("statistic", "loss", "gradient", "update", "weight", "moment", "prediction")
 """In the order in which a fault of one step would show: forward, backward, update."""
 
 _DECISIVE = ("statistic", "loss")
 
 
-def floor(kind: Kind, precision: Precision) -> float:
+def budget_floor(kind: ArrayKind, precision: Precision) -> float:
     """Share of an array's norm that it may be off by in any case; in float64 that is all.
 
     In float64 only the order of additions may differ. Adam makes steps of rounding itself where a gradient
@@ -89,7 +89,7 @@ _SMALLEST = 1e-3
 """Share of the largest array's norm below which a norm counts as no smaller: see `_scales`."""
 
 
-class Moves:
+class Perturbation:
     """One draw of moves: every element up or down by lot.
 
     Args:
@@ -133,13 +133,13 @@ class Budget:
         floor: By kind, the share of an array's scale that is allowed in any case.
     """
 
-    def __init__(self, floor: Callable[[Kind], float]) -> None:
+    def __init__(self, floor: Callable[[ArrayKind], float]) -> None:
         self._floor = floor
-        self._truth: Found = {}
-        self._scales: dict[Kind, dict[str, float]] = {}
-        self._drifts: dict[tuple[Kind, str], tuple[float, float]] = {}
+        self._truth: ArraysByKind = {}
+        self._scales: dict[ArrayKind, dict[str, float]] = {}
+        self._drifts: dict[tuple[ArrayKind, str], tuple[float, float]] = {}
 
-    def advance(self, truth: Found, moved: Sequence[Found] = ()) -> None:
+    def advance(self, truth: ArraysByKind, moved: Sequence[ArraysByKind] = ()) -> None:
         """To the next step.
 
         Args:
@@ -160,11 +160,11 @@ class Budget:
                 now = (SMOOTH / _SMALL * smooth, JUMP_FACTOR * jump)
                 self._drifts[kind, name] = max(before[0], now[0]), max(before[1], now[1])
 
-    def distances(self, received: Found) -> dict[Kind, dict[str, Distance]]:
+    def distances(self, received: ArraysByKind) -> dict[ArrayKind, dict[str, Distance]]:
         """How far each array is from the truth at this step; infinitely if a side lacks it or its shape."""
         return {kind: self._of_kind(kind, received.get(kind, {})) for kind in self._truth}
 
-    def _of_kind(self, kind: Kind, received: State) -> dict[str, Distance]:
+    def _of_kind(self, kind: ArrayKind, received: State) -> dict[str, Distance]:
         truth, floor, found = self._truth[kind], self._floor(kind), {}
         for name in [*truth, *(name for name in received if name not in truth)]:
             distance = float("inf")
@@ -174,7 +174,7 @@ class Budget:
         return found
 
 
-def _scales(kind: Kind, truth: State) -> dict[str, float]:
+def _scales(kind: ArrayKind, truth: State) -> dict[str, float]:
     """What a distance is divided by: each array's norm.
 
     That of a gradient, an update or a weight counts as at least a thousandth of the largest one: of something
@@ -185,6 +185,6 @@ def _scales(kind: Kind, truth: State) -> dict[str, float]:
     return {name: max(norm, least, 1e-300) for name, norm in norms.items()}
 
 
-def farthest(found: Mapping[str, Distance]) -> tuple[str, Distance]:
+def largest_share(found: Mapping[str, Distance]) -> tuple[str, Distance]:
     """The array that takes the largest share of its budget; ("-", nothing of 1) where there is none."""
     return max(found.items(), key=lambda item: item[1].share, default=("-", Distance(0.0, 1.0)))

@@ -16,10 +16,10 @@ from test_mutants import Mutant
 from backends.reference import operations
 from backends.reference.model import ReferenceModel
 from backends.reference.operations import Floats
-from core.conformance.cases import Case, case_of, distances_from_truth
-from core.conformance.training import Setting, case_of_setting, like_radiographs, train
+from core.conformance.cases import Case, case_of, distances_from_reference
+from core.conformance.training import Setting, case_of_setting, fill_with_radiographs, train
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import Distance, farthest
+from core.tolerance.budget import Distance, largest_share
 
 Sum = Callable[[Floats], Floats]
 """Of (pixels, C) in float32 over the pixels."""
@@ -73,8 +73,10 @@ def with_sums(monkeypatch: pytest.MonkeyPatch, add: Sum, where: str) -> None:
 
 
 def worst(case: Case) -> tuple[str, Distance]:
-    (step,) = distances_from_truth(train, Mutant().call(train, case, "float32"), case, "float32")
-    return farthest({f"{kind} of {name}": far for kind, found in step.items() for name, far in found.items()})
+    (step,) = distances_from_reference(train, Mutant().call(train, case, "float32"), case, "float32")
+    return largest_share(
+        {f"{kind} of {name}": far for kind, found in step.items() for name, far in found.items()}
+    )
 
 
 CASES = {
@@ -89,7 +91,7 @@ def narrow() -> Case:
     widths = [f"network.blocks.{index}.filters=4" for index in (0, 1, 2, 4, 5)]
     case = case_of(load_configuration(Path("fcn"), widths), 384, 384, batches=(8,), seed=1)
     for images, masks in case.batches:
-        like_radiographs(np.random.default_rng(1), images, masks)
+        fill_with_radiographs(np.random.default_rng(1), images, masks)
     return case
 
 

@@ -1,4 +1,4 @@
-"""Every number at which a backend changes its way is declared: none is hidden in its source."""
+"""Every number at which a backend changes its way is declared_switches: none is hidden in its source."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from core.backend.kernel_switches import Switch, switches_taken
+from core.backend.kernel_switches import Switch, record_switch_values
 from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
-from core.conformance.switches import SUBJECT, declared
+from core.conformance.switches import SUBJECT, declared_switches
 
 BACKEND_FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "backends").glob("*/model.py"))
 NO_CHOICE = {  # comparisons with a number that choose no way of computing
@@ -21,7 +21,7 @@ NO_CHOICE = {  # comparisons with a number that choose no way of computing
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
     ("tf/devices.py", "counts == 1024"): "tests/backends/test_bfloat16.py has both",
     ("tf/operations.py", "windows.stride > 1"): "the geometry checks have both",
-    ("tf/unfolding.py", "self.stride == 1"): "the geometry checks have both: kernels of 1, strides 1 to 3",
+    ("tf/im2col.py", "self.stride == 1"): "the geometry checks have both: kernels of 1, strides 1 to 3",
 }
 
 
@@ -80,7 +80,7 @@ def in_modules(implementation: object) -> set[str]:
 
 
 def test_a_backend_declares_all_that_it_has(remote: BackendProcess) -> None:
-    names = [switch.name for switch in remote.call(declared)]
+    names = [switch.name for switch in remote.call(declared_switches)]
     assert len(set(names)) == len(names)
     assert remote.call(in_modules) == set(names)  # type: ignore[arg-type]
 
@@ -89,7 +89,7 @@ class Changing:
     """A backend that says of a switch what it does not do: it never asks it."""
 
     def call(self, function: object, *given: object) -> object:
-        if function is declared:
+        if function is declared_switches:
             return (Switch("sums", "pixels of a batch norm", 7),)
         from test_mutants import Mutant
 
@@ -134,11 +134,11 @@ def test_an_error_on_one_side_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 def test_how_a_switch_decides_and_what_it_notes() -> None:
     switch = Switch("rows", "length of a side", 4)
-    with switches_taken() as met:
+    with record_switch_values() as met:
         assert [switch.reached(value) for value in (3, 4, 5)] == [False, True, True]
-        assert [switch.missing(value) for value in (1, 4, 6)] == [3, 0, 2]
-        assert [switch.parts(value) for value in (0, 4, 5, 9)] == [1, 1, 2, 3]
-        assert [switch.divisor(value) for value in (6, 7, 8, 9)] == [3, 1, 4, 3]
+        assert [switch.padding_needed(value) for value in (1, 4, 6)] == [3, 0, 2]
+        assert [switch.part_count(value) for value in (0, 4, 5, 9)] == [1, 1, 2, 3]
+        assert [switch.largest_divisor(value) for value in (6, 7, 8, 9)] == [3, 1, 4, 3]
     assert met == {"rows": {0, 1, 3, 4, 5, 6, 7, 8, 9}}
     switch.reached(77)
     assert 77 not in met["rows"]
