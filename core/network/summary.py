@@ -1,4 +1,4 @@
-"""The network as a table: what `run.py` prints before training."""
+"""The table of a network that `run.py` prints before training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from core.network.plan import Conv2D, ConvTranspose2D, Operation, Plan
 
 @dataclass(frozen=True)
 class BlockSummary:
-    """One block.
+    """A row of the table: one block.
 
     Args:
         name: The block's name.
-        operations: Its primitive operations, in short.
-        output: Shape of its result, the batch axis left out.
-        parameters: Elements of its trained arrays.
+        operations: Its primitive operations, abbreviated.
+        output: Shape of its result, without the batch axis.
+        parameters: Number of elements of its trained arrays.
     """
 
     name: str
@@ -25,7 +25,7 @@ class BlockSummary:
 
 
 def summarise_plan(plan: Plan) -> list[BlockSummary]:
-    """A row for each block, in order."""
+    """Return a row for each block, in order."""
     rows = []
     for name, last in plan.blocks:
         own = [op for op in plan.operations if op.name.split("/")[0] == name]

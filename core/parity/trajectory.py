@@ -1,4 +1,4 @@
-"""What runs in a backend's process: models that take one step after another when they are told to."""
+"""Functions that run in a backend's process: they begin runs and advance them step by step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from core.backend.contract import (
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.network.plan import Plan
 
-_models: dict[str, Model] = {}  # of this process, by the name of their run
+_models: dict[str, Model] = {}  # the models in this process, by the name of their run
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one training step came to: the loss before it, its gradients, and all arrays after it."""
+    """The results of one training step: the loss before it, its gradients, and all arrays after it."""
 
     loss: float
     gradients: State
@@ -38,7 +38,7 @@ def begin_run(
     precision: Precision,
     state: State,
 ) -> None:
-    """Compile a model for the run called `run`, with the given arrays."""
+    """Compile a model for the run called `run` and load the given arrays."""
     model = implementation.compile(plan, rules, "cpu", precision)
     model.load_state(state)
     _models[run] = model
@@ -53,7 +53,7 @@ def begin_reference_run(
     state: State,
     draw: int | None,
 ) -> None:
-    """The same for one of the judge's runs, moved as by `draw` (`core.tolerance.budget`)."""
+    """Begin a run of the float64 reference; `draw` perturbs it (`core.tolerance.budget`), None does not."""
     model = cast(ReferenceImplementation, implementation).compile_reference(plan, rules, precision, draw)
     model.load_state(state)
     _models[run] = model
@@ -67,7 +67,7 @@ def advance_run(
     scalars: StepScalars,
     keep: DropoutMasks,
 ) -> StepResult:
-    """One step of a run that was begun."""
+    """Train one step of a run that was begun before."""
     del implementation
     model = _models[run]
     loss, gradients = step_and_gradients(model, images, masks, scalars, keep)
