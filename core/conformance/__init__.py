@@ -1,8 +1,10 @@
-"""What a backend must do, as checks that anybody can run on theirs.
+"""The conformance suite: checks of everything that a backend must do.
+
+The command runs them on any backend:
 
     python run.py conformance -f yours
 
-or with pytest, one test a check, `backend` being a fixture that gives a `BackendProcess("yours")`
+With pytest there is one test per check. `backend` is a fixture that yields a `BackendProcess("yours")`
 (docs/example-backend/tests/test_conformance.py is such a file):
 
     @pytest.mark.parametrize("check", all_checks(), ids=str)
@@ -10,9 +12,10 @@ or with pytest, one test a check, `backend` being a fixture that gives a `Backen
         outcome = examine(check, backend)
         assert outcome.status == "passed", outcome.detail
 
-Promises: the judge is the NumPy reference, in float64 but for mixed precision; checks draw the same numbers
-every time, and a backend that refuses (`UserError`) is told apart from one that is wrong. One that does not
-train passes the checks of predictions, and the table says "no" for the rest.
+Results are compared with the NumPy reference, in float64 except for mixed precision. The checks use the same
+numbers every time. A backend that refuses (`UserError`) is distinguished from one that is wrong. A backend
+that does not train passes the checks of predictions, and the table says "no" for the rest. The comparison of
+several backends while they train is in `core.parity`.
 """
 
 from __future__ import annotations
@@ -31,12 +34,12 @@ __all__ = ["BackendCaller", "Check", "CheckOutcome", "all_checks", "capabilities
 
 
 def all_checks(*, large: bool = False) -> list[Check]:
-    """Every check: predictions, the numbers of training, what else is promised, and the longest last.
+    """Return all checks, the longest last.
 
-    They are made once in a process: the judge's answers are kept with them.
+    They are created once in a process, because the reference's results are cached with them.
 
     Args:
-        large: Whether those that take up to minutes each are among them.
+        large: Whether to include the checks on the largest images, which are slow.
     """
     return [*_checks(), *(_large_checks() if large else ())]
 

@@ -1,4 +1,4 @@
-"""Checks of what `core.backend.contract.Model` promises beside the numbers."""
+"""Checks of what `core.backend.contract.Model` requires besides the numbers: state, refusals, determinism."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.conformance.suite import BackendCaller, Check
 
 
 class _Check(Protocol):
-    """What a check does, for a precision."""
+    """A check that can be made in any precision."""
 
     def __call__(self, backend: BackendCaller, precision: Precision = ...) -> None: ...
 
@@ -31,7 +31,7 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 def behaviour_checks() -> list[Check]:
-    """All of them; float32, because what they promise hardly depends on it; where it could, mixed too."""
+    """Return the checks in float32, and those that could depend on the precision in mixed precision too."""
     checks: list[tuple[str, str, Callable[[BackendCaller], None]]] = [
         ("devices", "the CPU comes first", _cpu_first),
         ("state", "comes back bit for bit", _round_trip),
@@ -129,7 +129,7 @@ def _after_size_0(implementation: Implementation, case: Case) -> State:
 
 
 def _size_0(backend: BackendCaller) -> None:
-    """What `core.training.weight_averaging` takes statistics with."""
+    """Check steps of size 0, with which `core.training.weight_averaging` recomputes the statistics."""
     case = make_case(BLOCKS, 8, 12)
     after = backend.call(_after_size_0, case)
     for parameter in case.plan.parameters:
@@ -141,7 +141,7 @@ def _size_0(backend: BackendCaller) -> None:
 
 
 def _refusal(implementation: Implementation, case: Case, state: State) -> str | None:
-    """The message of the refusal; None where the state was taken."""
+    """Return the message of the refusal, or None if the state was accepted."""
     try:
         _compiled(implementation, case).load_state(state)
     except UserError as refusal:
@@ -162,14 +162,14 @@ def _refusals(backend: BackendCaller) -> None:
 
 @dataclass(frozen=True)
 class UnknownOptimizerRule:
-    """The rule of an optimiser that no backend has."""
+    """The rule of an optimiser that no backend implements."""
 
     slots: tuple[str, ...] = ("m", "v")
 
 
 def _unknown_optimizer(backend: BackendCaller) -> None:
     case = make_case(BLOCKS, 8, 12)
-    backend.call(_trained, case, "float32")  # a backend that does not train has no optimiser, and says so
+    backend.call(_trained, case, "float32")  # a backend that does not train refuses here
     strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, UnknownOptimizerRule())))
     message = backend.call(_refusal, strange, case.state)
     if message is None or "UnknownOptimizerRule" not in message:
@@ -177,7 +177,7 @@ def _unknown_optimizer(backend: BackendCaller) -> None:
 
 
 def _read(implementation: Implementation, case: Case) -> tuple[bool, list[Array]]:
-    """Whether the arrays given survived, and predictions of the same images laid out in three ways."""
+    """Return whether the given arrays are unchanged, and predictions for three layouts of the images."""
     model = _compiled(implementation, case)
     images, masks = case.batches[0]
     state = {name: array.copy() for name, array in case.state.items()}
@@ -210,7 +210,7 @@ def _trained(implementation: Implementation, case: Case, precision: Precision) -
 
 
 def _trained_in_parts(implementation: Implementation, case: Case, precision: Precision) -> State:
-    """The same, every step by a new model that knows only the state left by the one before."""
+    """Train each step with a new model that gets only the state after the previous step."""
     state = case.state
     for step, batch in enumerate(case.batches, start=1):
         model = implementation.compile(case.plan, case.rules, "cpu", precision)
@@ -236,7 +236,7 @@ def _restored(backend: BackendCaller, precision: Precision = "float32") -> None:
 
 
 def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> list[Array]:
-    """The output's kernel after one large step from the same state at each of `steps`."""
+    """Return, for each of `steps`, the output's kernel after one large step from the same state."""
     model = _compiled(implementation, case)
     results = []
     for step in steps:
@@ -259,9 +259,9 @@ def _keyed_dropout(backend: BackendCaller) -> None:
 
 
 def _sums(implementation: Implementation, case: Case) -> tuple[float, float]:
-    """Sum of the activations with the backend's own masks and with masks of ones.
+    """Return sums of the activations with the backend's own dropout masks and with masks of ones.
 
-    At logits 0 and empty truth each tap's gradient is the sum of the activations it meets, halved.
+    At logits 0 and with empty ground truth, each tap's gradient is half the sum of its inputs.
     """
     model = _compiled(implementation, case)
     images, masks = case.batches[0]
@@ -278,7 +278,7 @@ def _share_kept(backend: BackendCaller) -> None:
         if name.startswith("mask/"):
             case.state[name][...] = 0.0
     drawn, all_kept = backend.call(_sums, case)
-    # Masks of ones still scale by 1/0.75, so the ratio is the share kept; its deviation is 0.002.
+    # Masks of ones still scale by 1/0.75, so the ratio is the share kept; its standard deviation is 0.002.
     if abs(drawn / all_kept - 0.75) > 0.01:
         raise Nonconformity(f"at rate 0.25 the share kept is {drawn / all_kept:.3f}")
 

@@ -1,4 +1,4 @@
-"""Checks of the numbers: predictions, losses, gradients and training against the judge's."""
+"""Checks of the numbers: predictions, losses, gradients and training against the reference's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNUSUAL = ((1, 8), (2, 5), (3, 8), (4, 6), (8, 7), (6, 4), (8, 8), (5, 7), (7, 
 
 
 def number_checks() -> list[Check]:
-    """All of them, the quickest to tell apart first."""
+    """Return the checks, those of single parts first."""
     checks = [*_geometry(), *_parts(), _many_pixels(), *_losses(), *_optimizer(), *_extremes()]
     return [*checks, *_short_batches(), *_random_networks(), *_networks()]
 
@@ -50,7 +50,7 @@ def _agreement(subject: str, name: str, case: Case, precision: Precision, *, tie
 
 
 def _geometry() -> list[Check]:
-    """Kernels smaller than, equal to and larger than the stride, over odd, even, prime and tiny sizes."""
+    """Return checks of kernels smaller than, equal to and larger than the stride, at various sizes."""
     sizes = {"conv": [(11, 14), (10, 13), (12, 9)], "transpose": [(3, 4), (4, 5), (5, 2)]}
     primes = {"conv": (17, 23), "transpose": (2, 3)}
     usual = [(kernel, stride) for kernel in _KERNELS for stride in (1, 2, 3)]
@@ -99,7 +99,7 @@ def _parts() -> list[Check]:
 
 
 def _many_pixels() -> Check:
-    """Batch norm over 150,000 bright pixels: in float32, added one by one, they lose 3 digits of 7."""
+    """Check batch norm over 150,000 bright pixels; a float32 sum one by one loses 3 of its 7 digits."""
     one = {"name": "one", "kind": "conv", "filters": 3, "kernel": 1, "stride": 1}
     mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
     case = make_case([one, mask], 180, 210, batches=(4,), batch_norm_settings={"momentum": 0.5})
@@ -131,11 +131,11 @@ def _losses() -> list[Check]:
 
 
 def _orders(precision: Precision) -> list[Check]:
-    """Lovasz where pixels are equally wrong, with truth and without, so that their order decides.
+    """Return checks of the Lovasz hinge with equal errors of positive and negative pixels.
 
-    A single weight of 1 and a bias of -1/2 turn grey values of 0, 1/8, ..., 1 into logits of which many
-    are equal, and each error of a pixel with truth is that of some without. Two images have no truth at
-    all, one has nothing else.
+    The order of these pixels decides the gradient. A single weight of 1 and a bias of -1/2 turn grey values
+    of 0, 1/8, ..., 1 into logits of which many are equal, and each error of a positive pixel is also that of
+    some negative ones. Two images have no positive pixel, and one has only positive pixels.
     """
     mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
     loss = {"bce": 0, "dice": 0, "lovasz": 1}
@@ -202,7 +202,7 @@ def _random_networks() -> list[Check]:
 
 
 def _networks() -> list[Check]:
-    """The toolkit's own networks with everything on, over ten steps."""
+    """Return checks of the toolkit's own networks with all features on, over ten steps."""
     checks = []
     optimizers = (
         "{name: adam, weight_decay: 0.01}",
@@ -240,7 +240,7 @@ def _extremes() -> list[Check]:
 
 
 def _logits_of(logit: float, precision: Precision) -> Check:
-    """All logits are `logit`: kernels 0 and the output's bias set."""
+    """Check a network whose logits are all `logit`: its kernels are 0, and the output's bias is set."""
     blocks = [
         {"name": "first", "kind": "conv", "filters": 2, "stride": 1},
         {"name": "mask", "kind": "output", "stride": 1},
@@ -260,7 +260,7 @@ def _logits_of(logit: float, precision: Precision) -> Check:
         distance = float(abs(got - wanted).max())
         _require(
             distance < allowed * max(1.0, float(abs(wanted).max())),
-            f"the gradient is {got}, the judge's {wanted}",
+            f"the gradient is {got}, the reference's {wanted}",
         )
 
     return Check("losses at extreme logits", f"all logits {logit:g}", precision, run)
@@ -277,14 +277,14 @@ def _half(precision: Precision) -> Check:
     def run(backend: BackendCaller) -> None:
         got = float(backend.call(run_case, case, precision).gradients["mask/bias"][0])
         _require(
-            abs(got - wanted) < 1e-6, f"the gradient is {got}, sigmoid(0) - truth is {wanted} in the mean"
+            abs(got - wanted) < 1e-6, f"the gradient is {got}, the mean of sigmoid(0) - truth is {wanted}"
         )
 
     return Check("losses at extreme logits", "the slope at 0 is 1/2 - truth", precision, run)
 
 
 def _not_a_number(precision: Precision) -> Check:
-    """A run that has diverged is told by its loss: a NaN among the logits must not be lost in a sort."""
+    """Check that NaN among the logits makes the loss NaN (a sort could lose it), so that divergence shows."""
     blocks = [{"name": "mask", "kind": "output", "kernel": 1, "stride": 1}]
     case = make_case(blocks, 25, 31, training={"loss": {"bce": 0, "dice": 0, "lovasz": 1}})
     case.batches[0][0][:, 3:17] = np.nan
@@ -296,6 +296,6 @@ def _not_a_number(precision: Precision) -> Check:
     return Check("losses at extreme logits", "NaN makes the loss NaN", precision, run)
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise Nonconformity(otherwise)
+        raise Nonconformity(message)
