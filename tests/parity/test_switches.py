@@ -1,4 +1,4 @@
-"""Every number at which a backend changes its way is declared_switches: none is hidden in its source."""
+"""Backends declare every size at which they change their way of computing; none is hidden in the source."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mutants import Mutant
 
 from core.backend.kernel_switches import Switch, record_switch_values
 from core.backend.process import BackendProcess
@@ -15,7 +16,7 @@ from core.conformance import Check, all_checks, examine
 from core.conformance.switches import SUBJECT, declared_switches
 
 BACKEND_FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "backends").glob("*/model.py"))
-NO_CHOICE = {  # comparisons with a number that choose no way of computing
+NO_CHOICE = {  # comparisons that choose no way of computing, or whose two ways other checks cover
     ("jax/operations.py", "1 in kernel.shape[2:]"): "the geometry and loss checks have both",
     ("onnx/operations.py", "len(product.input) == 2"): "whether a node has a bias already",
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
@@ -26,7 +27,7 @@ NO_CHOICE = {  # comparisons with a number that choose no way of computing
 
 
 def comparisons(folder: Path) -> Iterator[tuple[str, str]]:
-    """File and text of each comparison of a quantity with a whole number of 1 or more."""
+    """Yield file and text of each comparison with an integer of 1 or more."""
     for path in sorted(folder.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare):
@@ -40,7 +41,7 @@ def comparisons(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def constants(folder: Path) -> Iterator[tuple[str, str]]:
-    """File and name of each whole number that a module gives a name to."""
+    """Yield file and name of each integer constant of a module."""
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -55,7 +56,7 @@ def constants(folder: Path) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("folder", BACKEND_FOLDERS, ids=lambda folder: folder.name)
 def test_no_way_is_chosen_by_a_number_that_is_not_declared(folder: Path) -> None:
     hidden = [found for found in comparisons(folder) if found not in NO_CHOICE]
-    named = [found for found in constants(folder) if found != ("onnx/graph.py", "LARGEST")]  # of a file
+    named = [found for found in constants(folder) if found != ("onnx/graph.py", "LARGEST")]  # a size of files
     assert not hidden, f"compare by a core.backend.kernel_switches.Switch: {hidden}"
     assert not named, f"name it by a core.backend.kernel_switches.Switch: {named}"
 
@@ -69,7 +70,7 @@ def test_a_hidden_one_is_found(tmp_path: Path) -> None:
 
 
 def in_modules(implementation: object) -> set[str]:
-    """The names of all switches that the modules of a backend hold, and those that it declares."""
+    """Return the names of all switches in the modules of a backend."""
     package = implementation.__name__.rpartition(".")[0]  # type: ignore[attr-defined]
     folder = Path(importlib.import_module(package).__file__ or "").parent
     found = set()
@@ -85,14 +86,12 @@ def test_a_backend_declares_all_that_it_has(remote: BackendProcess) -> None:
     assert remote.call(in_modules) == set(names)  # type: ignore[arg-type]
 
 
-class Changing:
-    """A backend that says of a switch what it does not do: it never asks it."""
+class NeverAsking:
+    """A backend that declares a switch but never asks it."""
 
     def call(self, function: object, *given: object) -> object:
         if function is declared_switches:
             return (Switch("sums", "pixels of a batch norm", 7),)
-        from test_mutants import Mutant
-
         return function(Mutant(), *given)  # type: ignore[operator]
 
 
@@ -102,15 +101,13 @@ def switch_check(quantity: str) -> Check:
 
 
 def test_a_switch_that_is_never_asked_fails() -> None:
-    outcome = examine(switch_check("pixels of a batch norm"), Changing())  # type: ignore[arg-type]
+    outcome = examine(switch_check("pixels of a batch norm"), NeverAsking())  # type: ignore[arg-type]
     assert outcome.status == "failed"
     assert "sums: the suite met []" in outcome.detail
 
 
 def test_an_error_on_one_side_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond 7 pixels the variance is Bessel-corrected, as no check of few pixels would see."""
-    from test_mutants import Mutant
-
+    """From 7 pixels on the variance is Bessel-corrected, which a check with fewer pixels cannot detect."""
     from backends.reference import operations
     from backends.reference.operations import Floats
 
