@@ -1,4 +1,4 @@
-"""The table of the network, against numbers worked out by hand."""
+"""The table of a network equals one that was computed by hand."""
 
 from __future__ import annotations
 
