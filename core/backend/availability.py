@@ -26,7 +26,7 @@ _CODE = (
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found out about a backend on this machine.
+    """The state of a backend on this machine.
 
     Args:
         name: The name given to `-f`.

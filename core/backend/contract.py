@@ -166,7 +166,7 @@ def step_and_gradients(
 
 
 class ReferenceImplementation(Protocol):
-    """What the reference has besides an `Implementation`: the model that others are compared with."""
+    """The function that only the reference has: it compiles the model that others are compared with."""
 
     def compile_reference(
         self, plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None

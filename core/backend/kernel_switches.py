@@ -21,7 +21,7 @@ Quantity: TypeAlias = Literal[
     "floats of unfolded windows",
     "squared mean over variance",
 ]
-"""What a size counts; `core.conformance.switches` has the cases for each.
+"""The quantity that a size counts; `core.conformance.switches` has the cases for each.
 
 pixels of a batch norm      N * H * W, the number of elements behind each channel's statistics
 channels                    input or output channels of a convolution or transposed convolution

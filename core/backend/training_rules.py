@@ -122,7 +122,7 @@ def update_for(rule: OptimizerRule, updates: Mapping[type, Update], backend: str
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What `compile` needs to know about training.
+    """The specification of training that `compile` gets.
 
     Args:
         loss: Weights and constants of the loss.

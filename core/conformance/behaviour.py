@@ -221,7 +221,7 @@ def _trained_in_parts(implementation: Implementation, case: Case, precision: Pre
 
 
 def _twice(backend: BackendCaller, precision: Precision = "float32") -> None:
-    # Large enough for several threads; dropout drawn by the backend's own generator.
+    # The images are large enough for several threads; the backend's own generator draws the dropout masks.
     case = make_case(BLOCKS, 96, 128, batches=(4, 4, 3, 4), dropout=0.3)
     first, second = (backend.call(_trained, case, precision) for _ in range(2))
     _require_equal(second, first, "trained a second time")

@@ -34,7 +34,7 @@ _PROCESSES = 2
 
 @dataclass
 class RunHistory:
-    """What was measured of one run at each step: its loss, and one array of each kind.
+    """The measurements of one run at each step: its loss, and one array of each kind.
 
     That array is the one with the largest share of its budget.
 
