@@ -373,7 +373,9 @@ def _scaled(name: str, operation: Operation, x: Symbol, scale: Symbol, shift: Sy
 
 def _pixels(operation: Operation, x: Symbol) -> Symbol:
     """Sums of each image's pixels, (N, C) in float64: of those of windows."""
-    window = tuple(WINDOW.divisor(length) for length in (operation.output.height, operation.output.width))
+    window = tuple(
+        WINDOW.largest_divisor(length) for length in (operation.output.height, operation.output.width)
+    )
     means = mx.sym.Pooling(x, kernel=window, stride=window, pool_type="avg")
     return _added(_wide(means), operation, window) * math.prod(window)
 
@@ -458,7 +460,7 @@ def _conv_transpose2d_by_phases(
     )
     height, width = (high - low + 1 for low, high in spans)
     filters = s * s * out.channels
-    spare = BLOCK.missing(filters)
+    spare = BLOCK.padding_needed(filters)
     weights, pullback_weights = through(
         kernel,
         padded(rows, columns),

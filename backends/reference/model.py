@@ -34,9 +34,9 @@ from core.network.plan import (
     require_operations,
     unknown_operation,
 )
-from core.tolerance.budget import Moves
+from core.tolerance.budget import Perturbation
 
-__all__ = ["ReferenceModel", "compile", "judge", "list_devices"]
+__all__ = ["ReferenceModel", "compile", "compile_reference", "list_devices"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,7 +55,7 @@ class ReferenceModel:
         rules: TrainingRules,
         precision: Precision,
         dtype: Literal["float32", "float64"] | None = None,
-        moves: Moves | None = None,
+        moves: Perturbation | None = None,
     ) -> None:
         self._plan, self._rules = plan, rules
         self._dtype = np.dtype(dtype or array_type(precision))
@@ -237,7 +237,9 @@ class ReferenceModel:
 class Truth(ReferenceModel):
     """The judge: the rule in float64, for models of any precision."""
 
-    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision, moves: Moves | None) -> None:
+    def __init__(
+        self, plan: Plan, rules: TrainingRules, precision: Precision, moves: Perturbation | None
+    ) -> None:
         super().__init__(plan, rules, precision, "float64", moves)
 
     def step_and_gradients(
@@ -254,6 +256,8 @@ def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision)
     return ReferenceModel(plan, rules, precision)
 
 
-def judge(plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None) -> Truth:
+def compile_reference(
+    plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None
+) -> Truth:
     """The truth for a model of this precision, in float64. `draw` perturbs it (`core.tolerance.budget`)."""
-    return Truth(plan, rules, precision, None if draw is None else Moves(draw))
+    return Truth(plan, rules, precision, None if draw is None else Perturbation(draw))

@@ -142,7 +142,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def _mean(x: Tensor, sums: Callable[[Tensor], Tensor]) -> Tensor:
     """Of each channel in float64, from float32 sums of each column of each part of the rows."""
     height, width, channels = x.shape[1:]
-    parts = PARTS.divisor(height)
+    parts = PARTS.largest_divisor(height)
     rows = tf.reshape(x, [-1, height // parts, width * channels])
     found = tf.stack([sums(part) for part in tf.split(rows, parts)])
     total = tf.reduce_sum(tf.cast(tf.reshape(found, [-1, channels]), tf.float64), axis=0)

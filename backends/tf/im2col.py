@@ -84,7 +84,7 @@ def kernel_gradient(windows: Windows, image: Tensor, dy: Tensor) -> Tensor:
     within, across = np.flatnonzero(whole), np.flatnonzero(~whole)
     size = pixels.shape[1] * channels
     sums: list[Tensor] = []
-    for chosen in [*np.array_split(within, FLOATS.parts(within.size * size)), across]:
+    for chosen in [*np.array_split(within, FLOATS.part_count(within.size * size)), across]:
         if not chosen.size:
             continue
         with tf.control_dependencies(sums[-1:]):  # one after the other, in the same memory

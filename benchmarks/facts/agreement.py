@@ -7,9 +7,9 @@ from typing import Any
 from benchmarks.facts.measures import Part
 from benchmarks.facts.records import Row
 from core.backend.process import BackendProcess
-from core.conformance.cases import distances_from_truth
+from core.conformance.cases import distances_from_reference
 from core.conformance.training import LARGE, USUAL, Setting, case_of_setting, train
-from core.tolerance.budget import Distance, farthest
+from core.tolerance.budget import Distance, largest_share
 
 SETTINGS = (*USUAL, *LARGE[:2], Setting("demo", 384, (8,)), Setting("unet", 192, (4,), fresh=False))
 
@@ -22,7 +22,7 @@ def agreement(part: Part) -> list[Row]:
         for setting in SETTINGS:
             case = case_of_setting(setting)
             for name, process in processes.items():
-                steps = distances_from_truth(train, process.call(train, case, "float32"), case, "float32")
+                steps = distances_from_reference(train, process.call(train, case, "float32"), case, "float32")
                 rows.append({**_what(setting), "backend": name, **_row(steps)})
                 print(
                     f"  {setting}: {name}: {rows[-1]['worst_share_of_budget']:.2f} of the budget", flush=True
@@ -50,7 +50,7 @@ def _row(steps: list[dict[Any, dict[str, Distance]]]) -> dict[str, Any]:
     array, distance = "-", Distance(0.0, 1.0)
     for found in steps:
         for kind, arrays in found.items():
-            name, other = farthest(arrays)
+            name, other = largest_share(arrays)
             if other.share > distance.share:
                 array, distance = name if kind == "loss" else f"{kind} of {name}", other
     return {

@@ -1,4 +1,4 @@
-"""The contract between the toolkit and a framework, how backends are found, and what all of them share.
+"""The interface to a backend, the registry that finds backends, and what all backends share.
 
-The frameworks themselves are in `backends/`.
+The implementations for each framework are in `backends/`. Checks of a backend are in `core.conformance`.
 """

@@ -1,7 +1,7 @@
-"""What each backend can do on this machine, found out without importing its framework here.
+"""Find out what each backend can do on this machine, without importing its framework in this process.
 
-Promises: each framework is imported in a process of its own, so that one that crashes, hangs or prints
-cannot disturb this one, nor two frameworks each other.
+Each framework is imported in a process of its own. If one crashes, hangs or prints, neither this process nor
+another framework is affected.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from core.base.errors import UserError
 
 TIMEOUT_S = 120
 _MARK = "pneumoseg probe: "
-# The paths are the caller's: no other copy of the project that is installed, nor the folder it is run in.
+# The process gets the caller's paths, so it imports neither another installed copy nor the current folder.
 _CODE = (
-    "import sys; _, name, *sys.path[:] = sys.argv; from core.backend.availability import answer; answer(name)"
+    "import sys; _, name, *sys.path[:] = sys.argv; "
+    "from core.backend.availability import print_devices; print_devices(name)"
 )
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A backend on this machine.
+    """The state of a backend on this machine.
 
     Args:
-        name: What stands after `-f`.
+        name: The name given to `-f`.
         title: The framework's name.
         installed: Whether the framework can be found.
-        version: Of the framework, where installed.
-        devices: What the framework sees.
-        install: The command that installs it; empty where the backend itself is broken.
-        error: Why it cannot be used; None where it can.
+        version: The framework's version; None if it is not installed.
+        devices: The devices that the framework sees.
+        install: The command that installs it; empty if the backend itself is broken.
+        error: Why the backend cannot be used; None if it can.
     """
 
     name: str
@@ -47,13 +48,13 @@ class Probe:
 
 
 def probe_all() -> list[Probe]:
-    """Every registered backend, probed at the same time."""
+    """Probe all registered backends at the same time."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(probe, backend_names()))
 
 
 def probe(name: str) -> Probe:
-    """One backend: whether it is installed, its version, its devices."""
+    """Find out whether a backend is installed, its version and its devices."""
     try:
         backend = find_backend(name)
     except UserError as broken:
@@ -63,8 +64,8 @@ def probe(name: str) -> Probe:
     return Probe(name, backend.title, installed, backend.version(), devices, backend.install, error)
 
 
-def answer(name: str) -> None:
-    """Import the framework and print what it sees: what the process of a probe does."""
+def print_devices(name: str) -> None:
+    """Import the framework and print its devices; this runs in the probe's process."""
     try:
         devices, error = load_backend(name)[1].list_devices(), None
     except UserError as broken:

@@ -1,4 +1,4 @@
-"""Which device a run uses: the meaning of `--device auto|cpu|gpu|gpu:N`, the same for every backend.
+"""Choose the device of a run from `--device auto|cpu|gpu|gpu:N`, in the same way for every backend.
 
 `cuda` and `cuda:N`, PyTorch's names, mean `gpu` and `gpu:N`.
 """
@@ -12,12 +12,12 @@ from core.base.errors import UserError
 
 
 def choose_device(request: str, available: Sequence[str], title: str) -> str:
-    """One of `available` ("cpu", "gpu:0", …) for the user's `request`.
+    """Return the one of `available` ("cpu", "gpu:0", …) that the user's `request` means.
 
-    `auto` takes the first GPU the framework sees, else the CPU.
+    `auto` means the first GPU that the framework sees, or the CPU if it sees none.
 
     Raises:
-        UserError: The request is not understood, or the framework does not see that device.
+        UserError: The request is invalid, or the framework does not see that device.
     """
     if not re.fullmatch(r"auto|cpu|(gpu|cuda)(:\d+)?", request):
         raise UserError(f"--device: received {request!r}; expected auto, cpu, gpu or gpu:N")

@@ -1,4 +1,4 @@
-"""Dropout masks drawn on the host: the same on every backend, whatever its own generator does."""
+"""Draw dropout masks on the host, so that every backend gets the same ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.network.plan import Plan
 
 
 def draw_dropout_masks(plan: Plan, seed: int, step: int, count: int) -> dict[str, NDArray[np.uint8]]:
-    """For each `Dropout` of the plan a mask (count, h, w, c) in {0, 1}, keyed by seed, name and step."""
+    """Draw a mask (count, h, w, c) in {0, 1} for each `Dropout` of the plan, keyed by seed, name and step."""
     return {
         op.name: dropout_mask(
             seed,

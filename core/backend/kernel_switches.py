@@ -1,8 +1,8 @@
-"""Numbers at which a backend changes between two ways of computing the same.
+"""Sizes at which a backend changes between two ways of computing the same result.
 
-Promises: a backend declares each such number as a `Switch` and decides by it; so the conformance suite can
-ask for all of them, make cases below, at and beyond each, and see that the backend did decide there. What
-people train lies on both sides of such numbers, and an error on one side only is the kind that goes unseen.
+A backend declares each such size as a `Switch` and decides with it. The conformance suite then makes cases
+below, at and above each size, and verifies that the backend did decide there. People train on both sides of
+these sizes, and an error on one side only is easily overlooked.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ Quantity: TypeAlias = Literal[
     "floats of unfolded windows",
     "squared mean over variance",
 ]
-"""What a number may count; `core.conformance.switches` has the cases of each.
+"""The quantity that a size counts; `core.conformance.switches` has the cases for each.
 
-pixels of a batch norm      N * H * W, which each channel's statistics are taken of
-channels                    of the input or the result of a convolution or a transposed one
-filters of phases           stride**2 * channels of the result of a transposed convolution
+pixels of a batch norm      N * H * W, the number of elements behind each channel's statistics
+channels                    input or output channels of a convolution or transposed convolution
+filters of phases           stride**2 * output channels of a transposed convolution
 length of a side            rows or columns of an image
-floats of unfolded windows  of one image under a convolution: windows * taps * channels
-squared mean over variance  of the numbers that a batch norm sees: the mean of their squares over the variance
+floats of unfolded windows  size of one image's im2col matrix: windows * taps * channels
+squared mean over variance  E[x**2] / Var[x] of a batch norm's input
 """
 
-_met: ContextVar[dict[str, set[int]] | None] = ContextVar("met", default=None)
+_recorded: ContextVar[dict[str, set[int]] | None] = ContextVar("recorded", default=None)
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One of them.
+    """A size at which a backend changes its way of computing.
 
     Args:
         name: What changes there, for people; unique in a backend.
-        quantity: What the number counts.
-        bound: The number.
-        by_data: Whether arrays decide when they are computed, so that nobody can note what was met.
+        quantity: What the size counts.
+        bound: The size.
+        by_data: Whether the framework decides from computed arrays, so that the values cannot be recorded.
     """
 
     name: str
@@ -51,37 +51,37 @@ class Switch:
     by_data: bool = False
 
     def reached(self, value: int) -> bool:
-        """Whether a value is not below the bound."""
-        self._note(value)
+        """Return whether `value` is at least the bound."""
+        self._record(value)
         return value >= self.bound
 
-    def missing(self, value: int) -> int:
-        """What a value lacks to a multiple of the bound."""
-        self._note(value)
+    def padding_needed(self, value: int) -> int:
+        """Return how much must be added to `value` to make it a multiple of the bound."""
+        self._record(value)
         return -value % self.bound
 
-    def parts(self, value: int) -> int:
-        """In how many parts of about the bound a value can be cut; at least 1."""
-        self._note(value)
+    def part_count(self, value: int) -> int:
+        """Return the number of parts of about the bound that `value` is divided into; at least 1."""
+        self._record(value)
         return max(-(-value // self.bound), 1)
 
-    def divisor(self, value: int) -> int:
-        """The largest divisor of a value that is not beyond the bound."""
-        self._note(value)
+    def largest_divisor(self, value: int) -> int:
+        """Return the largest divisor of `value` that is at most the bound."""
+        self._record(value)
         return max(number for number in range(1, self.bound + 1) if value % number == 0)
 
-    def _note(self, value: int) -> None:
-        met = _met.get()
-        if met is not None:
-            met.setdefault(self.name, set()).add(value)
+    def _record(self, value: int) -> None:
+        recorded = _recorded.get()
+        if recorded is not None:
+            recorded.setdefault(self.name, set()).add(value)
 
 
 @contextmanager
-def switches_taken() -> Iterator[dict[str, set[int]]]:
-    """The values that switches meet meanwhile, by the switch's name."""
-    met: dict[str, set[int]] = {}
-    token = _met.set(met)
+def record_switch_values() -> Iterator[dict[str, set[int]]]:
+    """Record the values that switches are asked about inside the `with` block, by the switch's name."""
+    recorded: dict[str, set[int]] = {}
+    token = _recorded.set(recorded)
     try:
-        yield met
+        yield recorded
     finally:
-        _met.reset(token)
+        _recorded.reset(token)

@@ -1,8 +1,8 @@
-"""Each framework in a process of its own.
+"""Run each framework in a process of its own.
 
-Promises: what runs here disturbs neither this process nor another framework's (OpenMP, protobuf,
-memory pools), and a crash there is an error here, not the end. This process imports no framework.
-Ctrl-C, which a terminal sends to both, ends the other one without a word. It lives no longer than this one.
+The framework cannot disturb this process or another framework (OpenMP, protobuf, memory pools), and a crash
+in its process becomes a `UserError` here. This process imports no framework. Ctrl-C, which a terminal sends
+to both processes, ends the framework's process without a message. That process never outlives this one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ R = TypeVar("R")
 
 
 class BackendProcess:
-    """A backend's process, which lives until `close`.
+    """A backend's process, which runs until `close`.
 
     Args:
         name: The backend's registered name.
-        timeout_s: Longest wait for one call.
+        timeout_s: The longest time to wait for one call.
 
     Raises:
         UserError: There is no such backend, or its framework is not installed.
@@ -46,18 +46,18 @@ class BackendProcess:
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """The result (or the exception) of `function(implementation, ...)` called in the process."""
+        """Call `function(implementation, ...)` in the process; return its result or raise its exception."""
         return self.wait(self.start(function, *args, **kwargs))
 
     def start(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Future[R]:
-        """The same without waiting; calls of one process run one after another."""
-        with _interrupts_blocked():  # the first call starts the process, which inherits this
+        """Start a call without waiting for it; calls of one process run one after another."""
+        with _interrupts_blocked():  # the first call starts the process, which inherits the blocked signal
             return self._pool.submit(_call, self.name, function, args, kwargs)
 
     def wait(self, future: Future[R]) -> R:
-        """What `start` promised."""
+        """Wait for a call that `start` began; return its result or raise its exception."""
         try:
             return future.result(self._timeout_s)
         except BrokenProcessPool as error:
@@ -66,7 +66,7 @@ class BackendProcess:
             raise UserError(f"backend {self.name!r} did not answer within {self._timeout_s:g} s") from error
 
     def close(self) -> None:
-        """End the process at once: a framework's own end takes a second, and need not come."""
+        """Kill the process; a framework's own shutdown is slow and may never finish."""
         self._pool.kill()
 
     def __enter__(self) -> BackendProcess:
@@ -85,7 +85,7 @@ def _call(name: str, function: Callable[..., R], args: tuple[Any, ...], kwargs: 
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Put off Ctrl-C for this thread, and for processes started meanwhile until they allow it."""
+    """Delay Ctrl-C in this thread, and in processes started meanwhile until they unblock it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -98,7 +98,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """In the process: end at Ctrl-C at once; Python's own handler prints a traceback."""
+    """Make Ctrl-C end this process at once; Python's own handler would print a traceback."""
     begin_work()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):

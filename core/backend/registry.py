@@ -1,9 +1,9 @@
-"""Where backends are found: the entry-point group `pneumoseg.backends`.
+"""Find backends by name in the entry-point group `pneumoseg.backends`.
 
-Promises: the toolkit's own backends and third parties' are found in the same way, and finding one imports
-no framework. A framework's usual names mean its backend (`backend_name`). Any other name is answered with the
-nearest known one and the list; a known one without its framework with the command that installs it. A
-backend that is broken stands in no other's way. Where the user leaves the choice to the toolkit, `predictors`
+The toolkit's own backends and those of third parties are found in the same way, and finding one imports no
+framework. `backend_name` also accepts the usual names of a framework. The message for an unknown name has
+the nearest known name and the list; the message for a missing framework has the command that installs it.
+A broken backend does not affect the others. If the user does not choose a backend, `prediction_backends`
 gives the order in which backends are tried.
 """
 
@@ -21,36 +21,38 @@ from core.base.errors import UserError
 GROUP = "pneumoseg.backends"
 
 _ALIASES = {"keras": "tf", "mx": "mxnet", "gluon": "mxnet", "np": "reference", "ort": "onnx"}
-"""Usual names that no descriptor holds; a backend registered under one of them comes first."""
+"""Usual names that no descriptor contains; a backend registered under one of them has precedence."""
 
 _FIRST = ("onnx", "torch", "jax", "tf", "mxnet")
-"""In which order backends are taken to predict: ONNX Runtime starts fastest and needs least."""
+"""The order in which backends are chosen to predict: ONNX Runtime starts fastest and needs least memory."""
 _LAST = ("reference",)
-"""What is taken when nothing else is there: NumPy alone is slow."""
+"""Backends that are chosen only if no other is installed: NumPy alone is slow."""
 
 
 def backend_names() -> list[str]:
-    """The names of all registered backends, sorted."""
+    """Return the names of all registered backends, sorted."""
     return sorted(_entries())
 
 
 def backend_name(word: str) -> str:
-    """The name of the backend that a word means.
+    """Return the name of the backend that `word` means.
 
     Args:
-        word: A backend's name, or, in any case and whatever stands between its letters, its framework's title
-            ("ONNX Runtime"), module ("tensorflow"), distribution ("tensorflow-cpu") or a usual alias.
+        word: A backend's name, or its framework's title ("ONNX Runtime"), module ("tensorflow"), distribution
+            ("tensorflow-cpu") or usual alias. Case and punctuation do not matter.
 
     Raises:
-        UserError: It means none, or several.
+        UserError: The word means no backend, or several.
     """
     entries = _entries()
     if word in entries:
         return word
-    plain = _plain(word)
+    plain = _normalised(word)
     alias = _ALIASES.get(plain, "")
-    found = [name for name in entries if _plain(name) == plain] or [
-        backend.name for backend in _sound() if backend.name in entries and plain in _names_of(backend)
+    found = [name for name in entries if _normalised(name) == plain] or [
+        backend.name
+        for backend in _working_backends()
+        if backend.name in entries and plain in _names_of(backend)
     ]
     if not found and alias in entries:
         found = [alias]
@@ -63,12 +65,12 @@ def backend_name(word: str) -> str:
 
 
 def find_backend(name: str) -> Backend:
-    """The descriptor of the backend that `name` means, whether its framework is installed or not."""
+    """Return the descriptor of the backend that `name` means, whether its framework is installed or not."""
     name, entries = backend_name(name), _entries()
     try:
         descriptor = entries[name].load()
-    except Exception as error:  # another project's code: it may do anything
-        raise UserError(f"backend {name!r} is broken: {entries[name].value}: {_told(error)}") from error
+    except Exception as error:  # another project's code may raise anything
+        raise UserError(f"backend {name!r} is broken: {entries[name].value}: {_error_text(error)}") from error
     if not isinstance(descriptor, Backend):
         raise UserError(
             f"backend {name!r} is broken: {entries[name].value} is not a core.backend.contract.Backend"
@@ -77,7 +79,11 @@ def find_backend(name: str) -> Backend:
 
 
 def require_backend(name: str) -> Backend:
-    """The descriptor of the backend called `name`, whose framework is installed; imports nothing of it."""
+    """Return the descriptor of the backend `name`, without importing its framework.
+
+    Raises:
+        UserError: There is no such backend, or its framework is not installed.
+    """
     backend = find_backend(name)
     if not backend.is_available():
         raise UserError(
@@ -88,14 +94,14 @@ def require_backend(name: str) -> Backend:
 
 
 def require_training(name: str) -> Backend:
-    """The same for a backend that is to train.
+    """Return the descriptor of a backend that is to train.
 
     Raises:
-        UserError: It cannot be used, or only predicts.
+        UserError: The backend cannot be used, or only predicts.
     """
     backend = require_backend(name)
     if not backend.trains:
-        others = ", ".join(other.name for other in _sound() if other.trains)
+        others = ", ".join(other.name for other in _working_backends() if other.trains)
         raise UserError(
             f"backend {name!r} ({backend.title}) only predicts; it does not train",
             f"Train with one of: {others}. Any backend's model then predicts here: -f {name} --model DIR",
@@ -104,35 +110,35 @@ def require_training(name: str) -> Backend:
 
 
 def export_formats() -> list[str]:
-    """The names of all export formats, sorted."""
-    return sorted({form for backend in _sound() for form in backend.exports})
+    """Return the names of all export formats, sorted."""
+    return sorted({form for backend in _working_backends() for form in backend.exports})
 
 
-def installed() -> list[Backend]:
-    """The backends that are installed and not broken, sorted by name; none where none is registered."""
+def installed_backends() -> list[Backend]:
+    """Return the backends that are installed and not broken, sorted by name; [] if none is registered."""
     with contextlib.suppress(UserError):
-        return [backend for backend in _sound() if backend.is_available()]
+        return [backend for backend in _working_backends() if backend.is_available()]
     return []
 
 
-def predictors(precision: Precision) -> list[Backend]:
-    """The installed backends that predict in a precision, in the order in which they are to be tried."""
-    return sorted((each for each in installed() if precision in each.precisions), key=_rank)
+def prediction_backends(precision: Precision) -> list[Backend]:
+    """Return the installed backends that predict in `precision`, in the order in which to try them."""
+    return sorted((each for each in installed_backends() if precision in each.precisions), key=_rank)
 
 
 def find_exporter(form: str, name: str | None = None) -> Backend:
-    """The backend that writes the export format called `form`.
+    """Return the backend that writes the export format `form`.
 
     Args:
-        form: The format, as a descriptor's `exports` names it.
-        name: The backend to take, whether its framework is installed or not; None takes the first installed
-            one, in the order of `predictors`, or the first where none is.
+        form: A format as in a descriptor's `exports`.
+        name: The backend to use, whether its framework is installed or not. None chooses the first installed
+            one in the order of `prediction_backends`, or the first one if none is installed.
 
     Raises:
-        UserError: No backend writes it, or the named one does not.
+        UserError: No backend writes the format, or the named one does not.
     """
     writers: dict[str, list[Backend]] = {}
-    for backend in sorted(_sound(), key=_rank):
+    for backend in sorted(_working_backends(), key=_rank):
         for each in backend.exports:
             writers.setdefault(each, []).append(backend)
     listed = ", ".join(
@@ -155,51 +161,51 @@ def find_exporter(form: str, name: str | None = None) -> Backend:
 
 
 def load_backend(name: str) -> tuple[Backend, Implementation]:
-    """The backend called `name` with its framework imported."""
+    """Import the framework of the backend `name`; return its descriptor and implementation."""
     backend = require_backend(name)
     try:
         return backend, backend.load()
     except Exception as error:
         raise UserError(
-            f"backend {name!r}: {backend.title} is installed but cannot be imported: {_told(error)}",
+            f"backend {name!r}: {backend.title} is installed but cannot be imported: {_error_text(error)}",
             f"Install it anew: {backend.install}",
         ) from error
 
 
 def _rank(backend: Backend) -> tuple[int, int, str]:
-    """Where a backend stands in the order of those that the toolkit chooses from."""
+    """Return the sort key for the order in which the toolkit chooses backends."""
     place = _FIRST.index(backend.name) if backend.name in _FIRST else len(_FIRST)
     return int(backend.name in _LAST), place, backend.name
 
 
-def _plain(word: str) -> str:
-    """Letters and digits alone, in lower case."""
+def _normalised(word: str) -> str:
+    """Return only the letters and digits, in lower case."""
     return re.sub(r"[\W_]+", "", word.lower())
 
 
 def _names_of(backend: Backend) -> set[str]:
-    """What a backend's framework is called, as `_plain` gives it."""
+    """Return the names of a backend's framework, normalised."""
     called = [backend.title, backend.module or "", *backend.distributions]
-    return {_plain(word) for word in called} - {""}
+    return {_normalised(word) for word in called} - {""}
 
 
 def _nearest_backend(plain: str, entries: Iterable[str]) -> str:
-    """The question whether the backend was meant one of whose names is nearest; "" where none is near."""
-    called = {_plain(name): name for name in entries}
-    for backend in _sound():
+    """Return "did you mean NAME? " for the backend with the nearest name, or "" if none is near."""
+    called = {_normalised(name): name for name in entries}
+    for backend in _working_backends():
         called = {**dict.fromkeys(_names_of(backend), backend.name), **called}
     close = difflib.get_close_matches(plain, called, n=1, cutoff=0.5)
     return f"did you mean {called[close[0]]!r}? " if close else ""
 
 
 def _guess(name: str, known: Iterable[str]) -> str:
-    """The question whether the nearest known name was meant; "" where none is near."""
+    """Return "did you mean NAME? " for the nearest known name, or "" if none is near."""
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def _sound() -> list[Backend]:
-    """The descriptors of all registered backends but for broken ones."""
+def _working_backends() -> list[Backend]:
+    """Return the descriptors of all registered backends that are not broken."""
     found = []
     for name in backend_names():
         with contextlib.suppress(UserError):
@@ -207,7 +213,7 @@ def _sound() -> list[Backend]:
     return found
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
 
 

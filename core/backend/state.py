@@ -1,11 +1,11 @@
-"""The arrays of a model: their names, shapes and first values.
+"""The arrays of a model: their names, shapes and initial values.
 
-Promises: every backend keeps exactly these arrays, and whatever is loaded is checked against them
-here, so a missing, extra or misshapen array is an error that names it.
+Every backend keeps exactly these arrays. Loaded arrays are checked here: an error names each array that is
+missing, unknown or of a wrong shape.
 
     <block>/kernel, /bias, /gamma, /beta             parameters
     <block>/moving_mean, /moving_variance            running statistics
-    optimizer/<slot>/<parameter>                     the optimiser's moments: the slots of its rule
+    optimizer/<slot>/<parameter>                     the optimiser's moments, one for each slot of its rule
 
 Kernels are (kh, kw, in, out) for convolutions and (kh, kw, out, in) for transposed ones.
 """
@@ -23,30 +23,30 @@ from core.base.errors import UserError
 from core.base.randomness import uniform
 from core.network.plan import Constant, Parameter, Plan, Statistic
 
-Kind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weight", "moment", "prediction"]
-"""What an array of a training step is."""
+ArrayKind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weight", "moment", "prediction"]
+"""The role of an array in a training step or a prediction."""
 
 _SLOTS = "optimizer/"
 
 
 def slot_name(slot: str, parameter: str) -> str:
-    """Name of an optimiser's array that belongs to a parameter."""
+    """Return the name of the optimiser's array `slot` of a parameter."""
     return f"{_SLOTS}{slot}/{parameter}"
 
 
 def state_shapes(plan: Plan, rules: TrainingRules) -> dict[str, tuple[int, ...]]:
-    """Every array's shape by its name, in a fixed order."""
+    """Return the shape of every array by its name, in a fixed order."""
     shapes = {array.name: array.shape for array in plan.arrays}
     for slot in rules.optimizer.slots:
         shapes |= {slot_name(slot, parameter.name): parameter.shape for parameter in plan.parameters}
     return shapes
 
 
-def by_kind(state: Mapping[str, NDArray[Any]]) -> dict[Kind, dict[str, NDArray[Any]]]:
-    """Weights, running statistics and the optimiser's moments, each in the state's order."""
-    found: dict[Kind, dict[str, NDArray[Any]]] = {"statistic": {}, "weight": {}, "moment": {}}
+def by_kind(state: Mapping[str, NDArray[Any]]) -> dict[ArrayKind, dict[str, NDArray[Any]]]:
+    """Split a state into running statistics, weights and moments, each in the state's order."""
+    found: dict[ArrayKind, dict[str, NDArray[Any]]] = {"statistic": {}, "weight": {}, "moment": {}}
     for name, array in state.items():
-        kind: Kind = "weight"
+        kind: ArrayKind = "weight"
         if name.startswith(_SLOTS):
             kind = "moment"
         elif name.endswith(("/moving_mean", "/moving_variance")):
@@ -56,10 +56,10 @@ def by_kind(state: Mapping[str, NDArray[Any]]) -> dict[Kind, dict[str, NDArray[A
 
 
 def initial_state(plan: Plan, rules: TrainingRules, seed: int) -> dict[str, NDArray[np.float32]]:
-    """The state before the first step, float32.
+    """Return the state before the first step, in float32.
 
-    Each kernel is drawn by a stream keyed by the seed and its own name, so adding a block changes no
-    other block's weights.
+    Each kernel has a random stream keyed by the seed and its own name, so an additional block does not change
+    the weights of other blocks.
     """
     state = {array.name: _initial(array, seed) for array in plan.arrays}
     for name, shape in state_shapes(plan, rules).items():
@@ -72,10 +72,10 @@ def check_state(
     expected: Mapping[str, tuple[int, ...]],
     source: str = "state",
 ) -> None:
-    """Refuse arrays that are missing, unknown, of another shape or not of floats.
+    """Raise if arrays are missing, unknown, of another shape or not floats.
 
     Raises:
-        UserError: The text names `source` and the arrays.
+        UserError: The message names `source` and the arrays.
     """
     if missing := expected.keys() - received.keys():
         raise UserError(f"{source}: missing {_some(missing)}")

@@ -1,19 +1,19 @@
-"""The arithmetic of training that every backend follows, as rounded numbers.
+"""The specification of training: loss, clipping and optimiser, as formulas and rounded numbers.
 
-Promises: a backend learns everything about loss, optimiser and clipping from `TrainingRules`, and everything
-that changes from step to step from `StepScalars`; all of it was computed on the host in float64 and
-then rounded to float32 once. The formulas stand here; each backend writes them in its framework.
+A backend gets everything about loss, optimiser and clipping from `TrainingRules`, and everything that changes
+from step to step from `StepScalars`. The numbers are computed on the host in float64 and rounded to float32
+once. The formulas are below; each backend implements them in its framework.
 
-Precision "mixed_bfloat16": everything is float32 (weights, moments, running statistics, bias, ReLU, batch
-norm, dropout, concatenation, losses, the optimiser and the arrays at the boundary) but the two products,
+In precision "mixed_bfloat16" everything is float32 (weights, moments, running statistics, bias, ReLU, batch
+norm, dropout, concatenation, losses, the optimiser and the arrays at the boundary) except the two products,
 convolution and transposed convolution. With r(.) for rounding to bfloat16 (`core.base.rounding.to_bfloat16`):
     y = r(conv(r(x), r(kernel)));    the sums inside are float32 or wider
     dx = r(conv_dx(r(dy), r(kernel)));    dkernel = r(conv_dkernel(r(x), r(dy)))
-which is what a framework derives of `conv(x.to(bfloat16), kernel.to(bfloat16)).to(float32)`. The product of
-two bfloat16 numbers is exact in float32, so computing it there, from rounded operands, is the same rule. A
-loss need not be scaled up for the gradients' sake: bfloat16 has float32's range (Kalamkar et al., 2019).
+A framework derives the same from `conv(x.to(bfloat16), kernel.to(bfloat16)).to(float32)`. The product of two
+bfloat16 numbers is exact in float32, so a float32 product of rounded operands follows the rule too. The loss
+is not scaled, because bfloat16 has the range of float32 (Kalamkar et al., 2019).
 
-Loss, with logits x, truth z in {0, 1}, p = sigmoid(x), means and sums over batch, height and width:
+Loss, with logits x, ground truth z in {0, 1}, p = sigmoid(x), means and sums over batch, height and width:
 
     bce      mean of softplus(x) - x*z
     dice     1 - (2 * sum(p*z) + 1) / (sum(p) + sum(z) + 1)          (soft Dice over the batch)
@@ -21,31 +21,31 @@ Loss, with logits x, truth z in {0, 1}, p = sigmoid(x), means and sums over batc
     tversky  1 - (2*TP + 1) / (2*TP + 2*alpha*FP + 2*beta*FN + 1)    (Salehi et al., 2017, over the batch;
              TP = sum(p*z), FP = sum(p*(1 - z)), FN = sum((1 - p)*z); with alpha = beta = 1/2 it is dice)
     lovasz   mean over the images of sum_k max(e_k, 0) * w_k         (Berman et al., 2018, the hinge)
-    loss = the sum of each of them times its weight
+    loss = the sum of the parts, each times its weight
 
-Lovasz: e_k is the k-th largest of the image's errors 1 - x', pixels of equal error in the order of their
-index (row by row), and w_k is what the k-th pixel adds to the Jaccard loss of getting the first k wrong.
-With P pixels of truth, t of them among the first k - 1 pixels and n = k - 1 - t:
+Lovasz: e_k is the k-th largest of the image's errors 1 - x'. Pixels of equal error keep the order of their
+index (row by row). w_k is the increase of the Jaccard loss when the k-th pixel is wrong besides the first
+k - 1. With P positive pixels, t of them among the first k - 1 and n = k - 1 - t:
     w_k = 1 / (P + n)                               where z_k = 1
     w_k = (P - t) / ((P + n) * (P + n + 1))         where z_k = 0
     w_k = 1 for k = 1, else 0                       where P = 0
-The weights are constants for the gradient; the slope of max(e, 0) at 0 is 0. Written, as is usual, as the
-difference of two Jaccard losses close to 1, w_k would lose its digits in float32.
+The weights count as constants in the gradient; the slope of max(e, 0) at 0 is 0. The usual form of w_k, a
+difference of two Jaccard losses close to 1, would lose its digits in float32.
 
 Clipping by global norm (Pascanu et al., 2013), before the optimiser:
     g *= min(1, clip_norm / sqrt(sum of all squared gradients))
 
-Every optimiser takes weight decay decoupled (Loshchilov and Hutter, 2019), from kernels alone:
+Every optimiser uses decoupled weight decay (Loshchilov and Hutter, 2019), for kernels only:
     w = w - decay * w - size * direction;    decay = rate * weight_decay
 
-Adam (Kingma and Ba, 2015, in the form of section 2's last paragraph); with decay it is AdamW:
+Adam (Kingma and Ba, 2015, in the form of the last paragraph of section 2); with decay it is AdamW:
     m = beta1 * m + (1 - beta1) * g;    v = beta2 * v + (1 - beta2) * g**2
     direction = m / (sqrt(v) + epsilon);    size = rate * sqrt(1 - beta2**step) / (1 - beta1**step)
 
-Stochastic gradient descent with momentum, plain or Nesterov's (Sutskever et al., 2013, with the rate
-taken out of the velocity, as in PyTorch, so that a change of rate acts at once):
+Stochastic gradient descent with momentum, plain or Nesterov's (Sutskever et al., 2013). The rate is not part
+of the velocity, as in PyTorch, so that a change of the rate acts at once:
     velocity = momentum * velocity + g
-    direction = velocity, or Nesterov's g + momentum * velocity;    size = rate
+    direction = velocity, or g + momentum * velocity with Nesterov's momentum;    size = rate
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from core.base.rounding import to_float32
 
 @dataclass(frozen=True)
 class LossRule:
-    """Weights of the sum, and the constants of its parts; a part of weight 0 is left out."""
+    """Weights and constants of the parts of the loss; a part of weight 0 is omitted."""
 
     bce: float
     dice: float
@@ -73,7 +73,7 @@ class LossRule:
     lovasz: float = 0.0
 
     def parts(self) -> list[tuple[float, str, tuple[float, ...]]]:
-        """Those of the sum, in their order: weight, name, and the constants that its formula takes."""
+        """Return weight, name and the formula's constants of each part with a weight above 0, in order."""
         every: list[tuple[float, str, tuple[float, ...]]] = [
             (self.bce, "bce", ()),
             (self.dice, "dice", ()),
@@ -86,7 +86,7 @@ class LossRule:
 
 @dataclass(frozen=True)
 class AdamRule:
-    """Numbers that do not change from step to step; `slots` are kept for each parameter."""
+    """Constants of Adam; `slots` names the arrays that are kept for each parameter."""
 
     beta1: float
     beta2: float
@@ -96,7 +96,7 @@ class AdamRule:
 
 @dataclass(frozen=True)
 class SgdRule:
-    """The same for gradient descent."""
+    """Constants of gradient descent; `slots` as for `AdamRule`."""
 
     momentum: float
     nesterov: bool
@@ -110,10 +110,10 @@ Update = TypeVar("Update")
 
 
 def update_for(rule: OptimizerRule, updates: Mapping[type, Update], backend: str) -> Update:
-    """Of a backend's updates, by the type of the rule that they carry out, that of `rule`.
+    """Return the update function registered for `type(rule)`.
 
     Raises:
-        UserError: It has none.
+        UserError: The backend has none.
     """
     if type(rule) not in updates:
         raise UserError(f"{backend} has no optimiser {type(rule).__name__}")
@@ -122,13 +122,13 @@ def update_for(rule: OptimizerRule, updates: Mapping[type, Update], backend: str
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What `compile` needs to know about training.
+    """The specification of training that `compile` gets.
 
     Args:
-        loss: Weights of the loss.
-        optimizer: Which optimiser, and its constants.
-        clip_norm: Largest global norm of the gradients, or None.
-        seed: Key of the dropout masks that a backend draws by itself.
+        loss: Weights and constants of the loss.
+        optimizer: The optimiser and its constants.
+        clip_norm: Largest global norm of the gradients; None for no clipping.
+        seed: Seed of the dropout masks that a backend draws itself.
     """
 
     loss: LossRule
@@ -139,12 +139,12 @@ class TrainingRules:
 
 @dataclass(frozen=True)
 class StepScalars:
-    """What changes from step to step.
+    """The numbers that change from step to step.
 
     Args:
         step: Number of this update, from 1.
-        step_size: The learning rate; for Adam with its bias correction.
-        decay: Share of each kernel that weight decay takes away.
+        step_size: The learning rate; for Adam, multiplied by its bias correction.
+        decay: Share of each kernel that weight decay subtracts.
     """
 
     step: int
@@ -153,7 +153,7 @@ class StepScalars:
 
 
 def step_scalars(rule: OptimizerRule, step: int, rate: float, weight_decay: float = 0.0) -> StepScalars:
-    """The scalars of update number `step` (from 1) at learning rate `rate`."""
+    """Return the scalars of update number `step` (from 1) at learning rate `rate`."""
     correction = 1.0
     if isinstance(rule, AdamRule):
         correction = math.sqrt(1.0 - rule.beta2**step) / (1.0 - rule.beta1**step)

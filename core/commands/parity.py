@@ -16,10 +16,10 @@ from core.files.destinations import output_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from core.backend.state import Kind
+    from core.backend.state import ArrayKind
     from core.commands.shared.terminal import Terminal
     from core.experiment.configuration import Configuration
-    from core.parity import Certificate, Series
+    from core.parity import Certificate, RunHistory
 
 HELP = "train on several backends in step and show how far they are apart"
 
@@ -199,7 +199,7 @@ def _print(console: Terminal, certificate: Certificate) -> None:
         console.problem(f"DOES NOT HOLD for {', '.join(v.run for v in certificate.violations)}")
 
 
-def _cell(series: Series, kind: Kind) -> str:
+def _cell(series: RunHistory, kind: ArrayKind) -> str:
     shares = series.shares(kind)
     if not shares:
         return "-"

@@ -1,8 +1,10 @@
-"""What a backend must do, as checks that anybody can run on theirs.
+"""The conformance suite: checks of everything that a backend must do.
+
+The command runs them on any backend:
 
     python run.py conformance -f yours
 
-or with pytest, one test a check, `backend` being a fixture that gives a `BackendProcess("yours")`
+With pytest there is one test per check. `backend` is a fixture that yields a `BackendProcess("yours")`
 (docs/example-backend/tests/test_conformance.py is such a file):
 
     @pytest.mark.parametrize("check", all_checks(), ids=str)
@@ -10,9 +12,10 @@ or with pytest, one test a check, `backend` being a fixture that gives a `Backen
         outcome = examine(check, backend)
         assert outcome.status == "passed", outcome.detail
 
-Promises: the judge is the NumPy reference, in float64 but for mixed precision; checks draw the same numbers
-every time, and a backend that refuses (`UserError`) is told apart from one that is wrong. One that does not
-train passes the checks of predictions, and the table says "no" for the rest.
+Results are compared with the NumPy reference, in float64 except for mixed precision. The checks use the same
+numbers every time. A backend that refuses (`UserError`) is distinguished from one that is wrong. A backend
+that does not train passes the checks of predictions, and the table says "no" for the rest. The comparison of
+several backends while they train is in `core.parity`.
 """
 
 from __future__ import annotations
@@ -23,27 +26,27 @@ from core.conformance.behaviour import behaviour_checks
 from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
 from core.conformance.predictions import prediction_checks
-from core.conformance.suite import Calls, Check, Outcome, capabilities, examine
+from core.conformance.suite import BackendCaller, Check, CheckOutcome, capabilities, examine
 from core.conformance.switches import switch_checks
-from core.conformance.training import LARGE, USUAL, checks_of
+from core.conformance.training import LARGE, USUAL, training_checks
 
-__all__ = ["Calls", "Check", "Outcome", "all_checks", "capabilities", "examine"]
+__all__ = ["BackendCaller", "Check", "CheckOutcome", "all_checks", "capabilities", "examine"]
 
 
 def all_checks(*, large: bool = False) -> list[Check]:
-    """Every check: predictions, the numbers of training, what else is promised, and the longest last.
+    """Return all checks, the longest last.
 
-    They are made once in a process: the judge's answers are kept with them.
+    They are created once in a process, because the reference's results are cached with them.
 
     Args:
-        large: Whether those that take up to minutes each are among them.
+        large: Whether to include the checks on the largest images, which are slow.
     """
     return [*_checks(), *(_large_checks() if large else ())]
 
 
 @functools.cache
 def _large_checks() -> tuple[Check, ...]:
-    return tuple(checks_of(LARGE))
+    return tuple(training_checks(LARGE))
 
 
 @functools.cache
@@ -54,5 +57,5 @@ def _checks() -> tuple[Check, ...]:
         *mixed_checks(),
         *behaviour_checks(),
         *switch_checks(),
-        *checks_of(USUAL),
+        *training_checks(USUAL),
     )

@@ -1,4 +1,4 @@
-"""Checks of what `core.backend.contract.Model` promises beside the numbers."""
+"""Checks of what `core.backend.contract.Model` requires besides the numbers: state, refusals, determinism."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from core.backend.contract import Array, Implementation, Model, Precision, State
 from core.backend.training_rules import OptimizerRule, StepScalars
 from core.base.errors import UserError
 from core.conformance.cases import Case, Nonconformity, make_case
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 
 
 class _Check(Protocol):
-    """What a check does, for a precision."""
+    """A check that can be made in any precision."""
 
-    def __call__(self, backend: Calls, precision: Precision = ...) -> None: ...
+    def __call__(self, backend: BackendCaller, precision: Precision = ...) -> None: ...
 
 
 BLOCKS: list[dict[str, Any]] = [
@@ -31,8 +31,8 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 def behaviour_checks() -> list[Check]:
-    """All of them; float32, because what they promise hardly depends on it; where it could, mixed too."""
-    checks: list[tuple[str, str, Callable[[Calls], None]]] = [
+    """Return the checks in float32, and those that could depend on the precision in mixed precision too."""
+    checks: list[tuple[str, str, Callable[[BackendCaller], None]]] = [
         ("devices", "the CPU comes first", _cpu_first),
         ("state", "comes back bit for bit", _round_trip),
         ("state", "a copy once taken does not move", _state_is_a_copy),
@@ -80,7 +80,7 @@ def _devices(implementation: Implementation) -> list[str]:
     return implementation.list_devices()
 
 
-def _cpu_first(backend: Calls) -> None:
+def _cpu_first(backend: BackendCaller) -> None:
     if (devices := backend.call(_devices))[:1] != ["cpu"]:
         raise Nonconformity(f"list_devices() gave {devices}")
 
@@ -89,7 +89,7 @@ def _taken(implementation: Implementation, case: Case, precision: Precision) -> 
     return _compiled(implementation, case, precision).state()
 
 
-def _round_trip(backend: Calls, precision: Precision = "float32") -> None:
+def _round_trip(backend: BackendCaller, precision: Precision = "float32") -> None:
     case = make_case(BLOCKS, 8, 12)
     _require_equal(backend.call(_taken, case, precision), case.state, "state after load_state")
 
@@ -103,7 +103,7 @@ def _around_step(implementation: Implementation, case: Case) -> tuple[State, Sta
     return taken, kept
 
 
-def _state_is_a_copy(backend: Calls) -> None:
+def _state_is_a_copy(backend: BackendCaller) -> None:
     taken, kept = backend.call(_around_step, make_case(BLOCKS, 8, 12))
     _require_equal(taken, kept, "a state taken before a step")
 
@@ -117,7 +117,7 @@ def _around_questions(implementation: Implementation, case: Case) -> tuple[State
     return before, model.state()
 
 
-def _pure(backend: Calls) -> None:
+def _pure(backend: BackendCaller) -> None:
     before, after = backend.call(_around_questions, make_case(BLOCKS, 8, 12))
     _require_equal(after, before, "state after gradients, evaluate and predict")
 
@@ -128,8 +128,8 @@ def _after_size_0(implementation: Implementation, case: Case) -> State:
     return model.state()
 
 
-def _size_0(backend: Calls) -> None:
-    """What `core.training.weight_averaging` takes statistics with."""
+def _size_0(backend: BackendCaller) -> None:
+    """Check steps of size 0, with which `core.training.weight_averaging` recomputes the statistics."""
     case = make_case(BLOCKS, 8, 12)
     after = backend.call(_after_size_0, case)
     for parameter in case.plan.parameters:
@@ -141,7 +141,7 @@ def _size_0(backend: Calls) -> None:
 
 
 def _refusal(implementation: Implementation, case: Case, state: State) -> str | None:
-    """The message of the refusal; None where the state was taken."""
+    """Return the message of the refusal, or None if the state was accepted."""
     try:
         _compiled(implementation, case).load_state(state)
     except UserError as refusal:
@@ -149,7 +149,7 @@ def _refusal(implementation: Implementation, case: Case, state: State) -> str | 
     return None
 
 
-def _refusals(backend: Calls) -> None:
+def _refusals(backend: BackendCaller) -> None:
     case = make_case(BLOCKS, 8, 12)
     missing = {name: array for name, array in case.state.items() if name != "down/gamma"}
     extra = case.state | {"down/delta": np.zeros(6, np.float32)}
@@ -161,23 +161,23 @@ def _refusals(backend: Calls) -> None:
 
 
 @dataclass(frozen=True)
-class Undreamt:
-    """The rule of an optimiser that no backend has."""
+class UnknownOptimizerRule:
+    """The rule of an optimiser that no backend implements."""
 
     slots: tuple[str, ...] = ("m", "v")
 
 
-def _unknown_optimizer(backend: Calls) -> None:
+def _unknown_optimizer(backend: BackendCaller) -> None:
     case = make_case(BLOCKS, 8, 12)
-    backend.call(_trained, case, "float32")  # a backend that does not train has no optimiser, and says so
-    strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, Undreamt())))
+    backend.call(_trained, case, "float32")  # a backend that does not train refuses here
+    strange = replace(case, rules=replace(case.rules, optimizer=cast(OptimizerRule, UnknownOptimizerRule())))
     message = backend.call(_refusal, strange, case.state)
-    if message is None or "Undreamt" not in message:
+    if message is None or "UnknownOptimizerRule" not in message:
         raise Nonconformity(f"an unknown optimiser gave {message!r}, expected a UserError with its name")
 
 
 def _read(implementation: Implementation, case: Case) -> tuple[bool, list[Array]]:
-    """Whether the arrays given survived, and predictions of the same images laid out in three ways."""
+    """Return whether the given arrays are unchanged, and predictions for three layouts of the images."""
     model = _compiled(implementation, case)
     images, masks = case.batches[0]
     state = {name: array.copy() for name, array in case.state.items()}
@@ -194,7 +194,7 @@ def _read(implementation: Implementation, case: Case) -> tuple[bool, list[Array]
     return untouched, [model.predict(x) for x in (images, reversed_twice, read_only)]
 
 
-def _inputs(backend: Calls) -> None:
+def _inputs(backend: BackendCaller) -> None:
     untouched, (plain, view, read_only) = backend.call(_read, make_case(BLOCKS, 8, 12))
     if not untouched:
         raise Nonconformity("train_step, gradients or load_state changed an array it was given")
@@ -210,7 +210,7 @@ def _trained(implementation: Implementation, case: Case, precision: Precision) -
 
 
 def _trained_in_parts(implementation: Implementation, case: Case, precision: Precision) -> State:
-    """The same, every step by a new model that knows only the state left by the one before."""
+    """Train each step with a new model that gets only the state after the previous step."""
     state = case.state
     for step, batch in enumerate(case.batches, start=1):
         model = implementation.compile(case.plan, case.rules, "cpu", precision)
@@ -220,14 +220,14 @@ def _trained_in_parts(implementation: Implementation, case: Case, precision: Pre
     return state
 
 
-def _twice(backend: Calls, precision: Precision = "float32") -> None:
-    # Large enough for several threads; dropout drawn by the backend's own generator.
+def _twice(backend: BackendCaller, precision: Precision = "float32") -> None:
+    # The images are large enough for several threads; the backend's own generator draws the dropout masks.
     case = make_case(BLOCKS, 96, 128, batches=(4, 4, 3, 4), dropout=0.3)
     first, second = (backend.call(_trained, case, precision) for _ in range(2))
     _require_equal(second, first, "trained a second time")
 
 
-def _restored(backend: Calls, precision: Precision = "float32") -> None:
+def _restored(backend: BackendCaller, precision: Precision = "float32") -> None:
     for name in ("adam", "sgd"):
         training = {"optimizer": {"name": name, "weight_decay": 0.1}}
         case = make_case(BLOCKS, 24, 32, batches=(4, 3, 4), dropout=0.3, training=training)
@@ -236,7 +236,7 @@ def _restored(backend: Calls, precision: Precision = "float32") -> None:
 
 
 def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> list[Array]:
-    """The output's kernel after one large step from the same state at each of `steps`."""
+    """Return, for each of `steps`, the output's kernel after one large step from the same state."""
     model = _compiled(implementation, case)
     results = []
     for step in steps:
@@ -246,7 +246,7 @@ def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> li
     return results
 
 
-def _keyed_dropout(backend: Calls) -> None:
+def _keyed_dropout(backend: BackendCaller) -> None:
     case = make_case(BLOCKS, 8, 12, dropout=0.5)
     first, second, first_again = backend.call(_dropped, case, [1, 2, 1])
     if not np.array_equal(first, first_again):
@@ -259,9 +259,9 @@ def _keyed_dropout(backend: Calls) -> None:
 
 
 def _sums(implementation: Implementation, case: Case) -> tuple[float, float]:
-    """Sum of the activations with the backend's own masks and with masks of ones.
+    """Return sums of the activations with the backend's own dropout masks and with masks of ones.
 
-    At logits 0 and empty truth each tap's gradient is the sum of the activations it meets, halved.
+    At logits 0 and with empty ground truth, each tap's gradient is half the sum of its inputs.
     """
     model = _compiled(implementation, case)
     images, masks = case.batches[0]
@@ -271,14 +271,14 @@ def _sums(implementation: Implementation, case: Case) -> tuple[float, float]:
     return float(drawn["mask/kernel"].sum()), float(kept["mask/kernel"].sum())
 
 
-def _share_kept(backend: Calls) -> None:
+def _share_kept(backend: BackendCaller) -> None:
     training = {"loss": {"bce": 1, "dice": 0}}
     case = make_case(BLOCKS, 40, 56, batches=(16,), batch_norm=False, dropout=0.25, training=training)
     for name in case.state:
         if name.startswith("mask/"):
             case.state[name][...] = 0.0
     drawn, all_kept = backend.call(_sums, case)
-    # Masks of ones still scale by 1/0.75, so the ratio is the share kept; its deviation is 0.002.
+    # Masks of ones still scale by 1/0.75, so the ratio is the share kept; its standard deviation is 0.002.
     if abs(drawn / all_kept - 0.75) > 0.01:
         raise Nonconformity(f"at rate 0.25 the share kept is {drawn / all_kept:.3f}")
 
@@ -288,7 +288,7 @@ def _exported(implementation: Implementation, case: Case, folder: Path, precisio
     return [path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 
-def _export(backend: Calls, precision: Precision = "float32") -> None:
+def _export(backend: BackendCaller, precision: Precision = "float32") -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not backend.call(_exported, make_case(BLOCKS, 8, 12), Path(folder) / "export", precision):
             raise Nonconformity("export left no file that holds anything")

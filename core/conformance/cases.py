@@ -1,8 +1,8 @@
-"""What the suite feeds to a backend, and how its answers are compared with the judge's.
+"""The inputs of the suite's checks, and the comparison of a backend's results with the reference's.
 
-Promises: every array of a case matters: no bias, scale, running statistic or moment is 0 or 1, images
-are asymmetric noise and masks irregular, so nothing that is lost goes unseen. The learning
-rate changes at every step, so a scalar taken from the wrong one is seen too.
+An error in any array of a case changes the results: no bias, scale, running statistic or moment is 0 or 1,
+images are asymmetric noise, and masks are irregular. The learning rate changes at every step, so that a
+scalar of the wrong step changes the results too.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from core.backend.contract import Array, Implementation, Judge, Model, Precision, State
+from core.backend.contract import Array, Implementation, Model, Precision, ReferenceImplementation, State
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.registry import load_backend
-from core.backend.state import Kind, by_kind, initial_state
+from core.backend.state import ArrayKind, by_kind, initial_state
 from core.backend.training_rules import StepScalars, TrainingRules, step_scalars
 from core.experiment.configuration import Configuration, parse_configuration
 from core.network.lowering import lower_blocks
 from core.network.plan import Plan
-from core.tolerance.budget import DRAWS, Budget, Distance, Found, floor
+from core.tolerance.budget import DRAWS, ArraysByKind, Budget, Distance, budget_floor
 
-FLOOR_FLOAT64 = 1e-10
-"""Of every kind of array: less than `core.tolerance.budget` allows whole trajectories."""
+FLOAT64_TOLERANCE = 1e-10
+"""The tolerance of every kind of array; smaller than `core.tolerance.budget` allows for whole runs."""
 
 _MASK_SEED = 11
 
 
-class Nonconformity(Exception):  # noqa: N818 - not every one is the program's error
-    """What a backend did that the contract does not allow; the text says what and by how much."""
+class Nonconformity(Exception):  # noqa: N818 - it reports on a backend and is not an error of the program
+    """A backend violates the contract; the message says how, and by how much."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A plan with a state and a few batches of (images, masks), which change no more once it is judged."""
+    """A plan with a state and batches of (images, masks); they must not change after the reference's use."""
 
     plan: Plan
     rules: TrainingRules
@@ -47,11 +47,11 @@ class Case:
     weight_decay: float = 0.0
 
     def scalars(self, step: int) -> StepScalars:
-        """Those of update number `step`, from 1."""
+        """Return the scalars of update number `step`, from 1."""
         return step_scalars(self.rules.optimizer, step, self.learning_rate / step, self.weight_decay)
 
     def keep(self, step: int, count: int) -> dict[str, NDArray[np.uint8]]:
-        """The dropout masks of a step."""
+        """Return the dropout masks of a step for `count` images."""
         return draw_dropout_masks(self.plan, _MASK_SEED, step, count)
 
 
@@ -66,7 +66,10 @@ def make_case(
     training: Mapping[str, Any] | None = None,
     **network: Any,
 ) -> Case:
-    """A case for a chain of blocks, its masks as large as its output; `batches` are numbers of images."""
+    """Return a case for a chain of blocks, whose masks have the output's size.
+
+    `batches` has the number of images of each batch; `lively` is explained at `case_of`.
+    """
     configuration = parse_configuration(
         {"network": {"blocks": blocks, **network}, "training": dict(training or {})}
     )
@@ -82,7 +85,11 @@ def case_of(
     seed: int = 5,
     lively: bool = True,
 ) -> Case:
-    """The same for a whole configuration; unless `lively`, with the state that training begins with."""
+    """Return a case for a whole configuration.
+
+    With `lively`, no array of the state is constant: noise is added to weights, statistics and moments.
+    Otherwise it is the state before the first step.
+    """
     plan, rules = lower_blocks(configuration.network, height, width), configuration.training.rules()
     out = plan.output.output
     rng = np.random.default_rng(seed)
@@ -113,7 +120,7 @@ def _lively(state: Mapping[str, Array], rng: np.random.Generator) -> State:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a model says of a case."""
+    """All results of a model for a case."""
 
     predictions: Array
     probabilities: Array
@@ -125,7 +132,7 @@ class Results:
 
 
 def run_case(implementation: Implementation, case: Case, precision: Precision) -> Results:
-    """Predict, score, differentiate, then train over the batches with given dropout masks."""
+    """Predict, evaluate, compute gradients, then train on all batches with given dropout masks."""
     model = implementation.compile(case.plan, case.rules, "cpu", precision)
     model.load_state(case.state)
     images, masks = case.batches[0]
@@ -141,17 +148,17 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
     )
 
 
-Run: TypeAlias = Callable[[Implementation, Case, Precision], Sequence[Found]]
-"""What a backend is asked to do with a case, and what it comes to, step by step."""
+CaseFunction: TypeAlias = Callable[[Implementation, Case, Precision], Sequence[ArraysByKind]]
+"""A function that computes a case with a backend; returns the arrays of each step."""
 
 
-def everything(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
-    """All that `run_case` comes to, as one step."""
+def all_results(implementation: Implementation, case: Case, precision: Precision) -> list[ArraysByKind]:
+    """Return the results of `run_case`, as one step."""
     return [results_by_kind(run_case(implementation, case, precision))]
 
 
-def results_by_kind(results: Results) -> Found:
-    """The arrays of the results, and what else they hold as arrays."""
+def results_by_kind(results: Results) -> ArraysByKind:
+    """Return all results as arrays, by kind and name."""
     return {
         **by_kind(results.state),
         "gradient": results.gradients,
@@ -167,64 +174,79 @@ def results_by_kind(results: Results) -> Found:
     }
 
 
-class _Judging:
-    """The judge in the place of an implementation, with or without moves."""
+class _ReferenceAsBackend:
+    """The float64 reference with the interface of a backend; `draw` perturbs it, None does not."""
 
     def __init__(self, draw: int | None) -> None:
         self._draw = draw
 
     def compile(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> Model:
         del device
-        return cast(Judge, load_backend("reference")[1]).judge(plan, rules, precision, self._draw)
+        return cast(ReferenceImplementation, load_backend("reference")[1]).compile_reference(
+            plan, rules, precision, self._draw
+        )
 
 
 @functools.cache
-def judge(case: Case, precision: Precision = "float64") -> Results:
-    """What the reference says of a case; computed once for all backends.
+def reference_results(case: Case, precision: Precision = "float64") -> Results:
+    """Return the reference's results for a case; they are computed once for all backends.
 
-    Float32 is judged in float64, of which it is an approximation. Mixed precision is not: it rounds by a
-    rule, and is judged by the rule's own results.
+    Float32 approximates float64, so its reference is in float64. Mixed precision rounds by a rule, so its
+    reference rounds by the same rule.
     """
     return run_case(load_backend("reference")[1], case, precision)
 
 
 @functools.cache
-def truth(run: Run, case: Case, draw: int | None = None) -> Sequence[Found]:
-    """What `run` finds where the judge computes; with `draw` moved as in `core.tolerance.budget`."""
-    return run(cast(Implementation, _Judging(draw)), case, "float32")
+def reference_arrays(run: CaseFunction, case: Case, draw: int | None = None) -> Sequence[ArraysByKind]:
+    """Return what `run` computes with the float64 reference; `draw` perturbs it (`core.tolerance.budget`)."""
+    return run(cast(Implementation, _ReferenceAsBackend(draw)), case, "float32")
 
 
-def distances_from_truth(
-    run: Run, received: Sequence[Found], case: Case, precision: Precision, *, ties: bool = False
-) -> list[dict[Kind, dict[str, Distance]]]:
-    """How far each of a backend's arrays is from the judge's, and how far it may be, step by step.
+def distances_from_reference(
+    run: CaseFunction,
+    received: Sequence[ArraysByKind],
+    case: Case,
+    precision: Precision,
+    *,
+    ties: bool = False,
+) -> list[dict[ArrayKind, dict[str, Distance]]]:
+    """Return the distance of each of a backend's arrays from the reference, and its budget, step by step.
 
     Args:
-        run: What was asked of both.
-        received: What came of it.
-        case: What it was asked with.
-        precision: Of the backend's model.
-        ties: Whether results depend on equal numbers, which moves would part: only the floor is allowed.
+        run: The function that computed the arrays.
+        received: What it returned for the backend.
+        case: The case that it computed.
+        precision: Precision of the backend's model.
+        ties: Whether results depend on equal numbers. Perturbations would make them unequal, so the budget is
+            only the floor.
     """
-    moves = precision == "float32" and not ties
-    draws = [truth(run, case, draw) for draw in range(DRAWS)] if moves else []
-    budget = Budget(lambda kind: FLOOR_FLOAT64 if precision == "float64" else floor(kind, precision))
+    perturbs = precision == "float32" and not ties
+    draws = [reference_arrays(run, case, draw) for draw in range(DRAWS)] if perturbs else []
+    budget = Budget(
+        lambda kind: FLOAT64_TOLERANCE if precision == "float64" else budget_floor(kind, precision)
+    )
     steps = []
-    for step, (got, wanted) in enumerate(zip(received, truth(run, case), strict=True)):
+    for step, (got, wanted) in enumerate(zip(received, reference_arrays(run, case), strict=True)):
         budget.advance(wanted, [draw[step] for draw in draws])
         steps.append(budget.distances(got))
     return steps
 
 
 def require_agreement(
-    run: Run, received: Sequence[Found], case: Case, precision: Precision, *, ties: bool = False
+    run: CaseFunction,
+    received: Sequence[ArraysByKind],
+    case: Case,
+    precision: Precision,
+    *,
+    ties: bool = False,
 ) -> None:
-    """Raise if an array that `run` found is farther from the truth than its budget allows.
+    """Raise if an array is farther from the reference than its budget allows.
 
     Raises:
-        Nonconformity: The text lists what is at the first such step, the largest share of its budget first.
+        Nonconformity: The message lists the arrays of the first such step, by their share of the budget.
     """
-    steps = distances_from_truth(run, received, case, precision, ties=ties)
+    steps = distances_from_reference(run, received, case, precision, ties=ties)
     for number, found in enumerate(steps, start=1):
         wrong = [
             (distance, _WORDS.get(kind, "{}").format(name))
@@ -239,7 +261,7 @@ def require_agreement(
             raise Nonconformity(f"relative differences{where}: {and_more(told, len(wrong))}")
 
 
-_WORDS: Mapping[Kind, str] = {
+_WORDS: Mapping[ArrayKind, str] = {
     "statistic": "{} after training",
     "weight": "{} after training",
     "moment": "{} after training",
@@ -248,6 +270,6 @@ _WORDS: Mapping[Kind, str] = {
 
 
 def and_more(told: Sequence[str], count: int) -> str:
-    """Those that are told, and how many of the `count` are not."""
+    """Join the items of `told`, and say how many of the `count` items are not among them."""
     more = f" and {count - len(told)} more" if count > len(told) else ""
     return "; ".join(told) + more

@@ -1,16 +1,16 @@
-"""Checks of precision "mixed_bfloat16" against the reference, which rounds where the rules say so.
+"""Checks of precision "mixed_bfloat16" against the reference, which rounds as the rules say.
 
-What may differ, and how much of it is allowed. A bfloat16 number has 8 significant bits: its neighbour is
-at most 2**-7 of it away. Two backends that follow the rule add up float32 numbers in another order, so what
-they round differs by some 2**-24, and lies on two sides of a middle between neighbours for about one element
-in 2**16 or, where sums cancel, in 2**12: that element flips, by 2**-7 of itself. Leaving a rounding out moves
-nearly every element, but by no more than 2**-8. So the norm alone cannot tell one from the other:
+A bfloat16 number has 8 significant bits, so its neighbour is at most 2**-7 of it away. Two backends that
+follow the rule add float32 numbers in different orders, so the sums that they round differ by about 2**-24.
+For about one element in 2**16 (or in 2**12 where sums cancel) the two sums are rounded to different
+neighbours: the element flips, by 2**-7 of its value. A missing rounding changes nearly every element, but by
+at most 2**-8. The norm of the difference cannot distinguish the two cases, so there are three tolerances:
 
-- The difference of every array may be 2**-5 of its norm: as if every element had flipped, and through what
-  cancels (gradients before batch norm) four times as far.
-- In every array of 16 elements or more the median of the differences may be 2**-11 of the elements' root mean
-  square: most elements did not flip. An error put into every element shows as 2**-10 to 2**-8 here.
-- Where every sum is exact in float32 nothing can flip; there 1e-5 is allowed, as little as float32 needs.
+- The difference of every array may be 2**-5 of its norm. That is the effect if every element flips, times
+  four for cancellation (gradients before batch norm).
+- In every array of 16 or more elements, the median of the differences may be 2**-11 of the elements' root
+  mean square, because most elements do not flip. An error in every element gives 2**-10 to 2**-8.
+- Where every sum is exact in float32, nothing can flip, and 1e-5 is allowed, which float32 needs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from core.conformance.cases import (
     Results,
     and_more,
     case_of,
-    judge,
     make_case,
+    reference_results,
     run_case,
 )
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
 from core.tolerance.differences import difference, differences
 
@@ -49,7 +49,7 @@ _DOWN_UP: list[dict[str, Any]] = [
 
 
 def mixed_checks() -> list[Check]:
-    """All of them."""
+    """Return all checks of mixed precision."""
     return [
         *_geometry(),
         *_sums(),
@@ -57,24 +57,24 @@ def mixed_checks() -> list[Check]:
         _network(),
         *_rounded(),
         _gradients_are_bfloat16(),
-        *_rest(),
+        *_float32_checks(),
     ]
 
 
 def _agreement(subject: str, name: str, case: Case) -> Check:
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
-        far, many = all_differences(received, expected), _medians(received, expected)
+    def run(backend: BackendCaller) -> None:
+        received, expected = _both(backend, case)
+        far, medians = all_differences(received, expected), _medians(received, expected)
         if wrong := {name: value for name, value in far.items() if not value <= LARGEST}:
             raise Nonconformity(f"relative differences beyond {LARGEST:g}: {listed(wrong)}")
-        if wrong := {name: value for name, value in many.items() if not value <= _TYPICAL}:
+        if wrong := {name: value for name, value in medians.items() if not value <= _TYPICAL}:
             raise Nonconformity(f"median relative differences beyond {_TYPICAL:.1e}: {listed(wrong)}")
 
     return _check(subject, name, run)
 
 
 def all_differences(received: Results, expected: Results) -> dict[str, float]:
-    """Each kind of result and each array with its relative difference."""
+    """Return the relative difference of each kind of result and of each array."""
     found = {
         "predictions": difference(received.predictions, expected.predictions),
         "probabilities of evaluate": difference(received.probabilities, expected.probabilities),
@@ -89,9 +89,15 @@ def all_differences(received: Results, expected: Results) -> dict[str, float]:
 
 
 def listed(wrong: Mapping[str, float]) -> str:
-    """The largest six, largest first, and how many more there are."""
+    """Format the six largest differences, largest first, and the number of the others."""
     worst = sorted(wrong.items(), key=lambda item: -item[1])
     return and_more([f"{name} {value:.1e}" for name, value in worst[:6]], len(worst))
+
+
+def _both(backend: BackendCaller, case: Case) -> tuple[Results, Results]:
+    """Return the results of the backend and of the reference."""
+    received = backend.call(run_case, case, "mixed_bfloat16")
+    return received, reference_results(case, "mixed_bfloat16")
 
 
 def _check(subject: str, name: str, run: Any) -> Check:
@@ -99,7 +105,7 @@ def _check(subject: str, name: str, run: Any) -> Check:
 
 
 def _medians(received: Results, expected: Results) -> dict[str, float]:
-    """Of every large array the median difference of its elements, over their root mean square."""
+    """Return, for every array that is not tiny, the median difference over the elements' root mean square."""
     found = {"predictions": _median(received.predictions, expected.predictions)}
     for what, got, wanted in (
         ("gradient of {}", received.gradients, expected.gradients),
@@ -138,9 +144,10 @@ def _geometry() -> list[Check]:
 
 
 def _sums() -> list[Check]:
-    """Kernels' gradients summed over 6,000 pixels: a sum in bfloat16 no longer changes from 256 addends on.
+    """Return checks of kernels' gradients over 6,000 pixels; a sum in bfloat16 stops growing at 256 terms.
 
-    With the pads of an even size, of an odd one, and none, which a framework may give to different kernels.
+    The geometries have the pads of an even size, those of an odd size, and none, because a framework may use
+    different kernels for them.
     """
     checks = []
     for kind, subject in (("conv", "convolution"), ("transpose", "transposed convolution")):
@@ -171,16 +178,16 @@ def _parts() -> list[Check]:
 
 
 def _network() -> Check:
-    """The default network, narrow, with batch norm: what a flip in an early layer becomes in the last."""
+    """Check a narrow default network with batch norm, where flips in early layers affect the last ones."""
     overrides = ["network.batch_norm=true", "network.dropout=0.25"]
     for index, block in enumerate(load_configuration(Path("fcn")).network.blocks):
         if getattr(block, "filters", None):
             overrides.append(f"network.blocks.{index}.filters={3 + index % 4}")
     case = case_of(load_configuration(Path("fcn"), overrides), 32, 48, batches=(3, 2))
 
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
-        # Some gradients, as of the scales before a convolution and batch norm, are little but rounding.
+    def run(backend: BackendCaller) -> None:
+        received, expected = _both(backend, case)
+        # Some gradients are 0 except for rounding, as those of scales before a convolution and batch norm.
         names = [parameter.name for parameter in case.plan.parameters]
         whole, wanted = (
             np.concatenate([results.gradients[name].ravel() for name in names])
@@ -198,10 +205,10 @@ def _network() -> Check:
 
 
 def _rounded() -> list[Check]:
-    """Images and kernels in the middle between two bfloat16 numbers, so that half of them go up.
+    """Return checks with images and kernels halfway between two bfloat16 numbers; half are rounded up.
 
-    They are odd multiples of 2**-9 between 1/2 and 1; rounded, multiples of 2**-8. Then all sums are
-    multiples of 2**-16 below 2**8, exact in float32 in any order.
+    They are odd multiples of 2**-9 between 1/2 and 1, and multiples of 2**-8 after rounding. So all sums are
+    multiples of 2**-16 below 2**8, which are exact in float32, in any order.
     """
     checks = []
     for kind, name, stride in (("conv", "convolution", 2), ("transpose", "transposed convolution", 2)):
@@ -225,14 +232,14 @@ def _middles(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def _exactly(case: Case) -> Any:
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    def run(backend: BackendCaller) -> None:
+        received, expected = _both(backend, case)
         found = difference(received.predictions, expected.predictions)
-        otherwise = difference(judge(case).predictions, expected.predictions)
-        if not found <= _EXACT < otherwise / 50:
+        unrounded = difference(reference_results(case).predictions, expected.predictions)
+        if not found <= _EXACT < unrounded / 50:
             raise Nonconformity(
                 f"predictions: relative difference {found:.1e}, allowed {_EXACT:g}; "
-                f"without any rounding it would be {otherwise:.1e}"
+                f"without any rounding it would be {unrounded:.1e}"
             )
 
     return run
@@ -241,7 +248,7 @@ def _exactly(case: Case) -> Any:
 def _gradients_are_bfloat16() -> Check:
     case = make_case(_DOWN_UP, 9, 12)
 
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         gradients = backend.call(run_case, case, "mixed_bfloat16").gradients
         for parameter in case.plan.parameters:
             gradient = gradients[parameter.name].astype(np.float32)
@@ -253,18 +260,18 @@ def _gradients_are_bfloat16() -> Check:
     return _check(_SUBJECT, "gradients of kernels are bfloat16 numbers, no others are", run)
 
 
-def _rest() -> list[Check]:
+def _float32_checks() -> list[Check]:
     return [
         _check(_SUBJECT, "weights keep steps below bfloat16's", _small_steps),
         _check(_SUBJECT, "bias, batch norm, loss and sigmoid are float32", _without_products),
     ]
 
 
-def _small_steps(backend: Calls) -> None:
-    """Updates of some 2**-14 of the weights, which no bfloat16 weight could take; float32 keeps 10 bits."""
+def _small_steps(backend: BackendCaller) -> None:
+    """Check updates of about 2**-14 of the weights; bfloat16 would lose them, float32 keeps 10 bits."""
     sgd = {"optimizer": {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.0}}
     case = make_case(_DOWN_UP, 9, 12, training=sgd)
-    received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    received, expected = _both(backend, case)
     found = {}
     for parameter in case.plan.parameters:
         name = parameter.name
@@ -274,13 +281,13 @@ def _small_steps(backend: Calls) -> None:
         raise Nonconformity(f"relative differences beyond {LARGEST:g}: {listed(wrong)}")
 
 
-def _without_products(backend: Calls) -> None:
-    """Kernels of 0: what is left is bias, ReLU, batch norm, sigmoid, loss and Adam, none of them rounded."""
+def _without_products(backend: BackendCaller) -> None:
+    """Check a network with kernels of 0: all that remains is float32 (bias, batch norm, loss, Adam, ...)."""
     case = make_case(_DOWN_UP, 9, 12, batch_norm_settings={"momentum": 0.6})
     for name, array in case.state.items():
         if name.endswith("/kernel"):
             array[...] = 0.0
-    received, expected = backend.call(run_case, case, "mixed_bfloat16"), judge(case, "mixed_bfloat16")
+    received, expected = _both(backend, case)
     found = all_differences(received, expected).items()
     if wrong := {name: value for name, value in found if "/kernel" not in name and not value <= _EXACT}:
         raise Nonconformity(f"relative differences beyond {_EXACT:g}: {listed(wrong)}")

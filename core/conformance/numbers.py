@@ -1,4 +1,4 @@
-"""Checks of the numbers: predictions, losses, gradients and training against the judge's."""
+"""Checks of the numbers: predictions, losses, gradients and training against the reference's."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 from core.backend.contract import Precision
 from core.conformance.cases import (
-    FLOOR_FLOAT64,
+    FLOAT64_TOLERANCE,
     Case,
     Nonconformity,
+    all_results,
     case_of,
-    everything,
-    judge,
     make_case,
+    reference_results,
     require_agreement,
     run_case,
 )
 from core.conformance.random_networks import random_case
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import floor
+from core.tolerance.budget import budget_floor
 from core.tolerance.differences import difference
 
 PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
@@ -36,21 +36,21 @@ _UNUSUAL = ((1, 8), (2, 5), (3, 8), (4, 6), (8, 7), (6, 4), (8, 8), (5, 7), (7, 
 
 
 def number_checks() -> list[Check]:
-    """All of them, the quickest to tell apart first."""
+    """Return the checks, those of single parts first."""
     checks = [*_geometry(), *_parts(), _many_pixels(), *_losses(), *_optimizer(), *_extremes()]
     return [*checks, *_short_batches(), *_random_networks(), *_networks()]
 
 
 def _agreement(subject: str, name: str, case: Case, precision: Precision, *, ties: bool = False) -> Check:
-    def run(backend: Calls) -> None:
-        received = backend.call(everything, case, precision)
-        require_agreement(everything, received, case, precision, ties=ties)
+    def run(backend: BackendCaller) -> None:
+        received = backend.call(all_results, case, precision)
+        require_agreement(all_results, received, case, precision, ties=ties)
 
     return Check(subject, name, precision, run)
 
 
 def _geometry() -> list[Check]:
-    """Kernels smaller than, equal to and larger than the stride, over odd, even, prime and tiny sizes."""
+    """Return checks of kernels smaller than, equal to and larger than the stride, at various sizes."""
     sizes = {"conv": [(11, 14), (10, 13), (12, 9)], "transpose": [(3, 4), (4, 5), (5, 2)]}
     primes = {"conv": (17, 23), "transpose": (2, 3)}
     usual = [(kernel, stride) for kernel in _KERNELS for stride in (1, 2, 3)]
@@ -99,7 +99,7 @@ def _parts() -> list[Check]:
 
 
 def _many_pixels() -> Check:
-    """Batch norm over 150,000 bright pixels: in float32, added one by one, they lose 3 digits of 7."""
+    """Check batch norm over 150,000 bright pixels; a float32 sum one by one loses 3 of its 7 digits."""
     one = {"name": "one", "kind": "conv", "filters": 3, "kernel": 1, "stride": 1}
     mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
     case = make_case([one, mask], 180, 210, batches=(4,), batch_norm_settings={"momentum": 0.5})
@@ -131,11 +131,11 @@ def _losses() -> list[Check]:
 
 
 def _orders(precision: Precision) -> list[Check]:
-    """Lovasz where pixels are equally wrong, with truth and without, so that their order decides.
+    """Return checks of the Lovasz hinge with equal errors of positive and negative pixels.
 
-    A single weight of 1 and a bias of -1/2 turn grey values of 0, 1/8, ..., 1 into logits of which many
-    are equal, and each error of a pixel with truth is that of some without. Two images have no truth at
-    all, one has nothing else.
+    The order of these pixels decides the gradient. A single weight of 1 and a bias of -1/2 turn grey values
+    of 0, 1/8, ..., 1 into logits of which many are equal, and each error of a positive pixel is also that of
+    some negative ones. Two images have no positive pixel, and one has only positive pixels.
     """
     mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
     loss = {"bce": 0, "dice": 0, "lovasz": 1}
@@ -202,7 +202,7 @@ def _random_networks() -> list[Check]:
 
 
 def _networks() -> list[Check]:
-    """The toolkit's own networks with everything on, over ten steps."""
+    """Return checks of the toolkit's own networks with all features on, over ten steps."""
     checks = []
     optimizers = (
         "{name: adam, weight_decay: 0.01}",
@@ -240,7 +240,7 @@ def _extremes() -> list[Check]:
 
 
 def _logits_of(logit: float, precision: Precision) -> Check:
-    """All logits are `logit`: kernels 0 and the output's bias set."""
+    """Check a network whose logits are all `logit`: its kernels are 0, and the output's bias is set."""
     blocks = [
         {"name": "first", "kind": "conv", "filters": 2, "stride": 1},
         {"name": "mask", "kind": "output", "stride": 1},
@@ -250,17 +250,17 @@ def _logits_of(logit: float, precision: Precision) -> Check:
     for name, array in case.state.items():
         array[...] = logit if name == "mask/bias" else 0.0
 
-    def run(backend: Calls) -> None:
-        received, expected = backend.call(run_case, case, precision), judge(case)
+    def run(backend: BackendCaller) -> None:
+        received, expected = backend.call(run_case, case, precision), reference_results(case)
         got, wanted = received.gradients["mask/bias"], expected.gradients["mask/bias"]
         found = difference(received.training_loss, expected.training_loss)
-        allowed = FLOOR_FLOAT64 if precision == "float64" else floor("gradient", precision)
+        allowed = FLOAT64_TOLERANCE if precision == "float64" else budget_floor("gradient", precision)
         _require(found < allowed, f"the loss differs by {found:.1e}, allowed {allowed:g}")
         _require(bool(np.isfinite(got).all()), f"the gradient is {got}")
         distance = float(abs(got - wanted).max())
         _require(
             distance < allowed * max(1.0, float(abs(wanted).max())),
-            f"the gradient is {got}, the judge's {wanted}",
+            f"the gradient is {got}, the reference's {wanted}",
         )
 
     return Check("losses at extreme logits", f"all logits {logit:g}", precision, run)
@@ -274,28 +274,28 @@ def _half(precision: Precision) -> Check:
         array[...] = 0.0
     wanted = 0.5 - float(case.batches[0][1].mean())
 
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         got = float(backend.call(run_case, case, precision).gradients["mask/bias"][0])
         _require(
-            abs(got - wanted) < 1e-6, f"the gradient is {got}, sigmoid(0) - truth is {wanted} in the mean"
+            abs(got - wanted) < 1e-6, f"the gradient is {got}, the mean of sigmoid(0) - truth is {wanted}"
         )
 
     return Check("losses at extreme logits", "the slope at 0 is 1/2 - truth", precision, run)
 
 
 def _not_a_number(precision: Precision) -> Check:
-    """A run that has diverged is told by its loss: a NaN among the logits must not be lost in a sort."""
+    """Check that NaN among the logits makes the loss NaN (a sort could lose it), so that divergence shows."""
     blocks = [{"name": "mask", "kind": "output", "kernel": 1, "stride": 1}]
     case = make_case(blocks, 25, 31, training={"loss": {"bce": 0, "dice": 0, "lovasz": 1}})
     case.batches[0][0][:, 3:17] = np.nan
 
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         loss = backend.call(run_case, case, precision).training_loss
         _require(not np.isfinite(loss), f"logits that are not numbers gave a loss of {loss}")
 
     return Check("losses at extreme logits", "NaN makes the loss NaN", precision, run)
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise Nonconformity(otherwise)
+        raise Nonconformity(message)

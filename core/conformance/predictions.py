@@ -1,4 +1,4 @@
-"""Checks of predictions alone: what a backend that does not train must do, and every other one too."""
+"""Checks of predictions, which a backend that does not train must pass too."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from core.backend.contract import Array, Implementation, Precision, State
 from core.backend.registry import load_backend
 from core.conformance.cases import Case, Nonconformity, case_of, make_case, require_agreement
 from core.conformance.mixed import LARGEST as LARGEST_MIXED
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import Found
+from core.tolerance.budget import ArraysByKind
 from core.tolerance.differences import difference
 
 SUBJECT = "prediction"
 
 
 def prediction_checks() -> list[Check]:
-    """All of them; few, as the checks of the numbers have every part by itself."""
+    """Return the checks; there are few, because `number_checks` has every part by itself."""
     extreme = _extreme()
     cases = [
         ("kernels 1 to 7, strides 1 to 3, one after another", _every_geometry()),
@@ -42,7 +42,7 @@ def prediction_checks() -> list[Check]:
 
 
 def _every_geometry() -> Case:
-    """There and back, so that the size stays; batch norm keeps numbers near 1."""
+    """Return a case that reduces and enlarges in turn, to keep the size; batch norm keeps values near 1."""
     blocks: list[dict[str, Any]] = []
     for kernel in (1, 2, 3, 4, 5, 7):
         for stride in (1, 2, 3):
@@ -59,7 +59,7 @@ def _network() -> Case:
 
 
 def _losses() -> Case:
-    """Some pixels are equally wrong, and one image has no truth."""
+    """Return a case with every loss, pixels of equal error, and one image without positive pixels."""
     loss = {"bce": 0.3, "dice": 1.7, "focal": 2.5, "tversky": 0.6, "lovasz": 1.2}
     case = make_case(
         [{"name": "mask", "kind": "output", "kernel": 1, "stride": 1}], 19, 23, training={"loss": loss}
@@ -71,43 +71,43 @@ def _losses() -> Case:
 
 
 def _extreme() -> Case:
-    """The logits are 10,000 on the left of each image and -10,000 on the right."""
+    """Return a case with logits of 10,000 on the left of each image and -10,000 on the right."""
     case = make_case([{"name": "mask", "kind": "output", "kernel": 1, "stride": 1}], 5, 8)
     case.batches[0][0][:, :, :3], case.batches[0][0][:, :, 3:] = 1, 0
     case.state["mask/kernel"][...], case.state["mask/bias"][...] = 2e4, -1e4
     return case
 
 
-Answers = tuple[Array, Array, Array]
-"""Of predict, and probabilities and loss of evaluate."""
+Outputs = tuple[Array, Array, Array]
+"""Probabilities of predict, and probabilities and loss of evaluate."""
 
 
-def _answers(implementation: Implementation, case: Case, precision: Precision) -> Answers:
+def _outputs(implementation: Implementation, case: Case, precision: Precision) -> Outputs:
     model = implementation.compile(case.plan, case.rules, "cpu", precision)
     model.load_state(case.state)
     loss, probabilities = model.evaluate(*case.batches[0])
     return model.predict(case.batches[0][0]), probabilities, np.array(float(loss))
 
 
-def _by_kind(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
-    predictions, probabilities, loss = _answers(implementation, case, precision)
+def _by_kind(implementation: Implementation, case: Case, precision: Precision) -> list[ArraysByKind]:
+    predictions, probabilities, loss = _outputs(implementation, case, precision)
     found = {"predictions": predictions, "probabilities of evaluate": probabilities}
     return [{"prediction": found, "loss": {"loss": loss}}]
 
 
 def _agreement(name: str, case: Case, precision: Precision) -> Check:
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         require_agreement(_by_kind, backend.call(_by_kind, case, precision), case, precision)
 
     return Check(SUBJECT, name, precision, run)
 
 
-def _products_in_bfloat16(backend: Calls) -> None:
-    """Most probabilities are the judge's but for float32's rounding: few elements flip (see `mixed`)."""
+def _products_in_bfloat16(backend: BackendCaller) -> None:
+    """Most probabilities equal the reference's except for float32's rounding; few elements flip (`mixed`)."""
     down = {"name": "down", "kind": "conv", "filters": 3}
     case = make_case([down, {"name": "mask", "kind": "output"}], 24, 32, batch_norm=False)
-    expected, _, loss = _answers(load_backend("reference")[1], case, "mixed_bfloat16")
-    received, of_evaluate, found = backend.call(_answers, case, "mixed_bfloat16")
+    expected, _, loss = _outputs(load_backend("reference")[1], case, "mixed_bfloat16")
+    received, of_evaluate, found = backend.call(_outputs, case, "mixed_bfloat16")
     allowed = LARGEST_MIXED
     for what, got in (("predictions", received), ("probabilities of evaluate", of_evaluate)):
         if got.shape != expected.shape or not difference(got, expected) <= allowed:
@@ -115,11 +115,11 @@ def _products_in_bfloat16(backend: Calls) -> None:
         if not (typical := float(np.median(np.abs(got - expected)))) <= 1e-6:
             raise Nonconformity(f"{what}: the median of the differences is {typical:.1e}, allowed 1e-6")
     if not difference(found, loss) <= allowed:
-        raise Nonconformity(f"the loss is {found}, the judge's {loss}")
+        raise Nonconformity(f"the loss is {found}, the reference's {loss}")
 
 
-def _require_extremes(backend: Calls, case: Case) -> None:
-    predictions, _, loss = backend.call(_answers, case, "float32")
+def _require_extremes(backend: BackendCaller, case: Case) -> None:
+    predictions, _, loss = backend.call(_outputs, case, "float32")
     sides = predictions[:, :, :3], predictions[:, :, 3:]
     if not (np.abs(sides[0] - 1) < 1e-6).all() or not (np.abs(sides[1]) < 1e-6).all():
         raise Nonconformity("logits of 10,000 and -10,000 do not give probabilities of 1 and 0")
@@ -128,7 +128,7 @@ def _require_extremes(backend: Calls, case: Case) -> None:
 
 
 def _in_batches(implementation: Implementation, case: Case, sizes: list[int]) -> list[Array]:
-    """Predictions in one batch, then in batches of these sizes, of images laid out backwards."""
+    """Return predictions of one batch, then of batches of these sizes from a view with reversed rows."""
     model = implementation.compile(case.plan, case.rules, "cpu", "float32")
     model.load_state(case.state)
     images = case.batches[0][0]
@@ -138,7 +138,7 @@ def _in_batches(implementation: Implementation, case: Case, sizes: list[int]) ->
     return [model.predict(images), np.concatenate([model.predict(part) for part in parts])]
 
 
-def _each_by_itself(backend: Calls) -> None:
+def _each_by_itself(backend: BackendCaller) -> None:
     case = make_case([{"name": "mask", "kind": "output"}], 9, 12, batches=(7,))
     together, apart = backend.call(_in_batches, case, [1, 4, 2])
     if not (found := difference(apart, together)) <= 1e-6:
@@ -156,14 +156,14 @@ def _around(implementation: Implementation, case: Case) -> tuple[State, State, b
     return before, model.state(), untouched
 
 
-def _pure(backend: Calls) -> None:
+def _pure(backend: BackendCaller) -> None:
     before, after, untouched = backend.call(_around, _network())
     changed = [name for name, array in before.items() if not np.array_equal(array, after[name])]
     if changed or not untouched:
         raise Nonconformity(f"predict or evaluate changed {', '.join(changed) or 'an array it was given'}")
 
 
-def _before_and_after(implementation: Implementation, first: Case, second: Case) -> Answers:
+def _before_and_after(implementation: Implementation, first: Case, second: Case) -> Outputs:
     model = implementation.compile(first.plan, first.rules, "cpu", "float32")
     model.load_state(first.state)
     model.evaluate(*first.batches[0])
@@ -173,10 +173,10 @@ def _before_and_after(implementation: Implementation, first: Case, second: Case)
     return model.predict(first.batches[0][0]), probabilities, np.array(float(loss))
 
 
-def _reloaded(backend: Calls) -> None:
+def _reloaded(backend: BackendCaller) -> None:
     first = _network()
     second = replace(first, state={name: array * np.float32(0.7) for name, array in first.state.items()})
     again = backend.call(_before_and_after, first, second)
-    for got, wanted in zip(again, backend.call(_answers, second, "float32"), strict=True):
+    for got, wanted in zip(again, backend.call(_outputs, second, "float32"), strict=True):
         if not difference(got, wanted) <= 1e-6:
             raise Nonconformity("after a second load_state the model does not predict by the new state")

@@ -1,4 +1,4 @@
-"""Networks drawn at random from the specification's grammar, always the same ones."""
+"""Random networks with all kinds of block; a seed always gives the same network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from core.network.lowering import same_crops, same_pads
 
 
 def random_case(seed: int) -> Case:
-    """A network of two to seven blocks with skips wherever one is possible, batch norm and dropout
-    switched at random, a loss of random weights, an optimiser by lot, and three batches of different lengths.
-    """  # noqa: D205
+    """Return a case with a random network, loss and optimiser, and three batches of different lengths.
+
+    The network has two to seven blocks, skips where possible, and batch norm and dropout switched at random.
+    """
     rng = np.random.default_rng([seed, 2026])
     size = height, width = int(rng.integers(5, 25)), int(rng.integers(5, 25))
     blocks: list[dict[str, Any]] = []

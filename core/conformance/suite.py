@@ -1,4 +1,4 @@
-"""A check, what came of it, and the table of what a backend can do."""
+"""A check, its outcome, and the table of a backend's capabilities."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Calls(Protocol):
-    """What can call a backend: a `core.backend.process.BackendProcess`, or anything with the same method."""
+class BackendCaller(Protocol):
+    """Calls a backend, as `core.backend.process.BackendProcess` does."""
 
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """The result of `function(implementation, ...)`."""
+        """Return the result of `function(implementation, ...)`."""
         ...
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a backend must do.
+    """A check of one thing that a backend must do.
 
     Args:
-        subject: What it is about; a row of the table.
-        name: The case in particular.
-        precision: Of the model; a column of the table.
-        run: Does nothing, or raises `Nonconformity` with the reason.
+        subject: The subject, which is a row of the table.
+        name: The particular case.
+        precision: The model's precision, which is a column of the table.
+        run: Performs the check; raises `Nonconformity` with the reason if it fails.
     """
 
     subject: str
     name: str
     precision: Precision
-    run: Callable[[Calls], None]
+    run: Callable[[BackendCaller], None]
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.name} ({self.precision})"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a check; `detail` says why it did not pass.
+class CheckOutcome:
+    """The outcome of a check; `detail` says why it did not pass.
 
-    "refused" is an honest no: the backend said by a `UserError` that it cannot.
+    "refused" means that the backend raised a `UserError` to say that it cannot do this.
     """
 
     check: Check
@@ -56,21 +56,21 @@ class Outcome:
     detail: str = ""
 
 
-def examine(check: Check, backend: Calls) -> Outcome:
-    """Run a check; whatever the backend raises is its failure."""
+def examine(check: Check, backend: BackendCaller) -> CheckOutcome:
+    """Run a check; any exception except `UserError` counts as a failure."""
     try:
         check.run(backend)
     except UserError as refusal:
-        return Outcome(check, "refused", str(refusal))
+        return CheckOutcome(check, "refused", str(refusal))
     except Nonconformity as reason:
-        return Outcome(check, "failed", str(reason))
+        return CheckOutcome(check, "failed", str(reason))
     except Exception as error:
-        return Outcome(check, "failed", f"{type(error).__name__}: {error}")
-    return Outcome(check, "passed")
+        return CheckOutcome(check, "failed", f"{type(error).__name__}: {error}")
+    return CheckOutcome(check, "passed")
 
 
-def capabilities(outcomes: Iterable[Outcome]) -> dict[str, dict[str, str]]:
-    """For each subject and precision "yes", "no" (every check refused), "partly" or "FAILS", in order."""
+def capabilities(outcomes: Iterable[CheckOutcome]) -> dict[str, dict[str, str]]:
+    """Return "yes", "no" (all checks refused), "partly" or "FAILS" for each subject and precision."""
     found: dict[str, dict[str, set[str]]] = {}
     for outcome in outcomes:
         check = outcome.check

@@ -1,8 +1,8 @@
-"""Checks at the numbers where a backend changes between two ways of computing: below, at and beyond each.
+"""Checks at the sizes where a backend changes between two ways of computing: below, at and above each.
 
-Which numbers these are the backend says itself (`core.backend.kernel_switches`); one that it decides by and
-does not say is found by `tests/parity/test_switches.py`. A check also requires that the backend met the
-values that it was led to, so that a case which misses its switch is noticed.
+The backend declares these sizes (`core.backend.kernel_switches`); `tests/parity/test_switches.py` finds
+undeclared ones in the source. A check also requires that the switch was asked about values below, at and
+above its bound, so that a case that misses its switch is noticed.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from typing import Any, get_args
 import numpy as np
 
 from core.backend.contract import Implementation, Precision
-from core.backend.kernel_switches import Quantity, Switch, switches_taken
+from core.backend.kernel_switches import Quantity, Switch, record_switch_values
 from core.conformance.cases import Case, Nonconformity, make_case, require_agreement
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.conformance.training import train
-from core.tolerance.budget import Found
+from core.tolerance.budget import ArraysByKind
 
 SUBJECT = "both sides of switches"
 
-Met = dict[str, set[int]]
+ValuesBySwitch = dict[str, set[int]]
 
 
 def switch_checks() -> list[Check]:
-    """One for each quantity and precision."""
+    """Return a check for each quantity and precision."""
     precisions: tuple[Precision, ...] = ("float64", "float32")
     return [_check(quantity, precision) for precision in precisions for quantity in get_args(Quantity)]
 
 
-def declared(implementation: Implementation) -> tuple[Switch, ...]:
-    """Those of a backend; a module without `switches` has none."""
+def declared_switches(implementation: Implementation) -> tuple[Switch, ...]:
+    """Return the switches of a backend; a module without the function `switches` has none."""
     found: Callable[[], tuple[Switch, ...]] = getattr(implementation, "switches", tuple)
     return tuple(found())
 
 
 def _check(quantity: Quantity, precision: Precision) -> Check:
-    def run(backend: Calls) -> None:
-        switches = [switch for switch in backend.call(declared) if switch.quantity == quantity]
+    def run(backend: BackendCaller) -> None:
+        switches = [switch for switch in backend.call(declared_switches) if switch.quantity == quantity]
         for bound in sorted({switch.bound for switch in switches}):
-            met: Met = {}
+            recorded: ValuesBySwitch = {}
             for name, case in _CASES[quantity](bound):
                 try:
                     found, values = backend.call(_train, case, precision)
@@ -49,26 +49,28 @@ def _check(quantity: Quantity, precision: Precision) -> Check:
                 except Nonconformity as reason:
                     raise Nonconformity(f"{quantity} {bound}, with {name}: {reason}") from reason
                 for switch, numbers in values.items():
-                    met.setdefault(switch, set()).update(numbers)
-            _require_met([switch for switch in switches if switch.bound == bound], met, precision)
+                    recorded.setdefault(switch, set()).update(numbers)
+            _require_sides([switch for switch in switches if switch.bound == bound], recorded, precision)
 
     return Check(SUBJECT, quantity, precision, run)
 
 
-def _train(implementation: Implementation, case: Case, precision: Precision) -> tuple[list[Found], Met]:
-    with switches_taken() as met:
-        return train(implementation, case, precision), met
+def _train(
+    implementation: Implementation, case: Case, precision: Precision
+) -> tuple[list[ArraysByKind], ValuesBySwitch]:
+    with record_switch_values() as recorded:
+        return train(implementation, case, precision), recorded
 
 
-def _require_met(switches: list[Switch], met: Met, precision: Precision) -> None:
+def _require_sides(switches: list[Switch], recorded: ValuesBySwitch, precision: Precision) -> None:
     for switch in switches:
-        numbers = sorted(met.get(switch.name, ()))
-        if switch.by_data or (precision == "float64" and not numbers):  # of float32 alone
+        numbers = sorted(recorded.get(switch.name, ()))
+        if switch.by_data or (precision == "float64" and not numbers):  # a switch that only float32 uses
             continue
         sides = [[n for n in numbers if n < switch.bound], [n for n in numbers if n > switch.bound]]
         if not all(sides) or switch.bound not in numbers:
             raise Nonconformity(
-                f"{switch.name}: the suite met {numbers}, not all of below, at and beyond {switch.bound}"
+                f"{switch.name}: the suite met {numbers}, but needs values below, at and above {switch.bound}"
             )
 
 
@@ -77,7 +79,7 @@ def _around(bound: int) -> list[int]:
 
 
 def _pixels(bound: int) -> Iterator[tuple[str, Case]]:
-    """A batch of one image, as wide as it can be made."""
+    """Yield batches of one image with the given number of pixels, as nearly square as possible."""
     for pixels in _around(bound):
         height = max(side for side in range(1, math.isqrt(pixels) + 1) if pixels % side == 0)
         first = {"name": "first", "kind": "conv", "filters": 3, "kernel": 3, "stride": 1}
@@ -86,7 +88,7 @@ def _pixels(bound: int) -> Iterator[tuple[str, Case]]:
 
 
 def _channels(bound: int) -> Iterator[tuple[str, Case]]:
-    """As input and as result, of both convolutions, with and without a stride, of several taps and of one."""
+    """Yield networks with these input and output channels of both convolutions, for several geometries."""
     for channels in _around(bound):
         for kernel, stride in ((3, 2), (1, 1), (2, 2), (4, 3)):
             geometry = {"kernel": kernel, "stride": stride}
@@ -101,7 +103,7 @@ def _channels(bound: int) -> Iterator[tuple[str, Case]]:
 
 
 def _phases(bound: int) -> Iterator[tuple[str, Case]]:
-    """Of an image, by a stride of 1 and filters alone, and by the strides on both sides of the bound."""
+    """Yield transposed convolutions near the bound: many filters with stride 1, or 1 filter with a stride."""
     wide = [({"filters": filters, "stride": 1}, 1) for filters in _around(bound)]
     root = math.isqrt(bound)
     strided = [({"filters": 1, "stride": stride}, stride) for stride in (root, root + 1)]
@@ -112,7 +114,7 @@ def _phases(bound: int) -> Iterator[tuple[str, Case]]:
 
 
 def _sides(bound: int) -> Iterator[tuple[str, Case]]:
-    """Below, at and beyond; a multiple, a prime, and what has only divisors that are too large."""
+    """Yield images with sides below, at and above the bound, and a multiple, a prime and another length."""
     lengths = [*_around(bound), 2 * bound, 3 * bound - 1, 13]
     first = {"name": "first", "kind": "conv", "filters": 3, "kernel": 3, "stride": 1}
     mask = {"name": "mask", "kind": "output", "kernel": 3, "stride": 1}
@@ -121,7 +123,7 @@ def _sides(bound: int) -> Iterator[tuple[str, Case]]:
 
 
 def _unfolded(bound: int) -> Iterator[tuple[str, Case]]:
-    """16 channels under 2x2 windows, so 64 floats each: a window less, as many, one more."""
+    """Yield windows of 64 floats (16 channels, 2x2 taps): one below the bound, at the bound, one above."""
     for windows in _around(bound // 64):
         down = max(side for side in range(1, math.isqrt(windows) + 1) if windows % side == 0)
         blocks: list[dict[str, Any]] = [
@@ -134,7 +136,7 @@ def _unfolded(bound: int) -> Iterator[tuple[str, Case]]:
 
 
 def _cancelling(bound: int) -> Iterator[tuple[str, Case]]:
-    """Means that are large against the deviation, of bright pictures with little in them."""
+    """Yield bright pictures with little contrast, whose mean is large compared with their deviation."""
     first = {"name": "first", "kind": "conv", "filters": 2, "kernel": 1, "stride": 1}
     mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
     for ratio in (bound * 0.9, bound * 0.999, bound * 1.001, bound * 1.1, bound * 10.0):

@@ -1,10 +1,10 @@
-"""Checks of float32 where people train: the toolkit's networks, at sizes and batches that are used.
+"""Checks of training in float32: the toolkit's networks at sizes and batches that people use.
 
-Promises: pictures are uniform noise or like radiographs: smooth, in steps of 1/255, with black borders and
-saturated corners, where ReLU meets exact zeros. The state is the one that training begins with (every bias 0)
-or a lively one. Running statistics take half of a batch's, so that an error of these shows: nothing that ReLU
-does hides it, as it hides what is wrong with a gradient by less than a jump. What is judged is the loss,
-every gradient and every array, of one step or of each of ten.
+The pictures are uniform noise, or similar to radiographs: smooth, in steps of 1/255, with black borders and
+saturated areas, where the input of ReLU is exactly 0. The state is the one before the first step (every bias
+0) or a lively one, whose arrays all have noise added. The momentum of batch norm is 0.5, so that errors of a
+batch's statistics show in the running ones. A jump of ReLU can hide an error of a gradient, but not of a
+statistic. The checks compare the loss, every gradient and every array, after one step or each of ten.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from core.backend.contract import Array, Implementation, Precision, step_and_gradients
 from core.backend.state import by_kind
 from core.conformance.cases import Case, case_of, require_agreement
-from core.conformance.suite import Calls, Check
+from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import Found
+from core.tolerance.budget import ArraysByKind
 
 SUBJECT = "training in float32"
 
@@ -31,14 +31,14 @@ Pictures = Literal["radiographs", "noise"]
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, and what it is trained on.
+    """A network and the images that it is trained on.
 
     Args:
         network: The name of a configuration.
-        size: Rows and columns of the images.
-        batches: Number of images of each step's.
-        pictures: What they show.
-        fresh: Whether the state is that before the first step.
+        size: Height and width of the images.
+        batches: Number of images in the batch of each step.
+        pictures: What the images show.
+        fresh: Whether the state is the one before the first step; otherwise it is lively (`cases.case_of`).
     """
 
     network: str
@@ -54,7 +54,7 @@ class Setting:
 
     @property
     def input(self) -> str:
-        """What is shown to what state, in words."""
+        """A description of the pictures and the state."""
         return f"{self.pictures}{'' if self.fresh else ', a lively state'}"
 
 
@@ -73,7 +73,7 @@ USUAL = (
     Setting("demo", 96, (4, 4, 2, 4, 4, 1, 4, 4, 3, 4)),
     Setting("fcn", 96, (2, 2, 1, 2, 2, 2, 2, 1, 2, 2), "noise"),
 )
-"""Some seconds each; the first has a single pixel at the bottleneck, and one image in a batch."""
+"""The settings that are always checked; the first has a single pixel at the bottleneck."""
 
 LARGE = (
     Setting("fcn", 384, (8,)),
@@ -88,17 +88,17 @@ LARGE = (
     Setting("unet", 96, (3, 3, 3, 1, 3, 3, 3, 2, 3, 3)),
     Setting("fcn", 192, (3, 3, 1, 3, 3, 3, 3, 2, 3, 3)),
 )
-"""Up to minutes each, of which the judge takes most."""
+"""The settings with the largest images; they are slow, mostly because of the reference."""
 
 
-def checks_of(settings: Sequence[Setting]) -> list[Check]:
-    """One of each."""
+def training_checks(settings: Sequence[Setting]) -> list[Check]:
+    """Return a check for each setting."""
     return [_check(setting) for setting in settings]
 
 
 @functools.cache
 def case_of_setting(setting: Setting, seed: int = 5) -> Case:
-    """Its plan, state and batches; the same case each time, for which the judge's answers are kept."""
+    """Return the setting's case; always the same object, for which the reference's results are cached."""
     configuration = load_configuration(Path(setting.network), ["network.batch_norm_settings={momentum: 0.5}"])
     case = case_of(
         configuration,
@@ -111,17 +111,17 @@ def case_of_setting(setting: Setting, seed: int = 5) -> Case:
     if setting.pictures == "radiographs":
         rng = np.random.default_rng([seed, 384])
         for images, masks in case.batches:
-            like_radiographs(rng, images, masks)
+            fill_with_radiographs(rng, images, masks)
     return case
 
 
-def like_radiographs(rng: np.random.Generator, images: Array, masks: Array) -> None:
-    """Fill batches with smooth pictures in steps of 1/255, black and saturated here and there.
+def fill_with_radiographs(rng: np.random.Generator, images: Array, masks: Array) -> None:
+    """Fill a batch with smooth pictures in steps of 1/255 that have black and saturated areas.
 
     Args:
-        rng: Draws all.
-        images: (N, H, W, 1) float32, written.
-        masks: (N, H, W, 1) uint8, written: 1 where the picture is bright.
+        rng: The source of all random numbers.
+        images: (N, H, W, 1) float32; overwritten.
+        masks: (N, H, W, 1) uint8; overwritten with 1 where the picture is bright.
     """
     _, height, width, _ = images.shape
     rows, columns = np.ogrid[:height, :width]
@@ -138,11 +138,11 @@ def like_radiographs(rng: np.random.Generator, images: Array, masks: Array) -> N
         mask[..., 0] = grey > 0.75
 
 
-def train(implementation: Implementation, case: Case, precision: Precision) -> list[Found]:
-    """Loss, gradients, and every array after it, of each step."""
+def train(implementation: Implementation, case: Case, precision: Precision) -> list[ArraysByKind]:
+    """Train on all batches; return loss, gradients and all arrays of each step."""
     model = implementation.compile(case.plan, case.rules, "cpu", precision)
     model.load_state(case.state)
-    steps: list[Found] = []
+    steps: list[ArraysByKind] = []
     for step, (images, masks) in enumerate(case.batches, start=1):
         given = (images, masks, case.scalars(step), case.keep(step, len(images)))
         loss, gradients = step_and_gradients(model, *given)
@@ -151,7 +151,7 @@ def train(implementation: Implementation, case: Case, precision: Precision) -> l
 
 
 def _check(setting: Setting) -> Check:
-    def run(backend: Calls) -> None:
+    def run(backend: BackendCaller) -> None:
         case = case_of_setting(setting)
         require_agreement(train, backend.call(train, case, "float32"), case, "float32")
 

@@ -1,4 +1,4 @@
-"""What a network is: blocks, the plan of primitive operations that they lower to, its table.
+"""The specification of a network (blocks), its plan (primitive operations) and its summary table.
 
-No numbers are computed here. How a network is trained is in `core.backend.training_rules`.
+Nothing here computes with arrays. How a network is trained is in `core.backend.training_rules`.
 """

@@ -1,15 +1,15 @@
-"""From blocks to primitive operations: the one place where SAME, skips and defaults are resolved.
+"""Lower blocks to primitive operations; only this module resolves SAME, skips and defaults.
 
-Promises: `lower` gives the plan of a network for images of one size, or a `UserError` that
-names the key whose shapes do not meet. The rules, with n pixels in, stride s and kernel k:
+`lower` returns the plan of a network for images of one size, or raises a `UserError` that names the key whose
+shapes do not match. The rules for n input pixels, stride s and kernel k:
 
     SAME convolution      out = ceil(n/s); pads: total = max((out-1)s + k - n, 0), begin = total // 2
-    SAME transposed       out = n*s; the adjoint of the convolution from n*s to n: its pads are the crops
+    SAME transposed       out = n*s; the adjoint of the convolution from n*s to n, whose pads are the crops
 
-As in TensorFlow's SAME, the odd pixel of a padding goes to the end (bottom, right).
+As in TensorFlow's SAME, the odd pixel of a padding is at the end (bottom, right).
 
 Initial kernels are uniform with variance 2/fan_in before a ReLU (He et al., 2015) and 1/fan_in before
-the output; the fan-in of a transposed convolution counts the taps that meet at one output pixel.
+the output. The fan-in of a transposed convolution counts the taps that contribute to one output pixel.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from core.network.specification import Block, ConvBlock, Network, OutputBlock, P
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, Pads]:
-    """Output size and (begin, end) pads of a SAME convolution along one axis."""
+    """Return output size and (begin, end) pads of a SAME convolution along one axis."""
     out = -(-size // stride)
     total = max((out - 1) * stride + kernel - size, 0)
     return out, (total // 2, total - total // 2)
 
 
 def same_crops(size: int, kernel: int, stride: int) -> tuple[int, Pads]:
-    """Output size and (begin, end) crops of a SAME transposed convolution along one axis.
+    """Return output size and (begin, end) crops of a SAME transposed convolution along one axis.
 
-    The end crop is negative where the kernel is smaller than the stride: zeros are appended.
+    The end crop is negative if the kernel is smaller than the stride; then zeros are appended.
     """
     out = size * stride
     _, (begin, _) = same_pads(out, kernel, stride)
@@ -58,11 +58,11 @@ def same_crops(size: int, kernel: int, stride: int) -> tuple[int, Pads]:
 
 
 def lower(network: Network, height: int, width: int, channels: int = 1) -> Plan:
-    """The plan of `network` for images of `height` x `width` x `channels`.
+    """Return the plan of `network` for images of `height` x `width` x `channels`.
 
     Raises:
-        UserError: A skip joins blocks of different sizes, or the network's output is not as large as
-            its input; the text begins with the path of the key.
+        UserError: A skip joins blocks of different sizes, or the output's size differs from the input's. The
+            message begins with the path of the key.
     """
     plan = lower_blocks(network, height, width, channels)
     logits = plan.output.output
@@ -76,7 +76,7 @@ def lower(network: Network, height: int, width: int, channels: int = 1) -> Plan:
 
 
 def lower_blocks(network: Network, height: int, width: int, channels: int = 1) -> Plan:
-    """The same for a chain of blocks whose masks need not be as large as the images."""
+    """Return the plan as `lower` does, but allow masks whose size differs from the images'."""
     builder = _Builder(network, Tensor("image", height, width, channels))
     for index, block in enumerate(network.blocks):
         builder.add_block(index, block)
@@ -130,7 +130,7 @@ class _Builder:
         )
 
     def _filters_before(self) -> int:
-        """Filters of the block before, which a skip's channels do not count among."""
+        """Return the number of filters of the previous block, without the channels of a skip."""
         return list(self.outputs.values())[-1].channels if self.outputs else self.current.channels
 
     def _join(self, index: int, name: str, skip: str) -> None:
@@ -169,7 +169,7 @@ class _Builder:
         self._add_bias(name)
 
     def _kernel(self, name: str, shape: tuple[int, ...], fan_in: float, gain: float) -> str:
-        bound = math.sqrt(3.0 * gain / fan_in)  # a uniform number in [-b, b) has variance b**2 / 3
+        bound = math.sqrt(3.0 * gain / fan_in)  # a uniform distribution in [-b, b) has variance b**2 / 3
         self.parameters.append(Parameter(f"{name}/kernel", shape, "kernel", Uniform(to_float32(bound))))
         return f"{name}/kernel"
 

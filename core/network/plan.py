@@ -1,11 +1,10 @@
-"""The plan: what a specification means, as a flat list of primitive operations.
+"""The plan of a network: a flat list of primitive operations, which backends compile.
 
-Promises: a plan says everything a backend needs, in explicit numbers. Paddings and crops are counted
-in pixels at each side, so no backend meets the word "SAME"; every tensor has a name and a shape;
-every scalar is already rounded to float32. Operations stand in an order in which each one's inputs
-are ready. Nothing here computes anything.
+A plan contains everything that a backend needs, as explicit numbers. Pads and crops are pixels at each side
+("SAME" is already resolved), every tensor has a name and a shape, and every scalar is already rounded to
+float32. The operations are in topological order: inputs come before their use. Nothing here computes.
 
-Shapes are (height, width, channels); the batch axis comes first in every array and is left out here.
+Shapes are (height, width, channels). Every array has a batch axis before them, which is omitted here.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Pads: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class Tensor:
-    """The shape of one value of the plan, the batch axis left out."""
+    """Name and shape of one value of the plan, without the batch axis."""
 
     name: str
     height: int
@@ -36,21 +35,21 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Constant:
-    """Initially every element is `value`."""
+    """Initial values: every element is `value`."""
 
     value: float
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Initially uniform in [-bound, bound)."""
+    """Initial values: uniform in [-bound, bound)."""
 
     bound: float
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """An array that training changes by its gradient."""
+    """An array that the optimiser updates with its gradient."""
 
     name: str
     shape: tuple[int, ...]
@@ -65,7 +64,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Statistic:
-    """An array that training changes by averaging over batches: shape (channels,)."""
+    """A running average over batches, of shape (channels,)."""
 
     name: str
     shape: tuple[int, ...]
@@ -79,7 +78,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Operation:
-    """What all primitive operations have: a name, the names of the inputs, the shape of the result."""
+    """A primitive operation: its name, the names of its inputs, and the shape of its result."""
 
     name: str
     inputs: tuple[str, ...]
@@ -87,13 +86,13 @@ class Operation:
 
     @property
     def input(self) -> str:
-        """The first input's name; the only one of every operation but `Concat`."""
+        """The first input's name; every operation but `Concat` has only this one."""
         return self.inputs[0]
 
 
 @dataclass(frozen=True)
 class Conv2D(Operation):
-    """Cross-correlation, as every framework means by convolution.
+    """Cross-correlation, which every framework calls convolution.
 
     With x zero-padded by `pads`:
     y[i, j, o] = sum over a, b, c of x[i*stride + a, j*stride + b, c] * kernel[a, b, c, o].
@@ -108,10 +107,10 @@ class Conv2D(Operation):
 
 @dataclass(frozen=True)
 class ConvTranspose2D(Operation):
-    """The adjoint of `Conv2D` with the same stride, its pads being the `crops` here.
+    """The adjoint of `Conv2D` with the same stride; the pads of that convolution are the `crops` here.
 
-    Every input pixel adds x[i, j] * kernel to the output at i*stride, j*stride; then `crops` pixels
-    are cut off at each side. A negative end crop appends that many rows (columns) of zeros.
+    Every input pixel adds x[i, j] * kernel to the output at i*stride, j*stride. Then `crops` pixels are
+    removed at each side. A negative end crop appends that many rows (columns) of zeros.
     `kernel` names a parameter of shape (kernel height, kernel width, channels out, channels in).
     """
 
@@ -139,7 +138,7 @@ class BatchNorm(Operation):
 
     Training: y = gamma * (x - mean) / sqrt(variance + epsilon) + beta with the batch's mean and its
     *biased* variance, and running = momentum * running + (1 - momentum) * batch for both.
-    Prediction: the running mean and variance take the batch's place.
+    Prediction: the running mean and variance replace the batch's.
     """
 
     gamma: str
@@ -154,8 +153,8 @@ class BatchNorm(Operation):
 class Dropout(Operation):
     """Inverted dropout (Srivastava et al., 2014): in training y = x * keep * scale, else y = x.
 
-    `keep` is 0 with probability `rate`, drawn for each element on its own, else 1; `scale` is
-    1 / (1 - rate) rounded to float32.
+    `keep` is drawn independently for each element: 0 with probability `rate`, else 1. `scale` is
+    1 / (1 - rate), rounded to float32.
     """
 
     rate: float
@@ -164,25 +163,25 @@ class Dropout(Operation):
 
 @dataclass(frozen=True)
 class Concat(Operation):
-    """Join the inputs along the channels, in the order given."""
+    """Concatenate the inputs along the channels, in the given order."""
 
 
 @dataclass(frozen=True)
 class Sigmoid(Operation):
-    """1 / (1 + exp(-x)); stands only at the end, after the logits."""
+    """1 / (1 + exp(-x)); it occurs only at the end, after the logits."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A network, ready to be compiled.
+    """A network that can be compiled.
 
     Args:
         input: The images; its name is the input of the first operation.
-        operations: In an order in which inputs are ready. The last is the `Sigmoid`, whose
-            input are the logits that training works on.
-        parameters: In the order of their first use.
+        operations: The operations in topological order. The last is the `Sigmoid`, whose input are the
+            logits that training works on.
+        parameters: The trained arrays in the order of their first use.
         statistics: Running mean and variance of every batch normalisation.
-        blocks: For each block of the specification its name and the name of its last operation.
+        blocks: The name of each block of the specification, with the name of its last operation.
     """
 
     input: Tensor
@@ -193,17 +192,17 @@ class Plan:
 
     @property
     def arrays(self) -> tuple[Parameter | Statistic, ...]:
-        """All that a prediction depends on: parameters, then statistics."""
+        """All arrays that a prediction depends on: parameters, then statistics."""
         return (*self.parameters, *self.statistics)
 
     @property
     def output(self) -> Operation:
-        """The last operation: logits to probabilities."""
+        """The last operation, which computes probabilities from logits."""
         return self.operations[-1]
 
     @property
     def logits(self) -> str:
-        """Name of the tensor that the loss is computed from."""
+        """The name of the tensor that the loss is computed from."""
         return self.output.input
 
     @property
@@ -213,21 +212,21 @@ class Plan:
 
     @property
     def batch_norms(self) -> tuple[BatchNorm, ...]:
-        """The operations that move running statistics in training."""
+        """The operations that update running statistics in training."""
         return tuple(op for op in self.operations if isinstance(op, BatchNorm))
 
 
 def require_operations(plan: Plan, known: Collection[type[Operation]], backend: str) -> None:
-    """Refuse a plan that a backend cannot compute, before anything is computed.
+    """Raise if a plan has an operation that the backend does not implement.
 
     Args:
-        plan: What is to be compiled.
-        known: The operations that the backend has besides the `Sigmoid` at the end. A subclass of one is
-            another operation.
-        backend: Its name, for the message.
+        plan: The plan to compile.
+        known: The types of operation that the backend has, besides the `Sigmoid` at the end. A subclass
+            counts as another operation.
+        backend: Name of the backend, for the message.
 
     Raises:
-        UserError: The plan has another operation, a `Sigmoid` before the end, or something else there.
+        UserError: The plan has another operation, a `Sigmoid` before the end, or another one at the end.
     """
     *before, last = plan.operations
     unknown = [op for op in before if type(op) not in known]
@@ -238,7 +237,7 @@ def require_operations(plan: Plan, known: Collection[type[Operation]], backend: 
 
 
 def unknown_operation(operation: Operation, backend: str) -> UserError:
-    """What a backend raises for an operation that it does not have where it stands in a plan."""
+    """Return the error for an operation that the backend does not have, or not at this place of a plan."""
     return UserError(
         f"{backend} has no operation {type(operation).__name__} at {operation.name!r}",
         "Use another backend (-f NAME), or a network without this operation.",

@@ -1,15 +1,15 @@
-"""The network as its author writes it: four kinds of block, each with a name.
+"""The specification of a network, as users write it: four kinds of block, each with a name.
 
-Promises: a `Network` that exists is well formed: names are unique, exactly one output block stands at
-the end, a skip names an earlier block, unknown keys are refused. Whether shapes meet depends on the
-images' size and is checked by `core.network.lowering`. Nothing here knows a primitive operation.
+Every `Network` object is well formed: names are unique, the last block and no other is an output block, a
+skip names an earlier block, and there are no unknown keys. Whether shapes match depends on the size of the
+images; `core.network.lowering` checks that and turns blocks into primitive operations.
 
-    conv         convolution (SAME) + bias -> ReLU -> batch norm if asked -> dropout if asked
-    pointwise    the same with kernel 1, stride 1; filters as the block before unless given
-    transpose    transposed convolution (SAME) + bias -> ReLU -> batch norm -> dropout
-    output       transposed convolution (SAME) + bias to 1 filter; its sigmoid is applied when predicting
+    conv         convolution (SAME) + bias -> ReLU -> batch norm if on -> dropout if above 0
+    pointwise    as conv with kernel 1 and stride 1; by default as many filters as the previous block
+    transpose    transposed convolution (SAME) + bias -> ReLU -> batch norm if on -> dropout if above 0
+    output       transposed convolution (SAME) + bias to 1 filter; the sigmoid is applied when predicting
 
-`skip: name` joins the output of the block `name` to this block's input, after it along the channels.
+`skip: name` concatenates the output of the block `name` to this block's input, after it along the channels.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Size = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Strict(BaseModel):
-    """Refuses unknown keys, infinities and NaN; cannot be changed once built."""
+    """An immutable model that refuses unknown keys, infinities and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class _Block(Strict):
+class _NamedBlock(Strict):
     name: BlockName
     skip: str | None = None
 
 
-class _HiddenBlock(_Block):
-    """None leaves `batch_norm` and `dropout` to the network's own setting."""
+class _HiddenBlock(_NamedBlock):
+    """A block with ReLU; None for `batch_norm` or `dropout` means the network's own setting."""
 
     batch_norm: bool | None = None
     dropout: Rate | None = None
@@ -54,7 +54,7 @@ class ConvBlock(_HiddenBlock):
 
 
 class PointwiseBlock(_HiddenBlock):
-    """1x1 convolution: (h, w, c) -> (h, w, filters); filters of the block before unless given."""
+    """1x1 convolution: (h, w, c) -> (h, w, filters); by default as many filters as the previous block."""
 
     kind: Literal["pointwise"]
     filters: Size | None = None
@@ -69,7 +69,7 @@ class TransposeBlock(_HiddenBlock):
     stride: Size = 2
 
 
-class OutputBlock(_Block):
+class OutputBlock(_NamedBlock):
     """Transposed convolution to one filter: (h, w, c) -> (h * stride, w * stride, 1) logits."""
 
     kind: Literal["output"]
@@ -81,14 +81,14 @@ Block = Annotated[ConvBlock | PointwiseBlock | TransposeBlock | OutputBlock, Fie
 
 
 class BatchNormSettings(Strict):
-    """Settings shared by all batch normalisations: running = momentum * running + (1 - momentum) * batch."""
+    """Settings of all batch normalisations: running = momentum * running + (1 - momentum) * batch."""
 
     momentum: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.99
     epsilon: Annotated[float, Field(ge=1e-5, le=1.0)] = 1e-3
 
 
 class Network(Strict):
-    """The blocks from input to output and what they share."""
+    """The blocks from input to output, and the settings that they share."""
 
     blocks: Annotated[list[Block], Field(min_length=1)]
     batch_norm: bool = True
@@ -97,7 +97,7 @@ class Network(Strict):
 
     @model_validator(mode="after")
     def _well_formed(self) -> Self:
-        # A UserError passes through pydantic as it is and so can carry the path of the bad key.
+        # pydantic passes a UserError on unchanged, so the message can contain the path of the wrong key.
         seen: list[str] = []
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):

@@ -1,4 +1,4 @@
-"""The network as a table: what `run.py` prints before training."""
+"""The table of a network that `run.py` prints before training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from core.network.plan import Conv2D, ConvTranspose2D, Operation, Plan
 
 
 @dataclass(frozen=True)
-class Row:
-    """One block.
+class BlockSummary:
+    """A row of the table: one block.
 
     Args:
         name: The block's name.
-        operations: Its primitive operations, in short.
-        output: Shape of its result, the batch axis left out.
-        parameters: Elements of its trained arrays.
+        operations: Its primitive operations, abbreviated.
+        output: Shape of its result, without the batch axis.
+        parameters: Number of elements of its trained arrays.
     """
 
     name: str
@@ -24,14 +24,14 @@ class Row:
     parameters: int
 
 
-def summarise_plan(plan: Plan) -> list[Row]:
-    """A row for each block, in order."""
+def summarise_plan(plan: Plan) -> list[BlockSummary]:
+    """Return a row for each block, in order."""
     rows = []
     for name, last in plan.blocks:
         own = [op for op in plan.operations if op.name.split("/")[0] == name]
         output = next(op.output for op in own if op.output.name == last)
         parameters = sum(array.size for array in plan.parameters if array.name.split("/")[0] == name)
-        rows.append(Row(name, ", ".join(map(_short, own)), str(output), parameters))
+        rows.append(BlockSummary(name, ", ".join(map(_short, own)), str(output), parameters))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What of two runs is compared, in which order a fault would show, and what is first beyond its budget."""
+"""Compare the arrays of two runs at one step, and find the first one that exceeds its budget."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from functools import partial
 import numpy as np
 
 from core.backend.contract import Precision, State
-from core.backend.state import Kind, by_kind
+from core.backend.state import ArrayKind, by_kind
 from core.network.plan import Plan
-from core.parity.trajectory import Step
+from core.parity.trajectory import StepResult
 from core.tolerance.budget import KINDS as ALL_KINDS
-from core.tolerance.budget import Budget, Distance, floor
+from core.tolerance.budget import Budget, Distance, budget_floor
 
-KINDS: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
-"""In the order in which a fault of one step would show: forward, backward, update."""
+KINDS: tuple[ArrayKind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
+"""The compared kinds, in the order in which an error within one step shows: forward, backward, update."""
 
-Distances = Mapping[Kind, Mapping[str, Distance]]
-"""By kind, then by the name of the array."""
+Distances = Mapping[ArrayKind, Mapping[str, Distance]]
+"""Distances by kind, then by the name of the array."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """The first thing that went beyond its budget.
+    """The first array of a run that exceeded its budget.
 
     Args:
-        run: Whose.
-        step: From 1.
+        run: Name of the run.
+        step: Number of the step, from 1.
         kind: One of `KINDS`.
-        tensor: The array, or "loss".
+        tensor: Name of the array, or "loss".
         operation: The operation of the plan that the array belongs to.
-        distance: How far it is from the base's.
-        budget: How far it may be.
+        distance: Its distance from the base.
+        budget: The allowed distance.
     """
 
     run: str
@@ -53,17 +53,17 @@ class Violation:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One run at one step: its results and the arrays it started from."""
+    """The results of one step of a run, and the arrays before that step."""
 
-    step: Step
+    step: StepResult
     before: State
 
 
-class Ruler:
-    """Measures runs of one plan."""
+class RunComparer:
+    """Compares runs of one plan with the reference, step by step."""
 
     def __init__(self, plan: Plan, precision: Precision) -> None:
-        self._budget = Budget(partial(floor, precision=precision))
+        self._budget = Budget(partial(budget_floor, precision=precision))
         self._parameters = [parameter.name for parameter in plan.parameters]
         self._owners = {
             name: operation.name
@@ -72,16 +72,16 @@ class Ruler:
             if (name := getattr(operation, key, None)) is not None
         }
 
-    def advance(self, truth: Snapshot, moved: Sequence[Snapshot]) -> None:
-        """To the next step: the truth there, and what moves make of it (`core.tolerance.budget`)."""
-        self._budget.advance(self._by_kind(truth), list(map(self._by_kind, moved)))
+    def advance(self, reference: Snapshot, perturbed: Sequence[Snapshot]) -> None:
+        """Set the next step's reference and its perturbed copies (`core.tolerance.budget`)."""
+        self._budget.advance(self._by_kind(reference), list(map(self._by_kind, perturbed)))
 
     def measure(self, run: Snapshot) -> Distances:
-        """Every distance of a run from the truth, each kind in the order in which a fault would show."""
+        """Return all distances of a run from the reference, sorted as an error within one step shows."""
         return self._budget.distances(self._by_kind(run))
 
     def first_violation(self, run: str, step: int, found: Distances) -> Violation | None:
-        """The first distance beyond its budget, in the order in which a fault would show."""
+        """Return the first array beyond its budget, in the order in which an error shows; None if none is."""
         for kind in KINDS:
             for tensor, distance in found[kind].items():
                 if not distance.share <= 1:
@@ -89,7 +89,7 @@ class Ruler:
                     return Violation(run, step, kind, tensor, owner, distance.value, distance.budget)
         return None
 
-    def _by_kind(self, run: Snapshot) -> dict[Kind, State]:
+    def _by_kind(self, run: Snapshot) -> dict[ArrayKind, State]:
         after = run.step.state
         return {
             **by_kind(after),

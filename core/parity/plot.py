@@ -1,4 +1,4 @@
-"""The certificate as a picture: loss curves above, distances and their budget below."""
+"""Plot a certificate: loss curves at the top, distances and their budgets below."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.pictures.plotting import Axes, Figure
 
 
 def draw(certificate: Certificate, suffix: str) -> bytes:
-    """The plot in the format that a file name's `suffix` (".png", ".svg", ".pdf") stands for."""
+    """Return the plot as a file of the format with this `suffix` (".png", ".svg", ".pdf")."""
     figure = Figure(figsize=(9, 10), layout="constrained")
     losses, distances, weights = figure.subplots(3, 1, sharex=True)
     steps = list(range(1, certificate.steps + 1))
@@ -30,9 +30,9 @@ def draw(certificate: Certificate, suffix: str) -> bytes:
 
 
 def _draw_losses(axes: Axes, certificate: Certificate, steps: list[int]) -> None:
-    """Distances of the loss, and its budget, which is the same for all runs."""
+    """Plot the distances of the loss, and its budget, which is the same for all runs."""
     for index, (name, series) in enumerate(certificate.runs.items()):
-        # Identical results have no logarithm: a gap.
+        # Identical results have distance 0, whose logarithm is undefined; they become gaps.
         values = [value or math.nan for value in series.distances["loss"]]
         axes.plot(steps[len(steps) - len(values) :], values, f"C{index}", linewidth=1.2, label=name)
     longest = max(certificate.runs.values(), key=lambda series: len(series.losses))
@@ -43,7 +43,7 @@ def _draw_losses(axes: Axes, certificate: Certificate, steps: list[int]) -> None
 
 
 def _draw_shares(axes: Axes, certificate: Certificate, steps: list[int]) -> None:
-    """Of all arrays the one that takes the largest share of its budget, whatever its kind."""
+    """Plot, for each run, the largest share of its budget that any array takes."""
     for index, (name, series) in enumerate(certificate.runs.items()):
         shares = [max(of_kinds) for of_kinds in zip(*map(series.shares, KINDS), strict=True)]
         values = [value or math.nan for value in shares]

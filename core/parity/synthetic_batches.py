@@ -1,4 +1,4 @@
-"""Images to compare backends on where no data set is at hand: asymmetric noise with bright patches."""
+"""Synthetic images for comparing backends without a data set: asymmetric noise with bright patches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class SyntheticBatch(NamedTuple):
 
 
 class SyntheticBatches:
-    """Three batches and a short one an epoch; every other image has a bright patch, which is its mask.
+    """Three full batches and a short one in each epoch; every second image has a bright patch, its mask.
 
     Args:
-        height: Of the images.
-        width: Of the images.
-        batch_size: Images in each batch but the last.
-        seed: Decides all.
+        height: Height of the images.
+        width: Width of the images.
+        batch_size: Number of images in each batch but the last.
+        seed: Seed of all random numbers.
     """
 
     def __init__(self, height: int, width: int, batch_size: int, seed: int) -> None:
@@ -44,7 +44,7 @@ class SyntheticBatches:
         self._masks = masks
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[SyntheticBatch, None, None]:
-        """The batches of an epoch without the first `start`."""
+        """Yield the batches of an epoch, without the first `start`."""
         order = permutation(self._seed, "order", epoch, count=self.images)
         for number in range(start, self.batches):
             chosen = order[number * self._batch_size : (number + 1) * self._batch_size]

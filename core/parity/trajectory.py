@@ -1,4 +1,4 @@
-"""What runs in a backend's process: models that take one step after another when they are told to."""
+"""Functions that run in a backend's process: they begin runs and advance them step by step."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from core.backend.contract import (
     Array,
     DropoutMasks,
     Implementation,
-    Judge,
     Model,
     Precision,
+    ReferenceImplementation,
     State,
     step_and_gradients,
 )
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.network.plan import Plan
 
-_models: dict[str, Model] = {}  # of this process, by the name of their run
+_models: dict[str, Model] = {}  # the models in this process, by the name of their run
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one training step came to: the loss before it, its gradients, and all arrays after it."""
+class StepResult:
+    """The results of one training step: the loss before it, its gradients, and all arrays after it."""
 
     loss: float
     gradients: State
     state: State
 
 
-def begin(
+def begin_run(
     implementation: Implementation,
     run: str,
     plan: Plan,
@@ -38,13 +38,13 @@ def begin(
     precision: Precision,
     state: State,
 ) -> None:
-    """Compile a model for the run called `run`, with the given arrays."""
+    """Compile a model for the run called `run` and load the given arrays."""
     model = implementation.compile(plan, rules, "cpu", precision)
     model.load_state(state)
     _models[run] = model
 
 
-def begin_judging(
+def begin_reference_run(
     implementation: Implementation,
     run: str,
     plan: Plan,
@@ -53,22 +53,22 @@ def begin_judging(
     state: State,
     draw: int | None,
 ) -> None:
-    """The same for one of the judge's runs, moved as by `draw` (`core.tolerance.budget`)."""
-    model = cast(Judge, implementation).judge(plan, rules, precision, draw)
+    """Begin a run of the float64 reference; `draw` perturbs it (`core.tolerance.budget`), None does not."""
+    model = cast(ReferenceImplementation, implementation).compile_reference(plan, rules, precision, draw)
     model.load_state(state)
     _models[run] = model
 
 
-def advance(
+def advance_run(
     implementation: Implementation,
     run: str,
     images: Array,
     masks: Array,
     scalars: StepScalars,
     keep: DropoutMasks,
-) -> Step:
-    """One step of a run that was begun."""
+) -> StepResult:
+    """Train one step of a run that was begun before."""
     del implementation
     model = _models[run]
     loss, gradients = step_and_gradients(model, images, masks, scalars, keep)
-    return Step(loss, gradients, model.state())
+    return StepResult(loss, gradients, model.state())

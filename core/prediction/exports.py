@@ -35,7 +35,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from core.backend.contract import Array, Implementation, Precision, SeveralFormats, State
+from core.backend.contract import Array, Implementation, MultiFormatModel, Precision, State
 from core.backend.state import state_shapes
 from core.backend.training_rules import TrainingRules
 from core.base.errors import UserError
@@ -197,7 +197,7 @@ def write(
     if form is None:
         model.export(folder, metadata)
     else:
-        cast(SeveralFormats, model).export(folder, metadata, form)
+        cast(MultiFormatModel, model).export(folder, metadata, form)
 
 
 def read_back(implementation: Implementation, folder: Path, images: Array) -> Array | None:

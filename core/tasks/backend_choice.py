@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from core.backend.availability import probe
 from core.backend.contract import Backend
 from core.backend.devices import choose_device
-from core.backend.registry import predictors
+from core.backend.registry import prediction_backends
 from core.base.errors import UserError
 from core.prediction.trained_models import Member
 
@@ -22,7 +22,7 @@ def choose_predictor(members: Sequence[Member], device: str = "auto") -> Backend
     (first, *others) = sorted(precisions)
     candidates = [
         backend
-        for backend in predictors(first)
+        for backend in prediction_backends(first)
         if all(precision in backend.precisions for precision in others)
     ]
     refusals = []

@@ -1,4 +1,4 @@
-"""How far two results are apart, and how far they may be: the float32 error budget.
+"""The distance of two results, and the error budget that says how large it may be.
 
-The checks that use it are in `core.conformance` and `core.parity`.
+The checks that use them are in `core.conformance` and `core.parity`.
 """

@@ -1,4 +1,4 @@
-"""How far two results are apart, measured in one way everywhere."""
+"""The relative distance of two results, which all checks use."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 def difference(
     received: NDArray[Any] | float, expected: NDArray[Any] | float, scale: float = 1e-300
 ) -> float:
-    """Norm of the difference over the norm of what is expected; infinite where shapes differ.
+    """Return the norm of the difference over the norm of `expected`; infinite if shapes differ or for NaN.
 
     Args:
         received: An array or a number.
-        expected: What it is compared with.
-        scale: Least norm to divide by: of something that is 0 but for rounding, only the rounding differs.
+        expected: The array or number to compare with.
+        scale: The least norm to divide by, for arrays that are 0 except for rounding.
     """
     a, b = np.asarray(received, np.float64), np.asarray(expected, np.float64)
     if a.shape != b.shape:
@@ -28,12 +28,12 @@ def difference(
 def differences(
     received: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]], share: float = 0.0
 ) -> dict[str, float]:
-    """The difference of each array by its name; an array that one side lacks is infinitely far.
+    """Return the difference of each array by its name; it is infinite if one side lacks the array.
 
     Args:
         received: Arrays by name.
-        expected: What they are compared with.
-        share: An array's norm counts as at least this share of the largest one's.
+        expected: The arrays to compare with.
+        share: The least norm to divide by, as a share of the largest array's norm.
     """
     scale = share * max((float(np.linalg.norm(array)) for array in expected.values()), default=0.0)
     names = [*expected, *(name for name in received if name not in expected)]

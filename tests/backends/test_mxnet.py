@@ -13,7 +13,7 @@ from core.backend.contract import Implementation
 from core.backend.process import BackendProcess
 from core.backend.state import initial_state
 from core.backend.training_rules import TrainingRules, step_scalars
-from core.conformance.cases import Case, case_of, judge, make_case, run_case
+from core.conformance.cases import Case, case_of, make_case, reference_results, run_case
 from core.conformance.mixed import all_differences
 from core.experiment.configuration import load_configuration
 from core.network.lowering import lower
@@ -54,7 +54,7 @@ def test_a_step_in_float32_adds_pixels_as_if_in_float64(
     if like_radiographs:
         radiographs(case)
     with BackendProcess("mxnet") as mxnet:
-        received, expected = mxnet.call(run_case, case, "float32"), judge(case)
+        received, expected = mxnet.call(run_case, case, "float32"), reference_results(case)
     for name, gradient in expected.gradients.items():
         assert difference(received.gradients[name], gradient) < gradients_within, name
     for name, array in expected.state.items():
@@ -67,7 +67,7 @@ def test_a_single_pixel_at_the_bottleneck_trains() -> None:
     smallest = min(op.output.height * op.output.width for op in case.plan.batch_norms)
     assert smallest == 1
     with BackendProcess("mxnet") as mxnet:
-        received, expected = mxnet.call(run_case, case, "float32"), judge(case)
+        received, expected = mxnet.call(run_case, case, "float32"), reference_results(case)
     assert max(all_differences(received, expected).values()) < 1e-4
 
 
@@ -80,7 +80,7 @@ def test_channels_that_are_no_whole_blocks_are_joined_and_parted(channels: int) 
     ]
     case = make_case(blocks, 24, 14, batch_norm=False)
     with BackendProcess("mxnet") as mxnet:
-        received, expected = mxnet.call(run_case, case, "float32"), judge(case)
+        received, expected = mxnet.call(run_case, case, "float32"), reference_results(case)
     for name, gradient in expected.gradients.items():
         assert difference(received.gradients[name], gradient) < 1e-4, name
 

@@ -14,8 +14,8 @@ from core.backend.contract import Precision
 from core.backend.process import BackendProcess
 from core.conformance.cases import (
     Case,
+    all_results,
     case_of,
-    everything,
     make_case,
     require_agreement,
     results_by_kind,
@@ -54,7 +54,7 @@ def test_the_default_network_trains_where_it_comes_down_to_one_pixel(
         "up2/batch_norm": 16,
     }
     received = torch.call(run_case, case, precision)
-    require_agreement(everything, [results_by_kind(received)], case, precision)
+    require_agreement(all_results, [results_by_kind(received)], case, precision)
     # All that a single pixel leaves is beta: nothing before it learns, and its variance is 0.
     assert not received.gradients["conv3/gamma"].any()
     assert not received.gradients["bottleneck/kernel"].any()
@@ -99,4 +99,4 @@ def test_narrow_images_and_last_batches_of_one(
 ) -> None:
     case = narrow(height, width, batches)
     assert min(counts(case).values()) == least
-    require_agreement(everything, torch.call(everything, case, precision), case, precision)
+    require_agreement(all_results, torch.call(all_results, case, precision), case, precision)

@@ -1,6 +1,6 @@
-"""The budget of float32: honest sums in any order stay within it, and sums one by one do not.
+"""The budget of float32 allows sums in any order, and does not allow sums of many pixels one by one.
 
-Every contender is the reference in float32 with other sums. Pictures have black and saturated areas.
+The tested backends are the reference in float32 with other sums. Pictures have black and saturated areas.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_mutants import Mutant
+from mutants import Mutant
 
 from backends.reference import operations
 from backends.reference.model import ReferenceModel
 from backends.reference.operations import Floats
-from core.conformance.cases import Case, case_of, distances_from_truth
-from core.conformance.training import Setting, case_of_setting, like_radiographs, train
+from core.conformance.cases import Case, case_of, distances_from_reference
+from core.conformance.training import Setting, case_of_setting, fill_with_radiographs, train
 from core.experiment.configuration import load_configuration
-from core.tolerance.budget import Distance, farthest
+from core.tolerance.budget import Distance, largest_share
 
 Sum = Callable[[Floats], Floats]
-"""Of (pixels, C) in float32 over the pixels."""
+"""Sums an array (pixels, C) in float32 over the pixels."""
 
 
 def pairwise(x: Floats) -> Floats:
@@ -35,7 +35,7 @@ def shuffled(x: Floats) -> Floats:
 
 
 def in_blocks(x: Floats) -> Floats:
-    """As a matrix product adds: a few hundred one by one, then those sums one by one."""
+    """Add as a matrix product does: a few hundred numbers one by one, then these sums one by one."""
     return one_by_one(np.stack([one_by_one(block) for block in np.array_split(x, max(len(x) // 384, 1))]))
 
 
@@ -45,7 +45,7 @@ def one_by_one(x: Floats) -> Floats:
 
 
 def with_sums(monkeypatch: pytest.MonkeyPatch, add: Sum, where: str) -> None:
-    """The reference's sums over pixels by another way: of "statistics", "gradients" or "kernels"."""
+    """Replace the reference's sums over pixels in "statistics", "gradients" or "kernels"."""
     plain = operations._moments, operations._total, np.tensordot
 
     def moments(x: Floats) -> tuple[Floats, Floats]:
@@ -73,8 +73,10 @@ def with_sums(monkeypatch: pytest.MonkeyPatch, add: Sum, where: str) -> None:
 
 
 def worst(case: Case) -> tuple[str, Distance]:
-    (step,) = distances_from_truth(train, Mutant().call(train, case, "float32"), case, "float32")
-    return farthest({f"{kind} of {name}": far for kind, found in step.items() for name, far in found.items()})
+    (step,) = distances_from_reference(train, Mutant().call(train, case, "float32"), case, "float32")
+    return largest_share(
+        {f"{kind} of {name}": far for kind, found in step.items() for name, far in found.items()}
+    )
 
 
 CASES = {
@@ -85,11 +87,11 @@ CASES = {
 
 
 def narrow() -> Case:
-    """The default network with 4 filters a block: 1,179,648 pixels in the output."""
+    """Return a case of the default network with 4 filters per block: 1,179,648 pixels in the output."""
     widths = [f"network.blocks.{index}.filters=4" for index in (0, 1, 2, 4, 5)]
     case = case_of(load_configuration(Path("fcn"), widths), 384, 384, batches=(8,), seed=1)
     for images, masks in case.batches:
-        like_radiographs(np.random.default_rng(1), images, masks)
+        fill_with_radiographs(np.random.default_rng(1), images, masks)
     return case
 
 
@@ -128,7 +130,7 @@ def test_sums_one_by_one_over_many_pixels_are_not(
 
 @pytest.mark.parametrize("losses", ["{bce: 1, dice: 1}", "{bce: 0, focal: 1, tversky: 1, lovasz: 1}"])
 def test_a_float32_reference_computes_in_float32(losses: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divided by a whole number beyond 2**16, NumPy 1 made float64 of it."""
+    """NumPy 1 converts a float32 scalar to float64 when it is divided by an integer above 2**16."""
     configuration = load_configuration(Path("demo"), [f"training.loss={losses}", "network.dropout=0.1"])
     case = case_of(configuration, 96, 96, batches=(8,))
     types = set()

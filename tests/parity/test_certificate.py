@@ -1,4 +1,4 @@
-"""The certificate: it holds where backends agree, and names step, array and operation where one does not."""
+"""The certificate holds if backends agree; otherwise it names step, array and operation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def compile(plan, rules, device, precision):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Installs a backend called "foreign", given its source."""
+    """A function that installs a backend called "foreign" with the given source."""
 
     def install(source: str) -> None:
         (tmp_path / "foreign-1.0.dist-info").mkdir()
@@ -90,7 +90,7 @@ def certified(*names: str, config: str = "fcn", steps: int = 12, **options: Any)
 
 
 def test_every_backend_goes_on_from_every_others_checkpoint() -> None:
-    """Of two; `round` below hands a run over between all."""
+    """Two backends are relayed here; the test of the round trip relays all."""
     names = ("reference", *BACKENDS[:2])
     certificate = certified(*names, config="fcn_skip", relay=True)
     assert certificate.holds, certificate.violations
@@ -123,7 +123,7 @@ def test_but_in_float64_all_are_compared_with_the_truth(precision: str) -> None:
 
 
 def test_no_backends_noise_enters_the_budget(installed: Callable[[str], None]) -> None:
-    """One that is off by a thousandth leaves it, and what the others are allowed stays the same."""
+    """A backend that is off by a thousandth exceeds its budget; the budgets of the others do not change."""
     installed(NOISY)
     quiet = certified("reference", BACKENDS[0], precision="float32", steps=4)
     noisy = certified(BACKENDS[0], "foreign", precision="float32", steps=4)

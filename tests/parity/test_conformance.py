@@ -1,9 +1,9 @@
-"""The conformance suite on every backend under test; none may refuse.
+"""The conformance suite on every backend under test; no backend may refuse a check.
 
-Left out, unless PNEUMOSEG_CHECKS is "all", is what takes long and what other checks come upon too: in float64
-the convolutions one by one (they are checked in float32, and float64 in networks), most random networks,
-and the largest whole one; and float32 on the largest images. `.ci/run` has all of the former, and of the
-latter those whose turn it is ("today").
+By default, slow checks are omitted if other checks cover the same errors: single convolutions in float64
+(checked in float32, and in float64 within networks), most random networks, the largest whole network, and
+the checks on the largest images. PNEUMOSEG_CHECKS=all runs all of them. PNEUMOSEG_CHECKS=today, which
+`.ci/run` uses, runs all but those on the largest images, of which each has its day of the week.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ LONG = re.compile(
 
 
 def due(checks: list[Check], day: datetime.date) -> list[Check]:
-    """A seventh of them, by turns: within a week each has its day."""
+    """Return a seventh of the checks, depending on the day; within a week, each check has its day."""
     return [check for place, check in enumerate(checks) if (day.toordinal() + place) % 7 == 0]
 
 
 def chosen() -> list[Any]:
-    """The checks to run."""
+    """Return the checks to run."""
     left_out = {str(check) for check in all_checks() if LONG.fullmatch(str(check))}
-    assert len(left_out) == 60 + 20 + 1  # so that a check that is renamed is not run in silence, nor left out
+    assert len(left_out) == 60 + 20 + 1  # so that a renamed check is neither run nor omitted unnoticed
     asked = os.environ.get("PNEUMOSEG_CHECKS")
     if asked in ("all", "today"):
         large = all_checks(large=True)[len(all_checks()) :]
         if asked == "today":
             large = due(large, datetime.date.today())
-        # The judge takes minutes of some.
+        # The reference is slow on large images.
         return [*all_checks(), *(pytest.param(one, marks=pytest.mark.timeout(1800)) for one in large)]
     return [check for check in all_checks() if str(check) not in left_out]
 

@@ -1,4 +1,4 @@
-"""One checkpoint gives the same masks on every backend, except where a probability is at the threshold."""
+"""A checkpoint gives the same masks on every backend, except where a probability is near the threshold."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from core.tasks.predictions import Answer, answer
 
 HEIGHT, WIDTH = 40, 56
 NEAR = 1e-4
-"""Of the threshold: what the backends may see differently."""
+"""Largest distance from a threshold at which the masks of backends may differ."""
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two models of one ensemble, each trained a little by the reference."""
+    """Two models of one ensemble, each trained for a few epochs on the reference."""
     configuration = load_configuration(Path("demo"), ["training.precision=float32"])
     plan, settings = lower(configuration.network, HEIGHT, WIDTH), configuration.training
     folders = []

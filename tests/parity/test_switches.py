@@ -1,4 +1,4 @@
-"""Every number at which a backend changes its way is declared: none is hidden in its source."""
+"""Backends declare every size at which they change their way of computing; none is hidden in the source."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mutants import Mutant
 
-from core.backend.kernel_switches import Switch, switches_taken
+from core.backend.kernel_switches import Switch, record_switch_values
 from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
-from core.conformance.switches import SUBJECT, declared
+from core.conformance.switches import SUBJECT, declared_switches
 
 BACKEND_FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "backends").glob("*/model.py"))
-NO_CHOICE = {  # comparisons with a number that choose no way of computing
+NO_CHOICE = {  # comparisons that choose no way of computing, or whose two ways other checks cover
     ("jax/operations.py", "1 in kernel.shape[2:]"): "the geometry and loss checks have both",
     ("onnx/operations.py", "len(product.input) == 2"): "whether a node has a bias already",
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
     ("tf/devices.py", "counts == 1024"): "tests/backends/test_bfloat16.py has both",
     ("tf/operations.py", "windows.stride > 1"): "the geometry checks have both",
-    ("tf/unfolding.py", "self.stride == 1"): "the geometry checks have both: kernels of 1, strides 1 to 3",
+    ("tf/im2col.py", "self.stride == 1"): "the geometry checks have both: kernels of 1, strides 1 to 3",
 }
 
 
 def comparisons(folder: Path) -> Iterator[tuple[str, str]]:
-    """File and text of each comparison of a quantity with a whole number of 1 or more."""
+    """Yield file and text of each comparison with an integer of 1 or more."""
     for path in sorted(folder.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare):
@@ -40,7 +41,7 @@ def comparisons(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def constants(folder: Path) -> Iterator[tuple[str, str]]:
-    """File and name of each whole number that a module gives a name to."""
+    """Yield file and name of each integer constant of a module."""
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -55,7 +56,7 @@ def constants(folder: Path) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("folder", BACKEND_FOLDERS, ids=lambda folder: folder.name)
 def test_no_way_is_chosen_by_a_number_that_is_not_declared(folder: Path) -> None:
     hidden = [found for found in comparisons(folder) if found not in NO_CHOICE]
-    named = [found for found in constants(folder) if found != ("onnx/graph.py", "LARGEST")]  # of a file
+    named = [found for found in constants(folder) if found != ("onnx/graph.py", "LARGEST")]  # a size of files
     assert not hidden, f"compare by a core.backend.kernel_switches.Switch: {hidden}"
     assert not named, f"name it by a core.backend.kernel_switches.Switch: {named}"
 
@@ -69,7 +70,7 @@ def test_a_hidden_one_is_found(tmp_path: Path) -> None:
 
 
 def in_modules(implementation: object) -> set[str]:
-    """The names of all switches that the modules of a backend hold, and those that it declares."""
+    """Return the names of all switches in the modules of a backend."""
     package = implementation.__name__.rpartition(".")[0]  # type: ignore[attr-defined]
     folder = Path(importlib.import_module(package).__file__ or "").parent
     found = set()
@@ -80,19 +81,17 @@ def in_modules(implementation: object) -> set[str]:
 
 
 def test_a_backend_declares_all_that_it_has(remote: BackendProcess) -> None:
-    names = [switch.name for switch in remote.call(declared)]
+    names = [switch.name for switch in remote.call(declared_switches)]
     assert len(set(names)) == len(names)
     assert remote.call(in_modules) == set(names)  # type: ignore[arg-type]
 
 
-class Changing:
-    """A backend that says of a switch what it does not do: it never asks it."""
+class NeverAsking:
+    """A backend that declares a switch but never asks it."""
 
     def call(self, function: object, *given: object) -> object:
-        if function is declared:
+        if function is declared_switches:
             return (Switch("sums", "pixels of a batch norm", 7),)
-        from test_mutants import Mutant
-
         return function(Mutant(), *given)  # type: ignore[operator]
 
 
@@ -102,15 +101,13 @@ def switch_check(quantity: str) -> Check:
 
 
 def test_a_switch_that_is_never_asked_fails() -> None:
-    outcome = examine(switch_check("pixels of a batch norm"), Changing())  # type: ignore[arg-type]
+    outcome = examine(switch_check("pixels of a batch norm"), NeverAsking())  # type: ignore[arg-type]
     assert outcome.status == "failed"
     assert "sums: the suite met []" in outcome.detail
 
 
 def test_an_error_on_one_side_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond 7 pixels the variance is Bessel-corrected, as no check of few pixels would see."""
-    from test_mutants import Mutant
-
+    """From 7 pixels on the variance is Bessel-corrected, which a check with fewer pixels cannot detect."""
     from backends.reference import operations
     from backends.reference.operations import Floats
 
@@ -134,11 +131,11 @@ def test_an_error_on_one_side_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 def test_how_a_switch_decides_and_what_it_notes() -> None:
     switch = Switch("rows", "length of a side", 4)
-    with switches_taken() as met:
+    with record_switch_values() as met:
         assert [switch.reached(value) for value in (3, 4, 5)] == [False, True, True]
-        assert [switch.missing(value) for value in (1, 4, 6)] == [3, 0, 2]
-        assert [switch.parts(value) for value in (0, 4, 5, 9)] == [1, 1, 2, 3]
-        assert [switch.divisor(value) for value in (6, 7, 8, 9)] == [3, 1, 4, 3]
+        assert [switch.padding_needed(value) for value in (1, 4, 6)] == [3, 0, 2]
+        assert [switch.part_count(value) for value in (0, 4, 5, 9)] == [1, 1, 2, 3]
+        assert [switch.largest_divisor(value) for value in (6, 7, 8, 9)] == [3, 1, 4, 3]
     assert met == {"rows": {0, 1, 3, 4, 5, 6, 7, 8, 9}}
     switch.reached(77)
     assert 77 not in met["rows"]

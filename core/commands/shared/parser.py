@@ -27,9 +27,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with the usage, the message (of a missing -f, what it may name) and exit status 2."""
         if "-f/--framework" in message:
-            from core.backend.registry import installed
+            from core.backend.registry import installed_backends
 
-            names = [backend.name for backend in installed() if backend.trains]
+            names = [backend.name for backend in installed_backends() if backend.trains]
             message = f"{message}; installed: {', '.join(names) or 'none'}"
         super().error(visible(message))
 

@@ -22,10 +22,10 @@ def tool_version() -> str:
 
 def all_versions() -> dict[str, str]:
     """The versions of Python, NumPy and each installed framework by their titles; without broken backends."""
-    from core.backend.registry import installed
+    from core.backend.registry import installed_backends
 
     found = {"Python": platform.python_version(), "NumPy": importlib.metadata.version("numpy")}
-    for backend in installed():
+    for backend in installed_backends():
         if (version := backend.version()) is not None:
             found[backend.title] = version
     return found

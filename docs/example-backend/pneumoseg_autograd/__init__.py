@@ -1,4 +1,4 @@
-"""pneumoseg on HIPS autograd: the descriptor alone, so that listing backends imports no framework."""
+"""The descriptor of the backend for HIPS autograd; importing it does not import the framework."""
 
 from core.backend.contract import Backend
 

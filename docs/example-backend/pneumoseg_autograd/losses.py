@@ -23,13 +23,13 @@ def dice(logits: Array, truth: Array) -> Array:
 
 
 def focal(logits: Array, truth: Array, gamma: float) -> Array:
-    """Mean focal loss; the power of a sigmoid as an exponential, whose slope is finite everywhere."""
+    """Mean focal loss; the power of a sigmoid is written as an exponential, whose slope is always finite."""
     towards = logits * (2 * truth - 1)
     return np.mean(np.exp(-gamma * softplus(towards)) * softplus(-towards))
 
 
 def tversky(logits: Array, truth: Array, alpha: float, beta: float) -> Array:
-    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    """Soft Tversky over the batch, smoothing 1, weights `alpha` of false positives, `beta` of negatives."""
     p = sigmoid(logits)
     found = 2 * np.sum(p * truth) + 1
     false = alpha * np.sum(p * (1 - truth)) + beta * np.sum((1 - p) * truth)
@@ -37,7 +37,7 @@ def tversky(logits: Array, truth: Array, alpha: float, beta: float) -> Array:
 
 
 def lovasz(logits: Array, truth: Array) -> Array:
-    """Lovasz hinge of each image, then the mean; the weights are constants of each pixel."""
+    """Mean of the images' Lovasz hinges; the weights of the pixels are constants in the gradient."""
     errors = 1 - logits * (2 * truth - 1)
     weights = np.empty_like(truth)
     for error, wanted, weight in zip(getval(errors), truth, weights, strict=True):
@@ -47,7 +47,7 @@ def lovasz(logits: Array, truth: Array) -> Array:
 
 
 def total(rule: LossRule, logits: Array, truth: Array) -> Array:
-    """The weighted sum."""
+    """Return the weighted sum of the losses."""
     losses: dict[str, Callable[..., Array]] = {
         "bce": bce,
         "dice": dice,
@@ -59,7 +59,7 @@ def total(rule: LossRule, logits: Array, truth: Array) -> Array:
 
 
 def _jaccard_steps(truth: Array) -> Array:
-    """What each pixel adds to the Jaccard loss, from the largest error down."""
+    """Return the increase of the Jaccard loss at each pixel, in descending order of the errors."""
     left = np.sum(truth) - np.cumsum(truth) + truth
     union = np.sum(truth) + np.cumsum(1 - truth) - (1 - truth)
     least = np.maximum(union, 1)

@@ -1,4 +1,4 @@
-"""A plan compiled to autograd: the whole of a backend, in one screen or two."""
+"""Compile a plan to autograd; this is the complete implementation of a backend."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pneumoseg_autograd import losses, operations
 
 
 def list_devices() -> list[str]:
-    """The CPU is all there is."""
+    """Return "cpu", the only device."""
     return ["cpu"]
 
 
 class AutogradModel:
-    """See `core.backend.contract.Model` for what each method promises."""
+    """A model with the methods of `core.backend.contract.Model`."""
 
     def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision) -> None:
         if not isinstance(rules.optimizer, AdamRule | SgdRule):
@@ -37,7 +37,7 @@ class AutogradModel:
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
-        """One update; gives the loss before it."""
+        """Update the arrays once; return the loss before the update."""
         keep = keep or self._draw(scalars.step, len(images))
         loss, gradients, statistics = self._differentiate(images, masks, keep)
         if self._rules.clip_norm is not None:
@@ -54,33 +54,33 @@ class AutogradModel:
         return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
-        """Loss and probabilities with running statistics."""
+        """Return loss and probabilities with running statistics."""
         logits = self._logits(images)
         loss = losses.total(self._rules.loss, logits, masks.astype(self._dtype))
         return float(loss), operations.sigmoid(logits)
 
     def predict(self, images: Array) -> Array:
-        """Probabilities."""
+        """Return probabilities."""
         probabilities: Array = operations.sigmoid(self._logits(images))
         return probabilities
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Training loss and gradients; changes nothing."""
+        """Return the training loss and its gradients; change nothing."""
         loss, gradients, _ = self._differentiate(images, masks, keep or self._draw(0, len(images)))
         return loss, gradients
 
     def state(self) -> State:
-        """Copies of all arrays."""
+        """Return copies of all arrays."""
         return {name: array.copy() for name, array in self._arrays.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Put arrays back."""
+        """Replace all arrays."""
         check_state(state, state_shapes(self._plan, self._rules))
         self._arrays = {name: np.array(state[name], self._dtype, order="C") for name in self._arrays}
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Autograd has no format of its own: the arrays of a prediction as NumPy writes them."""
-        del metadata  # the format has no place for it
+        """Write the arrays of a prediction in NumPy's format, because autograd has none of its own."""
+        del metadata  # the format cannot store it
         directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {array.name: self._arrays[array.name] for array in self._plan.arrays}
         np.savez(directory / "weights.npz", **arrays)
@@ -123,7 +123,7 @@ class AutogradModel:
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> AutogradModel:  # noqa: A001
-    """The plan on autograd; `device` can only be "cpu"."""
+    """Compile the plan to autograd; `device` can only be "cpu"."""
     del device
     require_operations(plan, operations.OPERATIONS, "autograd")
     return AutogradModel(plan, rules, precision)

@@ -1,6 +1,6 @@
-"""Each primitive operation of `core.network.plan` in autograd's NumPy. Arrays are (N, H, W, C).
+"""The primitive operations of `core.network.plan` in autograd's NumPy. Arrays are (N, H, W, C).
 
-Only what goes forward is written here: autograd derives what goes back.
+Only the forward pass is written here; autograd derives the backward pass.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from core.network.plan import (
 )
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
-"""What `forward` computes: all that may stand before the sigmoid."""
+"""The operations that `forward` computes: all that may come before the sigmoid."""
 
 Array = Any
 """A NumPy array, or autograd's box around one."""
 
 
 def conv2d(operation: Conv2D, x: Array, kernel: Array) -> Array:
-    """Convolution: for each tap of the kernel one strided window of the padded input."""
+    """Convolve: add one strided window of the padded input for each tap of the kernel."""
     x = np.pad(x, ((0, 0), *operation.pads, (0, 0)), mode="constant")
     return _taps(operation, x, kernel, operation.stride, first=lambda a, b: (a, b))
 
 
 def conv_transpose2d(operation: ConvTranspose2D, x: Array, kernel: Array) -> Array:
-    """Transposed convolution: the input's pixels `stride` apart, then each tap at stride 1."""
+    """Convolve transposed: place the input's pixels `stride` apart, then convolve with stride 1."""
     s, out = operation.stride, operation.output
     (height, width), (taps_y, taps_x) = x.shape[1:3], operation.kernel_size
     (top, _), (left, _) = operation.crops
@@ -54,7 +54,7 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Array, kernel: Array) -> Arr
 def batch_norm(
     operation: BatchNorm, x: Array, arrays: Mapping[str, Array], training: bool
 ) -> tuple[Array, Array, Array]:
-    """The normalised input, and the mean and biased variance that normalised it."""
+    """Return the normalised input, and the mean and biased variance used for it."""
     mean, variance = arrays[operation.moving_mean], arrays[operation.moving_variance]
     if training:
         mean = _mean(x)
@@ -65,7 +65,7 @@ def batch_norm(
 
 @primitive  # type: ignore[untyped-decorator]
 def rounded(x: Array) -> Array:
-    """To bfloat16 and back, and the gradient likewise: what "mixed_bfloat16" does around products."""
+    """Round to bfloat16, and the gradient too, as "mixed_bfloat16" does before and after products."""
     return to_bfloat16(x)
 
 
@@ -73,19 +73,22 @@ defvjp(rounded, lambda *_: to_bfloat16)
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), as exp(-softplus(-x)): small numbers keep their digits."""
+    """Return 1 / (1 + exp(-x)), computed as exp(-softplus(-x)) so that small results are accurate."""
     return np.exp(-softplus(-x))
 
 
 def softplus(x: Array) -> Array:
-    """log(1 + exp(x)); its slope at 0 is 1/2."""
+    """Return log(1 + exp(x)); its slope at 0 is 1/2."""
     return np.logaddexp(x * 0, x)
 
 
 def forward(
     plan: Plan, images: Array, arrays: Mapping[str, Array], keep: Mapping[str, Array] | None, mixed: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    """Return the logits and, if `keep` is given as in training, the batch's statistics.
+
+    The statistics have the names of the running ones.
+    """
     values = {plan.input.name: images}
     statistics: dict[str, Array] = {}
     r = rounded if mixed else lambda x: x
@@ -114,7 +117,7 @@ def forward(
 
 
 def _taps(operation: Conv2D | ConvTranspose2D, x: Array, kernel: Array, stride: int, first: Any) -> Array:
-    """The sum over all taps (a, b) of the window that begins at pixel `first(a, b)`, times the tap."""
+    """Sum, over all taps (a, b), the window that begins at pixel `first(a, b)` times the tap."""
     out, y = operation.output, 0.0
     for a in range(operation.kernel_size[0]):
         for b in range(operation.kernel_size[1]):
@@ -126,10 +129,10 @@ def _taps(operation: Conv2D | ConvTranspose2D, x: Array, kernel: Array, stride: 
 
 
 def _mean(x: Array) -> Array:
-    """Mean of each channel, of every column first: NumPy adds along these axes one by one."""
+    """Return the mean of each channel in two stages, because NumPy adds one by one along these axes."""
     return np.mean(np.mean(x, axis=(0, 1)), axis=0)
 
 
 def _apart(stride: int) -> tuple[tuple[int, int], ...]:
-    """Pads of (N, H, 1, W, 1, C) that put stride - 1 zeros behind every pixel."""
+    """Return pads of (N, H, 1, W, 1, C) that put stride - 1 zeros after every pixel."""
     return (0, 0), (0, 0), (0, stride - 1), (0, 0), (0, stride - 1), (0, 0)

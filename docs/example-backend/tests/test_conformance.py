@@ -1,4 +1,4 @@
-"""The toolkit's conformance suite on this package's backend: one test a check, nothing else needed."""
+"""Run the toolkit's conformance suite on this package's backend, with one test per check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.conformance import Check, all_checks, examine
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[BackendProcess]:
-    """The backend by its registered name, in a process of its own."""
+    """The backend with its registered name, in a process of its own."""
     with BackendProcess("autograd") as process:
         yield process
 

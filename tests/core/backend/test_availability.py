@@ -1,4 +1,4 @@
-"""What a backend is on this machine, told by a process of its own, whatever that process does."""
+"""Probing a backend in a process of its own works whatever that process does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from core.backend import availability
 from core.backend.availability import probe, probe_all
 
-# What each backend's `list_devices` does.
+# The code of each backend's `list_devices`.
 DOES = {
     "talkative": "print('[1, 2]'); sys.stderr.write('a warning\\n'); return ['cpu', 'gpu:0']",
     "crashing": "sys.stderr.write('first of all\\nthen\\nthe reason\\n\\n'); sys.stderr.flush(); os._exit(3)",
@@ -30,7 +30,7 @@ def list_devices():
 
 @pytest.fixture(scope="module")
 def third_party(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A distribution with these backends."""
+    """Install a distribution with the backends of `DOES`."""
     folder = tmp_path_factory.mktemp("probed")
     (folder / "probed-1.0.dist-info").mkdir()
     (folder / "probed-1.0.dist-info" / "METADATA").write_text("Name: probed\nVersion: 1.0\n")

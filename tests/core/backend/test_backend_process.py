@@ -1,4 +1,4 @@
-"""A framework's own process: its end, and Ctrl-C, which a terminal sends to every process of a command."""
+"""The process of a framework ends with its parent, and Ctrl-C, sent to both processes, ends it silently."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
-    """The program above."""
+    """Start the program above."""
     program = folder / "program.py"
     program.write_text(_PROGRAM)
     with interruptible():
@@ -49,7 +49,7 @@ def started(folder: Path) -> subprocess.Popen[str]:
 
 
 def line_of(process: subprocess.Popen[str], word: str) -> list[str]:
-    """The words of the line that starts with this one."""
+    """Read up to the line that begins with `word`; return its words."""
     assert process.stdout is not None
     while (words := process.stdout.readline().split())[:1] != [word]:
         assert process.poll() is None
@@ -70,7 +70,7 @@ def test_ctrl_c_ends_the_process_without_a_word(tmp_path: Path, word: str, delay
 
 
 def test_the_process_ends_with_a_killed_parent(tmp_path: Path) -> None:
-    """By itself it would keep the framework's memory for ever."""
+    """Otherwise it would keep the framework's memory forever."""
     process = started(tmp_path)
     _, pid = line_of(process, "ready")
     process.kill()

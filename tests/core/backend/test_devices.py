@@ -1,4 +1,4 @@
-"""What `--device` means, on machines with and without GPUs."""
+"""The meaning of `--device` on machines with and without GPUs."""
 
 from __future__ import annotations
 

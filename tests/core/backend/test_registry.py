@@ -1,4 +1,4 @@
-"""Backends are found by their entry points, and one that is broken stands in no other's way."""
+"""Backends are found by their entry points, and a broken one does not affect the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ broken_inside = Backend("broken_inside", "Bad", "json", ("bad",), "pip install b
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A distribution with backends good and bad, as another project would install it."""
+    """Install a distribution with working and broken backends, as another project would."""
     (tmp_path / "homemade-1.0.dist-info").mkdir()
     (tmp_path / "homemade-1.0.dist-info" / "METADATA").write_text("Name: homemade\nVersion: 1.0\n")
     (tmp_path / "homemade-1.0.dist-info" / "entry_points.txt").write_text(OTHERS)

@@ -1,4 +1,4 @@
-"""The arrays of a model: names, first values, and refusal of what does not fit."""
+"""The arrays of a model: names, initial values, and refusal of arrays that do not fit."""
 
 from __future__ import annotations
 

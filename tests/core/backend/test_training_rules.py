@@ -1,4 +1,4 @@
-"""The scalars of a step, and the reference's updates and losses, against the papers' formulas."""
+"""The scalars of a step and the reference's updates and losses follow the papers' formulas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MASKS = (np.random.default_rng(1).random((2, 5, 4, 1)) < 0.3).astype(float)
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("role", ["kernel", "bias", "gamma", "beta"])
 def test_updates_are_those_of_the_paper(role: Any, decay: float) -> None:
-    """Kingma and Ba's algorithm 1 with its epsilon moved as their section 2 ends, decay as AdamW's."""
+    """Kingma and Ba's algorithm 1 with epsilon as at the end of their section 2, and AdamW's decay."""
     rng = np.random.default_rng(2)
     weights, m, v = rng.normal(size=(3, 2)), np.zeros((3, 2)), np.zeros((3, 2))
     expected, first, second = weights.copy(), np.zeros((3, 2)), np.zeros((3, 2))
@@ -40,7 +40,7 @@ def test_updates_are_those_of_the_paper(role: Any, decay: float) -> None:
 
 @pytest.mark.parametrize("role", ["kernel", "gamma"])
 def test_momentum_remembers_gradients_and_not_rates(role: Any) -> None:
-    """The velocity is the sum of all gradients, each times momentum**age, whatever the rates were."""
+    """The velocity is the sum of all gradients, each times momentum**age, and independent of the rates."""
     rng = np.random.default_rng(3)
     rule, parameter = SgdRule(0.75, False), Parameter("x", (3, 2), role, Constant(0.0))
     weights, velocity, gradients = rng.normal(size=(3, 2)), np.zeros((3, 2)), rng.normal(size=(6, 3, 2))
@@ -113,7 +113,7 @@ def naive_tversky(x: NDArray[Any], z: NDArray[Any]) -> float:
 
 
 def naive_lovasz(x: NDArray[Any], z: NDArray[Any]) -> float:
-    """The integral over t > 0 of the Jaccard loss of getting wrong the pixels whose error reaches t."""
+    """Integrate, over t > 0, the Jaccard loss if exactly the pixels with an error of at least t are wrong."""
     losses = []
     for logits, truth in zip(x, z, strict=True):
         errors = np.where(truth == 1, 1 - logits, 1 + logits)
@@ -155,7 +155,7 @@ def test_tversky_with_halves_is_dice() -> None:
 
 @pytest.mark.parametrize("truth", [0.0, 1.0])
 def test_lovasz_of_an_image_of_one_class(truth: float) -> None:
-    """Without truth the worst pixel alone counts; where all is truth, the mean over the pixels."""
+    """With no positive pixel, only the largest error counts; with only positive ones, the mean error."""
     value, gradient = losses.lovasz(LOGITS, np.full_like(MASKS, truth))
     assert value == pytest.approx(naive_lovasz(LOGITS, np.full_like(MASKS, truth)), rel=1e-12)
     worst = LOGITS.reshape(2, -1).argmax(axis=1)
@@ -167,7 +167,7 @@ def test_lovasz_of_an_image_of_one_class(truth: float) -> None:
 
 
 def test_lovasz_takes_pixels_of_equal_error_as_they_lie() -> None:
-    """At logits of 0 every error is 1: wrong so far of the union of truth and wrong, 1/3, 2/3, 3/3, 4/4."""
+    """At logits of 0 every error is 1, and the Jaccard loss rises to 1/3, 2/3, 3/3 and 4/4."""
     masks = np.reshape([0.0, 1.0, 1.0, 0.0], (1, 2, 2, 1))
     value, gradient = losses.lovasz(np.zeros((1, 2, 2, 1)), masks)
     assert value == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Lowering: SAME in explicit pixels, adjoint crops, shapes that meet, scalars rounded once."""
+"""Lowering resolves SAME to pixels, gives adjoint crops, checks shapes and rounds scalars once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def conv_transpose(
 
 
 def brute_force(x: NDArray[Any], kernel: NDArray[Any], operation: Conv2D) -> NDArray[Any]:
-    """The definition in `core.network.plan`, one number after another."""
+    """Compute the definition in `core.network.plan` element by element."""
     out, (top, _), (left, _) = operation.output, *operation.pads
     y = np.zeros((len(x), out.height, out.width, out.channels))
     for n, i, j, o in np.ndindex(y.shape):
@@ -98,7 +98,7 @@ def test_the_reference_convolution_is_the_definition(kernel: int, stride: int) -
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
 def test_a_transposed_convolution_is_the_adjoint_of_the_convolution(kernel: int, stride: int) -> None:
-    """<conv(x), y> = <x, conv_transpose(y)> for the same kernel: what SAME means on the way up."""
+    """<conv(x), y> = <x, conv_transpose(y)> for the same kernel, which defines SAME for transposed ones."""
     rng = np.random.default_rng(kernel * 10 + stride)
     small = (5, 4)
     large = (small[0] * stride, small[1] * stride)
@@ -217,7 +217,7 @@ def test_scalars_are_float32_numbers() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_kernels_keep_the_variance_of_what_flows_through(stride: int) -> None:
-    """The bound of each kernel gives unit second moment for unit input, ReLU's halving included."""
+    """The bound of each kernel keeps the second moment at 1, including the halving by ReLU."""
     plan = lower_blocks(
         network(
             {"name": "down", "kind": "conv", "filters": 64, "stride": stride},

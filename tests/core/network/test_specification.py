@@ -1,4 +1,4 @@
-"""The specification accepts well-formed networks and names the key of everything else."""
+"""The specification accepts well-formed networks and refuses others with the path of the wrong key."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         assert key in str(caught.value)
 
 
-def test_the_default_is_the_network_of_the_mission() -> None:
+def test_the_blocks_of_the_default_network() -> None:
     blocks = load_configuration(CONFIGS / "fcn.yaml").network.blocks
     assert [type(block) for block in blocks] == [
         *[ConvBlock] * 3,

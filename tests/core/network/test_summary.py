@@ -1,10 +1,10 @@
-"""The table of the network, against numbers worked out by hand."""
+"""The table of a network equals one that was computed by hand."""
 
 from __future__ import annotations
 
 from core.experiment.configuration import parse_configuration
 from core.network.lowering import lower
-from core.network.summary import Row, summarise_plan
+from core.network.summary import BlockSummary, summarise_plan
 
 
 def test_a_row_for_each_block() -> None:
@@ -15,7 +15,7 @@ def test_a_row_for_each_block() -> None:
     ]
     plan = lower(parse_configuration({"network": {"blocks": blocks}}).network, 6, 10)
     assert summarise_plan(plan) == [
-        Row("down", "conv 5x5/2, bias, relu, batch norm, dropout", "3x5x4", 25 * 4 + 4 + 4 + 4),
-        Row("middle", "conv 1x1/1, bias, relu", "3x5x4", 4 * 4 + 4),
-        Row("mask", "concat, conv transpose 3x3/2, bias, sigmoid", "6x10x1", 9 * 8 + 1),
+        BlockSummary("down", "conv 5x5/2, bias, relu, batch norm, dropout", "3x5x4", 25 * 4 + 4 + 4 + 4),
+        BlockSummary("middle", "conv 1x1/1, bias, relu", "3x5x4", 4 * 4 + 4),
+        BlockSummary("mask", "concat, conv transpose 3x3/2, bias, sigmoid", "6x10x1", 9 * 8 + 1),
     ]

@@ -1,4 +1,4 @@
-"""The one measure of how far two results are apart, on worked examples."""
+"""The relative distance of two results, on worked examples."""
 
 from __future__ import annotations
 

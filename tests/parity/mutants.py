@@ -1,0 +1,391 @@
+"""The reference with one deliberate error each: plans, rules and models for `test_mutants`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from backends.reference import losses, operations
+from backends.reference.model import ReferenceModel
+from core.backend.contract import Array, DropoutMasks, Implementation, Precision, State
+from core.backend.training_rules import SgdRule, StepScalars, TrainingRules, step_scalars
+from core.base.rounding import to_bfloat16
+from core.network.plan import BatchNorm, Bias, Conv2D, ConvTranspose2D, Dropout, Operation, Parameter, Plan
+
+
+class Mutant:
+    """The reference with changed plans, rules or models; it has `call`, as a backend's process has."""
+
+    def __init__(
+        self,
+        plan: Callable[[Plan], Plan] = lambda plan: plan,
+        rules: Callable[[TrainingRules], TrainingRules] = lambda rules: rules,
+        model: type[ReferenceModel] = ReferenceModel,
+    ) -> None:
+        self._plan, self._rules, self._model = plan, rules, model
+
+    def list_devices(self) -> list[str]:
+        return ["cpu"]
+
+    def compile(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> ReferenceModel:
+        return self._model(self._plan(plan), self._rules(rules), precision)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        implementation: Implementation = self
+        return function(implementation, *args, **kwargs)
+
+
+def each(kind: type[Operation], change: Callable[[Any], Operation]) -> Callable[[Plan], Plan]:
+    """Return a function that changes every operation of one kind in a plan."""
+
+    def changed(plan: Plan) -> Plan:
+        found = tuple(change(op) if isinstance(op, kind) else op for op in plan.operations)
+        return dataclasses.replace(plan, operations=found)
+
+    return changed
+
+
+def shifted(pads: tuple[int, int]) -> tuple[int, int]:
+    begin, end = pads
+    return (begin + 1, end - 1) if end else (begin, end)
+
+
+def padding_shifted(op: Conv2D) -> Conv2D:
+    return dataclasses.replace(op, pads=(shifted(op.pads[0]), shifted(op.pads[1])))
+
+
+def crop_on_the_other_side(op: ConvTranspose2D) -> ConvTranspose2D:
+    (top, bottom), (left, right) = op.crops
+    return dataclasses.replace(op, crops=((bottom, top), (right, left))) if min(bottom, right) >= 0 else op
+
+
+def momentum_inverted(op: BatchNorm) -> BatchNorm:
+    return dataclasses.replace(op, momentum=1 - op.momentum)
+
+
+class BesselCorrected(ReferenceModel):
+    def _forward(self, images: Array, keep: DropoutMasks | None = None) -> Any:
+        values = super()._forward(images, keep)
+        for op in self._plan.batch_norms if keep is not None else ():
+            pixels = values[op.input].size // values[op.input].shape[-1]
+            values[op.moving_variance] = values[op.moving_variance] * (pixels / (pixels - 1))
+        return values
+
+
+class EpsilonOutsideTheCorrection(ReferenceModel):
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        rule, kept = self._rules.optimizer, self._rules
+        smaller = rule.epsilon * float(np.sqrt(1 - rule.beta2**scalars.step))
+        self._rules = dataclasses.replace(kept, optimizer=dataclasses.replace(rule, epsilon=smaller))
+        loss = super().train_step(images, masks, scalars, keep)
+        self._rules = kept
+        return loss
+
+
+class DecayOfBiases(ReferenceModel):
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        for parameter in self._plan.parameters:
+            if parameter.role == "bias":
+                self._arrays[parameter.name] *= 1 - scalars.decay
+        return super().train_step(images, masks, scalars, keep)
+
+
+class DecayTwice(ReferenceModel):
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        twice = dataclasses.replace(scalars, decay=2 * scalars.decay)
+        return super().train_step(images, masks, twice, keep)
+
+
+class DividedTwiceByTheBatch(ReferenceModel):
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
+        loss, gradients, statistics = super()._differentiate(images, masks, keep)
+        return loss, {name: array / len(images) for name, array in gradients.items()}, statistics
+
+
+class NoSlopeAtZero(ReferenceModel):
+    """As in Gluon: max(x, 0) - x*z + log(1 + exp(-|x|)), with a derivative of 0 at 0 for each part."""
+
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
+        original = losses.bce
+
+        def bce(logits: Array, truth: Array) -> Any:
+            value, slope = original(logits, truth)
+            return value, np.where(logits == 0, -truth / logits.size, slope)
+
+        losses.bce = bce
+        try:
+            return super()._differentiate(images, masks, keep)
+        finally:
+            losses.bce = original
+
+
+class DropoutScaledAtInference(ReferenceModel):
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
+        y = super()._apply(op, values, keep)
+        return y * (1 - op.rate) if isinstance(op, Dropout) and keep is None else y
+
+
+class KernelFlipped(ReferenceModel):
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
+        if isinstance(op, Conv2D):
+            return operations.conv2d(op, values[op.input], self._arrays[op.kernel][::-1, ::-1])
+        return super()._apply(op, values, keep)
+
+
+class KernelTransposed(ReferenceModel):
+    """Height and width of the kernels are exchanged."""
+
+    def load_state(self, state: Any) -> None:
+        turned = {
+            name: np.swapaxes(array, 0, 1) if name.endswith("/kernel") and array.ndim == 4 else array
+            for name, array in state.items()
+        }
+        super().load_state(turned)
+
+    def state(self) -> State:
+        return {
+            name: np.swapaxes(array, 0, 1) if array.ndim == 4 else array
+            for name, array in super().state().items()
+        }
+
+
+class StepBehind(ReferenceModel):
+    """The step size of the previous update: a learning rate off by one step."""
+
+    _previous: StepScalars | None = None
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        late, self._previous = self._previous or scalars, scalars
+        return super().train_step(images, masks, late, keep)
+
+
+class CorrectionOffByOne(ReferenceModel):
+    """Adam's bias correction with the number of the next step."""
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        rule = self._rules.optimizer
+        wrong = (
+            step_scalars(rule, scalars.step + 1, 1.0).step_size
+            / step_scalars(rule, scalars.step, 1.0).step_size
+        )
+        return super().train_step(
+            images, masks, dataclasses.replace(scalars, step_size=scalars.step_size * wrong), keep
+        )
+
+
+class DecayOfBatchNorm(ReferenceModel):
+    """Weight decay also on the scales and shifts of batch norm."""
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        for parameter in self._plan.parameters:
+            if parameter.role in ("gamma", "beta"):
+                self._arrays[parameter.name] *= 1 - scalars.decay
+        return super().train_step(images, masks, scalars, keep)
+
+
+class DecayInTheGradient(ReferenceModel):
+    """Coupled weight decay: an L2 penalty, which passes through the moments."""
+
+    _decay = 0.0
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        self._decay = scalars.decay / scalars.step_size
+        return super().train_step(images, masks, dataclasses.replace(scalars, decay=0.0), keep)
+
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
+        loss, gradients, statistics = super()._differentiate(images, masks, keep)
+        for parameter in self._plan.parameters:
+            if parameter.role == "kernel":
+                gradients[parameter.name] = (
+                    gradients[parameter.name] + self._decay * self._arrays[parameter.name]
+                )
+        return loss, gradients, statistics
+
+
+def changed_sgd(**changes: Any) -> Callable[[TrainingRules], TrainingRules]:
+    """Return a function that changes constants of gradient descent in the rules."""
+
+    def changed(rules: TrainingRules) -> TrainingRules:
+        if not isinstance(rules.optimizer, SgdRule):
+            return rules
+        return dataclasses.replace(rules, optimizer=dataclasses.replace(rules.optimizer, **changes))
+
+    return changed
+
+
+class NesterovOfTheOldVelocity(ReferenceModel):
+    """Nesterov's momentum with the velocity of the previous step."""
+
+    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision) -> None:
+        super().__init__(plan, rules, precision)
+        if isinstance(rules.optimizer, SgdRule) and rules.optimizer.nesterov:
+            self._optimize = self._behind
+
+    @staticmethod
+    def _behind(
+        rule: SgdRule, scalars: StepScalars, parameter: Parameter, w: Array, velocity: Array, gradient: Array
+    ) -> None:
+        del parameter
+        before = velocity.copy()
+        velocity[...] = rule.momentum * velocity + gradient
+        w -= scalars.step_size * (gradient + rule.momentum * before)
+
+
+class RateInTheVelocity(ReferenceModel):
+    """Keras's form, v = momentum * v - rate * g and w += v, which differs once the rate changes."""
+
+    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision) -> None:
+        super().__init__(plan, rules, precision)
+        self._optimize, self._rate = self._keras, 0.0
+
+    def _keras(
+        self,
+        rule: SgdRule,
+        scalars: StepScalars,
+        parameter: Parameter,
+        w: Array,
+        velocity: Array,
+        gradient: Array,
+    ) -> None:
+        # The stored array is -v / rate, so that nothing differs at a constant rate.
+        before = self._rate if scalars.step > 1 else scalars.step_size
+        velocity[...] = (rule.momentum * before * velocity + scalars.step_size * gradient) / scalars.step_size
+        step = gradient + rule.momentum * velocity if rule.nesterov else velocity
+        w -= scalars.step_size * step
+        if parameter is self._plan.parameters[-1]:
+            self._rate = scalars.step_size
+
+
+def tversky_exchanged(rules: TrainingRules) -> TrainingRules:
+    """Exchange the weights of false positives and false negatives."""
+    loss = rules.loss
+    turned = dataclasses.replace(loss, tversky_alpha=loss.tversky_beta, tversky_beta=loss.tversky_alpha)
+    return dataclasses.replace(rules, loss=turned)
+
+
+class OtherLovasz(ReferenceModel):
+    """Base class: the Lovasz hinge computed by the function `lovasz`."""
+
+    lovasz: Callable[[Array, Array], losses.Loss]
+
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
+        original, losses.lovasz = losses.lovasz, type(self).lovasz
+        try:
+            return super()._differentiate(images, masks, keep)
+        finally:
+            losses.lovasz = original
+
+
+class LastOfEqualsFirst(OtherLovasz):
+    """Equal errors in reverse order, as a reversed ascending sort leaves them."""
+
+    @staticmethod
+    def lovasz(logits: Array, masks: Array) -> losses.Loss:
+        value, gradient = LOVASZ(logits[:, ::-1, ::-1], masks[:, ::-1, ::-1])
+        return value, gradient[:, ::-1, ::-1]
+
+
+class OverTheBatch(OtherLovasz):
+    """The batch treated as one image, which is the paper's other variant."""
+
+    @staticmethod
+    def lovasz(logits: Array, masks: Array) -> losses.Loss:
+        value, gradient = LOVASZ(logits.reshape(1, -1), masks.reshape(1, -1))
+        return value, gradient.reshape(logits.shape)
+
+
+class EmptyTruthLeftOut(OtherLovasz):
+    """Images without positive pixels are omitted, as in the variants for several classes."""
+
+    @staticmethod
+    def lovasz(logits: Array, masks: Array) -> losses.Loss:
+        present = masks.any(axis=(1, 2, 3))
+        value, gradient = LOVASZ(logits[present], masks[present])
+        full = np.zeros_like(logits)
+        full[present] = gradient
+        return value, full
+
+
+LOVASZ = losses.lovasz
+
+
+class AddedPixelByPixel(ReferenceModel):
+    """Batch norm's sums in float32 one by one, as NumPy adds along the first axes."""
+
+    def _forward(self, images: Array, keep: DropoutMasks | None = None) -> Any:
+        original = operations._moments
+        operations._moments = lambda x: (x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2)))
+        try:
+            return super()._forward(images, keep)
+        finally:
+            operations._moments = original
+
+
+class WeightsInBfloat16(ReferenceModel):
+    """No master weights: weights are rounded to bfloat16 after each update."""
+
+    def train_step(
+        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
+    ) -> float:
+        loss = super().train_step(images, masks, scalars, keep)
+        for parameter in self._plan.parameters:
+            self._arrays[parameter.name][...] = to_bfloat16(self._arrays[parameter.name])
+        return loss
+
+
+class OperandsNotRounded(ReferenceModel):
+    """Products of float32 operands; only the result is rounded."""
+
+    def _operands(self, *arrays: Array) -> Iterator[Array]:
+        return iter(arrays)
+
+
+class OperandsCutOff(ReferenceModel):
+    """Operands truncated to their upper 16 bits instead of rounded, as a cast by shifting does."""
+
+    def _operands(self, *arrays: Array) -> Iterator[Array]:
+        whole = (np.ascontiguousarray(array).view(np.uint32) for array in arrays)
+        return ((bits & np.uint32(0xFFFF0000)).view(np.float32) for bits in whole)
+
+
+class ResultNotRounded(ReferenceModel):
+    """Products of bfloat16 operands whose result stays float32, as with `preferred_element_type`."""
+
+    def _product(self, array: Array) -> Array:
+        return array.astype(np.float32)
+
+
+class BackwardNotRounded(ReferenceModel):
+    """Gradients computed entirely in float32."""
+
+    def _backward(self, *arguments: Any) -> Any:
+        self._mixed = False
+        try:
+            return super()._backward(*arguments)
+        finally:
+            self._mixed = True
+
+
+class ActivationsInBfloat16(ReferenceModel):
+    """Bias and batch norm in bfloat16 too, as in models that are cast entirely."""
+
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
+        y = super()._apply(op, values, keep)
+        return to_bfloat16(y) if isinstance(op, Bias | BatchNorm) else y
