@@ -17,6 +17,7 @@ from core.switches import Switch, noted
 BACKEND_FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "backends").glob("*/model.py"))
 NO_CHOICE = {  # comparisons with a number that choose no way of computing
     ("jax/operations.py", "1 in kernel.shape[2:]"): "the geometry and loss checks have both",
+    ("jax/operations.py", "channels == 1 < filters"): "the geometry and output block checks have both",
     ("onnx/operations.py", "len(product.input) == 2"): "whether a node has a bias already",
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
     ("tf/devices.py", "counts == 1024"): "tests/backends/test_bfloat16.py has both",
