@@ -94,7 +94,7 @@ class MXNetModel:
             array[:] = mx.nd.array(self._to_inner(state[name]), ctx=self._context, dtype=self._dtype)
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities."""
+        """Write `model-symbol.json` and `model-0000.params`: `images` to probabilities, both float32."""
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         symbol = self._exported_symbol()
@@ -186,8 +186,10 @@ class MXNetModel:
         return _probabilities(logits)
 
     def _exported_symbol(self) -> Symbol:
-        """The same for images and probabilities that nobody turns round outside."""
+        """The same for images and probabilities that nobody turns round or casts outside."""
         axes, symbol = self._mirror.axes, self._predicting_symbol()
+        if self._dtype != "float32":  # images may be of any type already
+            symbol = mx.sym.cast(symbol, dtype="float32")
         if not axes:
             return symbol
         turned = mx.sym.reverse(mx.sym.Variable(_IMAGES), axis=axes)

@@ -90,15 +90,15 @@ class TensorFlowModel:
             variable.assign(tf.constant(state[name], self._dtype))
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Write a SavedModel: signature `serving_default`, `images` to `probabilities`."""
+        """Write a SavedModel: signature `serving_default`, `images` to `probabilities`, both float32."""
         del metadata  # the format has no place for it
-        images = tf.TensorSpec(_shape(self._plan.input), self._dtype, name="images")
+        images = tf.TensorSpec(_shape(self._plan.input), tf.float32, name="images")
         module = tf.Module()
         # SavedModel stores what hangs on the module: what a prediction needs, without the moments.
         module.arrays = {
             array.name.replace("/", "_"): self._arrays[array.name] for array in self._plan.arrays
         }
-        module.predict = tf.function(lambda images: {"probabilities": self._graph_predict(images)}, [images])
+        module.predict = tf.function(self._graph_export, [images])
         directory.mkdir(parents=True, exist_ok=True)
         try:
             with utf8_name(directory) as name:
@@ -169,6 +169,10 @@ class TensorFlowModel:
         logits, _ = self._forward(images, None)
         return operations.sigmoid(logits)
 
+    def _graph_export(self, images: Tensor) -> dict[str, Tensor]:
+        probabilities = self._graph_predict(tf.cast(images, self._dtype))
+        return {"probabilities": tf.cast(probabilities, tf.float32)}
+
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
     """The plan in TensorFlow on one of `list_devices`."""
@@ -185,8 +189,7 @@ def predict_exported(directory: Path, images: Array) -> Array:
     """What the SavedModel that `export` wrote predicts on the CPU."""
     with tf.device("/CPU:0"), utf8_name(directory) as name:
         serve = tf.saved_model.load(name).signatures["serving_default"]
-        dtype = serve.structured_input_signature[1]["images"].dtype
-        probabilities: Array = serve(images=tf.constant(images, dtype))["probabilities"].numpy()
+        probabilities: Array = serve(images=tf.constant(images, tf.float32))["probabilities"].numpy()
     return probabilities
 
 

@@ -116,10 +116,9 @@ def test_the_bare_framework_predicts_the_same(name: str, form: str, tmp_path: Pa
     bare_predicts_the_same(name, form, tmp_path, "mixed_bfloat16")  # float32: test_export_command.py
 
 
-@pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
-@pytest.mark.parametrize("form", find_backend("torch").exports)
-def test_pytorch_files_of_float64_take_and_give_float32(form: str, tmp_path: Path) -> None:
-    bare_predicts_the_same("torch", form, tmp_path, "float64")
+@pytest.mark.parametrize(("name", "form"), FORMATS)
+def test_files_of_float64_take_and_give_float32(name: str, form: str, tmp_path: Path) -> None:
+    bare_predicts_the_same(name, form, tmp_path, "float64")
 
 
 def export_by_itself(implementation: Implementation, folder: Path) -> None:

@@ -18,6 +18,7 @@ from core.conformance.switches import SUBJECT, declared_switches
 BACKEND_FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "backends").glob("*/model.py"))
 NO_CHOICE = {  # comparisons that choose no way of computing, or whose two ways other checks cover
     ("jax/operations.py", "1 in kernel.shape[2:]"): "the geometry and loss checks have both",
+    ("jax/operations.py", "channels == 1 < filters"): "the geometry and output block checks have both",
     ("onnx/operations.py", "len(product.input) == 2"): "whether a node has a bias already",
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
     ("tf/devices.py", "counts == 1024"): "tests/backends/test_bfloat16.py has both",
