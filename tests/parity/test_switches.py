@@ -21,7 +21,7 @@ NO_CHOICE = {  # comparisons with a number that choose no way of computing
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
     ("tf/devices.py", "counts == 1024"): "tests/backends/test_bfloat16.py has both",
     ("tf/operations.py", "windows.stride > 1"): "the geometry checks have both",
-    ("tf/unfolding.py", "self.stride == 1"): "the geometry checks have both: kernels of 1, strides 1 to 3",
+    ("tf/im2col.py", "self.stride == 1"): "the geometry checks have both: kernels of 1, strides 1 to 3",
 }
 
 
