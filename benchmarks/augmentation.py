@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What sampling and augmentation cost the loader, beside the loader without them.
+"""Measure how much sampling and augmentation slow the loader down.
 
     python benchmarks/augmentation.py [--count 256] [--size 384] [--repetitions 7] [--json FILE]
 
@@ -10,9 +10,9 @@ In one run, on a file of noise stored as uint8, batches of 32:
     siim        the augmentation of configs/siim.yaml
     everything  every kind of alteration for every image
 
-They take turns, so that whatever else the machine does meets all of them alike. Printed are the median
-rate in images/s, its ratio to `plain` of the same round, and the processor's time for each image, which other
-work on the machine changes less.
+They take turns, so that other work on the machine affects all of them alike. The script prints the median
+rate in images/s, its ratio to `plain` of the same round, and the processor's time for each image, on which
+other work has less effect.
 """
 
 from __future__ import annotations

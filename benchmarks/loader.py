@@ -1,21 +1,21 @@
 #!/usr/bin/env python
-"""How fast batches come: ours, from memory, and what people use instead.
+"""Measure how fast batches are loaded: by this project, from memory, and by common alternatives.
 
     python benchmarks/loader.py [--count 1024] [--size 384] [--batch-size 32] [--steps 16] [--repetitions 9]
                                 [--device cpu|gpu] [--json FILE]
 
-Shuffled batches of images and masks, from a file of uint8 and one of float32, in one run. Each contender is a
-process (`paired_timings.py`):
+The script loads shuffled batches of images and masks, from a file of uint8 and one of float32. Each contender
+is a process (`paired_timings.py`):
 
-    ours         data.batches.loader.Loader over the HDF5 file, which is in the disk's cache
-    ours, cold   the same after the system was told to forget the file (Linux), read once
+    ours         data.batches.loader.Loader over the HDF5 file, which is in the page cache
+    ours, cold   the same after the file was dropped from the page cache (Linux), read once
     memory       `numpy.take` from arrays in memory, then float32: the limit
-    h5py         sorted fancy indexing of the same file, one thread: what is usually written
+    h5py         sorted fancy indexing of the same file, one thread: the usual code
     tf.data      `from_tensor_slices` of arrays in memory, shuffled, batched, prefetched
     torch        a `DataLoader` with two worker processes, each with the file open
 
-`tf.data` and `torch` are left out where the framework is not installed. Printed are images/s and, round by
-round, the ratio to `memory`. The target is 0.6 from the uint8 file. With `--device gpu` each batch is also
+`tf.data` and `torch` are left out if the framework is not installed. The script prints images/s and the
+ratio to `memory` of each round. The target is 0.6 from the uint8 file. With `--device gpu` each batch is also
 copied to the GPU, by torch.
 """
 
@@ -47,7 +47,7 @@ Batches = Iterator[tuple[Any, Any]]
 
 
 def main() -> int:
-    """Measure and print; exit status 1 if the target is missed."""
+    """Measure and print; return exit status 1 if the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--count", type=int, default=1024, help="images of the file")
     parser.add_argument("--size", type=int, default=384, help="rows and columns")
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace, path: Path, storage: str) -> tuple[list[dict[str, Any]], float]:
-    """One file; also the median ratio of ours to memory."""
+    """Measure one file; return the record, and the median ratio of ours to memory."""
     kinds = {"ours": from_loader, "memory": from_memory, "h5py": from_h5py}
     if importlib.util.find_spec("tensorflow"):
         kinds["tf.data"] = from_tf_data
@@ -116,7 +116,7 @@ def measure(arguments: argparse.Namespace, path: Path, storage: str) -> tuple[li
 
 
 def consume(turn: Turn, function: Any, path: Path, batch_size: int, device: str) -> None:
-    """One contender, in its process: take batch after batch."""
+    """Take batch after batch, in the process of one contender."""
     batches: Batches = function(path, batch_size)
     to_device = to_gpu() if device == "gpu" else lambda _: None
     turn.ready()
@@ -126,7 +126,7 @@ def consume(turn: Turn, function: Any, path: Path, batch_size: int, device: str)
 
 
 def to_gpu() -> Any:
-    """A function that copies a batch to the GPU and waits for it."""
+    """Return a function that copies a batch to the GPU and waits for it."""
     import torch
 
     def copy(batch: tuple[Any, Any]) -> None:
@@ -138,7 +138,7 @@ def to_gpu() -> Any:
 
 
 def from_loader(path: Path, batch_size: int) -> Batches:
-    """Ours, epoch after epoch."""
+    """Yield batches of this project's loader, epoch after epoch."""
     from data.batches.loader import Loader
     from data.hdf5.store import Store
 
@@ -150,7 +150,7 @@ def from_loader(path: Path, batch_size: int) -> Batches:
 
 
 def from_memory(path: Path, batch_size: int) -> Batches:
-    """`numpy.take` into new arrays."""
+    """Yield batches by `numpy.take` into new arrays."""
     images, masks = in_memory(path)
     for chosen in orders(len(images), batch_size):
         taken = np.take(images, chosen, axis=0)
@@ -160,7 +160,7 @@ def from_memory(path: Path, batch_size: int) -> Batches:
 
 
 def from_h5py(path: Path, batch_size: int) -> Batches:
-    """Sorted indices, then back into their order."""
+    """Yield batches read by sorted indices and put back into their order."""
     import h5py
 
     file = h5py.File(path)
@@ -179,7 +179,7 @@ def from_h5py(path: Path, batch_size: int) -> Batches:
 
 
 def from_tf_data(path: Path, batch_size: int) -> Batches:
-    """The pipeline of TensorFlow's own guides."""
+    """Yield batches by the pipeline of TensorFlow's own guides."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
@@ -191,7 +191,7 @@ def from_tf_data(path: Path, batch_size: int) -> Batches:
 
 
 def from_torch(path: Path, batch_size: int) -> Batches:
-    """A map-style data set over the file, which each worker opens."""
+    """Yield batches of a map-style data set over the file, which each worker opens."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -202,7 +202,7 @@ def from_torch(path: Path, batch_size: int) -> Batches:
 
 
 class TorchImages:
-    """What `DataLoader` wants."""
+    """A map-style data set for `DataLoader`."""
 
     def __init__(self, path: Path) -> None:
         from data.hdf5.store import Store
@@ -227,7 +227,7 @@ class TorchImages:
 
 
 def in_memory(path: Path) -> tuple[Any, Any]:
-    """All images as they are stored, and all masks."""
+    """Return all images as they are stored, and all masks."""
     import h5py
 
     with h5py.File(path) as file:
@@ -236,7 +236,7 @@ def in_memory(path: Path) -> tuple[Any, Any]:
 
 
 def orders(count: int, batch_size: int) -> Iterator[Any]:
-    """Shuffled indices in batches, epoch after epoch."""
+    """Yield shuffled indices in batches, epoch after epoch."""
     rng = np.random.default_rng(0)
     while True:
         order = rng.permutation(count)
@@ -244,7 +244,7 @@ def orders(count: int, batch_size: int) -> Iterator[Any]:
 
 
 def cold(path: Path, batch_size: int) -> float | None:
-    """Seconds of an epoch of ours from the disk; None where the system cannot be told to forget a file."""
+    """Return the seconds of an epoch of ours from the disk; None if the page cache cannot be dropped."""
     if not hasattr(os, "posix_fadvise"):
         return None
     from data.batches.loader import Loader

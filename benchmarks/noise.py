@@ -1,4 +1,4 @@
-"""Data files of noise, for benchmarks to which pictures make no difference."""
+"""Data files of noise, for benchmarks that do not depend on the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data.hdf5.file_writing import ImageMetadata, write
 
 
 def write_noise(path: Path, size: int, storage: str, count: int) -> None:
-    """A data file of `count` images (size, size), of which every fourth has a mask, a rectangle."""
+    """Write a data file of `count` images (size, size); every fourth has a mask, a rectangle."""
     rng = np.random.default_rng(0)
     positive = np.arange(count) % 4 == 0
 

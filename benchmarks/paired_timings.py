@@ -1,9 +1,9 @@
 """Contenders of a benchmark, each in a process of its own, which take turns.
 
-Promises: while one is at work the others wait, so none disturbs another, and whatever else the machine does
-meets all of them alike; a contender's first turn (imports, compiling) is not for counting. Work that a
-framework has only queued belongs to the turn that queued it: a turn ends when its last step is settled.
-`seconds_in_turns` is the same for work that one process does, or that is a process from start to end.
+While one works the others wait, so none disturbs another, and other work on the machine affects all of them
+alike. A contender's first turn (imports, compiling) does not count. Work that a framework has only queued
+belongs to the turn that queued it: a turn ends when its last step is finished. `seconds_in_turns` does the
+same for work in this process, or for whole processes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PATIENCE_S = 10.0  # for a process that has nothing left to do
 
 @dataclass(frozen=True)
 class Block:
-    """One turn.
+    """The result of one turn.
 
     Attributes:
-        steps: Made in it.
-        seconds: It took.
-        waiting: Seconds of these in which the next batch was waited for.
-        inside: Seconds inside the framework: in a step, or waiting for its loss.
-        processor: Seconds of all cores.
+        steps: Number of steps.
+        seconds: Wall time.
+        waiting: Seconds of it spent waiting for the next batch.
+        inside: Seconds of it inside the framework: in a step, or waiting for its loss.
+        processor: Processor time of all cores, in seconds.
     """
 
     steps: int
@@ -47,7 +47,7 @@ class Finished(Exception):  # noqa: N818  it is no error
 
 
 class Turn:
-    """A contender's side: it says when it is ready, then when each step is done."""
+    """A contender's side of the turns: the contender reports when it is ready, and when each step is done."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -56,12 +56,12 @@ class Turn:
         self._began = self._processor = 0.0
 
     def ready(self, **facts: Any) -> None:
-        """Everything is set up; returns when the first turn begins."""
+        """Report that everything is set up; return when the first turn begins."""
         self._connection.send(facts)
         self._wait()
 
     def step_done(self, settle: Callable[[], object]) -> None:
-        """One more step was asked for; `settle` waits for its result. Returns when there is a turn."""
+        """Report one more step, whose result `settle` waits for; return when it is this contender's turn."""
         self._left -= 1
         if self._left:
             return
@@ -99,13 +99,13 @@ class Contender:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(theirs, function, arguments))
         self._process.start()
-        # Should this process fail, it waits for its children: without this they would wait for it.
+        # If this process fails, it waits for its children. Without this they would wait for it.
         atexit.register(self._connection.close)
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
 
     def take_turn(self, steps: int, *, counts: bool = True) -> Block:
-        """Let it make so many steps."""
+        """Let the contender make a number of steps."""
         self._connection.send(steps)
         block: Block = self._receive()
         if counts:
@@ -113,11 +113,11 @@ class Contender:
         return block
 
     def finish(self) -> None:
-        """End the process, and learn how much memory it took at most."""
+        """End the process, and store its peak memory."""
         self._connection.send(0)
         self.peak_memory = self._receive()
         self._process.join(_PATIENCE_S)
-        self._process.kill()  # a framework with threads at work need not come to its end by itself
+        self._process.kill()  # a framework with running threads may not end by itself
 
     def _receive(self) -> Any:
         try:
@@ -127,7 +127,7 @@ class Contender:
 
 
 def take_turns(contenders: Sequence[Contender], steps: int, rounds: int, warm_up: int = 1) -> None:
-    """Rounds in which each has one turn, every second one in the other order; the first do not count."""
+    """Run rounds in which each has one turn, every second round in reverse order; the first do not count."""
     for number in range(warm_up + rounds):
         for contender in _in_order(contenders, number):
             contender.take_turn(steps, counts=number >= warm_up)
@@ -136,7 +136,7 @@ def take_turns(contenders: Sequence[Contender], steps: int, rounds: int, warm_up
 
 
 def seconds_in_turns(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """How long each takes in every round, by its name; a first round does not count."""
+    """Return the seconds of each in every round, by its name; the first round does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(1 + rounds):
         for name in _in_order(list(work), number):
@@ -148,23 +148,23 @@ def seconds_in_turns(work: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 
 def ratios(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Round by round one over the other: median, least, greatest."""
+    """Return median, minimum and maximum of the rounds' ratios of one to the other."""
     return spread([a / b for a, b in zip(one, other, strict=True)])
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, least, greatest."""
+    """Return median, minimum and maximum."""
     return statistics.median(values), min(values), max(values)
 
 
 def shown(values: tuple[float, float, float], form: str = ".2f") -> str:
-    """A median with its range, as text."""
+    """Format a median with its range."""
     middle, low, high = (format(value, form) for value in values)
     return f"{middle} ({low}, {high})"
 
 
 def _in_order(items: Sequence[Item], number: int) -> Sequence[Item]:
-    """Every second round goes the other way."""
+    """Return the order of a round: reversed in every second one."""
     return items[:: -1 if number % 2 else 1]
 
 
@@ -178,7 +178,7 @@ def _run(connection: Connection, function: Callable[..., None], arguments: tuple
 
 
 def _peak_memory() -> int:
-    """Of this process, in bytes; 0 where the system does not tell."""
+    """Return this process's peak memory in bytes; 0 if the system does not tell."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

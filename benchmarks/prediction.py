@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""How fast backends predict, side by side.
+"""Measure how fast backends predict, side by side.
 
     python benchmarks/prediction.py [-f tf -f mxnet -f onnx ...] [--config configs/fcn.yaml] [--size 384]
                                     [--batch-size 8] [--repetitions 9] [--device cpu] [--json FILE]
 
-In one run, each backend in a process of its own with the same first weights, on the same noise. They take
-turns, so that whatever else the machine does meets all of them alike; while one predicts the others wait.
-The first rounds, in which frameworks compile, do not count. Printed are the median of images/s, its range,
-the median of the ratios to the first backend (default: tf) of the same round, and how far the
-probabilities are from the first one's. Wall time is that of `Model.predict` alone, from NumPy to NumPy.
+Each backend runs in a process of its own, with the same initial weights, on the same noise. They take turns,
+so that other work on the machine affects all of them alike; while one predicts the others wait. The first
+rounds, in which frameworks compile, do not count. The script prints median and range of images/s, median and
+range of the ratios to the first backend (default: tf) of the same round, and the largest difference from the
+first one's probabilities. It measures the wall time of `Model.predict` alone, from NumPy to NumPy.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace, names: list[str]) -> dict[str, dict[str, Any]]:
-    """All rounds, and the table."""
+    """Measure all rounds, and print the table."""
     configuration = load_configuration(arguments.config)
     images = np.random.default_rng(0).random(
         (arguments.batch_size, arguments.size, arguments.size, 1), dtype=np.float32
@@ -122,7 +122,7 @@ def begin(
     title: str,
     precision: Precision,
 ) -> str:
-    """Compile the network in the backend's process; gives the device."""
+    """Compile the network in the backend's process; return the device."""
     plan, settings = lower(configuration.network, *size), configuration.training
     chosen = choose_device(device, implementation.list_devices(), title)
     model = implementation.compile(plan, settings.rules(), chosen, precision)
@@ -132,7 +132,7 @@ def begin(
 
 
 def predict(implementation: Implementation, images: NDArray[np.float32]) -> tuple[float, NDArray[Any]]:
-    """Seconds of one batch, and what came out."""
+    """Return the seconds of one batch, and the probabilities."""
     del implementation
     began = time.perf_counter()
     probabilities = _opened["model"].predict(images)

@@ -1,24 +1,24 @@
 #!/usr/bin/env python
-"""How fast `preprocess.py` is, against the decoder's limit and against what people write today.
+"""Measure the speed of `preprocess.py` against the decoder's limit and against the usual code.
 
     python benchmarks/preprocess.py [--count 1200] [--repetitions 5] [--workers N] [--storage uint8]
                                     [--json FILE]
 
-On generated radiographs like the competition's (1024x1024, 8 bits, baseline JPEG), in one run:
+The script uses generated radiographs like the competition's (1024x1024, 8 bits, baseline JPEG):
 
     command   the whole of `python preprocess.py` with N workers, from its start to its exit
     limit     decode + resize by area, nothing else, in one thread; the streams are in memory
     loop      `pixel_array`, `cv2.resize`, append to an HDF5 file, in one thread; no masks
-    at once   the limit's work in N processes at the same time: what N cores and their one memory give of
-              N x the limit at best; for information, no target depends on it
+    at once   the limit's work in N processes at the same time: the share of N x the limit that N cores with
+              one memory can reach; for information, no target depends on it
 
-They take turns, so that whatever else the machine does meets all of them alike, and each round gives
-one ratio; printed are the median, the least and the greatest. The command's start-up (imports, a pool) is
-measured by itself, on a handful of files in every round: the real set has 12,047 files and pays it once,
-like this small one. Both ratios are printed: with start-up, and for each file beyond the handful.
+They take turns, so that other work on the machine affects all of them alike. Each round gives one ratio; the
+script prints median, minimum and maximum. The command's start-up (imports, a pool) is measured by itself, on
+a handful of files in every round, since the real set of 12,047 files has it only once, like this small one.
+The script prints both ratios: with start-up, and for each file beyond the handful.
 
-Last, the memory of the command's whole tree of processes (proportional set size, what is shared counted
-once), against the number of files.
+Last, it prints the memory of the command's whole tree of processes (proportional set size, shared memory
+counted once), against the number of files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LEAST_OF_LIMIT, LEAST_OF_LOOP = 0.8, 2.0
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds that one round took: the two commands, then a file in each of the loops."""
+    """The seconds of one round: of the two commands, then of one file in each of the loops."""
 
     command: float
     handful: float
@@ -72,7 +72,7 @@ class Round:
 
 
 def main() -> int:
-    """Measure and print; exit status 1 if a target is missed."""
+    """Measure and print; return exit status 1 if a target is missed."""
     arguments = parse()
     options = ("--size", SIZE, "--workers", arguments.workers, "--storage", arguments.storage)
     with tempfile.TemporaryDirectory(prefix="pneumoseg-benchmark-") as name:
@@ -82,7 +82,7 @@ def main() -> int:
         few = part(folder, HANDFUL)
         rounds = [
             measure(folder / "all", few, options, number) for number in range(arguments.repetitions + 1)
-        ][1:]  # the first one fills the disk's cache
+        ][1:]  # the first one fills the page cache
         memory = {
             count: peak_memory(part(folder, count), options)
             for count in (arguments.count // 4, arguments.count // 2, arguments.count)
@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--count", type=int, default=1200, help="radiographs")
     parser.add_argument("--repetitions", type=int, default=5, help="rounds that count")
@@ -108,7 +108,7 @@ def parse() -> argparse.Namespace:
 
 
 def part(folder: Path, count: int) -> Path:
-    """A folder with the first `count` radiographs, linked, and all annotations."""
+    """Make a folder with links to the first `count` radiographs and to all annotations."""
     small = folder / f"part-{count}"
     if small.exists():
         return small
@@ -121,7 +121,7 @@ def part(folder: Path, count: int) -> Path:
 
 
 def measure(sources: Path, few: Path, options: Sequence[object], number: int) -> Round:
-    """One round; every second one in the other order."""
+    """Measure one round; every second one is in the reverse order."""
     paths = find(sources)[:SINGLE_THREAD]
     workers = int(str(options[options.index("--workers") + 1]))
     steps: dict[str, Callable[[], float]] = {
@@ -138,7 +138,7 @@ def measure(sources: Path, few: Path, options: Sequence[object], number: int) ->
 
 
 def words(sources: Path, options: Sequence[object]) -> list[str]:
-    """The command line that is measured."""
+    """Return the command line that is measured."""
     places = (
         "--images",
         sources / IMAGES,
@@ -151,7 +151,7 @@ def words(sources: Path, options: Sequence[object]) -> list[str]:
 
 
 def timed_command(sources: Path, options: Sequence[object]) -> float:
-    """Seconds of the whole command, which makes a new file: to delete a round's old one takes 0.2 s a GB."""
+    """Return the seconds of the whole command. It makes a new file, since deleting the old one takes time."""
     (sources / "out.h5").unlink(missing_ok=True)
     os.sync()
     start = time.perf_counter()
@@ -160,7 +160,7 @@ def timed_command(sources: Path, options: Sequence[object]) -> float:
 
 
 def limit(paths: Sequence[Path], wait: Callable[[], object] = lambda: None) -> float:
-    """Seconds a file for what cannot be spared; begun when `wait` returns."""
+    """Return the seconds that the necessary work takes for a file; begin when `wait` returns."""
     streams = []
     for path in paths:
         pixel_data = pydicom.dcmread(path).PixelData
@@ -178,7 +178,7 @@ def limit(paths: Sequence[Path], wait: Callable[[], object] = lambda: None) -> f
 
 
 def at_once(paths: Sequence[Path], workers: int) -> float:
-    """Seconds a file, of the slowest, when so many processes do the limit's work at the same time."""
+    """Return the seconds for a file of the slowest of several processes that do the limit's work at once."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(workers), context.SimpleQueue()
     processes = [
@@ -193,12 +193,12 @@ def at_once(paths: Sequence[Path], workers: int) -> float:
 
 
 def limit_beside_others(paths: Sequence[Path], barrier: Any, results: Any) -> None:
-    """One of these processes."""
+    """Do the limit's work in one of these processes."""
     results.put(limit(paths, barrier.wait))
 
 
 def loop(paths: Sequence[Path], out: Path) -> float:
-    """Seconds a file for what people write today."""
+    """Return the seconds that the usual code takes for a file."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     start = time.perf_counter()
@@ -215,7 +215,7 @@ def loop(paths: Sequence[Path], out: Path) -> float:
 
 
 def peak_memory(sources: Path, options: Sequence[object]) -> int:
-    """Greatest proportional set size of the command's processes, in bytes; 0 where it is not told."""
+    """Return the peak proportional set size of the command's processes, in bytes; 0 if it is unknown."""
     process = subprocess.Popen(words(sources, options), stdout=subprocess.DEVNULL)
     peak = 0
     watch = threading.Event()
@@ -228,7 +228,7 @@ def peak_memory(sources: Path, options: Sequence[object]) -> int:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -237,7 +237,7 @@ def tree(pid: int) -> list[int]:
 
 
 def proportional(pid: int) -> int:
-    """Proportional set size of a process, in bytes; 0 if it has ended."""
+    """Return the proportional set size of a process, in bytes; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -248,7 +248,7 @@ def proportional(pid: int) -> int:
 def report(
     arguments: argparse.Namespace, rounds: Sequence[Round], memory: dict[int, int]
 ) -> dict[str, object]:
-    """Print everything; return the record of it."""
+    """Print everything; return the record."""
     count, workers = arguments.count, arguments.workers
     beyond = [(one.command - one.handful) / (count - HANDFUL) for one in rounds]
     whole = [one.command / count for one in rounds]
@@ -296,7 +296,7 @@ def report(
 
 
 def ratio(bare: Sequence[float], command: Sequence[float], workers: int) -> list[float]:
-    """Round by round: the command's images/s and worker over the bare one's images/s."""
+    """Return for each round the command's images/s per worker, divided by the images/s of the other."""
     return [one / (other * workers) for one, other in zip(bare, command, strict=True)]
 
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Whether time and memory grow in a straight line.
+"""Measure whether time and memory grow linearly.
 
     python benchmarks/scaling.py [-f tf] [--counts 3000 6000 12047 24094] [--sizes 192 288 384 576]
                                  [--batch-size 4] [--repetitions 5] [--device cpu] [--json FILE]
 
-    images       a file of so many images of 64x64 (uint8): seconds to open it and to go through a shuffled
-                 epoch in batches of 32, for each 1,000 images, and the greatest memory of that process
-    image size   a training step of the default network, for each megapixel, and the process's greatest
-                 memory: what every image size adds to the smallest one's, for each megapixel
+    images       for files with these numbers of images of 64x64 (uint8): the time to open the file and that
+                 of a shuffled epoch in batches of 32, for each 1,000 images, and the process's peak memory
+    image size   the time of a training step of the default network, for each megapixel, and the process's
+                 peak memory: the increase over that of the smallest size, for each further megapixel
 
-Each line is a process of its own; medians of some repetitions. A straight line shows as equal numbers. How
-`preprocess.py` scales is in benchmarks/preprocess.py.
+Each line is a process of its own; times are medians of the repetitions. Linear growth gives equal numbers.
+benchmarks/preprocess.py shows how `preprocess.py` scales.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def by_count(folder: Path, count: int, repetitions: int) -> dict[str, Any]:
-    """One number of images."""
+    """Measure one number of images."""
     path = folder / "images.h5"
     write_noise(path, SMALL, "uint8", count)
     contender = Contender(f"{count} images", epochs, path)
@@ -75,7 +75,7 @@ def by_count(folder: Path, count: int, repetitions: int) -> dict[str, Any]:
 
 
 def epochs(turn: Turn, path: Path) -> None:
-    """In a process: epoch after epoch."""
+    """Load epoch after epoch, in the process of a contender."""
     from data.batches.loader import Loader
     from data.hdf5.store import Store
 
@@ -91,7 +91,7 @@ def epochs(turn: Turn, path: Path) -> None:
 
 
 def by_size(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every size of the images."""
+    """Measure every size of the images."""
     rows: list[dict[str, Any]] = []
     for size in arguments.sizes:
         path = folder / "sizes.h5"

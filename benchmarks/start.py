@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How long it takes until something happens.
+"""Measure start-up times: until `--help` is shown, and until the first update is done.
 
     python benchmarks/start.py [-f tf -f mxnet ...] [--network fcn] [--batch-size 8] [--size 384]
                                [--repetitions 5] [--device cpu] [--json FILE]
@@ -10,8 +10,8 @@
     compiled       for jax also: the same process over one that ends when `jax.jit` has compiled the step by
                    hand, which it does not make; target: within 2 times
 
-Whole processes, wall time from start to end, taking turns; printed are medians (least, greatest) and the
-ratio of each round. Every first round, in which files come from the disk, does not count.
+The script measures the wall time of whole processes, which take turns. It prints medians (minimum, maximum)
+and the ratios of the rounds. The first round, in which files are read from the disk, does not count.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ run(Turn(), network, int(batch_size), int(size), device)
 
 
 def main() -> int:
-    """Measure and print; exit status 1 if a target is missed."""
+    """Measure and print; return exit status 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-f", "--framework", action="append", metavar="NAME", help="may be repeated")
     parser.add_argument("--network", choices=("fcn", "unet"), default="fcn")
@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def run(command: list[str]) -> None:
-    """A process, from start to end."""
+    """Run a process from start to end."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

@@ -1,23 +1,22 @@
 #!/usr/bin/env python
-"""What a training step costs here, beside the same network written by hand and beside Keras' `fit`.
+"""Measure a training step, and the same network written by hand and with Keras' `fit`.
 
     python benchmarks/training.py [-f tf -f mxnet ...] [--network fcn|unet] [--batch-size 8 ...]
                                   [--size 384] [--steps 6] [--repetitions 7] [--storage float32]
                                   [--device cpu] [--against FOLDER] [--json FILE]
 
-For each framework, in one run:
+The contenders for each framework are:
 
     ours      `run.py`'s own loop: batches shuffled and read from an HDF5 file, console, TensorBoard log
-    by hand   benchmarks/by_hand: an expert's loop over batches that lie ready in memory
+    by hand   benchmarks/by_hand: an expert's loop over batches that are in memory
     keras     for tf: Keras 3 on TensorFlow, `compile` and `fit`
     before    with --against: `ours` of another checkout of this project, such as an earlier commit's
 
-Each is a process; they take turns of a few steps (`paired_timings.py`). Printed are images/s, the ratio to
-`by hand` of the same framework, round by round, and the ratio to the first framework's `ours`; the greatest
-memory of the process, and of `ours` which share of the time went by waiting for the next batch, and which
-outside of
-the framework (both should be nothing). Augmentation, sampling, clipping and weight decay are off: the loops
-by hand have none.
+Each is a process; they take turns of a few steps (`paired_timings.py`). The script prints images/s, the
+ratios of the rounds to `by hand` of the same framework and to the first framework's `ours`, and the peak
+memory of the process. For `ours` it also prints which share of the time is spent waiting for the next batch,
+and which outside of the framework (both should be 0). Augmentation, sampling, clipping and weight decay are
+off: the loops by hand have none.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[dict[str, Any]]:
-    """All contenders at one batch size."""
+    """Measure all contenders at one batch size."""
     names = list(dict.fromkeys(arguments.framework or ["tf", "mxnet"]))
     contenders: dict[tuple[str, str], Contender] = {}
     for name in names:
@@ -157,7 +156,7 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
 
 
 def waits(contender: Contender) -> str:
-    """Where time went that the framework did not have."""
+    """Return as text the shares of the time spent outside of the framework."""
     seconds = sum(block.seconds for block in contender.blocks)
     waiting = sum(block.waiting for block in contender.blocks) / seconds
     inside = sum(block.inside for block in contender.blocks) / seconds
@@ -165,13 +164,13 @@ def waits(contender: Contender) -> str:
 
 
 def by_hand(turn: Turn, module: str, *arguments: Any) -> None:
-    """A loop of `by_hand`, in its process."""
+    """Run a loop of `by_hand`, in its process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     importlib.import_module(f"by_hand.{module}").train(turn, *arguments)
 
 
 def ours_of(turn: Turn, root: Path, *arguments: Any) -> None:
-    """`ours` of another checkout, in its process."""
+    """Run `ours` of another checkout, in its process."""
     for name in [name for name in sys.modules if name.partition(".")[0] in ("core", "data", "backends")]:
         del sys.modules[name]
     sys.path[:0] = [str(root), str(root / "benchmarks")]
@@ -189,7 +188,7 @@ def ours(
     precision: str,
     steps: int,
 ) -> None:
-    """`run.py`'s loop, in its process; `steps` are those of all turns."""
+    """Run `run.py`'s loop, in its process; `steps` is the number of steps of all turns."""
     from rich.console import Console
 
     from core.backend.devices import choose_device
@@ -216,7 +215,7 @@ def ours(
     watched = Watched(model, turn)
 
     class Gate(Observer):
-        """Hands each step to the turn."""
+        """Observer that reports each step to the turn."""
 
         def batch_trained(self, loss: float) -> None:
             turn.step_done(lambda: float(watched.newest))
@@ -226,7 +225,7 @@ def ours(
         tempfile.TemporaryDirectory() as folder,
         Path(os.devnull).open("w") as nowhere,
     ):
-        # The same images again and again, in one epoch that is long enough: the turns end it.
+        # One epoch of the same images again and again. It is long enough for all turns, which end it.
         indices = np.resize(np.arange(store.count), (steps + 1) * batch_size)
         loader = training_batches(store, indices, settings)
         console = Console(file=nowhere, force_terminal=True, highlight=False, markup=False)
@@ -264,7 +263,7 @@ class Watched:
 
 
 class WatchedLoss:
-    """A loss for which waiting is timed."""
+    """A loss; the time spent waiting for it is measured."""
 
     def __init__(self, loss: Any, turn: Turn) -> None:
         self._turn = turn
@@ -278,7 +277,7 @@ class WatchedLoss:
 
 
 class WatchedBatches:
-    """Batches for which waiting is timed."""
+    """Batches; the time spent waiting for them is measured."""
 
     def __init__(self, loader: Any, turn: Turn) -> None:
         self._loader, self._turn = loader, turn

@@ -1,4 +1,4 @@
-"""JAX, compiled by XLA with `jax.jit`."""
+"""Backend for JAX, compiled by XLA with `jax.jit`."""
 
 from core.backend.contract import Backend
 from core.base.programs import installation

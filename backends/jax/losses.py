@@ -12,25 +12,28 @@ jnp = jax.numpy
 
 
 def bce(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean binary cross-entropy."""
+    """Return the mean binary cross-entropy."""
     return _sum(jax.nn.softplus(logits) - logits * masks) / logits.size
 
 
 def dice(logits: Tensor, masks: Tensor) -> Tensor:
-    """Soft Dice over the batch, smoothing 1."""
+    """Return 1 less the soft Dice over the batch, with smoothing 1."""
     p = jax.nn.sigmoid(logits)
     overlap = 2 * _sum(p * masks) + 1
     return 1 - overlap / (_sum(p) + _sum(masks) + 1)
 
 
 def focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
-    """Cross-entropy weighed by how wrong each pixel is."""
+    """Return the mean cross-entropy with each pixel weighted by its error, to the power `gamma`."""
     x = logits * (2 * masks - 1)
     return _sum(jnp.exp(-gamma * jax.nn.softplus(x)) * jax.nn.softplus(-x)) / logits.size
 
 
 def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
-    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    """Return 1 less the soft Tversky index over the batch, with smoothing 1.
+
+    `alpha` weights false positives, `beta` false negatives.
+    """
     p = jax.nn.sigmoid(logits)
     found = 2 * _sum(p * masks) + 1
     false = alpha * _sum(p * (1 - masks)) + beta * _sum((1 - p) * masks)
@@ -38,7 +41,7 @@ def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
-    """Lovasz hinge of each image, then the mean; a stable sort leaves pixels of equal error in order."""
+    """Return the mean of the images' Lovasz hinges. The stable sort keeps pixels of equal error in order."""
     truth = jnp.reshape(masks, (masks.shape[0], -1))
     errors = 1 - jnp.reshape(logits, truth.shape) * (2 * truth - 1)
     order = jnp.argsort(-errors, axis=1, stable=True)
@@ -48,7 +51,7 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
-    """The weighted sum."""
+    """Return the weighted sum of the rule's losses."""
     losses: dict[str, Callable[..., Tensor]] = {
         "bce": bce,
         "dice": dice,
@@ -61,18 +64,18 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Of all pixels of (N, H, W, 1), of products of rows: XLA adds what it has just computed one by one."""
+    """Sum all pixels of an (N, H, W, 1), rows by a product: XLA would add pixels one by one in float32."""
     rows = x.reshape(-1, x.shape[2])
     ones = jnp.ones(x.shape[2], x.dtype)
     return jnp.sum(jnp.dot(rows, ones, precision=jax.lax.Precision.HIGHEST))
 
 
 def _jaccard_steps(truth: Tensor) -> Tensor:
-    """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+    """Return what each pixel adds to the Jaccard loss; (N, pixels), sorted from the largest error down."""
     positives = jnp.sum(truth, axis=1, keepdims=True)
     found = jnp.cumsum(truth, axis=1) - truth
     left, union = positives - found, positives + jnp.arange(truth.shape[1], dtype=truth.dtype) - found
-    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    # In an image without truth the union before the first pixel is 0; this pixel adds the whole loss.
     least = jnp.maximum(union, 1)
     steps = jnp.where(truth > 0, 1 / least, left / (least * (union + 1)))
     return jnp.where(union > 0, steps, jnp.ones_like(steps))

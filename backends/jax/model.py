@@ -1,7 +1,7 @@
 """A plan compiled to JAX: one jitted function for each way the model is used.
 
-XLA compiles a function once for each number of images that it meets: the last, shorter batch costs one
-more compilation in the first epoch, and none afterwards.
+XLA compiles a function once for each number of images in a batch. So the shorter last batch costs one more
+compilation in the first epoch, and none afterwards.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["JaxModel", "compile", "list_devices", "predict_exported"]
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 Arrays = dict[str, Tensor]
-"""All of a model's by their names."""
+"""Arrays by their names."""
 
 
 class JaxModel:
-    """See `core.backend.contract.Model` for what each method promises."""
+    """Model in JAX; `core.backend.contract.Model` specifies the methods."""
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
@@ -43,12 +43,12 @@ class JaxModel:
         self._arrays: Arrays = {
             name: self._put(np.zeros(shape), self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
-        self._spent: Arrays = {}
-        # Otherwise a GPU adds in any order, and takes the convolution that was the quickest just now.
+        self._donated: Arrays = {}
+        # Without it a GPU adds in any order, and chooses the convolution that was fastest when measured.
         jit = functools.partial(
             jax.jit, compiler_options=None if self._on_cpu else {"xla_gpu_deterministic_ops": True}
         )
-        # The arrays given are used up: the new ones take their memory.
+        # The first argument's arrays are donated: the new arrays use their memory.
         self._update = jit(self._pure_update, donate_argnums=0)
         self._infer = jit(self._pure_infer)
         self._loss = jit(self._pure_loss)
@@ -57,27 +57,27 @@ class JaxModel:
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
-        """One update; gives the loss before it."""
-        kept = self._drawn(len(images), scalars.step) if keep is None else self._given(keep)
+        """Update the model; return the loss before the update."""
+        kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
         arrays = self._arrays
         loss, _, self._arrays = self._step(arrays, images, masks, scalars, kept)
-        # Letting go of arrays given away waits for their step: not before the next one is on its way.
-        self._spent = arrays
+        # To free donated arrays waits for their step. So they are kept until the next step has begun.
+        self._donated = arrays
         return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
-        """Loss and probabilities with running statistics."""
+        """Return loss and probabilities with running statistics."""
         logits, probabilities = self._infer(self._arrays, self._floats(images))
         return self._loss(logits, self._bytes(masks)), np.array(probabilities)
 
     def predict(self, images: Array) -> Array:
-        """Probabilities."""
+        """Return probabilities."""
         _, probabilities = self._infer(self._arrays, self._floats(images))
         return np.array(probabilities)
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Training loss and gradients, of an update of copies."""
-        kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
+        """Return training loss and gradients, from an update of copies; change nothing."""
+        kept = self._drawn_masks(len(images), 0) if keep is None else self._given_masks(keep)
         copies = {name: self._put(array, self._dtype) for name, array in self._arrays.items()}
         loss, gradients, _ = self._step(copies, images, masks, StepScalars(0, step_size=0.0), kept)
         return float(loss), {
@@ -85,8 +85,8 @@ class JaxModel:
         }
 
     def state(self) -> State:
-        """Copies of all arrays."""
-        # np.asarray would share memory that the next update writes over.
+        """Return copies of all arrays."""
+        # np.asarray would share memory that the next update overwrites.
         return {name: np.array(self._arrays[name]) for name in state_shapes(self._plan, self._rules)}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
@@ -97,11 +97,13 @@ class JaxModel:
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model.stablehlo`, for `jax.export.deserialize`: `images` to `probabilities`, both float32.
 
-        Called with `images=`, any number of them; it holds the weights and runs on any of
+        It is called with `images=`, any number of them. It includes the weights and runs on all of
         `EXPORT_PLATFORMS`.
         """
         del metadata  # the format has no place for it
-        importlib.import_module("flatbuffers")  # JAX neither brings it nor says so before the very end
+        importlib.import_module(
+            "flatbuffers"
+        )  # JAX needs it but does not install it, and fails only at the end
         arrays = {array.name: np.array(self._arrays[array.name]) for array in self._plan.arrays}
 
         def predict(images: Tensor) -> dict[str, Tensor]:
@@ -116,7 +118,7 @@ class JaxModel:
         (directory / "model.stablehlo").write_bytes(content)
 
     def _put(self, array: Array, dtype: Any) -> Tensor:
-        """On the device, as a copy: JAX may read what it is given later, or go on using its memory."""
+        """Copy an array to the device: without a copy JAX may read the array later, or keep its memory."""
         return jax.device_put(np.array(array, dtype, order="C"), self._device)
 
     def _floats(self, images: Array) -> Tensor:
@@ -125,18 +127,18 @@ class JaxModel:
     def _bytes(self, masks: Array) -> Tensor:
         return self._put(masks, np.uint8)
 
-    def _given(self, keep: DropoutMasks) -> Arrays:
+    def _given_masks(self, keep: DropoutMasks) -> Arrays:
         return {op.name: self._bytes(keep[op.name]) for op in self._plan.dropouts}
 
-    def _drawn(self, count: int, step: int) -> Arrays:
+    def _drawn_masks(self, count: int, step: int) -> Arrays:
         return self._draw(count, self._put(np.array(step), np.uint32)) if self._plan.dropouts else {}
 
     def _step(
         self, arrays: Arrays, images: Array, masks: Array, scalars: StepScalars, keep: Arrays
     ) -> tuple[Tensor, Arrays, Arrays]:
-        size, decay = self._dtype.type(scalars.step_size), self._dtype.type(scalars.decay)
+        step_size, decay = self._dtype.type(scalars.step_size), self._dtype.type(scalars.decay)
         loss, gradients, new = self._update(
-            arrays, self._floats(images), self._bytes(masks), size, decay, keep
+            arrays, self._floats(images), self._bytes(masks), step_size, decay, keep
         )
         return loss, gradients, new
 
@@ -144,7 +146,7 @@ class JaxModel:
         return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._mixed)
 
     def _pure_draw(self, count: int, step: Tensor) -> Arrays:
-        """Dropout masks from JAX's own generator, keyed by seed, name and step."""
+        """Draw dropout masks from JAX's own generator, keyed by seed, name and step."""
         masks = {}
         for op in self._plan.dropouts:
             shape = (count, op.output.height, op.output.width, op.output.channels)
@@ -154,9 +156,9 @@ class JaxModel:
         return masks
 
     def _pure_update(
-        self, arrays: Arrays, images: Tensor, masks: Tensor, size: Tensor, decay: Tensor, keep: Arrays
+        self, arrays: Arrays, images: Tensor, masks: Tensor, step_size: Tensor, decay: Tensor, keep: Arrays
     ) -> tuple[Tensor, Arrays, Arrays]:
-        """The loss, the gradients and the new arrays."""
+        """Return the loss, the gradients and the new arrays."""
 
         def loss_of(parameters: Arrays) -> tuple[Tensor, Arrays]:
             logits, statistics = self._forward(arrays | parameters, images, keep)
@@ -174,7 +176,7 @@ class JaxModel:
             ]
             updated = self._optimize(
                 self._rules.optimizer,
-                size,
+                step_size,
                 decay,
                 parameter,
                 *(arrays[name] for name in names),
@@ -187,7 +189,7 @@ class JaxModel:
         return loss, gradients, new
 
     def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities."""
+        """Return logits and probabilities."""
         logits, _ = self._forward(arrays, images, None)
         return logits, operations.sigmoid(logits)
 
@@ -196,13 +198,13 @@ class JaxModel:
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
-    """The plan in JAX on one of `list_devices`."""
+    """Compile the plan to JAX on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "jax")
     return JaxModel(plan, rules, device, precision)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:
-    """What the file that `export` wrote predicts on the CPU."""
+    """Predict on the CPU with the file that `export` wrote."""
     predict = jax.export.deserialize(bytearray((directory / "model.stablehlo").read_bytes()))
     with jax.default_device(jax.devices("cpu")[0]):
         return np.array(predict.call(images=np.asarray(images, np.float32))["probabilities"])

@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.network.plan` in JAX. Arrays are (N, H, W, C)."""
+"""The primitive operations of `core.network.plan` in JAX. Arrays are (N, H, W, C)."""
 
 from __future__ import annotations
 
@@ -24,67 +24,67 @@ from core.network.plan import (
 jnp, lax = jax.numpy, jax.lax
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
-"""What `forward` computes: all that may stand before the sigmoid."""
+"""The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
-"""A `jax.Array`, or what stands for one while a function is traced."""
+"""A `jax.Array`, or its stand-in while a function is traced."""
 
 Operands = tuple[Tensor, Tensor]
 """The image and the kernel of a product, or their gradients."""
 
-Sides = tuple[Pads, Pads]
-"""Of height and width."""
+PadsOf2D = tuple[Pads, Pads]
+"""The pads or crops of height and width."""
 
 Size = tuple[int, int]
 """Height and width."""
 
 
-class Way(NamedTuple):
-    """How products are computed.
+class Algorithms(NamedTuple):
+    """The functions that compute convolutions, and where they run.
 
     Attributes:
-        correlate: `Conv2D` of an image and a kernel, by stride and pads.
-        spread: `ConvTranspose2D` of an image and a kernel, by stride and crops, to a size.
-        on_cpu: Whether they are computed there.
+        convolve: Computes `Conv2D` from image, kernel, stride and pads.
+        transpose: Computes `ConvTranspose2D` from image, kernel, stride, crops and the output's size.
+        on_cpu: Whether they run on the CPU.
     """
 
-    correlate: Callable[[Tensor, Tensor, int, Sides], Tensor]
-    spread: Callable[[Tensor, Tensor, int, Sides, Size], Tensor]
+    convolve: Callable[[Tensor, Tensor, int, PadsOf2D], Tensor]
+    transpose: Callable[[Tensor, Tensor, int, PadsOf2D, Size], Tensor]
     on_cpu: bool
 
 
-Product = Callable[[Any, Way, Tensor, Tensor], Tensor]
-"""One of the two convolutions, of its operation, the image and the kernel, by some way."""
+Product = Callable[[Any, Algorithms, Tensor, Tensor], Tensor]
+"""One of the two convolutions, a function of its operation, the algorithms, the image and the kernel."""
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def conv2d(operation: Conv2D, way: Way, x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution with explicit pads."""
-    return way.correlate(x, kernel, operation.stride, operation.pads)
+def conv2d(operation: Conv2D, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve with explicit pads."""
+    return algorithms.convolve(x, kernel, operation.stride, operation.pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def conv_transpose2d(operation: ConvTranspose2D, way: Way, x: Tensor, kernel: Tensor) -> Tensor:
-    """The gradient of the convolution whose pads are the crops."""
+def conv_transpose2d(operation: ConvTranspose2D, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
+    """Compute the input's gradient of the convolution whose pads are the crops."""
     out = operation.output
-    return way.spread(x, kernel, operation.stride, operation.crops, (out.height, out.width))
+    return algorithms.transpose(x, kernel, operation.stride, operation.crops, (out.height, out.width))
 
 
 def in_bfloat16(product: Product, on_cpu: bool) -> Product:
-    """The product of precision "mixed_bfloat16". Gradients are rounded as values are.
+    """Return the product in precision "mixed_bfloat16". Gradients are rounded as values are.
 
     `core.backend.training_rules` states the rounding.
 
-    `reduce_precision` does it, since XLA takes a cast to bfloat16 and back for nothing and leaves it out.
+    `reduce_precision` rounds, since XLA removes a cast to bfloat16 and back.
     """
 
-    def rounded(operation: Any, way: Way, x: Tensor, kernel: Tensor) -> Tensor:
+    def rounded(operation: Any, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
         x, kernel = _to_bfloat16(x), _to_bfloat16(kernel)
-        if not on_cpu:  # which computes in float32 in any case
+        if not on_cpu:  # the CPU computes in float32 in any case
             x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        return _to_bfloat16(product(operation, way, x, kernel).astype(jnp.float32))
+        return _to_bfloat16(product(operation, algorithms, x, kernel).astype(jnp.float32))
 
     return rounded
 
@@ -95,7 +95,7 @@ def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
 
 
 def relu(_: Operation, x: Tensor) -> Tensor:
-    """Negative numbers become 0."""
+    """Replace negative numbers by 0."""
     return jax.nn.relu(x)
 
 
@@ -108,15 +108,15 @@ def batch_norm(
     variance: Tensor,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised input, and the mean and biased variance that normalised it."""
+    """Return the normalised input, and the mean and biased variance that normalised it."""
     if training:
-        found: tuple[Tensor, Tensor, Tensor] = _batch_norm_by_own(operation.epsilon, x, gamma, beta)
-        return found
-    return _normalised(operation.epsilon, x, gamma, beta, mean, variance), mean, variance
+        results: tuple[Tensor, Tensor, Tensor] = _normalize_by_batch(operation.epsilon, x, gamma, beta)
+        return results
+    return _normalize(operation.epsilon, x, gamma, beta, mean, variance), mean, variance
 
 
 def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
-    """Elements to keep, scaled up; the others 0."""
+    """Scale the elements to keep (1) up, and set the others (0) to 0."""
     return x * keep.astype(x.dtype) * operation.scale
 
 
@@ -126,7 +126,7 @@ def concat(_: Concat, xs: Sequence[Tensor]) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x))."""
     return jax.nn.sigmoid(x)
 
 
@@ -138,10 +138,10 @@ def forward(
     on_cpu: bool,
     mixed: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    """Return the logits and, in training (with `keep`), the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
-    way = _way(on_cpu, images.dtype)
+    algorithms = _fastest_algorithms(on_cpu, images.dtype)
     convolve, transpose = (
         in_bfloat16(product, on_cpu) if mixed else product for product in (conv2d, conv_transpose2d)
     )
@@ -149,9 +149,9 @@ def forward(
         x = values[op.input]
         match op:
             case Conv2D():
-                y = convolve(op, way, x, arrays[op.kernel])
+                y = convolve(op, algorithms, x, arrays[op.kernel])
             case ConvTranspose2D():
-                y = transpose(op, way, x, arrays[op.kernel])
+                y = transpose(op, algorithms, x, arrays[op.kernel])
             case Bias():
                 y = bias(op, x, arrays[op.bias])
             case Relu():
@@ -176,31 +176,30 @@ def forward(
     return values[plan.logits], statistics
 
 
-def _way(on_cpu: bool, dtype: Any) -> Way:
-    """The quickest one."""
+def _fastest_algorithms(on_cpu: bool, dtype: Any) -> Algorithms:
     if not on_cpu:
-        return Way(_correlate, _spread_by_zeros, on_cpu)
-    if dtype == jnp.float64:  # XLA has no library for it there, and compiles a slow loop
-        return Way(_correlate_by_taps, _spread_by_taps, on_cpu)
-    return Way(_correlate, _spread_by_phases, on_cpu)
+        return Algorithms(_convolve, _transpose_by_zeros, on_cpu)
+    if dtype == jnp.float64:  # on the CPU XLA has no library for float64 and compiles a slow loop
+        return Algorithms(_convolve_by_taps, _transpose_by_taps, on_cpu)
+    return Algorithms(_convolve, _transpose_by_phases, on_cpu)
 
 
-def _correlate(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
-    """`Conv2D` as XLA has it."""
+def _convolve(x: Tensor, kernel: Tensor, stride: int, pads: PadsOf2D) -> Tensor:
+    """Compute `Conv2D` by XLA's convolution."""
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT)
 
 
-def _correlate_by_taps(x: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
-    """The same as one matrix product, of the kernel and what each of its taps meets."""
-    met = jnp.concatenate(_met(x, kernel.shape[:2], stride, pads), axis=-1)
-    return met @ kernel.reshape(-1, kernel.shape[3])
+def _convolve_by_taps(x: Tensor, kernel: Tensor, stride: int, pads: PadsOf2D) -> Tensor:
+    """Compute `Conv2D` as one matrix product of the pixels under each tap and the kernel."""
+    pixels = jnp.concatenate(_pixels_of_taps(x, kernel.shape[:2], stride, pads), axis=-1)
+    return pixels @ kernel.reshape(-1, kernel.shape[3])
 
 
-def _met(x: Tensor, taps: Size, stride: int, pads: Sides) -> list[Tensor]:
-    """What each of a kernel's taps meets at each pixel of the result."""
+def _pixels_of_taps(x: Tensor, taps: Size, stride: int, pads: PadsOf2D) -> list[Tensor]:
+    """Return for each tap of a kernel the input's pixel at each pixel of the result, (N, h, w, C)."""
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*side, 0) for side in pads), (0, 0, 0)))
     (rows, columns), (count, height, width, channels) = taps, padded.shape
-    # Indices with two strides would make a `gather`, which the CPU takes several times as long for.
+    # Indices with two strides would make a `gather`, which is several times slower on the CPU.
     return [
         lax.slice(
             padded,
@@ -213,56 +212,56 @@ def _met(x: Tensor, taps: Size, stride: int, pads: Sides) -> list[Tensor]:
     ]
 
 
-def _spread_by_zeros(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: Size) -> Tensor:
-    """`ConvTranspose2D` as a convolution over the image with zeros put between its pixels."""
+def _transpose_by_zeros(x: Tensor, kernel: Tensor, stride: int, crops: PadsOf2D, size: Size) -> Tensor:
+    """Compute `ConvTranspose2D` as a convolution over the image with zeros between its pixels."""
     pads = [
         (taps - 1 - begin, out + begin - 1 - stride * (pixels - 1))
         for taps, (begin, _), pixels, out in zip(kernel.shape, crops, x.shape[1:3], size, strict=False)
     ]
     return lax.conv_general_dilated(
-        x, _turned(kernel), (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_LAYOUT
+        x, _rotated(kernel), (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_LAYOUT
     )
 
 
-def _spread_by_phases(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: Size) -> Tensor:
-    """The same as a convolution to each of the stride**2 phases of the output, then cut to `size`.
+def _transpose_by_phases(x: Tensor, kernel: Tensor, stride: int, crops: PadsOf2D, size: Size) -> Tensor:
+    """Compute `ConvTranspose2D` as a convolution to each of the stride**2 phases of the output, then cut.
 
-    On the CPU in float32 it takes half to a quarter of the time: XLA's library for convolutions there
-    multiplies by all those zeros.
+    On the CPU in float32 it is faster than `_transpose_by_zeros`, since XLA's library for convolutions there
+    multiplies by all the zeros.
     """
     count, height, width, _ = x.shape
-    # A kernel smaller than the stride leaves phases without a tap: they are given one of 0.
+    # A kernel smaller than the stride leaves phases without a tap: they get one of 0.
     missing = [(0, max(stride - taps, 0)) for taps in kernel.shape[:2]]
-    turned = _turned(jnp.pad(kernel, (*missing, (0, 0), (0, 0))))
+    rotated = _rotated(jnp.pad(kernel, (*missing, (0, 0), (0, 0))))
     (top, _), (left, _) = crops
     rows = []
     for row in range(stride):
-        taps_down, pads_down = _phase(turned.shape[0], stride, row + top)
+        taps_down, pads_down = _phase(rotated.shape[0], stride, row + top)
         columns = []
         for column in range(stride):
-            taps_right, pads_right = _phase(turned.shape[1], stride, column + left)
-            taps = turned[taps_down, taps_right]
-            columns.append(_correlate(x, taps, 1, (pads_down, pads_right)))
+            taps_right, pads_right = _phase(rotated.shape[1], stride, column + left)
+            taps = rotated[taps_down, taps_right]
+            columns.append(_convolve(x, taps, 1, (pads_down, pads_right)))
         rows.append(jnp.stack(columns, axis=3))
     y = jnp.stack(rows, axis=2)  # (N, h, row, w, column, C)
     y = y.reshape(count, height * stride, width * stride, kernel.shape[2])
     return y[:, : size[0], : size[1]]
 
 
-def _spread_by_taps(x: Tensor, kernel: Tensor, stride: int, crops: Sides, size: Size) -> Tensor:
-    """The same as the adjoint of `_correlate_by_taps`, which is linear in its image."""
+def _transpose_by_taps(x: Tensor, kernel: Tensor, stride: int, crops: PadsOf2D, size: Size) -> Tensor:
+    """Compute `ConvTranspose2D` as the adjoint of `_convolve_by_taps`, which is linear in its image."""
     image = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[2]), x.dtype)
-    (found,) = jax.linear_transpose(lambda y: _correlate_by_taps(y, kernel, stride, crops), image)(x)
-    return found
+    (y,) = jax.linear_transpose(lambda y: _convolve_by_taps(y, kernel, stride, crops), image)(x)
+    return y
 
 
-def _turned(kernel: Tensor) -> Tensor:
-    """By half a turn, and (kh, kw, in, out)."""
+def _rotated(kernel: Tensor) -> Tensor:
+    """Rotate a kernel (kh, kw, out, in) by 180 degrees; return (kh, kw, in, out)."""
     return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
 
 def _phase(size: int, stride: int, place: int) -> tuple[slice, Pads]:
-    """Along one axis, which taps of the turned kernel meet every stride-th pixel, and the pads they want.
+    """Return the taps of the rotated kernel that meet every stride-th pixel of an axis, and their pads.
 
     Output pixel stride*u + phase meets input pixel u + d by tap place - stride*d, where place = phase +
     the crop at the beginning.
@@ -273,21 +272,21 @@ def _phase(size: int, stride: int, place: int) -> tuple[slice, Pads]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _batch_norm_by_own(
+def _normalize_by_batch(
     epsilon: float, x: Tensor, gamma: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """By the input's own mean and variance. These go to the running ones, so no gradient comes by them.
+    """Return the input normalised by its own mean and variance, and these.
 
-    The gradient is written out: what JAX derives has twice the sums, each some kernels to compile. With it
-    the default network takes XLA a quarter longer.
+    Only the running statistics use the batch's, so no gradient comes through them. The gradient is written
+    out: the one that JAX derives has twice the sums, and XLA takes longer to compile it.
     """
     columns = _columns(x)
     mean = _mean(x, columns)
     variance = _mean(x, jnp.square(columns - _tiled(mean, x)))
-    return _normalised(epsilon, x, gamma, beta, mean, variance), mean, variance
+    return _normalize(epsilon, x, gamma, beta, mean, variance), mean, variance
 
 
-def _normalised(
+def _normalize(
     epsilon: float, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     scale = gamma * lax.rsqrt(variance + epsilon)
@@ -296,24 +295,24 @@ def _normalised(
 
 
 def _columns(x: Tensor) -> Tensor:
-    """(N * H, W * C): sums over columns are quick, and in two levels, so that float32 keeps its digits."""
+    """Reshape to (N * H, W * C): sums over columns are fast. In two levels, they keep float32's digits."""
     count, height, width, channels = x.shape
     return x.reshape(count * height, width * channels)
 
 
 def _tiled(values: Tensor, x: Tensor) -> Tensor:
-    """One value for each channel of x, repeated for each of `_columns`."""
+    """Repeat one value for each channel of x, so that it meets the columns of `_columns`."""
     return jnp.tile(values, x.shape[2])
 
 
-def _sums(x: Tensor, *columns: Tensor) -> Tensor:
-    """Of each channel of things made of the `_columns` of x: (things, channels)."""
-    sums = jnp.stack([jnp.sum(one, axis=0) for one in columns])
-    return jnp.sum(sums.reshape(len(columns), *x.shape[2:]), axis=1)
+def _sums(x: Tensor, *arrays: Tensor) -> Tensor:
+    """Sum each channel of arrays with the shape of `_columns(x)`; return (arrays, channels)."""
+    sums = jnp.stack([jnp.sum(array, axis=0) for array in arrays])
+    return jnp.sum(sums.reshape(len(arrays), *x.shape[2:]), axis=1)
 
 
 def _mean(x: Tensor, columns: Tensor) -> Tensor:
-    """Of each channel likewise."""
+    """Return the mean of each channel of an array with the shape of `_columns(x)`."""
     return _sums(x, columns)[0] / (x.size // x.shape[-1])
 
 
@@ -321,61 +320,63 @@ def _to_bfloat16(x: Tensor) -> Tensor:
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
-def _conv2d_backward(operation: Conv2D, way: Way, operands: Operands, dy: Tensor) -> Operands:
+def _conv2d_backward(operation: Conv2D, algorithms: Algorithms, operands: Operands, dy: Tensor) -> Operands:
     x, kernel = operands
-    dx = way.spread(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
-    return dx, _to_kernel(way, x, dy, kernel, operation.stride, operation.pads)
+    dx = algorithms.transpose(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
+    return dx, _kernel_gradient(algorithms, x, dy, kernel, operation.stride, operation.pads)
 
 
 def _conv_transpose2d_backward(
-    operation: ConvTranspose2D, way: Way, operands: Operands, dy: Tensor
+    operation: ConvTranspose2D, algorithms: Algorithms, operands: Operands, dy: Tensor
 ) -> Operands:
     x, kernel = operands
-    dx = way.correlate(dy, kernel, operation.stride, operation.crops)
-    return dx, _to_kernel(way, dy, x, kernel, operation.stride, operation.crops)
+    dx = algorithms.convolve(dy, kernel, operation.stride, operation.crops)
+    return dx, _kernel_gradient(algorithms, dy, x, kernel, operation.stride, operation.crops)
 
 
-def _to_kernel(way: Way, x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pads: Sides) -> Tensor:
-    """The gradient of `correlate` with respect to the kernel, which it is linear in.
+def _kernel_gradient(
+    algorithms: Algorithms, x: Tensor, dy: Tensor, kernel: Tensor, stride: int, pads: PadsOf2D
+) -> Tensor:
+    """Return the gradient of `convolve` for the kernel, in which it is linear.
 
-    The CPU has two ways of its own, where XLA's libraries add what comes to a number one by one:
+    On the CPU two cases have an algorithm of their own, since XLA's libraries add one number after the other:
 
-    - A kernel of one tap with one channel in or out is a vector: sums in float64.
-    - An image of one channel, as the first block's and the gradient of the output: a product for each row,
-      of what the taps meet, and the sum of these. XLA's convolution is 1e-5 off with 300,000 pixels (JAX
-      0.12), and takes twice as long. Rows, and not whole images: their shape is that of `_columns`, and what
-      comes before is fused without an index to divide.
+    - A kernel of one tap with one channel in or out is a vector. It is summed in float64.
+    - An image of one channel, as that of the first block and the gradient of the output. It is one product
+      for each row, of the pixels of all taps, and the sum of these.
     """
-    if way.on_cpu and kernel.shape[:2] == (1, 1) and 1 in kernel.shape[2:]:
-        met = x[:, ::stride, ::stride][:, : dy.shape[1], : dy.shape[2]]
-        found = jnp.sum(met * dy, axis=(0, 1, 2), dtype=jnp.float64)
-        return found.astype(kernel.dtype).reshape(kernel.shape)
+    if algorithms.on_cpu and kernel.shape[:2] == (1, 1) and 1 in kernel.shape[2:]:
+        pixels = x[:, ::stride, ::stride][:, : dy.shape[1], : dy.shape[2]]
+        sums = jnp.sum(pixels * dy, axis=(0, 1, 2), dtype=jnp.float64)
+        return sums.astype(kernel.dtype).reshape(kernel.shape)
     channels, filters = kernel.shape[2:]
-    if way.on_cpu and channels == 1 < filters:
-        met = jnp.stack([one[..., 0] for one in _met(x, kernel.shape[:2], stride, pads)], axis=2)
-        met, dy = met.reshape(-1, *met.shape[2:]), dy.reshape(-1, *dy.shape[2:])
-        return jnp.sum(jnp.einsum("rtw,rwf->rtf", met, dy), axis=0).reshape(kernel.shape)
-    (found,) = jax.linear_transpose(lambda k: way.correlate(x, k, stride, pads), kernel)(dy)
-    return found
+    if algorithms.on_cpu and channels == 1 < filters:
+        found = _pixels_of_taps(x, kernel.shape[:2], stride, pads)
+        pixels = jnp.stack([one[..., 0] for one in found], axis=2)
+        # Rows and not whole images: their shape is that of `_columns`, so what comes before is fused.
+        rows, d_rows = pixels.reshape(-1, *pixels.shape[2:]), dy.reshape(-1, *dy.shape[2:])
+        return jnp.sum(jnp.einsum("rtw,rwf->rtf", rows, d_rows), axis=0).reshape(kernel.shape)
+    (d_kernel,) = jax.linear_transpose(lambda k: algorithms.convolve(x, k, stride, pads), kernel)(dy)
+    return d_kernel
 
 
 def _batch_norm_forward(
     epsilon: float, x: Tensor, gamma: Tensor, beta: Tensor
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-    y, mean, variance = _batch_norm_by_own(epsilon, x, gamma, beta)
+    y, mean, variance = _normalize_by_batch(epsilon, x, gamma, beta)
     return (y, mean, variance), (x, gamma, mean, variance)
 
 
 def _batch_norm_backward(
-    epsilon: float, kept: tuple[Tensor, ...], slopes: tuple[Tensor, ...]
+    epsilon: float, saved: tuple[Tensor, ...], gradients: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The chain rule of Ioffe and Szegedy (2015, section 3), its terms brought together.
+    """Compute the gradients of Ioffe and Szegedy (2015, section 3), with their terms collected.
 
     With n pixels a channel, sigma = sqrt(variance + epsilon) and d = (x - mean) / sigma:
         dx = gamma / sigma * (dy - sum(dy) / n - d * sum(dy * d) / n)
     """
-    x, gamma, mean, variance = kept
-    dy = _columns(slopes[0])
+    x, gamma, mean, variance = saved
+    dy = _columns(gradients[0])
     centred, inverse = _columns(x) - _tiled(mean, x), lax.rsqrt(variance + epsilon)
     d_beta, d_gamma = _sums(x, dy, dy * centred)
     d_gamma *= inverse
@@ -387,4 +388,4 @@ def _batch_norm_backward(
 
 conv2d.defvjp(lambda *given: (conv2d(*given), given[2:]), _conv2d_backward)
 conv_transpose2d.defvjp(lambda *given: (conv_transpose2d(*given), given[2:]), _conv_transpose2d_backward)
-_batch_norm_by_own.defvjp(_batch_norm_forward, _batch_norm_backward)
+_normalize_by_batch.defvjp(_batch_norm_forward, _batch_norm_backward)

@@ -1,4 +1,4 @@
-"""Clipping and the optimisers of `core.backend.training_rules` in JAX, as pure functions."""
+"""Gradient clipping and the optimisers of `core.backend.training_rules` in JAX, as pure functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> di
 
 def adam(
     rule: AdamRule,
-    size: Tensor,
+    step_size: Tensor,
     decay: Tensor,
     parameter: Parameter,
     w: Tensor,
@@ -29,31 +29,31 @@ def adam(
     v: Tensor,
     gradient: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One update of the weights and both moments."""
+    """Return the updated weights and both moments."""
     w = _decayed(decay, parameter, w)
     m = rule.beta1 * m + (1 - rule.beta1) * gradient
     v = rule.beta2 * v + (1 - rule.beta2) * jnp.square(gradient)
-    return w - size * m / (jnp.sqrt(v) + rule.epsilon), m, v
+    return w - step_size * m / (jnp.sqrt(v) + rule.epsilon), m, v
 
 
 def sgd(
     rule: SgdRule,
-    size: Tensor,
+    step_size: Tensor,
     decay: Tensor,
     parameter: Parameter,
     w: Tensor,
     velocity: Tensor,
     gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One update of the weights and the velocity."""
+    """Return the updated weights and the velocity."""
     w = _decayed(decay, parameter, w)
     velocity = rule.momentum * velocity + gradient
     direction = gradient + rule.momentum * velocity if rule.nesterov else velocity
-    return w - size * direction, velocity
+    return w - step_size * direction, velocity
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., tuple[Tensor, ...]]:
-    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., tuple[Tensor, ...]]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "jax")
 

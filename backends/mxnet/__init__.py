@@ -1,4 +1,4 @@
-"""Apache MXNet: symbols run through `CachedOp`."""
+"""Backend for Apache MXNet: symbols, run by an executor in training and by `CachedOp` in prediction."""
 
 from core.backend.contract import Backend
 from core.base.programs import installation
@@ -8,7 +8,7 @@ backend = Backend(
     title="Apache MXNet",
     module="mxnet",
     distributions=("mxnet", "mxnet-cu117", "mxnet-cu112"),
-    # Without its dependencies, of which it says that NumPy must be below 2.
+    # Without its dependencies: MXNet requires a NumPy below 2, but runs with NumPy 2 here.
     install=f"{installation('mxnet')} && pip install --no-deps mxnet==1.9.1",
     implementation="backends.mxnet.model",
     exports=("mxnet",),

@@ -8,7 +8,7 @@ from backends.mxnet.framework import mx
 
 
 def list_devices() -> list[str]:
-    """The CPU, then every GPU that MXNet sees; a build without CUDA sees none."""
+    """Return the CPU, then every GPU that MXNet sees; a build without CUDA sees none."""
     try:
         count = mx.context.num_gpus()
     except mx.base.MXNetError:  # a GPU build without a driver raises instead of answering 0
@@ -17,6 +17,6 @@ def list_devices() -> list[str]:
 
 
 def framework_device(name: str) -> Any:
-    """MXNet's context of a device of `list_devices`."""
+    """Return MXNet's context for a device of `list_devices`."""
     kind, _, index = name.partition(":")
     return mx.Context(kind, int(index or 0))

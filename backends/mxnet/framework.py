@@ -1,4 +1,4 @@
-"""The one place that imports MXNet, set up for the rules of `core`."""
+"""The import of MXNet, with the settings that `core`'s rules need. Nothing else imports MXNet."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from backends.mxnet.old_numpy import give_old_names
 from core.base.errors import UserError
 from core.base.system import available_cores
 
-# MXNet assumes hyper-threads and takes half of the cores it sees: 9 instead of 15 images/s on two cores.
+# By default MXNet assumes hyper-threads and uses half of the cores that it sees.
 os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
-# Workspaces of operations that might run at a time, each as large as the largest one wants; by itself MXNet
-# makes four, but runs one operation after the other on a CPU.
+# One workspace for operations. The default is four, each as large as the largest operation needs, but on a
+# CPU it runs one operation after the other.
 os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
-# No fusing of operations in an executor, which takes any graph that wants no gradient for one that predicts.
+# An executor must not fuse operations: it takes every graph without autograd for one that only predicts.
 os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"
 
 give_old_names("mxnet")
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about distutils
-    if importlib.util.find_spec("distutils") is None:  # not in Python since 3.12: setuptools brings it
+    warnings.simplefilter("ignore")  # of distutils
+    if importlib.util.find_spec("distutils") is None:  # Python has none since 3.12, but setuptools does
         import setuptools  # noqa: F401
     import mxnet as mx
     from mxnet._ctypes.symbol import _symbol_creator as make_symbol
@@ -33,15 +33,15 @@ __all__ = ["attribute", "make_symbol", "mx"]
 
 
 def attribute(number: float) -> str:
-    """A float32 number as the attribute of an operator, spelled so that MXNet reads that very number.
+    """Return a float32 number as the text of an operator's attribute, from which MXNet reads that number.
 
-    Its parser misreads one in twenty written with an exponent, as Python writes small ones, by a unit in
-    the last place; positional ones with at most 19 decimals it reads right.
+    MXNet's parser misreads one in twenty numbers with an exponent, as Python writes small ones, by a unit in
+    the last place. It reads numbers without an exponent and with at most 19 decimals exactly.
 
     Raises:
-        UserError: The number is too small to be told in 19 decimals.
+        UserError: The number is too small to be written with 19 decimals.
     """
     text = format(Decimal(number), ".19f")
     if float(np.float32(text)) != number:
-        raise UserError(f"MXNet reads numbers to 19 decimals and so cannot take {number!r} exactly")
+        raise UserError(f"MXNet reads numbers to 19 decimals and so cannot use {number!r} exactly")
     return text

@@ -1,13 +1,13 @@
-"""MXNet's own gradients as operations of a graph, where autograd would put them by itself.
+"""MXNet's own gradients as operations of a graph, instead of autograd's.
 
-Promises: what autograd computes, to the last digit. Written out, a gradient can be given what autograd would
-not give it, such as exact statistics to batch norm's; and MXNet plans the memory of forward and backward as
-one, and forgets each array as soon as it may.
+The results are those of autograd to the last digit. There are two reasons to write the gradients out. They
+can be given inputs that autograd would not give them, such as exact statistics for batch norm. And MXNet
+plans the memory of forward and backward as one, and frees each array as soon as it is not needed.
 
-MXNet has the gradient of an operation X as the operation `_backward_X`. It wants the attributes of its
-forward node and an edge to it that carries no data, which tells it the shapes. Neither has a public name:
-such a node is made by what the functions of `mx.sym` end in (`new_node`), and the edge is put into the
-graph's JSON.
+The gradient of MXNet's operation X is its operation `_backward_X`. This needs the attributes of its forward
+node, and an edge to that node which carries no data but tells it the shapes. MXNet has no public function for
+either. So `new_node` makes the node by the call that the functions of `mx.sym` make in the end, and
+`linked_graph` puts the edges into the graph's JSON.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _BACKWARD, _SUFFIX = "_backward_", "/backward"
 
 
 class Result(NamedTuple):
-    """A value, and what turns its gradient into those of all that it was made of."""
+    """A value and its pullback: the function from the gradient of the value to those of its inputs."""
 
     value: Symbol
     pullback: Callable[[Symbol], tuple[Symbol, ...]]
 
 
 Step = Callable[[Symbol], Result]
-"""Result of one array."""
+"""An operation of one array: a function from the array to the result."""
 
 
 def gradient(kind: str, forward: Symbol, *inputs: Symbol, **other: str) -> tuple[Symbol, ...]:
-    """All results of `_backward_<kind>` for the node `forward`; MXNet's sources tell its inputs.
+    """Return all results of `_backward_<kind>` for the node `forward`. MXNet's sources list its inputs.
 
     `other` are attributes that differ from those of `forward`.
     """
@@ -46,14 +46,17 @@ def gradient(kind: str, forward: Symbol, *inputs: Symbol, **other: str) -> tuple
 
 
 def new_node(kind: str, inputs: Sequence[Symbol], attributes: Mapping[str, str], name: str) -> Symbol:
-    """A node of any operator that MXNet has, `mx.sym` or not, with its attributes as they are spelled."""
+    """Make a node of any operator of MXNet, whether in `mx.sym` or not; attributes are passed as text."""
     handle = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.NNGetOpHandle(mx.base.c_str(kind), ctypes.byref(handle)))
     return make_symbol(handle.value, inputs, None, list(attributes), list(attributes.values()), name, False)
 
 
-def complete(results: list[Symbol]) -> Symbol:
-    """The graph of all these, in which every gradient knows its forward node. It has no gradient itself."""
+def linked_graph(results: list[Symbol]) -> Symbol:
+    """Group the results into one graph with an edge from every gradient to its forward node.
+
+    The graph itself has no gradient.
+    """
     graph = json.loads(mx.sym.Group(results).tojson(remove_amp_cast=False))
     places = {node["name"]: place for place, node in enumerate(graph["nodes"])}
     for node in graph["nodes"]:
@@ -62,8 +65,8 @@ def complete(results: list[Symbol]) -> Symbol:
     return mx.sym.load_json(json.dumps(graph))
 
 
-def through(x: Symbol, *steps: Step) -> Result:
-    """One step after the other."""
+def compose(x: Symbol, *steps: Step) -> Result:
+    """Apply one step after the other."""
     pullbacks = []
     for step in steps:
         x, one = step(x)
@@ -77,29 +80,29 @@ def through(x: Symbol, *steps: Step) -> Result:
     return Result(x, pullback)
 
 
-def same(x: Symbol) -> Result:
-    """Nothing happens."""
+def identity(x: Symbol) -> Result:
+    """Return x itself."""
     return Result(x, lambda dy: (dy,))
 
 
 def reshaped(*shape: int) -> Step:
-    """`mx.sym.reshape`, with its special numbers."""
+    """Reshape as `mx.sym.reshape` does, with its special numbers."""
     return lambda x: Result(mx.sym.reshape(x, shape=shape), lambda dy: (mx.sym.reshape_like(dy, x),))
 
 
 def transposed(*axes: int) -> Step:
-    """The axes in another order."""
+    """Put the axes in another order."""
     back = tuple(axes.index(axis) for axis in range(len(axes)))
     return lambda x: Result(mx.sym.transpose(x, axes=axes), lambda dy: (mx.sym.transpose(dy, axes=back),))
 
 
 def reversed_along(*axes: int) -> Step:
-    """Those axes from the end to the beginning."""
+    """Reverse the order of the elements along these axes."""
     return lambda x: Result(mx.sym.reverse(x, axis=axes), lambda dy: (mx.sym.reverse(dy, axis=axes),))
 
 
 def padded(height: tuple[int, int], width: tuple[int, int]) -> Step:
-    """Zeros before and behind the last two of four axes."""
+    """Add zeros before and after the last two of four axes."""
     (top, bottom), (left, right) = height, width
     widths = (0, 0, 0, 0, top, bottom, left, right)
     begin, end = (None, None, top, left), (None, None, -bottom or None, -right or None)
@@ -109,8 +112,8 @@ def padded(height: tuple[int, int], width: tuple[int, int]) -> Step:
     )
 
 
-def window(first: Sequence[int], size: Sequence[int]) -> Step:
-    """The `size` pixels from `first` on along height and width."""
+def cropped(first: Sequence[int], size: Sequence[int]) -> Step:
+    """Take the `size` pixels from `first` on along height and width."""
     ends = [begin + length for begin, length in zip(first, size, strict=True)]
 
     def cut(x: Symbol) -> Result:
@@ -121,7 +124,7 @@ def window(first: Sequence[int], size: Sequence[int]) -> Step:
 
 
 def first_along(axis: int, count: int) -> Step:
-    """The first elements along an axis."""
+    """Take the first `count` elements along an axis."""
 
     def cut(x: Symbol) -> Result:
         y = mx.sym.slice_axis(x, axis=axis, begin=0, end=count)
@@ -131,9 +134,9 @@ def first_along(axis: int, count: int) -> Step:
 
 
 def with_zeros(count: int) -> Step:
-    """So many zeros more along the first axis."""
+    """Append `count` zeros along the first axis."""
     if not count:
-        return same
+        return identity
 
     def join(x: Symbol) -> Result:
         zeros = mx.sym.zeros_like(mx.sym.slice_axis(x, axis=0, begin=0, end=1))

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from backends.mxnet import losses, operations, optimizers
+from backends.mxnet import convolutions, losses, operations, optimizers, sums
+from backends.mxnet.batch_norm import constants
 from backends.mxnet.devices import framework_device, list_devices
 from backends.mxnet.framework import mx
-from backends.mxnet.gradients import Symbol, complete
-from backends.mxnet.padding import best_mirror
+from backends.mxnet.gradients import Symbol, linked_graph
+from backends.mxnet.padding import best_flip
 from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.state import check_state, slot_name, state_shapes
@@ -29,29 +30,29 @@ _IMAGES, _MASKS = "images", "masks"
 
 
 class MXNetModel:
-    """See `core.backend.contract.Model` for what each method promises."""
+    """Model in MXNet; `core.backend.contract.Model` specifies the methods."""
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
         self._dtype, self._optimize = array_type(precision), optimizers.update_of(rules.optimizer)
         self._mixed = precision == "mixed_bfloat16"
-        self._mirror = best_mirror(plan)
-        self._mirrored = self._mirror.plan(plan)
-        # A GPU's own kernel adds well enough, and has little float64.
-        self._adds_badly = device == "cpu" and self._dtype == "float32"
+        self._flip = best_flip(plan)
+        self._flipped_plan = self._flip.plan(plan)
+        # A GPU's own kernel adds well enough, and is slow in float64.
+        self._exact_sums = device == "cpu" and self._dtype == "float32"
         self._arrays = {
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
         }
-        self._learner: _Learner | None = None
-        self._evaluate = _Graph(self._evaluating_symbol(), self._arrays, self._context)
-        self._predict = _Graph(self._predicting_symbol(), self._arrays, self._context)
+        self._training_graph: _TrainingGraph | None = None
+        self._evaluate = _PredictionGraph(self._evaluating_symbol(), self._arrays, self._context)
+        self._predict = _PredictionGraph(self._predicting_symbol(), self._arrays, self._context)
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> _Loss:
-        """One update; gives the loss before it."""
-        kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
+        """Update the model; return the loss before the update."""
+        kept = self._draw(len(images), scalars.step) if keep is None else self._given_masks(keep)
         loss, gradients, statistics = self._differentiate(images, masks, kept)
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
@@ -68,23 +69,23 @@ class MXNetModel:
         return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[_Loss, Array]:
-        """Loss and probabilities with running statistics."""
+        """Return loss and probabilities with running statistics."""
         inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks)}
         loss, probabilities = self._evaluate(inputs)
-        return _Loss(loss), self._shown(probabilities)
+        return _Loss(loss), self._unflipped(probabilities)
 
     def predict(self, images: Array) -> Array:
-        """Probabilities."""
-        return self._shown(self._predict({_IMAGES: self._floats(images)}))
+        """Return probabilities."""
+        return self._unflipped(self._predict({_IMAGES: self._floats(images)}))
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Training loss and gradients; changes nothing."""
-        kept = self._draw(len(images), 0) if keep is None else self._given(keep)
+        """Return training loss and gradients; change nothing."""
+        kept = self._draw(len(images), 0) if keep is None else self._given_masks(keep)
         loss, gradients, _ = self._differentiate(images, masks, kept)
         return float(loss), {name: self._to_neutral(gradient) for name, gradient in gradients.items()}
 
     def state(self) -> State:
-        """Copies of all arrays."""
+        """Return copies of all arrays."""
         return {name: self._to_neutral(array) for name, array in self._arrays.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
@@ -94,7 +95,7 @@ class MXNetModel:
             array[:] = mx.nd.array(self._to_inner(state[name]), ctx=self._context, dtype=self._dtype)
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Write `model-symbol.json` and `model-0000.params`: `images` to probabilities, both float32."""
+        """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities."""
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         symbol = self._exported_symbol()
@@ -107,36 +108,36 @@ class MXNetModel:
         saved = {f"{kinds[name]}:{name}": array for name, array in arrays.items()}
         try:
             with utf8_name(directory) as name:
-                # By default the casts to bfloat16 are left out, and the file predicts by another rule.
+                # By default MXNet leaves out the casts to bfloat16; the file would predict by another rule.
                 symbol.save(f"{name}/model-symbol.json", remove_amp_cast=False)
                 mx.nd.save(f"{name}/model-0000.params", saved)
         except mx.base.MXNetError as error:  # how MXNet reports a full disk
             raise OSError("MXNet could not write the parameters; is the disk full?") from error
 
     def _floats(self, images: Array) -> Any:
-        return mx.nd.array(self._mirror.pixels(images), ctx=self._context, dtype=self._dtype)
+        return mx.nd.array(self._flip.pixels(images), ctx=self._context, dtype=self._dtype)
 
     def _bytes(self, masks: Array) -> Any:
-        return mx.nd.array(self._mirror.pixels(masks), ctx=self._context, dtype=np.uint8)
+        return mx.nd.array(self._flip.pixels(masks), ctx=self._context, dtype=np.uint8)
 
-    def _shown(self, probabilities: Any) -> Array:
-        """What came out, turned back, as an array of NumPy's own."""
-        return np.ascontiguousarray(self._mirror.pixels(probabilities.asnumpy()))
+    def _unflipped(self, probabilities: Any) -> Array:
+        """Return the probabilities as an array of NumPy, no longer flipped."""
+        return np.ascontiguousarray(self._flip.pixels(probabilities.asnumpy()))
 
     def _to_inner(self, array: Array) -> Array:
-        return self._mirror.kernel(array).transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        return self._flip.kernel(array).transpose(3, 2, 0, 1) if array.ndim == 4 else array
 
     def _to_neutral(self, array: Any) -> Array:
         host: Array = array.asnumpy()
         if host.ndim != 4:
             return host
-        return np.ascontiguousarray(self._mirror.kernel(host.transpose(2, 3, 1, 0)))
+        return np.ascontiguousarray(self._flip.kernel(host.transpose(2, 3, 1, 0)))
 
-    def _given(self, keep: DropoutMasks) -> dict[str, Any]:
+    def _given_masks(self, keep: DropoutMasks) -> dict[str, Any]:
         return {op.name: self._bytes(keep[op.name]) for op in self._plan.dropouts}
 
     def _draw(self, count: int, step: int) -> dict[str, Any]:
-        """Dropout masks from MXNet's own generator, keyed by seed, name and step."""
+        """Draw dropout masks from MXNet's own generator, keyed by seed, name and step."""
         masks = {}
         for op in self._plan.dropouts:
             key = words(self._rules.seed, "dropout", op.name, step, count=1)[0] >> np.uint64(33)
@@ -148,27 +149,29 @@ class MXNetModel:
     def _differentiate(
         self, images: Array, masks: Array, keep: dict[str, Any]
     ) -> tuple[_Loss, dict[str, Any], dict[str, Any]]:
-        """Loss, gradients and the batch's statistics."""
+        """Return loss, gradients and the batch's statistics."""
         inputs = {_IMAGES: self._floats(images), _MASKS: self._bytes(masks), **keep}
-        loss, gradients, statistics = self._learn()(inputs)
+        loss, gradients, statistics = self._get_training_graph()(inputs)
         return _Loss(loss), gradients, statistics
 
-    def _learn(self) -> _Learner:
-        if self._learner is None:
+    def _get_training_graph(self) -> _TrainingGraph:
+        if self._training_graph is None:
             logits, masks, statistics, pullback = self._symbols(training=True)
             loss, d_logits = losses.total(self._rules.loss, logits, masks, self._dtype)
-            self._learner = _Learner(loss, pullback(d_logits), statistics, self._arrays, self._context)
-        return self._learner
+            self._training_graph = _TrainingGraph(
+                loss, pullback(d_logits), statistics, self._arrays, self._context
+            )
+        return self._training_graph
 
     def _symbols(
         self, *, training: bool
     ) -> tuple[Symbol, Symbol, dict[str, Symbol], Callable[[Symbol], dict[str, Symbol]]]:
-        """Logits and masks, both (N, 1, H, W); then what else `operations.forward` gives."""
+        """Return logits and masks, both (N, 1, H, W), then the other results of `operations.forward`."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         images = self._channels_first(_IMAGES)
         logits, statistics, pullback = operations.forward(
-            self._mirrored, images, arrays, keep, self._dtype, self._adds_badly, self._mixed
+            self._flipped_plan, images, arrays, keep, self._dtype, self._exact_sums, self._mixed
         )
         return logits, self._channels_first(_MASKS), statistics, pullback
 
@@ -186,18 +189,18 @@ class MXNetModel:
         return _probabilities(logits)
 
     def _exported_symbol(self) -> Symbol:
-        """The same for images and probabilities that nobody turns round or casts outside."""
-        axes, symbol = self._mirror.axes, self._predicting_symbol()
+        """Return the predicting symbol, which flips images and probabilities and casts them itself."""
+        axes, symbol = self._flip.axes, self._predicting_symbol()
         if self._dtype != "float32":  # images may be of any type already
             symbol = mx.sym.cast(symbol, dtype="float32")
         if not axes:
             return symbol
-        turned = mx.sym.reverse(mx.sym.Variable(_IMAGES), axis=axes)
-        return mx.sym.reverse(symbol(**{_IMAGES: turned}), axis=axes)
+        flipped = mx.sym.reverse(mx.sym.Variable(_IMAGES), axis=axes)
+        return mx.sym.reverse(symbol(**{_IMAGES: flipped}), axis=axes)
 
 
-class _Graph:
-    """A symbol that runs on the model's arrays and the inputs it is called with, both by name."""
+class _PredictionGraph:
+    """A symbol that runs on the model's arrays and on the inputs of a call, both given by name."""
 
     def __init__(self, symbol: Symbol, arrays: Mapping[str, Any], context: Any) -> None:
         self._names, self._arrays = symbol.list_inputs(), {**arrays, **_constants(symbol, context)}
@@ -207,10 +210,10 @@ class _Graph:
         return self._run(*(inputs[name] if name in inputs else self._arrays[name] for name in self._names))
 
 
-class _Learner:
-    """A training graph: the loss, the parameters' gradients and the batch's statistics, these by their names.
+class _TrainingGraph:
+    """A training graph: the loss, the parameters' gradients and the batch's statistics, these two by name.
 
-    It runs as an executor and not as a `CachedOp`, which would look for the gradients of the gradients in it.
+    It runs as an executor. A `CachedOp` would look for the gradients of its gradients.
     """
 
     def __init__(
@@ -222,12 +225,12 @@ class _Learner:
         context: Any,
     ) -> None:
         self._gradients, self._statistics = tuple(gradients), tuple(statistics)
-        self._symbol = complete([loss, *gradients.values(), *statistics.values()])
+        self._symbol = linked_graph([loss, *gradients.values(), *statistics.values()])
         self._context, self._arrays = context, {**arrays, **_constants(self._symbol, context)}
         self._executors: dict[int, Any] = {}
 
     def __call__(self, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """All three for a batch; the gradients and the statistics are to be used before the next call."""
+        """Return all three for a batch. The next call overwrites the gradients and the statistics."""
         count = len(inputs[_IMAGES])
         if count not in self._executors:
             self._executors[count] = self._bind(inputs)
@@ -244,9 +247,9 @@ class _Learner:
         )
 
     def _bind(self, inputs: Mapping[str, Any]) -> Any:
-        """For batches of this size, in the memory of those of the largest size so far."""
+        """Make an executor for batches of this size, in the memory of the one for the largest size so far."""
         arrays = {**self._arrays, **{name: array.copy() for name, array in inputs.items()}}
-        with held_back_stderr():  # where MXNet tells each time that it does not fuse anything
+        with held_back_stderr():  # MXNet writes each time that it does not fuse operations
             return self._symbol.bind(
                 self._context,
                 {name: arrays[name] for name in self._symbol.list_arguments()},
@@ -258,7 +261,7 @@ class _Learner:
 
 @dataclass(frozen=True)
 class _Loss:
-    """A number that MXNet may still be computing; `float()` waits for it."""
+    """A loss that MXNet may still be computing; `float()` waits for it."""
 
     array: Any
 
@@ -267,7 +270,7 @@ class _Loss:
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
-    """The plan in MXNet on one of `list_devices`."""
+    """Compile the plan to MXNet on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "mxnet")
     if precision == "mixed_bfloat16" and device != "cpu":
         raise UserError(
@@ -278,21 +281,21 @@ def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision)
 
 
 def switches() -> tuple[Switch, ...]:
-    """The numbers at which kernels change."""
-    return (operations.WINDOW, operations.SEVERAL, operations.BLOCK)
+    """Return the numbers at which kernels change."""
+    return (sums.WINDOW_SIDE, convolutions.SEVERAL_CHANNELS, convolutions.FILTER_BLOCK)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:
-    """What the files that `export` wrote predict on the CPU."""
+    """Predict on the CPU with the files that `export` wrote."""
     with utf8_name(directory) as name:
         symbol, arguments, statistics = mx.model.load_checkpoint(f"{name}/model", 0)
-    graph = _Graph(symbol, arguments | statistics, mx.cpu())
+    graph = _PredictionGraph(symbol, arguments | statistics, mx.cpu())
     probabilities: Array = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)}).asnumpy()
     return probabilities
 
 
 def _constants(symbol: Symbol, context: Any) -> dict[str, Any]:
-    found = operations.constants(symbol.list_inputs())
+    found = constants(symbol.list_inputs())
     return {name: mx.nd.array(array, ctx=context, dtype=array.dtype) for name, array in found.items()}
 
 

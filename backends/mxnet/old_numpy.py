@@ -1,10 +1,10 @@
-"""NumPy as MXNet 1.9.1 knows it: MXNet's own modules find names that NumPy has dropped since.
+"""A stand-in for NumPy, for MXNet's modules alone, with the names that NumPy has removed.
 
-Promises: after `give_old_names("mxnet")`, `import mxnet` works with NumPy 1.26 and 2.x, and nobody else's
-`numpy` changes. MXNet's last release reads names that NumPy 1.24 (`bool`, `int`, ...) and 2.0 (`PZERO`,
-`alltrue`, ...) have removed. Its modules are given a stand-in for `numpy`, which has these names and passes
-every other one on. An `import` statement calls the `__import__` that it finds in its module's
-`__builtins__`; those of MXNet's modules have another one.
+After `give_old_names("mxnet")`, `import mxnet` works with NumPy 1.26 and 2.x, and `numpy` does not change for
+any other module. MXNet 1.9.1, the last release, reads names that NumPy 1.24 (`bool`, `int`, ...) and 2.0
+(`PZERO`, `alltrue`, ...) have removed. MXNet's modules get a stand-in for `numpy` that has these names and
+passes every other name on. An `import` statement calls the `__import__` that it finds in its module's
+`__builtins__`; MXNet's modules get `__builtins__` with an `__import__` that returns the stand-in.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 
 
 def give_old_names(package: str) -> None:
-    """From now on the package's modules, when they are imported, are given the stand-in."""
+    """Give the stand-in to the package's modules that are imported from now on."""
     if not any(isinstance(finder, _Finder) and finder.package == package for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder(package, _Stand("numpy", np.__doc__)))
 
 
 def old_names() -> dict[str, Any]:
-    """The names that NumPy 2 lacks and earlier ones had, each with what it stood for.
+    """Return the names that NumPy 2 lacks and earlier versions had, each with its former value.
 
-    The financial functions left for a package of their own in NumPy 1.20. Here they say so when called.
+    The financial functions moved to another package in NumPy 1.20. Here they raise an error that says so.
     """
     trapezoid = getattr(np, "trapezoid", None) or getattr(np, "trapz")  # noqa: B009  the name before 2.0
     return {
@@ -47,14 +47,14 @@ def old_names() -> dict[str, Any]:
 
 
 class _Stand(ModuleType):
-    """`numpy`, and what it had."""
+    """The module `numpy` with the names that it had."""
 
     def __init__(self, name: str, doc: str | None) -> None:
         super().__init__(name, doc)
         self._old = old_names()
 
     def __getattr__(self, name: str) -> Any:
-        # The old ones first: `numpy.bool` is back in NumPy 2, as another type.
+        # Old names come first: NumPy 2 has `numpy.bool` again, as another type.
         return self._old[name] if name in self._old else getattr(np, name)
 
     def __dir__(self) -> list[str]:
@@ -62,7 +62,7 @@ class _Stand(ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the package's modules as Python does, and has their code run with an `__import__` of its own."""
+    """Finds the package's modules as Python does; their code runs with an `__import__` of its own."""
 
     def __init__(self, package: str, stand: ModuleType) -> None:
         self.package = package
@@ -71,7 +71,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """None for everything that is not a module of the package in a source file."""
+        """Return the spec with our loader; None for what is not a module of the package in a source file."""
         if fullname.partition(".")[0] != self.package:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -87,13 +87,13 @@ class _Loader(importlib.machinery.SourceFileLoader):
         self._names = names
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code."""
+        """Run the module's code with the other builtins."""
         module.__dict__["__builtins__"] = self._names
         super().exec_module(module)
 
 
 def _import_with(stand: ModuleType) -> Callable[..., ModuleType]:
-    """`__import__` that answers `import numpy` and `from numpy import ...` with the stand-in."""
+    """Return an `__import__` that gives the stand-in to `import numpy` and `from numpy import ...`."""
 
     def import_(
         name: str,
@@ -117,12 +117,12 @@ def _msort(a: Any) -> Any:
 
 
 def _asfarray(a: Any, dtype: Any = np.float64) -> Any:
-    """Of floats: whatever is no kind of these becomes float64."""
+    """Return an array of floats; a type that is not a float becomes float64."""
     return np.asarray(a, dtype if np.issubdtype(dtype, np.inexact) else np.float64)
 
 
 class _Cast(dict[Any, Callable[[Any], Any]]):
-    """`numpy.cast[type](array)`."""
+    """`numpy.cast`, used as `numpy.cast[type](array)`."""
 
     def __missing__(self, key: Any) -> Callable[[Any], Any]:
         return lambda array: np.asarray(array).astype(key)

@@ -1,4 +1,7 @@
-"""Clipping and the optimisers of `core.backend.training_rules` in MXNet; nothing here waits for a result."""
+"""Gradient clipping and the optimisers of `core.backend.training_rules` in MXNet.
+
+No function waits for a result.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def clip_by_global_norm(gradients: Mapping[str, Array], clip_norm: float) -> dic
     norm = mx.nd.sqrt(mx.nd.add_n(*[mx.nd.dot(gradient, gradient) for gradient in wide]))
     factor = mx.nd.where(norm <= clip_norm, mx.nd.ones_like(norm), clip_norm / norm)
     return {
-        name: mx.nd.broadcast_mul(gradient, _as(gradient, factor.astype(gradient.dtype)))
+        name: mx.nd.broadcast_mul(gradient, _with_axes_of(gradient, factor.astype(gradient.dtype)))
         for name, gradient in gradients.items()
     }
 
@@ -33,7 +36,7 @@ def adam(
     v: Array,
     gradient: Array,
 ) -> None:
-    """One update of the weights and both moments, in place."""
+    """Update the weights and both moments in place."""
     _decay(scalars, parameter, w)
     mx.nd.adam_update(
         w,
@@ -56,9 +59,9 @@ def sgd(
     velocity: Array,
     gradient: Array,
 ) -> None:
-    """One update of the weights and the velocity, in place."""
+    """Update the weights and the velocity in place."""
     _decay(scalars, parameter, w)
-    # Not `sgd_mom_update` or `nag_mom_update`, whose velocity has the learning rate in it.
+    # Not `sgd_mom_update` or `nag_mom_update`, whose velocity includes the learning rate.
     velocity *= rule.momentum
     velocity += gradient
     if rule.nesterov:
@@ -68,7 +71,7 @@ def sgd(
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
-    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "mxnet")
 
@@ -78,6 +81,6 @@ def _decay(scalars: StepScalars, parameter: Parameter, w: Array) -> None:
         w -= scalars.decay * w
 
 
-def _as(like: Array, scalar: Array) -> Array:
-    """A one-element array with as many axes as `like`."""
+def _with_axes_of(like: Array, scalar: Array) -> Array:
+    """Give a one-element array as many axes as `like` has."""
     return scalar.reshape((1,) * like.ndim)

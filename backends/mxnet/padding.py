@@ -1,13 +1,13 @@
-"""How the plan's pads become MXNet's, which are the same at both ends of an axis.
+"""Conversion of the plan's pads to MXNet's, which are the same at both ends of an axis.
 
-Promises: MXNet computes `Side.made` pixels, of which the plan's are the `Side.wanted` from `Side.first`
-on. To cut those out copies the activation, and takes it out of the layout that oneDNN works in.
+MXNet computes `AxisPadding.made` pixels. The plan's are the `wanted` ones from `first` on. To cut these out
+copies the activation and takes it out of oneDNN's layout.
 
-Seen in a mirror fewer cuts are needed. SAME puts the odd pixel at the end: (0, 1) for an even length,
-kernel 3, stride 2, where MXNet has to pad 2 at both ends. In the mirror it is (1, 0), and padding 1 at
-both ends gives just that: the pixel that it adds behind is never reached by the stride. So `best_mirror`
-turns a network round along the axes where that spares cuts. Images, masks and kernels are reversed, and
-everything between computes the same sums.
+Fewer cuts are needed if the network computes flipped images. SAME puts the odd pixel at the end: (0, 1) for
+an even length, kernel 3, stride 2, where MXNet has to pad 2 at both ends and to cut. Flipped, the pads are
+(1, 0). Padding 1 at both ends gives the same result, since the stride never reaches the pixel at the end. So
+`best_flip` chooses the axes along which a flip saves cuts. Images, masks and kernels are reversed, and all
+operations compute the same sums.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from core.network.plan import Conv2D, ConvTranspose2D, Operation, Pads, Plan
 
 
-class Side(NamedTuple):
-    """One axis of a convolution.
+class AxisPadding(NamedTuple):
+    """The padding of a convolution along one axis.
 
     Attributes:
         padding: MXNet's `pad`.
         adjust: Pixels that a transposed convolution adds at the end, MXNet's `adj`.
-        made: Pixels that come out.
-        first: The first of them that is wanted.
-        wanted: How many are.
+        made: Number of pixels that MXNet computes.
+        first: Index of the first of them that belongs to the plan's output.
+        wanted: Number of pixels of the plan's output.
     """
 
     padding: int
@@ -41,14 +41,16 @@ class Side(NamedTuple):
 
     @property
     def is_cut(self) -> bool:
-        """Whether more come out than are wanted."""
+        """Whether MXNet computes more pixels than are wanted."""
         return self.made != self.wanted
 
 
-def sides(operation: Conv2D | ConvTranspose2D, size: tuple[int, int]) -> tuple[Side, Side]:
-    """Height and width of a convolution of an input of this size."""
+def axis_paddings(
+    operation: Conv2D | ConvTranspose2D, size: tuple[int, int]
+) -> tuple[AxisPadding, AxisPadding]:
+    """Return the paddings along height and width for an input of this size."""
     out = operation.output
-    find = _convolved if isinstance(operation, Conv2D) else _transposed
+    find = _of_convolution if isinstance(operation, Conv2D) else _of_transposed_convolution
     height, width = (
         find(length, taps, operation.stride, pads, wanted)
         for length, taps, pads, wanted in zip(
@@ -59,41 +61,39 @@ def sides(operation: Conv2D | ConvTranspose2D, size: tuple[int, int]) -> tuple[S
 
 
 @dataclass(frozen=True)
-class Mirror:
-    """Which axes are turned round."""
+class Flip:
+    """Whether a network computes images with the order of rows, or of columns, reversed."""
 
     rows: bool
     columns: bool
 
     def plan(self, plan: Plan) -> Plan:
-        """The plan as it is in the mirror."""
+        """Return the plan for flipped images and kernels."""
         size_of = sizes(plan)
-        return replace(
-            plan, operations=tuple(self._operation(op, size_of[op.input]) for op in plan.operations)
-        )
+        return replace(plan, operations=tuple(self._flipped(op, size_of[op.input]) for op in plan.operations))
 
     def pixels(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A view of an (N, H, W, C)."""
+        """Return a flipped view of images, (N, H, W, C)."""
         rows, columns = self._steps
         return array[:, rows, columns]
 
     def kernel(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A view of a (kernel height, kernel width, ., .)."""
+        """Return a flipped view of a kernel, (kernel height, kernel width, ., .)."""
         return array[self._steps]
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """Those turned round of an (N, H, W, C)."""
-        return tuple(axis for axis, turned in ((1, self.rows), (2, self.columns)) if turned)
+        """The axes of an (N, H, W, C) that are reversed."""
+        return tuple(axis for axis, reverse in ((1, self.rows), (2, self.columns)) if reverse)
 
     @property
     def _steps(self) -> tuple[slice, slice]:
         return slice(None, None, -1 if self.rows else 1), slice(None, None, -1 if self.columns else 1)
 
-    def _operation(self, operation: Operation, size: tuple[int, int]) -> Operation:
+    def _flipped(self, operation: Operation, size: tuple[int, int]) -> Operation:
         pads = tuple(
-            _turned(begin_and_end, turn)
-            for begin_and_end, turn in zip(_pads(operation, size), (self.rows, self.columns), strict=True)
+            (end, begin) if reverse else (begin, end)
+            for (begin, end), reverse in zip(_pads(operation, size), (self.rows, self.columns), strict=True)
         )
         match operation:
             case Conv2D():
@@ -103,31 +103,31 @@ class Mirror:
         return operation
 
 
-def best_mirror(plan: Plan) -> Mirror:
-    """The one that leaves the fewest elements to be cut out; none if it makes no difference."""
-    candidates = [Mirror(rows, columns) for rows, columns in itertools.product((False, True), repeat=2)]
-    possible = [mirror for mirror in candidates if not any(map(_begins_early, mirror.plan(plan).operations))]
-    return min(possible, key=lambda mirror: sum(_cut(mirror.plan(plan))))
+def best_flip(plan: Plan) -> Flip:
+    """Return the flip that leaves the fewest elements to be cut out; no flip if it makes no difference."""
+    candidates = [Flip(rows, columns) for rows, columns in itertools.product((False, True), repeat=2)]
+    possible = [flip for flip in candidates if not any(map(_begins_early, flip.plan(plan).operations))]
+    return min(possible, key=lambda flip: sum(_sizes_of_cut_outputs(flip.plan(plan))))
 
 
 def sizes(plan: Plan) -> dict[str, tuple[int, int]]:
-    """Height and width of every tensor, by its name."""
+    """Return height and width of every tensor, by its name."""
     tensors = (plan.input, *(operation.output for operation in plan.operations))
     return {tensor.name: (tensor.height, tensor.width) for tensor in tensors}
 
 
-def _cut(plan: Plan) -> Iterator[int]:
-    """Elements of each output that has to be cut out."""
+def _sizes_of_cut_outputs(plan: Plan) -> Iterator[int]:
+    """Yield the number of elements of each output that has to be cut."""
     known = sizes(plan)
     for operation in plan.operations:
         if isinstance(operation, Conv2D | ConvTranspose2D):
-            height, width = sides(operation, known[operation.input])
+            height, width = axis_paddings(operation, known[operation.input])
             if height.is_cut or width.is_cut:
                 yield height.made * width.made * operation.output.channels
 
 
 def _begins_early(operation: Operation) -> bool:
-    """Whether a convolution skips its first pixels, or a transposed one adds some: neither can MXNet do."""
+    """Whether a convolution skips its first pixels, or a transposed one adds some: MXNet can do neither."""
     match operation:
         case Conv2D():
             return min(begin for begin, _ in operation.pads) < 0
@@ -137,7 +137,7 @@ def _begins_early(operation: Operation) -> bool:
 
 
 def _pads(operation: Operation, size: tuple[int, int]) -> tuple[Pads, Pads]:
-    """The pads or crops of a convolution; an end that no output reaches is negative."""
+    """Return the pads or crops of a convolution; the pad at an end that no output reaches is negative."""
     match operation:
         case ConvTranspose2D():
             return operation.crops
@@ -157,15 +157,11 @@ def _pads(operation: Operation, size: tuple[int, int]) -> tuple[Pads, Pads]:
     return (0, 0), (0, 0)
 
 
-def _turned(pads: Pads, turn: bool) -> Pads:
-    begin, end = pads
-    return (end, begin) if turn else pads
+def _of_convolution(length: int, taps: int, stride: int, pads: Pads, wanted: int) -> AxisPadding:
+    """Return the smallest padding that covers all pixels which an output reaches.
 
-
-def _convolved(length: int, taps: int, stride: int, pads: Pads, wanted: int) -> Side:
-    """The smallest padding, in step with the stride, that covers all pixels which an output reaches.
-
-    Padding p >= begin at both ends shifts the output by (p - begin) / stride pixels.
+    Padding p at both ends shifts the output by (p - begin) / stride pixels. So p - begin must be a multiple
+    of the stride, and not negative.
     """
     begin, _ = pads
     padding = begin
@@ -173,17 +169,20 @@ def _convolved(length: int, taps: int, stride: int, pads: Pads, wanted: int) -> 
         first = (padding - begin) // stride
         made = (length + 2 * padding - taps) // stride + 1
         if made >= first + wanted:
-            return Side(padding, 0, made, first, wanted)
+            return AxisPadding(padding, 0, made, first, wanted)
         padding += stride
 
 
-def _transposed(length: int, taps: int, stride: int, crops: Pads, wanted: int) -> Side:
-    """The largest padding, which crops both ends alike, for which MXNet can still add what is missing."""
+def _of_transposed_convolution(length: int, taps: int, stride: int, crops: Pads, wanted: int) -> AxisPadding:
+    """Return the largest padding for which MXNet can still add the pixels that are missing at the end.
+
+    The padding of a transposed convolution crops both ends.
+    """
     begin, _ = crops
     for padding in range(begin, -1, -1):
         first = begin - padding
         made = (length - 1) * stride + taps - 2 * padding
         adjust = max(first + wanted - made, 0)
-        if adjust < stride:  # MXNet demands it
-            return Side(padding, adjust, made + adjust, first, wanted)
-    raise AssertionError(crops)  # uncropped, less than a stride is missing
+        if adjust < stride:  # MXNet requires it
+            return AxisPadding(padding, adjust, made + adjust, first, wanted)
+    raise AssertionError(crops)  # without a crop, fewer pixels than the stride are missing

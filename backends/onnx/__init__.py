@@ -1,4 +1,4 @@
-"""ONNX files written from the plan, and predicted from by ONNX Runtime; this backend does not train."""
+"""Backend that writes the plan as an ONNX file, with which ONNX Runtime predicts. It does not train."""
 
 from core.backend.contract import Backend
 from core.base.programs import installation

@@ -8,12 +8,12 @@ from backends.onnx.framework import has_cuda
 
 
 def list_devices() -> list[str]:
-    """The CPU, then every GPU that the CUDA driver sees, where this build of ONNX Runtime can use one."""
+    """Return the CPU, then every GPU that the CUDA driver sees if this build of ONNX Runtime can use it."""
     return ["cpu", *(f"gpu:{index}" for index in range(_gpus() if has_cuda() else 0))]
 
 
 def _gpus() -> int:
-    """Asked of the driver itself: ONNX Runtime does not tell how many there are."""
+    """Ask the CUDA driver for the number of GPUs, which ONNX Runtime does not tell."""
     count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")

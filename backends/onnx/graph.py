@@ -1,7 +1,7 @@
-"""A graph under construction, and the ONNX file that becomes of it.
+"""A builder for ONNX graphs.
 
-Promises: what is written needs operator set 17 and nothing beside it, so that runtimes of many years read
-it (ONNX 1.12, 2022); values have the names that the plan gives them; `onnx.checker` has passed it.
+The file needs only operator set 17, so that runtimes of many years read it (ONNX 1.12, 2022). Values have the
+names that the plan gives them. `onnx.checker` checks the finished model.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from core.base.programs import command_line
 
 OPSET, IR_VERSION = 17, 8
 LARGEST = 2**31 - 2**20
-"""Bytes: protobuf ends at 2 GiB, and something beside the arrays is needed."""
+"""The most bytes of arrays: a protobuf message ends at 2 GiB, and other parts need some space."""
 
 Shape = Sequence[int | str]
-"""Of an input or output; a name stands for a size that is known when the model runs."""
+"""The shape of an input or output. A name stands for a size that is known only when the model runs."""
 
 
 class Graph:
@@ -36,56 +36,56 @@ class Graph:
         self._bytes = 0
 
     def input(self, name: str, dtype: type[np.generic], shape: Shape) -> str:
-        """A value that is given when the model runs."""
+        """Add an input and return its name."""
         self._inputs.append(_described(name, dtype, shape))
         return name
 
     def output(self, name: str, dtype: type[np.generic], shape: Shape) -> None:
-        """Declare a value to be one of the answers."""
+        """Declare a value to be an output."""
         self._outputs.append(_described(name, dtype, shape))
 
     def array(self, name: str, values: NDArray[Any]) -> str:
-        """An array that belongs to the model, once however often it is asked for."""
+        """Add an array to the model, once for each name, and return the name."""
         if name not in self._arrays:
             self._bytes += values.nbytes
             self._arrays[name] = onnx.numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
     def number(self, value: float) -> str:
-        """A float32 constant, named by its value."""
+        """Add a float32 constant and return its name, which is made of its value."""
         return self.array(f"constant/{value!r}", np.array(value, np.float32))
 
     def integers(self, *values: int) -> str:
-        """An int64 constant of one axis, named by its values."""
+        """Add an int64 constant with one axis and return its name, which is made of its values."""
         return self.array(f"constant/{list(values)}", np.array(values, np.int64))
 
     def node(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
-        """One operator; gives its output's name.
+        """Add an operator and return its output's name.
 
         Args:
-            kind: As ONNX calls the operator.
+            kind: ONNX's name for the operator.
             inputs: Names of values.
-            name: Of the operator and its output; made up where it is None.
-            attributes: The operator's.
+            name: Of the operator and its output; None for an automatic one.
+            attributes: Of the operator.
         """
         return self.nodes(kind, *inputs, outputs=[name or f"{kind}/{len(self._nodes)}"], **attributes)[0]
 
     def nodes(self, kind: str, *inputs: str, outputs: Sequence[str], **attributes: Any) -> Sequence[str]:
-        """The same for an operator with several outputs, by their names."""
+        """Add an operator with several outputs and return their names."""
         node = onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
         self._nodes.append(node)
         self._made_by |= dict.fromkeys(outputs, node)
         return outputs
 
     def made_by(self, value: str) -> Any:
-        """The node whose output a value is; None of an input or array."""
+        """Return the node that computes a value; None for an input or array."""
         return self._made_by.get(value)
 
     def model(self, metadata: Mapping[str, str], notes: str = "") -> Any:
-        """The finished `onnx.ModelProto`, checked.
+        """Return the finished and checked `onnx.ModelProto`.
 
         Raises:
-            UserError: It is larger than a file of this format can be.
+            UserError: The model is larger than an ONNX file can be.
         """
         if self._bytes > LARGEST:
             raise UserError(

@@ -13,7 +13,7 @@ class Losses:
     """The losses of logits and masks, both (N, 1, H, W) float32.
 
     Args:
-        graph: Where they are written.
+        graph: The graph that they are added to.
         logits: The name of the logits.
         masks: The name of the masks, in {0, 1}.
     """
@@ -22,24 +22,27 @@ class Losses:
         self._graph, self._x, self._z = graph, logits, masks
 
     def bce(self) -> Value:
-        """Mean binary cross-entropy."""
+        """Return the mean binary cross-entropy."""
         return self._mean(self._do("Sub", self._do("Softplus", self._x), self._do("Mul", self._x, self._z)))
 
     def dice(self) -> Value:
-        """Soft Dice over the batch, smoothing 1."""
+        """Return 1 less the soft Dice over the batch, with smoothing 1."""
         p, one = self._do("Sigmoid", self._x), self._number(1)
         overlap = self._do("Add", self._twice(self._sum(self._do("Mul", p, self._z))), one)
         both = self._do("Add", self._do("Add", self._sum(p), self._sum(self._z)), one)
         return self._do("Sub", one, self._do("Div", overlap, both))
 
     def focal(self, gamma: float) -> Value:
-        """Cross-entropy weighed by how wrong each pixel is."""
+        """Return the mean cross-entropy with each pixel weighted by its error, to the power `gamma`."""
         x = self._do("Mul", self._x, self._signs(self._z))
         weight = self._do("Exp", self._do("Mul", self._number(-gamma), self._do("Softplus", x)))
         return self._mean(self._do("Mul", weight, self._do("Softplus", self._do("Neg", x))))
 
     def tversky(self, alpha: float, beta: float) -> Value:
-        """Soft Tversky over the batch; `alpha` weighs false positives, `beta` false negatives."""
+        """Return 1 less the soft Tversky index over the batch, with smoothing 1.
+
+        `alpha` weights false positives, `beta` false negatives.
+        """
         p, one = self._do("Sigmoid", self._x), self._number(1)
         found = self._do("Add", self._twice(self._sum(self._do("Mul", p, self._z))), one)
         positives = self._sum(self._do("Mul", p, self._do("Sub", one, self._z)))
@@ -53,7 +56,7 @@ class Losses:
         return self._do("Sub", one, self._do("Div", found, all_))
 
     def lovasz(self) -> Value:
-        """Lovasz hinge of each image, then the mean; `TopK` leaves pixels of equal error in order."""
+        """Return the mean of the images' Lovasz hinges. `TopK` keeps pixels of equal error in order."""
         flat, one = self._graph.integers(0, -1), self._number(1)
         truth, x = self._do("Reshape", self._z, flat), self._do("Reshape", self._x, flat)
         errors = self._do("Sub", one, self._do("Mul", x, self._signs(truth)))
@@ -63,7 +66,7 @@ class Losses:
         return self._mean(self._sum_of_each(self._do("Mul", self._do("Relu", errors), steps)))
 
     def total(self, rule: LossRule) -> Value:
-        """The weighted sum."""
+        """Return the weighted sum of the rule's losses."""
         losses: dict[str, Callable[..., Value]] = {
             "bce": self.bce,
             "dice": self.dice,
@@ -78,7 +81,7 @@ class Losses:
         return self._graph.node("Sum", *weighted, name="loss")
 
     def _jaccard_steps(self, truth: Value) -> Value:
-        """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+        """Return what each pixel adds to the Jaccard loss; (N, pixels), from the largest error down."""
         one, axis = self._number(1), self._graph.integers(1)
         positives = self._graph.node("ReduceSum", truth, axis, keepdims=1)
 
@@ -87,7 +90,7 @@ class Losses:
 
         left = self._do("Sub", positives, before(truth))
         union = self._do("Add", positives, before(self._do("Sub", one, truth)))
-        # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+        # In an image without truth the union before the first pixel is 0; this pixel adds the whole loss.
         safe = self._do("Max", union, one)
         of_false = self._do("Div", left, self._do("Mul", safe, self._do("Add", union, one)))
         zero = self._number(0)
@@ -104,7 +107,7 @@ class Losses:
         return self._do("Mul", self._number(2), x)
 
     def _signs(self, truth: Value) -> Value:
-        """1 where there is truth, else -1."""
+        """Return 1 where there is truth, else -1."""
         return self._do("Sub", self._twice(truth), self._number(1))
 
     def _sum(self, x: Value) -> Value:

@@ -1,4 +1,4 @@
-"""A plan written as ONNX, and run by ONNX Runtime: predictions and their loss, but no training."""
+"""A plan written as ONNX and run by ONNX Runtime, for predictions and their loss. It does not train."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from core.network.plan import Plan, require_operations
 __all__ = ["FILE", "ONNXModel", "compile", "list_devices", "predict_exported"]
 
 FILE = "model.onnx"
-"""What `export` writes in its folder."""
+"""The name of the file that `export` writes."""
 
 _IMAGES, _MASKS, _PROBABILITIES = "images", "masks", "probabilities"
 
 
 class ONNXModel:
-    """See `core.backend.contract.Model` for what each method promises.
+    """Model in ONNX Runtime; `core.backend.contract.Model` specifies the methods.
 
-    The arrays lie in this process's memory, moments too, and the runtime is given them when the first
-    prediction after `load_state` is asked for.
+    The model keeps the arrays, moments too, in NumPy. The first prediction after `load_state` gives them to
+    ONNX Runtime.
     """
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
@@ -49,12 +49,12 @@ class ONNXModel:
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> NoReturn:
-        """Refused."""
+        """Raise `UserError`: ONNX Runtime does not train."""
         del images, masks, scalars, keep
         raise _no_training()
 
     def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
-        """Loss and probabilities with running statistics."""
+        """Return loss and probabilities with running statistics."""
         if "evaluate" not in self._sessions:
             graph, logits = self._predicting()
             truth = graph.input(_MASKS, np.uint8, self._shape(self._plan.output.output))
@@ -67,19 +67,19 @@ class ONNXModel:
         return float(loss), probabilities
 
     def predict(self, images: Array) -> Array:
-        """Probabilities."""
+        """Return probabilities."""
         if "predict" not in self._sessions:
             model = self._predicting()[0].model({})
             self._sessions["predict"] = open_session(model.SerializeToString(), self._device)
         return self._sessions["predict"].run(None, {_IMAGES: _floats(images)})[0]  # type: ignore[no-any-return]
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> NoReturn:
-        """Refused."""
+        """Raise `UserError`: ONNX Runtime does not train."""
         del images, masks, keep
         raise _no_training()
 
     def state(self) -> State:
-        """Copies of all arrays."""
+        """Return copies of all arrays."""
         return {name: array.copy() for name, array in self._arrays.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
@@ -92,8 +92,8 @@ class ONNXModel:
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model.onnx`: input `images`, output `probabilities`.
 
-        N is dynamic, and so are height and width where the network allows it (`backends.onnx.sizes`);
-        the multiples that they must be are added to the metadata.
+        N is dynamic, and so are height and width if the network allows it (`backends.onnx.sizes`). The
+        metadata says of which number each must be a multiple.
         """
         found = {axis: sizes.step(self._plan, axis) for axis in sizes.AXES}
         steps = {f"{axis}_multiple": str(step) for axis, step in found.items() if step is not None}
@@ -103,7 +103,7 @@ class ONNXModel:
         (directory / FILE).write_bytes(model.SerializeToString())
 
     def _predicting(self) -> tuple[Graph, Value]:
-        """The graph from images to probabilities, and its logits (N, 1, H, W)."""
+        """Return the graph from images to probabilities, and its logits (N, 1, H, W)."""
         graph, plan = Graph(), self._plan
         images = _channels_first(graph, graph.input(_IMAGES, np.float32, self._shape(plan.input)))
         mixed = self._precision == "mixed_bfloat16"
@@ -114,7 +114,7 @@ class ONNXModel:
         return graph, logits
 
     def _shape(self, tensor: Any) -> Shape:
-        """(N, H, W, C) of images or masks, named where they are dynamic."""
+        """Return the shape (N, H, W, C) of images or masks, with names for the dynamic axes."""
         shape: list[int | str] = ["N"]
         for name, axis in zip("HW", sizes.AXES, strict=True):
             size, whole = getattr(tensor, axis), getattr(self._plan.input, axis)
@@ -124,13 +124,13 @@ class ONNXModel:
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> ONNXModel:  # noqa: A001
-    """The plan in ONNX Runtime on one of `list_devices`."""
+    """Compile the plan to ONNX, run by ONNX Runtime on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "onnx")
     return ONNXModel(plan, rules, device, precision)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:
-    """What the file that `export` wrote predicts on the CPU, after ONNX's own checker has read it."""
+    """Predict on the CPU with the file that `export` wrote, after ONNX's own checker has checked it."""
     model = (directory / FILE).read_bytes()
     onnx.checker.check_model(model, full_check=True)
     session = open_session(model, "cpu")

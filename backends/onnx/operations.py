@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.network.plan` as ONNX operators. Values are (N, C, H, W)."""
+"""The primitive operations of `core.network.plan` as ONNX operators. Values are (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from core.network.plan import (
 )
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
-"""What `forward` computes: all that may stand before the sigmoid."""
+"""The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Value = str
 """The name of one of the graph's values."""
 
 
 def conv2d(graph: Graph, operation: Conv2D, x: Value, kernel: Value, name: str) -> Value:
-    """Convolution with explicit pads; the kernel is (out, in, kh, kw)."""
+    """Convolve with explicit pads; the kernel is (out, in, kh, kw)."""
     (top, bottom), (left, right) = operation.pads
     return graph.node(
         "Conv",
@@ -44,7 +44,7 @@ def conv2d(graph: Graph, operation: Conv2D, x: Value, kernel: Value, name: str) 
 
 
 def conv_transpose2d(graph: Graph, operation: ConvTranspose2D, x: Value, kernel: Value, name: str) -> Value:
-    """Transposed convolution, its crops being ONNX's pads; an end short of pixels is output padding.
+    """Convolve transposed. The crops are ONNX's pads; pixels missing at an end are ONNX's output padding.
 
     The kernel is (in, out, kh, kw).
     """
@@ -62,18 +62,18 @@ def conv_transpose2d(graph: Graph, operation: ConvTranspose2D, x: Value, kernel:
 
 
 def bias(graph: Graph, operation: Bias, x: Value, b: Value) -> Value:
-    """Add b to every pixel: as the third input of the product before it, which has no other reader."""
+    """Add b to every pixel, if possible as the third input of the product, which has no other consumer."""
     product = graph.made_by(x)
     if product is not None and product.op_type in ("Conv", "ConvTranspose") and len(product.input) == 2:
         product.input.append(b)
         return x
     channels_first = graph.node("Reshape", b, graph.integers(-1, 1, 1))
-    # The plan's name of the sum is that of the parameter too.
+    # The plan uses one name for the sum and for the parameter.
     return graph.node("Add", x, channels_first, name=f"{operation.output.name}/sum")
 
 
 def relu(graph: Graph, operation: Relu, x: Value) -> Value:
-    """Negative numbers become 0."""
+    """Replace negative numbers by 0."""
     return graph.node("Relu", x, name=operation.output.name)
 
 
@@ -91,17 +91,17 @@ def concat(graph: Graph, operation: Concat, xs: Sequence[Value]) -> Value:
 
 
 def sigmoid(graph: Graph, x: Value, name: str) -> Value:
-    """1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x))."""
     return graph.node("Sigmoid", x, name=name)
 
 
 def forward(
     plan: Plan, graph: Graph, images: Value, arrays: Mapping[str, NDArray[Any]], *, mixed: bool
 ) -> Value:
-    """The logits, of images (N, 1, H, W); `arrays` are in the neutral layouts.
+    """Return the logits of images (N, 1, H, W); `arrays` are in the neutral layouts.
 
-    With `mixed` the two products have operands and results rounded to bfloat16, as `core.backend.contract`
-    asks.
+    With `mixed`, operands and results of the two products are rounded to bfloat16, as
+    `core.backend.training_rules` states.
     """
     values = {plan.input.name: images}
 
@@ -143,9 +143,10 @@ def forward(
 
 
 def _divisor(op: BatchNorm, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-    """What a batch norm that does nothing but divide divides by, (C, 1, 1); None of any other.
+    """Return the divisor, (C, 1, 1), of a batch norm that only divides; None for any other.
 
-    The division of grey values by their white (`core.prediction.exports`) is one, and so is exact.
+    The division of grey values by the maximum pixel value (`core.prediction.exports`) is such a batch norm.
+    As a division it is exact.
     """
     if (arrays[op.gamma] != 1).any() or arrays[op.beta].any() or arrays[op.moving_mean].any():
         return None
@@ -155,6 +156,6 @@ def _divisor(op: BatchNorm, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] 
 
 
 def _rounded(graph: Graph, x: Value) -> Value:
-    """The nearest bfloat16 numbers, as float32."""
+    """Round to the nearest bfloat16 numbers, as float32."""
     narrow = graph.node("Cast", x, to=onnx.TensorProto.BFLOAT16)
     return graph.node("Cast", narrow, to=onnx.TensorProto.FLOAT)

@@ -1,4 +1,4 @@
-"""NumPy: the judge of the other backends. Slow, plain, and exact to the rules of `core`."""
+"""Backend in NumPy, the reference for all others: slow and simple, and exact to the rules of `core`."""
 
 from core.backend.contract import Backend
 from core.base.programs import installation

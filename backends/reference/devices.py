@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def list_devices() -> list[str]:
-    """The CPU, always."""
+    """Return the CPU, the only device."""
     return ["cpu"]

@@ -11,16 +11,16 @@ from backends.reference.operations import Floats, sigmoid
 from core.backend.training_rules import LossRule
 
 Loss = tuple[np.floating[Any], Floats]
-"""Value and gradient."""
+"""The value of a loss, and its gradient for the logits."""
 
 
 def bce(logits: Floats, masks: Floats) -> Loss:
-    """Mean binary cross-entropy."""
+    """Return the mean binary cross-entropy."""
     return np.mean(_softplus(logits) - logits * masks), (sigmoid(logits) - masks) / _count(logits)
 
 
 def dice(logits: Floats, masks: Floats) -> Loss:
-    """Soft Dice over the batch, smoothing 1."""
+    """Return 1 less the soft Dice over the batch, with smoothing 1."""
     p = sigmoid(logits)
     one, two = logits.dtype.type(1), logits.dtype.type(2)
     overlap, total = two * np.sum(p * masks) + one, np.sum(p) + np.sum(masks) + one
@@ -29,7 +29,7 @@ def dice(logits: Floats, masks: Floats) -> Loss:
 
 
 def focal(logits: Floats, masks: Floats, gamma: float) -> Loss:
-    """Cross-entropy weighed by how wrong each pixel is."""
+    """Return the mean cross-entropy with each pixel weighted by its error, to the power `gamma`."""
     sign = 2 * masks - 1
     x, g = logits * sign, logits.dtype.type(gamma)
     weight = np.exp(-g * _softplus(x))  # sigmoid(-x)**gamma
@@ -39,7 +39,10 @@ def focal(logits: Floats, masks: Floats, gamma: float) -> Loss:
 
 
 def tversky(logits: Floats, masks: Floats, alpha: float, beta: float) -> Loss:
-    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    """Return 1 less the soft Tversky index over the batch, with smoothing 1.
+
+    `alpha` weights false positives, `beta` false negatives.
+    """
     p, a, b = sigmoid(logits), logits.dtype.type(alpha), logits.dtype.type(beta)
     one, two = logits.dtype.type(1), logits.dtype.type(2)
     found = two * np.sum(p * masks) + one
@@ -50,7 +53,7 @@ def tversky(logits: Floats, masks: Floats, alpha: float, beta: float) -> Loss:
 
 
 def lovasz(logits: Floats, masks: Floats) -> Loss:
-    """Lovasz hinge of each image, then the mean; pixels of equal error in the order of their index."""
+    """Return the mean of the images' Lovasz hinges; pixels of equal error keep the order of their index."""
     sign = 2 * masks - 1
     errors = 1 - logits * sign
     weights = np.empty_like(logits)
@@ -62,7 +65,7 @@ def lovasz(logits: Floats, masks: Floats) -> Loss:
 
 
 def total(rule: LossRule, logits: Floats, masks: Floats) -> Loss:
-    """The weighted sum."""
+    """Return the weighted sum of the rule's losses."""
     number = logits.dtype.type
     losses: dict[str, Callable[..., Loss]] = {
         "bce": bce,
@@ -78,18 +81,18 @@ def total(rule: LossRule, logits: Floats, masks: Floats) -> Loss:
 
 
 def _jaccard_steps(truth: Floats) -> Floats:
-    """What each pixel adds to the Jaccard loss; (pixels,), both from the largest error down."""
+    """Return what each pixel adds to the Jaccard loss; (pixels,), sorted from the largest error down."""
     positives = np.sum(truth)
     left = positives - np.cumsum(truth) + truth
     union = positives + np.cumsum(1 - truth) - (1 - truth)
-    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    # In an image without truth the union before the first pixel is 0; this pixel adds the whole loss.
     steps = np.where(truth > 0, 1 / np.maximum(union, 1), left / (np.maximum(union, 1) * (union + 1)))
     steps[union == 0] = 1
     return steps
 
 
 def _count(logits: Floats) -> np.floating[Any]:
-    """Of the pixels, in their type: divided by a whole number beyond 2**16, NumPy 1 makes float32 float64."""
+    """Return the number of pixels in their type: divided by an int beyond 2**16, float32 becomes float64."""
     number: np.floating[Any] = logits.dtype.type(logits.size)
     return number
 

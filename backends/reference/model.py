@@ -1,7 +1,7 @@
-"""A plan compiled to NumPy: it walks the operations forward, and backward with the chain rule.
+"""A plan compiled to NumPy: it computes the operations forward, and backward by the chain rule.
 
-The judge of float32 is this model in float64. With `moves` (`core.tolerance.budget`) it shows what rounding
-does: its weights, the images, and every result of an operation and of a gradient are moved as they come.
+The reference for float32 is this model in float64. With `moves` (`core.tolerance.budget`) it shows the effect
+of rounding: the weights, the images, and every result of an operation and of a gradient are perturbed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _without_warnings(method: F) -> F:
-    """A run that diverges is told by its loss, as in every framework."""
+    """Silence NumPy's warnings in a method: a run that diverges shows it by its loss, as in any framework."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")(method)
 
 
 class ReferenceModel:
-    """The rules in NumPy: see `core.backend.contract.Model` for what each method promises."""
+    """Model in NumPy; `core.backend.contract.Model` specifies the methods."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class ReferenceModel:
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
-        """One update; gives the loss before it."""
+        """Update the model; return the loss before the update."""
         loss, _ = self._step(images, masks, scalars, keep)
         return loss
 
@@ -77,7 +77,7 @@ class ReferenceModel:
     def _step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> tuple[float, State]:
-        """The loss and the gradients before an update that it makes."""
+        """Update the model; return the loss and the gradients before the update."""
         if keep is None:
             keep = draw_dropout_masks(self._plan, self._rules.seed, scalars.step, len(images))
         loss, unclipped, batch_statistics = self._differentiate(images, masks, keep)
@@ -99,26 +99,26 @@ class ReferenceModel:
 
     @_without_warnings
     def evaluate(self, images: Array, masks: Array) -> tuple[float, NDArray[Any]]:
-        """Loss and probabilities with running statistics."""
+        """Return loss and probabilities with running statistics."""
         logits = self._forward(images)[self._plan.logits]
         loss, _ = losses.total(self._rules.loss, logits, masks.astype(self._dtype))
         return float(loss), operations.sigmoid(logits)
 
     @_without_warnings
     def predict(self, images: Array) -> NDArray[Any]:
-        """Probabilities."""
+        """Return probabilities."""
         return operations.sigmoid(self._forward(images)[self._plan.logits])
 
     @_without_warnings
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Training loss and gradients; changes nothing."""
+        """Return training loss and gradients; change nothing."""
         if keep is None:
             keep = draw_dropout_masks(self._plan, self._rules.seed, 0, len(images))
         loss, gradients, _ = self._differentiate(images, masks, keep)
         return loss, dict(gradients)
 
     def state(self) -> State:
-        """Copies of all arrays."""
+        """Return copies of all arrays."""
         return {name: array.copy() for name, array in self._arrays.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
@@ -130,14 +130,14 @@ class ReferenceModel:
             self._arrays[parameter.name][...] = self._moved(self._arrays[parameter.name])
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Weights and statistics as `weights.npz`."""
+        """Write weights and statistics as `weights.npz`."""
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {array.name: self._arrays[array.name] for array in self._plan.arrays}
         np.savez(directory / "weights.npz", **arrays)
 
     def _forward(self, images: Array, keep: DropoutMasks | None = None) -> dict[str, Floats]:
-        """Every tensor by name; with `keep` as in training, the batch's statistics among them."""
+        """Return every tensor by name; in training (with `keep`), also the batch's statistics."""
         values: dict[str, Floats] = {self._plan.input.name: self._moved(images.astype(self._dtype))}
         for op in self._plan.operations[:-1]:
             values[op.output.name] = self._apply(op, values, keep)
@@ -175,7 +175,7 @@ class ReferenceModel:
     def _differentiate(
         self, images: Array, masks: Array, keep: DropoutMasks
     ) -> tuple[float, dict[str, Floats], dict[str, Floats]]:
-        """Loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
+        """Return loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
         values = self._forward(images, keep)
         loss, d_logits = losses.total(self._rules.loss, values[self._plan.logits], masks.astype(self._dtype))
         flowing = {self._plan.logits: self._moved(d_logits)}
@@ -195,7 +195,7 @@ class ReferenceModel:
         keep: DropoutMasks,
         gradients: dict[str, Floats],
     ) -> list[Floats]:
-        """Gradients of the operation's inputs; those of its parameters go into `gradients`."""
+        """Return the gradients of the operation's inputs; write those of its parameters to `gradients`."""
         x, arrays = values[op.input], self._arrays
         match op:
             case Conv2D():
@@ -225,17 +225,17 @@ class ReferenceModel:
         return array if self._moves is None else self._moves(array)
 
     def _operands(self, *arrays: Floats) -> Iterator[Floats]:
-        """What a product is taken of: in mixed precision rounded, and float64, so that sums lose nothing."""
+        """Yield the operands of a product: in mixed precision rounded, then float64 to have exact sums."""
         return (to_bfloat16(array).astype(np.float64) if self._mixed else array for array in arrays)
 
     def _product(self, array: Floats) -> Floats:
-        """What becomes of a product; in mixed precision a float32 sum, then rounded."""
+        """Return the result of a product; in mixed precision the float32 sum, rounded to bfloat16."""
         array = self._moved(array)
         return to_bfloat16(array.astype(np.float32)).astype(self._dtype) if self._mixed else array
 
 
-class Truth(ReferenceModel):
-    """The judge: the rule in float64, for models of any precision."""
+class Float64Reference(ReferenceModel):
+    """The reference in float64, with which models of any precision are compared."""
 
     def __init__(
         self, plan: Plan, rules: TrainingRules, precision: Precision, moves: Perturbation | None
@@ -245,12 +245,12 @@ class Truth(ReferenceModel):
     def step_and_gradients(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> tuple[float, State]:
-        """One update; gives what `gradients` would have given before it, computed once."""
+        """Update the model; return what `gradients` would have returned before, computed once."""
         return self._step(images, masks, scalars, keep)
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
-    """The plan in NumPy; `device` can only be the CPU."""
+    """Compile the plan to NumPy; `device` can only be the CPU."""
     del device
     require_operations(plan, operations.OPERATIONS, "reference")
     return ReferenceModel(plan, rules, precision)
@@ -258,6 +258,6 @@ def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision)
 
 def compile_reference(
     plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None
-) -> Truth:
-    """The truth for a model of this precision, in float64. `draw` perturbs it (`core.tolerance.budget`)."""
-    return Truth(plan, rules, precision, None if draw is None else Perturbation(draw))
+) -> Float64Reference:
+    """Return the reference for a model of this precision. `draw` perturbs it (`core.tolerance.budget`)."""
+    return Float64Reference(plan, rules, precision, None if draw is None else Perturbation(draw))

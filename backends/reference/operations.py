@@ -1,8 +1,8 @@
-"""Each primitive operation of `core.network.plan` in NumPy, forward and backward.
+"""The primitive operations of `core.network.plan` in NumPy, forward and backward.
 
-Promises: written from the definitions in `core.network.plan`, tap by tap, with nothing shared with any
-framework; the type of the arrays (float32 or float64) is the type of the arithmetic. Arrays are
-(N, H, W, C). `<operation>_backward` takes the gradient of the result and gives those of the inputs.
+They are written from the definitions in `core.network.plan`, tap by tap, and share nothing with a framework.
+The type of the arrays (float32 or float64) is the type of the arithmetic. Arrays are (N, H, W, C).
+`<operation>_backward` takes the gradient of the result and returns those of the inputs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from core.network.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads, Relu
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
-"""What is computed here: all that may stand before the sigmoid."""
+"""The operations that this module computes: all that may stand before the sigmoid."""
 
 Floats = NDArray[np.floating[Any]]
 
 Rounding = Callable[[Floats], Floats]
-"""What becomes of a result: nothing, but where the judge asks what rounding does."""
+"""A function applied to each result: the identity, or a perturbation that shows the effect of rounding."""
 
 
 def conv2d(operation: Conv2D, x: Floats, kernel: Floats) -> Floats:
-    """Sum over the kernel's taps of strided views of the padded input."""
+    """Convolve: for each tap of the kernel, add the product of it and a strided view of the padded input."""
     out = operation.output
     padded = _pad(x, operation.pads)
     y = np.zeros((len(x), out.height, out.width, out.channels), x.dtype)
@@ -35,7 +35,7 @@ def conv2d(operation: Conv2D, x: Floats, kernel: Floats) -> Floats:
 
 
 def conv2d_backward(operation: Conv2D, x: Floats, kernel: Floats, dy: Floats) -> tuple[Floats, Floats]:
-    """Gradients of the input and of the kernel."""
+    """Return the gradients of the input and of the kernel."""
     padded = _pad(x, operation.pads)
     d_padded, d_kernel = np.zeros_like(padded), np.zeros_like(kernel)
     for a, b, tap in _taps(operation):
@@ -45,7 +45,7 @@ def conv2d_backward(operation: Conv2D, x: Floats, kernel: Floats, dy: Floats) ->
 
 
 def conv_transpose2d(operation: ConvTranspose2D, x: Floats, kernel: Floats) -> Floats:
-    """Every input pixel adds its multiple of the kernel to the output, which is then cropped."""
+    """Convolve transposed: add a multiple of the kernel for every input pixel, then crop."""
     out = operation.output
     full = np.zeros((len(x), *_full_size(operation), out.channels), x.dtype)
     for a, b, tap in _taps(operation, x.shape):
@@ -56,7 +56,7 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Floats, kernel: Floats) -> F
 def conv_transpose2d_backward(
     operation: ConvTranspose2D, x: Floats, kernel: Floats, dy: Floats
 ) -> tuple[Floats, Floats]:
-    """Gradients of the input and of the kernel."""
+    """Return the gradients of the input and of the kernel."""
     d_full = _pad(dy, operation.crops)
     dx, d_kernel = np.zeros_like(x), np.zeros_like(kernel)
     for a, b, tap in _taps(operation, x.shape):
@@ -71,17 +71,17 @@ def bias(_: Operation, x: Floats, b: Floats) -> Floats:
 
 
 def bias_backward(dy: Floats) -> tuple[Floats, Floats]:
-    """Gradients of the input and of b."""
+    """Return the gradients of the input and of b."""
     return dy, _total(dy)
 
 
 def relu(_: Operation, x: Floats) -> Floats:
-    """Negative numbers become 0."""
+    """Replace negative numbers by 0."""
     return np.maximum(x, 0)
 
 
 def relu_backward(x: Floats, dy: Floats) -> Floats:
-    """0 where the input was 0 or negative."""
+    """Return the gradient, with 0 where the input was 0 or negative."""
     return np.where(x > 0, dy, 0)
 
 
@@ -95,9 +95,9 @@ def batch_norm(
     training: bool,
     rounded: Rounding,
 ) -> tuple[Floats, Floats, Floats]:
-    """The normalised input, and the mean and variance that normalised it (the batch's in training).
+    """Return the normalised input, and the mean and variance that normalised it (the batch's in training).
 
-    The numbers of each channel are `rounded`, and then the result.
+    `rounded` is applied to the statistics of each channel, and then to the result.
     """
     if training:
         mean, variance = map(rounded, _moments(x))
@@ -108,7 +108,7 @@ def batch_norm(
 def batch_norm_backward(
     operation: BatchNorm, x: Floats, gamma: Floats, dy: Floats, rounded: Rounding
 ) -> tuple[Floats, Floats, Floats]:
-    """Gradients of the input, gamma and beta through the batch's own statistics; `rounded` as in forward."""
+    """Return the gradients of input, gamma and beta, through the batch's statistics too; see `batch_norm`."""
     pixels = x.dtype.type(x.size // x.shape[-1])  # a whole number beyond 2**16 would make float32 float64
     mean, variance = map(rounded, _moments(x))
     inverse = 1 / np.sqrt(variance + x.dtype.type(operation.epsilon))
@@ -119,7 +119,7 @@ def batch_norm_backward(
 
 
 def dropout(operation: Dropout, x: Floats, keep: NDArray[np.uint8]) -> Floats:
-    """Elements to keep, scaled up; the others 0. Its own backward, applied to the gradient."""
+    """Scale the elements to keep (1) up, and set the others (0) to 0. Backward is the same function of dy."""
     return x * keep.astype(x.dtype) * x.dtype.type(operation.scale)
 
 
@@ -129,12 +129,12 @@ def concat(_: Concat, xs: Sequence[Floats]) -> Floats:
 
 
 def concat_backward(xs: Sequence[Floats], dy: Floats) -> list[Floats]:
-    """Each input's share of the gradient."""
+    """Return each input's part of the gradient."""
     return np.split(dy, np.cumsum([x.shape[-1] for x in xs])[:-1], axis=-1)
 
 
 def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)) without overflow."""
+    """Return 1 / (1 + exp(-x)), without overflow."""
     e = np.exp(-np.abs(x))
     y: Floats = np.where(x >= 0, 1, e) / (1 + e)
     return y
@@ -143,7 +143,7 @@ def sigmoid(x: Floats) -> Floats:
 def _taps(
     operation: Conv2D | ConvTranspose2D, shape: tuple[int, ...] | None = None
 ) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
-    """Each tap (a, b) of the kernel with the strided window of the large side that it meets."""
+    """Yield each tap (a, b) of the kernel, and the strided window of the larger image that it meets."""
     height, width = shape[1:3] if shape is not None else (operation.output.height, operation.output.width)
     rows, columns = operation.kernel_size
     s = operation.stride
@@ -166,14 +166,14 @@ def _full_size(operation: ConvTranspose2D) -> tuple[int, int]:
 
 
 def _pad(x: Floats, pads: tuple[Pads, Pads]) -> Floats:
-    """Add zeros at the sides; a negative number cuts off."""
+    """Add zeros at the sides; a negative number cuts pixels off."""
     rows, columns = pads
     grown = np.pad(x, ((0, 0), *((max(begin, 0), max(end, 0)) for begin, end in (rows, columns)), (0, 0)))
     return grown[:, : grown.shape[1] + min(rows[1], 0), : grown.shape[2] + min(columns[1], 0)]
 
 
 def _crop(x: Floats, crops: tuple[Pads, Pads], shape: tuple[int, ...]) -> Floats:
-    """Cut the sides off; where that leaves less than `shape`, append zeros."""
+    """Cut the sides off; append zeros if that leaves less than `shape`."""
     (top, _), (left, _) = crops
     cut = x[:, top : top + shape[1], left : left + shape[2]]
     missing = [(0, wanted - got) for wanted, got in zip(shape, cut.shape, strict=True)]
@@ -181,13 +181,13 @@ def _crop(x: Floats, crops: tuple[Pads, Pads], shape: tuple[int, ...]) -> Floats
 
 
 def _total(x: Floats) -> Floats:
-    """Sum of each channel, added up in float64: NumPy adds along the first axes one by one."""
+    """Return the sum of each channel, added in float64: NumPy adds along the first axes one by one."""
     total: Floats = x.sum(axis=(0, 1, 2), dtype=np.float64).astype(x.dtype)
     return total
 
 
 def _moments(x: Floats) -> tuple[Floats, Floats]:
-    """Mean and biased variance of each channel, added up in float64."""
+    """Return mean and biased variance of each channel, added in float64."""
     mean: Floats = np.asarray(x.mean(axis=(0, 1, 2), dtype=np.float64), x.dtype)
     variance: Floats = np.asarray(x.var(axis=(0, 1, 2), dtype=np.float64), x.dtype)
     return mean, variance

@@ -1,4 +1,4 @@
-"""Clipping and the optimisers of `core.backend.training_rules` in NumPy."""
+"""Gradient clipping and the optimisers of `core.backend.training_rules` in NumPy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adam(
     v: Floats,
     gradient: Floats,
 ) -> None:
-    """One update of the weights and both moments, in place."""
+    """Update the weights and both moments in place."""
     number = w.dtype.type
     beta1, beta2 = number(rule.beta1), number(rule.beta2)
     m[...] = beta1 * m + (1 - beta1) * gradient
@@ -43,20 +43,20 @@ def sgd(
     velocity: Floats,
     gradient: Floats,
 ) -> None:
-    """One update of the weights and the velocity, in place."""
+    """Update the weights and the velocity in place."""
     momentum = w.dtype.type(rule.momentum)
     velocity[...] = momentum * velocity + gradient
     _step(scalars, parameter, w, gradient + momentum * velocity if rule.nesterov else velocity)
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
-    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "the reference")
 
 
 def _step(scalars: StepScalars, parameter: Parameter, w: Floats, direction: Floats) -> None:
-    """Along the direction, with the decay of kernels."""
+    """Step along the direction, with weight decay if the parameter is a kernel."""
     number = w.dtype.type
     step = number(scalars.step_size) * direction
     if parameter.role == "kernel" and scalars.decay:

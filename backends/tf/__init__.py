@@ -1,4 +1,4 @@
-"""TensorFlow, compiled with `tf.function`."""
+"""Backend for TensorFlow, compiled with `tf.function`."""
 
 from core.backend.contract import Backend
 from core.base.programs import installation

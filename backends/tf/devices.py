@@ -9,23 +9,23 @@ from core.base import system
 
 
 def list_devices() -> list[str]:
-    """The CPU, then every GPU that TensorFlow sees."""
+    """Return the CPU, then every GPU that TensorFlow sees."""
     gpus = tf.config.list_physical_devices("GPU")
     return ["cpu", *(f"gpu:{index}" for index in range(len(gpus)))]
 
 
 def framework_device(name: str) -> str:
-    """TensorFlow's name of a device of `list_devices`."""
+    """Return TensorFlow's name for a device of `list_devices`."""
     return f"/device:{name.upper()}" if ":" in name else f"/device:{name.upper()}:0"
 
 
 @functools.cache
 def multiplies_bfloat16(name: str) -> bool:
-    """Whether a device's convolutions of bfloat16 are fast and add in float32.
+    """Return whether a device's bfloat16 convolutions are fast and add in float32.
 
-    A GPU's are. On a CPU oneDNN's are, given a processor that has such products; Eigen's add in bfloat16 (a
-    kernel's gradient is off by 2 % after 300 pixels). It is asked for a gradient of 1,024 ones, for which
-    adding in bfloat16 gives 256.
+    A GPU's do. On a CPU oneDNN's do if the processor has bfloat16 products, but Eigen's add in bfloat16 (a
+    kernel's gradient is off by 2 % after 300 pixels). A gradient that sums 1,024 ones shows which is used:
+    addition in bfloat16 gives 256.
     """
     if name != "cpu":
         return True

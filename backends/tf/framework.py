@@ -1,4 +1,7 @@
-"""The one place that imports TensorFlow, quietly and set up for the rules of `core`."""
+"""The import of TensorFlow, without its messages and with the settings that `core`'s rules need.
+
+Nothing else imports TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Any
 from core.base.system import held_back_stderr, keep_freed_memory
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# TensorFlow imports Keras, which reads and writes a file in the home folder, or where there is none in ./~ or
-# /tmp; and Keras imports matplotlib, if it can, which leaves a folder in /tmp where there is no home.
+# TensorFlow imports Keras, which reads and writes a file in the home folder; without a home, in ./~ or /tmp.
+# Keras imports matplotlib if it is installed, which leaves a folder in /tmp if there is no home.
 os.environ.setdefault("KERAS_HOME", os.devnull)
-sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type] # which means that it cannot be imported
-# Importing TensorFlow 2.21 writes "oneDNN custom operations are on" twice, before it reads any log level.
+sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type] # its import then fails
+# The import of TensorFlow 2.21 writes "oneDNN custom operations are on" twice, whatever the log level.
 with held_back_stderr():
     import tensorflow as tf
 if sys.modules.get("matplotlib") is None:
@@ -21,10 +24,10 @@ if sys.modules.get("matplotlib") is None:
 
 tf.get_logger().setLevel("ERROR")
 keep_freed_memory()
-# TF32 keeps 10 bits of a float32 product: runs on the GPU would leave the other backends' trajectory.
+# TF32 keeps 10 bits of a float32 product: runs on a GPU would deviate from the other backends' trajectory.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 for _gpu in tf.config.list_physical_devices("GPU"):
-    # Otherwise TensorFlow takes the whole memory of every GPU at the first operation.
+    # Otherwise TensorFlow allocates the whole memory of every GPU at the first operation.
     tf.config.experimental.set_memory_growth(_gpu, True)
 
 Tensor = Any

@@ -1,23 +1,25 @@
-"""TensorFlow's fused kernel of batch norm, on the conventions of `core`: float32, variances biased."""
+"""TensorFlow's fused kernel of batch norm, with the conventions of `core`: float32 and biased variances."""
 
 from __future__ import annotations
 
 from backends.tf.framework import Tensor, tf
 
 
-def by_known(
+def normalize(
     x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float
 ) -> Tensor:
-    """The input normalised by a mean and a variance of each channel."""
+    """Return the input normalised by a given mean and variance of each channel."""
     return tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=False
     ).y
 
 
-def by_own(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The input normalised by its own mean and variance of each channel, and these.
+def normalize_by_batch(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the input normalised by its own mean and variance of each channel, and these.
 
-    The kernel gives the Bessel-corrected variance, though it normalises by the biased.
+    The kernel normalises by the biased variance but returns the Bessel-corrected one.
     """
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
@@ -29,8 +31,11 @@ def by_own(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tens
 def gradient_on_cpu(
     dy: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, variance: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `by_own` with regard to x, gamma and beta; a GPU's kernel wants something else than the variance."""
-    found = tf.raw_ops.FusedBatchNormGradV3(
+    """Return the gradients of `normalize_by_batch` for x, gamma and beta.
+
+    On a GPU the kernel needs another input than the variance.
+    """
+    gradients = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=dy,
         x=x,
         scale=gamma,
@@ -40,4 +45,4 @@ def gradient_on_cpu(
         epsilon=epsilon,
         is_training=True,
     )
-    return found.x_backprop, found.scale_backprop, found.offset_backprop
+    return gradients.x_backprop, gradients.scale_backprop, gradients.offset_backprop

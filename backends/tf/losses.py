@@ -9,25 +9,28 @@ from core.backend.training_rules import LossRule
 
 
 def bce(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean binary cross-entropy."""
+    """Return the mean binary cross-entropy."""
     return tf.reduce_mean(tf.nn.softplus(logits) - logits * masks)
 
 
 def dice(logits: Tensor, masks: Tensor) -> Tensor:
-    """Soft Dice over the batch, smoothing 1."""
+    """Return 1 less the soft Dice over the batch, with smoothing 1."""
     p = tf.sigmoid(logits)
     overlap = 2 * tf.reduce_sum(p * masks) + 1
     return 1 - overlap / (tf.reduce_sum(p) + tf.reduce_sum(masks) + 1)
 
 
 def focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
-    """Cross-entropy weighed by how wrong each pixel is."""
+    """Return the mean cross-entropy with each pixel weighted by its error, to the power `gamma`."""
     x = logits * (2 * masks - 1)
     return tf.reduce_mean(tf.exp(-gamma * tf.nn.softplus(x)) * tf.nn.softplus(-x))
 
 
 def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
-    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    """Return 1 less the soft Tversky index over the batch, with smoothing 1.
+
+    `alpha` weights false positives, `beta` false negatives.
+    """
     p = tf.sigmoid(logits)
     found = 2 * tf.reduce_sum(p * masks) + 1
     false = alpha * tf.reduce_sum(p * (1 - masks)) + beta * tf.reduce_sum((1 - p) * masks)
@@ -35,7 +38,7 @@ def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
-    """Lovasz hinge of each image, then the mean; `tf.argsort` leaves pixels of equal error in order."""
+    """Return the mean of the images' Lovasz hinges. The stable sort keeps pixels of equal error in order."""
     truth = tf.reshape(masks, (tf.shape(masks)[0], -1))
     errors = 1 - tf.reshape(logits, tf.shape(truth)) * (2 * truth - 1)
     order = tf.argsort(errors, axis=1, direction="DESCENDING", stable=True)
@@ -45,7 +48,7 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
-    """The weighted sum."""
+    """Return the weighted sum of the rule's losses."""
     losses: dict[str, Callable[..., Tensor]] = {
         "bce": bce,
         "dice": dice,
@@ -53,15 +56,17 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
         "tversky": tversky,
         "lovasz": lovasz,
     }
-    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
+    parts = [
+        weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.part_count()
+    ]
     return tf.add_n(parts)
 
 
 def _jaccard_steps(truth: Tensor) -> Tensor:
-    """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
+    """Return what each pixel adds to the Jaccard loss; (N, pixels), sorted from the largest error down."""
     positives = tf.reduce_sum(truth, axis=1, keepdims=True)
     left = positives - tf.cumsum(truth, axis=1, exclusive=True)
     union = positives + tf.cumsum(1 - truth, axis=1, exclusive=True)
-    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    # In an image without truth the union before the first pixel is 0; this pixel adds the whole loss.
     steps = tf.where(truth > 0, 1 / tf.maximum(union, 1), left / (tf.maximum(union, 1) * (union + 1)))
     return tf.where(union > 0, steps, tf.ones_like(steps))

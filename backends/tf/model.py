@@ -23,7 +23,7 @@ __all__ = ["TensorFlowModel", "compile", "list_devices", "predict_exported", "sw
 
 
 class TensorFlowModel:
-    """See `core.backend.contract.Model` for what each method promises."""
+    """Model in TensorFlow; `core.backend.contract.Model` specifies the methods."""
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
@@ -49,9 +49,9 @@ class TensorFlowModel:
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
-        """One update; gives the loss before it."""
+        """Update the model; return the loss before the update."""
         with tf.device(self._device):
-            kept = self._drawn(len(images), scalars.step) if keep is None else self._given(keep)
+            kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
             return self._update(
                 self._floats(images),
                 tf.constant(masks, tf.uint8),
@@ -61,26 +61,26 @@ class TensorFlowModel:
             )
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
-        """Loss and probabilities with running statistics."""
+        """Return loss and probabilities with running statistics."""
         with tf.device(self._device):
             loss, probabilities = self._evaluate(self._floats(images), tf.constant(masks, tf.uint8))
         return loss, probabilities.numpy()
 
     def predict(self, images: Array) -> Array:
-        """Probabilities."""
+        """Return probabilities."""
         with tf.device(self._device):
             probabilities: Array = self._predict(self._floats(images)).numpy()
         return probabilities
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Training loss and gradients; changes nothing."""
+        """Return training loss and gradients; change nothing."""
         with tf.device(self._device):
-            kept = self._drawn(len(images), 0) if keep is None else self._given(keep)
+            kept = self._drawn_masks(len(images), 0) if keep is None else self._given_masks(keep)
             loss, gradients, _ = self._differentiate(self._floats(images), tf.constant(masks, tf.uint8), kept)
         return float(loss), {name: gradient.numpy() for name, gradient in gradients.items()}
 
     def state(self) -> State:
-        """Copies of all arrays."""
+        """Return copies of all arrays."""
         return {name: variable.numpy().copy() for name, variable in self._arrays.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
@@ -94,7 +94,7 @@ class TensorFlowModel:
         del metadata  # the format has no place for it
         images = tf.TensorSpec(_shape(self._plan.input), tf.float32, name="images")
         module = tf.Module()
-        # SavedModel stores what hangs on the module: what a prediction needs, without the moments.
+        # SavedModel stores the attributes of the module: here what a prediction needs, without the moments.
         module.arrays = {
             array.name.replace("/", "_"): self._arrays[array.name] for array in self._plan.arrays
         }
@@ -109,21 +109,21 @@ class TensorFlowModel:
     def _floats(self, images: Array) -> Tensor:
         return tf.constant(images, self._dtype)
 
-    def _given(self, keep: DropoutMasks) -> dict[str, Tensor]:
+    def _given_masks(self, keep: DropoutMasks) -> dict[str, Tensor]:
         return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
 
-    def _drawn(self, count: int, step: int) -> dict[str, Tensor]:
-        return self._draw(count, step) if self._plan.dropouts else {}  # a call takes 0.7 ms
+    def _drawn_masks(self, count: int, step: int) -> dict[str, Tensor]:
+        return self._draw(count, step) if self._plan.dropouts else {}  # saves a call that draws nothing
 
     def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
         training = keep is not None
-        # An exported graph predicts the same on a CPU that does not multiply bfloat16.
+        # Predictions on a CPU do not use bfloat16 products, so that an exported graph runs on any CPU.
         native = self._multiplies_bfloat16 and (training or not self._on_cpu)
-        use = operations.Use(self._on_cpu, training, multiplies_bfloat16=native)
-        return operations.forward(self._plan, images, self._arrays, keep, use, self._mixed)
+        context = operations.Context(self._on_cpu, training, multiplies_bfloat16=native)
+        return operations.forward(self._plan, images, self._arrays, keep, context, self._mixed)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
-        """Dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
+        """Draw dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
         masks = {}
         for op in self._plan.dropouts:
             shape = tf.stack([count, op.output.height, op.output.width, op.output.channels])
@@ -143,7 +143,7 @@ class TensorFlowModel:
         return loss, tape.gradient(loss, parameters), statistics
 
     def _graph_update(
-        self, images: Tensor, masks: Tensor, size: Tensor, decay: Tensor, keep: dict[str, Tensor]
+        self, images: Tensor, masks: Tensor, step_size: Tensor, decay: Tensor, keep: dict[str, Tensor]
     ) -> Tensor:
         loss, gradients, statistics = self._graph_differentiate(images, masks, keep)
         if self._rules.clip_norm is not None:
@@ -152,7 +152,13 @@ class TensorFlowModel:
             name = parameter.name
             slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
             self._optimize(
-                self._rules.optimizer, size, decay, parameter, self._arrays[name], *slots, gradients[name]
+                self._rules.optimizer,
+                step_size,
+                decay,
+                parameter,
+                self._arrays[name],
+                *slots,
+                gradients[name],
             )
         for op in self._plan.batch_norms:
             momentum = tf.constant(op.momentum, self._dtype)
@@ -175,18 +181,24 @@ class TensorFlowModel:
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
-    """The plan in TensorFlow on one of `list_devices`."""
+    """Compile the plan to TensorFlow on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "tf")
     return TensorFlowModel(plan, rules, device, precision)
 
 
 def switches() -> tuple[Switch, ...]:
-    """The numbers at which kernels change."""
-    return (operations.WIDE, operations.SEVERAL, cpu.PARTS, cpu.CANCELLED, im2col.FLOATS)
+    """Return the numbers at which kernels change."""
+    return (
+        operations.ENOUGH_CHANNELS,
+        operations.SEVERAL_CHANNELS,
+        cpu.ROW_PARTS,
+        cpu.CANCELLATION,
+        im2col.PART_FLOATS,
+    )
 
 
 def predict_exported(directory: Path, images: Array) -> Array:
-    """What the SavedModel that `export` wrote predicts on the CPU."""
+    """Predict on the CPU with the SavedModel that `export` wrote."""
     with tf.device("/CPU:0"), utf8_name(directory) as name:
         serve = tf.saved_model.load(name).signatures["serving_default"]
         probabilities: Array = serve(images=tf.constant(images, tf.float32))["probabilities"].numpy()

@@ -1,4 +1,4 @@
-"""Each primitive operation of `core.network.plan` in TensorFlow. Arrays are (N, H, W, C)."""
+"""The primitive operations of `core.network.plan` in TensorFlow. Arrays are (N, H, W, C)."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from core.network.plan import (
 )
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
-"""What `forward` computes: all that may stand before the sigmoid."""
+"""The operations that `forward` computes: all that may stand before the sigmoid."""
 
-WIDE = Switch("windows are unfolded, whose pixels have enough channels", "channels", 16)
-SEVERAL = Switch("one channel has kernels of its own", "channels", 2)
+ENOUGH_CHANNELS = Switch("windows with enough channels are unfolded", "channels", 16)
+SEVERAL_CHANNELS = Switch("one channel has kernels of its own", "channels", 2)
 
 
 @dataclass(frozen=True)
-class Use:
-    """Where a graph runs and what for, which decides between kernels that compute the same.
+class Context:
+    """The device and the purpose of a graph, which decide between kernels that compute the same.
 
     Attributes:
-        on_cpu: The device.
+        on_cpu: Whether the device is the CPU.
         training: Whether gradients are taken.
-        multiplies_bfloat16: Whether kernels may be used that multiply such numbers, and add in float32.
+        multiplies_bfloat16: Whether kernels may be used that multiply bfloat16 numbers and add in float32.
     """
 
     on_cpu: bool
@@ -48,68 +48,72 @@ class Use:
 
     @property
     def trains_on_cpu(self) -> bool:
-        """Whether the kernels are chosen by hand (`backends.tf.cpu`)."""
+        """Whether the kernels are those of `backends.tf.cpu`."""
         return self.on_cpu and self.training
 
 
-Product = Callable[[Any, Tensor, Tensor, Use], Tensor]
-"""One of the two convolutions, of its operation, the image and the kernel."""
+Product = Callable[[Any, Tensor, Tensor, Context], Tensor]
+"""One of the two convolutions, a function of its operation, the image, the kernel and the context."""
 
 
-def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
-    """Convolution with the plan's pads."""
+def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
+    """Convolve with the plan's pads."""
     pads = _padding(operation, x)
     windows = _windows(operation, x)
-    if use.trains_on_cpu and _unfolds(windows, x.shape[-1], x.dtype):
+    if context.trains_on_cpu and _unfolds(windows, x.shape[-1], x.dtype):
         return cpu.convolution(x, kernel, windows, pads)
     return tf.nn.conv2d(x, kernel, operation.stride, pads)
 
 
-def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
-    """The gradient of the convolution whose pads are the crops; an end short of pixels is zeros."""
+def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
+    """Compute the input's gradient of the convolution whose pads are the crops.
+
+    Pixels that are missing at an end are zeros.
+    """
     out = operation.output
     shape = tf.stack([tf.shape(x)[0], out.height, out.width, out.channels])
     pads = _padding(operation, x)
     windows = _windows(operation, x)
-    if use.on_cpu and not SEVERAL.reached(out.channels) and pads == "SAME":
-        if use.training:
+    if context.on_cpu and not SEVERAL_CHANNELS.reached(out.channels) and pads == "SAME":
+        if context.training:
             return cpu.transposed_to_one_channel(x, kernel, windows)
-        pads = _explicit(operation.crops)  # which bring Eigen's kernel; oneDNN's computes 16 channels
-    if use.trains_on_cpu and _unfolds(windows, out.channels, x.dtype):
+        pads = _explicit(operation.crops)  # choose Eigen's kernel; oneDNN's always computes 16 channels
+    if context.trains_on_cpu and _unfolds(windows, out.channels, x.dtype):
         return cpu.transposed_convolution(x, kernel, shape, windows, pads)
     return tf.nn.conv2d_transpose(x, kernel, shape, operation.stride, pads)
 
 
 def in_bfloat16(product: Product) -> Product:
-    """The product of precision "mixed_bfloat16". `tf.cast` rounds gradients as it rounds values.
+    """Return the product in precision "mixed_bfloat16". `tf.cast` rounds gradients as it rounds values.
 
     `core.backend.training_rules` states the rounding.
 
-    Without kernels of bfloat16, and where they would be Eigen's, it is taken in float32, of rounded operands.
+    If there are no kernels of bfloat16, or they are Eigen's, the product of the rounded operands is taken in
+    float32.
     """
 
-    def rounded(operation: Any, x: Tensor, kernel: Tensor, use: Use) -> Tensor:
+    def rounded(operation: Any, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
         x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
-        several = SEVERAL.reached(operation.output.channels)
-        by_eigen = use.on_cpu and not (several and _padding(operation, x) == "SAME")
-        if by_eigen or not use.multiplies_bfloat16:
+        several = SEVERAL_CHANNELS.reached(operation.output.channels)
+        by_eigen = context.on_cpu and not (several and _padding(operation, x) == "SAME")
+        if by_eigen or not context.multiplies_bfloat16:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
-        return tf.cast(tf.cast(product(operation, x, kernel, use), tf.bfloat16), tf.float32)
+        return tf.cast(tf.cast(product(operation, x, kernel, context), tf.bfloat16), tf.float32)
 
     return rounded
 
 
-def bias(_: Operation, x: Tensor, b: Tensor, use: Use, only_with_relu: bool) -> Tensor:
+def bias(_: Operation, x: Tensor, b: Tensor, context: Context, only_with_relu: bool) -> Tensor:
     """Add b to every pixel; `only_with_relu` as in `cpu.bias`."""
-    if not SEVERAL.reached(x.shape[-1]):
-        return x + b  # its gradient is the faster one
-    if use.trains_on_cpu:
+    if not SEVERAL_CHANNELS.reached(x.shape[-1]):
+        return x + b  # its gradient is faster than that of `bias_add`
+    if context.trains_on_cpu:
         return cpu.bias(x, b, only_with_relu=only_with_relu and x.dtype == tf.float32)
     return tf.nn.bias_add(x, b)
 
 
 def relu(_: Operation, x: Tensor) -> Tensor:
-    """Negative numbers become 0."""
+    """Replace negative numbers by 0."""
     return tf.nn.relu(x)
 
 
@@ -120,22 +124,22 @@ def batch_norm(
     beta: Tensor,
     mean: Tensor,
     variance: Tensor,
-    use: Use,
+    context: Context,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised input, and the mean and biased variance that normalised it."""
+    """Return the normalised input, and the mean and biased variance that normalised it."""
     epsilon = operation.epsilon
     if x.dtype == tf.float64:  # the fused kernel has no float64
-        if use.training:
+        if context.training:
             mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
         return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon), mean, variance
-    if not use.training:
-        return fused_batch_norm.by_known(x, gamma, beta, mean, variance, epsilon), mean, variance
-    by_own = cpu.batch_norm if use.on_cpu else fused_batch_norm.by_own
-    return by_own(x, gamma, beta, epsilon)
+    if not context.training:
+        return fused_batch_norm.normalize(x, gamma, beta, mean, variance, epsilon), mean, variance
+    by_batch = cpu.batch_norm if context.on_cpu else fused_batch_norm.normalize_by_batch
+    return by_batch(x, gamma, beta, epsilon)
 
 
 def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
-    """Elements to keep, scaled up; the others 0."""
+    """Scale the elements to keep (1) up, and set the others (0) to 0."""
     return x * tf.cast(keep, x.dtype) * tf.constant(operation.scale, x.dtype)
 
 
@@ -145,7 +149,7 @@ def concat(_: Concat, xs: Sequence[Tensor]) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x))."""
     return tf.sigmoid(x)
 
 
@@ -154,10 +158,10 @@ def forward(
     images: Tensor,
     arrays: Mapping[str, Tensor],
     keep: Mapping[str, Tensor] | None,
-    use: Use,
+    context: Context,
     mixed: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits and, in training, the batch's statistics by the running ones' names."""
+    """Return the logits and, in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
     convolve: Product = conv2d
@@ -170,12 +174,12 @@ def forward(
         x = values[op.input]
         match op:
             case Conv2D():
-                y = convolve(op, x, arrays[op.kernel], use)
+                y = convolve(op, x, arrays[op.kernel], context)
             case ConvTranspose2D():
-                y = transpose(op, x, arrays[op.kernel], use)
+                y = transpose(op, x, arrays[op.kernel], context)
             case Bias():
                 only_with_relu = op.output.name in rectified and (mixed or op.input in transposed)
-                y = bias(op, x, arrays[op.bias], use, only_with_relu)
+                y = bias(op, x, arrays[op.bias], context, only_with_relu)
             case Relu():
                 y = relu(op, x)
             case BatchNorm():
@@ -186,7 +190,7 @@ def forward(
                     arrays[op.beta],
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
-                    use,
+                    context,
                 )
             case Dropout():
                 y = x if keep is None else dropout(op, x, keep[op.name])
@@ -199,19 +203,21 @@ def forward(
 
 
 def _unfolds(windows: Windows, channels: int, dtype: Any) -> bool:
-    """Whether the kernel's gradient is sooner a product of unfolded windows, of an image of so many channels.
+    """Return whether unfolding is the fastest way to the kernel's gradient for an image of these channels.
 
-    That of bfloat16 is a kernel of oneDNN that uses the processor's own products.
+    In bfloat16 it never is: oneDNN's kernel uses the processor's own products.
     """
-    return dtype != tf.bfloat16 and (windows.are_pixels or (windows.stride > 1 and WIDE.reached(channels)))
+    return dtype != tf.bfloat16 and (
+        windows.are_pixels or (windows.stride > 1 and ENOUGH_CHANNELS.reached(channels))
+    )
 
 
 def _padding(operation: Conv2D | ConvTranspose2D, x: Tensor) -> cpu.Padding:
-    """The pads or crops in TensorFlow's words.
+    """Return the pads or crops as TensorFlow's padding argument.
 
-    Where they are what it calls SAME they are called so: oneDNN's kernels of the gradients are chosen then,
-    which take up to a third less time. But not for a kernel smaller than the stride: over one, they end
-    the process now and then by a segmentation fault (TensorFlow 2.21).
+    It is "SAME" if they are what TensorFlow calls so, since TensorFlow then chooses oneDNN's faster kernels
+    of the gradients. For a kernel smaller than the stride they are explicit: there oneDNN's kernels sometimes
+    end the process by a segmentation fault (TensorFlow 2.21).
     """
     windows = _windows(operation, x)
     explicit = _explicit(windows.pads)
@@ -222,7 +228,7 @@ def _padding(operation: Conv2D | ConvTranspose2D, x: Tensor) -> cpu.Padding:
 
 
 def _windows(operation: Conv2D | ConvTranspose2D, x: Tensor) -> Windows:
-    """Those of the convolution, or of the one whose adjoint this is."""
+    """Return the windows of the convolution, or of the one whose adjoint the transposed convolution is."""
     given, made = tuple(x.shape[1:3]), (operation.output.height, operation.output.width)
     taps, stride = operation.kernel_size, operation.stride
     if isinstance(operation, Conv2D):
@@ -231,5 +237,5 @@ def _windows(operation: Conv2D | ConvTranspose2D, x: Tensor) -> Windows:
 
 
 def _explicit(pads: Sequence[Pads]) -> list[list[int]]:
-    """The pads of all four axes; zeros that a transposed convolution appends are no crops."""
+    """Return the pads of all four axes. Zeros that a transposed convolution appends are not crops."""
     return [[0, 0], *([begin, max(end, 0)] for begin, end in pads), [0, 0]]

@@ -1,4 +1,4 @@
-"""Clipping and the optimisers of `core.backend.training_rules` in TensorFlow."""
+"""Gradient clipping and the optimisers of `core.backend.training_rules` in TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> di
 
 def adam(
     rule: AdamRule,
-    size: Tensor,
+    step_size: Tensor,
     decay: Tensor,
     parameter: Parameter,
     w: Tensor,
@@ -26,16 +26,16 @@ def adam(
     v: Tensor,
     gradient: Tensor,
 ) -> None:
-    """One update of the weights and both moments, in place."""
+    """Update the weights and both moments in place."""
     _decay(decay, parameter, w)
-    # With both powers 0 the operator's own bias correction is 1: `size` holds it already.
+    # With both powers 0 the operator's own bias correction is 1: `step_size` includes it already.
     tf.raw_ops.ResourceApplyAdam(
         var=w.handle,
         m=m.handle,
         v=v.handle,
-        beta1_power=tf.zeros_like(size),
-        beta2_power=tf.zeros_like(size),
-        lr=size,
+        beta1_power=tf.zeros_like(step_size),
+        beta2_power=tf.zeros_like(step_size),
+        lr=step_size,
         beta1=tf.constant(rule.beta1, w.dtype),
         beta2=tf.constant(rule.beta2, w.dtype),
         epsilon=tf.constant(rule.epsilon, w.dtype),
@@ -45,20 +45,20 @@ def adam(
 
 def sgd(
     rule: SgdRule,
-    size: Tensor,
+    step_size: Tensor,
     decay: Tensor,
     parameter: Parameter,
     w: Tensor,
     velocity: Tensor,
     gradient: Tensor,
 ) -> None:
-    """One update of the weights and the velocity, in place."""
+    """Update the weights and the velocity in place."""
     _decay(decay, parameter, w)
-    # Not ResourceApplyKerasMomentum, whose velocity has the learning rate in it.
+    # Not ResourceApplyKerasMomentum, whose velocity includes the learning rate.
     tf.raw_ops.ResourceApplyMomentum(
         var=w.handle,
         accum=velocity.handle,
-        lr=size,
+        lr=step_size,
         grad=gradient,
         momentum=tf.constant(rule.momentum, w.dtype),
         use_nesterov=rule.nesterov,
@@ -66,7 +66,7 @@ def sgd(
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
-    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "tf")
 

@@ -1,4 +1,4 @@
-"""PyTorch, eager: each operation as it is called."""
+"""Backend for PyTorch, run eagerly."""
 
 from core.backend.contract import Backend
 from core.base.programs import installation

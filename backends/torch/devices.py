@@ -9,20 +9,20 @@ from core.base import system
 
 
 def list_devices() -> list[str]:
-    """The CPU, then every GPU that PyTorch sees; a build without CUDA sees none."""
+    """Return the CPU, then every GPU that PyTorch sees; a build without CUDA sees none."""
     return ["cpu", *(f"gpu:{index}" for index in range(torch.cuda.device_count()))]
 
 
 def framework_device(name: str) -> Any:
-    """PyTorch's device of a device of `list_devices`."""
+    """Return PyTorch's device for a device of `list_devices`."""
     return torch.device(name.replace("gpu", "cuda"))
 
 
 def multiplies_bfloat16(name: str) -> bool:
-    """Whether a device's convolutions of bfloat16 are fast and add in float32.
+    """Return whether a device's bfloat16 convolutions are fast and add in float32.
 
-    A GPU's are, and on a CPU oneDNN's, given a processor that has such products. PyTorch's own add tap by tap
-    in bfloat16 (off by 3e-3) and take a hundred times as long.
+    A GPU's do. On a CPU oneDNN's do if the processor has bfloat16 products, but PyTorch's own add tap by tap
+    in bfloat16 (off by 3e-3) and are very slow.
     """
     if name != "cpu":
         return True

@@ -1,10 +1,11 @@
-"""The files that PyTorch's own loaders read: a network that predicts, with its metadata inside.
+"""Export of a predicting network, with its metadata, to files that PyTorch's own loaders read.
 
-Promises: each takes images (N, H, W, C) float32, N any, and gives probabilities likewise, whatever the
-network computes in; it is written for the CPU, and the processor that reads it need not multiply bfloat16.
+Each file takes images (N, H, W, C), float32, with any N, and returns probabilities (N, H, W, 1), float32,
+whatever the network computes in. It is written for the CPU, and does not need a processor with bfloat16
+products.
 
     pt2           model.pt2   `torch.export.load`
-    torchscript   model.pt    `torch.jit.load`, its predecessor; deprecated (PyTorch 2.13), and written while
+    torchscript   model.pt    `torch.jit.load`, its predecessor; deprecated (PyTorch 2.13), written as long as
                               PyTorch can
 """
 
@@ -47,11 +48,11 @@ class Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's typ
             self.register_buffer(name.replace("/", "_"), array)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Probabilities (N, H, W, 1) of images (N, H, W, C), both float32."""
+        """Return probabilities (N, H, W, 1) of images (N, H, W, C), both float32."""
         arrays = {array.name: getattr(self, array.name.replace("/", "_")) for array in self._plan.arrays}
-        numbers = next(self.buffers()).dtype
-        turned = images.to(numbers).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-        logits, _ = operations.forward(self._plan, turned, arrays, None, self._products)
+        dtype = next(self.buffers()).dtype
+        inner = images.to(dtype).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+        logits, _ = operations.forward(self._plan, inner, arrays, None, self._products)
         return operations.sigmoid(logits).permute(0, 2, 3, 1).to(torch.float32)
 
 
@@ -66,10 +67,10 @@ def write(
 
     Args:
         prediction: The network.
-        image: (H, W, C), of the images that it will be given.
+        image: (H, W, C) of the images that it will be given.
         directory: The folder; made if it is not there.
-        metadata: For the extra files inside the file.
-        form: "pt2" or "torchscript"; None is the former, and the latter too where PyTorch still writes it.
+        metadata: Written to extra files inside the file.
+        form: "pt2" or "torchscript"; None is "pt2", and "torchscript" too if PyTorch still writes it.
 
     Raises:
         UserError: This PyTorch does not write the format.
@@ -79,20 +80,21 @@ def write(
     writers = {TORCHSCRIPT: _as_torchscript, PT2: _as_pt2}
     files = {_FILES[each]: writers[each](prediction, image, metadata) for each in ([form] if form else both)}
     directory.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():  # here: PyTorch takes all names for UTF-8, and names no reason
+    # PyTorch does not write the files: it takes all file names for UTF-8, and its errors give no reason.
+    for name, content in files.items():
         (directory / name).write_bytes(content)
 
 
 def predict(directory: Path, images: Array) -> Array:
-    """What the file that `write` left in a folder predicts on the CPU."""
-    given = torch.from_numpy(np.array(images, np.float32))
+    """Predict on the CPU with the file that `write` wrote into a folder."""
+    tensor = torch.from_numpy(np.array(images, np.float32))
     with _without_deprecations(), torch.inference_mode():
         if (directory / _FILES[PT2]).is_file():
             network = torch.export.load(io.BytesIO((directory / _FILES[PT2]).read_bytes())).module()
         else:
             content = (directory / _FILES[TORCHSCRIPT]).read_bytes()
             network = torch.jit.load(io.BytesIO(content), map_location="cpu")
-        probabilities: Array = network(given).numpy()
+        probabilities: Array = network(tensor).numpy()
     return probabilities
 
 
@@ -111,7 +113,7 @@ def _as_torchscript(prediction: Prediction, image: tuple[int, ...], metadata: Ma
 def _as_pt2(prediction: Prediction, image: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:
     file = io.BytesIO()
     sizes = {"images": {0: torch.export.Dim("n", min=1)}}
-    # Two images, since PyTorch takes a size of 1 for one that never changes.
+    # Two images, since PyTorch takes a size of 1 for a constant.
     with _without_deprecations(), torch.no_grad():
         program = torch.export.export(
             prediction, (torch.zeros(2, *image),), dynamic_shapes=sizes, strict=False
@@ -126,7 +128,7 @@ def _writes_torchscript() -> bool:
 
 @contextmanager
 def _without_deprecations() -> Iterator[None]:
-    """PyTorch advises of `torch.export` where TorchScript was asked for."""
+    """Ignore PyTorch's warnings that recommend `torch.export` instead of TorchScript."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)

@@ -10,25 +10,28 @@ from core.backend.training_rules import LossRule
 
 
 def bce(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean binary cross-entropy."""
+    """Return the mean binary cross-entropy."""
     return torch.mean(_softplus(logits) - logits * masks)
 
 
 def dice(logits: Tensor, masks: Tensor) -> Tensor:
-    """Soft Dice over the batch, smoothing 1."""
+    """Return 1 less the soft Dice over the batch, with smoothing 1."""
     p = torch.sigmoid(logits)
     overlap = 2 * torch.sum(p * masks) + 1
     return 1 - overlap / (torch.sum(p) + torch.sum(masks) + 1)
 
 
 def focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
-    """Cross-entropy weighed by how wrong each pixel is."""
+    """Return the mean cross-entropy with each pixel weighted by its error, to the power `gamma`."""
     x = logits * (2 * masks - 1)
     return torch.mean(torch.exp(-gamma * _softplus(x)) * _softplus(-x))
 
 
 def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
-    """Soft Tversky over the batch, smoothing 1; `alpha` weighs false positives, `beta` false negatives."""
+    """Return 1 less the soft Tversky index over the batch, with smoothing 1.
+
+    `alpha` weights false positives, `beta` false negatives.
+    """
     p = torch.sigmoid(logits)
     found = 2 * torch.sum(p * masks) + 1
     false = alpha * torch.sum(p * (1 - masks)) + beta * torch.sum((1 - p) * masks)
@@ -36,7 +39,7 @@ def tversky(logits: Tensor, masks: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
-    """Lovasz hinge of each image, then the mean; the sort is told to leave pixels of equal error in order."""
+    """Return the mean of the images' Lovasz hinges. The stable sort keeps pixels of equal error in order."""
     truth = torch.flatten(masks, 1)
     errors = 1 - torch.flatten(logits, 1) * (2 * truth - 1)
     order = torch.argsort(errors.detach(), dim=1, descending=True, stable=True)
@@ -46,7 +49,7 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
-    """The weighted sum."""
+    """Return the weighted sum of the rule's losses."""
     losses: dict[str, Callable[..., Tensor]] = {
         "bce": bce,
         "dice": dice,
@@ -59,18 +62,18 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def _jaccard_steps(truth: Tensor) -> Tensor:
-    """What each pixel adds to the Jaccard loss; (N, pixels), both from the largest error down."""
-    # Counted in integers: PyTorch has no deterministic running sum of floats on a GPU.
+    """Return what each pixel adds to the Jaccard loss; (N, pixels), sorted from the largest error down."""
+    # These sums are of integers, since PyTorch has no deterministic running sum of floats on a GPU.
     found = torch.cumsum(truth.long(), dim=1)
     before = torch.arange(truth.shape[1], device=truth.device)
     positives, earlier = found[:, -1:], found - truth.long()
     left, union = (positives - earlier).to(truth.dtype), (positives + before - earlier).to(truth.dtype)
-    # A union of 0, in images without truth, is that before the first pixel, which adds all there is.
+    # In an image without truth the union before the first pixel is 0; this pixel adds the whole loss.
     least = torch.clamp(union, min=1)
     steps = torch.where(truth > 0, 1 / least, left / (least * (union + 1)))
     return torch.where(union > 0, steps, 1.0)
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """By default it is x from 20 on, 1e-10 off in float64; at 40 nothing is lost."""
+    """Return log(1 + exp(x)), or x from 40 on. PyTorch's default of 20 is off by 1e-10 in float64."""
     return torch.nn.functional.softplus(x, threshold=40)

@@ -1,4 +1,4 @@
-"""A plan compiled to PyTorch: run eagerly, its gradients by autograd."""
+"""A plan compiled to PyTorch: it runs eagerly, and autograd computes its gradients."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["TorchModel", "compile", "list_devices", "predict_exported", "switche
 
 
 class TorchModel:
-    """See `core.backend.contract.Model` for what each method promises."""
+    """Model in PyTorch; `core.backend.contract.Model` specifies the methods."""
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
-        self._numbers, self._mixed = array_type(precision), precision == "mixed_bfloat16"
+        self._dtype, self._mixed = array_type(precision), precision == "mixed_bfloat16"
         multiplies = self._mixed and multiplies_bfloat16(device)
         self._products = operations.products(self._mixed, multiplies)
-        # A file that `export` wrote predicts the same on a processor that does not multiply bfloat16.
-        self._predicting = operations.products(self._mixed, multiplies and device != "cpu")
+        # Predictions on a CPU do not use bfloat16 products, so that they equal an exported file's on any CPU.
+        self._prediction_products = operations.products(self._mixed, multiplies and device != "cpu")
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays = {
-            name: self._kept(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
+            name: self._to_inner(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
         }
         for parameter in plan.parameters:
             self._arrays[parameter.name].requires_grad_()
@@ -41,8 +41,8 @@ class TorchModel:
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
-        """One update; gives the loss before it."""
-        kept = self._draw(len(images), scalars.step) if keep is None else self._given(keep)
+        """Update the model; return the loss before the update."""
+        kept = self._draw(len(images), scalars.step) if keep is None else self._given_masks(keep)
         loss, gradients, statistics = self._differentiate(images, masks, kept)
         with torch.no_grad():
             if self._rules.clip_norm is not None:
@@ -59,26 +59,26 @@ class TorchModel:
         return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
-        """Loss and probabilities with running statistics."""
+        """Return loss and probabilities with running statistics."""
         with torch.no_grad():
             logits, _ = self._forward(self._floats(images), None)
             loss = losses.total(self._rules.loss, logits, self._floats(masks))
         return loss, _to_neutral(operations.sigmoid(logits), (0, 2, 3, 1))
 
     def predict(self, images: Array) -> Array:
-        """Probabilities."""
+        """Return probabilities."""
         with torch.no_grad():
             logits, _ = self._forward(self._floats(images), None)
         return _to_neutral(operations.sigmoid(logits), (0, 2, 3, 1))
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Training loss and gradients; changes nothing."""
-        kept = self._draw(len(images), 0) if keep is None else self._given(keep)
+        """Return training loss and gradients; change nothing."""
+        kept = self._draw(len(images), 0) if keep is None else self._given_masks(keep)
         loss, gradients, _ = self._differentiate(images, masks, kept)
         return float(loss), {name: _to_neutral(gradient) for name, gradient in gradients.items()}
 
     def state(self) -> State:
-        """Copies of all arrays."""
+        """Return copies of all arrays."""
         return {name: _to_neutral(array) for name, array in self._arrays.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
@@ -86,7 +86,7 @@ class TorchModel:
         check_state(state, state_shapes(self._plan, self._rules))
         with torch.no_grad():
             for name, array in self._arrays.items():
-                array.copy_(self._kept(state[name]))
+                array.copy_(self._to_inner(state[name]))
 
     def export(self, directory: Path, metadata: Mapping[str, str], form: str | None = None) -> None:
         """Write `images` to probabilities as "torchscript" or "pt2"; see `backends.torch.exports`."""
@@ -95,33 +95,33 @@ class TorchModel:
         exports.write(prediction, (image.height, image.width, image.channels), directory, metadata, form)
 
     def _floats(self, array: Array) -> Tensor:
-        """Images or masks."""
-        return self._sent(array, (0, 3, 1, 2), self._numbers)
+        """Send images or masks to the device."""
+        return self._to_device(array, (0, 3, 1, 2), self._dtype)
 
-    def _given(self, keep: DropoutMasks) -> dict[str, Tensor]:
-        return {op.name: self._sent(keep[op.name], (0, 3, 1, 2), "uint8") for op in self._plan.dropouts}
+    def _given_masks(self, keep: DropoutMasks) -> dict[str, Tensor]:
+        return {op.name: self._to_device(keep[op.name], (0, 3, 1, 2), "uint8") for op in self._plan.dropouts}
 
-    def _kept(self, array: Array) -> Tensor:
-        """An array of the state."""
-        return self._sent(array, (3, 2, 0, 1), self._numbers)
+    def _to_inner(self, array: Array) -> Tensor:
+        """Send an array of the state to the device, in the layout that `operations` uses."""
+        return self._to_device(array, (3, 2, 0, 1), self._dtype)
 
-    def _sent(self, array: Array, axes: tuple[int, ...], numbers: str) -> Tensor:
-        """A copy on the model's device, four axes in this order; to a GPU still on its way.
+    def _to_device(self, array: Array, axes: tuple[int, ...], dtype: str) -> Tensor:
+        """Copy an array to the model's device, four axes in this order. A copy to a GPU may not be finished.
 
-        The axes change places before PyTorch sees them: it takes what they were from the strides.
+        NumPy transposes the axes: PyTorch would keep the former layout in the strides.
         """
-        turned = array.transpose(axes) if array.ndim == 4 else array
-        tensor = torch.from_numpy(np.array(turned, numbers, order="C"))
+        transposed = array.transpose(axes) if array.ndim == 4 else array
+        tensor = torch.from_numpy(np.array(transposed, dtype, order="C"))
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _forward(self, images: Tensor, keep: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        products = self._predicting if keep is None else self._products
+        products = self._prediction_products if keep is None else self._products
         return operations.forward(self._plan, images, self._arrays, keep, products)
 
     def _draw(self, count: int, step: int) -> dict[str, Tensor]:
-        """Dropout masks from PyTorch's own generator, keyed by seed, name and step."""
+        """Draw dropout masks from PyTorch's own generator, keyed by seed, name and step."""
         masks, generator = {}, torch.Generator(self._device)
         for op in self._plan.dropouts:
             key = words(self._rules.seed, "dropout", op.name, step, count=1)[0] >> np.uint64(1)
@@ -133,7 +133,7 @@ class TorchModel:
     def _differentiate(
         self, images: Array, masks: Array, keep: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
+        """Return loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
         logits, statistics = self._forward(self._floats(images), keep)
         loss = losses.total(self._rules.loss, logits, self._floats(masks))
         names = [parameter.name for parameter in self._plan.parameters]
@@ -142,22 +142,22 @@ class TorchModel:
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TorchModel:  # noqa: A001
-    """The plan in PyTorch on one of `list_devices`."""
+    """Compile the plan to PyTorch on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "torch")
     return TorchModel(plan, rules, device, precision)
 
 
 def switches() -> tuple[Switch, ...]:
-    """The numbers at which kernels change."""
-    return (operations.SEVERAL, operations.VARYING)
+    """Return the numbers at which kernels change."""
+    return (operations.SEVERAL_CHANNELS, operations.SEVERAL_PIXELS)
 
 
 def predict_exported(directory: Path, images: Array) -> Array:
-    """What the file that `export` wrote predicts on the CPU."""
+    """Predict on the CPU with the file that `export` wrote."""
     return exports.predict(directory, images)
 
 
 def _to_neutral(tensor: Tensor, axes: tuple[int, ...] = (2, 3, 1, 0)) -> Array:
-    """A copy on the host; four axes in the neutral order, by default a kernel's."""
+    """Copy to the host; four axes get the neutral order, by default that of a kernel."""
     host: Array = tensor.detach().cpu().numpy()
     return np.array(host.transpose(axes) if host.ndim == 4 else host, order="C")

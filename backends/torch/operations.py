@@ -1,7 +1,8 @@
-"""Each primitive operation of `core.network.plan` in PyTorch. Arrays are (N, C, H, W) inside, in memory too.
+"""The primitive operations of `core.network.plan` in PyTorch. Arrays are (N, C, H, W) inside, in memory too.
 
-Not in `torch.channels_last`: on the CPU (PyTorch 2.13) the kernel's gradient of a strided 1x1 transposed
-convolution is then wrong, batch norm adds pixel by pixel in float32, and the default network is no faster.
+They are not in `torch.channels_last`: with it, on the CPU (PyTorch 2.13), the kernel's gradient of a strided
+1x1 transposed convolution is wrong, batch norm adds pixel by pixel in float32, and the default network is no
+faster.
 
 Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transposed ones: in both cases
 `transpose(3, 2, 0, 1)` of the neutral layout.
@@ -29,37 +30,40 @@ from core.network.plan import (
 )
 
 OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
-"""What `forward` computes: all that may stand before the sigmoid."""
+"""The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
-"""A `torch.Tensor`; mypy skips PyTorch's own types, which take it a minute."""
+"""A `torch.Tensor`; mypy skips PyTorch's own types, since they make it slow."""
 
 Product = Callable[[Any, Tensor, Tensor], Tensor]
-"""One of the two convolutions, of its operation, the image and the kernel."""
+"""One of the two convolutions, a function of its operation, the image and the kernel."""
 
 Products = tuple[Product, Product]
 """The convolution and the transposed one."""
 
-SEVERAL = Switch("the kernel's gradient for one channel is a product of unfolded windows", "channels", 2)
-VARYING = Switch("a single pixel is its own mean", "pixels of a batch norm", 2)
+SEVERAL_CHANNELS = Switch(
+    "the kernel's gradient for one channel is a product of unfolded windows", "channels", 2
+)
+SEVERAL_PIXELS = Switch("a single pixel is its own mean", "pixels of a batch norm", 2)
 
 
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution, whose own padding is symmetric: what one side has more is added beforehand."""
+    """Convolve. PyTorch's padding is symmetric, so additional pads at one side are added before."""
     padding, (rows, columns) = _symmetric(operation.pads)
-    padded = _grown(x, rows, columns)
+    padded = _padded(x, rows, columns)
     return torch.nn.functional.conv2d(padded, kernel, None, operation.stride, padding)
 
 
 def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
-    """Transposed convolution, whose own crops are symmetric: what one side has more is cut afterwards."""
+    """Convolve transposed. PyTorch's crops are symmetric, so additional crops at one side are cut after."""
     trains_on_cpu = torch.is_grad_enabled() and x.device.type == "cpu"
-    if trains_on_cpu and not SEVERAL.reached(operation.output.channels) and x.dtype != torch.bfloat16:
-        return _ToOneChannel.apply(x, kernel, operation)
+    one_channel = trains_on_cpu and not SEVERAL_CHANNELS.reached(operation.output.channels)
+    if one_channel and x.dtype != torch.bfloat16:
+        return _TransposedToOneChannel.apply(x, kernel, operation)
     return _transposed(operation, x, kernel)
 
 
-class _ToOneChannel(torch.autograd.Function):  # type: ignore[misc] # without PyTorch's types it is of any class
+class _TransposedToOneChannel(torch.autograd.Function):  # type: ignore[misc] # mypy skips PyTorch's types
     """Transposed convolution to one channel, whose kernel's gradient is a product of unfolded windows.
 
     oneDNN's kernel adds one by one what nearly cancels: over a batch of radiographs it is off by 1e-4.
@@ -74,9 +78,9 @@ class _ToOneChannel(torch.autograd.Function):  # type: ignore[misc] # without Py
     @staticmethod
     def backward(context: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         (x, kernel), operation = context.saved_tensors, context.operation
-        met = _grown(dy, *operation.crops)  # every tap of every window
-        dx = torch.nn.functional.conv2d(met, kernel, None, operation.stride)
-        windows = torch.nn.functional.unfold(met, operation.kernel_size, stride=operation.stride)
+        uncropped = _padded(dy, *operation.crops)  # so that it has every tap of every window
+        dx = torch.nn.functional.conv2d(uncropped, kernel, None, operation.stride)
+        windows = torch.nn.functional.unfold(uncropped, operation.kernel_size, stride=operation.stride)
         products = torch.bmm(windows, x.flatten(2).transpose(1, 2))  # (N, taps, channels in)
         return dx, products.sum(dim=0).t().reshape(kernel.shape), None
 
@@ -84,18 +88,18 @@ class _ToOneChannel(torch.autograd.Function):  # type: ignore[misc] # without Py
 def _transposed(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
     padding, ((top, bottom), (left, right)) = _symmetric(operation.crops)
     y = torch.nn.functional.conv_transpose2d(x, kernel, None, operation.stride, padding)
-    return _grown(y, (-top, -bottom), (-left, -right))
+    return _padded(y, (-top, -bottom), (-left, -right))
 
 
 def products(mixed: bool, multiplies_bfloat16: bool) -> Products:
-    """Products in the precision of their operands, or in "mixed_bfloat16".
+    """Return the products in the precision of their operands, or in "mixed_bfloat16".
 
     `core.backend.training_rules` states the rounding.
 
     Args:
-        mixed: Which of these.
-        multiplies_bfloat16: Whether the device's kernels do (see `devices`). Otherwise the product of the
-            rounded operands is taken in float32.
+        mixed: Whether the precision is "mixed_bfloat16".
+        multiplies_bfloat16: Whether the device's kernels multiply bfloat16 (see `devices`). Otherwise the
+            product of the rounded operands is taken in float32.
     """
     if not mixed:
         return conv2d, conv_transpose2d
@@ -108,7 +112,7 @@ def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
 
 
 def relu(_: Operation, x: Tensor) -> Tensor:
-    """Negative numbers become 0."""
+    """Replace negative numbers by 0."""
     return torch.relu(x)
 
 
@@ -121,22 +125,22 @@ def batch_norm(
     variance: Tensor,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised input, and the mean and biased variance that normalised it."""
+    """Return the normalised input, and the mean and biased variance that normalised it."""
     count = x.numel() // x.shape[1]
-    if training and not VARYING.reached(count):
-        # Which PyTorch refuses: x is its own mean, and nothing of it is left.
+    if training and not SEVERAL_PIXELS.reached(count):
+        # PyTorch refuses a single pixel. It is its own mean, so the normalised input is 0.
         y = (x - x) * _per_channel(gamma) + _per_channel(beta)
         return y, x.detach().flatten(), torch.zeros_like(variance)
     if training:  # with momentum 1 the "running" arrays become the batch's
         mean, variance = torch.zeros_like(mean), torch.zeros_like(variance)
     momentum = 1.0 if training else 0.0
     y = torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, training, momentum, operation.epsilon)
-    # The framework's running average takes the Bessel-corrected variance.
+    # PyTorch's running average uses the Bessel-corrected variance.
     return y, mean, variance * ((count - 1) / count) if training else variance
 
 
 def dropout(operation: Dropout, x: Tensor, keep: Tensor) -> Tensor:
-    """Elements to keep, scaled up; the others 0."""
+    """Scale the elements to keep (1) up, and set the others (0) to 0."""
     return x * keep.to(x.dtype) * operation.scale
 
 
@@ -146,7 +150,7 @@ def concat(_: Concat, xs: Sequence[Tensor]) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x))."""
     return torch.sigmoid(x)
 
 
@@ -157,7 +161,7 @@ def forward(
     keep: Mapping[str, Tensor] | None,
     products: Products,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits and, with `keep` as in training, the batch's statistics by the running ones' names."""
+    """Return the logits and, in training (with `keep`), the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
     convolve, transpose = products
@@ -191,17 +195,14 @@ def forward(
                 raise unknown_operation(op, "torch")
         values[op.output.name] = y
         for name in set(op.inputs):
-            if last_readers[name] == op.name:  # what autograd needs of it, it keeps
+            if last_readers[name] == op.name:  # autograd keeps what it needs of it
                 del values[name]
     return values[plan.logits], statistics
 
 
 def _in_bfloat16(product: Product, multiplies_bfloat16: bool) -> Product:
     def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
-        x, kernel = (
-            x.to(torch.bfloat16),
-            kernel.to(torch.bfloat16),
-        )  # which rounds gradients as it does values
+        x, kernel = x.to(torch.bfloat16), kernel.to(torch.bfloat16)  # gradients are rounded as values are
         if not multiplies_bfloat16:
             x, kernel = x.to(torch.float32), kernel.to(torch.float32)
         return product(operation, x, kernel).to(torch.bfloat16).to(torch.float32)
@@ -210,17 +211,17 @@ def _in_bfloat16(product: Product, multiplies_bfloat16: bool) -> Product:
 
 
 def _symmetric(sides: tuple[Pads, Pads]) -> tuple[tuple[int, int], tuple[Pads, Pads]]:
-    """Pixels at both sides of height and width, and what is left at each."""
+    """Return the pads that both sides of height and width have, and what is left at each side."""
     (top, bottom), (left, right) = sides
     y, x = max(min(top, bottom), 0), max(min(left, right), 0)
     return (y, x), ((top - y, bottom - y), (left - x, right - x))
 
 
-def _grown(x: Tensor, rows: Pads, columns: Pads) -> Tensor:
-    """Zeros added at each side; negative numbers cut off."""
+def _padded(x: Tensor, rows: Pads, columns: Pads) -> Tensor:
+    """Add zeros at each side; a negative number cuts pixels off."""
     return torch.nn.functional.pad(x, (*columns, *rows)) if any((*rows, *columns)) else x
 
 
 def _per_channel(values: Tensor) -> Tensor:
-    """One value for each channel, to be added to or multiplied with an image."""
+    """Reshape one value for each channel, so that it can be added to an image or multiplied with it."""
     return values.reshape(1, -1, 1, 1)

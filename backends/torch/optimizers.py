@@ -1,4 +1,7 @@
-"""Clipping and the optimisers of `core.backend.training_rules` in PyTorch, without waiting for results."""
+"""Gradient clipping and the optimisers of `core.backend.training_rules` in PyTorch.
+
+No function waits for a result.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ def adam(
     v: Tensor,
     gradient: Tensor,
 ) -> None:
-    """One update of the weights and both moments, in place.
+    """Update the weights and both moments in place.
 
-    Not `torch.optim.Adam`, which adds epsilon after the bias correction.
+    `torch.optim.Adam` is not used, because it adds epsilon after the bias correction.
     """
     _decay(scalars, parameter, w)
     m.mul_(rule.beta1).add_(gradient, alpha=1 - rule.beta1)
@@ -44,7 +47,7 @@ def sgd(
     velocity: Tensor,
     gradient: Tensor,
 ) -> None:
-    """One update of the weights and the velocity, in place."""
+    """Update the weights and the velocity in place."""
     _decay(scalars, parameter, w)
     velocity.mul_(rule.momentum).add_(gradient)
     direction = gradient.add(velocity, alpha=rule.momentum) if rule.nesterov else velocity
@@ -52,7 +55,7 @@ def sgd(
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
-    """The function that makes the updates of a rule; between weights and gradient it takes the slots."""
+    """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "torch")
 

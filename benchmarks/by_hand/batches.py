@@ -1,4 +1,4 @@
-"""What the hand-written loops train on."""
+"""Batches for the hand-written loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEARNING_RATE = 1e-3
 
 
 def batches(batch_size: int, size: int, count: int = 4) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Images (n, size, size, 1) float32 of noise and masks of noise, as float32 like the loss wants them."""
+    """Return images (n, size, size, 1) of noise and masks of noise, both float32, as the loss needs them."""
     rng = np.random.default_rng(0)
     shape = (batch_size, size, size, 1)
     return [

@@ -1,4 +1,4 @@
-"""JAX: one `jax.jit` a step, of `jax.value_and_grad` and Adam; the arrays given to it are used up."""
+"""Training loop in JAX: each step is one `jax.jit` of `jax.value_and_grad` and Adam, with donated arrays."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Arrays = list[Any]
 
 
 class Layers:
-    """Pure functions of arrays, which the first walk makes and every other takes in the same order.
+    """Pure functions of arrays. The first pass makes the arrays; the others use them in the same order.
 
-    NumPy makes them: JAX would compile each operation of that walk for itself.
+    NumPy makes them: JAX would compile each operation of the first pass by itself.
     """
 
     def __init__(self, parameters: Arrays | None = None, running: Arrays | None = None) -> None:
@@ -81,7 +81,7 @@ class Layers:
 
 
 def loss_of(parameters: Arrays, running: Arrays, images: Any, masks: Any, network: str) -> Any:
-    """BCE and soft Dice of logits, and the new running statistics."""
+    """Return BCE and soft Dice of logits, and the new running statistics."""
     layers = Layers(parameters, running)
     logits = NETWORKS[network](layers, images)
     p = jax.nn.sigmoid(logits)
@@ -93,7 +93,7 @@ def loss_of(parameters: Arrays, running: Arrays, images: Any, masks: Any, networ
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
 def step(state: tuple[Any, ...], images: Any, masks: Any, network: str) -> tuple[tuple[Any, ...], Any]:
-    """One update by Adam."""
+    """Make one update by Adam."""
     parameters, running, m, v, t = state
     found = jax.value_and_grad(loss_of, has_aux=True)(parameters, running, images, masks, network)
     (loss, running), gradients = found
@@ -106,7 +106,7 @@ def step(state: tuple[Any, ...], images: Any, masks: Any, network: str) -> tuple
 
 
 def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
-    """Until there are no more turns."""
+    """Train until there are no more turns."""
     where = jax.local_devices(backend=device)[0]
     state, data = jax.device_put(first_state(network, size), where), batches(batch_size, size)
     turn.ready(version=jax.__version__)
@@ -120,7 +120,7 @@ def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> 
 
 
 def compile_step(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
-    """Only what `jax.jit` does at the first call before the step itself, and all that it needs."""
+    """Compile the step with `jax.jit`, as its first call does, but do not make it."""
     where = jax.local_devices(backend=device)[0]
     state = jax.device_put(first_state(network, size), where)
     batch = jax.device_put(batches(batch_size, size, count=1)[0], where)
@@ -130,7 +130,7 @@ def compile_step(turn: Turn, network: str, batch_size: int, size: int, device: s
 
 
 def first_state(network: str, size: int) -> tuple[Any, ...]:
-    """Parameters, running statistics, Adam's moments and the number of steps made."""
+    """Return parameters, running statistics, Adam's moments and the number of steps made."""
     layers, image = Layers(), jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
     jax.eval_shape(lambda x: NETWORKS[network](layers, x), image)
     m, v = ([np.zeros_like(w) for w in layers.parameters] for _ in range(2))

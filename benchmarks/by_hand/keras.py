@@ -1,4 +1,4 @@
-"""Keras 3 on TensorFlow: `compile` and `fit`, what most would write."""
+"""Training with Keras 3 on TensorFlow by `compile` and `fit`, as most people would write it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import tensorflow as tf
 
-MOST_STEPS = 100_000  # of the epoch, which the turns end
+MOST_STEPS = 100_000  # of an epoch; the turns end it
 
 
 class Layers:
@@ -41,7 +41,7 @@ class Layers:
 
 
 def loss(masks: Any, logits: Any) -> Any:
-    """BCE and soft Dice of logits."""
+    """Return BCE and soft Dice of logits."""
     p = tf.sigmoid(logits)
     bce = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(masks, logits))
     overlap = 2 * tf.reduce_sum(p * masks) + 1
@@ -49,7 +49,7 @@ def loss(masks: Any, logits: Any) -> Any:
 
 
 class Gate(keras.callbacks.Callback):
-    """Hands each step of `fit` to the turn; `fit` itself has waited for its loss by then."""
+    """Callback that reports each step of `fit` to the turn; `fit` has already waited for the loss."""
 
     def __init__(self, turn: Turn) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Gate(keras.callbacks.Callback):
 
 
 def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
-    """Until there are no more turns."""
+    """Train until there are no more turns."""
     with tf.device("/CPU:0" if device == "cpu" else "/GPU:0"):
         inputs = keras.Input((size, size, 1))
         model = keras.Model(inputs, NETWORKS[network](Layers(), inputs))

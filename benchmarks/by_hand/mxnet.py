@@ -1,4 +1,4 @@
-"""MXNet's Gluon: one hybrid block with the loss inside, hybridised with static memory, and its Trainer."""
+"""Training loop in MXNet's Gluon: one hybridised block with the loss and static memory, and a Trainer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from paired_timings import Turn
 from by_hand.batches import LEARNING_RATE, batches
 from by_hand.networks import NETWORKS
 
-# By itself MXNet takes half of the cores.
+# By default MXNet uses half of the cores.
 os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
-# What MXNet 1.9.1 reads when it is imported, and NumPy has dropped.
+# Names that MXNet 1.9.1 reads at its import and that NumPy has removed.
 _GONE = (
     "bool PZERO NZERO NAN NaN PINF NINF Inf alltrue in1d mirr msort npv pmt ppmt pv rate trapz "
     "sometrue round_ product"
@@ -27,7 +27,7 @@ from mxnet.gluon import nn  # noqa: E402
 
 
 class Layers:
-    """Gluon's layers: made by the first walk through the network, used in the same order by the next."""
+    """Gluon's layers: the first pass through the network makes them, others use them in the same order."""
 
     def __init__(self) -> None:
         self.made: list[Any] = []
@@ -50,7 +50,7 @@ class Layers:
     def head(self, x: Any, stride: int) -> Any:
         if stride == 1:
             return self._layer(lambda: nn.Conv2D(1, 1), x)
-        # Conv2DTranspose with one filter fails in backward (1.9.1): four phases, interleaved, are the same.
+        # Conv2DTranspose with one filter fails in backward (1.9.1). Four interleaved phases are the same.
         y = self._layer(lambda: nn.Conv2D(4, 2, 1, 1), x)
         if self._operators is None:
             return y
@@ -86,7 +86,7 @@ class Loss(mx.gluon.HybridBlock):
 
 
 def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
-    """Until there are no more turns."""
+    """Train until there are no more turns."""
     context = mx.cpu() if device == "cpu" else mx.gpu()
     block = Loss(network)
     block.initialize(mx.init.Xavier(), ctx=context)

@@ -1,4 +1,4 @@
-"""The two networks that are compared, written for any framework's `Layers`."""
+"""The two networks of the comparison, written for any framework's `Layers`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any, Protocol
 
 
 class Layers(Protocol):
-    """Layers in a framework; each call makes one more, with bias, ReLU and batch norm but for `head`."""
+    """Layers in a framework. Each call adds one, with bias, ReLU and batch norm except in `head`."""
 
     def conv(self, x: Any, filters: int, stride: int = 1, kernel: int = 3) -> Any:
-        """Convolution."""
+        """Convolve."""
         ...
 
     def up(self, x: Any, filters: int) -> Any:
-        """Transposed convolution, kernel 3, stride 2."""
+        """Convolve transposed, with kernel 3 and stride 2."""
         ...
 
     def head(self, x: Any, stride: int) -> Any:
-        """To one channel, without ReLU: transposed, kernel 3, for stride 2; kernel 1 for stride 1."""
+        """Convolve to one channel without ReLU: for stride 2 transposed with kernel 3, else with kernel 1."""
         ...
 
     def concat(self, x: Any, skip: Any) -> Any:
@@ -26,7 +26,7 @@ class Layers(Protocol):
 
 
 def fcn(layers: Layers, x: Any) -> Any:
-    """Of `configs/fcn.yaml`."""
+    """Build the network of `configs/fcn.yaml`."""
     for filters in (32, 64, 128):
         x = layers.conv(x, filters, stride=2)
     x = layers.conv(x, 128, kernel=1)
@@ -36,7 +36,7 @@ def fcn(layers: Layers, x: Any) -> Any:
 
 
 def unet(layers: Layers, x: Any) -> Any:
-    """Of `configs/unet.yaml`, without dropout."""
+    """Build the network of `configs/unet.yaml`, without dropout."""
     x = layers.conv(layers.conv(x, 16), 16)
     skips = []
     for filters in (32, 64, 128, 256):

@@ -1,4 +1,4 @@
-"""TensorFlow without Keras: one `tf.function` a step."""
+"""Training loop in TensorFlow without Keras: each step is one `tf.function`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Layers:
 
 
 def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
-    """Until there are no more turns."""
+    """Train until there are no more turns."""
     spec = tf.TensorSpec((None, size, size, 1), tf.float32)
 
     with tf.device("/CPU:0" if device == "cpu" else "/GPU:0"):

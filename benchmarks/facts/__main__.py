@@ -1,4 +1,4 @@
-"""`python -m benchmarks.facts`: see the package's docstring."""
+"""The command `python -m benchmarks.facts`; the package's docstring explains it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from core.files.atomic import write_text
 
 
 def main(words: list[str] | None = None) -> int:
-    """Do what the command line says; exit status 1 after an error."""
+    """Run the command; return exit status 1 after an error."""
     arguments = parse(words)
     try:
         if arguments.action == "write":
@@ -42,7 +42,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.facts",
         description=facts.__doc__,
@@ -73,14 +73,14 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 
 def fact_of(name: str) -> Fact:
-    """The fact of that name."""
+    """Return the fact with this name."""
     if name not in FACTS:
         raise UserError(f"there is no fact {name!r}", f"There are {', '.join(FACTS)}.")
     return FACTS[name]
 
 
 def facts_of(names: list[str]) -> list[Fact]:
-    """Those of these names, which may be patterns; without names all that any machine can measure."""
+    """Return the facts with these names or patterns; without names, all that need no quiet machine."""
     if not names:
         return [fact for fact in FACTS.values() if fact.strict]
     found = [fnmatch.filter(FACTS, name) or [fact_of(name).name] for name in names]
@@ -88,7 +88,7 @@ def facts_of(names: list[str]) -> list[Fact]:
 
 
 def write_fact(fact: Fact, root: Path = ROOT, *, again: bool = False, quiet: bool = True) -> None:
-    """Measure the parts that are old; each is kept and shown as soon as it is there."""
+    """Measure the parts that are old; record and show each as soon as it is measured."""
     parts = fact.parts if again else fact.old_parts(records.read(fact.name, root), root)
     for part in parts:
         print(f"{fact.name}: {', '.join(part.backends)} {part.arguments}", flush=True)
@@ -99,7 +99,7 @@ def write_fact(fact: Fact, root: Path = ROOT, *, again: bool = False, quiet: boo
 
 
 def add(fact: Fact, arguments: argparse.Namespace) -> None:
-    """Take a file that a script has written."""
+    """Add the numbers of a file that a script has written."""
     if not isinstance(fact.measure, Script):
         raise UserError(f"{fact.name} is not measured by a script", f"Use write {fact.name}.")
     backends = tuple(filter(None, arguments.backends.split(",")))
@@ -113,7 +113,7 @@ def add(fact: Fact, arguments: argparse.Namespace) -> None:
 
 
 def show() -> None:
-    """Print each fact, and what is old."""
+    """Print each fact, and its measurements that are old."""
     today = datetime.date.today()
     for name, record in read_all().items():
         print(f"{name}: {records.told(record)}" if record else f"{name}: not measured")

@@ -1,4 +1,4 @@
-"""How far each backend's float32 is from the truth, beside what `core.tolerance.budget` allows."""
+"""Deviations of each backend's float32 from the float64 reference, with the budgets of `core.tolerance`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTINGS = (*USUAL, *LARGE[:2], Setting("demo", 384, (8,)), Setting("unet", 192,
 
 
 def agreement(part: Part) -> list[Row]:
-    """A row for each backend and setting: largest distances, and of what most of its budget is taken."""
+    """Return a row for each backend and setting: largest deviations and largest share of a budget."""
     processes = {name: BackendProcess(name) for name in part.backends}
     rows: list[Row] = []
     try:

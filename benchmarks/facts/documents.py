@@ -1,7 +1,7 @@
-"""Tables in documents: between two marks stands what a record renders to, and nothing else.
+"""Replacement of tables in documents, between two marks.
 
-Promises: text outside of the marks stays byte for byte. A mark without its end, an end without its mark, and
-the name of a table that there is not are errors that name the document.
+Text outside of the marks stays byte for byte. A mark without its end, an end without its mark, and an unknown
+table are errors that name the document.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _MARKS = re.compile(rf"<!-- facts: (?P<name>[^ ]+) -->|{_END}")
 
 
 def documents(root: Path) -> list[Path]:
-    """README.md and docs/*.md."""
+    """Return README.md and docs/*.md."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def rendered(text: str, render: Callable[[str], str], document: str = "the text") -> str:
-    """The text with every table made anew.
+    """Return the text with every table rendered again.
 
     Args:
         text: Of a document.
-        render: What stands between the marks of the table of that name.
-        document: For messages.
+        render: A function from a table's name to the text between its marks.
+        document: The document's name, for messages.
 
     Raises:
         UserError: Marks are not paired.
@@ -40,12 +40,12 @@ def rendered(text: str, render: Callable[[str], str], document: str = "the text"
 
 
 def tables_of(text: str, document: str = "the text") -> dict[str, str]:
-    """By its name, what stands between the marks of each table."""
+    """Return the text between the marks of each table, by the table's name."""
     return {name: text[begin:end] for name, begin, end in _tables(text, document)}
 
 
 def _tables(text: str, document: str) -> Iterator[tuple[str, int, int]]:
-    """Name, begin and end of what stands between marks."""
+    """Yield name, begin and end of the text between marks."""
     opened: re.Match[str] | None = None
     for mark in _MARKS.finditer(text):
         if (mark["name"] is None) == (opened is None):

@@ -1,4 +1,4 @@
-"""What all tables share: rows of Markdown, numbers as text, and the words under a table."""
+"""Layout that all tables share: rows of Markdown, numbers as text, and the note under a table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from benchmarks.facts.records import Measurement, Record, Row, told
 from core.base.errors import UserError
 
 Records = Mapping[str, Record]
-"""Each by the name of its fact."""
+"""Records by the names of their facts."""
 
 
 def record_of(records: Records, name: str) -> Record:
-    """A fact's record; an error where there is none."""
+    """Return a fact's record; raise `UserError` if there is none."""
     if not records.get(name):
         raise UserError(
             f"docs/facts/{name}.json is missing or empty", f"python -m benchmarks.facts write {name}"
@@ -21,36 +21,36 @@ def record_of(records: Records, name: str) -> Record:
 
 
 def rows_of(record: Record) -> Iterator[Row]:
-    """The rows of all its measurements."""
+    """Yield the rows of all measurements of a record."""
     for one in record:
         yield from one.rows
 
 
 def block(table: str, record: Iterable[Measurement]) -> str:
-    """A table and the words under it, as they stand between marks of their own lines."""
+    """Return a table and the note under it, for marks that have lines of their own."""
     return f"\n\n{table}\n\n{words(record)}\n\n"
 
 
 def words(record: Iterable[Measurement]) -> str:
-    """When, where and with what it was measured."""
+    """Return the note that says when, where and with which versions a record was measured."""
     return f"*{told(record)}.*"
 
 
 def table_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown without a line's end at its end."""
+    """Return a Markdown table, without a newline at its end."""
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(line.replace("|  |", "| |").replace("|  |", "| |") for line in lines)
 
 
 def small(value: float) -> str:
-    """One digit, as 3e-12."""
+    """Format with one digit, as 3e-12."""
     mantissa, _, exponent = f"{value:.0e}".partition("e")
     return "0" if value == 0 else f"{mantissa}e{int(exponent)}"
 
 
 def by_machine(record: Record, header: Sequence[str], cells: Callable[[Row], list[str]]) -> str:
-    """A table for each machine, in the order of the record; the last column is the date."""
+    """Return a table for each machine, in the order of the record; the last column is the date."""
     parts = []
     for machine in dict.fromkeys(one.machine for one in record):
         of_it = [one for one in record if one.machine == machine]
@@ -63,13 +63,13 @@ def by_machine(record: Record, header: Sequence[str], cells: Callable[[Row], lis
 
 
 def on_machines(record: Record, header: Sequence[str], cells: Callable[[Row], list[str]]) -> str:
-    """One table; the last columns are machine and date."""
+    """Return one table; the last columns are machine and date."""
     rows = [[*cells(row), one.machine, one.date] for one in record for row in one.rows]
     return block(table_of([*header, "on", "measured"], rows), record)
 
 
 def ratio(value: Sequence[float] | None) -> str:
-    """Median (least to greatest); a range that nobody noted is left out."""
+    """Format as median (minimum to maximum); the range is left out if it was not recorded."""
     if value is None:
         return ""
     middle, *others = value
@@ -78,10 +78,10 @@ def ratio(value: Sequence[float] | None) -> str:
 
 
 def span(value: Sequence[float], form: str) -> str:
-    """Least to greatest."""
+    """Format as minimum to maximum."""
     return f"{value[0]:{form}} to {value[1]:{form}}"
 
 
 def number(value: float | None, form: str) -> str:
-    """Nothing where it was not measured."""
+    """Format a number; return an empty text if it was not measured."""
     return "" if value is None else format(value, form)

@@ -1,7 +1,7 @@
-"""How each fact is measured: a function from a part of the work to rows of numbers.
+"""Functions that measure facts, each from a part of the work to rows of numbers.
 
-Promises: a measure does what a user would, by the project's own commands and the scripts in `benchmarks/`.
-It returns numbers as measured; tables round them. Ratios are [median, least, greatest] of the rounds.
+A measure does what a user would, by the project's own commands and the scripts in `benchmarks/`. It returns
+numbers as measured; tables round them. Ratios are [median, minimum, maximum] of the rounds.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from core.base.errors import UserError
 
 @dataclass(frozen=True)
 class Part:
-    """What is measured at one go.
+    """A part of a fact that is measured by one command.
 
     Args:
-        backends: Names of those measured.
+        backends: Names of the measured backends.
         arguments: Of the script or command, as one would type them.
-        title: What the table calls it, where the rows do not say it themselves.
+        title: The table's name for the part, if the rows have none.
     """
 
     backends: tuple[str, ...]
@@ -44,24 +44,24 @@ Measure = Callable[[Part], list[Row]]
 
 @dataclass(frozen=True)
 class Script:
-    """A measure that runs a script with `--json` and makes rows of what it writes.
+    """A measure that runs a script with `--json` and makes rows from its output.
 
     Args:
-        command: The script and what comes before a part's arguments.
-        rows_of: Makes rows of what it wrote.
+        command: The script, with the words before a part's arguments.
+        rows_of: A function from the script's output to rows.
     """
 
     command: str
     rows_of: Callable[[Any, Part], list[Row]]
 
     def __call__(self, part: Part) -> list[Row]:
-        """Run it; what it prints is shown."""
+        """Run the script and show what it prints."""
         with tempfile.TemporaryDirectory(prefix="pneumoseg-fact-") as folder:
             path = Path(folder) / "record.json"
             words = [*shlex.split(f"{self.command} {part.arguments}"), "--json", str(path)]
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
             done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=False)
-            # A missed target ends a script with status 1, a command with 3: the numbers are what is wanted.
+            # A missed target ends a script with status 1, a command with 3; the numbers are valid.
             if done.returncode not in (0, 1, 3) or not path.exists():
                 raise UserError(
                     f"python {' '.join(words)} ended with status {done.returncode}, no record left"
@@ -70,7 +70,7 @@ class Script:
 
 
 def lines(part: Part) -> list[Row]:
-    """Lines of code of each backend: {backend, lines}."""
+    """Count the lines of code of each backend: {backend, lines}."""
     return [
         {
             "backend": name,
@@ -84,7 +84,7 @@ def lines(part: Part) -> list[Row]:
 
 
 def capabilities(part: Part) -> list[Row]:
-    """What came of the checks of `core.conformance`: {backend, subject, PRECISION: "yes", ..., checks}.
+    """Run the checks of `core.conformance`: {backend, subject, PRECISION: "yes", ..., checks}.
 
     The verdicts are those of `core.conformance.capabilities`; `checks` counts the row's by their status.
     """
@@ -107,10 +107,10 @@ def capabilities(part: Part) -> list[Row]:
 
 
 def certificate_rows(found: Mapping[str, Any], part: Part) -> list[Row]:
-    """Of one certificate of `run.py parity`: {what, steps, loss, loss_budget, array, share, holds}.
+    """Return the row of a certificate: {what, steps, loss, loss_budget, array, share, holds}.
 
-    Distances are the largest of all steps and runs, `loss_budget` the one that stood beside that of the loss;
-    `share` is the largest of a distance in its budget.
+    Distances are the largest of all steps and runs. `loss_budget` is the budget of the loss's distance.
+    `share` is the largest ratio of a distance to its budget.
     """
     runs = list(found["runs"].values())
     kinds = list(runs[0]["distances"])
@@ -139,7 +139,7 @@ def certificate_rows(found: Mapping[str, Any], part: Part) -> list[Row]:
 
 
 def training_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
-    """Of `benchmarks/training.py`: a row for each framework and batch size."""
+    """Return from `benchmarks/training.py` a row for each framework and batch size."""
     del part
     rates = {
         (one["framework"], one["contender"], one["batch_size"]): [
@@ -169,9 +169,9 @@ def training_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
 
 
 def loader_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
-    """Of `benchmarks/loader.py`: a row for each kind of file and contender.
+    """Return from `benchmarks/loader.py` a row for each kind of file and contender.
 
-    Steps are of the script's batch size, which its record does not have: 32 unless the part says so.
+    The script's record does not have the batch size: it is 32 unless the part says otherwise.
     """
     batch, count = _option(part, "--batch-size", 32), _option(part, "--count", 1024)
     rates = {
@@ -197,7 +197,7 @@ def loader_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
 
 
 def prediction_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
-    """Of `benchmarks/prediction.py`: a row for each backend."""
+    """Return from `benchmarks/prediction.py` a row for each backend."""
     del part
     return [
         {
@@ -213,7 +213,7 @@ def prediction_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
 
 
 def predict_command_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
-    """Of `benchmarks/predict_command.py`: one row."""
+    """Return the row of `benchmarks/predict_command.py`."""
     kinds = ("read", "network", "conclude", "command")
     return [
         {
@@ -225,7 +225,7 @@ def predict_command_rows(record: Mapping[str, Sequence[float]], part: Part) -> l
 
 
 def start_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
-    """Of `benchmarks/start.py`: a row for `--help`, and one for each framework's first update."""
+    """Return from `benchmarks/start.py` a row for `--help`, and one for each framework's first update."""
     pairs = [("--help", "run.py --help", "import numpy")]
     pairs += [(name, f"{name}, first step", f"{name}, by hand") for name in part.backends]
     return [
@@ -239,9 +239,9 @@ def start_rows(record: Mapping[str, Sequence[float]], part: Part) -> list[Row]:
 
 
 def scaling_rows(record: Mapping[str, Sequence[Mapping[str, Any]]], part: Part) -> list[Row]:
-    """Of `benchmarks/scaling.py`: least and greatest of what a straight line has alike everywhere.
+    """Return rows with minimum and maximum of the slopes, which are equal on a straight line.
 
-    The smallest image size stands by itself: it is what greater ones' memory is compared with.
+    The smallest image size has its own fields, since the memory of larger ones is compared with its.
     """
     images, (first, *sizes) = record["images"], record["sizes"]
     epochs = [1e6 * median(one["epochs"]) / one["count"] for one in images]
@@ -272,7 +272,7 @@ def scaling_rows(record: Mapping[str, Sequence[Mapping[str, Any]]], part: Part) 
 
 
 def preprocessing_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
-    """Of `benchmarks/preprocess.py`: one row."""
+    """Return the row of `benchmarks/preprocess.py`."""
     del part
     return [
         {

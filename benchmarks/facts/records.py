@@ -1,7 +1,7 @@
-"""Records: what was measured, when, where, with which versions, and of which sources.
+"""Records of measurements: the numbers, with date, machine, versions and the sources that they describe.
 
-Promises: a record is a file of JSON with one row a line, so `git diff` shows what was measured anew. Of a
-pinned framework the version is compared with `constraints.txt`, so a new pin makes a fact old.
+A record is a JSON file with one row on each line, so `git diff` shows what was measured again. The version of
+a pinned framework is compared with `constraints.txt`, so a new pin makes a fact old.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "docs/facts"
 
 Row = Mapping[str, Any]
-"""What was measured of one thing; numbers with a spread are [median, least, greatest]."""
+"""The numbers of one thing; numbers with a range are [median, minimum, maximum]."""
 
 
 @dataclass(frozen=True)
 class Software:
-    """How a framework is called, by people and by pip (the first that is installed)."""
+    """A framework's names: for people, and for pip (of several, the first that is installed)."""
 
     title: str
     distributions: tuple[str, ...]
@@ -50,24 +50,24 @@ SOFTWARE: Mapping[str, Software] = {
     "keras": Software("Keras", ("keras",)),
     "numpy": Software("NumPy", ("numpy",)),
 }
-"""By the name of the backend, where it is one. The reference is NumPy."""
+"""Software by its name, which is that of the backend if it is one. The reference is NumPy."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured at one go.
+    """The result of one measuring command.
 
     Args:
-        command: That measured it.
-        backends: That were measured.
-        date: On which day, as 2026-11-28.
-        commit: The project's, with "+changes" where the sources differed from it.
-        processor: Its name; empty where nobody noted it.
-        cores: How many of it could be used.
-        python: Its version; empty where nobody noted it.
+        command: The command.
+        backends: The measured backends.
+        date: The day, as 2026-11-28.
+        commit: The project's commit, with "+changes" if the sources differed from it.
+        processor: Its name; empty if it was not recorded.
+        cores: The number of cores that could be used.
+        python: Its version; empty if it was not recorded.
         versions: Of `SOFTWARE`.
         describes: Patterns of the source files that the numbers depend on.
-        fingerprint: Of these files, as they were.
+        fingerprint: Of the contents of these files.
         rows: The numbers.
         quiet: Whether the machine did nothing else, as far as anybody knows.
         note: What else there is to know of it.
@@ -89,11 +89,11 @@ class Measurement:
 
     @property
     def machine(self) -> str:
-        """Processor and cores; empty where nobody noted them."""
+        """Processor and cores; empty if they were not recorded."""
         return _machine(self.processor, self.cores)
 
     def age(self, today: datetime.date) -> int:
-        """In days."""
+        """Return the age in days."""
         return (today - datetime.date.fromisoformat(self.date)).days
 
 
@@ -108,11 +108,11 @@ def now(
     rows: Iterable[Row],
     root: Path = ROOT,
 ) -> Measurement:
-    """What was measured just now, here.
+    """Return a measurement that was made just now on this machine.
 
     Args:
-        command: That did it.
-        backends: That were measured.
+        command: The command that measured.
+        backends: The measured backends.
         also: Other software of `SOFTWARE` whose version counts; NumPy's always does.
         describes: Patterns of the sources.
         rows: The numbers.
@@ -134,7 +134,7 @@ def now(
 
 
 def read(name: str, root: Path = ROOT) -> Record:
-    """A record; empty where there is none."""
+    """Read a record; return an empty one if there is none."""
     path = _path(name, root)
     if not path.exists():
         return ()
@@ -148,15 +148,15 @@ def read(name: str, root: Path = ROOT) -> Record:
 
 
 def write(name: str, record: Record, root: Path = ROOT) -> None:
-    """Put a record where `read` finds it."""
+    """Write a record to the file that `read` reads."""
     write_text(_path(name, root), "[\n" + ",\n".join(map(_as_json, record)) + "\n]\n")
 
 
 def replaced(record: Record, new: Measurement, keys: Sequence[str], *, per_machine: bool) -> Record:
-    """The record with a new measurement, in the place of the first that it replaces; else at the end.
+    """Return the record with a new measurement, in the place of the first that it replaces, or at the end.
 
-    It takes the place of what the same command measured of the same backends; its rows take the place of
-    others that are alike in `keys`. What another machine measured stays where numbers are kept `per_machine`.
+    It replaces a measurement by the same command of the same backends. Its rows replace others that are equal
+    in `keys`. With `per_machine` the measurements of other machines stay.
     """
     identities = {_identity(row, keys) for row in new.rows}
     kept: list[Measurement] = []
@@ -176,11 +176,11 @@ def replaced(record: Record, new: Measurement, keys: Sequence[str], *, per_machi
 
 
 def reasons_it_is_old(measurement: Measurement, describes: Sequence[str], root: Path = ROOT) -> list[str]:
-    """What has changed since it was measured; none where it still describes what is there.
+    """Return what has changed since a measurement; nothing if it still describes the sources.
 
     Args:
-        measurement: To judge.
-        describes: What such a measurement describes, as said today.
+        measurement: The measurement to check.
+        describes: The patterns of sources that such a measurement describes today.
         root: Where the sources are.
     """
     reasons = []
@@ -197,7 +197,7 @@ def reasons_it_is_old(measurement: Measurement, describes: Sequence[str], root: 
 
 
 def told(record: Iterable[Measurement], *, date: bool = True) -> str:
-    """Dates (where wanted), machines, versions and commits of measurements, as words."""
+    """Return dates (if wanted), machines, versions and commits of measurements, as text."""
     record = list(record)
     days = sorted({one.date for one in record})
     machines = list(dict.fromkeys(one.machine for one in record if one.machine))
@@ -219,12 +219,12 @@ def told(record: Iterable[Measurement], *, date: bool = True) -> str:
 
 
 def machine() -> str:
-    """This machine, as `Measurement.machine` has it."""
+    """Return this machine, in the form of `Measurement.machine`."""
     return _machine(processor(), available_cores())
 
 
 def processor(description: Path = Path("/proc/cpuinfo")) -> str:
-    """The name that the processor gives itself, with family and model: clouds leave the rest out."""
+    """Return the processor's own name, family and model, since cloud machines may give no full name."""
     try:
         text = description.read_text()
     except OSError:
@@ -261,7 +261,7 @@ def _versions(software: Iterable[str]) -> dict[str, str]:
     for name in dict.fromkeys([*software, "numpy"]):
         for distribution in SOFTWARE[name].distributions:
             try:
-                # Without the local part: which build of PyTorch it is, pip's index chooses.
+                # Without the local part, which names the build: pip's index chooses the build of PyTorch.
                 found[name] = metadata.version(distribution).partition("+")[0]
             except metadata.PackageNotFoundError:
                 continue
@@ -273,7 +273,7 @@ def _versions(software: Iterable[str]) -> dict[str, str]:
 
 @functools.cache
 def _pins(path: Path, python: str) -> Mapping[str, str]:
-    """Versions that constraints.txt fixes for that Python, by the package's name."""
+    """Return the versions that constraints.txt pins for a version of Python, by the package's name."""
     minor = ".".join(python.split(".")[:2])
     environment = {"python_version": minor, "python_full_version": python} if python else {}
     pins: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Which facts there are, what each describes, and in which parts it is measured."""
+"""List of all facts: the sources that each describes, and the parts in which it is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.facts.sources import fingerprint
 from core.base.errors import UserError
 
 MOST_DAYS = 90
-"""So old a fact that needs a quiet machine may become after its sources have changed."""
+"""The greatest age of a fact that needs a quiet machine, if its sources have changed."""
 
 TRAINING = ("tf", "mxnet", "torch", "jax", "reference")
 BACKENDS = (*TRAINING[:4], "onnx", "reference")
@@ -43,10 +43,10 @@ class Old:
     """A measurement that is older than what it describes.
 
     Args:
-        fact: Its name.
-        measurement: Which.
-        reasons: What has changed since.
-        too_old: Whether that is an error by now.
+        fact: The fact's name.
+        measurement: The measurement.
+        reasons: The changes since then.
+        too_old: Whether this is an error.
     """
 
     fact: str
@@ -63,18 +63,18 @@ class Old:
 
 @dataclass(frozen=True)
 class Fact:
-    """What is kept in `docs/facts/NAME.json`.
+    """A fact, whose record is `docs/facts/NAME.json`.
 
     Args:
         name: Of the fact.
-        measure: Makes the rows of a part.
-        parts: Each measured at one go, so that only what is old is measured again.
+        measure: Measures a part and returns its rows.
+        parts: Each is measured by one command, so that only the old parts are measured again.
         describes: Patterns of source files; "{backend}" stands for each backend of a part.
-        keys: Fields that tell rows apart: a new row takes the place of the old one.
-        strict: It must be true of the sources as they are, for any machine can measure it in minutes. What is
-            old of others is told, and is an error only once it is older than `MOST_DAYS`.
-        per_machine: Its numbers are those of one processor, and of each there may be some.
-        also: Software whose version counts besides the backends'.
+        keys: Fields that identify a row: a new row replaces the old one with the same values.
+        strict: Whether an old fact is an error at once, since any machine can measure it in minutes. Other
+            old facts are reported, and are an error only if they are older than `MOST_DAYS`.
+        per_machine: Whether the numbers depend on the processor, so that each has its own.
+        also: Software whose version counts, besides the backends'.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Fact:
     also: tuple[str, ...] = ()
 
     def sources(self, part: Part) -> tuple[str, ...]:
-        """Patterns of what a part describes."""
+        """Return the patterns of the sources that a part describes."""
         patterns = [
             pattern.format(backend=name)
             for pattern in self.describes
@@ -96,16 +96,16 @@ class Fact:
         return tuple(dict.fromkeys(patterns))
 
     def command_of(self, part: Part) -> str:
-        """What measures a part, as one would type it."""
+        """Return the command that measures a part, as one would type it."""
         if isinstance(self.measure, Script):
             return f"python {self.measure.command} {part.arguments}".strip()
         return f"python -m benchmarks.facts write {self.name}"
 
     def take(self, part: Part, root: Path = ROOT) -> Measurement:
-        """Measure a part, here and now.
+        """Measure a part on this machine.
 
         Raises:
-            UserError: The sources changed meanwhile: of which the numbers are, nobody knows.
+            UserError: The sources changed meanwhile, so the numbers may be of either version.
         """
         before = fingerprint(self.sources(part), root)
         new = self.measured(part, self.measure(part), root)
@@ -114,15 +114,15 @@ class Fact:
         return new
 
     def measured(self, part: Part, rows: Sequence[Row], root: Path = ROOT) -> Measurement:
-        """Rows that were measured just now, here."""
+        """Return the measurement for rows that were measured just now on this machine."""
         return records.now(self.command_of(part), part.backends, self.also, self.sources(part), rows, root)
 
     def with_new(self, record: Record, new: Measurement) -> Record:
-        """The record with a new measurement, in place of what it replaces."""
+        """Return the record with a new measurement in place of those that it replaces."""
         return records.replaced(record, new, self.keys, per_machine=self.per_machine)
 
     def find_old(self, record: Record, today: datetime.date, root: Path = ROOT) -> list[Old]:
-        """What is old of a record, in its order."""
+        """Return the old measurements of a record, in its order."""
         found = []
         for one in record:
             if reasons := self._reasons(one, root):
@@ -131,7 +131,7 @@ class Fact:
         return found
 
     def old_parts(self, record: Record, root: Path = ROOT) -> list[Part]:
-        """Parts of which the record has no measurement (of this machine, if that counts) that is true."""
+        """Return the parts without a current measurement (on this machine, if that counts)."""
         here = records.machine()
         current = {
             (one.command, one.backends)
@@ -141,7 +141,7 @@ class Fact:
         return [part for part in self.parts if (self.command_of(part), part.backends) not in current]
 
     def missing(self, record: Record) -> list[Part]:
-        """Parts whose backends no measurement has."""
+        """Return the parts with a backend that no measurement has."""
         measured = {name for one in record for name in one.backends}
         return [part for part in self.parts if not measured.issuperset(part.backends)]
 
@@ -332,9 +332,9 @@ _ALL = (
     ),
 )
 FACTS: Mapping[str, Fact] = {fact.name: fact for fact in _ALL}
-"""By their name."""
+"""Facts by their names."""
 
 
 def read_all(root: Path = ROOT) -> dict[str, Record]:
-    """Every record, by the name of its fact."""
+    """Read every record; return them by the names of their facts."""
     return {name: records.read(name, root) for name in FACTS}

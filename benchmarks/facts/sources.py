@@ -1,8 +1,8 @@
-"""What a fact describes: source files, their fingerprint, and how many lines of code they have.
+"""Source files that a fact describes: their fingerprint, and their number of lines of code.
 
-Promises: words do not make a fact old. Comments, docstrings and layout count neither for the fingerprint of
-Python files nor for their lines; in YAML files comments and layout do not count. Of any other file every byte
-does. The fingerprint is the same on Python 3.11, 3.12 and 3.13.
+Changes of comments, docstrings and layout do not make a fact old: for Python files they count neither for the
+fingerprint nor for the lines. In YAML files comments and layout do not count. In other files every byte
+counts. The fingerprint is the same on Python 3.11, 3.12 and 3.13.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _SEPARATOR = b"\0"
 
 
 def matching(patterns: Sequence[str], root: Path) -> list[Path]:
-    """The files that patterns like `core/**/*.py` name below `root`, each once, in order.
+    """Return the files below `root` that match patterns like `core/**/*.py`, each once, in order.
 
     Raises:
-        UserError: A pattern names no file: it would describe nothing.
+        UserError: A pattern matches no file, so it would describe nothing.
     """
     found: set[Path] = set()
     for pattern in patterns:
@@ -43,7 +43,7 @@ def matching(patterns: Sequence[str], root: Path) -> list[Path]:
 
 
 def fingerprint(patterns: Sequence[str], root: Path) -> str:
-    """Sixteen hexadecimal digits that change with the contents, and the names, of these files."""
+    """Return sixteen hexadecimal digits that depend on the contents and the names of these files."""
     digest = hashlib.sha256()
     for path in matching(patterns, root):
         digest.update(path.relative_to(root).as_posix().encode() + _SEPARATOR)
@@ -52,7 +52,7 @@ def fingerprint(patterns: Sequence[str], root: Path) -> str:
 
 
 def code_lines(source: str) -> int:
-    """Lines of a Python source without blank lines, comments and docstrings."""
+    """Count the lines of a Python source without blank lines, comments and docstrings."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in _NO_CODE:
@@ -72,7 +72,7 @@ def _contents(path: Path) -> bytes:
 
 
 def _told(node: object) -> Iterator[str]:
-    """A syntax tree as text. Empty fields are left out: newer versions have more of them."""
+    """Yield a syntax tree as text, without empty fields, since newer versions of Python have more of them."""
     if isinstance(node, ast.AST):
         yield f"{type(node).__name__}("
         for name, value in ast.iter_fields(node):
@@ -91,7 +91,7 @@ def _told(node: object) -> Iterator[str]:
 
 
 def _is_words(node: object) -> TypeGuard[ast.Expr]:
-    """A string that stands alone: a docstring, of an attribute too."""
+    """Return whether a node is a string that stands alone: a docstring, also of an attribute."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

@@ -1,6 +1,6 @@
-"""The tables of speed, of docs/speed.md and of README.md.
+"""The tables of speed in docs/speed.md and README.md.
 
-Promises: a ratio is shown as its median with the least and greatest of the rounds; README's are the newest.
+A ratio is shown as its median with the minimum and maximum of the rounds. README shows the newest ones.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Figure:
     """A row of README's summary.
 
     Args:
-        what: Is measured.
-        over: What.
-        fact: Whose record it is from.
-        field: Of the rows.
-        rows: Which rows: values that they have.
+        what: What is measured.
+        over: What it is divided by.
+        fact: The fact that it is from.
+        field: The field of the fact's rows.
+        rows: Values that select the rows.
     """
 
     what: str
@@ -92,7 +92,7 @@ _SCRIPTS = {"speed_preprocessing": "preprocess.py"}
 
 
 def summary(records: Records) -> str:
-    """README's: of each figure the newest from a quiet machine, whichever that was."""
+    """Return README's table: the newest number of each figure from a quiet machine, if there is one."""
     rows, before = [], ""
     for figure in FIGURES:
         record = record_of(records, figure.fact)
@@ -109,7 +109,7 @@ def summary(records: Records) -> str:
 
 
 def training(records: Records) -> str:
-    """Of docs/speed.md: a table for each processor."""
+    """Return the tables of docs/speed.md for training, one for each processor."""
     header = ["", "batch", "images/s", "over by hand", "over Keras", "over `tf`", "memory over by hand"]
     header += ["waits for data", "measured"]
 
@@ -137,7 +137,7 @@ _CONTENDERS = {
 
 
 def loader(records: Records) -> str:
-    """Of docs/speed.md: a table for each processor."""
+    """Return the tables of docs/speed.md for the loader, one for each processor."""
 
     def cells(row: Row) -> list[str]:
         return [
@@ -154,7 +154,7 @@ def loader(records: Records) -> str:
 
 
 def prediction(records: Records) -> str:
-    """Of docs/speed.md: the network alone."""
+    """Return the table of docs/speed.md for predictions by the network alone."""
 
     def cells(row: Row) -> list[str]:
         return [
@@ -167,7 +167,7 @@ def prediction(records: Records) -> str:
 
 
 def predict_command(records: Records) -> str:
-    """Of docs/speed.md: from DICOM to masks."""
+    """Return the table of docs/speed.md for predictions from DICOM to masks."""
     kinds = ("read", "network", "conclude", "command")
 
     def cells(row: Row) -> list[str]:
@@ -179,7 +179,7 @@ def predict_command(records: Records) -> str:
 
 
 def start(records: Records) -> str:
-    """Of docs/speed.md: how long until something happens."""
+    """Return the table of docs/speed.md for start-up times."""
 
     def cells(row: Row) -> list[str]:
         what = f"first update of `{row['what']}`, over importing and doing it by hand"
@@ -191,7 +191,7 @@ def start(records: Records) -> str:
 
 
 def scaling(records: Records) -> str:
-    """Of docs/speed.md: least and greatest along the line."""
+    """Return the table of docs/speed.md for scaling: minimum and maximum over all sizes."""
 
     def cells(row: Row) -> list[str]:
         if row["what"] == "images":
@@ -212,7 +212,7 @@ def scaling(records: Records) -> str:
 
 
 def preprocessing(records: Records) -> str:
-    """Of docs/speed.md: per core, the whole command."""
+    """Return the table of docs/speed.md for preprocessing by the whole command, for each core."""
 
     def cells(row: Row) -> list[str]:
         return [
@@ -226,7 +226,7 @@ def preprocessing(records: Records) -> str:
 
 
 def _newest(record: Record, where: Mapping[str, Any], field: str) -> tuple[Measurement, str]:
-    """Of rows with the field and these values the newest one's, as text; a quiet machine's, if any."""
+    """Return a field as text, from the newest row with these values, if possible of a quiet machine."""
     found = [
         (one.quiet, one.date, number, one, row[field])
         for number, one in enumerate(record)

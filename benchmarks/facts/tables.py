@@ -1,7 +1,7 @@
-"""What records look like in the documents: one function for each table.
+"""Functions that make the documents' tables from records, one for each table.
 
-Promises: a table is made of records alone, so it changes only when something was measured; under each stands
-when, where and with what.
+A table depends on records alone, so it changes only if something was measured. The note under each says when,
+where and with which versions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _PRECISIONS = ("float32", "float64", "mixed_bfloat16")
 
 
 def render(name: str, records: Records) -> str:
-    """What stands between the marks of a table.
+    """Return the text between the marks of a table.
 
     Raises:
-        UserError: There is no such table, or the record it is made of.
+        UserError: There is no such table, or its record is missing.
     """
     if name not in TABLES:
         raise UserError(f"there is no table {name!r}", f"There are {', '.join(TABLES)}.")
@@ -29,26 +29,26 @@ def render(name: str, records: Records) -> str:
 
 
 def backends(records: Records) -> str:
-    """Cells for the header of README's table of backends."""
+    """Return cells for the header of README's table of backends."""
     versions = record_of(records, "lines")[-1].versions
     cells = [f"{SOFTWARE[name].title} {versions[name]}" for name in BACKENDS if name in SOFTWARE]
     return " " + " | ".join([*cells, f"reference, NumPy {versions['numpy']}"]) + " "
 
 
 def lines(records: Records) -> str:
-    """Cells for a row of README's table of backends."""
+    """Return cells for a row of README's table of backends."""
     found = {row["backend"]: row["lines"] for row in rows_of(record_of(records, "lines"))}
     return " " + " | ".join(str(found[name]) for name in BACKENDS) + " "
 
 
 def lines_note(records: Records) -> str:
-    """When they were counted, within a sentence."""
+    """Return when lines were counted, for use within a sentence."""
     newest = record_of(records, "lines")[-1]
     return f"counted {newest.date} at commit {newest.commit}"
 
 
 def capabilities(records: Records) -> str:
-    """All of docs/capabilities.md below its introduction."""
+    """Return all of docs/capabilities.md below its introduction."""
     from core.commands.conformance import as_markdown
 
     record = record_of(records, "capabilities")
@@ -68,7 +68,7 @@ def capabilities(records: Records) -> str:
 
 
 def certificates(records: Records) -> str:
-    """What `run.py parity` certified."""
+    """Return the table of the certificates of `run.py parity`."""
     record = record_of(records, "certificates")
     rows = []
     for one in record:
@@ -82,9 +82,9 @@ def certificates(records: Records) -> str:
 
 
 def agreement_summary(records: Records) -> str:
-    """README's: for each backend how many checks it passes and how far it is from the others.
+    """Return README's table of agreement: each backend's checks, and its deviation from the others.
 
-    A certificate's distance is that of all backends in it, so it bounds the distance of each.
+    A certificate's deviation is the largest of all backends in it, so it bounds that of each.
     """
     columns: list[list[str]] = []
     for name in BACKENDS[:-1]:
@@ -129,7 +129,7 @@ def agreement_summary(records: Records) -> str:
 
 
 def agreement(records: Records) -> str:
-    """Distances from the truth in float32: {network, size, batch, input, backend, ...} beside the budget."""
+    """Return the table of deviations from the reference in float32, each with its budget."""
     record = record_of(records, "agreement")
     rows = [
         [
@@ -167,4 +167,4 @@ TABLES: Mapping[str, Callable[[Records], str]] = {
     "speed-scaling": speed_tables.scaling,
     "speed-preprocessing": speed_tables.preprocessing,
 }
-"""By the name that stands in a document's mark."""
+"""Functions by the table's name in a document's mark."""

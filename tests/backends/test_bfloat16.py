@@ -1,6 +1,6 @@
-"""Products of bfloat16 on a CPU: by kernels that multiply such numbers, or in float32 of rounded operands.
+"""Tests of bfloat16 products on a CPU: by bfloat16 kernels, or in float32 of rounded operands.
 
-Which of the two other tests see, depends on the processor. These take the way that they ask for.
+In other tests the processor decides between the two. These tests choose one.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ CHECKS = [check for check in mixed_checks() if "convolution" in check.subject or
 
 
 def pretend(implementation: Implementation, multiplies: bool) -> None:
-    """From now on, in this process, the CPU multiplies bfloat16, or does not."""
+    """Make the backend in this process believe that the CPU multiplies bfloat16, or does not."""
     implementation.multiplies_bfloat16 = lambda _: multiplies  # type: ignore[attr-defined]
 
 
 def operands(implementation: Implementation, name: str, case: Case, folder: Path) -> set[str]:
-    """The types of what the convolutions of an exported model multiply."""
+    """Return the types of the operands of an exported model's convolutions."""
     model = implementation.compile(case.plan, case.rules, "cpu", "mixed_bfloat16")
     model.load_state(case.state)
     model.export(folder, {})
@@ -88,13 +88,13 @@ def asked(_: Implementation) -> bool:
 
 @pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")
 def test_kernels_that_add_in_bfloat16_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # what is left are Eigen's
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # only Eigen's kernels remain
     with BackendProcess("tf") as tf:
         assert tf.call(asked) is False
 
 
 def multiplied(implementation: Implementation, name: str, case: Case) -> dict[str, set[str]]:
-    """The types of what convolutions multiply in training and in predicting, transposed ones left out."""
+    """Return the types of the operands of convolutions, not transposed ones, in training and predicting."""
     if name == "tf":
         from backends.tf.framework import tf
 
@@ -138,7 +138,7 @@ def test_such_kernels_train_where_there_are_any(name: str, multiplies: bool) -> 
 
 @pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
 def test_mxnet_needs_nobody_who_tells_numpy_of_bfloat16(tmp_path: Path) -> None:
-    """ONNX, which MXNet imports where it is there, brings ml_dtypes, after which NumPy knows the name."""
+    """MXNet imports ONNX if it is installed, and ONNX imports ml_dtypes, which tells NumPy of bfloat16."""
     hidden = hide(tmp_path / "hidden", ["ml_dtypes", "onnx"])
     words = ["conformance", "-f", "mxnet", "--only", "operands and result, to even"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What `export` writes loads in the bare framework, without this project, and predicts the same."""
+"""Tests that files of `export` load in the framework alone, without this project, and predict the same."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ FORMATS = [(name, form) for name in BACKENDS for form in find_backend(name).expo
 def export(
     implementation: Implementation, folder: Path, precision: Precision = "float32", form: str | None = None
 ) -> NDArray[Any]:
-    """Write a network by `core.prediction.exports.write`; gives what it predicts of `IMAGES`."""
+    """Write a network by `core.prediction.exports.write`; return its predictions of `IMAGES`."""
     configuration = load_configuration(Path("fcn_skip"))
     plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
     state = initial_state(plan, rules, 1)
@@ -97,7 +97,7 @@ def export(
 
 
 def bare_predicts_the_same(name: str, form: str, folder: Path, precision: Precision) -> None:
-    """The file's probabilities, in a process without this project, beside those of the model it is of."""
+    """Check that the file predicts, in a process without this project, what its model does."""
     several = len(find_backend(name).exports) > 1
     with BackendProcess(name) as process:
         predicted = process.call(export, folder / "export", precision, form if several else None)
@@ -122,7 +122,7 @@ def test_files_of_float64_take_and_give_float32(name: str, form: str, tmp_path: 
 
 
 def export_by_itself(implementation: Implementation, folder: Path) -> None:
-    """As training does; both files predict the same."""
+    """Export as training does, and check that both files predict the same."""
     predicted = export(implementation, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["model.pt", "model.pt2"]
     for other in ("model.pt", "model.pt2"):
@@ -138,7 +138,7 @@ def test_pytorch_writes_the_successor_and_torchscript_unless_asked_for_one(tmp_p
 
 
 def refuse_torchscript(implementation: Implementation, folder: Path) -> tuple[str, str]:
-    """Of a PyTorch without TorchScript: what it says if asked for that, and the files if it is not."""
+    """Remove TorchScript; return the message to a request for it, and the files written without one."""
     from backends.torch.framework import torch
 
     del torch.jit.trace
@@ -173,7 +173,7 @@ def test_a_folder_whose_name_is_no_unicode(name: str, tmp_path: Path) -> None:
         predicted = process.call(export, folder)
         again = process.call(read_back, folder, IMAGES)
     assert list(folder.iterdir())
-    if name != "reference":  # whose arrays nothing else reads
+    if name != "reference":  # it has no loader
         assert again is not None
         np.testing.assert_allclose(again, predicted, rtol=1e-5, atol=1e-7)
 

@@ -1,4 +1,4 @@
-"""What JAX could do in silence: compute in float64, or read and write memory that is not its own."""
+"""Tests of what JAX could do unnoticed: compute in float64, or read and write memory that is not its own."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def jax() -> Iterator[BackendProcess]:
 
 
 def types_of_floats(implementation: Implementation, case: Case, precision: Precision) -> set[str]:
-    """Of all intermediate results of a training step with dropout masks drawn, and of a prediction."""
+    """Return the types of all intermediate results of a training step with dropout, and of a prediction."""
     import jax
 
     model: Any = implementation.compile(case.plan, case.rules, "cpu", precision)
     images, masks = case.batches[0]
     size = np.float64(1.0) if precision == "float64" else np.float32(1.0)
-    drawn = model._drawn(len(images), 1)
+    drawn = model._drawn_masks(len(images), 1)
     given = (model._arrays, model._floats(images), model._bytes(masks), size, size, drawn)
     found: set[str] = set()
 
@@ -74,7 +74,7 @@ def test_no_number_is_promoted(jax: BackendProcess, precision: Precision, types:
 
 
 def losses(implementation: Implementation, case: Case, reuse: bool) -> tuple[list[float], NDArray[Any]]:
-    """Of some steps, and a kernel after them; with `reuse` each batch is overwritten once it was given."""
+    """Return the losses of some steps, and a kernel after them; `reuse` overwrites batches after use."""
     model = implementation.compile(case.plan, case.rules, "cpu", "float32")
     model.load_state(case.state)
     found = []
@@ -87,7 +87,7 @@ def losses(implementation: Implementation, case: Case, reuse: bool) -> tuple[lis
 
 
 def test_a_batch_may_be_overwritten_while_the_step_is_under_way(jax: BackendProcess) -> None:
-    # Large enough to take longer than the overwriting, and for memory that could be shared (64-byte aligned).
+    # Large enough for a step to take longer than the overwriting, and for shared memory (64-byte aligned).
     case = make_case(BLOCKS, 256, 320, batches=(8, 8, 8))
     (kept, kernel), (overwritten, same) = (jax.call(losses, case, reuse) for reuse in (False, True))
     assert kept == overwritten

@@ -1,6 +1,6 @@
-"""The semantics against Keras: its SAME, its batch normalisation, its Adam, and a network written by hand.
+"""Tests against Keras: its SAME, its batch normalisation, its Adam, and a network written by hand.
 
-Only `tf` is compared; parity carries what is shown here to every other backend.
+Only `tf` is compared. Parity extends the result to every other backend.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def same_convolutions(_: Implementation, x: Arrays, k: Arrays, strides: list[int
 @pytest.mark.parametrize("up", [False, True], ids=["convolution", "transposed"])
 def test_same_is_tensorflows_same_at_every_size(tf: BackendProcess, up: bool) -> None:
     rng = np.random.default_rng(0)
-    # Where the kernel is smaller than the stride TensorFlow refuses the transposed convolution.
+    # TensorFlow refuses a transposed convolution whose kernel is smaller than the stride.
     cases = [
         ((height, width), kernel, stride)
         for height, width in ((5, 8), (6, 7), (9, 4), (1, 3))
@@ -73,7 +73,7 @@ def test_same_is_tensorflows_same_at_every_size(tf: BackendProcess, up: bool) ->
 def hand_written(
     _: Implementation, state: dict[str, NDArray[Any]], batches: list[Arrays], images: NDArray[Any]
 ) -> tuple[list[float], dict[str, NDArray[Any]], NDArray[Any]]:
-    """The mission's network with Keras's own layers, loss in plain TensorFlow, Keras's own Adam."""
+    """Train the default network with Keras's own layers and Adam, and a loss in plain TensorFlow."""
     import keras
     import tensorflow as tf
 

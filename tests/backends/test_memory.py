@@ -1,4 +1,4 @@
-"""The estimate of memory for training, against what frameworks really take on the CPU."""
+"""Tests of the estimate of memory for training, against the memory that frameworks take on the CPU."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def estimate(configuration: str, batch: int, height: int, width: int) -> Estimat
 @pytest.mark.parametrize("case", [("demo", 24, 96, 160), ("unet", 6, 128, 160)])
 def test_the_arrays_of_a_step_are_those_that_an_allocator_hands_out(case: tuple[str, int, int, int]) -> None:
     found, expected = measured(_PEAK_OF_ALLOCATOR, "torch", *case), estimate(*case)
-    # Handed out before the step was seen, and so not among it: the state and the batch.
+    # The state and the batch were allocated before the step, so they are not part of what was measured.
     of_a_step = expected.activations + expected.transient
     assert 0.9 * found < of_a_step + expected.gradients < 1.25 * found
 

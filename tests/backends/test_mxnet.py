@@ -1,4 +1,4 @@
-"""What only MXNet can get wrong: sums over pixels, gradients in the graph, oneDNN's layouts."""
+"""Tests of MXNet's backend alone: sums over pixels, gradients in the graph, oneDNN's layouts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is desele
 
 
 def radiographs(case: Case) -> None:
-    """Put images into a case that are like radiographs: smooth, of 256 values, with black and white."""
+    """Replace a case's images by ones like radiographs: smooth, of 256 values, with black and white areas."""
     rng = np.random.default_rng(3)
     for images, masks in case.batches:
         rows, columns = np.ogrid[: images.shape[1], : images.shape[2]]
@@ -38,7 +38,7 @@ def radiographs(case: Case) -> None:
     [
         ("fcn", (96, 96), 8, False, 1e-4),
         ("fcn", (96, 96), 8, True, 1e-4),
-        # A ReLU whose input is 0 but for rounding goes either way, in every framework: up to 1.5e-3 here.
+        # A ReLU whose input is 0 but for rounding may pass it or not, in every framework: up to 1.5e-3 here.
         ("demo", (128, 128), 16, False, 4e-3),
         ("fcn", (288, 224), 3, True, 4e-3),
         ("fcn", (104, 88), 5, True, 4e-3),
@@ -73,7 +73,7 @@ def test_a_single_pixel_at_the_bottleneck_trains() -> None:
 
 @pytest.mark.parametrize("channels", [3, 4, 8, 16])
 def test_channels_that_are_no_whole_blocks_are_joined_and_parted(channels: int) -> None:
-    # The gradient comes from a convolution of blocks; parting it within one ended the process.
+    # The gradient comes from a convolution of blocks of channels. A slice within a block ended the process.
     blocks = [
         {"name": "one", "kind": "transpose", "filters": channels, "kernel": 1, "stride": 1},
         {"name": "mask", "kind": "output", "kernel": 2, "skip": "one"},
@@ -86,18 +86,18 @@ def test_channels_that_are_no_whole_blocks_are_joined_and_parted(channels: int) 
 
 
 def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """The gradients of a chain of all steps, then of a convolution and a batch norm: ours and autograd's."""
+    """Return pairs of gradients, ours and autograd's, of a chain of steps, a convolution and a batch norm."""
     from backends.mxnet.framework import mx
     from backends.mxnet.gradients import (
-        complete,
+        compose,
+        cropped,
         first_along,
         gradient,
+        linked_graph,
         padded,
         reshaped,
         reversed_along,
-        through,
         transposed,
-        window,
         with_zeros,
     )
 
@@ -112,16 +112,16 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
         reshaped(-1, 8, 5, 3),
         with_zeros(2),
         first_along(1, 6),
-        window((1, 0), (3, 2)),
+        cropped((1, 0), (3, 2)),
     ]
-    chain, pullback_chain = through(x, *steps)
+    chain, pullback_chain = compose(x, *steps)
     conv = mx.sym.Convolution(x, kernel, kernel=(3, 3), num_filter=5, pad=(1, 1), no_bias=True)
     norm = mx.sym.BatchNorm(conv, gamma, beta, mean, variance, fix_gamma=False, output_mean_var=True)
     d_conv, d_gamma, d_beta = gradient(
         "BatchNorm", norm, dy, norm[1], norm[2], conv, gamma, beta, mean, variance
     )
     dx, d_kernel = gradient("Convolution", conv, d_conv, x, kernel)
-    # What comes back depends linearly on what is given: here on the results themselves.
+    # A pullback is linear in the gradient that it is given: here the results themselves.
     ours = [*pullback_chain(chain), dx, d_kernel, d_gamma, d_beta]
 
     rng = np.random.default_rng(5)
@@ -145,7 +145,7 @@ def gradients_both_ways(_: Implementation) -> list[tuple[np.ndarray[Any, Any], n
         *by_autograd(chain, lambda result: result, ["x"]),
         *by_autograd(norm[0], lambda _: values["dy"], ["x", "kernel", "gamma", "beta"]),
     ]
-    results = [result.asnumpy() for result in bound(complete(ours), "null").forward(is_train=True)]
+    results = [result.asnumpy() for result in bound(linked_graph(ours), "null").forward(is_train=True)]
     return list(zip(results, theirs, strict=True))
 
 
@@ -160,7 +160,7 @@ def test_gradients_in_the_graph_are_those_of_autograd() -> None:
 def megabytes_of_a_step(
     implementation: Implementation, plan: Plan, rules: TrainingRules, count: int
 ) -> float:
-    """What two updates take of memory beyond what was held before."""
+    """Return how much more memory two updates take, at most, than was held before."""
     model = implementation.compile(plan, rules, "cpu", "float32")
     model.load_state(initial_state(plan, rules, 1))
     images = np.random.default_rng(0).random((count, 384, 384, 1)).astype(np.float32)
@@ -172,7 +172,7 @@ def megabytes_of_a_step(
 
 
 def megabytes_at_most() -> float:
-    """The most that this process held so far; `getrusage` would count what its parent held."""
+    """Return the most memory that this process held so far; `getrusage` would count its parent's too."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -1,4 +1,4 @@
-"""How pads become MXNet's, against convolutions written out; MXNet itself is not needed."""
+"""Tests of MXNet's pads against convolutions written out; MXNet itself is not needed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backends.mxnet.padding import Mirror, Side, best_mirror, sides, sizes
+from backends.mxnet.padding import AxisPadding, Flip, axis_paddings, best_flip, sizes
 from core.experiment.configuration import load_configuration
 from core.network.lowering import lower, same_crops, same_pads
 from core.network.plan import Conv2D, ConvTranspose2D, Plan, Tensor
 
 
 def one(kind: type[Conv2D] | type[ConvTranspose2D], size: int, kernel: int, stride: int) -> Plan:
-    """A plan of a single convolution, `size` rows and one column more."""
+    """Return a plan of a single convolution of an image with `size` rows and `size + 1` columns."""
     rule = same_pads if kind is Conv2D else same_crops
     (rows, row_pads), (columns, column_pads) = (rule(n, kernel, stride) for n in (size, size + 1))
     operation = kind(
@@ -25,25 +25,25 @@ def one(kind: type[Conv2D] | type[ConvTranspose2D], size: int, kernel: int, stri
 
 
 def by_mxnets_rule(
-    kind: type, side: Side, x: NDArray[np.float64], w: NDArray[np.float64], stride: int
+    kind: type, axis: AxisPadding, x: NDArray[np.float64], w: NDArray[np.float64], stride: int
 ) -> NDArray[np.float64]:
-    """What MXNet computes along one axis, and of that the pixels that are wanted."""
+    """Compute what MXNet does along one axis; return the pixels that are wanted."""
     if kind is Conv2D:
-        padded = np.pad(x, side.padding)
+        padded = np.pad(x, axis.padding)
         made = [padded[n : n + len(w)] @ w for n in range(0, len(padded) - len(w) + 1, stride)]
     else:
-        full = np.zeros((len(x) - 1) * stride + len(w) + side.adjust)
+        full = np.zeros((len(x) - 1) * stride + len(w) + axis.adjust)
         for n, value in enumerate(x):
             full[n * stride : n * stride + len(w)] += value * w
-        made = list(full[side.padding : len(full) - side.padding])
-    assert len(made) == side.made
-    return np.array(made[side.first : side.first + side.wanted])
+        made = list(full[axis.padding : len(full) - axis.padding])
+    assert len(made) == axis.made
+    return np.array(made[axis.first : axis.first + axis.wanted])
 
 
 def by_the_plan(
     operation: Conv2D | ConvTranspose2D, x: NDArray[np.float64], w: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Along the rows, as `core.network.plan` has it."""
+    """Compute the operation along the rows, as `core.network.plan` defines it."""
     stride, wanted = operation.stride, operation.output.height
     if isinstance(operation, Conv2D):
         padded = np.pad(x, operation.pads[0])
@@ -56,11 +56,11 @@ def by_the_plan(
 
 
 @pytest.mark.parametrize("kind", [Conv2D, ConvTranspose2D])
-def test_mxnets_padding_gives_the_plans_pixels_in_the_mirror_too(
+def test_mxnets_padding_gives_the_plans_pixels_of_flipped_images_too(
     kind: type[Conv2D] | type[ConvTranspose2D],
 ) -> None:
     rng = np.random.default_rng(0)
-    turned = 0
+    flipped = 0
     for size in (4, 5, 9, 12):
         for kernel in range(1, 8):
             for stride in range(1, 5):
@@ -69,33 +69,34 @@ def test_mxnets_padding_gives_the_plans_pixels_in_the_mirror_too(
                 (operation,) = plan.operations
                 assert isinstance(operation, Conv2D | ConvTranspose2D)
                 expected = by_the_plan(operation, x, w)
-                mirror = best_mirror(plan)
-                for chosen in {Mirror(rows=False, columns=False), mirror}:
+                best = best_flip(plan)
+                for chosen in {Flip(rows=False, columns=False), best}:
                     (seen,) = chosen.plan(plan).operations
                     assert isinstance(seen, Conv2D | ConvTranspose2D)
-                    side, _ = sides(seen, (size, size + 1))
+                    axis, _ = axis_paddings(seen, (size, size + 1))
                     step = -1 if chosen.rows else 1
-                    found = by_mxnets_rule(kind, side, x[::step], w[::step], stride)[::step]
+                    found = by_mxnets_rule(kind, axis, x[::step], w[::step], stride)[::step]
                     np.testing.assert_allclose(found, expected, atol=1e-12)
-                turned += mirror.rows
-    assert turned > 10
+                flipped += best.rows
+    assert flipped > 10
 
 
 def test_the_networks_we_ship_need_no_cut_at_even_sizes() -> None:
     for name in ("fcn", "fcn_skip", "unet"):
         plan = lower(load_configuration(Path(name), []).network, 96, 128)
-        mirror = best_mirror(plan)
-        assert mirror == Mirror(rows=True, columns=True), name
+        flip = best_flip(plan)
+        assert flip == Flip(rows=True, columns=True), name
         size_of = sizes(plan)
-        for operation in mirror.plan(plan).operations:
+        for operation in flip.plan(plan).operations:
             if isinstance(operation, Conv2D | ConvTranspose2D):
-                assert not any(side.is_cut for side in sides(operation, size_of[operation.input])), operation
+                paddings = axis_paddings(operation, size_of[operation.input])
+                assert not any(axis.is_cut for axis in paddings), operation
 
 
-def test_views_are_reversed_along_the_axes_turned_round() -> None:
+def test_views_are_reversed_along_the_flipped_axes() -> None:
     x = np.arange(2 * 3 * 4 * 2).reshape(2, 3, 4, 2)
-    mirror = Mirror(rows=True, columns=False)
-    np.testing.assert_array_equal(mirror.pixels(x), x[:, ::-1])
-    np.testing.assert_array_equal(mirror.kernel(x), x[::-1])
-    assert mirror.axes == (1,)
-    assert Mirror(rows=True, columns=True).axes == (1, 2)
+    flip = Flip(rows=True, columns=False)
+    np.testing.assert_array_equal(flip.pixels(x), x[:, ::-1])
+    np.testing.assert_array_equal(flip.kernel(x), x[::-1])
+    assert flip.axes == (1,)
+    assert Flip(rows=True, columns=True).axes == (1, 2)

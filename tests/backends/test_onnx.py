@@ -1,4 +1,4 @@
-"""The ONNX files: what they hold, what they predict in ONNX Runtime, at which sizes, and what is refused."""
+"""Tests of ONNX files: their contents, their predictions in ONNX Runtime, free sizes, and refusals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def exported(case: Case, folder: Path, metadata: dict[str, str] | None = None) -
 
 
 def ran(file: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What bare ONNX Runtime says."""
+    """Return the predictions of ONNX Runtime, without this project's backend."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     found: NDArray[np.float32] = session.run(["probabilities"], {"images": images})[0]
     return found
@@ -80,7 +80,10 @@ def networks() -> list[tuple[str, Case]]:
 
 
 def network(name: str, height: int, width: int, count: int = 3) -> Case:
-    """A whole one with first weights, so that its logits are small; statistics and biases are not 0 or 1."""
+    """Return a case of a whole network with initial weights, so that its logits are small.
+
+    Statistics and biases are not 0 or 1.
+    """
     case = case_of(load_configuration(Path(name)), height, width, batches=(count,))
     state = initial_state(case.plan, case.rules, 5)
     for number, array in enumerate(state.values()):
@@ -151,7 +154,7 @@ def test_a_size_is_fixed_where_other_sizes_would_have_other_pads(tmp_path: Path)
 
 
 def geometry(plan: Plan, axis: int) -> list[Any]:
-    """Pads and crops along one axis."""
+    """Return the pads and crops along one axis."""
     found = []
     for op in plan.operations:
         if isinstance(op, Conv2D):
@@ -209,7 +212,7 @@ def test_grey_values_are_divided_by_their_white_exactly(tmp_path: Path) -> None:
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The nearest numbers of 8 bits, of two equally near the even one."""
+    """Round to the nearest numbers with 8 bits, ties to even."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 

@@ -1,6 +1,7 @@
-"""What a backend cannot compute it refuses when it compiles the plan: by a `UserError`, and never takes for
-something else that it can.
-"""  # noqa: D205
+"""Tests that a backend refuses an operation that it lacks, by a `UserError` when it compiles the plan.
+
+It must not take the operation for another one.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +23,24 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
-class Undreamt(Operation):
+class UnknownOperation(Operation):
     """An operation that no backend has."""
 
 
 @dataclass(frozen=True)
 class DilatedConv2D(Conv2D):
-    """One that a backend could take for a plain convolution."""
+    """An operation that a backend could take for a plain convolution."""
 
     dilation: int = 2
 
 
 @dataclass(frozen=True)
 class Softmax(Operation):
-    """One that a backend could take for the sigmoid."""
+    """An operation that a backend could take for the sigmoid."""
 
 
-def _undreamt(op: Operation) -> Operation:
-    return Undreamt(op.name, op.inputs, op.output)
+def _unknown(op: Operation) -> Operation:
+    return UnknownOperation(op.name, op.inputs, op.output)
 
 
 def _dilated(op: Operation) -> Operation:
@@ -70,7 +71,7 @@ def plain() -> Case:
 
 
 def changed(plan: Plan, kind: type[Operation], change: Callable[[Operation], Operation]) -> Plan:
-    """The plan with the one operation of a kind replaced."""
+    """Return the plan with its only operation of a kind replaced."""
     assert sum(isinstance(op, kind) for op in plan.operations) == 1
     return replace(
         plan, operations=tuple(change(op) if isinstance(op, kind) else op for op in plan.operations)
@@ -78,7 +79,7 @@ def changed(plan: Plan, kind: type[Operation], change: Callable[[Operation], Ope
 
 
 def refusal(implementation: Implementation, case: Case, precision: Precision) -> tuple[str, str | None]:
-    """What is said when a plan is compiled, and the hint with it."""
+    """Return the message of the refusal to compile a plan, and its hint."""
     try:
         implementation.compile(case.plan, case.rules, "cpu", precision)
     except UserError as refused:
@@ -90,11 +91,11 @@ def refusal(implementation: Implementation, case: Case, precision: Precision) ->
 @pytest.mark.parametrize(
     ("kind", "change", "named"),
     [
-        (Relu, _undreamt, "Undreamt at 'down/relu'"),
+        (Relu, _unknown, "UnknownOperation at 'down/relu'"),
         (Relu, _early_sigmoid, "Sigmoid at 'down/relu'"),
         (Conv2D, _dilated, "DilatedConv2D at 'down/conv'"),
         (Sigmoid, _softmax, "Softmax at 'mask/sigmoid'"),
-        (Sigmoid, _undreamt, "Undreamt at 'mask/sigmoid'"),
+        (Sigmoid, _unknown, "UnknownOperation at 'mask/sigmoid'"),
     ],
 )
 def test_an_unknown_operation_is_refused_when_the_plan_is_compiled(

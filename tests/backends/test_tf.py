@@ -1,4 +1,4 @@
-"""The kernels that TensorFlow's training on a CPU chooses by hand, against its own in float64."""
+"""Tests of the kernels that `backends.tf.cpu` chooses, against TensorFlow's own in float64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def moments(_: Implementation, x: Array) -> list[Array]:
 
 
 def both_ways(_: Implementation, name: str, x: Array, parameter: Array, dy: Array) -> list[list[Array]]:
-    """Result and gradients of what is chosen by hand, in float32, and of TensorFlow's own, in float64."""
+    """Return result and gradients of the chosen kernels, in float32, and of TensorFlow's own, in float64."""
     from backends.tf import cpu
 
     tf, given, made = cpu.tf, x.shape[1:3], dy.shape[1:3]
@@ -112,7 +112,7 @@ def test_the_chosen_kernels_compute_the_same(
 @pytest.mark.parametrize("brightness", [0.0, 0.8, 100.0])  # a variance of squares loses nothing, some, all
 @pytest.mark.parametrize("shape", [(5, 37, 23, 3), (4, 180, 210, 2), (2, 16, 96, 5), (1, 6, 4, 3)])
 def test_the_moments_keep_their_digits(tf: BackendProcess, shape: tuple[int, ...], brightness: float) -> None:
-    # A gradient down the image: the parts into which it is cut have means of their own.
+    # Brightness grows down the image, so that the parts of the rows have different means.
     x = brightness + np.random.default_rng(2).exponential(0.2, shape)
     x += np.linspace(0, 1, shape[1])[:, None, None] * np.arange(1, shape[3] + 1)
     x = x.astype(np.float32)

@@ -1,4 +1,4 @@
-"""What only PyTorch can get wrong: its batch norm refuses to train on a single pixel a channel."""
+"""Tests of PyTorch's backend alone: its batch norm refuses to train on a single pixel for each channel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def torch() -> Iterator[BackendProcess]:
 
 
 def counts(case: Case, batch: int = 0) -> dict[str, int]:
-    """How many pixels each batch norm of a plan sees in a batch, all its images together."""
+    """Return the number of pixels in a batch, of all its images, for each batch norm of a plan."""
     images = len(case.batches[batch][0])
     return {op.name: images * op.output.height * op.output.width for op in case.plan.batch_norms}
 
@@ -55,7 +55,7 @@ def test_the_default_network_trains_where_it_comes_down_to_one_pixel(
     }
     received = torch.call(run_case, case, precision)
     require_agreement(all_results, [results_by_kind(received)], case, precision)
-    # All that a single pixel leaves is beta: nothing before it learns, and its variance is 0.
+    # The output of a single pixel is beta alone: nothing before it learns, and its variance is 0.
     assert not received.gradients["conv3/gamma"].any()
     assert not received.gradients["bottleneck/kernel"].any()
     assert received.gradients["bottleneck/beta"].any()

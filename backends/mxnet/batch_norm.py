@@ -1,0 +1,137 @@
+"""Batch norm as MXNet symbols, and `scale_and_shift`, which uses its kernel for another purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.mxnet.framework import attribute, mx
+from backends.mxnet.gradients import Result, Symbol, gradient
+from backends.mxnet.sums import (
+    batch_mean,
+    batch_sum,
+    image_sums,
+    image_sums_by_rows,
+    plain_layout,
+    to_float32,
+    to_float64,
+)
+from core.network.plan import BatchNorm, Operation
+
+_ZEROS, _NEARLY_ONES = "constant/zeros/", "constant/nearly_ones/"  # then the operation, the type and the size
+_EPSILON = 2.0**-10  # added to "nearly one", it gives exactly 1
+
+
+def batch_norm_of_training(
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str, exact_sums: bool
+) -> tuple[Result, Symbol, Symbol]:
+    """Return the input normalised by the batch's mean and biased variance, and these."""
+    if exact_sums:
+        return _with_exact_sums(operation, x, gamma, beta)
+    return _with_mxnets_sums(operation, x, gamma, beta, dtype)
+
+
+def batch_norm_of_prediction(
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, mean: Symbol, variance: Symbol
+) -> Symbol:
+    """Return the input normalised by a given mean and variance."""
+    return mx.sym.BatchNorm(x, gamma, beta, mean, variance, **_settings(operation))
+
+
+def scale_and_shift(name: str, operation: Operation, x: Symbol, scale: Symbol, shift: Symbol) -> Symbol:
+    """Multiply every channel by its scale and add its shift: a batch norm with mean 0 and variance 1."""
+    return mx.sym.BatchNorm(
+        x,
+        scale,
+        shift,
+        *_fixed_statistics(name, operation, "float32"),
+        eps=_EPSILON,
+        use_global_stats=True,
+        fix_gamma=False,
+    )
+
+
+def constants(names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Return the values of the inputs of a symbol that are constants; other names are ignored."""
+    values = {_ZEROS: 0.0, _NEARLY_ONES: 1 - _EPSILON}
+    found = {}
+    for name in names:
+        for prefix, value in values.items():
+            if name.startswith(prefix):
+                *_, dtype, count = name.split("/")
+                found[name] = np.full(int(count), value, dtype)
+    return found
+
+
+def _with_mxnets_sums(
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol, dtype: str
+) -> tuple[Result, Symbol, Symbol]:
+    """Batch norm by MXNet's kernel and its gradient."""
+    # MXNet's running statistics are not used: it writes them in backward, and nothing can wait for that.
+    inputs = x, gamma, beta, *_fixed_statistics(f"{operation.name}/unused", operation, dtype)
+    y, mean, inverse = made = mx.sym.BatchNorm(*inputs, output_mean_var=True, **_settings(operation))
+    variance = mx.sym.relu(1 / mx.sym.square(inverse) - operation.epsilon)
+    return Result(y, lambda dy: gradient("BatchNorm", made, dy, mean, inverse, *inputs)[:3]), mean, variance
+
+
+def _with_exact_sums(
+    operation: BatchNorm, x: Symbol, gamma: Symbol, beta: Symbol
+) -> tuple[Result, Symbol, Symbol]:
+    """Batch norm in float32 whose sums over pixels are as good as float64's.
+
+    MXNet's kernel and its gradient add pixel by pixel: with 100,000 pixels statistics are off by 1e-5.
+    Here every sum over a channel is taken of a float64 array of sums over few pixels. Everything that touches
+    every pixel is a kernel of oneDNN: y = scale * (x - mean) + beta and dx = a * dy + b * x + c.
+    """
+    name = operation.name
+    mean = batch_mean(operation, image_sums(operation, x))
+    rounded = to_float32(mean)
+    rest = mean - to_float64(rounded)
+    centred = scale_and_shift(f"{name}/centred", operation, x, mx.sym.ones_like(gamma), -rounded)
+    pixels = plain_layout(centred)
+    variance = batch_mean(operation, image_sums_by_rows(operation, mx.sym.square(pixels)))
+    inverse = mx.sym.rsqrt(variance + operation.epsilon)
+    scale = to_float64(gamma) * inverse
+    y = scale_and_shift(
+        name, operation, centred, to_float32(scale), to_float32(to_float64(beta) - scale * rest)
+    )
+
+    def pullback(dy: Symbol) -> tuple[Symbol, ...]:
+        sums = image_sums(operation, dy)
+        slopes = image_sums_by_rows(operation, plain_layout(dy) * pixels) - mx.sym.broadcast_mul(
+            sums, mx.sym.reshape(rest, shape=(1, -1))
+        )
+        a = to_float32(scale)
+        b = to_float32(-scale * mx.sym.square(inverse) * batch_mean(operation, slopes))
+        # With few pixels the terms of the gradient nearly cancel. So c is computed from the rounded a and b,
+        # and what rounding takes from c is added too.
+        c = -to_float64(a) * batch_mean(operation, sums) - to_float64(b) * mean
+        c_rounded = to_float32(c)
+        of_dy = scale_and_shift(f"{name}/of_gradient", operation, dy, a, c_rounded)
+        of_x = scale_and_shift(f"{name}/of_input", operation, x, b, to_float32(c - to_float64(c_rounded)))
+        dx = mx.sym.elemwise_add(of_dy, of_x)
+        return dx, to_float32(inverse * batch_sum(slopes)), to_float32(batch_sum(sums))
+
+    return Result(y, pullback), rounded, to_float32(variance)
+
+
+def _settings(operation: BatchNorm) -> dict[str, str]:
+    """Return the attributes of MXNet's batch norm."""
+    return {
+        "eps": attribute(operation.epsilon),
+        "momentum": "0.0",  # of MXNet's running average; the model computes its own
+        "fix_gamma": "False",  # by default gamma is held at 1
+        "use_global_stats": "False",
+    }
+
+
+def _fixed_statistics(name: str, operation: Operation, dtype: str) -> tuple[Symbol, Symbol]:
+    """Return a mean of 0 and a variance of nearly 1. Each call makes new ones: MXNet may write to them."""
+    zeros, nearly_ones = (
+        mx.sym.Variable(f"{prefix}{name}/{dtype}/{operation.output.channels}")
+        for prefix in (_ZEROS, _NEARLY_ONES)
+    )
+    return zeros, nearly_ones
