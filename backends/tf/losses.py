@@ -57,7 +57,7 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
         "lovasz": lovasz,
     }
     parts = [
-        weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.part_count()
+        weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()
     ]
     return tf.add_n(parts)
 
