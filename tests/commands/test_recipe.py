@@ -28,11 +28,12 @@ MODEL = "reference_model"
 
 def test_the_settings_are_those_of_the_data() -> None:
     """Two classes, as `data` knows no configuration: the same names and the same defaults."""
-    assert recipe.Augmentation().model_dump() == dataclasses.asdict(Augmentation())
-    assert list(recipe.Augmentation.model_fields) == [
+    assert recipe.AugmentationSettings().model_dump() == dataclasses.asdict(Augmentation())
+    assert list(recipe.AugmentationSettings.model_fields) == [
         field.name for field in dataclasses.fields(Augmentation)
     ]
-    assert recipe.Sampling.model_fields.keys() == {field.name for field in dataclasses.fields(Sampling)}
+    fields = {field.name for field in dataclasses.fields(Sampling)}
+    assert recipe.SamplingSettings.model_fields.keys() == fields
 
 
 @pytest.mark.parametrize(
