@@ -406,7 +406,7 @@ def _read_all(
         _process,
         tasks[len(staging.entries) :],
         workers=job.settings.workers or available_cores(),
-        crashed=_crashed,
+        on_crash=_crashed,
         prepare=_prepare,
         arguments=(job,),
     )

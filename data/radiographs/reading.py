@@ -87,7 +87,7 @@ def read_all(
     """
     job = _Job(folder, Identities.of(None, files), height, width)
     crashed = functools.partial(_crashed, folder=folder)
-    return map_in_order(_read, files, workers=workers, crashed=crashed, prepare=_prepare, arguments=(job,))
+    return map_in_order(_read, files, workers=workers, on_crash=crashed, prepare=_prepare, arguments=(job,))
 
 
 def _prepare(job: _Job) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from core.base.errors import UserError
-from core.files.atomic import keep_existing, put_in_place, replacing, reserved, write_bytes, write_text
+from core.files.atomic import put_in_place, rename_existing, replacing, reserved, write_bytes, write_text
 from core.files.checks import Input, check_apart, check_inputs_stay, check_place, entries
 from core.files.names import FileNames, file_name
 from core.files.system_errors import explain_os_errors
@@ -110,11 +110,11 @@ def test_a_file_in_the_place_of_a_folder_is_explained(tmp_path: Path) -> None:
 
 def test_set_aside_takes_the_first_free_number(tmp_path: Path) -> None:
     path = tmp_path / "tf_model"
-    assert keep_existing(path) is None
+    assert rename_existing(path) is None
     for number in (1, 2, 3):
         path.mkdir()
         (path / str(number)).touch()
-        assert keep_existing(path) == tmp_path / f"tf_model.{number}"
+        assert rename_existing(path) == tmp_path / f"tf_model.{number}"
     assert names(tmp_path) == ["tf_model.1", "tf_model.2", "tf_model.3"]
     assert names(tmp_path / "tf_model.2") == ["2"]
 
@@ -258,7 +258,7 @@ def test_a_number_that_another_process_takes_meanwhile_is_passed_over(
         make(folder, *words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "mkdir", late)
-    assert keep_existing(path) == tmp_path / "model.2"
+    assert rename_existing(path) == tmp_path / "model.2"
     assert made == [tmp_path / "model.1"]
     assert names(tmp_path / "model.1") == []
     assert names(tmp_path / "model.2") == ["ours"]
@@ -268,7 +268,7 @@ def test_a_number_that_another_process_takes_meanwhile_is_passed_over(
 def test_a_file_is_set_aside_too(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / "logs").write_text(f"{number}")
-        assert keep_existing(tmp_path / "logs") == tmp_path / f"logs.{number}"
+        assert rename_existing(tmp_path / "logs") == tmp_path / f"logs.{number}"
     assert (tmp_path / "logs.1").read_text() == "1"
     assert (tmp_path / "logs.2").read_text() == "2"
 
@@ -356,16 +356,16 @@ def test_a_folder_without_files_is_not_set_aside(tmp_path: Path) -> None:
     (folder / "fold0" / "export").mkdir(parents=True)
     (folder / ".fold0.lock").write_text('{"host": "a", "process')  # of a killed run
     (folder / ".lock").touch()
-    assert keep_existing(folder) is None
+    assert rename_existing(folder) is None
     assert names(tmp_path) == ["model"]
     (tmp_path / "link").symlink_to("model")
-    assert keep_existing(tmp_path / "link") is None
+    assert rename_existing(tmp_path / "link") is None
     for name in (".fold1.lock", "fold0/x"):
         (folder / name).write_text("precious")
-        assert keep_existing(folder) is not None
+        assert rename_existing(folder) is not None
         (folder / "fold0").mkdir(parents=True)
     (folder / "gone").symlink_to("nowhere")
-    assert keep_existing(folder) == tmp_path / "model.3"
+    assert rename_existing(folder) == tmp_path / "model.3"
 
 
 def test_a_folders_own_lock_is_none_of_its_entries(tmp_path: Path) -> None:

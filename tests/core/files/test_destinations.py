@@ -21,9 +21,15 @@ import pytest
 
 from core.base.errors import UserError
 from core.files import destinations
-from core.files.atomic import keep_existing, replacing, write_bytes, write_text
+from core.files.atomic import rename_existing, replacing, write_bytes, write_text
 from core.files.checks import check_place
-from core.files.destinations import STANDARD_OUTPUT, Stream, destination, is_standard_output, output_file
+from core.files.destinations import (
+    STANDARD_OUTPUT,
+    OutputStream,
+    destination,
+    is_standard_output,
+    output_file,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 NULL, FULL = (1, 3), (1, 7)  # major and minor numbers of Linux's devices
@@ -213,7 +219,7 @@ def test_an_open_file_of_another_process(tmp_path: Path, whose: str) -> None:
                 found = destination(Path(f"/proc/{child.pid}/fd/1"))
                 write_text(Path(f"/proc/{child.pid}/fd/1"), "content ä\n")
                 child.communicate(b"\n", timeout=60)
-            assert isinstance(found, Stream)
+            assert isinstance(found, OutputStream)
             assert not found.is_standard_output
         else:
             code = "import sys; from pathlib import Path; from core.files.atomic import write_text;"
@@ -315,7 +321,7 @@ def test_the_target_of_a_link_may_be_a_folder(tmp_path: Path) -> None:
             (partial / name).touch()
     assert path.is_symlink()
     assert [one.name for one in (tmp_path / "data" / "real").iterdir()] == ["new"]
-    assert keep_existing(path) == tmp_path / "data" / "real.1"
+    assert rename_existing(path) == tmp_path / "data" / "real.1"
     assert path.is_symlink()
     assert not path.exists()
 
@@ -348,6 +354,6 @@ def test_links_that_lead_in_a_circle(tmp_path: Path) -> None:
 def test_a_pipe_is_known_without_opening_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     found = destination(tmp_path / "pipe")
-    assert isinstance(found, Stream)
+    assert isinstance(found, OutputStream)
     assert not found.is_standard_output
     check_place(tmp_path / "pipe")
