@@ -20,7 +20,7 @@ from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.errors import UserError
 from core.base.randomness import words
-from core.base.system import held_back_stderr, utf8_name
+from core.base.system import hidden_stderr, utf8_name
 from core.network.plan import Plan, require_operations
 
 __all__ = ["MXNetModel", "compile", "list_devices", "predict_exported", "switches"]
@@ -244,7 +244,7 @@ class _Learner:
     def _bind(self, inputs: Mapping[str, Any]) -> Any:
         """For batches of this size, in the memory of those of the largest size so far."""
         arrays = {**self._arrays, **{name: array.copy() for name, array in inputs.items()}}
-        with held_back_stderr():  # where MXNet tells each time that it does not fuse anything
+        with hidden_stderr():  # where MXNet tells each time that it does not fuse anything
             return self._symbol.bind(
                 self._context,
                 {name: arrays[name] for name in self._symbol.list_arguments()},

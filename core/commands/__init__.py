@@ -143,9 +143,9 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         print(overview(described), end="")
         return Status.DONE
     arguments = _parser(program, name).parse_args(words)
-    from core.base.system import respect_quota
+    from core.base.system import limit_threads_to_quota
 
-    respect_quota()  # before NumPy is imported, which begins its threads then
+    limit_threads_to_quota()  # before NumPy is imported, which begins its threads then
     from core.commands.shared import frameworks, terminal
 
     frameworks.settle(arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import signal
@@ -17,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lock_records import killed, record_of
 
 from core.base.errors import UserError
 from core.files import locks
-from core.files.lock_files import hidden_sibling, is_lock
 from core.files.locks import LockedError, check_no_locks_in, lock_note, locked
 
 if sys.platform == "win32":
@@ -61,24 +60,6 @@ def holder(path: Path, then: str = "pass", *words: str) -> Iterator[subprocess.P
         watchdog.cancel()
         process.kill()
         process.wait()
-
-
-def killed() -> int:
-    """Return the number of a process that has ended."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
-
-
-def record_of(process: int, **changes: object) -> str:
-    """Return what a holder on this system writes into its lock file."""
-    known = {
-        "host": socket.gethostname(),
-        "process": process,
-        "since": "2026-11-28",
-        "command": "run.py -f tf",
-    }
-    return json.dumps({**known, "shared": False, **changes})
 
 
 def names(folder: Path) -> list[str]:
@@ -287,17 +268,6 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_long_names_have_neighbours_of_their_own(tmp_path: Path) -> None:
-    longest = [tmp_path / ("ä" * 120 + f"{number:015}") for number in range(2)]  # 255 bytes
-    for path in longest:
-        path.touch()
-        with locked(path):
-            hidden_sibling(path, ".0123456789ab.partial").touch()
-    assert len({hidden_sibling(path, ".x") for path in longest}) == 2
-    assert len(names(tmp_path)) == 4
-    assert hidden_sibling(tmp_path / "a.csv", ".lock") == tmp_path / ".a.csv.lock"
-
-
 def test_the_lock_of_a_folder_lies_in_it_where_it_cannot_lie_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,72 +382,6 @@ def test_a_record_of_an_earlier_holder_names_nobody(
         lock.write_text(record_of(os.getpid()))
         with pytest.raises(LockedError, match=rf"process {os.getpid()} on .*run\.py -f tf"), locked(path):
             pass
-
-
-@pytest.mark.parametrize(
-    "content", [b"precious", b"{}\n", b'{"host": 1}', b"\0\0a", b'[{"host": ', b"lock", b'{"hosts": "a"']
-)
-def test_a_file_of_somebody_elses_is_not_taken_for_a_lock(tmp_path: Path, content: bytes) -> None:
-    path, lock = tmp_path / "s.csv", tmp_path / ".s.csv.lock"
-    lock.write_bytes(content)
-    with pytest.raises(UserError, match=r"\.s\.csv\.lock .*something else") as caught, locked(path):
-        pass
-    assert "Remove or rename it" in (caught.value.hint or "")
-    assert lock.read_bytes() == content
-    assert not is_lock(lock)
-
-
-def test_as_much_of_a_record_as_was_written_is_a_lock(tmp_path: Path) -> None:
-    """A process was killed, or the power failed, while it wrote the record."""
-    path, lock = tmp_path / "s.csv", tmp_path / ".s.csv.lock"
-    whole = record_of(killed(), command="run.py --set a={b}").encode()
-    cuts = [whole[:length] for length in range(len(whole) + 1)]
-    for content in (*cuts, bytes(40)):
-        lock.write_bytes(content)
-        assert is_lock(lock)
-        with locked(path) as left_behind:
-            assert left_behind == bool(content)
-        assert names(tmp_path) == []
-
-
-def fill_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as end:
-        end.bind(str(path))
-
-
-OBSTACLES = {
-    "is a folder": Path.mkdir,
-    "is a symbolic link": lambda path: path.symlink_to("nowhere"),
-    "is no file": os.mkfifo,
-    "is no file ": fill_socket,
-}
-
-
-@pytest.mark.parametrize("what", OBSTACLES)
-def test_what_stands_in_a_locks_place_is_named(tmp_path: Path, what: str) -> None:
-    lock = tmp_path / ".s.csv.lock"
-    OBSTACLES[what](lock)
-    before = lock.lstat()
-    with pytest.raises(UserError) as caught, locked(tmp_path / "s.csv"):
-        pass
-    assert caught.value.message == f"the lock file {lock} cannot be used: it {what.strip()}."
-    assert lock.lstat().st_ino == before.st_ino
-    assert names(tmp_path) == [".s.csv.lock"]
-
-
-def test_another_users_closed_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = tmp_path / ".s.csv.lock"
-    lock.write_text(record_of(killed()))
-    real = os.open
-
-    def closed(file: Path, flags: int, mode: int = 0o777) -> int:
-        if str(file) == str(lock):
-            raise PermissionError(errno.EACCES, "not yours")
-        return real(file, flags, mode)
-
-    monkeypatch.setattr(os, "open", closed)
-    with pytest.raises(UserError, match=r"\.s\.csv\.lock .*another user's"), locked(tmp_path / "s.csv"):
-        pass
 
 
 def test_a_folder_that_must_not_be_written_is_no_fault_of_the_lock(
