@@ -115,7 +115,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         prepare, facts = results.prepare, (job,)
         list(
             map_in_order(
-                results.conclude, tasks, workers=cores, crashed=crashed, prepare=prepare, arguments=facts
+                results.conclude, tasks, workers=cores, on_crash=crashed, prepare=prepare, arguments=facts
             )
         )
 

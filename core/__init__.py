@@ -1,1 +1,4 @@
-"""What a network is and how it is trained, without a word about any framework."""
+"""Networks, training, prediction and evaluation, independent of any framework.
+
+The frameworks are in `backends`, and the data in `data`.
+"""

@@ -21,7 +21,7 @@ from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.errors import UserError
 from core.base.randomness import words
-from core.base.system import held_back_stderr, utf8_name
+from core.base.system import hidden_stderr, utf8_name
 from core.network.plan import Plan, require_operations
 
 __all__ = ["MXNetModel", "compile", "list_devices", "predict_exported", "switches"]
@@ -249,7 +249,7 @@ class _TrainingGraph:
     def _bind(self, inputs: Mapping[str, Any]) -> Any:
         """Make an executor for batches of this size, in the memory of the one for the largest size so far."""
         arrays = {**self._arrays, **{name: array.copy() for name, array in inputs.items()}}
-        with held_back_stderr():  # MXNet writes each time that it does not fuse operations
+        with hidden_stderr():  # MXNet writes each time that it does not fuse operations
             return self._symbol.bind(
                 self._context,
                 {name: arrays[name] for name in self._symbol.list_arguments()},

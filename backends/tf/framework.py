@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from core.base.system import held_back_stderr, keep_freed_memory
+from core.base.system import hidden_stderr, keep_freed_memory
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow imports Keras, which reads and writes a file in the home folder; without a home, in ./~ or /tmp.
@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_HOME", os.devnull)
 sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type] # its import then fails
 # The import of TensorFlow 2.21 writes "oneDNN custom operations are on" twice, whatever the log level.
-with held_back_stderr():
+with hidden_stderr():
     import tensorflow as tf
 if sys.modules.get("matplotlib") is None:
     del sys.modules["matplotlib"]

@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from core.backend.contract import Implementation
 from core.backend.registry import load_backend, require_backend
 from core.base.errors import UserError
-from core.processes.workers import Workers, begin_work, start_tracker
+from core.processes.workers import Workers, set_up_worker, start_tracker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,7 +99,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _prepare() -> None:
     """Make Ctrl-C end this process at once; Python's own handler would print a traceback."""
-    begin_work()
+    set_up_worker()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,4 +1,4 @@
-"""What every part uses: errors, command names, optional packages, random numbers, rounding, the system.
+"""Basics for all parts: errors, command names, optional packages, random numbers, rounding, the system.
 
-Nothing here knows networks, images or files of the toolkit. Imports nothing else of `core`.
+The modules know nothing about networks, images or the toolkit's files, and import no other part of `core`.
 """

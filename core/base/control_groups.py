@@ -1,8 +1,8 @@
-"""How much of the processors Linux's control groups let this process use.
+"""The processor quota that Linux's control groups give this process.
 
-Promises: it asks the files that the kernel shows (cgroup v2's `cpu.max`, v1's `cpu.cfs_quota_us` and
-`cpu.cfs_period_us`) of the process's own group and of each one above that can be seen; what is missing,
-unlimited or not understood is no limit, and never an error.
+It is read from the kernel's files (cgroup v2's `cpu.max`, v1's `cpu.cfs_quota_us` and `cpu.cfs_period_us`) of
+the process's group and of all visible groups above it. A file that is missing, says "unlimited" or cannot be
+parsed is no limit, and never an error.
 
 Sources: Linux, Documentation/admin-guide/cgroup-v2.rst ("cpu.max") and scheduler/sched-bwc.rst; proc(5) for
 /proc/self/cgroup and /proc/self/mountinfo.
@@ -23,10 +23,10 @@ _STANDARD = (
 
 
 def cores_of_quota(root: Path = Path("/")) -> int | None:
-    """The cores that the smallest quota is worth, rounded up, at least 1; None where there is no quota.
+    """Return the smallest quota in cores, rounded up, at least 1; None if there is no quota.
 
     Args:
-        root: Below it lie `proc` and what is mounted.
+        root: The folder with `proc` and the mounted file systems.
     """
     groups = _groups(root)
     found = [
@@ -40,12 +40,12 @@ def cores_of_quota(root: Path = Path("/")) -> int | None:
 
 @dataclass(frozen=True)
 class _Mount:
-    """A hierarchy of groups that limits processors.
+    """A mounted hierarchy of control groups that limits processors.
 
     Args:
         kind: "cgroup2", or "cgroup" for the first version.
-        top: Which group of the hierarchy is the uppermost that is seen here.
-        place: Where that one lies.
+        top: The uppermost visible group of the hierarchy.
+        place: The folder of that group.
     """
 
     kind: str
@@ -53,10 +53,10 @@ class _Mount:
     place: str
 
     def folders(self, group: str) -> Iterator[PurePosixPath]:
-        """Where the files of a group lie, and those of each group above it."""
+        """Yield the folders of a group and of all visible groups above it, from the top."""
         place, path = PurePosixPath(self.place), PurePosixPath(group)
         yield place
-        # In a container the group may be named as it is outside, or lie outside of what is seen ("/../x").
+        # In a container the group may have its outside name, or be outside the visible groups ("/../x").
         below = path.relative_to(self.top) if path.is_relative_to(self.top) else path.relative_to("/")
         if ".." not in below.parts:
             for part in below.parts:
@@ -65,7 +65,7 @@ class _Mount:
 
 
 def _groups(root: Path) -> dict[str, str]:
-    """The kind of a hierarchy to this process's group in it."""
+    """Return this process's group in each kind of hierarchy."""
     groups = {}
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -79,7 +79,7 @@ def _groups(root: Path) -> dict[str, str]:
 
 
 def _mounts(root: Path) -> list[_Mount]:
-    """Where groups that may limit processors are mounted; where nothing tells, where they mostly are."""
+    """Return the mounts of groups that may limit processors; the usual ones if the system lists none."""
     found = []
     for line in _read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
@@ -93,7 +93,7 @@ def _mounts(root: Path) -> list[_Mount]:
 
 
 def _cores(kind: str, folder: Path) -> int | None:
-    """What the quota of one group is worth."""
+    """Return the quota of one group in cores; None if it has none."""
     if kind == "cgroup2":
         words = _read(folder / "cpu.max").split()
     else:

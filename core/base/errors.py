@@ -1,20 +1,20 @@
-"""The one exception that users see.
+"""The exception for errors that users can correct.
 
-Promises: whatever a user can cause (a missing file, a wrong key, a framework that is not installed, a
-full disk) ends as a `UserError` whose text names what was wrong, where, what was received and what to
-do. `core.commands` prints it as one line without a traceback and exits non-zero. Any other exception
-is a defect of this project and keeps its traceback.
+Whatever a user can cause (a missing file, a wrong key, a framework that is not installed, a full disk) ends
+as a `UserError`. Its text says what is wrong, where, what was received and what to do. `core.commands` prints
+it as one line without a traceback and exits non-zero. Any other exception is a defect of this project and
+keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """An error that the user can mend; its text is the whole message.
+    """An error that the user can correct. Its text is the whole message.
 
     Args:
-        message: What was wrong, where (file, row, key) and what was received.
-        hint: What to do about it; printed on a line of its own.
+        message: What is wrong, where (file, row, key), and what was received.
+        hint: What to do about it. It is printed on a line of its own.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:

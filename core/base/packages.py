@@ -1,11 +1,11 @@
-"""Which package brings which module that is not ours, and the line that installs one that is missing.
+"""Third-party modules, the packages that contain them, and messages about missing ones.
 
-Promises: what runs out of such a module ends with one message that names the package and the `pip` line, for
-all packages of the same use that are missing, so that it has to be run once. A module of our own that is
-missing is a defect and stays one. Nothing is imported to find out what is there.
+If a module is missing, the user gets one message with the package and a `pip` command. The command installs
+all missing packages of the same use, so that it has to be run once. A missing module of our own is a defect,
+and its exception is not changed. The checks import no module.
 
-Training, `tune`, `evaluate`, `conformance` and `parity` need a framework and the packages of `LIGHT`, which
-are those of requirements-light.txt; nothing else is imported on their way.
+Training, `tune`, `evaluate`, `conformance` and `parity` need a framework and the packages in `LIGHT`, which
+are those of requirements-light.txt. They import no others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIGHT = {
     "xxhash": "xxhash",
     "yaml": "PyYAML",
 }
-"""Module to package, of all that every command but those below needs."""
+"""Module to package: what all commands need."""
 
 DICOM = {
     "imagecodecs": "imagecodecs",
@@ -35,25 +35,25 @@ DICOM = {
     "pydicom": "pydicom",
     "simplejpeg": "simplejpeg",
 }
-"""Of what reads DICOM: `preprocess`, `predict`, `check --images`."""
+"""Module to package: for DICOM files, in `preprocess`, `predict` and `check --images`."""
 
 SEGMENTATIONS = {"highdicom": "highdicom"}
-"""Of `predict --dicom-seg`, beside those."""
+"""Module to package: for `predict --dicom-seg`, in addition to `DICOM`."""
 
 PHANTOMS = {"cv2": "opencv-python-headless"}
-"""Of `phantoms`, beside pydicom."""
+"""Module to package: for `phantoms`, in addition to pydicom."""
 
 REPORT = {"jinja2": "Jinja2", "matplotlib": "matplotlib"}
-"""Of `evaluate --report` and `parity --plot`."""
+"""Module to package: for `evaluate --report` and `parity --plot`."""
 
 USES = LIGHT, DICOM, SEGMENTATIONS, PHANTOMS, REPORT
 
-_BROUGHT_BY_THOSE = {  # each by itself: pip brings them unless it is told not to
+_DEPENDENCIES = {  # of the packages above; pip installs them unless it is told not to
     "annotated_types": "annotated-types",
     "contourpy": "contourpy",
     "cycler": "cycler",
     "dateutil": "python-dateutil",
-    "flatbuffers": "flatbuffers",  # of JAX's export
+    "flatbuffers": "flatbuffers",  # for JAX's export
     "fontTools": "fonttools",
     "google": "protobuf",
     "kiwisolver": "kiwisolver",
@@ -71,33 +71,33 @@ _BROUGHT_BY_THOSE = {  # each by itself: pip brings them unless it is told not t
 
 
 def require(modules: Iterable[str], what: str) -> None:
-    """Refuse work that will need some modules, before it is begun.
+    """Check, before the work begins, that the modules it needs are installed.
 
     Args:
         modules: Names in the tables above.
         what: What needs them: "--report".
 
     Raises:
-        UserError: One cannot be found; with the line that installs what is missing.
+        UserError: One cannot be found. The text has the command that installs what is missing.
     """
-    if missing := [module for module in modules if not _is_there(module)]:
-        raise _told(missing, what)
+    if missing := [module for module in modules if not _is_installed(module)]:
+        raise _missing_error(missing, what)
 
 
 def explain_missing(error: ModuleNotFoundError, what: str = "this command") -> UserError | None:
-    """What a failed import means to a user; None where it is no package of these, so a defect of ours."""
+    """Return the message for a failed import; None if the module is in no table, so that it is a defect."""
     name = error.name or ""
     module = name.partition(".")[0]
-    if module not in _packages() or (name != module and _is_there(module)):
+    if module not in _packages() or (name != module and _is_installed(module)):
         return None
-    # What could not be imported is missing, whatever else is said of it.
+    # The module is missing, as it could not be imported, even if `_is_installed` finds it.
     uses = [use for use in USES if module in use]
-    others = [other for use in uses for other in use if other != module and not _is_there(other)]
-    return _told([module, *others], what)
+    others = [other for use in uses for other in use if other != module and not _is_installed(other)]
+    return _missing_error([module, *others], what)
 
 
-def _told(missing: Sequence[str], what: str) -> UserError:
-    """Says that the first of some modules is missing, and how all of them are installed."""
+def _missing_error(missing: Sequence[str], what: str) -> UserError:
+    """Return the error that names the first of some missing modules, and how to install all of them."""
     packages = [_packages()[module] for module in missing]
     named = packages[0] if packages[0] == missing[0] else f"{packages[0]} (module {missing[0]})"
     return UserError(
@@ -106,11 +106,11 @@ def _told(missing: Sequence[str], what: str) -> UserError:
 
 
 def _packages() -> dict[str, str]:
-    return {module: package for use in (*USES, _BROUGHT_BY_THOSE) for module, package in use.items()}
+    return {module: package for use in (*USES, _DEPENDENCIES) for module, package in use.items()}
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # hidden, or half imported
+    except (ImportError, ValueError):  # hidden, or partly imported
         return False

@@ -1,9 +1,9 @@
-"""The programs that start the toolkit: their commands, and how a reader types one of them.
+"""The programs that start the toolkit, their commands, and command lines for messages.
 
-Promises: the names of all commands stand here and nowhere else. A message that tells somebody to run a
-command names it as they can type it: `python run.py predict` to whoever has started run.py, `pneumoseg
-predict` to everybody else, Python programs that import `pneumoseg` included. Processes that a program starts
-speak as it does. A line that installs something fits the way in which the toolkit was installed.
+This is the only list of the commands. A message that tells the user to run a command shows it as the user can
+type it: `python run.py predict` if run.py was started, otherwise `pneumoseg predict`, also in Python programs
+that import `pneumoseg`. Processes that a program starts use the same form. The command that installs
+something depends on how the toolkit was installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HOME = Path(__file__).resolve().parents[2]
-_VARIABLE = "PNEUMOSEG_PROGRAM"  # of the environment, which processes inherit: how the program was started
+_VARIABLE = "PNEUMOSEG_PROGRAM"  # in the environment, which processes inherit: how the program was started
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Program:
     """A program with commands.
 
     Args:
-        name: As usage lines show it.
-        description: What it is for, one or two sentences.
-        commands: Each a module of `core.commands`; the first is the default.
+        name: Its name in usage lines.
+        description: Its purpose, in one or two sentences.
+        commands: Names of modules in `core.commands`. The first is the default.
     """
 
     name: str
@@ -66,10 +66,10 @@ INSTALLED = Program(
 
 @contextlib.contextmanager
 def started_as(name: str) -> Iterator[None]:
-    """Say, for the time of the block, by which program everything was started.
+    """Set the program that is shown in messages, for the duration of the block.
 
     Args:
-        name: "run.py", "preprocess.py", or the words that come before a command: "python -m pneumoseg".
+        name: "run.py", "preprocess.py", or the words before a command: "python -m pneumoseg".
     """
     before = os.environ.get(_VARIABLE)
     os.environ[_VARIABLE] = name
@@ -83,7 +83,7 @@ def started_as(name: str) -> Iterator[None]:
 
 
 def words_of(command: str) -> list[str]:
-    """The words with which the reader of a message starts a command.
+    """Return the words with which the user starts a command.
 
     Args:
         command: One of `INSTALLED.commands`.
@@ -101,22 +101,20 @@ def words_of(command: str) -> list[str]:
 
 
 def command_line(command: str, *options: str) -> str:
-    """What the reader types: `command_line("tune", "-f NAME")` is "python run.py tune -f NAME", say.
+    """Return what the user types. `command_line("tune", "-f NAME")` may be "python run.py tune -f NAME".
 
     Args:
         command: As for `words_of`.
-        options: What comes after it, as it is to be shown.
+        options: What follows the command, as it is to be shown.
     """
     return " ".join([*words_of(command), *options])
 
 
 def installation(extra: str = "") -> str:
-    """The line that installs the toolkit with what one of its extras needs.
-
-    It is that of a checkout where this is one. Where the toolkit is installed as a package, pip completes it.
+    """Return the command that installs the toolkit with one of its extras, from a checkout or as a package.
 
     Args:
-        extra: As setup.py calls it; "" is none.
+        extra: A name in setup.py; "" is none.
     """
     extras = f"[{extra}]" if extra else ""
     if (_HOME / "constraints.txt").is_file():

@@ -1,10 +1,10 @@
-r"""What is shown, on whatever terminal or log there is.
+r"""Standard output and standard error that never raise, and text that is safe to print.
 
-Promises: nothing that is written to standard output or standard error raises. A character that the stream's
-encoding lacks is written as an escape (`\u80f8`); where the reader has gone (`| head`), the disk is full or
-the stream was closed (`>&-`), the work goes on, and `Streams.lost` tells the reason. A text that `visible`
-has passed stays in its line and cannot steer a terminal. `was_given` tells the descriptors with which the
-process began from those that it opened itself.
+With `protected_streams`, writing to the two streams never raises. A character that the stream's encoding
+lacks is written as an escape (`\u80f8`). If the reader has gone (`| head`), the disk is full or the stream
+was closed (`>&-`), the work goes on, and `Streams.write_failure` returns the reason. `visible` escapes line
+breaks and control characters, so that a text stays on its line and cannot control a terminal.
+`was_open_at_start` distinguishes descriptors that were open when the program began from those it opened.
 """
 
 from __future__ import annotations
@@ -23,83 +23,83 @@ from typing import Any
 _NAMES = ("stdout", "stderr")
 _FOLDERS = ("/proc/self/fd", "/dev/fd")  # of this process's descriptors
 
-_given: frozenset[int] | None = None
+_open_at_start: frozenset[int] | None = None
 
 
 def visible(text: str) -> str:
-    """Characters that are not seen (controls, line breaks, marks that turn text's direction) as escapes."""
+    """Return text with escapes for control characters, line breaks and marks of text direction."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def was_given(descriptor: int) -> bool:
-    """Whether a descriptor was open when the program began; of one that was not, nobody else means the file.
+def was_open_at_start(descriptor: int) -> bool:
+    """Whether a descriptor was open when the program began. If it was not, the program itself opened it.
 
-    Yes for all where nobody knows: outside of `lasting_streams`, and where the system does not list them.
+    True for all descriptors outside of `protected_streams`, or if the system does not list them.
     """
-    return _given is None or descriptor in _given
+    return _open_at_start is None or descriptor in _open_at_start
 
 
 @dataclass(frozen=True)
 class Streams:
-    """This process's two streams while they are made to last; those that were not are missing."""
+    """The protected streams of this process. Streams that somebody has replaced are missing."""
 
-    _lasting: dict[str, _Lasting]
+    _protected: dict[str, _ProtectedStream]
 
-    def lost(self) -> OSError | None:
-        """Why something that was written to standard output is not there.
+    def write_failure(self) -> OSError | None:
+        """Return why something that was printed did not reach standard output.
 
-        None where all of it is, and where nobody wants it: the reader has gone, or there never was one.
+        None if all of it did, if the reader has gone, or if there never was one.
         """
-        stdout = self._lasting.get("stdout")
+        stdout = self._protected.get("stdout")
         if stdout is None:
             return None
         stdout.flush()
-        return None if stdout.end.left else stdout.end.failure
+        return None if stdout.raw_stream.has_no_reader else stdout.raw_stream.failure
 
 
 @contextlib.contextmanager
-def lasting_streams() -> Iterator[Streams]:
-    """Have `sys.stdout` and `sys.stderr` take whatever is written, until the end of the block.
+def protected_streams() -> Iterator[Streams]:
+    """Make `sys.stdout` and `sys.stderr` accept all that is written, until the end of the block.
 
-    Those that somebody has put in the place of the process's own stay as they are.
+    A stream that somebody has replaced is not changed.
     """
-    global _given
-    given_before, _given = _given, _open_descriptors()
-    _fill_closed()
+    global _open_at_start
+    known_before, _open_at_start = _open_at_start, _open_descriptors()
+    _open_closed()
     before = {name: getattr(sys, name) for name in _NAMES}
-    lasting = make_streams_last()
+    protected = protect_streams()
     try:
-        yield Streams(lasting)
+        yield Streams(protected)
     finally:
-        _given = given_before
-        for name, stream in lasting.items():
+        _open_at_start = known_before
+        for name, stream in protected.items():
             stream.flush()
             setattr(sys, name, before[name])
 
 
-def make_streams_last() -> dict[str, _Lasting]:
-    """The same for the rest of the process; gives the streams that were changed."""
-    lasting = {}
+def protect_streams() -> dict[str, _ProtectedStream]:
+    """Protect the streams for the rest of the process, and return those that were changed, by name."""
+    protected = {}
     for name in _NAMES:
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for what comes after the block
+            stream.reconfigure(errors="backslashreplace")  # for what is written after the block
             stream.flush()
-            lasting[name] = _Lasting(stream)
-            setattr(sys, name, lasting[name])
-    return lasting
+            protected[name] = _ProtectedStream(stream)
+            setattr(sys, name, protected[name])
+    return protected
 
 
-class _Lasting(io.TextIOWrapper):
-    """A stream like another one, with a last layer of its own."""
+class _ProtectedStream(io.TextIOWrapper):
+    """A copy of a stream with a raw layer that never raises."""
 
     def __init__(self, like: io.TextIOWrapper) -> None:
         raw = getattr(like.buffer, "raw", None)  # None with `python -u`, which has no layer between
-        self.end = _End(raw or like.buffer)
+        self.raw_stream = _ProtectedRaw(raw or like.buffer)
         super().__init__(
-            io.BufferedWriter(self.end) if raw else self.end,
+            io.BufferedWriter(self.raw_stream) if raw else self.raw_stream,
             encoding=like.encoding,
             errors="backslashreplace",
             line_buffering=like.line_buffering,
@@ -107,8 +107,8 @@ class _Lasting(io.TextIOWrapper):
         )
 
 
-class _End(io.RawIOBase):
-    """The last layer of a stream: it takes everything, and keeps the first reason why it could not."""
+class _ProtectedRaw(io.RawIOBase):
+    """The raw layer of a stream. It accepts everything, and stores the first error."""
 
     def __init__(self, raw: Any) -> None:
         super().__init__()
@@ -117,11 +117,11 @@ class _End(io.RawIOBase):
         self.failure: OSError | None = None
 
     @property
-    def left(self) -> bool:
-        """Whether nobody reads any more: a pipe's or socket's other end is closed, or a terminal is."""
+    def has_no_reader(self) -> bool:
+        """Whether a write failed because the other end of a pipe or socket, or the terminal, was closed."""
         failure = self.failure
-        gone = self._is_terminal and failure is not None and failure.errno == errno.EIO
-        return gone or isinstance(failure, ConnectionError)
+        is_closed = self._is_terminal and failure is not None and failure.errno == errno.EIO
+        return is_closed or isinstance(failure, ConnectionError)
 
     def writable(self) -> bool:
         return True
@@ -138,7 +138,7 @@ class _End(io.RawIOBase):
         try:
             while rest:
                 written = self._raw.write(rest)
-                if written is None:  # full, and somebody has told it not to wait
+                if written is None:  # the pipe is full, and the descriptor does not block
                     select.select([], [self._raw], [])
                 rest = rest[written or 0 :]
         except OSError as error:
@@ -147,13 +147,13 @@ class _End(io.RawIOBase):
 
 
 def _open_descriptors() -> frozenset[int] | None:
-    """The descriptors that are open; None where the system does not list them."""
+    """Return the open descriptors; None if the system does not list them."""
     for folder in _FOLDERS:
         try:
             listed = [int(found.name) for found in Path(folder).iterdir() if found.name.isdecimal()]
         except OSError:
             continue
-        return frozenset(filter(_is_open, listed))  # the one with which they were listed is not any more
+        return frozenset(filter(_is_open, listed))  # the one used for listing is closed by now
     return None
 
 
@@ -165,10 +165,10 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _fill_closed() -> None:
-    """Open what was closed when the process began; or else the next file that is opened takes its number.
+def _open_closed() -> None:
+    """Open those of descriptors 0, 1 and 2 that are closed.
 
-    Whatever a library prints would then be written into that file.
+    Otherwise the next file that is opened gets the number, and what a library prints goes into that file.
     """
     for number in range(3):
         if not _is_open(number):

@@ -1,4 +1,4 @@
-"""This machine, as the standard library tells of it and as numerical work wants it."""
+"""Properties and settings of this machine and process: cores, memory, standard error, folder names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.base.control_groups import cores_of_quota
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
 
-# How many threads OpenMP (PyTorch, MXNet) and NumPy's OpenBLAS begin; TensorFlow; XLA.
+# The numbers of threads of OpenMP (PyTorch, MXNet) and NumPy's OpenBLAS, of TensorFlow, and of XLA.
 _THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
@@ -24,22 +24,21 @@ _THREADS = (
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: those that it may run on, or the worth of a smaller quota, rounded up.
+    """Return the number of cores that this process may use: its affinity, or a smaller quota, rounded up.
 
-    A container that is started with `--cpus=2` sees all cores of its machine, and is stopped for the rest of
-    each tenth of a second once it has used two tenths of a core's time.
+    A container that is started with `--cpus=2` sees all cores of its machine. In each tenth of a second it is
+    stopped when it has used two tenths of a second of processor time.
 
     Args:
-        root: Where the files of the system begin.
+        root: The root of the file system.
     """
     return min(_cores_to_run_on(), cores_of_quota(root) or sys.maxsize)
 
 
-def respect_quota(root: Path = Path("/")) -> None:
-    """Have libraries that are imported from now on, and processes started, begin no more threads than that.
+def limit_threads_to_quota(root: Path = Path("/")) -> None:
+    """Limit the threads of libraries that are imported later, and of new processes, to `available_cores`.
 
-    By themselves they count the cores to run on. Where no quota is smaller, or a variable is set already,
-    nothing changes.
+    By default they use the affinity. If no quota is smaller, or a variable is set already, nothing changes.
     """
     cores = available_cores(root)
     if cores < _cores_to_run_on():
@@ -54,9 +53,10 @@ def _cores_to_run_on() -> int:
 
 
 def multiplies_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has instructions for products of bfloat16 (AVX512-BF16 or AMX), as Linux tells.
+    """Whether the processor has instructions for products of bfloat16 (AVX512-BF16 or AMX).
 
-    Without them such products are emulated, and take longer than float32's. Elsewhere than on Linux: no.
+    Without them such products are emulated and slower than those of float32. False on systems other than
+    Linux.
     """
     try:
         lines = description.read_text("utf-8", "replace").splitlines()
@@ -67,34 +67,34 @@ def multiplies_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed for the next array, instead of giving it back to the system.
+    """Make glibc keep freed memory for the next array instead of returning it to the system.
 
-    By default each array of 32 MiB or more is mapped anew, and every page of it zeroed at its first use,
-    which may take longer than the arithmetic. Memory stays at its peak. Elsewhere than on Linux, and with
-    other C libraries, nothing happens.
+    By default each array of 32 MiB or more is mapped anew, and every page is zeroed at its first use, which
+    may take longer than the arithmetic. Memory use stays at its peak. Nothing changes on systems other than
+    Linux or with other C libraries.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library, which has no such function
+        with contextlib.suppress(AttributeError):  # another C library without this function
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_MMAP_MAX, 0)
             mallopt(_TRIM_THRESHOLD, -1)
 
 
 @contextlib.contextmanager
-def held_back_stderr() -> Iterator[None]:
-    """Keep what is written to standard error, by C++ code too, to itself, unless the block raises.
+def hidden_stderr() -> Iterator[None]:
+    """Discard what the block writes to standard error, by C++ code too, unless the block raises.
 
-    That of the whole process, other threads included: only for what takes a moment.
+    This affects the whole process with all its threads, so use it for short blocks only.
     """
-    with _unnamed_file() as held:
+    with _unnamed_file() as hidden:
         stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
+        os.dup2(hidden.fileno(), 2)
         try:
             yield
         except BaseException:
             os.dup2(stderr, 2)
-            held.seek(0)
-            sys.stderr.write(held.read().decode(errors="replace"))
+            hidden.seek(0)
+            sys.stderr.write(hidden.read().decode(errors="replace"))
             raise
         finally:
             os.dup2(stderr, 2)
@@ -102,18 +102,19 @@ def held_back_stderr() -> Iterator[None]:
 
 
 def _unnamed_file() -> IO[bytes]:
-    """In memory where there are such files: a folder for temporary ones may be full, or not there."""
+    """Open a file in memory if the system has such files: the folder for temporary files may be full."""
     if hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):
-            return os.fdopen(os.memfd_create("held"), "w+b")
+            return os.fdopen(os.memfd_create("hidden"), "w+b")
     return tempfile.TemporaryFile()
 
 
 @contextlib.contextmanager
 def utf8_name(folder: Path) -> Iterator[str]:
-    """What to call a folder in a library that takes all names for UTF-8: its name, or else that of a link.
+    """Yield a UTF-8 path of a folder, for a library that takes all paths for UTF-8.
 
-    Names are other bytes where they were made in another encoding, or where this process's is not UTF-8.
+    If the folder's own path is not UTF-8 (another encoding in the file system or in this process), it is the
+    path of a temporary link.
 
     Raises:
         OSError: No link can be made.

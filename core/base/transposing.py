@@ -1,4 +1,4 @@
-"""Transposed arrays in C order, by NumPy alone, three times as fast as `numpy.ascontiguousarray(array.T)`."""
+"""Transposed arrays in C order with NumPy, faster than `numpy.ascontiguousarray(array.T)`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 Kind = TypeVar("Kind", bound=np.generic)
 
-_ROWS = 32  # read together, so that what is written next to each other is in the processor's cache
+_ROWS = 32  # copied together, so that neighbouring elements of the result are in the processor's cache
 
 
 def transposed(array: NDArray[Kind]) -> NDArray[Kind]:
-    """The transpose of (h, w): (w, h) in C order, a copy."""
+    """Return a copy of the transpose in C order: (h, w) becomes (w, h)."""
     result = np.empty(array.shape[::-1], array.dtype)
     for row in range(0, len(array), _ROWS):
         result[:, row : row + _ROWS] = array[row : row + _ROWS].T

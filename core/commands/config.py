@@ -79,11 +79,11 @@ def run(arguments: argparse.Namespace) -> Status:
 
 def _own() -> list[dict[str, str]]:
     from core.experiment.configuration import description
-    from core.experiment.shipped_configurations import own_configurations
+    from core.experiment.shipped_configurations import shipped_configurations
 
     return [
         {"name": name, "file": f"configs/{path.name}", "description": description(path)}
-        for name, path in own_configurations().items()
+        for name, path in shipped_configurations().items()
     ]
 
 

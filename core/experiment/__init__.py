@@ -1,4 +1,4 @@
-"""An experiment: its configuration, and the checkpoint that it can be resumed from.
+"""An experiment's configuration, and the checkpoint from which it can be resumed.
 
-How it runs is in `core.training`.
+The training itself is in `core.training` and `core.tasks`.
 """

@@ -1,9 +1,9 @@
-"""Checkpoints: a run stopped at any step, in one file that every backend reads.
+"""Checkpoints: the state of a run after any step, in one file that every backend can read.
 
-Promises: a checkpoint holds all that continuing needs: the configuration, every array of the model, the
-optimiser's moments, and how far the run had come. The file is safetensors with JSON metadata,
-so reading one runs no code; it is written whole or not at all. It carries a hash of all it says: a file
-that is not a checkpoint, or of which a single bit is not as it was written, is a `UserError`.
+A checkpoint holds all that is needed to resume: the configuration, the model's arrays, the optimiser's
+moments and the progress of the run. The file is safetensors with JSON metadata, so reading it runs no code.
+It is written whole or not at all, with a hash of its content. A file that is no checkpoint, or that has one
+wrong bit, is refused with a `UserError`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from safetensors.numpy import save
 
 from core.base.errors import UserError
 from core.base.programs import command_line
-from core.experiment.configuration import Configuration, key_path, parse_configuration
+from core.experiment.configuration import Configuration, parse_configuration
+from core.experiment.configuration_keys import key_path
 from core.files.atomic import write_bytes
 from core.files.system_errors import explain_os_errors
 
@@ -31,9 +32,9 @@ FORMAT = "pneumoseg-checkpoint"
 VERSION = 1
 
 LAST, BEST, AVERAGED = "last.safetensors", "best.safetensors", "averaged.safetensors"
-"""Files of a model's folder: the newest, the best, and the average of several if that is better."""
+"""Files in a model's folder: the newest, the best, and the average of several epochs if that is better."""
 
-# What may change between a run and its continuation; all else decides about batches or arithmetic.
+# Keys that may change when a run is resumed. All others affect batches or arithmetic.
 _FREE_KEYS = (
     "training.epochs",
     "training.early_stop",
@@ -44,19 +45,19 @@ _FREE_KEYS = (
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch came to; a line of `history.json`.
+    """Results of one epoch; an entry of `history.json`.
 
     Args:
         epoch: From 1.
-        loss: Mean training loss over the epoch's images, each batch before its update.
+        loss: Mean training loss over the epoch's images. The loss of a batch is taken before its update.
         validation_loss: The same loss after the epoch, on the scored images, without dropout.
-        dice: See `core.scoring.metrics.Scores`, as the two after it.
-        dice_all_empty: The floor.
-        dice_positive: None where no scored image is positive.
-        learning_rate: Of the epoch's last step.
-        images_per_second: Trained images over the time training took, scoring left out.
-        scored_on: "validation", or "training" where no image was held out.
-        step: Updates made since the run began.
+        dice: See `core.scoring.metrics.Scores`, also for the next two.
+        dice_all_empty: The all-negative baseline.
+        dice_positive: None if no scored image is positive.
+        learning_rate: The learning rate of the epoch's last step.
+        images_per_second: Training images per second of training time, without scoring.
+        scored_on: "validation", or "training" if no image was held out.
+        step: Updates since the run began.
     """
 
     epoch: int
@@ -73,7 +74,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What of the data a run depends on, so that it is not continued on other data."""
+    """Facts about the training data, used to refuse resuming a run on other data."""
 
     images: int
     positives: int
@@ -86,11 +87,11 @@ class Progress:
     """How far a run has come.
 
     Args:
-        step: Updates made.
-        batch: Batches done of the epoch under way, whose number is `len(history) + 1`.
-        loss_sum: Sum over those batches of loss times images.
-        images: Images of those batches.
-        seconds: Time that training them took.
+        step: Updates since the run began.
+        batch: Finished batches of the current epoch, whose number is `len(history) + 1`.
+        loss_sum: Sum of loss times images over those batches.
+        images: Images in those batches.
+        seconds: Training time of those batches.
         history: The finished epochs.
     """
 
@@ -104,7 +105,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run stopped after a step."""
+    """The state of a run after a step."""
 
     configuration: Configuration
     data: DataFacts
@@ -113,7 +114,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, replacing the one at `path`."""
+    """Write a checkpoint and replace the one at `path`, if there is one."""
     content = {
         "configuration": checkpoint.configuration.model_dump(mode="json"),
         "data": dataclasses.asdict(checkpoint.data),
@@ -162,10 +163,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_continuation(checkpoint: Checkpoint, configuration: Configuration, data: DataFacts) -> None:
-    """Refuse to continue a run with another network, other data or another arithmetic.
+    """Refuse to resume a run with another network, other data or another arithmetic.
 
     Raises:
-        UserError: The text names the first key or fact that differs and both its values.
+        UserError: Something differs. The text names the first key or fact, and both values.
     """
     before, after = checkpoint.configuration.model_dump(), configuration.model_dump()
     if difference := _first_difference(before, after, ()):
@@ -182,7 +183,7 @@ def check_continuation(checkpoint: Checkpoint, configuration: Configuration, dat
 
 
 def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
-    """Hash of the metadata's text and of every array's name, type, shape and bytes."""
+    """Return a hash of the metadata's text and of every array's name, type, shape and bytes."""
     digest = hashlib.sha256(text.encode("utf-8"))
     for name, array in sorted(arrays.items()):
         digest.update(f"\x1f{name} {array.dtype.str} {array.shape}\x1f".encode())
@@ -191,6 +192,7 @@ def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
 
 
 def _first_difference(old: Any, new: Any, path: tuple[str | int, ...]) -> tuple[str, Any, Any] | None:
+    """Return path, old and new value of the first key that differs and must not; None if there is none."""
     if key_path(path) in _FREE_KEYS or old == new:
         return None
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():

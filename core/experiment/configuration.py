@@ -1,18 +1,17 @@
-"""One run's settings: the network and how it is trained, from YAML and the command line.
+"""The configuration of a run: the network and how it is trained, from YAML and the command line.
 
-Promises: what `load_configuration` returns is complete and valid; anything else is a `UserError` whose
-lines give the path of each bad key (`training.optimizer.beta1`), what was received and what is
-allowed. `configs/*.yaml` are read from the toolkit's own folder when no such file is nearer.
+`load_configuration` returns a complete and valid configuration, or raises a `UserError` with one line for
+each wrong key (`core.experiment.configuration_keys`). A shipped configuration (`configs/*.yaml`) is used if
+there is no file of that name.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -21,24 +20,23 @@ from core.backend.contract import Precision
 from core.backend.training_rules import AdamRule, LossRule, OptimizerRule, SgdRule, TrainingRules
 from core.base.errors import UserError
 from core.base.rounding import to_float32
-from core.experiment.recipe import Augmentation, ConstantSchedule, Sampling, Schedule
-from core.experiment.shipped_configurations import FOLDER, own_configurations
+from core.experiment.configuration_keys import Key, explain_error, key_path, keys_of_schema
+from core.experiment.recipe import AugmentationSettings, ConstantSchedule, SamplingSettings, Schedule
+from core.experiment.shipped_configurations import FOLDER, shipped_configurations
 from core.files.system_errors import explain_os_errors
 from core.network.specification import Network, Strict
 
-# PyYAML lets Python's own errors through where a date or a number is impossible, or nesting too deep.
+# PyYAML raises Python's own errors for impossible dates and numbers and for nesting that is too deep.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
-# 1 - b must be exact in float32 (core.base.rounding), hence the lower bound.
+# The lower bound makes 1 - b exact in float32 (core.base.rounding).
 Beta = Annotated[float, Field(ge=0.5, lt=1.0)]
-
-
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Optimizer(Strict):
-    """What every optimiser has; the formulas are in `core.backend.training_rules`."""
+    """Keys that all optimisers have. The formulas are in `core.backend.training_rules`."""
 
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-3
     weight_decay: Decay = 0.0
@@ -50,18 +48,18 @@ class _Adaptive(_Optimizer):
     epsilon: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-7
 
     def rule(self) -> OptimizerRule:
-        """The constants, rounded for the backends."""
+        """Return the constants, rounded to float32 for the backends."""
         return AdamRule(to_float32(self.beta1), to_float32(self.beta2), to_float32(self.epsilon))
 
 
 class Adam(_Adaptive):
-    """Adam, with decoupled weight decay on kernels if asked."""
+    """Adam. `weight_decay` is decoupled and applies to kernels; the default is none."""
 
     name: Literal["adam"] = "adam"
 
 
 class AdamW(_Adaptive):
-    """The same arithmetic, with weight decay unless it is switched off."""
+    """Adam with another default of `weight_decay`. The arithmetic is the same."""
 
     name: Literal["adamw"] = "adamw"
     weight_decay: Decay = 0.01
@@ -76,20 +74,20 @@ class Sgd(_Optimizer):
     nesterov: bool = False
 
     def rule(self) -> OptimizerRule:
-        """The constants, rounded for the backends."""
+        """Return the constants, rounded to float32 for the backends."""
         return SgdRule(to_float32(self.momentum), self.nesterov)
 
 
-def _named(optimizer: Any) -> Any:
-    """Adam where no name is given."""
+def _with_default_name(optimizer: Any) -> Any:
+    """Add the name "adam" to an optimiser without a name."""
     return {"name": "adam", **optimizer} if isinstance(optimizer, dict) else optimizer
 
 
-Optimizer = Annotated[Adam | AdamW | Sgd, Field(discriminator="name"), BeforeValidator(_named)]
+Optimizer = Annotated[Adam | AdamW | Sgd, Field(discriminator="name"), BeforeValidator(_with_default_name)]
 
 
 class Loss(Strict):
-    """Weights and constants of the parts of the loss: see `core.backend.training_rules`."""
+    """Weights and constants of the parts of the loss. The formulas are in `core.backend.training_rules`."""
 
     bce: Weight = 1.0
     dice: Weight = 1.0
@@ -111,16 +109,16 @@ class Loss(Strict):
         return self
 
     def rule(self) -> LossRule:
-        """The weights and constants, rounded for the backends."""
+        """Return the weights and constants, rounded to float32 for the backends."""
         return LossRule(**{name: to_float32(value) for name, value in self})
 
 
 class EarlyStop(Strict):
     """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs.
 
-    `validation_loss` is the default because Dice is a trap while training is young: a network that
-    draws nothing scores the all-empty floor (0.78 on the competition's data), more than one that has
-    begun to learn.
+    The default is `validation_loss` because Dice misleads in the first epochs. A network that predicts empty
+    masks only scores the all-negative baseline (0.78 on the competition's data). A network that has begun to
+    learn scores less.
     """
 
     monitor: Literal["validation_loss", "dice", "dice_positive"] = "validation_loss"
@@ -130,7 +128,7 @@ class EarlyStop(Strict):
 
 
 class Training(Strict):
-    """How the network is trained."""
+    """The section `training`: how the network is trained."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
@@ -144,8 +142,8 @@ class Training(Strict):
     schedule: Schedule = ConstantSchedule()
     loss: Loss = Loss()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
-    sampling: Sampling | None = None
-    augmentation: Augmentation = Augmentation()
+    sampling: SamplingSettings | None = None
+    augmentation: AugmentationSettings = AugmentationSettings()
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
     average_best: Annotated[int, Field(ge=0, le=100)] = 0
@@ -160,7 +158,7 @@ class Training(Strict):
         return self
 
     def rules(self) -> TrainingRules:
-        """The arithmetic of this training, rounded for the backends."""
+        """Return the arithmetic of this training, with constants rounded to float32 for the backends."""
         return TrainingRules(
             loss=self.loss.rule(),
             optimizer=self.optimizer.rule(),
@@ -170,23 +168,23 @@ class Training(Strict):
 
 
 class Configuration(Strict):
-    """A whole run."""
+    """A whole configuration: the network, and how it is trained."""
 
     network: Network
     training: Training = Training()
 
 
 def load_configuration(path: Path, overrides: Sequence[str] = ()) -> Configuration:
-    """Read a YAML file, change the keys that `overrides` set, and validate the result.
+    """Read a YAML file, set the keys in `overrides`, and validate the result.
 
     Args:
-        path: The file; a name like `fcn` or `configs/fcn.yaml` is also looked for among the toolkit's own.
-        overrides: "key.path=value" as given to `--set`; values are YAML.
+        path: The file. If there is none, `fcn` and `configs/fcn.yaml` are names of shipped configurations.
+        overrides: Each "key.path=value", as given to `--set`. The value is YAML.
 
     Raises:
-        UserError: The file is missing or not YAML, or a key is unknown or out of its range.
+        UserError: The file is missing or not YAML, a key is unknown, or a value is out of its range.
     """
-    found = _find(path)
+    found = _find_file(path)
     with explain_os_errors(found, "read"):
         text = found.read_text(encoding="utf-8-sig", errors="replace")
     try:
@@ -201,30 +199,28 @@ def load_configuration(path: Path, overrides: Sequence[str] = ()) -> Configurati
 def parse_configuration(
     content: dict[str, Any], overrides: Sequence[str] = (), source: str = "configuration"
 ) -> Configuration:
-    """Validate a configuration given as plain dictionaries, after `overrides`."""
+    """Set the keys in `overrides` in a configuration of plain dictionaries, and validate the result."""
     _refuse_contradictions(overrides)
     for override in overrides:
-        _override(content, override)
+        _set_key(content, override)
     origin = f"{source} with {', '.join(overrides)}" if overrides else source
     try:
         return Configuration.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
+        known = known_keys()
+        lines = [explain_error(item, known) for item in error.errors(include_url=False)]
         raise UserError(f"{origin}: " + "\n  ".join(lines)) from error
     except UserError as error:
         raise UserError(f"{origin}: {error.message}", error.hint) from error
 
 
-def key_path(location: Iterable[str | int]) -> str:
-    """("network", "blocks", 3, "skip") as network.blocks[3].skip."""
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else part if part == "[N]" else f".{part}"
-    return path.lstrip(".")
+def known_keys() -> list[Key]:
+    """Return every key that a configuration may have, of all kinds of blocks, optimisers and schedules."""
+    return keys_of_schema(Configuration.model_json_schema())
 
 
 def description(path: Path) -> str:
-    """What a configuration is for: the first sentence of the comment that its file begins with; or ""."""
+    """Return the first sentence of the comment at the beginning of a configuration's file, or ""."""
     with explain_os_errors(path, "read"):
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     comment = " ".join(line.lstrip("# ").rstrip() for line in itertools.takewhile(_is_comment, lines))
@@ -232,17 +228,17 @@ def description(path: Path) -> str:
 
 
 def as_yaml(configuration: Configuration) -> str:
-    """The whole configuration with every key, as a file that `load_configuration` reads to the same."""
+    """Return YAML with every key, which `load_configuration` reads back to an equal configuration."""
     content = _name_first(configuration.model_dump(mode="json"))
     for block in content["network"]["blocks"]:
         for key in [key for key, value in block.items() if value is None]:
             del block[key]
-    # None: one line for what holds no other mapping or list, as people write it.
+    # `None` writes a mapping or list on one line if it holds no other mapping or list.
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 
 
 def _name_first(node: Any) -> Any:
-    """The same content with `name` and `kind` before other keys."""
+    """Return the same content with `name` and `kind` before the other keys."""
     if isinstance(node, list):
         return [_name_first(one) for one in node]
     if not isinstance(node, dict):
@@ -255,23 +251,24 @@ def _is_comment(line: str) -> bool:
     return line.startswith("#")
 
 
-def _find(path: Path) -> Path:
+def _find_file(path: Path) -> Path:
     for candidate in (path, FOLDER.parent / path, FOLDER / f"{path}.yaml"):
         if candidate.is_file():
             return candidate
-    known = ", ".join(f"configs/{file.name}" for file in own_configurations().values())
+    known = ", ".join(f"configs/{file.name}" for file in shipped_configurations().values())
     raise UserError(f"no configuration file {path}", f"The toolkit's own: {known}")
 
 
 def _refuse_contradictions(overrides: Sequence[str]) -> None:
-    """Refuse two values for one key; a section and a key in it are set one after the other."""
+    """Refuse two values for one key. A section, and a key in it, may both be set."""
     values: dict[str, str] = {}
     for key, _, value in (override.partition("=") for override in overrides):
         if values.setdefault(key, value) != value:
             raise UserError(f"{key} is set to {values[key]} and to {value}", "Give one of them.")
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _set_key(content: dict[str, Any], override: str) -> None:
+    """Set the key that "key.path=value" names."""
     path, equals, text = override.partition("=")
     found = [part for part in re.split(r"[.\[\]]+", path) if part]
     parts = [int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in found]
@@ -293,108 +290,3 @@ def _override(content: dict[str, Any], override: str) -> None:
             here[part] = value
         else:
             here = here[part] if isinstance(part, int) else here.setdefault(part, {})
-
-
-# Where one key decides which others there are, pydantic puts its value into an error's location (before
-# it stands "optimizer", or the number of a block); the user's file has no such level.
-_CHOICES = {
-    "blocks": ("conv", "pointwise", "transpose", "output"),
-    "optimizer": ("adam", "adamw", "sgd"),
-    "schedule": ("constant", "step", "cosine", "plateau"),
-}
-
-
-def _explain(item: Any) -> str:
-    location, chosen = _without_choices(item["loc"])
-    path = key_path(location)
-    if item["type"] == "extra_forbidden":
-        known = known_keys()
-        if any(_is_at(other, location) for other in known):
-            return f"{path}: not a key of {chosen!r}"
-        meant = " or ".join(f"'{other}'" for other in _meant(location, known))
-        return f"{path}: unknown key" + (f"; did you mean {meant}?" if meant else "")
-    if item["type"] == "missing":
-        return f"{path}: missing"
-    if item["type"].startswith("union_tag"):
-        context = item["ctx"]
-        path = f"{path}.{context['discriminator'].strip(chr(39))}"
-        if item["type"] == "union_tag_not_found":
-            return f"{path}: missing"
-        return f"{path}: received {context['tag']!r}; expected one of {context['expected_tags']}"
-    return f"{path}: {item['msg']}; received {item['input']!r}"
-
-
-def _without_choices(location: Sequence[str | int]) -> tuple[list[str | int], str | None]:
-    """The location as the user's file has it, and the innermost choice made on the way."""
-    shown: list[str | int] = []
-    chosen = None
-    for before, part in zip([None, *location], location, strict=False):
-        if part in _CHOICES.get("blocks" if isinstance(before, int) else str(before), ()):
-            chosen = str(part)
-        else:
-            shown.append(part)
-    return shown, chosen
-
-
-Key: TypeAlias = tuple[str | None, ...]
-"""The path of a key of any configuration: ("network", "blocks", None, "skip"), None being any block."""
-
-_ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "optim": "optimizer"}
-_LEAST_LIKENESS, _SAME_SECTION, _MOST_MEANT = 0.6, 0.1, 3
-
-
-def known_keys() -> list[Key]:
-    """Every key that a configuration may have, whichever blocks, optimiser and schedule it chooses."""
-    schema = Configuration.model_json_schema()
-    keys: dict[Key, None] = {}
-
-    def collect(node: Any, path: Key) -> None:
-        if "$ref" in node:
-            collect(schema["$defs"][node["$ref"].rpartition("/")[2]], path)
-        for choice in (*node.get("anyOf", ()), *node.get("oneOf", ())):
-            collect(choice, path)
-        if isinstance(node.get("items"), dict):
-            collect(node["items"], (*path, None))
-        for name, value in node.get("properties", {}).items():
-            key: Key = (*path, name)
-            keys[key] = None
-            collect(value, key)
-
-    collect(schema, ())
-    return list(keys)
-
-
-def _is_at(key: Key, location: Sequence[str | int]) -> bool:
-    """Whether a key is the one at a location; any block is any block."""
-    return len(key) == len(location) and _common(key, location) == len(key)
-
-
-def _common(key: Key, location: Sequence[str | int]) -> int:
-    """The number of first parts that a key and a location have in common."""
-    same = 0
-    for part, other in zip(key, location, strict=False):
-        if not (part == other or (part is None and isinstance(other, int))):
-            break
-        same += 1
-    return same
-
-
-def _meant(location: Sequence[str | int], known: Sequence[Key]) -> list[str]:
-    """The paths of the keys that were probably meant: those of the most similar name, nearest in place."""
-    name = str(location[-1]).lower()
-    name = _ALIASES.get(name, name)
-
-    def likeness(key: Key) -> float:
-        found = difflib.SequenceMatcher(None, name, str(key[-1])).ratio()
-        return found + _SAME_SECTION * _is_at((*key[:-1], None), (*location[:-1], 0)) * (found < 1)
-
-    likenesses = {key: likeness(key) for key in known}
-    best = max(likenesses.values())
-    if best < _LEAST_LIKENESS:
-        return []
-    alike = [key for key in known if likenesses[key] == best]
-    depth = max(_common(key[:-1], location) for key in alike)
-    nearest = [key for key in alike if _common(key[:-1], location) == depth][:_MOST_MEANT]
-    return [
-        key_path([*location[:depth], *("[N]" if p is None else p for p in key[depth:])]) for key in nearest
-    ]

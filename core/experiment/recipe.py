@@ -1,8 +1,7 @@
-"""The settings of the recipe: how the rate changes, which images a batch has, how they are altered.
+"""Settings of learning-rate schedules, of sampling and of augmentation.
 
-Promises: each class here is one key of `training` (see `docs/training.md`); its defaults leave training
-as it is without the key. What the numbers do is written where it is done: `core.training.schedules`,
-`data.batches.sampling`, `data.batches.augmentation`.
+Each class is the value of one key of `training` (see `docs/training.md`). The defaults have no effect.
+`core.training.schedules`, `data.batches.sampling` and `data.batches.augmentation` say what the numbers do.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from pydantic import Field, model_validator
 from core.base.errors import UserError
 from core.network.specification import Strict
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Factor = Annotated[float, Field(gt=0.0, le=1.0)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class _Schedule(Strict):
-    """What every schedule has: a linear warm-up over the first `warmup_epochs`, whole or not."""
+    """Keys of all schedules: a linear warm-up over the first `warmup_epochs`, which may be fractional."""
 
     warmup_epochs: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
 
 
 class ConstantSchedule(_Schedule):
-    """The learning rate stays what it is."""
+    """Keep the learning rate constant."""
 
     name: Literal["constant"] = "constant"
 
@@ -50,14 +49,14 @@ class StepSchedule(_Schedule):
 
 
 class CosineSchedule(_Schedule):
-    """Half a cosine from the rate down to the share `final` of it at the run's end."""
+    """Reduce the rate along half a cosine, to the fraction `final` of it at the end of the run."""
 
     name: Literal["cosine"] = "cosine"
-    final: Share = 0.0
+    final: Fraction = 0.0
 
 
 class PlateauSchedule(_Schedule):
-    """Multiply the rate by `factor` whenever the monitored score has not improved for `patience` epochs."""
+    """Multiply the rate by `factor` whenever the monitored value has not improved for `patience` epochs."""
 
     name: Literal["plateau"] = "plateau"
     factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
@@ -70,28 +69,29 @@ Schedule: TypeAlias = Annotated[
 ]
 
 
-class Sampling(Strict):
-    """Share of positives in each batch, from `positives` in the first epoch to `final` in `over_epochs`.
+class SamplingSettings(Strict):
+    """The fraction of positives in each batch, from `positives` in epoch 1 to `final` in `over_epochs`.
 
-    `final` null is `positives`; `over_epochs` null are all epochs of the run. See `data.batches.sampling`.
+    If `final` is null, it is `positives`. If `over_epochs` is null, it is the number of epochs of the run.
+    See `data.batches.sampling`.
     """
 
-    positives: Share
-    final: Share | None = None
+    positives: Fraction
+    final: Fraction | None = None
     over_epochs: Epochs | None = None
 
 
-class Augmentation(Strict):
-    """How images are altered for training; all zero alters nothing. See `data.batches.augmentation`."""
+class AugmentationSettings(Strict):
+    """How images are changed for training. Zeros change nothing. See `data.batches.augmentation`."""
 
-    horizontal_flip: Share = 0.0
+    horizontal_flip: Fraction = 0.0
     shift: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
-    affine_probability: Share = 1.0
-    brightness: Share = 0.0
-    contrast: Share = 0.0
+    affine_probability: Fraction = 1.0
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
     gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
-    intensity_probability: Share = 1.0
-    noise: Share = 0.0
-    noise_probability: Share = 1.0
+    intensity_probability: Fraction = 1.0
+    noise: Fraction = 0.0
+    noise_probability: Fraction = 1.0

@@ -1,7 +1,6 @@
-"""The configurations that the toolkit brings: `configs/`, found wherever the toolkit is installed.
+"""Names and files of the configurations that are shipped with the toolkit, in `configs/`.
 
-Provides their names and files, and imports nothing but the standard library, so that completing a command
-line is quick.
+This module imports the standard library only, so that command-line completion is quick.
 """
 
 from __future__ import annotations
@@ -11,6 +10,6 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
 
-def own_configurations() -> dict[str, Path]:
-    """The files by the names that `--config` takes, in the order of the names."""
+def shipped_configurations() -> dict[str, Path]:
+    """Return the files by the names that `--config` takes, sorted by name."""
     return {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}

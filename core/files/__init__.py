@@ -1,4 +1,4 @@
-"""Writing files: whole or absent, one writer at a time, to files, folders, pipes or standard output.
+"""Writing of files: whole or not at all, one writer at a time, to files, folders, pipes or standard output.
 
-Nothing here knows what is written. Imports `core.base` alone.
+The modules know nothing about what is written, and import `core.base` only.
 """

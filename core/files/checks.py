@@ -1,7 +1,7 @@
 """Checks of outputs before any work: an output is free, can be written, and replaces no input.
 
 `check_free` is the policy of all commands about outputs that exist. `check_inputs_stay` and `check_apart`
-compare places, whatever links and names lead to them.
+compare real paths, also if there are several names and links for the same file.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.base.errors import UserError
-from core.files.destinations import STANDARD_OUTPUT, Stream, destination
+from core.files.destinations import STANDARD_OUTPUT, OutputStream, destination
 from core.files.lock_files import is_lock
 from core.files.system_errors import as_user_error, explain_os_errors
 
 
 def entries(folder: Path) -> list[Path]:
-    """The entries of a folder, sorted by name, without the folder's own lock (`core.files.lock_files`).
+    """Return the entries of a folder, sorted by name, without the folder's own lock file.
 
     Raises:
-        OSError: The system does not say.
+        OSError: The folder cannot be read.
     """
     return sorted(path for path in folder.iterdir() if path.name != ".lock" or not is_lock(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; no where the system cannot say, as of a path that is too long."""
+    """Whether a path is a folder. False if the system cannot say, for example if the path is too long."""
     try:
         return path.is_dir()
     except OSError:
@@ -36,20 +36,18 @@ def is_folder(path: Path) -> bool:
 
 
 def check_free(option: str, path: Path, *, overwrite: bool, replaced: str = "it") -> None:
-    """Refuse an output that is there already: the policy of all commands, before any work.
-
-    What holds nothing (an empty file or folder) is in nobody's way; nor is what is no file.
+    """Refuse an output that exists already, unless it is empty or a stream.
 
     Args:
-        option: How it was named on the command line.
-        path: Where it is to be.
+        option: The option that names it on the command line.
+        path: The output.
         overwrite: Whether it may be replaced.
         replaced: What --overwrite replaces, for the hint.
 
     Raises:
-        UserError: It is there, and must not be replaced.
+        UserError: It exists and must not be replaced.
     """
-    if overwrite or isinstance(destination(path), Stream) or not path.exists():
+    if overwrite or isinstance(destination(path), OutputStream) or not path.exists():
         return
     with explain_os_errors(path, "read"):
         state = "is not empty" if path.is_dir() else "exists already"
@@ -61,13 +59,13 @@ def check_free(option: str, path: Path, *, overwrite: bool, replaced: str = "it"
 
 
 def check_place(path: Path) -> None:
-    """Refuse now a file that could not be written at the end of long work.
+    """Refuse, before long work, a file that could not be written at its end.
 
     Raises:
-        UserError: A folder stands there, or the folder it belongs into cannot be written.
+        UserError: The path is a folder, or its parent folder cannot be written.
     """
     target = destination(path)
-    if isinstance(target, Stream):
+    if isinstance(target, OutputStream):
         return
     if target.is_dir():
         raise UserError(f"cannot write {path}: it is a folder", "Name a file.")
@@ -84,13 +82,12 @@ def _holds_nothing(_path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Input:
-    """What is read, and so must not be written over.
+    """An input, which an output must not replace.
 
     Args:
-        name: What it is called.
-        path: Where it is: a file or a folder.
-        holds: Whether a file that lies in it, if it is a folder, is one of those that make it up; the file's
-            path is the real one.
+        name: Its name in messages.
+        path: A file or a folder.
+        holds: Whether a file in the folder belongs to the input. The argument is the file's real path.
     """
 
     name: str
@@ -102,7 +99,7 @@ def check_inputs_stay(option: str, output: Path, inputs: Iterable[Input]) -> Non
     """Refuse an output that is an input, would contain one, or would replace a file of one.
 
     Raises:
-        UserError: With the option that names the output, and the input.
+        UserError: The output is refused. The text has the option that names the output, and the input.
     """
     for one in inputs:
         check_apart(option, output, one.name, one.path, ("is", "would contain"))
@@ -122,10 +119,10 @@ def check_apart(
     other: Path,
     forbidden: Collection[str] = ("is", "would contain", "would lie in"),
 ) -> None:
-    """Refuse an output that stands to another path as it must not.
+    """Refuse an output with one of the forbidden relations to another path.
 
     Raises:
-        UserError: With the option that names the output, and the other path, called `name`.
+        UserError: The output is refused. The text has its option and the other path, called `name`.
     """
     ours, theirs = place_of(output), place_of(other)
     if ours is None or theirs is None:
@@ -145,10 +142,13 @@ def check_apart(
 
 
 def place_of(path: Path) -> Path | None:
-    """The place that a path means, the same whatever it is called; None for what is no place of its own."""
+    """Return the real path of a path, which is the same for all its names.
+
+    The result is None for a character device, and `STANDARD_OUTPUT` for standard output.
+    """
     try:
         found = destination(path)
-    except UserError:  # an input, which whoever reads it will look at
+    except UserError:  # an input that cannot be written; reading it may raise later
         return Path(os.path.realpath(path))
     if isinstance(found, Path):
         return found

@@ -1,14 +1,14 @@
-"""One writer at a time.
+"""Locks on paths, so that a path has one writer at a time.
 
-Promises: while `held` is open, nobody else holds the same path: no other thread, no other process on this
-system or, where the file system passes locks on, on another one. Nor does another process hold anything in a
-folder that was free before and is held as a whole. Who tries is refused at once and told who holds it. The
-system takes a lock away from a process that ended, however it ended, and no child process
-keeps one. Where a file system has no locks, work goes on, and one line on standard error says so.
+In a `locked` block no other thread and no other process can lock the same path. This includes processes on
+other systems if the file system shares its locks. If the path is a folder in which nobody held a lock, no
+other process can lock a path in it. An attempt fails at once with an error that names the holder. The system
+releases the lock of a process that has ended, for whatever reason. Child processes do not keep a lock. If a
+file system has no locks, the work goes on and one line on standard error says so.
 
-The file of a lock (`core.files.lock_files`) is there only while the lock is held; what a killed process left
-is taken over by the next one. What else stands in its place is never touched, and named in the refusal. (The
-package `filelock` leaves its files behind, and on Windows only the holder can read in them who that is.)
+A lock file (`core.files.lock_files`) exists only while the lock is held. The next process takes over a file
+that a killed process has left. (The package `filelock` leaves its files behind, and on Windows only the
+holder of a lock can read its file.)
 """
 
 from __future__ import annotations
@@ -27,90 +27,91 @@ from pathlib import Path
 
 from core.base.errors import UserError
 from core.files.lock_files import (
-    FLAGS,
-    NO_LOCKS,
-    TAKEN_BY_SOMEBODY,
+    LOCKED_BY_ANOTHER,
+    LOCKS_UNSUPPORTED,
+    OPEN_FLAGS,
     Holder,
-    is_ours,
-    is_still,
-    lock,
+    is_current,
+    is_lock_content,
+    lock_file_error,
     lock_file_of,
-    obstacle,
-    opened,
-    remove,
-    write,
+    open_lock_file,
+    remove_lock_file,
+    try_lock,
+    write_holder,
 )
 
-_PATIENCE_S, _PAUSE_S = 1.0, 0.02  # for who has not written yet who it is, is letting go, or looks in passing
+# Waiting for a holder that has not yet written its record, is releasing the lock, or only tests it.
+_PATIENCE_S, _PAUSE_S = 1.0, 0.02
 
 _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def held(path: Path, *, nested: bool = True, shared: bool = False, note: str = "") -> Iterator[bool]:
-    """Hold a path for as long as the block lasts.
+def locked(path: Path, *, nested: bool = True, shared: bool = False, note: str = "") -> Iterator[bool]:
+    """Lock a path for the duration of the block.
 
-    The folder it belongs into is made if it is missing, and removed at the end if it is still empty.
+    Its parent folder is created if it is missing, and removed at the end if it is still empty.
 
     Args:
-        path: Absolute and without symbolic links, so that all mean the same file by it.
-        nested: Whether a thread that holds the path already may hold it once more.
-        shared: Whether others may hold what lies in it, if it is a folder: it will not be replaced.
-        note: What others may ask for meanwhile; see `note_of`.
+        path: Absolute and without symbolic links, so that each file has one name.
+        nested: Whether a thread that has locked the path may lock it again.
+        shared: Whether others may lock paths in it, if it is a folder. It must not be replaced then.
+        note: A text that other processes can read with `lock_note`.
 
     Yields:
-        Whether its last holder was killed, so that there may be something to clear up.
+        Whether the last holder was killed, so that it may have left files to remove.
 
     Raises:
-        TakenError: Somebody else holds it; the text names host, process, time and command.
-        UserError: Something that is no lock stands where its lock has to be.
-        OSError: The system lets nobody write there.
+        LockedError: Another process or thread holds the lock. The text names host, process, time and command.
+        UserError: There is something else at the path of the lock file.
+        OSError: Nobody can write there.
     """
     with _guard:
-        hold = _holds.get(path)
+        hold = _held_locks.get(path)
         if hold is None:
-            hold = _holds[path] = _Hold.take(path, Holder.this(shared, note))
+            hold = _held_locks[path] = _HeldLock.take(path, Holder.current(shared, note))
         elif not nested or hold.thread != threading.get_ident():
-            raise _refusal(path, hold.holder)
+            raise _locked_error(path, hold.holder)
         hold.depth += 1
     try:
         yield hold.left_behind and hold.depth == 1
     finally:
         with _guard:
             hold.depth -= 1
-            if hold.depth == 0 and _holds.get(path) is hold:
-                del _holds[path]
-                hold.let_go()
+            if hold.depth == 0 and _held_locks.get(path) is hold:
+                del _held_locks[path]
+                hold.release()
 
 
-class TakenError(UserError):
-    """Somebody else holds the path."""
+class LockedError(UserError):
+    """Another process or thread has locked the path."""
 
 
-def check_below(folder: Path) -> None:
-    """Refuse a folder in which others hold something.
+def check_no_locks_in(folder: Path) -> None:
+    """Check that no other process has locked a path in a folder.
 
     Raises:
-        TakenError: Somebody does.
+        LockedError: One has.
     """
     for file in (*folder.rglob(".*.lock"), *folder.rglob(".lock")):
         name = file.name[1 : -len(".lock")]
-        _check_lock(file, file.with_name(name) if name else file.parent)
+        _check_not_locked(file, file.with_name(name) if name else file.parent)
 
 
-def note_of(path: Path) -> str | None:
-    """The note with which another process holds a path; None if none does.
+def lock_note(path: Path) -> str | None:
+    """Return the note of the process that has locked a path; None if none has.
 
     Args:
-        path: As of `held`.
+        path: As for `locked`.
     """
     with contextlib.suppress(OSError):
-        descriptor = os.open(lock_file_of(path), os.O_RDONLY | FLAGS)
+        descriptor = os.open(lock_file_of(path), os.O_RDONLY | OPEN_FLAGS)
         try:
-            lock(descriptor)
+            try_lock(descriptor)
         except OSError as error:
-            holder = Holder.of(lock_file_of(path))
-            taken = error.errno in TAKEN_BY_SOMEBODY and holder is not None and not holder.is_gone
+            holder = Holder.read(lock_file_of(path))
+            taken = error.errno in LOCKED_BY_ANOTHER and holder is not None and not holder.has_ended
             return holder.note if taken and holder is not None else None
         finally:
             os.close(descriptor)
@@ -118,17 +119,17 @@ def note_of(path: Path) -> str | None:
 
 
 @dataclass
-class _Hold:
-    """A lock of this process, or that there can be none.
+class _HeldLock:
+    """A lock that this process holds.
 
     Attributes:
-        file: The lock's file.
-        descriptor: The open file, with which the system connects the lock; None where it has no locks.
-        left_behind: Whether the file was there already, though nobody held it.
-        made: Folders that were made for it, the innermost first.
-        holder: What the file says.
-        thread: Which thread holds it.
-        depth: How often.
+        file: The lock file.
+        descriptor: The open file, to which the system ties the lock; None if the file system has no locks.
+        left_behind: Whether the file existed without a holder.
+        made: Folders that were created for it, the innermost first.
+        holder: The file's content.
+        thread: The thread that holds it.
+        depth: How many nested blocks hold it.
     """
 
     file: Path
@@ -140,114 +141,115 @@ class _Hold:
     depth: int = 0
 
     @classmethod
-    def take(cls, path: Path, holder: Holder) -> _Hold:
-        """Lock the path's file, without waiting for its holder."""
-        _forget_in_children()
+    def take(cls, path: Path, holder: Holder) -> _HeldLock:
+        """Lock the path's file without waiting for its holder."""
+        _release_in_children()
         made: list[Path] = []
         _check_above(path)
         try:
             hold = cls._take(path, made, holder)
         except BaseException:
-            _unmake(made)
+            _remove_folders(made)
             raise
         try:
-            _check_above(path)  # whoever took a folder meanwhile and looks into it now finds this lock
+            # Check again: a folder may have been locked since. Whoever locks one from now on finds this lock.
+            _check_above(path)
         except BaseException:
-            hold.let_go()
+            hold.release()
             raise
         return hold
 
     @classmethod
-    def _take(cls, path: Path, made: list[Path], holder: Holder) -> _Hold:
+    def _take(cls, path: Path, made: list[Path], holder: Holder) -> _HeldLock:
         file, deadline = lock_file_of(path), time.monotonic() + _PATIENCE_S
         while True:
-            descriptor = opened(file, made)
+            descriptor = open_lock_file(file, made)
             try:
-                lock(descriptor)
-                if is_still(file, descriptor):
-                    if not is_ours(descriptor):
+                try_lock(descriptor)
+                if is_current(file, descriptor):
+                    if not is_lock_content(descriptor):
                         os.close(descriptor)
-                        raise obstacle(file, "holds something else")
+                        raise lock_file_error(file, "holds something else")
                     left_behind = os.fstat(descriptor).st_size > 0
-                    write(descriptor, holder)
+                    write_holder(descriptor, holder)
                     return cls(file, descriptor, left_behind, made, holder, threading.get_ident())
             except OSError as error:
-                if error.errno in NO_LOCKS:
-                    ours = is_ours(descriptor)
+                if error.errno in LOCKS_UNSUPPORTED:
+                    ours = is_lock_content(descriptor)
                     os.close(descriptor)
                     if not ours:
-                        raise obstacle(file, "holds something else") from error
+                        raise lock_file_error(file, "holds something else") from error
                     if error.errno != errno.EBADF:  # NFS and another user's file, which may be locked
-                        remove(file)
-                    _remark(file.parent)
+                        remove_lock_file(file)
+                    _warn_without_locks(file.parent)
                     return cls(file, None, False, made, holder, threading.get_ident())
-                if error.errno not in TAKEN_BY_SOMEBODY:
+                if error.errno not in LOCKED_BY_ANOTHER:
                     os.close(descriptor)
                     raise
-                found = Holder.of(file)
-                if (found is not None and not found.is_gone) or time.monotonic() > deadline:
+                found = Holder.read(file)
+                if (found is not None and not found.has_ended) or time.monotonic() > deadline:
                     os.close(descriptor)
-                    raise _refusal(path, found) from error
+                    raise _locked_error(path, found) from error
                 time.sleep(_PAUSE_S)
-            os.close(descriptor)  # it was let go meanwhile, and its file removed or replaced
+            os.close(descriptor)  # its holder has released it, and the file was removed or replaced
 
-    def let_go(self) -> None:
-        """Remove the file, then the lock: the other way round, it could be the next holder's file."""
+    def release(self) -> None:
+        """Remove the file, then release the lock. In the other order it could be the next holder's file."""
         if self.descriptor is not None:
-            if sys.platform == "win32":  # which removes no open file, so neither the next holder's
+            if sys.platform == "win32":  # it removes no open file, so not the next holder's either
                 os.close(self.descriptor)
-                remove(self.file)
+                remove_lock_file(self.file)
             else:
-                remove(self.file)
+                remove_lock_file(self.file)
                 os.close(self.descriptor)
-        _unmake(self.made)
+        _remove_folders(self.made)
 
 
 _guard = threading.Lock()
-_holds: dict[Path, _Hold] = {}
-_without_locks: set[int] = set()  # devices that were remarked on
+_held_locks: dict[Path, _HeldLock] = {}
+_without_locks: set[int] = set()  # devices for which the warning was given
 
 
 def _check_above(path: Path) -> None:
-    """Refuse a path in a folder that another process holds as a whole."""
+    """Refuse a path in a folder that another process has locked and does not share."""
     for folder in path.parents:
-        _check_lock(lock_file_of(folder), folder, but_shared=True)
+        _check_not_locked(lock_file_of(folder), folder, but_shared=True)
 
 
-def _check_lock(file: Path, path: Path, *, but_shared: bool = False) -> None:
-    """Refuse a path whose lock another process holds; with `but_shared`, only if it shares nothing in it."""
-    if any(hold.file == file for hold in _holds.values()) or (holder := Holder.of(file)) is None:
+def _check_not_locked(file: Path, path: Path, *, but_shared: bool = False) -> None:
+    """Refuse a path that another process has locked. With `but_shared`, accept a lock that is shared."""
+    if any(hold.file == file for hold in _held_locks.values()) or (holder := Holder.read(file)) is None:
         return
     if but_shared and holder.shared:
         return
     with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(file, os.O_RDONLY | FLAGS)
+        descriptor = os.open(file, os.O_RDONLY | OPEN_FLAGS)
         try:
-            lock(descriptor)
+            try_lock(descriptor)
         except OSError as error:
-            if error.errno in TAKEN_BY_SOMEBODY:
-                raise _refusal(path, holder) from error
+            if error.errno in LOCKED_BY_ANOTHER:
+                raise _locked_error(path, holder) from error
         finally:
             os.close(descriptor)
 
 
-def _unmake(folders: list[Path]) -> None:
+def _remove_folders(folders: list[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
-def _refusal(path: Path, holder: Holder | None) -> TakenError:
+def _locked_error(path: Path, holder: Holder | None) -> LockedError:
     who = "another process"
-    if holder is None or holder.is_gone:  # who came after it may have no right to write its own name there
+    if holder is None or holder.has_ended:  # its successor may have no right to write its own record
         who += ", which cannot be named"
     else:
         who += f": process {holder.process} on {holder.host}, since {holder.since} ({holder.command})"
-    return TakenError(f"{path} is being written by {who}.", "Wait for it to end, or choose another place.")
+    return LockedError(f"{path} is being written by {who}.", "Wait for it to end, or choose another place.")
 
 
-def _remark(folder: Path) -> None:
-    """Say, once for a file system, that it has no locks."""
+def _warn_without_locks(folder: Path) -> None:
+    """Log, once for each file system, that it has no locks."""
     device = folder.stat().st_dev
     if device not in _without_locks:
         _without_locks.add(device)
@@ -258,16 +260,16 @@ def _remark(folder: Path) -> None:
 
 
 @functools.cache
-def _forget_in_children() -> None:
-    """Have children that are forked let go of the locks; those that run another program never get them."""
+def _release_in_children() -> None:
+    """Release the locks in forked children. Children that run another program do not inherit them."""
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forget)
+        os.register_at_fork(after_in_child=_release_all)
 
 
-def _forget() -> None:
+def _release_all() -> None:
     global _guard
     _guard = threading.Lock()
-    for hold in _holds.values():
+    for hold in _held_locks.values():
         if hold.descriptor is not None:
             os.close(hold.descriptor)
-    _holds.clear()
+    _held_locks.clear()

@@ -1,4 +1,4 @@
-"""File names for image ids: valid on every system, and a different one for every id."""
+"""File names for image ids: valid on every system, and different for different ids."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 
 _LONGEST_NAME = 120
 _HASH_DIGITS = 8
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # by Windows
 
 
 def file_name(image_id: str) -> str:
-    """A name for a file on any system; an id that has to be changed for it keeps part of its hash."""
+    """Return a file name that is valid on any system. A changed id gets a part of its hash."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).strip(".-")[:_LONGEST_NAME]
     if safe == image_id and not _RESERVED.fullmatch(safe):
         return safe
@@ -19,13 +19,13 @@ def file_name(image_id: str) -> str:
 
 
 class FileNames:
-    """Names for the files of several ids, each another, also where `A` and `a` are one file."""
+    """Distinct file names for several ids, also on systems where `A` and `a` are the same file."""
 
     def __init__(self) -> None:
         self._taken = set[str]()
 
     def take(self, image_id: str) -> str:
-        """`file_name` of an id, with a part of its hash where an earlier id has that name."""
+        """Return `file_name` of an id, with a part of its hash if an earlier id has that name."""
         plain = name = file_name(image_id)
         digest = hashlib.sha256(image_id.encode()).hexdigest()
         digits = _HASH_DIGITS

@@ -1,4 +1,4 @@
-"""What the operating system refuses, as a `UserError` that names the path, the reason and what to do."""
+"""Errors of the operating system as a `UserError` that names the path, the reason and what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HINTS = {
 
 
 def as_user_error(error: OSError, path: Path | str, action: str) -> UserError:
-    """The `UserError` for an `OSError` met while `action` ("write", "read") was done to `path`."""
+    """Return the `UserError` for an `OSError` that was raised during `action` ("write", "read") on `path`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     hint = _HINTS.get(error.errno or 0)
     if hint and action == "read":
@@ -33,7 +33,7 @@ def as_user_error(error: OSError, path: Path | str, action: str) -> UserError:
 
 @contextlib.contextmanager
 def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
-    """Turn any `OSError` of the block into a `UserError` that names `path`."""
+    """Turn an `OSError` of the block into a `UserError` that names `path`."""
     try:
         yield
     except OSError as error:

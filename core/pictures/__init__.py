@@ -1,4 +1,4 @@
-"""Drawings: radiographs with masks, and the one import of matplotlib.
+"""Pictures of radiographs with masks, and the only import of matplotlib.
 
-The report's figures are in `core.report`.
+The figures of the report are in `core.report`.
 """

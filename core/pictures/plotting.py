@@ -1,7 +1,7 @@
-"""The one place that imports matplotlib, without a word of its own on standard error.
+"""The only import of matplotlib, without its messages on standard error.
 
-Where the home folder cannot be written it warns that it makes a temporary one, for its cache of fonts, and
-where it fills that cache that this takes a moment. Neither is anything to mend.
+If the home folder cannot be written, matplotlib warns that it creates a temporary folder for its font cache.
+When it fills the cache, it says that this takes a moment. Users need to do nothing about either.
 """
 
 from __future__ import annotations

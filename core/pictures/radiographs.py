@@ -1,9 +1,9 @@
-"""Pictures for the eye: radiograph, truth and, where there is one, prediction side by side.
+"""Pictures of radiographs with the true mask and, if there is one, the prediction, side by side.
 
-Promises: the truth's outline is green, the prediction's red, and yellow where they coincide; a
-probability is shown from black (0) to white (1), or laid over the radiograph from clear to white through
-violet and orange, with the scale beside. Outlines lie inside their mask; they are one pixel wide, on large
-pictures more.
+The outline of the true mask is green, that of the prediction red, and both are yellow where they coincide. A
+probability is drawn from black (0) to white (1). Over a radiograph it is drawn from transparent to white
+through violet and orange, with a scale. Outlines are inside their mask and one pixel wide, or more on large
+pictures.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = NDArray[np.uint8]
-"""(height, width, 3), red, green and blue in 0-255."""
+"""(height, width, 3): red, green and blue in 0-255."""
 
 _GAP, _CAPTION = 4, 18
-_SEEN_WELL = 256  # pixels; a sheet enlarges smaller images to about that
-_LARGEST = 1024  # pixels; of a finding's image, larger ones are shrunk to that
-_OUTLINE_AT = 400  # pixels of a picture for each of an outline's width
-_LINES, _LINE_AT = 3, 56  # of a finding's caption; letters are a 56th of its image, within limits
+_SMALL = 256  # pixels; smaller images are enlarged to about this height
+_LARGEST = 1024  # pixels; larger predictions are shrunk to this size
+_PIXELS_PER_OUTLINE = 400  # an outline gets one pixel of width for each of these pixels of the picture
+_LINES, _LETTERS_PER_HEIGHT = 3, 56  # of a caption; a letter is this fraction of the height, within limits
 _SMALLEST_LETTER, _LARGEST_LETTER = 11, 20
-_QUICK = 3  # zlib's level for findings: a third of the time of 6, a sixth larger
+_QUICK = 3  # zlib's level for predictions: much faster than 6, and files are little larger
 _HEAT = (
     (0.0, (0, 0, 0)),
     (0.25, (90, 20, 140)),
@@ -34,12 +34,12 @@ _HEAT = (
     (0.75, (250, 150, 30)),
     (1.0, (255, 255, 255)),
 )
-_HEAT_OPACITY = 0.75  # of probability 1; of less, in proportion up to a half
+_HEAT_OPACITY = 0.75  # for probabilities of 0.5 and more; in proportion for smaller ones
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what was found in it.
+    """One image with its true mask and the network's output.
 
     Args:
         image: (H, W) in [0, 1].
@@ -55,7 +55,7 @@ class Sample:
 
 
 def outline(mask: NDArray[Any]) -> NDArray[np.bool_]:
-    """The pixels of an (H, W) mask with a neighbour above, below, left or right outside of it."""
+    """Return the pixels of an (H, W) mask with a neighbour above, below, left or right outside the mask."""
     inside = np.pad(mask.astype(bool), 1)
     core = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
     result: NDArray[np.bool_] = inside[1:-1, 1:-1] & ~core
@@ -63,37 +63,37 @@ def outline(mask: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def draw_sample(sample: Sample, threshold: float) -> Picture:
-    """Radiograph; radiograph with both outlines; probability: (H, 3*W + 2*gap, 3)."""
+    """Draw the radiograph, the radiograph with both outlines, and the probability: (H, 3*W + 2*gap, 3)."""
     plain, probability = _grey(sample.image), _grey(sample.probability)
     overlay = _outlined(plain, outline(sample.truth), outline(sample.probability >= threshold))
     return _side_by_side(plain, overlay, probability)
 
 
 def draw_overlay(image: NDArray[Any], truth: NDArray[Any]) -> bytes:
-    """A PNG of a radiograph, and beside it the same with the truth's outline.
+    """Draw a radiograph, and beside it the same radiograph with the outline of the true mask.
 
     Args:
         image: (H, W) in [0, 1].
         truth: (H, W) in {0, 1}.
 
     Returns:
-        A file of (H, 2*W + gap) pixels, small images enlarged by a whole factor.
+        A PNG of (H, 2*W + gap) pixels. Small images are enlarged by an integer factor.
     """
     plain, edge = _grey(image), outline(truth)
     return _png(Image.fromarray(_enlarged(_side_by_side(plain, _outlined(plain, edge, np.zeros_like(edge))))))
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found in one image, at the original size.
+class PredictedImage:
+    """One image with its prediction, at the original size.
 
     Args:
         image: (H, W) in [0, 1].
         probability: (H, W) in [0, 1].
         mask: (H, W) in {0, 1}.
-        truth: (H, W) in {0, 1}; None where it is not known.
-        title: Which image.
-        verdict: What is said of it.
+        truth: (H, W) in {0, 1}; None if it is unknown.
+        title: The image's name.
+        verdict: The text of the result.
     """
 
     image: NDArray[Any]
@@ -104,24 +104,24 @@ class Finding:
     verdict: str
 
 
-def draw_finding(finding: Finding) -> bytes:
-    """A PNG of a radiograph, the same with outlines, and the same under its probability; with a caption.
+def draw_prediction(predicted: PredictedImage) -> bytes:
+    """Draw a PNG of a radiograph, the same with outlines, and the same with its probability, with a caption.
 
-    Large images are shrunk by area, masks so that none of their pixels gets lost; small ones are enlarged by
-    a whole factor.
+    Large images are shrunk by averaging over areas, and every pixel of a mask stays visible. Small images are
+    enlarged by an integer factor.
     """
-    plain = _grey(_shrunk(finding.image))
-    truth = np.zeros_like(finding.mask) if finding.truth is None else finding.truth
-    width = max(1, round(max(plain.shape) / _OUTLINE_AT))
-    edges = (_thick(_shrunk(mask) > 0, width) for mask in (truth, finding.mask))
+    plain = _grey(_shrunk(predicted.image))
+    truth = np.zeros_like(predicted.mask) if predicted.truth is None else predicted.truth
+    width = max(1, round(max(plain.shape) / _PIXELS_PER_OUTLINE))
+    edges = (_thick_outline(_shrunk(mask) > 0, width) for mask in (truth, predicted.mask))
     row = _enlarged(
-        _side_by_side(plain, _outlined(plain, *edges), _heated(plain, _shrunk(finding.probability)))
+        _side_by_side(plain, _outlined(plain, *edges), _heated(plain, _shrunk(predicted.probability)))
     )
-    size = min(max(row.shape[0] // _LINE_AT, _SMALLEST_LETTER), _LARGEST_LETTER)
+    size = min(max(row.shape[0] // _LETTERS_PER_HEIGHT, _SMALLEST_LETTER), _LARGEST_LETTER)
     line = size + size // 2
     sheet = Image.new("RGB", (row.shape[1], row.shape[0] + _LINES * line + size // 2), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
-    for number, text in enumerate((finding.title, finding.verdict, _legend(finding))):
+    for number, text in enumerate((predicted.title, predicted.verdict, _legend(predicted))):
         text = " ".join(text.split())  # an id may hold line breaks
         pen.text((size // 2, size // 4 + number * line), text, fill="black", font=font)
     _draw_scale(sheet, pen, font, size, _LINES * line)
@@ -130,7 +130,7 @@ def draw_finding(finding: Finding) -> bytes:
 
 
 def draw_sheet(samples: Sequence[Sample], threshold: float) -> bytes:
-    """A PNG with one captioned row a sample; small images are enlarged by a whole factor."""
+    """Draw a PNG with one row and caption for each sample. Small images are enlarged by an integer factor."""
     rows = [_enlarged(draw_sample(sample, threshold)) for sample in samples]
     height, width = rows[0].shape[:2]
     sheet = Image.new("RGB", (width, len(rows) * (height + _CAPTION)), "white")
@@ -145,12 +145,12 @@ def draw_sheet(samples: Sequence[Sample], threshold: float) -> bytes:
 
 
 def draw_grey(values: NDArray[Any]) -> bytes:
-    """A PNG of (H, W) values in [0, 1], from black to white: a radiograph, a probability."""
+    """Draw a PNG of (H, W) values in [0, 1], from black to white."""
     return _png(Image.fromarray(_grey(values)[..., 0]))
 
 
 def draw_outlines(truth: NDArray[Any], predicted: NDArray[Any]) -> bytes:
-    """A PNG with the outlines of two (H, W) masks of 0 and 1, transparent elsewhere: to lay over an image."""
+    """Draw a PNG with the outlines of two (H, W) masks of 0 and 1 on a transparent ground."""
     kind = outline(truth) + 2 * outline(predicted).astype(np.uint8)
     image = Image.fromarray(kind.astype(np.uint8)).convert("P")
     image.putpalette([0, 0, 0, 0, 255, 0, 255, 0, 0, 255, 255, 0])
@@ -158,12 +158,12 @@ def draw_outlines(truth: NDArray[Any], predicted: NDArray[Any]) -> bytes:
     return _png(image)
 
 
-def _legend(finding: Finding) -> str:
-    return "prediction red" if finding.truth is None else "truth green, prediction red, both yellow"
+def _legend(predicted: PredictedImage) -> str:
+    return "prediction red" if predicted.truth is None else "truth green, prediction red, both yellow"
 
 
 def _draw_scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, font: Any, size: int, below: int) -> None:
-    """The colours of the probability, at the right end of a caption's last line."""
+    """Draw the colours of the probability at the right end of a caption's last line."""
     bar = _side_by_side(_colours(np.tile(np.linspace(0, 1, 10 * size), (size, 1))))
     left, top = sheet.width - bar.shape[1] - 2 * size, below - size
     sheet.paste(Image.fromarray(bar), (left, top))
@@ -172,8 +172,8 @@ def _draw_scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, font: Any, size: i
     pen.text((left + bar.shape[1] + size // 2, top - size // 4), "1", "black", font)
 
 
-def _thick(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """An outline of several pixels: those of the mask peeled off one by one."""
+def _thick_outline(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Return an outline of several pixels: the union of the outlines of the mask as it is peeled."""
     found = np.zeros_like(mask)
     for _ in range(width):
         found |= outline(mask & ~found)
@@ -181,12 +181,12 @@ def _thick(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 
 
 def _heated(plain: Picture, probability: NDArray[Any]) -> Picture:
-    """The picture under the colours of a probability, in 256 levels."""
+    """Blend a picture with the colours of a probability, in 256 levels."""
     levels = np.linspace(0, 1, 256)
     opacity = (_HEAT_OPACITY * np.minimum(2 * levels, 1)).astype(np.float32)[:, np.newaxis]
-    laid_over = _colours(levels).astype(np.float32) * opacity
+    overlay = _colours(levels).astype(np.float32) * opacity
     level = np.clip(np.rint(probability * 255), 0, 255).astype(np.uint8)
-    mixed: Picture = np.rint(plain * (1 - opacity)[level] + laid_over[level]).astype(np.uint8)
+    mixed: Picture = np.rint(plain * (1 - opacity)[level] + overlay[level]).astype(np.uint8)
     return mixed
 
 
@@ -198,7 +198,7 @@ def _colours(probability: NDArray[Any]) -> Picture:
 
 
 def _shrunk(values: NDArray[Any]) -> NDArray[Any]:
-    """An (H, W) array by area, so that neither side is longer than a finding's image may be."""
+    """Shrink an (H, W) array by area, so that no side is longer than `_LARGEST`."""
     height, width = values.shape
     factor = max(height, width) / _LARGEST
     if factor <= 1:
@@ -208,7 +208,7 @@ def _shrunk(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _outlined(plain: Picture, truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Picture:
-    """The picture with two outlines in their colours."""
+    """Return the picture with two outlines in their colours."""
     overlay = plain.copy()
     overlay[truth | predicted] = 0
     overlay[..., 0][predicted] = 255
@@ -222,8 +222,8 @@ def _side_by_side(first: Picture, *others: Picture) -> Picture:
 
 
 def _enlarged(picture: Picture) -> Picture:
-    """A small picture by a whole factor."""
-    factor = max(_SEEN_WELL // picture.shape[0], 1)
+    """Enlarge a small picture by an integer factor."""
+    factor = max(_SMALL // picture.shape[0], 1)
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 

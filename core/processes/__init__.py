@@ -1,4 +1,4 @@
-"""Worker processes, and a pool that maps over them in order.
+"""Worker processes, and a map over them that keeps the order of the items.
 
-A framework's own process is in `core.backend.process`.
+The process of a framework is in `core.backend.process`.
 """

@@ -1,10 +1,9 @@
-"""Work spread over processes, with results in order and memory bounded.
+"""A map over worker processes, with results in order and bounded memory.
 
-Promises: `map_in_order` yields one result an item in the items' order, whatever the number of workers,
-with at most a few dozen items per worker under way. A worker that dies (a decoder's crash, the system's
-memory killer) costs one item, which `crashed` turns into a result; the rest goes on. Workers ignore
-Ctrl-C, which is the parent's to handle, end in silence at SIGTERM, and end with the parent even if it is
-killed.
+`map_in_order` yields one result per item in the order of the items, for any number of workers. At most a few
+dozen items per worker are in progress. A worker that dies (a decoder crashes, the system is out of memory)
+costs one item, for which `on_crash` makes a result. The other items are processed. Workers ignore Ctrl-C,
+which the parent handles. They print nothing at SIGTERM, and they end with the parent, even if it is killed.
 """
 
 from __future__ import annotations
@@ -30,28 +29,28 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, util
 from typing import Any, TypeVar
 
-from core.processes.workers import Workers, begin_work, start_tracker
+from core.processes.workers import WorkerPool, set_up_worker, start_resource_tracker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_BATCH = 8  # items handed over at once, at most: it costs as much as for one
-_UNDER_WAY = 3  # batches per worker
+_BATCH = 8  # most items that are sent at once; it takes as long as sending one
+_BATCHES_PER_WORKER = 3  # in progress
 _ENDING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-# glibc gives the memory of each large array back to the system, which fills it with zeros before it lends it
-# again: 1,100 page faults a radiograph, a third of all the time. (What is larger yet is still given back.)
+# By default glibc returns the memory of each large array to the system, which fills it with zeros before the
+# next use: many page faults for each radiograph. Memory above these thresholds is still returned.
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 
-# The parallelism is the pool's. And workers are forks of a process that must have no other thread, whose
-# locks they would inherit as they are: NumPy's BLAS begins some when it is imported.
+# The pool itself is the parallelism. Also, workers are forks of a process that must have no other thread,
+# because they would inherit locked locks. NumPy's BLAS starts threads when it is imported.
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def warm_up(module: str) -> None:
-    """Have the process that workers come from begin to import their function's module.
+    """Start the process from which workers are forked, and let it import their function's module.
 
-    It goes on beside whatever the caller does next: its own imports, say, which take as long.
+    This runs in parallel with what the caller does next, for example its own imports.
     """
     _context(module)
 
@@ -61,17 +60,18 @@ def map_in_order(
     items: Iterable[Item],
     *,
     workers: int,
-    crashed: Callable[[Item], Result],
+    on_crash: Callable[[Item], Result],
     prepare: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> Generator[Result, None, None]:
-    """Apply a function to each item in other processes.
+    """Apply a function to each item in worker processes.
 
     Args:
-        function: A module's function (it is looked up by name in the workers).
-        items: What to apply it to; taken one by one, a few ahead of what was yielded.
-        workers: Processes.
-        crashed: The result, made here, for an item whose process died on it even when alone.
+        function: A function of a module (workers look it up by name).
+        items: Its arguments. They are taken one by one, a few ahead of the results.
+        workers: Number of processes.
+        on_crash: Makes the result of an item whose process died again when it had this item alone. It is
+            called in this process.
         prepare: Called once in each worker, with `arguments`, before any item.
         arguments: See `prepare`.
 
@@ -84,26 +84,26 @@ def map_in_order(
             yield from _run(function, waiting, taken, workers, prepare, arguments)
             return
         except BrokenProcessPool:
-            # Which of the items under way did it is not known: try each of them alone.
+            # It is unknown which item in progress caused it, so try each in a process of its own.
             died = False
             while taken and not died:
-                result, died = _alone(function, taken.popleft(), crashed, prepare, arguments)
+                result, died = _run_alone(function, taken.popleft(), on_crash, prepare, arguments)
                 yield result
             waiting, taken = itertools.chain(taken, waiting), deque()
 
 
-def _alone(
+def _run_alone(
     function: Callable[[Item], Result],
     item: Item,
-    crashed: Callable[[Item], Result],
+    on_crash: Callable[[Item], Result],
     prepare: Callable[..., None] | None,
     arguments: tuple[Any, ...],
 ) -> tuple[Result, bool]:
-    """The result of one item, and whether its process died on it."""
+    """Return the result of one item, and whether its process died."""
     try:
         (result,) = _run(function, iter([item]), deque(), 1, prepare, arguments)
     except BrokenProcessPool:
-        return crashed(item), True
+        return on_crash(item), True
     return result, False
 
 
@@ -115,74 +115,75 @@ def _run(
     prepare: Callable[..., None] | None,
     arguments: tuple[Any, ...],
 ) -> Iterator[Result]:
-    """One pool from start to end; `taken` holds the items whose results are not yet yielded.
+    """Run one pool from start to end. `taken` holds the items whose results are not yet yielded.
 
     Raises:
-        BrokenProcessPool: A worker died; the items in `taken` are to be done again.
+        BrokenProcessPool: A worker died. The items in `taken` have to be processed again.
     """
     context = _context(function.__module__)
-    pool = Workers(workers, context, _start_worker, (prepare, arguments))
-    batches = _batches(waiting, workers * _UNDER_WAY)
-    under_way: deque[Future[tuple[list[Result], Exception | None]]] = deque()
+    pool = WorkerPool(workers, context, _start_worker, (prepare, arguments))
+    batches = _batches(waiting, workers * _BATCHES_PER_WORKER)
+    in_progress: deque[Future[tuple[list[Result], Exception | None]]] = deque()
 
-    def take(most: int) -> None:
-        for batch in itertools.islice(batches, most):
+    def submit(count: int) -> None:
+        for batch in itertools.islice(batches, count):
             taken.extend(batch)
-            with _uninterrupted():  # a worker may start with it
-                under_way.append(pool.submit(_each, function, batch))
+            with _interrupts_delayed():  # this may start a worker
+                in_progress.append(pool.submit(_run_batch, function, batch))
 
     try:
-        take(workers * _UNDER_WAY)
-        while under_way:
-            results, error = pool.result(under_way.popleft())
-            take(1)
+        submit(workers * _BATCHES_PER_WORKER)
+        while in_progress:
+            results, error = pool.result(in_progress.popleft())
+            submit(1)
             for result in results:
-                taken.popleft()  # not before: `take` may find the pool broken
+                taken.popleft()  # only now, as `submit` may find the pool broken
                 yield result
             if error is not None:
                 raise error
     except BaseException:
-        # Whoever ends this process in the middle may have ended workers too, at whatever moment; those that
-        # are left could wait for them for ever.
+        # What ends this process may have ended workers too, at any moment. The others could wait for ever.
         pool.kill()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _batches(waiting: Iterator[Item], shares: int) -> Iterator[list[Item]]:
-    """The items in batches, smaller ones towards the end, so that all workers finish together.
+def _batches(waiting: Iterator[Item], parts: int) -> Iterator[list[Item]]:
+    """Yield the items in batches that become smaller towards the end, so that all workers finish together.
 
-    Where nobody knows how many there are, as of a generator, one by one: they may be slow to come.
+    If the number of items is unknown, as for a generator, a batch has one item: the next may come late.
     """
-    while batch := list(itertools.islice(waiting, min(_BATCH, 1 + operator.length_hint(waiting) // shares))):
+    while batch := list(itertools.islice(waiting, min(_BATCH, 1 + operator.length_hint(waiting) // parts))):
         yield batch
 
 
-def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> tuple[list[Result], Exception | None]:
-    """In a worker: the results of some items, up to the first that raises."""
+def _run_batch(
+    function: Callable[[Item], Result], items: Sequence[Item]
+) -> tuple[list[Result], Exception | None]:
+    """In a worker, return the results of some items up to the first that raises, and its exception."""
     results: list[Result] = []
     try:
         for item in items:
-            results.append(function(item))  # noqa: PERF401  what was done before an exception counts
+            results.append(function(item))  # noqa: PERF401  results before an exception are returned
     except Exception as error:
         return results, error
     return results, None
 
 
 def _context(module: str) -> Any:
-    """Never fork: the caller may have threads (a framework's, a reader's) that would not survive."""
+    """Return the way to start workers. It is never "fork", as the caller may have threads."""
     methods = multiprocessing.get_all_start_methods()
-    if "forkserver" not in methods or not _has_place_for_socket():
-        return multiprocessing.get_context("spawn")  # slower: each worker imports for itself
+    if "forkserver" not in methods or not _has_socket_folder():
+        return multiprocessing.get_context("spawn")  # slower, as each worker imports for itself
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])  # its imports are then paid once, not by each worker
-    start_tracker()  # it unblocks SIGINT when it has started
-    # It is told its `sys.path` only after what it preloads: it would take another copy of the project, one
-    # that is installed, say, and the workers with it; or find none, and be slow. Nor is it to take a core.py
-    # of the working folder, where it would look first.
+    context.set_forkserver_preload([module])  # imported once, not by each worker
+    start_resource_tracker()  # it unblocks SIGINT, so call it before interrupts are delayed
+    # The server gets its `sys.path` only after its preloads. Without PYTHONPATH it would import another copy
+    # of the project, for example an installed one, or none. Without PYTHONSAFEPATH it would import a core.py
+    # in the working folder.
     with (
-        _uninterrupted(),
+        _interrupts_delayed(),
         _environment(PYTHONPATH=os.pathsep.join(sys.path), PYTHONSAFEPATH="1", **_KEEP_MEMORY, **_ONE_THREAD),
     ):
         forkserver.ensure_running()
@@ -190,17 +191,17 @@ def _context(module: str) -> Any:
 
 
 @functools.cache
-def _has_place_for_socket() -> bool:
-    """Have `multiprocessing` make its temporary folder, once, where a socket can be; False if nowhere can.
+def _has_socket_folder() -> bool:
+    """Make `multiprocessing` create its temporary folder where sockets are possible; return False if nowhere.
 
-    The path of a socket has at most 107 bytes (unix(7); 103 on macOS), and by itself `multiprocessing` takes
-    the folder for temporary files (TMPDIR), however long it is; as of Python 3.14 one of the system's then.
+    The path of a socket has at most 107 bytes (unix(7); 103 on macOS). Before Python 3.14, `multiprocessing`
+    uses the folder for temporary files (TMPDIR) even if its path is too long.
     """
     before = tempfile.tempdir
     try:
-        for place in _places():
-            if _takes_sockets(place):
-                tempfile.tempdir = place
+        for folder in _temporary_folders():
+            if _allows_sockets(folder):
+                tempfile.tempdir = folder
                 util.get_temp_dir()
                 return True
         return False
@@ -208,9 +209,9 @@ def _has_place_for_socket() -> bool:
         tempfile.tempdir = before
 
 
-def _places() -> Iterator[str]:
-    """Folders for temporary files: the usual one, then such as have short names."""
-    with contextlib.suppress(OSError):  # no folder can be written, this one included
+def _temporary_folders() -> Iterator[str]:
+    """Yield folders for temporary files: the usual one first, then some with short paths."""
+    with contextlib.suppress(OSError):  # no folder can be written, not even the working folder
         yield tempfile.gettempdir()
     yield from ("/tmp", "/var/tmp", "/usr/tmp")
     if own := os.environ.get("XDG_RUNTIME_DIR"):
@@ -218,10 +219,10 @@ def _places() -> Iterator[str]:
     yield "/dev/shm"
 
 
-def _takes_sockets(place: str) -> bool:
-    """Whether a socket can be made where `multiprocessing` would make one."""
+def _allows_sockets(parent: str) -> bool:
+    """Whether a socket can be made at a path as `multiprocessing` would choose it."""
     try:
-        made, trial = tempfile.TemporaryDirectory(prefix="pymp-", dir=place), socket.socket(socket.AF_UNIX)
+        made, trial = tempfile.TemporaryDirectory(prefix="pymp-", dir=parent), socket.socket(socket.AF_UNIX)
         with made as folder, trial:
             trial.bind(f"{folder}/listener-12345678")
     except OSError:
@@ -231,7 +232,7 @@ def _takes_sockets(place: str) -> bool:
 
 @contextlib.contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Give processes that are started meanwhile some variables."""
+    """Set environment variables for the processes that are started in the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -242,19 +243,21 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put off a Ctrl-C until the end of the block, and any other signal that is an exception here.
+def _interrupts_delayed() -> Iterator[None]:
+    """Delay Ctrl-C, and SIGTERM and SIGHUP if they have handlers, until the end of the block.
 
-    Processes started meanwhile inherit the blocked Ctrl-C. Otherwise one that is still starting,
-    or is being told what to do, prints a traceback of its own. Blocking alone is not enough here:
-    another thread may take the signal, and Python then still interrupts the main one.
+    Processes started in the block inherit the blocked Ctrl-C. Otherwise a process that is still starting
+    would print a traceback. Blocking alone is not enough in this process: another thread may receive the
+    signal, and Python then still interrupts the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is ever interrupted
+        yield  # Python interrupts the main thread only
         return
-    came: list[int] = []
-    numbers = {signal.SIGINT, *filter(_raises, _ENDING)}
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    received: list[int] = []
+    numbers = {signal.SIGINT, *filter(_has_handler, _ENDING)}
+    handlers = {
+        number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers
+    }
     mask = _block_interrupts()
     try:
         yield
@@ -263,17 +266,17 @@ def _uninterrupted() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if came:
-            signal.raise_signal(came[0])
+        if received:
+            signal.raise_signal(received[0])
 
 
-def _raises(number: signal.Signals) -> bool:
+def _has_handler(number: signal.Signals) -> bool:
     """Whether the program has a handler of its own for a signal."""
     return callable(signal.getsignal(number))
 
 
 def _block_interrupts() -> set[signal.Signals] | None:
-    """Block SIGINT for this thread, and return what was blocked before; None if it cannot be."""
+    """Block SIGINT for this thread, and return the signals blocked before; None if it cannot be blocked."""
     if not hasattr(signal, "pthread_sigmask"):
         return None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -282,9 +285,9 @@ def _block_interrupts() -> set[signal.Signals] | None:
 
 def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    begin_work()
-    gc.freeze()  # what was imported stays: searching all of it for garbage, over and over, finds none
-    warnings.simplefilter("ignore")  # a library's remarks would tear the progress bar; errors count
+    set_up_worker()
+    gc.freeze()  # imported objects stay, so the garbage collector need not search them again and again
+    warnings.simplefilter("ignore")  # a library's warnings would break the progress bar; errors are reported
     logging.disable(logging.CRITICAL)
     if prepare is not None:
         prepare(*arguments)

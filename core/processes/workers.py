@@ -1,8 +1,7 @@
-"""Processes that work for this one, and how they end.
+"""Worker processes, and how they end.
 
-Promises: one that dies breaks its pool at whatever moment it does, and none can put off the end: neither one
-that is still at work, nor one whose framework does not come to its own end. If this process is killed,
-they end too.
+A worker that dies breaks its pool, whenever it dies. `WorkerPool.kill` ends all workers at once, also one
+that is at work, or one whose framework hangs at exit. Workers end if their parent is killed.
 """
 
 from __future__ import annotations
@@ -18,73 +17,73 @@ from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
-from core.base.standard_streams import make_streams_last
+from core.base.standard_streams import protect_streams
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_LOOK_S = 5.0  # between two looks whether all are alive; only for what Python's own watch may miss
+_POLL_S = 5.0  # between two checks that all workers are alive, for the deaths that Python's pool misses
 
 
-class Workers(ProcessPoolExecutor):
-    """A `ProcessPoolExecutor` that may lose a worker while it starts another.
+class WorkerPool(ProcessPoolExecutor):
+    """A `ProcessPoolExecutor` that notices a worker's death even while it starts another worker.
 
-    Python's own (seen in 3.11) watches the workers that it knew when it last looked. If one dies while
-    another is being started, it waits without end for the new one, which it never told to end; and if the
-    new one dies before it is known, nobody notices.
+    Python's own pool (seen in 3.11) watches the workers that it knew when it last looked. If one dies while
+    another is being started, the pool waits for ever for the new one, which it never told to end. If the new
+    one dies before the pool knows it, nobody notices.
     """
 
     def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """As the base class.
+        """Submit a call, as the base class does.
 
         Raises:
             BrokenProcessPool: A worker died.
         """
         try:
             return super().submit(function, *args, **kwargs)
-        except OSError as error:  # one died, and the pipe for the one that was to be started is closed
+        except OSError as error:  # a worker died, and the pipe for the one being started is closed
             if self._all_alive():
                 raise
             raise BrokenProcessPool(str(error)) from error
 
     def result(self, future: Future[R]) -> R:
-        """What a future of this pool becomes.
+        """Wait for a future of this pool, and return its result.
 
         Raises:
             BrokenProcessPool: A worker died.
         """
-        while not wait([future], _LOOK_S).done:
+        while not wait([future], _POLL_S).done:
             if not self._all_alive():
                 raise BrokenProcessPool("a worker ended")
         return future.result()
 
     def kill(self) -> None:
-        """End all workers at once, whatever they do, and the pool with them."""
-        for process in self._known():
+        """Kill all workers at once, whatever they do, and shut the pool down."""
+        for process in self._started():
             process.kill()
-        for process in self._known():
+        for process in self._started():
             process.join()
-        # One may have died in the middle of a result, whose end Python's thread waits for as long as the pipe
-        # has a writer: this process has one too.
+        # A worker may have died while it wrote a result. Python's thread waits for the rest as long as the
+        # pipe has a writer, and this process holds one too.
         if self._result_queue is not None:
             self._result_queue._writer.close()  # type: ignore[attr-defined]  # Python's own
         self.shutdown(wait=True, cancel_futures=True)
 
     def _all_alive(self) -> bool:
-        return all(process.is_alive() for process in self._known())
+        return all(process.is_alive() for process in self._started())
 
-    def _known(self) -> list[BaseProcess]:
+    def _started(self) -> list[BaseProcess]:
         return list((self._processes or {}).values())  # None after `shutdown`
 
 
-def start_tracker() -> None:
-    """Start POSIX's process that clears up what processes share, so that SIGHUP to all does not end it.
+def start_resource_tracker() -> None:
+    """Start Python's resource tracker so that SIGHUP does not end it (POSIX only).
 
-    It has to be called before any other process is started. By itself it ignores SIGINT and SIGTERM alone,
-    and without it the others complain in tracebacks. This thread's SIGINT and SIGTERM are not blocked
-    afterwards.
+    The tracker removes what processes share. By default it ignores SIGINT and SIGTERM only, and without it
+    the other processes print tracebacks. Call this before any other process is started. This thread's SIGINT
+    and SIGTERM are not blocked afterwards.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # which it inherits, and keeps
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # the tracker inherits and keeps it
     try:
         resource_tracker.ensure_running()
     finally:
@@ -92,13 +91,13 @@ def start_tracker() -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
-def begin_work() -> None:
-    """In a worker, before anything else: end with the parent, and let nothing that is printed end the work.
+def set_up_worker() -> None:
+    """Make this worker end with its parent, and make its printing never raise. Call it first in a worker.
 
-    By themselves workers would outlive a parent that is killed, and wait for work for ever, as they hold both
-    ends of the pipe.
+    By default a worker outlives a parent that is killed. It would wait for work for ever, because it holds
+    both ends of the pipe.
     """
-    make_streams_last()
+    protect_streams()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

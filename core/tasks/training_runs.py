@@ -21,8 +21,8 @@ from pathlib import Path
 from core.base.errors import UserError
 from core.experiment.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
 from core.experiment.configuration import Configuration, Training, load_configuration, parse_configuration
-from core.files.atomic import keep_existing, make_folder, reserved, write_bytes
-from core.files.locks import TakenError, check_below, note_of
+from core.files.atomic import make_folder, rename_existing, reserved, write_bytes
+from core.files.locks import LockedError, check_no_locks_in, lock_note
 from core.files.system_errors import explain_os_errors
 from core.prediction.trained_models import fold_folder, folds, model_folder
 from core.training.best_epoch import is_stale
@@ -132,7 +132,7 @@ class Runs:
                 try:
                     stack.enter_context(reserved(self.folder, shared=True))
                     stack.enter_context(reserved(self.logs, shared=True))
-                except TakenError:
+                except LockedError:
                     if time.monotonic() > deadline:
                         raise
                 else:
@@ -147,7 +147,7 @@ class Runs:
             return
         for path in self._in_the_way():
             _check_idle(path)
-            if (kept := keep_existing(path)) is not None:
+            if (kept := rename_existing(path)) is not None:
                 say(f"{path} holds an earlier run; it is kept as {kept}")
 
     def _in_the_way(self) -> list[Path]:
@@ -215,14 +215,14 @@ def _division_in(folder: Path) -> str | None:
     """Of which division a fold's folder is: as its checkpoint says, or who trains it; None if nobody does."""
     if (folder / LAST).is_file():
         return _division_of(load_checkpoint(folder / LAST).configuration.training)
-    return note_of(Path(os.path.realpath(folder)))
+    return lock_note(Path(os.path.realpath(folder)))
 
 
 def _check_idle(folder: Path) -> None:
     """Refuse a folder in which another process writes."""
     if folder.exists():
         with reserved(folder, shared=True):
-            check_below(Path(os.path.realpath(folder)))
+            check_no_locks_in(Path(os.path.realpath(folder)))
 
 
 def _first_checkpoint(source: Path | None) -> Checkpoint | None:

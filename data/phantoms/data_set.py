@@ -133,7 +133,7 @@ def _write_phantoms(settings: PhantomSettings, progress: Progress | None) -> Pha
         tasks = _tasks(settings, partial)
         workers = settings.workers or available_cores()
         for result in map_in_order(
-            _write_one, tasks, workers=workers, crashed=_crashed, prepare=limit_threads
+            _write_one, tasks, workers=workers, on_crash=_crashed, prepare=limit_threads
         ):
             drawn.append(result)
             if progress is not None:

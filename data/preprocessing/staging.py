@@ -31,7 +31,7 @@ from typing import Any
 import xxhash
 from numpy.typing import NDArray
 
-from core.files.locks import held
+from core.files.locks import locked
 from core.files.system_errors import explain_os_errors
 from data.hdf5.row_layout import Layout, RowFile, write_all
 from data.radiographs.headers import UNKNOWN
@@ -130,7 +130,7 @@ class Staging:
             UserError: Another process holds the folder, or the operating system refused.
         """
         with explain_os_errors(folder, "write"), contextlib.ExitStack() as lock:
-            lock.enter_context(held(folder.resolve(), nested=False))
+            lock.enter_context(locked(folder.resolve(), nested=False))
             folder.mkdir(parents=True, exist_ok=True)
             staging = cls(folder, compute_layout(folder / _SCRATCH), places)
             staging._lock = lock.pop_all()

@@ -259,7 +259,7 @@ from core.processes.pool import map_in_order
 if __name__ == "__main__":
     with BackendProcess("reference") as process:
         print(process.call(noisy.in_a_backend))
-    print(*map_in_order(noisy.in_a_worker, [1, 2, 3], workers=2, crashed=noisy.in_a_worker))
+    print(*map_in_order(noisy.in_a_worker, [1, 2, 3], workers=2, on_crash=noisy.in_a_worker))
 """
 
 

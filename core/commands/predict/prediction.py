@@ -304,7 +304,7 @@ class _Line:
             conclude,
             self._tasks(),
             workers=self.workers,
-            crashed=functools.partial(crashed, job=self.job),
+            on_crash=functools.partial(crashed, job=self.job),
             prepare=prepare,
             arguments=(self.job,),
         )

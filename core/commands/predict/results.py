@@ -17,7 +17,7 @@ from PIL import Image
 
 from core.files.names import file_name
 from core.files.system_errors import explain_os_errors
-from core.pictures.radiographs import Finding, draw_finding
+from core.pictures.radiographs import PredictedImage, draw_prediction
 from core.scoring.metrics import dice_per_image
 from core.scoring.thresholds import Thresholds
 from core.tasks.predictions import Answer, Box, answer, area_in_mm2, box_around
@@ -169,7 +169,7 @@ def _write_overlay(path: Path, source: ImageFile, found: Answer, job: Job) -> st
             truth = combined_mask(rows, source.height, source.width)
         except AnnotationError as error:
             problem = str(error)
-    finding = Finding(
+    predicted = PredictedImage(
         image=image,
         probability=found.probability,
         mask=found.mask,
@@ -178,7 +178,7 @@ def _write_overlay(path: Path, source: ImageFile, found: Answer, job: Job) -> st
         verdict=_verdict(source, found, truth, job.thresholds),
     )
     with explain_os_errors(path, "write"):
-        path.write_bytes(draw_finding(finding))
+        path.write_bytes(draw_prediction(predicted))
     return problem
 
 

@@ -1,4 +1,4 @@
-"""Quotas of processors, as Linux, Docker and Kubernetes show them: trees of files as theirs look."""
+"""Processor quotas, read from trees of files like those of Linux, Docker and Kubernetes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.base.control_groups import cores_of_quota
-from core.base.system import available_cores, respect_quota
+from core.base.system import available_cores, limit_threads_to_quota
 
 V2 = "25 24 0:22 / /sys/fs/cgroup rw,nosuid,nodev - cgroup2 cgroup2 rw,nsdelegate\n"
 V1_CPU = "33 32 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
@@ -18,7 +18,7 @@ OTHER = "24 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
 
 
 def tree(root: Path, group: str, mounts: str, files: Mapping[str, str]) -> Path:
-    """A system with /proc/self of these contents, and these files."""
+    """Create a root folder with these contents of /proc/self and these files, and return it."""
     whole = {"proc/self/cgroup": group, "proc/self/mountinfo": mounts, **files}
     for name, content in whole.items():
         path = root / name
@@ -171,6 +171,6 @@ def test_libraries_are_told_of_a_smaller_quota_alone(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
     monkeypatch.setattr(os, "environ", {"PATH": "/bin", "OMP_NUM_THREADS": "7"})
-    respect_quota(tree(tmp_path, "0::/\n", V2, {"sys/fs/cgroup/cpu.max": f"{quota} 100000\n"}))
+    limit_threads_to_quota(tree(tmp_path, "0::/\n", V2, {"sys/fs/cgroup/cpu.max": f"{quota} 100000\n"}))
     told = {name: os.environ.get(name) for name in VARIABLES}
     assert told == {**dict.fromkeys(VARIABLES, expected), "OMP_NUM_THREADS": "7"}

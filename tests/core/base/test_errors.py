@@ -1,4 +1,4 @@
-"""The one exception that users see: its text is the message, and the hint on a line of its own."""
+"""The exception that users see: its text is the message, with the hint on a line of its own."""
 
 from __future__ import annotations
 

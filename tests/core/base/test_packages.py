@@ -1,4 +1,4 @@
-"""The table of packages against what setup.py wants, and what a failed import is taken for."""
+"""The table of packages agrees with setup.py, and failed imports get the right message."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def wanted() -> list[str]:
-    """The lines of `install_requires`."""
+    """Return the lines of `install_requires`."""
     found = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.DOTALL)
     assert found is not None
     return re.findall(r'^ *"(.*?)"', found[1], re.MULTILINE) + re.findall(r"^ *(MXNET_.*),", found[1])
 
 
 def plain(requirement: str) -> str:
-    """The name that a requirement begins with, as indexes compare names."""
+    """Return the package name of a requirement, normalized as package indexes do."""
     match = re.match(r"[A-Za-z0-9._-]+", requirement)
     assert match is not None
     return re.sub(r"[-_.]+", "-", match[0]).lower()
@@ -32,7 +32,7 @@ def test_every_package_that_setup_wants_is_in_the_table() -> None:
     known = {plain(package) for use in USES for package in use.values()}
     names = {plain(line) for line in wanted()} - {"mxnet-needs-numpy"}
     assert len(names) > 15
-    # numpy may stand there as a constant; pylibjpeg is what the decoder of JPEG 2000 plugs into.
+    # numpy may be written as a constant there. The decoder of JPEG 2000 is a plug-in of pylibjpeg.
     assert names | {"numpy"} == known | {"pylibjpeg"}
 
 

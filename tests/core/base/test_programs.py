@@ -1,4 +1,4 @@
-"""How a reader of messages is told to start a command."""
+"""Commands as messages show them to the user."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_command_as_the_reader_types_it(program: str, command: str, words: str
         words_of("trian")
 
 
-def test_processes_that_are_started_speak_likewise() -> None:
+def test_processes_that_are_started_use_the_same_form() -> None:
     with started_as("run.py"), multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(command_line, ("check", "x.csv")) == "python run.py check x.csv"
 
@@ -56,13 +56,13 @@ def test_every_command_is_a_module_and_belongs_to_one_script() -> None:
 
 
 def test_a_line_that_installs_is_for_this_checkout() -> None:
-    """tests/test_package.py has that of the package."""
+    """tests/test_package.py tests the command for an installed package."""
     assert installation("torch") == "pip install -e '.[torch]' -c constraints.txt"
     assert installation() == "pip install -e . -c constraints.txt"
 
 
 def test_no_message_names_a_program_by_itself() -> None:
-    """Texts that are shown ask `core.base.programs`; comments and docstrings may name a program."""
+    """Messages must use `core.base.programs`. Comments and docstrings may name a program."""
     named = re.compile(r"\b(run|preprocess)\.py\b")
     found = []
     for package in ("core", "data", "backends", "pneumoseg"):
@@ -76,7 +76,7 @@ def test_no_message_names_a_program_by_itself() -> None:
 
 
 def shown_texts(path: Path) -> list[tuple[int, str]]:
-    """The strings of a module, with their lines, but for docstrings."""
+    """Return the strings of a module that are no docstrings, with their line numbers."""
     tree = ast.parse(path.read_text())
     told = {
         id(node.value)

@@ -1,4 +1,4 @@
-"""Random numbers: fixed for ever, keyed by their path alone, and distributed as promised."""
+"""Random numbers: fixed for ever, dependent on their key only, and distributed as documented."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def philox4x64(key: tuple[int, int], counter: int) -> list[int]:
-    """Ten rounds of Philox-4x64 as printed by Salmon et al. (2011), section 3.3, in Python's integers."""
+    """Compute ten rounds of Philox-4x64 as in Salmon et al. (2011), section 3.3, with Python's integers."""
     full = 2**64 - 1
     state, (k0, k1) = [counter, 0, 0, 0], key
     for _ in range(10):
@@ -121,7 +121,7 @@ def test_normal_numbers_are_the_quantiles_of_uniform_ones() -> None:
 
 
 def test_normal_numbers_are_the_same_on_every_machine() -> None:
-    # All 65536 of them, so that another mathematical library that rounds one otherwise is seen.
+    # Hash all 65536 of them, to notice a mathematical library that rounds one of them differently.
     table = np.unique(normal(0, shape=(3_000_000,)))
     assert len(table) == 65536
     assert hashlib.sha256(table.astype("<f4").tobytes()).hexdigest() == (

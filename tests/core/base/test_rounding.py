@@ -1,4 +1,4 @@
-"""Rounding to bfloat16, against exact arithmetic and against the table of IEEE 754's special numbers."""
+"""Rounding to bfloat16 agrees with exact arithmetic and with IEEE 754's table of special numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALLEST = 2.0**-133
 
 
 def neighbours(value: float) -> tuple[Fraction, Fraction, bool]:
-    """The bfloat16 numbers at and beyond a finite float32 number, and whether the first one is even."""
+    """Return the bfloat16 numbers at and beyond a finite float32 number, and whether the first is even."""
     exact = abs(Fraction(value))
     unit = Fraction(2) ** -133
     while exact >= 256 * unit:
@@ -24,7 +24,7 @@ def neighbours(value: float) -> tuple[Fraction, Fraction, bool]:
 
 def test_finite_numbers_become_the_nearest_bfloat16_to_even() -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, 3000, dtype=np.uint64).astype(np.uint32)
-    bits[:1000] &= np.uint32(0xFFFF8000)  # bfloat16 numbers, and middles between two
+    bits[:1000] &= np.uint32(0xFFFF8000)  # bfloat16 numbers, and midpoints between two
     numbers = bits.view(np.float32)
     numbers = numbers[np.isfinite(numbers)]
     rounded = to_bfloat16(numbers)

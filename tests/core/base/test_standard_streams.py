@@ -1,4 +1,4 @@
-"""Standard output and standard error that take whatever is written, and names that stay in their line."""
+"""Standard output and standard error that never raise, and text that stays on its line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="descriptors as POSIX has the
 PROGRAM = """
 import os, sys
 sys.path.insert(0, {root!r})
-from core.base.standard_streams import lasting_streams
-with lasting_streams() as streams:
+from core.base.standard_streams import protected_streams
+with protected_streams() as streams:
     {body}
-    lost = streams.lost()
+    lost = streams.write_failure()
     print("lost:", lost and lost.strerror, file=sys.stderr)
 print("after \\u80f8")
 """
@@ -29,7 +29,7 @@ print("after \\u80f8")
 def told(
     body: str, redirect: str = "", encoding: str = "utf-8", *options: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """A program whose streams last while `body` runs, started by a shell."""
+    """Run `body` in a program with protected streams that a shell starts."""
     program = PROGRAM.format(root=str(ROOT), body=body)
     words = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, *options, "-c", program]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
@@ -73,7 +73,7 @@ def test_characters_that_the_encoding_lacks(encoding: str, shown: bytes, options
 @POSIX
 @pytest.mark.parametrize("options", [(), ("-u",)])
 def test_a_reader_that_has_gone(options: tuple[str, ...]) -> None:
-    """Of a pipe whose other end is closed; nothing is lost that anybody wanted."""
+    """A closed pipe is no failure: nobody wants the output."""
     gone = "r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w)"
     done = told(f'{gone}; print("x" * 99999); print("y", flush=True)', "", "utf-8", *options)
     assert b"lost: None\n" in done.stderr
@@ -83,7 +83,7 @@ def test_a_reader_that_has_gone(options: tuple[str, ...]) -> None:
 @POSIX
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_terminal_that_has_gone(gone: bool) -> None:
-    """As after its window was closed: nobody wants the rest."""
+    """A closed terminal window is no failure: nobody wants the output."""
     import pty
 
     terminal, ours = pty.openpty()
@@ -109,13 +109,13 @@ def test_a_terminal_that_has_gone(gone: bool) -> None:
 @POSIX
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("size", [1, 99999])
-def test_a_full_disk_is_told(size: int) -> None:
+def test_a_full_disk_is_reported(size: int) -> None:
     done = told(f'print("x" * {size})', ">/dev/full")
     assert b"lost: No space left on device\n" in done.stderr
 
 
 @POSIX
-def test_a_full_disk_under_standard_error_is_nobodys_loss() -> None:
+def test_a_full_disk_under_standard_error_changes_nothing() -> None:
     done = told('print("x"); sys.stderr.write("y\\n")', "2>/dev/full")
     assert (done.returncode, done.stdout.split()[0]) == (0, b"x")
 
@@ -123,7 +123,7 @@ def test_a_full_disk_under_standard_error_is_nobodys_loss() -> None:
 @POSIX
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_file_never_takes_the_number_of_a_closed_stream(tmp_path: Path, redirect: str) -> None:
-    """What a library prints would go into it."""
+    """Otherwise what a library prints would be written into the file."""
     path = str(tmp_path / "file")
     body = f'file = open({path!r}, "w"); print(1); print(2, file=sys.stderr); file.write(str(file.fileno()))'
     done = told(f"{body}; os.write(1, b'3'); os.write(2, b'4'); file.close()", redirect)
@@ -132,8 +132,8 @@ def test_a_file_never_takes_the_number_of_a_closed_stream(tmp_path: Path, redire
 
 
 @POSIX
-def test_a_pipe_that_does_not_wait(tmp_path: Path) -> None:
-    """Whoever shares it may have said so; Python's own stream then raises when it is full."""
+def test_a_pipe_that_does_not_block(tmp_path: Path) -> None:
+    """Another process that shares the pipe may have set this. Python's own stream raises when it is full."""
     program = PROGRAM.format(root=str(ROOT), body='os.set_blocking(1, False); print("x" * 999_999)')
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path

@@ -1,4 +1,4 @@
-"""What is known of the machine."""
+"""Properties and settings of the machine and the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.base.system import available_cores, held_back_stderr, multiplies_bfloat16, utf8_name
+from core.base.system import available_cores, hidden_stderr, multiplies_bfloat16, utf8_name
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,7 +36,7 @@ def test_bfloat16(tmp_path: Path, description: str, expected: bool) -> None:
     assert multiplies_bfloat16(tmp_path / "cpuinfo") is expected
 
 
-def test_bfloat16_where_nothing_is_told(tmp_path: Path) -> None:
+def test_bfloat16_where_the_system_does_not_tell(tmp_path: Path) -> None:
     assert multiplies_bfloat16(tmp_path / "none") is False
 
 
@@ -54,7 +54,7 @@ def test_a_folder_by_a_name_in_utf8(tmp_path: Path, name: bytes) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is glibc on Linux that is told")
 def test_freed_memory_is_kept_for_the_next_array() -> None:
-    """Two arrays of 96 MiB, which glibc maps by themselves and gives back, or trims, unless it is told."""
+    """By default glibc maps arrays of 96 MiB separately and returns their memory to the system."""
     code = """if True:
         import os, sys
         from core.base.system import keep_freed_memory
@@ -83,9 +83,9 @@ def test_freed_memory_is_kept_for_the_next_array() -> None:
     assert left["kept"] > -0.2
 
 
-def test_stderr_is_held_back_and_is_what_it_was_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+def test_stderr_is_hidden_and_restored(capfd: pytest.CaptureFixture[str]) -> None:
     for number in range(2):
-        with held_back_stderr():
+        with hidden_stderr():
             os.write(2, b"a remark")
             os.write(1, b"an answer\n")
         os.write(2, f"error {number}\n".encode())
@@ -96,11 +96,11 @@ def test_stderr_is_held_back_and_is_what_it_was_afterwards(capfd: pytest.Capture
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_was_held_back_is_told_with_an_error(
+def test_hidden_output_is_printed_after_an_error(
     capfd: pytest.CaptureFixture[str], error: type[BaseException]
 ) -> None:
     def failing() -> None:
-        with held_back_stderr():
+        with hidden_stderr():
             os.write(2, b"a remark, \xff among it\n")
             raise error
 
@@ -118,18 +118,18 @@ def test_no_descriptor_is_left_behind() -> None:
         pytest.skip("open files have no names here: /proc is Linux's")
     before = os.listdir("/proc/self/fd")  # noqa: PTH208 - the numbers alone
     for _ in range(3):
-        with held_back_stderr():
+        with hidden_stderr():
             pass
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
-def test_stderr_is_held_back_where_no_temporary_file_can_be(
+def test_stderr_is_hidden_where_no_temporary_file_can_be(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if not hasattr(os, "memfd_create"):
         pytest.skip("this system has no files in memory")
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.tempdir", "/nowhere/at/all")
-        with held_back_stderr():
+        with hidden_stderr():
             os.write(2, b"a remark")
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""The transpose, element by element, of shapes on both sides of the rows taken at a time."""
+"""The transpose of arrays with fewer and with more rows than are copied together, element by element."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole, strict, safe against any file, and continued only where that means the same."""
+"""Checkpoints: written whole, read strictly, safe against any file, resumed only if nothing else changed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_single_byte_of_what_was_written_changed_anywhere_is_refused(
     place = data.draw(st.one_of(st.integers(0, header - 1), st.integers(header, len(written) - 1)))
     damaged = bytearray(written)
     damaged[place] ^= data.draw(st.integers(1, 255))
-    # The header's JSON is filled up with spaces, which say nothing: other white space there says the same.
+    # The header's JSON is padded with spaces. Other white space there does not change the content.
     filling = place < header and not written[place:header].strip(b" ")
     assume(not filling or damaged[place] not in b"\t\n\r")
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
@@ -116,7 +116,7 @@ def test_any_bytes_are_refused(
 
 
 def rewritten(written: bytes, change: dict[str, object]) -> bytes:
-    """The same file with other metadata and the hash that goes with them."""
+    """Return the same file with other metadata and the matching hash."""
     size = struct.unpack("<Q", written[:8])[0]
     header = json.loads(written[8 : 8 + size])
     metadata = header["__metadata__"]

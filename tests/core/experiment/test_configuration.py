@@ -16,7 +16,6 @@ from core.base.errors import UserError
 from core.experiment.configuration import (
     Configuration,
     Training,
-    key_path,
     load_configuration,
     parse_configuration,
 )
@@ -36,7 +35,7 @@ def test_every_configuration_shipped_is_valid_and_survives_a_round_trip(path: Pa
 
 
 @pytest.mark.parametrize("name", ["fcn", "configs/fcn.yaml"])
-def test_own_configurations_are_found_from_anywhere(
+def test_shipped_configurations_are_found_from_anywhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -52,7 +51,7 @@ def test_a_nearer_file_goes_before_the_own_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_not_given_is_what_it_always_was() -> None:
-    """A file that leaves a key out asks for this: another default would train another network."""
+    """Defaults must not change: a file without a key would then train another network."""
     found = parse_configuration(minimal()).model_dump(mode="json")
     conv, mask = found["network"].pop("blocks")
     assert conv == {
@@ -111,7 +110,7 @@ EPOCHS, SIZE, LARGE = (0, 1, 1_000_000, 1_000_001), (0, 1, 4096, 4097), (-TINY, 
 BETA = (0.5 - 1e-9, 0.5, 1 - 1e-9, 1.0)
 RATE, FACTOR, INSIDE = (0.0, TINY, 100.0, 100.1), (0.0, TINY, 1.0, 1 + 1e-9), (0.0, TINY, 1 - 1e-9, 1.0)
 
-# Of every number the last value that is refused and the first that is taken, at both ends.
+# For every number and both ends of its range: the last value that is refused and the first that is accepted.
 RANGES: dict[str, tuple[float, float, float, float]] = {
     "network.dropout": BELOW_ONE,
     "network.blocks[0].dropout": BELOW_ONE,
@@ -173,7 +172,7 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
 
 
 def with_number(place: str, number: float) -> Configuration:
-    """The configuration in which one number has this value."""
+    """Return the configuration in which one number has this value."""
     blocks = [
         {"name": "a", "kind": "conv", "filters": 2},
         {"name": "b", "kind": "conv", "filters": 2},
@@ -219,7 +218,7 @@ def test_a_tversky_loss_may_leave_one_kind_of_error_out(alpha_and_beta: tuple[fl
     loss = dict(zip(("tversky_alpha", "tversky_beta"), alpha_and_beta, strict=True)) | {"tversky": 1}
     found = parse_configuration(minimal() | {"training": {"loss": loss}}).training.loss
     assert (found.tversky_alpha, found.tversky_beta) == alpha_and_beta
-    unused = {"tversky_alpha": 0, "tversky_beta": 0}  # without the part they count for nothing
+    unused = {"tversky_alpha": 0, "tversky_beta": 0}  # without the Tversky part they have no effect
     assert parse_configuration(minimal() | {"training": {"loss": unused}}).training.loss.tversky == 0
 
 
@@ -372,8 +371,3 @@ def test_the_constants_of_each_part_reach_the_rules() -> None:
         name: float(np.float32(value))
         for name, value in ({"dice": 1, "focal": 0, "focal_gamma": 2} | wanted).items()
     }
-
-
-def test_key_paths_read_as_they_are_written() -> None:
-    assert key_path(["network", "blocks", 3, "skip"]) == "network.blocks[3].skip"
-    assert key_path([]) == ""

@@ -1,9 +1,8 @@
-"""Files are whole or absent, whatever fails while they are written."""
+"""Files are written whole or not at all, whatever fails meanwhile."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import signal
 import stat
@@ -15,10 +14,7 @@ from pathlib import Path
 import pytest
 
 from core.base.errors import UserError
-from core.files.atomic import keep_existing, put_in_place, replacing, reserved, write_bytes, write_text
-from core.files.checks import Input, check_apart, check_inputs_stay, check_place, entries
-from core.files.names import FileNames, file_name
-from core.files.system_errors import explain_os_errors
+from core.files.atomic import put_in_place, rename_existing, replacing, reserved, write_bytes, write_text
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -84,63 +80,21 @@ def test_a_folder_that_a_killed_process_had_moved_aside_comes_back(tmp_path: Pat
     assert names(tmp_path) == ["export"]
 
 
-@pytest.mark.parametrize(
-    ("number", "hint"),
-    [
-        (errno.ENOSPC, "disk is full"),
-        (errno.EROFS, "read-only"),
-        (errno.EACCES, "Permission denied"),
-        (errno.EDQUOT, "quota"),
-        (errno.EFBIG, "larger than"),
-    ],
-)
-def test_what_the_system_refuses_is_explained(number: int, hint: str) -> None:
-    with pytest.raises(UserError) as caught, explain_os_errors("there.h5", "read"):
-        raise OSError(number, os.strerror(number))
-    assert caught.value.message == f"cannot read there.h5: {os.strerror(number)}"
-    assert hint in (caught.value.hint or "")
-    assert number != errno.EACCES or "write" not in (caught.value.hint or "")
-
-
 def test_a_file_in_the_place_of_a_folder_is_explained(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("in fact a file")
     with pytest.raises(UserError, match="cannot write"):
         write_bytes(tmp_path / "folder" / "file", b"x")
 
 
-def test_set_aside_takes_the_first_free_number(tmp_path: Path) -> None:
+def test_renaming_takes_the_first_free_number(tmp_path: Path) -> None:
     path = tmp_path / "tf_model"
-    assert keep_existing(path) is None
+    assert rename_existing(path) is None
     for number in (1, 2, 3):
         path.mkdir()
         (path / str(number)).touch()
-        assert keep_existing(path) == tmp_path / f"tf_model.{number}"
+        assert rename_existing(path) == tmp_path / f"tf_model.{number}"
     assert names(tmp_path) == ["tf_model.1", "tf_model.2", "tf_model.3"]
     assert names(tmp_path / "tf_model.2") == ["2"]
-
-
-def test_a_place_that_cannot_be_written_is_refused_in_advance(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    check_place(tmp_path / "new" / "folder" / "a.json")
-    check_place(tmp_path / "file")
-    assert not (tmp_path / "new").exists()
-    with pytest.raises(UserError, match="it is a folder"):
-        check_place(tmp_path)
-    with pytest.raises(UserError, match="file is no folder"):
-        check_place(tmp_path / "file" / "a.json")
-
-
-def test_files_of_different_ids_never_have_one_name() -> None:
-    """Neither where `A` and `a` are one file, nor where an id is what another one's name became."""
-    taken = FileNames()
-    hashed = file_name("a b")
-    ids = ["A", "a", "a b", hashed, hashed.upper(), "b", "1.2.3", "x" * 130, "x" * 131, "a", ""]
-    found = [taken.take(image_id) for image_id in ids]
-    assert len({name.casefold() for name in found}) == len(ids)
-    assert [found[0], found[2], found[5], found[6]] == ["A", hashed, "b", "1.2.3"]
-    assert found[1] == f"a-{hashlib.sha256(b'a').hexdigest()[:8]}"
-    again = FileNames()
-    assert [again.take(image_id) for image_id in ids] == found
 
 
 # ------------------------------------------------------------------------------ several processes
@@ -173,7 +127,7 @@ def started(code: str, *words: str) -> subprocess.Popen[str]:
 def test_a_second_writer_is_refused_and_takes_nothing_away(tmp_path: Path, ends: str) -> None:
     path = tmp_path / "masks"
     (tmp_path / ".masks.v2.0123456789ab.partial").touch()  # of a writer of `masks.v2`
-    (tmp_path / ".masks.letter.partial").touch()  # somebody's
+    (tmp_path / ".masks.letter.partial").touch()  # a user's
     process = started(WRITE_AND_WAIT, str(path))
     assert process.stdout is not None
     partial = process.stdout.readline().strip()
@@ -215,7 +169,7 @@ def test_what_is_reserved_can_be_written_here_alone(tmp_path: Path) -> None:
 
 
 def test_threads_and_processes_share_no_temporary_name(tmp_path: Path) -> None:
-    """Even where the file system has no locks."""
+    """This holds even if the file system has no locks."""
     seen = set()
     for _ in range(3):
         with replacing(tmp_path / "a") as partial:
@@ -254,21 +208,21 @@ def test_a_number_that_another_process_takes_meanwhile_is_passed_over(
     def late(folder: Path, *words: object, **options: object) -> None:
         if not made:
             made.append(folder)
-            make(folder)  # the other one is quicker, and has put nothing into it yet
+            make(folder)  # the other process is quicker, and has written nothing into it yet
         make(folder, *words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "mkdir", late)
-    assert keep_existing(path) == tmp_path / "model.2"
+    assert rename_existing(path) == tmp_path / "model.2"
     assert made == [tmp_path / "model.1"]
     assert names(tmp_path / "model.1") == []
     assert names(tmp_path / "model.2") == ["ours"]
     assert names(tmp_path) == ["model.1", "model.2"]
 
 
-def test_a_file_is_set_aside_too(tmp_path: Path) -> None:
+def test_a_file_is_renamed_too(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / "logs").write_text(f"{number}")
-        assert keep_existing(tmp_path / "logs") == tmp_path / f"logs.{number}"
+        assert rename_existing(tmp_path / "logs") == tmp_path / f"logs.{number}"
     assert (tmp_path / "logs.1").read_text() == "1"
     assert (tmp_path / "logs.2").read_text() == "2"
 
@@ -324,7 +278,7 @@ def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
 def test_content_is_flushed_for_writing_and_then_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows flushes nothing that is open for reading alone; elsewhere a crash could lose the name."""
+    """Windows flushes nothing that is open for reading only. On other systems a crash could lose the name."""
     fcntl = pytest.importorskip("fcntl", reason="only POSIX tells how a file is open")
     flushed: list[tuple[str, int]] = []
 
@@ -350,104 +304,19 @@ def test_content_is_flushed_for_writing_and_then_its_name(
     assert flushed[-1] == (".", os.O_RDONLY)
 
 
-def test_a_folder_without_files_is_not_set_aside(tmp_path: Path) -> None:
-    """A run that was killed before its first checkpoint leaves one, and a mounted one cannot be renamed."""
+def test_a_folder_without_files_is_not_renamed(tmp_path: Path) -> None:
+    """A run that is killed before its first checkpoint leaves one. A mount point cannot be renamed."""
     folder = tmp_path / "model"
     (folder / "fold0" / "export").mkdir(parents=True)
     (folder / ".fold0.lock").write_text('{"host": "a", "process')  # of a killed run
     (folder / ".lock").touch()
-    assert keep_existing(folder) is None
+    assert rename_existing(folder) is None
     assert names(tmp_path) == ["model"]
     (tmp_path / "link").symlink_to("model")
-    assert keep_existing(tmp_path / "link") is None
+    assert rename_existing(tmp_path / "link") is None
     for name in (".fold1.lock", "fold0/x"):
         (folder / name).write_text("precious")
-        assert keep_existing(folder) is not None
+        assert rename_existing(folder) is not None
         (folder / "fold0").mkdir(parents=True)
     (folder / "gone").symlink_to("nowhere")
-    assert keep_existing(folder) == tmp_path / "model.3"
-
-
-def test_a_folders_own_lock_is_none_of_its_entries(tmp_path: Path) -> None:
-    for name in ("b.png", "a.png", ".x.lock"):
-        (tmp_path / name).touch()
-    (tmp_path / ".lock").write_text('{"host": "a"')
-    assert [path.name for path in entries(tmp_path)] == [".x.lock", "a.png", "b.png"]
-    (tmp_path / ".lock").write_text("precious")
-    assert ".lock" in {path.name for path in entries(tmp_path)}
-
-
-@pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Input]:
-    """A table, a folder of which the `.dcm` files count, and links to both."""
-    (tmp_path / "images" / "deep").mkdir(parents=True)
-    for name in ("table.csv", "images/1.dcm", "images/deep/2.dcm", "images/notes.txt", "other.csv"):
-        (tmp_path / name).write_text("there")
-    (tmp_path / "link.csv").symlink_to("table.csv")
-    (tmp_path / "link").symlink_to("images")
-    (tmp_path / "circle").symlink_to("circle")
-    monkeypatch.chdir(tmp_path)
-    return [
-        Input("the table", Path("table.csv")),
-        Input("the folder of the images", Path("link"), lambda file: file.suffix == ".dcm"),
-        Input("the key", Path("circle")),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("output", "says"),
-    [
-        *(
-            (path, "is the table.")
-            for path in ("table.csv", "./table.csv", "link.csv", "images/../table.csv")
-        ),
-        *((path, "is the folder of the images.") for path in ("images", "link")),
-        ("circle", "is the key."),
-        *(
-            (f"{folder}/1.dcm", "would replace a file of the folder of the images")
-            for folder in ("images", "link")
-        ),
-        ("link/deep/2.dcm", "would replace a file of the folder of the images"),
-        (".", "would contain the table table.csv."),
-        ("..", "would contain the table table.csv."),
-    ],
-)
-def test_an_output_that_would_cost_an_input_is_refused(inputs: list[Input], output: str, says: str) -> None:
-    with pytest.raises(UserError) as caught:
-        check_inputs_stay("--out", Path(output), inputs)
-    assert caught.value.message.startswith(f"--out {Path(output)} {says}")
-
-
-@pytest.mark.parametrize(
-    "output",
-    [
-        "other.csv",
-        "new.csv",
-        "images/notes.txt",
-        "images/3.dcm",
-        "link/new/a.csv",
-        "new/images",
-        "-",
-        "/dev/null",
-    ],
-)
-def test_any_other_output_is_let_be(inputs: list[Input], output: str) -> None:
-    check_inputs_stay("--out", Path(output), inputs)
-
-
-def test_two_outputs_are_apart(inputs: list[Input], tmp_path: Path) -> None:
-    del inputs
-    for output, other, relation in (
-        ("a", "./a", "is"),
-        ("link/a", "images/a", "is"),
-        ("a", "a/b/c", "would contain"),
-        ("link/a/b", "images", "would lie in"),
-        ("-", "-", "is"),
-    ):
-        with pytest.raises(UserError, match=rf"--out {Path(output)} {relation} the place of --json"):
-            check_apart("--out", Path(output), "the place of --json", Path(other))
-    for output, other in (("a", "b"), ("a/b", "a/c"), ("ab", "a"), ("/dev/null", "/dev/null"), ("-", "a")):
-        check_apart(
-            "--out", Path(output), "the place of --json", tmp_path / other if other != "-" else Path(other)
-        )
-    check_apart("--out", Path("a/b"), "the data", Path("a"), ("is", "would contain"))
+    assert rename_existing(folder) == tmp_path / "model.3"

@@ -1,7 +1,7 @@
-"""What is no file is written into, or refused; a link stays a link.
+"""Streams are written into or refused, and a link stays a link.
 
-Nothing here is given a name in /dev: code that fails these tests would destroy it for the whole system, where
-root runs them. Links and nodes like those of /dev are made, and /proc lets nobody rename anything in it.
+No test uses a name in /dev. If root runs the tests, code that fails them would destroy the device for the
+whole system. The tests create links and nodes like those of /dev. Nobody can rename anything in /proc.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ import pytest
 
 from core.base.errors import UserError
 from core.files import destinations
-from core.files.atomic import keep_existing, replacing, write_bytes, write_text
+from core.files.atomic import rename_existing, replacing, write_bytes, write_text
 from core.files.checks import check_place
-from core.files.destinations import STANDARD_OUTPUT, Stream, destination, is_standard_output, output_file
+from core.files.destinations import (
+    STANDARD_OUTPUT,
+    OutputStream,
+    destination,
+    is_standard_output,
+    output_file,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 NULL, FULL = (1, 3), (1, 7)  # major and minor numbers of Linux's devices
@@ -31,7 +37,7 @@ CONTENT = "täxt\n" * 40_000  # more than a pipe takes at once
 
 
 def make_device(path: Path, kind: int, numbers: tuple[int, int]) -> None:
-    """Make a node like those in /dev; skip where that is not allowed."""
+    """Create a node like those in /dev, or skip the test if that is not allowed."""
     try:
         os.mknod(path, 0o600 | kind, os.makedev(*numbers))
         if kind == stat.S_IFCHR:
@@ -41,14 +47,14 @@ def make_device(path: Path, kind: int, numbers: tuple[int, int]) -> None:
 
 
 def kept(path: Path) -> tuple[int, int]:
-    """What makes a name mean the same thing as before."""
+    """Return what must not change if a path is to mean the same file."""
     status = path.lstat()
     return status.st_ino, stat.S_IFMT(status.st_mode)
 
 
 @contextlib.contextmanager
 def reader(pipe: Path, code: str = "print(len(sys.stdin.read()))") -> Iterator[subprocess.Popen[str]]:
-    """Another process that has a pipe on its standard input."""
+    """Start a process whose standard input is a pipe."""
     words = ["sh", "-c", 'exec "$0" -c "$1" < "$2"', sys.executable, f"import sys; {code}", str(pipe)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={"PYTHONIOENCODING": "utf-8"})
     try:
@@ -130,7 +136,7 @@ def test_a_reader_may_come_a_moment_later(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_is_told_of(tmp_path: Path) -> None:
-    """Python's reader takes some kilobytes and ends."""
+    """The reader takes some kilobytes and ends."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with reader(pipe, "sys.stdin.read(1)"), pytest.raises(UserError, match="pipe: Broken pipe") as caught:
@@ -178,7 +184,7 @@ def test_what_must_be_replaced_does_not_go_there(tmp_path: Path, kind: str) -> N
 @pytest.mark.parametrize("directory", ["link", "/proc/self/fd", "/proc/thread-self/fd", "/proc/PROCESS/fd"])
 @pytest.mark.parametrize("linked", [False, True])
 def test_an_open_file_by_its_number(tmp_path: Path, directory: str, linked: bool) -> None:
-    """It is the shell's `3>> log`: what stands there stays, and what others write there comes behind."""
+    """This is the shell's `3>> log`: the content stays, and what others write there is appended."""
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("open files have no names here: /proc is Linux's")
     (tmp_path / "link").symlink_to("/proc/self/fd")  # like /dev/fd
@@ -200,7 +206,7 @@ def test_an_open_file_by_its_number(tmp_path: Path, directory: str, linked: bool
 
 @pytest.mark.parametrize("whose", ["child", "parent"])
 def test_an_open_file_of_another_process(tmp_path: Path, whose: str) -> None:
-    """Its number means nothing here: this process may have another file of that number, or none."""
+    """Its descriptor means nothing here: this process may have another file of that number, or none."""
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("open files have no names here: /proc is Linux's")
     log = tmp_path / "log"
@@ -213,7 +219,7 @@ def test_an_open_file_of_another_process(tmp_path: Path, whose: str) -> None:
                 found = destination(Path(f"/proc/{child.pid}/fd/1"))
                 write_text(Path(f"/proc/{child.pid}/fd/1"), "content ä\n")
                 child.communicate(b"\n", timeout=60)
-            assert isinstance(found, Stream)
+            assert isinstance(found, OutputStream)
             assert not found.is_standard_output
         else:
             code = "import sys; from pathlib import Path; from core.files.atomic import write_text;"
@@ -234,7 +240,7 @@ def test_a_number_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["-", "stdout", "/proc/self/fd/1", "log", "link"])
 def test_standard_output_by_all_its_names(tmp_path: Path, name: str) -> None:
-    """Redirected to a file; the file by its own name is no other, and the link leads to it."""
+    """It is redirected to a file. The file's own name and a link to it mean standard output as well."""
     (tmp_path / "link").symlink_to("log")
     (tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # like /dev/stdout
     code = (
@@ -283,7 +289,7 @@ def test_a_file_may_be_called_minus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def make_links(folder: Path, target: str) -> Path:
-    """`first` -> `links/second` -> `../data/<target>`, by relative links."""
+    """Create relative links `first` -> `links/second` -> `../data/<target>`, and return the first."""
     (folder / "links").mkdir()
     (folder / "data").mkdir()
     (folder / "first").symlink_to("links/second")
@@ -315,7 +321,7 @@ def test_the_target_of_a_link_may_be_a_folder(tmp_path: Path) -> None:
             (partial / name).touch()
     assert path.is_symlink()
     assert [one.name for one in (tmp_path / "data" / "real").iterdir()] == ["new"]
-    assert keep_existing(path) == tmp_path / "data" / "real.1"
+    assert rename_existing(path) == tmp_path / "data" / "real.1"
     assert path.is_symlink()
     assert not path.exists()
 
@@ -348,6 +354,6 @@ def test_links_that_lead_in_a_circle(tmp_path: Path) -> None:
 def test_a_pipe_is_known_without_opening_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     found = destination(tmp_path / "pipe")
-    assert isinstance(found, Stream)
+    assert isinstance(found, OutputStream)
     assert not found.is_standard_output
     check_place(tmp_path / "pipe")

@@ -1,4 +1,4 @@
-"""Pictures: outlines where they belong, in their colours."""
+"""Pictures: outlines in their places and colours."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.pictures.radiographs import (
-    Finding,
+    PredictedImage,
     Sample,
-    draw_finding,
     draw_grey,
     draw_outlines,
     draw_overlay,
+    draw_prediction,
     draw_sample,
     draw_sheet,
     outline,
@@ -93,9 +93,9 @@ def test_outlines_laid_over_the_radiograph_give_the_overlay() -> None:
     np.testing.assert_array_equal(np.asarray(laid), draw_sample(one, 0.5)[:, 25:46])
 
 
-def finding(height: int, width: int, truth: bool = True) -> Finding:
+def predicted_image(height: int, width: int, truth: bool = True) -> PredictedImage:
     one = sample(height, width)
-    return Finding(
+    return PredictedImage(
         image=one.image,
         probability=one.probability,
         mask=(one.probability >= 0.5).astype(np.uint8),
@@ -105,12 +105,12 @@ def finding(height: int, width: int, truth: bool = True) -> Finding:
     )
 
 
-def opened(one: Finding) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(draw_finding(one))))
+def opened(one: PredictedImage) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(draw_prediction(one))))
 
 
-def test_a_finding_shows_image_outlines_and_heat_below_a_caption() -> None:
-    picture = opened(finding(16, 20))
+def test_a_prediction_shows_image_outlines_and_heat_below_a_caption() -> None:
+    picture = opened(predicted_image(16, 20))
     assert picture.shape[1] == 16 * (3 * 20 + 2 * 4)
     assert (picture[0] == 255).all()
     panels = picture[-256::16, ::16]
@@ -124,15 +124,15 @@ def test_a_finding_shows_image_outlines_and_heat_below_a_caption() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 20), (700, 500)])
-def test_the_scale_of_a_finding_stands_whole_at_the_right_of_its_caption(height: int, width: int) -> None:
-    picture = opened(finding(height, width)).astype(int)
+def test_the_scale_of_a_prediction_stands_whole_at_the_right_of_its_caption(height: int, width: int) -> None:
+    picture = opened(predicted_image(height, width)).astype(int)
     caption = picture[: -max(256 // height, 1) * height]
     coloured = np.argwhere(np.ptp(caption, axis=-1) > 8)  # letters are grey
     (top, left), (bottom, right) = coloured.min(axis=0), coloured.max(axis=0)
     bar = caption[top : bottom + 1, left : right + 1]
     assert bar.shape[1] == pytest.approx(
         10 * bar.shape[0], rel=0.1
-    )  # its black and white ends are no colours
+    )  # its black and white ends are not coloured
     assert (bar == bar[:1]).all()
     red, green, blue = bar[0].T
     assert (np.diff(red) >= 0).all()
@@ -147,19 +147,19 @@ def test_the_scale_of_a_finding_stands_whole_at_the_right_of_its_caption(height:
     assert left > 2 * width * max(256 // height, 1)
 
 
-def test_a_finding_without_truth_has_no_green() -> None:
-    middle = opened(finding(16, 20, truth=False))[-256::16, ::16][:, 24:44]
+def test_a_prediction_without_truth_has_no_green() -> None:
+    middle = opened(predicted_image(16, 20, truth=False))[-256::16, ::16][:, 24:44]
     predicted = outline(sample(16, 20).probability >= 0.5)
     np.testing.assert_array_equal((middle == (255, 0, 0)).all(axis=-1), predicted)
     assert not ((middle[..., 1] == 255) & (middle[..., 0] == 0)).any()
 
 
-def test_a_large_finding_is_shrunk_and_no_pixel_of_its_mask_gets_lost() -> None:
+def test_a_large_prediction_is_shrunk_and_no_pixel_of_its_mask_gets_lost() -> None:
     height, width = 1500, 2560
     mask = np.zeros((height, width), np.uint8)
     mask[700, 1300] = 1
     image = np.full((height, width), 0.25)
-    picture = opened(Finding(image, np.zeros((height, width)), mask, None, "large", "one pixel"))
+    picture = opened(PredictedImage(image, np.zeros((height, width)), mask, None, "large", "one pixel"))
     assert picture.shape[1] == 3 * 1024 + 2 * 4
     middle = picture[-600:, 1028:2052]
     assert [tuple(place) for place in np.argwhere((middle == (255, 0, 0)).all(axis=-1))] == [(280, 520)]
@@ -169,7 +169,7 @@ def test_a_large_finding_is_shrunk_and_no_pixel_of_its_mask_gets_lost() -> None:
 def test_outlines_of_large_pictures_are_thicker_and_stay_inside() -> None:
     mask = np.zeros((900, 1000), np.uint8)
     mask[100:400, 200:600] = 1
-    picture = opened(Finding(np.zeros((900, 1000)), np.zeros((900, 1000)), mask, None, "", ""))
+    picture = opened(PredictedImage(np.zeros((900, 1000)), np.zeros((900, 1000)), mask, None, "", ""))
     red = (picture[-900:, 1004:2004] == (255, 0, 0)).all(axis=-1)
     inner = np.zeros_like(red)
     inner[102:398, 202:598] = True

@@ -1,4 +1,4 @@
-"""Work in other processes: order, crashes, and what becomes of orphans."""
+"""Work in other processes: order, crashes, and the end of workers whose parent was killed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lost(number: int) -> int:
 
 
 def die_first(item: tuple[Path, int]) -> int:
-    """The first item's process dies once another one is about to be started; those of others work."""
+    """Die on the first item once another process is about to be started; return the number of other items."""
     folder, number = item
     if number == 0:
         (folder / "taken").touch()
@@ -61,7 +61,7 @@ def die_first(item: tuple[Path, int]) -> int:
 
 
 def die_second(item: tuple[Path, int]) -> int:
-    """The second item's process dies; the first item waits to be told."""
+    """Die on the second item; wait for a signal file on the first."""
     folder, number = item
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -86,7 +86,7 @@ def wait_for(path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_order(workers: int) -> None:
     numbers = list(range(25))
-    found = list(map_in_order(square, numbers, workers=workers, crashed=lost))
+    found = list(map_in_order(square, numbers, workers=workers, on_crash=lost))
     assert found == [number * number for number in numbers]
 
 
@@ -99,31 +99,31 @@ def test_items_are_taken_a_few_ahead() -> None:
             yield number
 
     ahead = [
-        len(taken) - done for done, _ in enumerate(map_in_order(square, items(), workers=2, crashed=lost))
+        len(taken) - done for done, _ in enumerate(map_in_order(square, items(), workers=2, on_crash=lost))
     ]
     assert max(ahead) <= 10
     assert taken == list(range(40))
 
 
 def test_pools_feed_each_other() -> None:
-    squares = map_in_order(double_more, iter(range(7)), workers=1, crashed=lost)
-    found = list(map_in_order(square_or_die, squares, workers=1, crashed=lost))
+    squares = map_in_order(double_more, iter(range(7)), workers=1, on_crash=lost)
+    found = list(map_in_order(square_or_die, squares, workers=1, on_crash=lost))
     assert found == [-n if n % 5 == 3 else n * n for n in (1, 3, 5, 7, 9, 11, 13)]
 
 
 def test_nothing_to_do() -> None:
-    assert list(map_in_order(square, [], workers=2, crashed=lost)) == []
+    assert list(map_in_order(square, [], workers=2, on_crash=lost)) == []
 
 
 def test_a_dying_worker_costs_its_item_alone() -> None:
-    found = list(map_in_order(square_or_die, list(range(12)), workers=2, crashed=lost))
+    found = list(map_in_order(square_or_die, list(range(12)), workers=2, on_crash=lost))
     assert found == [-n if n % 5 == 3 else n * n for n in range(12)]
 
 
 def slowly(monkeypatch: pytest.MonkeyPatch, taken: Path, before: Do, after: Do) -> None:
-    """Once the first worker has taken its item, let something happen while the second one is started.
+    """Call two functions while the second worker is started, after the first worker has taken its item.
 
-    Each `Do` is given the workers that there are.
+    Each function gets the workers that exist then.
     """
     start, begun = ForkServerProcess._Popen, []  # type: ignore[attr-defined]
 
@@ -143,35 +143,35 @@ def slowly(monkeypatch: pytest.MonkeyPatch, taken: Path, before: Do, after: Do) 
 def test_a_worker_that_dies_while_another_is_started(
     before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python's own pool fails on a pipe that is closed, or waits for ever for the one that was started."""
+    """Python's own pool fails on a closed pipe, or waits for ever for the worker that was started."""
 
     def die(first: Any, *_: Any) -> None:
         (tmp_path / "die").touch()
         first.wait()
-        time.sleep(0.3)  # that is noticed
+        time.sleep(0.3)  # until its death is noticed
 
     slowly(monkeypatch, tmp_path / "taken", *(die, nothing) if before else (nothing, die))
     items = [(tmp_path, number) for number in range(3)]
-    assert list(map_in_order(die_first, items, workers=2, crashed=lost_item)) == [-1, 1, 2]
+    assert list(map_in_order(die_first, items, workers=2, on_crash=lost_item)) == [-1, 1, 2]
 
 
 def test_a_worker_that_dies_before_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody watches it yet, and afterwards nothing wakes the watch."""
+    """Python's own pool does not watch it yet, and nothing wakes it up afterwards."""
 
     def go_on(_: Any, second: Any) -> None:
         second.wait()
         (tmp_path / "go on").touch()
         time.sleep(0.3)
 
-    monkeypatch.setattr("core.processes.workers._LOOK_S", 0.2)
+    monkeypatch.setattr("core.processes.workers._POLL_S", 0.2)
     slowly(monkeypatch, tmp_path / "taken", nothing, go_on)
     items = [(tmp_path, number) for number in range(2)]
-    assert list(map_in_order(die_second, items, workers=2, crashed=lost_item)) == [0, -1]
+    assert list(map_in_order(die_second, items, workers=2, on_crash=lost_item)) == [0, -1]
 
 
 def test_exceptions_are_the_callers() -> None:
     with pytest.raises(KeyError):
-        list(map_in_order(square_or_raise, list(range(9)), workers=2, crashed=lost))
+        list(map_in_order(square_or_raise, list(range(9)), workers=2, on_crash=lost))
 
 
 IMPORTS = """
@@ -180,12 +180,12 @@ sys.path[:0] = [{root!r}, {folder!r}]
 from core.processes.pool import map_in_order
 import job
 if __name__ == "__main__":
-    print(*map_in_order(job.where, [0, 1], workers=1, crashed=job.where))
+    print(*map_in_order(job.where, [0, 1], workers=1, on_crash=job.where))
 """
 
 
 def test_workers_import_what_the_caller_imports_and_once_for_all(tmp_path: Path) -> None:
-    """Not what the interpreter would find by itself: another copy that is installed, or nothing."""
+    """The interpreter's default path could lead to another, installed copy, or to none."""
     (tmp_path / "job.py").write_text(
         "import os\nimported = os.getpid()\ndef where(_): return imported, os.getpid()\n"
     )
@@ -209,7 +209,7 @@ if __name__ == "__main__":
     children = Path(f"/proc/self/task/{{threading.get_native_id()}}/children").read_text().split()
     most, done = 0, threading.Event()
     def work():
-        list(map_in_order(abs, [0], workers=1, crashed=abs))
+        list(map_in_order(abs, [0], workers=1, on_crash=abs))
         done.set()
     threading.Thread(target=work).start()
     while not done.is_set():
@@ -220,13 +220,13 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted as Linux tells of them")
 def test_workers_are_forks_of_a_process_without_other_threads(tmp_path: Path) -> None:
-    """Whose locks they would inherit: NumPy's BLAS begins a thread for each core when it is imported."""
+    """They would inherit the threads' locks. NumPy's BLAS starts a thread for each core on import."""
     script = tmp_path / "threads.py"
     script.write_text(THREADS.format(root=str(ROOT)))
     told = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=60
     )
-    assert told.stdout == "2 1\n", told.stderr  # it, and what keeps track of semaphores
+    assert told.stdout == "2 1\n", told.stderr  # the fork server and the resource tracker, one thread each
 
 
 ORPHANS = """
@@ -235,7 +235,7 @@ sys.path[:0] = [{root!r}, *{tests!r}]
 from core.processes.pool import map_in_order
 from test_pool import lost, wait
 if __name__ == "__main__":
-    for _ in map_in_order(wait, [{folder!r}] * 4, workers=2, crashed=lost):
+    for _ in map_in_order(wait, [{folder!r}] * 4, workers=2, on_crash=lost):
         pass
 """
 
@@ -247,7 +247,7 @@ def wait(folder: str) -> int:
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """Without a watch they would wait for work for ever: they hold both ends of the pipe."""
+    """Otherwise they would wait for work for ever, because they hold both ends of the pipe."""
     (tmp_path / "pids").mkdir()
     script = tmp_path / "orphans.py"
     tests = [str(folder) for folder in Path(__file__).parents[:3]]
@@ -270,16 +270,16 @@ from core.processes import pool
 from test_pool import lost, square, wait
 if __name__ == "__main__":
     if sys.argv[1] == "nowhere":
-        pool._places = lambda: iter([])
+        pool._temporary_folders = lambda: iter([])
     function, items = (wait, [sys.argv[2]]) if sys.argv[1] == "wait" else (square, [1, 2, 3])
-    found = pool.map_in_order(function, items, workers=2, crashed=lost)
-    print(multiprocessing.util.get_temp_dir() if pool._has_place_for_socket() else "-", flush=True)
+    found = pool.map_in_order(function, items, workers=2, on_crash=lost)
+    print(multiprocessing.util.get_temp_dir() if pool._has_socket_folder() else "-", flush=True)
     print(*found)
 """
 
 
 def with_tmpdir(folder: Path, tmpdir: str, *words: str) -> subprocess.Popen[str]:
-    """The program above in another folder for temporary files; it tells where its socket lies."""
+    """Run the program above with another folder for temporary files; it prints the folder of its socket."""
     script = folder / "places.py"
     tests = [str(path) for path in Path(__file__).parents[:3]]
     script.write_text(PLACES.format(root=str(ROOT), tests=tests))
@@ -304,7 +304,7 @@ needs_forkserver = pytest.mark.skipif(
 @needs_forkserver
 @pytest.mark.parametrize("tmpdir", [LONG, "y/" * 60 + "y", "{folder}/" + LONG, "short", "none", "a file", ""])
 def test_temporary_files_may_lie_anywhere(tmp_path: Path, tmpdir: str) -> None:
-    """Where a name is too long for a socket, or no folder, it lies elsewhere and leaves no trace."""
+    """If the path is too long for a socket, or is no folder, the socket is elsewhere and is removed."""
     tmpdir = tmpdir.format(folder=tmp_path)
     if tmpdir == "a file":
         (tmp_path / tmpdir).touch()
@@ -335,7 +335,7 @@ def test_ctrl_c_leaves_no_socket(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     for pid in (tmp_path / "pids").iterdir():
         with contextlib.suppress(ProcessLookupError):  # the program may have ended it by now
-            os.kill(int(pid.name), signal.SIGKILL)  # workers do not end at Ctrl-C, but when they are done
+            os.kill(int(pid.name), signal.SIGKILL)  # workers ignore Ctrl-C and would finish their work
     _, said = process.communicate(timeout=60)
     assert said.rstrip().endswith("KeyboardInterrupt"), said  # it was the Ctrl-C that ended it
     assert not place.exists()

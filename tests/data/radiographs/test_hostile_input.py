@@ -227,7 +227,7 @@ def test_the_corpus() -> None:
     paths = sorted(path for path in CORPUS.iterdir() if path.suffix != ".md")
     assert len(paths) >= 9
     listed = (CORPUS / "README.md").read_text()
-    found = map_in_order(check_file, paths, workers=2, crashed=file_died, prepare=limit)
+    found = map_in_order(check_file, paths, workers=2, on_crash=file_died, prepare=limit)
     for path, tried in zip(paths, found, strict=True):
         assert not tried.failures
         # A damaged attribute that nobody needs is passed over.
@@ -258,4 +258,5 @@ def test_thousands() -> None:
 
 
 def run(chunks: list[tuple[int, ...]]) -> list[Tried]:
-    return list(map_in_order(try_all, chunks, workers=min(available_cores(), 4), crashed=died, prepare=limit))
+    workers = min(available_cores(), 4)
+    return list(map_in_order(try_all, chunks, workers=workers, on_crash=died, prepare=limit))

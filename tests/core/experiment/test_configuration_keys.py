@@ -1,4 +1,4 @@
-"""An unknown key is answered with the whole path of the key that was meant."""
+"""Paths of keys, and the keys that a message about an unknown key suggests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from core.base.errors import UserError
 from core.experiment.configuration import parse_configuration
+from core.experiment.configuration_keys import key_path
 
 BLOCKS = [{"name": "a", "kind": "conv", "filters": 2}, {"name": "mask", "kind": "output"}]
 
@@ -51,3 +52,8 @@ def test_nothing_is_guessed_where_nothing_is_near(key: str) -> None:
     content: dict[str, Any] = {"network": {"blocks": BLOCKS}}
     with pytest.raises(UserError, match=r"unknown key$"):
         parse_configuration(content, [f"{key}=0.1"])
+
+
+def test_key_paths_read_as_they_are_written() -> None:
+    assert key_path(["network", "blocks", 3, "skip"]) == "network.blocks[3].skip"
+    assert key_path([]) == ""
