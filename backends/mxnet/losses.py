@@ -73,8 +73,7 @@ def total(rule: LossRule, logits: Symbol, masks: Symbol, dtype: str) -> Loss:
         "lovasz": lovasz,
     }
     parts = [
-        (weight, losses[name](logits, masks, dtype, *constants))
-        for weight, name, constants in rule.parts()
+        (weight, losses[name](logits, masks, dtype, *constants)) for weight, name, constants in rule.parts()
     ]
     value = mx.sym.add_n(*(weight * loss for weight, (loss, _) in parts))
     return value, mx.sym.add_n(*(weight * slope for weight, (_, slope) in parts))

@@ -56,9 +56,7 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
         "tversky": tversky,
         "lovasz": lovasz,
     }
-    parts = [
-        weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()
-    ]
+    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
     return tf.add_n(parts)
 
 

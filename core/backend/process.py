@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from core.backend.contract import Implementation
 from core.backend.registry import load_backend, require_backend
 from core.base.errors import UserError
-from core.processes.workers import Workers, set_up_worker, start_tracker
+from core.processes.workers import WorkerPool, set_up_worker, start_resource_tracker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +41,7 @@ class BackendProcess:
         require_backend(name)
         self.name, self._timeout_s = name, timeout_s
         context = multiprocessing.get_context("spawn")
-        self._pool = Workers(1, context, _prepare)
+        self._pool = WorkerPool(1, context, _prepare)
 
     def call(
         self, function: Callable[Concatenate[Implementation, P], R], *args: P.args, **kwargs: P.kwargs
@@ -89,7 +89,7 @@ def _interrupts_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    start_tracker()  # it unblocks SIGINT when it has started
+    start_resource_tracker()  # it unblocks SIGINT when it has started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

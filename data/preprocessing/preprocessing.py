@@ -195,7 +195,7 @@ def _read_all(
         convert_and_store,
         sources[len(staging.entries) :],
         workers=context.settings.workers or available_cores(),
-        crashed=killed_worker_entry,
+        on_crash=killed_worker_entry,
         prepare=set_worker_context,
         arguments=(context,),
     )

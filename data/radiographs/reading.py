@@ -88,7 +88,7 @@ def read_all(
     settings = _ReadSettings(folder, Identities.of(None, files), height, width)
     crashed = functools.partial(_crashed, folder=folder)
     return map_in_order(
-        _read, files, workers=workers, crashed=crashed, prepare=_prepare, arguments=(settings,)
+        _read, files, workers=workers, on_crash=crashed, prepare=_prepare, arguments=(settings,)
     )
 
 

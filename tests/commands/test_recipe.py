@@ -28,12 +28,12 @@ MODEL = "reference_model"
 
 def test_the_settings_are_those_of_the_data() -> None:
     """Two classes, as `data` knows no configuration: the same names and the same defaults."""
-    assert recipe.Augmentation().model_dump() == dataclasses.asdict(AugmentationSettings())
-    assert list(recipe.Augmentation.model_fields) == [
+    assert recipe.AugmentationSettings().model_dump() == dataclasses.asdict(AugmentationSettings())
+    assert list(recipe.AugmentationSettings.model_fields) == [
         field.name for field in dataclasses.fields(AugmentationSettings)
     ]
     fields = {field.name for field in dataclasses.fields(SamplingSchedule)}
-    assert recipe.Sampling.model_fields.keys() == fields
+    assert recipe.SamplingSettings.model_fields.keys() == fields
 
 
 @pytest.mark.parametrize(
