@@ -22,7 +22,7 @@ from core.network.plan import Plan
 from core.parity.measures import KINDS, Distances, Ruler, Snapshot, Violation
 from core.parity.trajectory import Step, advance, begin, begin_judging
 from core.tolerance.budget import DRAWS, Distance, farthest
-from core.training.loop import Batch, Batches
+from core.training.loop import BatchSource, LabelledBatch
 from core.training.schedules import learning_rate
 
 TRUTH = "truth"
@@ -109,7 +109,7 @@ def certify(
     names: Sequence[str],
     plan: Plan,
     configuration: Configuration,
-    batches: Batches,
+    batches: BatchSource,
     data: DataFacts,
     steps: int,
     *,
@@ -159,7 +159,7 @@ def certify(
         return work.certificate
 
 
-def _endless(batches: Batches) -> Iterator[Batch]:
+def _endless(batches: BatchSource) -> Iterator[LabelledBatch]:
     epoch = 0
     while True:
         epoch += 1
@@ -213,7 +213,7 @@ class _Work:
         process.call(begin_judging, run, self._plan, self._rules, precision, self._state, draw)
         return _Run(run, process, self._state)
 
-    def advance(self, step: int, batch: Batch) -> None:
+    def advance(self, step: int, batch: LabelledBatch) -> None:
         """One step of every run, and what it showed."""
         settings, certificate = self._settings, self.certificate
         rate = learning_rate(settings, step, self._batches)  # nothing is scored, so there is no plateau

@@ -45,7 +45,7 @@ from core.base.rounding import to_float32
 from core.experiment.checkpoint import Checkpoint
 from core.files.atomic import write_text
 from core.network.plan import BatchNorm, Constant, Parameter, Plan, Statistic, Tensor
-from core.scoring.thresholds import Saved, Thresholds
+from core.scoring.thresholds import SavedThresholds, Thresholds
 
 EXPORT = "export"
 """In the folder of a model: what training exported, in its framework's own format."""
@@ -54,7 +54,7 @@ METADATA = "metadata.json"
 FORMAT, VERSION = "pneumoseg-export", "1"
 CLASSES = ("pneumothorax",)
 
-ALLOWED: Mapping[Precision, float] = {"float32": 1e-3, "float64": 1e-3, "mixed_bfloat16": 5e-2}
+TOLERANCES: Mapping[Precision, float] = {"float32": 1e-3, "float64": 1e-3, "mixed_bfloat16": 5e-2}
 """How far a probability may be from the reference's of the same precision. Rounding alone comes to 1e-6 or
 1e-5, more where a network is strange to what it sees; a wrong export is much farther."""
 
@@ -62,8 +62,8 @@ _MIRRORED = "mirror_images"
 _WHITE = "white-level"  # no block can have this name
 
 
-def metadata_of(
-    checkpoint: Checkpoint, path: Path, saved: Saved | None, *, white: float = 1.0, writer: str = ""
+def export_metadata(
+    checkpoint: Checkpoint, path: Path, saved: SavedThresholds | None, *, white: float = 1.0, writer: str = ""
 ) -> dict[str, str]:
     """What is told of a model.
 
@@ -107,7 +107,7 @@ def read_metadata(folder: Path) -> dict[str, str] | None:
     return None
 
 
-def renew_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> None:
+def update_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> None:
     """Tell of thresholds that were searched after the export in a folder was written, if one was.
 
     Args:
@@ -121,7 +121,7 @@ def renew_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> Non
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A network to export. `state` is what it will hold; the rest as for `Implementation.compile`."""
 
     plan: Plan
@@ -130,7 +130,7 @@ class Source:
     state: State
 
 
-def with_white(source: Source, white: float) -> Source:
+def with_white_level(source: ExportSource, white: float) -> ExportSource:
     """The same network, for images whose white is `white` instead of 1.
 
     The division is a batch normalisation before everything else, of mean 0 and variance white**2: so every
@@ -176,9 +176,9 @@ def with_white(source: Source, white: float) -> Source:
     return replace(source, plan=wider, state=state)
 
 
-def write(
+def write_export(
     implementation: Implementation,
-    source: Source,
+    source: ExportSource,
     folder: Path,
     metadata: Mapping[str, str],
     form: str | None = None,
@@ -215,7 +215,7 @@ def probe_images(height: int, width: int) -> NDArray[np.float32]:
     return images
 
 
-def judged(reference: Implementation, source: Source, images: Array) -> Array:
+def predict_reference(reference: Implementation, source: ExportSource, images: Array) -> Array:
     """What the reference predicts of images in [0, 1] with the same network in the same precision."""
     model = reference.compile(source.plan, source.rules, "cpu", source.precision)
     model.load_state(source.state)
@@ -231,10 +231,10 @@ def largest_difference(received: Array, expected: Array, precision: Precision, w
     if received.shape != expected.shape:
         raise UserError(f"{what} gives probabilities of {received.shape}; expected {expected.shape}")
     found = float(np.abs(received.astype(np.float64) - expected).max())
-    if not found <= ALLOWED[precision]:
+    if not found <= TOLERANCES[precision]:
         raise UserError(
             f"{what} is wrong: a probability differs from the reference's by {found:.2g}, allowed "
-            f"{ALLOWED[precision]:g}. Nothing was written.",
+            f"{TOLERANCES[precision]:g}. Nothing was written.",
             f"This is an error of the backend; {command_line('conformance', '-f NAME')} may show where.",
         )
     return found

@@ -17,7 +17,7 @@ from core.backend.process import BackendProcess
 from core.prediction.trained_models import Member, Predictor
 
 Probabilities = NDArray[np.float32]
-Begin = Callable[[NDArray[np.float32]], Callable[[], Probabilities]]
+BeginPrediction = Callable[[NDArray[np.float32]], Callable[[], Probabilities]]
 """Begins to predict (n, h, w, 1) images; what it gives waits for their (n, h, w, 1) probabilities."""
 
 _opened: dict[str, Predictor] = {}  # of this process

@@ -21,18 +21,17 @@ from core.base.errors import UserError
 from core.base.programs import command_line
 from core.experiment.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
 from core.network.lowering import lower
-from core.scoring.thresholds import FILE as THRESHOLDS
-from core.scoring.thresholds import Thresholds, load_thresholds
+from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, load_thresholds
 
 CHECKPOINTS = (AVERAGED, BEST)
 """The first that a model's folder has is the one that predicts."""
 
 _FOLD = re.compile(r"fold(0|[1-9][0-9]*)")  # as `fold_folder` names them
-_FILES_OF_A_MODEL = (THRESHOLDS, "history.json", "predictions.png")
+_FILES_OF_A_MODEL = (THRESHOLDS_FILE, "history.json", "predictions.png")
 _FOLDERS_OF_A_MODEL = ("export", "averaging")
 
 
-def is_of_model(file: Path) -> bool:
+def belongs_to_model(file: Path) -> bool:
     """Whether a file is one of those that make a model up, by its name.
 
     Args:

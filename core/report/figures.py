@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from core.pictures.plotting import Axes, FuncFormatter, MaxNLocator, NullLocator
 from core.report.findings import roc_curve
-from core.report.svg import INK, LINE, MUTED, PAPER, colour, drawing, stroke
+from core.report.svg import INK, LINE, MUTED, PAPER, colour, drawing, line_style
 from core.scoring.evaluation_record import Calibration, Evaluation, MemberRecord, Surface
 from core.scoring.thresholds import AREA_SIZE, Thresholds
 
@@ -53,7 +53,7 @@ def loss_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
             training = [record.loss for record in member.history]
             validation = [record.validation_loss for record in member.history]
             plot.axes.plot(epochs, training, color=colour(number), linewidth=0.8, alpha=0.5)
-            plot.axes.plot(epochs, validation, **stroke(number))
+            plot.axes.plot(epochs, validation, **line_style(number))
             _mark_epoch(plot.axes, number, member, validation)
             values += training + validation
         _scale(plot.axes, values)
@@ -76,7 +76,7 @@ def dice_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
             positive = [_number(record.dice_positive) for record in member.history]
             plot.axes.plot(epochs, floor, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             plot.axes.plot(epochs, positive, color=colour(number), linewidth=0.8, alpha=0.5)
-            plot.axes.plot(epochs, dice, **stroke(number))
+            plot.axes.plot(epochs, dice, **line_style(number))
             _mark_epoch(plot.axes, number, member, dice)
         plot.axes.set_ylim(-0.02, 1.02)
         _label(plot.axes, "epoch", "Dice")
@@ -96,7 +96,7 @@ def rate_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
         values: list[float] = []
         for number, member, epochs in _curves(evaluations):
             rates = [record.learning_rate for record in member.history]
-            plot.axes.plot(epochs, rates, **stroke(number))
+            plot.axes.plot(epochs, rates, **line_style(number))
             values += rates
         _scale(plot.axes, values)
         _label(plot.axes, "epoch", "learning rate")
@@ -219,7 +219,7 @@ def roc(evaluations: Sequence[Evaluation]) -> Plot | None:
         plot.axes.plot([0, 1], [0, 1], color=LINE, linewidth=0.8)
         for number, model in drawn:
             false, true = roc_curve(model.rows)
-            plot.axes.plot(false, true, **stroke(number), clip_on=False)
+            plot.axes.plot(false, true, **line_style(number), clip_on=False)
             found, cleared = model.summary.sensitivity, model.summary.specificity
             if found is not None and cleared is not None:
                 point = {"color": colour(number), "markersize": 6, "markeredgecolor": PAPER, "zorder": 5}
@@ -278,7 +278,7 @@ def reliability(evaluations: Sequence[Evaluation], kind: str) -> Plot:
         for number, model in enumerate(evaluations):
             bins = [bar for bar in calibration(model).bins if bar.predicted is not None]
             x, y = [_number(bar.predicted) for bar in bins], [_number(bar.observed) for bar in bins]
-            plot.axes.plot(x, y, **stroke(number), clip_on=False)
+            plot.axes.plot(x, y, **line_style(number), clip_on=False)
             weight = np.sqrt([bar.count / max(b.count for b in bins) for bar in bins])
             plot.axes.scatter(x, y, 8 + 40 * weight, color=colour(number), linewidths=0, clip_on=False)
         _unit_square(plot.axes)
@@ -302,7 +302,7 @@ def dice_distribution(evaluations: Sequence[Evaluation]) -> Plot | None:
         for number, model in enumerate(evaluations):
             dice = np.sort([row.dice for row in model.rows if row.truth_pixels])
             reached = np.linspace(1, 0, len(dice) + 1)
-            plot.axes.stairs(reached, [0, *dice, 1], baseline=None, **stroke(number))
+            plot.axes.stairs(reached, [0, *dice, 1], baseline=None, **line_style(number))
         _unit_square(plot.axes)
         _label(plot.axes, "Dice", "share of positives")
     return Plot(
@@ -324,7 +324,7 @@ def dice_by_size(evaluations: Sequence[Evaluation]) -> Plot | None:
                 parts = np.array_split(np.argsort(true, kind="stable"), 5)
                 centres = [float(np.median(true[part])) for part in parts]
                 medians = [float(np.median(dice[part])) for part in parts]
-                plot.axes.plot(centres, medians, **stroke(number))
+                plot.axes.plot(centres, medians, **line_style(number))
         plot.axes.set_ylim(-0.03, 1.03)
         _logarithmic(plot.axes, "x")
         _label(plot.axes, "true area (pixels at 1024x1024)", "Dice")

@@ -38,7 +38,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """One model beside another on the same images.
 
     Args:
@@ -52,18 +52,18 @@ class Comparison:
     decided_otherwise: int
 
 
-def above_floor(rows: Sequence[ImageRow]) -> Difference:
+def above_baseline(rows: Sequence[ImageRow]) -> Difference:
     """Dice over that of empty masks."""
     return _difference(_dice(rows) - np.array([row.truth_pixels == 0 for row in rows], dtype=np.float64))
 
 
-def compare(first: Evaluation, second: Evaluation) -> Comparison | None:
+def compare(first: Evaluation, second: Evaluation) -> ModelComparison | None:
     """`second` minus `first`; None unless they were scored on the same images."""
     if not same_images(first, second):
         return None
     distance = _dice(second.rows) - _dice(first.rows)
     pairs = zip(first.rows, second.rows, strict=True)
-    return Comparison(
+    return ModelComparison(
         dice=_difference(distance),
         changed=int(np.count_nonzero(np.abs(distance) > 1e-3)),
         decided_otherwise=sum((a.predicted_pixels > 0) != (b.predicted_pixels > 0) for a, b in pairs),

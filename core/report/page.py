@@ -25,7 +25,7 @@ from core.pictures.radiographs import draw_grey, draw_outlines
 from core.report import figures, findings
 from core.report.figures import Plot
 from core.report.svg import SERIES
-from core.scoring.evaluation_record import Case, CaseKind, Evaluation, ImageRow
+from core.scoring.evaluation_record import CaseKind, Evaluation, ImageRow, PicturedCase
 
 TABLE_ROWS = 5000
 """Images in the table at most."""
@@ -57,7 +57,7 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
     if not evaluations:
         raise ValueError("a report needs at least one evaluation")
     models = [
-        Model(number, name, model)
+        ReportModel(number, name, model)
         for number, (name, model) in enumerate(zip(_names(evaluations), evaluations, strict=True))
     ]
     script = Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
 
 
 @dataclass(frozen=True)
-class Model:
+class ReportModel:
     """A model with its place in the report.
 
     Args:
@@ -109,9 +109,9 @@ class Model:
     record: Evaluation
 
     @property
-    def above_floor(self) -> findings.Difference:
+    def above_baseline(self) -> findings.Difference:
         """Its Dice over the floor."""
-        return findings.above_floor(self.record.rows)
+        return findings.above_baseline(self.record.rows)
 
     @functools.cached_property
     def surfaces(self) -> list[Plot]:
@@ -136,7 +136,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Finding:
+class CaseResult:
     """What one model made of a case.
 
     Args:
@@ -146,14 +146,14 @@ class Finding:
         probability: Data URL of the probability.
     """
 
-    model: Model
+    model: ReportModel
     row: ImageRow
     outlines: str | None = None
     probability: str | None = None
 
 
 @dataclass(frozen=True)
-class Picture:
+class CasePicture:
     """An image worth looking at, and what each model made of it.
 
     Args:
@@ -170,11 +170,11 @@ class Picture:
     width: int
     height: int
     radiograph: str
-    findings: list[Finding]
+    findings: list[CaseResult]
 
 
 @dataclass(frozen=True)
-class Table:
+class ImageTable:
     """The table of images: first each image's facts, then what each model found.
 
     Args:
@@ -194,14 +194,14 @@ def _names(evaluations: Sequence[Evaluation]) -> list[str]:
     ]
 
 
-def _training_legend(models: list[Model]) -> list[tuple[int, str]]:
+def _training_legend(models: list[ReportModel]) -> list[tuple[int, str]]:
     """Colour and name of the curves: models, or the members if there is but one model."""
     if len(models) > 1:
         return [(model.number, model.name) for model in models]
     return [(place, member.folder) for place, member in enumerate(models[0].record.origin.members)]
 
 
-def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
+def _cases(models: list[ReportModel]) -> list[tuple[str, list[CasePicture]]]:
     """Under each heading its pictures: the first model's cases, and the worst of the others that it lacks."""
     first = {case.row.id: case for case in models[0].record.cases if case.kind in _HEADINGS}
     for model in models[1:]:
@@ -210,7 +210,7 @@ def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
             first.update({case.row.id: case for case in fresh[:count]})
     pictured = [{case.row.id: case for case in model.record.cases} for model in models]
     rows = [{row.id: row for row in model.record.rows if row.id in first} for model in models]
-    groups: dict[CaseKind, list[Picture]] = {kind: [] for kind in _HEADINGS}
+    groups: dict[CaseKind, list[CasePicture]] = {kind: [] for kind in _HEADINGS}
     for number, (image_id, case) in enumerate(first.items()):
         height, width = case.sample.image.shape
         found = [
@@ -219,18 +219,18 @@ def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
             if (row := scored.get(image_id)) is not None
         ]
         radiograph = _data_url(draw_grey(case.sample.image))
-        groups[case.kind].append(Picture(number, case.row, width, height, radiograph, found))
+        groups[case.kind].append(CasePicture(number, case.row, width, height, radiograph, found))
     return [(_HEADINGS[kind], pictures) for kind, pictures in groups.items() if pictures]
 
 
-def _finding(model: Model, row: ImageRow, case: Case | None) -> Finding:
+def _finding(model: ReportModel, row: ImageRow, case: PicturedCase | None) -> CaseResult:
     if case is None:
-        return Finding(model, row)
+        return CaseResult(model, row)
     outlines = draw_outlines(case.sample.truth, case.predicted)
-    return Finding(model, row, _data_url(outlines), _data_url(draw_grey(case.sample.probability)))
+    return CaseResult(model, row, _data_url(outlines), _data_url(draw_grey(case.sample.probability)))
 
 
-def _table(models: list[Model]) -> Table:
+def _table(models: list[ReportModel]) -> ImageTable:
     found: dict[str, list[ImageRow | None]] = {}
     for place, model in enumerate(models):
         for row in model.record.rows:
@@ -239,7 +239,7 @@ def _table(models: list[Model]) -> Table:
     if len(rows) > TABLE_ROWS:
         lowest = sorted(range(len(rows)), key=lambda place: min(row.dice for row in rows[place] if row))
         rows = [rows[place] for place in sorted(lowest[:TABLE_ROWS])]
-    return Table(rows, len(found))
+    return ImageTable(rows, len(found))
 
 
 def _present(plots: Sequence[Plot | None]) -> list[Plot]:

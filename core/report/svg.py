@@ -79,7 +79,7 @@ def colour(number: int) -> str:
     return SERIES[number % len(SERIES)]
 
 
-def stroke(number: int) -> dict[str, Any]:
+def line_style(number: int) -> dict[str, Any]:
     """The line of a model. The first one's is wide: it is seen below others that say the same."""
     style = ("-", "--", ":")[number // len(SERIES) % 3]
     return {"color": colour(number), "linestyle": style, "linewidth": 1.1 if number else 2.0}

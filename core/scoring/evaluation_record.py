@@ -197,7 +197,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Case:
+class PicturedCase:
     """An image worth looking at.
 
     Its arrays have the size that the network takes, (h, w): the image and the probability are what it saw
@@ -238,7 +238,7 @@ class Evaluation:
     pixel_calibration: Calibration
     rows: tuple[ImageRow, ...]
     surfaces: tuple[Surface, ...] = ()
-    cases: tuple[Case, ...] = ()
+    cases: tuple[PicturedCase, ...] = ()
 
     @property
     def name(self) -> str:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from core.pictures.radiographs import Sample
 from core.scoring.evaluation_record import (
     Calibration,
-    Case,
     CaseKind,
     Evaluation,
     ImageRow,
     Origin,
+    PicturedCase,
     ReliabilityBin,
     Summary,
 )
@@ -36,7 +36,7 @@ CASES: dict[CaseKind, int] = {"worst positive": 6, "false positive": 4, "best po
 
 
 @dataclass(frozen=True)
-class Reliability:
+class ReliabilitySums:
     """Sums over predictions, of which a `Calibration` is made; those of several sets add up.
 
     Args:
@@ -52,7 +52,9 @@ class Reliability:
     squares: float = 0.0
 
     @classmethod
-    def of(cls, probability: NDArray[np.floating[Any]], truth: NDArray[np.generic]) -> Reliability:
+    def from_predictions(
+        cls, probability: NDArray[np.floating[Any]], truth: NDArray[np.generic]
+    ) -> ReliabilitySums:
         """Of predictions and what came true, two arrays of one shape."""
         p, t = probability.ravel(), truth.ravel().astype(bool)
         place = np.minimum(p * BINS, BINS - 1).astype(np.uint8)
@@ -64,9 +66,9 @@ class Reliability:
             squares=float(np.einsum("i,i", difference, difference, dtype=np.float64)),
         )
 
-    def __add__(self, other: Reliability) -> Reliability:
+    def __add__(self, other: ReliabilitySums) -> ReliabilitySums:
         """Of both sets together."""
-        return Reliability(
+        return ReliabilitySums(
             self.count + other.count,
             self.predicted + other.predicted,
             self.observed + other.observed,
@@ -106,7 +108,7 @@ class Tally:
     row: ImageRow
     pixels: NDArray[np.int64]
     truth: NDArray[np.int64]
-    reliability: Reliability
+    reliability: ReliabilitySums
 
 
 def tally(
@@ -137,7 +139,7 @@ def tally(
         height=truth.shape[0],
         width=truth.shape[1],
     )
-    return Tally(row, pixels, of_truth, Reliability.of(probability, truth))
+    return Tally(row, pixels, of_truth, ReliabilitySums.from_predictions(probability, truth))
 
 
 @dataclass
@@ -152,11 +154,11 @@ class Scorer:
     thresholds: Thresholds
     also: frozenset[str] = frozenset()
     _tallies: dict[int, Tally] = field(default_factory=dict)
-    _reliability: Reliability = field(default_factory=Reliability)
-    _cases: dict[CaseKind, list[tuple[tuple[float, float, int], Case]]] = field(
+    _reliability: ReliabilitySums = field(default_factory=ReliabilitySums)
+    _cases: dict[CaseKind, list[tuple[tuple[float, float, int], PicturedCase]]] = field(
         default_factory=lambda: {kind: [] for kind in CASES}
     )
-    _compared: dict[int, Case] = field(default_factory=dict)
+    _compared: dict[int, PicturedCase] = field(default_factory=dict)
 
     def add(self, place: int, found: Tally) -> list[CaseKind]:
         """Count an image; gives the kinds of case that it now is one of the first of.
@@ -174,14 +176,14 @@ class Scorer:
         ]
         return [*kinds, "for comparison"] if found.row.id in self.also else kinds
 
-    def show(self, place: int, kind: CaseKind, sample: Sample, predicted: NDArray[np.uint8]) -> None:
+    def keep_pictures(self, place: int, kind: CaseKind, sample: Sample, predicted: NDArray[np.uint8]) -> None:
         """Keep the pictures of an image that `add` has asked for."""
         row = self._tallies[place].row
         if kind == "for comparison":
-            self._compared[place] = Case(kind, row, sample, predicted)
+            self._compared[place] = PicturedCase(kind, row, sample, predicted)
             return
         kept = self._cases[kind]
-        kept.append(((*_orders(row)[kind], place), Case(kind, row, sample, predicted)))
+        kept.append(((*_orders(row)[kind], place), PicturedCase(kind, row, sample, predicted)))
         kept.sort(key=lambda entry: entry[0])
         del kept[CASES[kind] :]
 
@@ -198,7 +200,7 @@ class Scorer:
         return Evaluation(
             origin=origin,
             summary=summary(rows, self.thresholds),
-            image_calibration=Reliability.of(existence, positive).calibration(),
+            image_calibration=ReliabilitySums.from_predictions(existence, positive).calibration(),
             pixel_calibration=self._reliability.calibration(),
             rows=rows,
             surfaces=surfaces(self.histograms(), self.thresholds),
@@ -208,7 +210,7 @@ class Scorer:
     def _in_order(self) -> list[Tally]:
         return [self._tallies[place] for place in sorted(self._tallies)]
 
-    def _chosen_cases(self) -> tuple[Case, ...]:
+    def _chosen_cases(self) -> tuple[PicturedCase, ...]:
         """Each image once: with few positives the best are among the worst."""
         chosen = {kind: [case for _, case in kept] for kind, kept in self._cases.items()}
         worst = {case.row.id for case in chosen["worst positive"]}

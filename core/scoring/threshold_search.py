@@ -115,7 +115,7 @@ class Histograms:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchResult:
     """What a search found.
 
     Args:
@@ -157,7 +157,7 @@ def nearest_level(value: float) -> int:
     return min(max(round(value * LEVELS), 1), LEVELS - 1)
 
 
-def search(images: Histograms) -> Search | None:
+def search_thresholds(images: Histograms) -> SearchResult | None:
     """The best triplet for some images; None where none of them is positive, and nothing can be learnt."""
     if not images.positive.any():
         return None
@@ -165,7 +165,7 @@ def search(images: Histograms) -> Search | None:
     tables = [np.stack([part.dice_sums(area) for area in AREAS]) for part in parts]
     whole = np.sum(tables, axis=0)
     found = _best(images, whole)
-    return Search(
+    return SearchResult(
         thresholds=found,
         dice=float(images.dice(found).mean()),
         dice_default=float(images.dice(Thresholds()).mean()),

@@ -32,7 +32,7 @@ from core.base.rounding import to_float32
 from core.files.atomic import write_text
 from core.files.system_errors import explain_os_errors
 
-FILE = "thresholds.json"
+THRESHOLDS_FILE = "thresholds.json"
 """In the folder of a model."""
 
 AREA_SIZE = 1024
@@ -96,11 +96,11 @@ class Thresholds:
 def save_thresholds(folder: Path, thresholds: Thresholds, facts: dict[str, Any] | None = None) -> None:
     """Write a model's thresholds, with `facts` for a reader (what they were searched on, what they score)."""
     content = {**dataclasses.asdict(thresholds), **(facts or {})}
-    write_text(folder / FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(folder / THRESHOLDS_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedThresholds:
     """What a model's file of thresholds says.
 
     Args:
@@ -115,17 +115,17 @@ class Saved:
 
 def load_thresholds(folder: Path) -> Thresholds | None:
     """A model's thresholds; None if none were saved. Errors are those of `load_saved`."""
-    saved = load_saved(folder)
+    saved = load_saved_thresholds(folder)
     return None if saved is None else saved.thresholds
 
 
-def load_saved(folder: Path) -> Saved | None:
+def load_saved_thresholds(folder: Path) -> SavedThresholds | None:
     """A model's thresholds and how they were searched; None if none were saved.
 
     Raises:
         UserError: The file cannot be read or is not one of ours.
     """
-    path = folder / FILE
+    path = folder / THRESHOLDS_FILE
     if not path.is_file():
         return None
     with explain_os_errors(path, "read"):
@@ -142,6 +142,6 @@ def load_saved(folder: Path) -> Saved | None:
             f"Search them again: {command_line('tune', '-f NAME')}; or remove the file.",
         ) from error
     try:
-        return Saved(Thresholds(**found), flip)
+        return SavedThresholds(Thresholds(**found), flip)
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error

@@ -9,21 +9,21 @@ from typing import Literal
 
 from core.backend.contract import Backend
 from core.experiment.checkpoint import LAST, load_checkpoint
-from core.prediction.predictor_process import Begin
+from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member
 from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
-from core.tasks.predictions import Decision
+from core.tasks.predictions import PredictionSettings
 from core.tasks.progress import Watcher
 from core.tasks.scoring import score
-from core.tasks.validation_split import shares
+from core.tasks.validation_split import scoring_groups
 from data.hdf5.store import Store
 
-Split = Literal["validation", "all"]
+SplitName = Literal["validation", "all"]
 """The images that training held out, or every image of a file."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """What is judged.
 
     Args:
@@ -36,17 +36,17 @@ class Subject:
     backend: Backend
     folders: Sequence[Path]
     members: Sequence[Member]
-    decision: Decision
+    decision: PredictionSettings
 
 
 def evaluate(
     watcher: Watcher,
     store: Store,
-    subject: Subject,
-    open_models: Callable[[Sequence[Member]], tuple[Begin, str]],
+    subject: EvaluatedModel,
+    open_models: Callable[[Sequence[Member]], tuple[BeginPrediction, str]],
     *,
     data: str,
-    split: Split,
+    split: SplitName,
     batch_size: int,
     also: frozenset[str] = frozenset(),
 ) -> Evaluation:
@@ -65,10 +65,10 @@ def evaluate(
     Raises:
         UserError: The images are not for these models (`core.tasks.validation_split.shares`), or unreadable.
     """
-    parts = shares(store, subject.members, split)
+    parts = scoring_groups(store, subject.members, split)
     devices = set()
 
-    def begin(some: Sequence[Member]) -> Begin:
+    def begin(some: Sequence[Member]) -> BeginPrediction:
         opened, device = open_models(some)
         devices.add(device)
         return opened

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from core.base.programs import command_line
 from core.prediction.trained_models import Member, mean_thresholds, missing_folds
-from core.scoring.thresholds import Saved, Thresholds, load_saved
+from core.scoring.thresholds import SavedThresholds, Thresholds, load_saved_thresholds
 from data.radiographs.resize import resize_image
 
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # pydicom, which training does without
 
 
 @dataclass(frozen=True)
-class Answer:
+class Segmentation:
     """What is said of an image.
 
     Args:
@@ -51,10 +51,12 @@ class Answer:
     existence: float
 
 
-def answer(probability: NDArray[np.float32], height: int, width: int, thresholds: Thresholds) -> Answer:
+def segment_image(
+    probability: NDArray[np.float32], height: int, width: int, thresholds: Thresholds
+) -> Segmentation:
     """The answer for an image of (height, width), from the (h, w) probabilities of a network."""
     full = resize_image(probability, height, width)
-    return Answer(full, *thresholds.decide(full))
+    return Segmentation(full, *thresholds.decide(full))
 
 
 def box_around(mask: NDArray[np.uint8]) -> Box | None:
@@ -72,12 +74,12 @@ def area_in_mm2(geometry: Geometry, pixels: int) -> float | None:
     return None if spacing is None else pixels * spacing[0] * spacing[1]
 
 
-Origin = Literal["tuned", "default", "given"]
+ThresholdsOrigin = Literal["tuned", "default", "given"]
 """Where thresholds came from: a file beside the model, nowhere, or the user, who changed one at least."""
 
 
 @dataclass(frozen=True)
-class Decision:
+class PredictionSettings:
     """What decides for some models.
 
     Args:
@@ -89,15 +91,15 @@ class Decision:
     """
 
     thresholds: Thresholds
-    origin: Origin
+    origin: ThresholdsOrigin
     flip: bool
     followed: bool
     remarks: tuple[str, ...]
 
 
-def decide(
+def choose_settings(
     folders: Sequence[Path], changes: Mapping[str, float | None], flip: bool | None = None
-) -> Decision:
+) -> PredictionSettings:
     """What decides: the models' thresholds, and what a user changes.
 
     Args:
@@ -109,20 +111,20 @@ def decide(
         UserError: A file of thresholds is damaged, or the numbers do not go together.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    found = [load_saved(folder) for folder in folders]
+    found = [load_saved_thresholds(folder) for folder in folders]
     tuned = mean_thresholds([None if one is None else one.thresholds for one in found])
     thresholds = dataclasses.replace(tuned or Thresholds(), **given)
-    origin: Origin = "given" if given else "tuned" if tuned else "default"
+    origin: ThresholdsOrigin = "given" if given else "tuned" if tuned else "default"
     all_given = len(given) == len(dataclasses.fields(Thresholds))
     saved = {} if all_given else dict(zip(folders, found, strict=True))
     searched = {folder: one.flip for folder, one in saved.items() if one is not None} if tuned else {}
     followed = flip is None and bool(searched) and all(searched.values())
     mirrored = followed or bool(flip)
     remarks = [*_on_missing(saved), *_on_mirror_images(searched, mirrored)]
-    return Decision(thresholds, origin, mirrored, followed, tuple(remarks))
+    return PredictionSettings(thresholds, origin, mirrored, followed, tuple(remarks))
 
 
-def _on_missing(saved: Mapping[Path, Saved | None]) -> list[str]:
+def _on_missing(saved: Mapping[Path, SavedThresholds | None]) -> list[str]:
     """That some models have thresholds and some have none."""
     without = [str(folder) for folder, one in saved.items() if one is None]
     if not without or len(without) == len(saved):

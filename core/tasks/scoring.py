@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 
 from core.backend.contract import Implementation
 from core.pictures.radiographs import Sample
-from core.prediction.predictor_process import Begin
+from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member, Predictor
 from core.scoring.scorer import Scorer, Tally, tally
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Answer, answer
+from core.tasks.predictions import Segmentation, segment_image
 from core.tasks.progress import Watcher
-from core.tasks.validation_split import Share
+from core.tasks.validation_split import ScoringGroup
 from data.batches.loader import Batch, Loader
 from data.hdf5.store import Store
 from data.radiographs.resize import resize_mask
 
-Open = Callable[[Sequence[Member]], Begin]
+OpenModels = Callable[[Sequence[Member]], BeginPrediction]
 """Makes some models ready to predict."""
 
 
 def open_here(
     members: Sequence[Member], implementation: Implementation, device: str, *, flip: bool = False
-) -> Begin:
+) -> BeginPrediction:
     """Some models that predict in this process; the arguments are those of `Predictor`."""
     predictor = Predictor(members, implementation, device, flip=flip)
 
@@ -45,7 +45,7 @@ def open_here(
     return begin
 
 
-class Scored(NamedTuple):
+class ScoringResult(NamedTuple):
     """All images of some shares, scored.
 
     Attributes:
@@ -60,18 +60,18 @@ class Scored(NamedTuple):
 def score(
     watcher: Watcher,
     store: Store,
-    shares: Sequence[Share],
-    open_models: Open,
+    scoring_groups: Sequence[ScoringGroup],
+    open_models: OpenModels,
     thresholds: Thresholds,
     batch_size: int,
     title: str = "scoring",
     also: frozenset[str] = frozenset(),
-) -> Scored:
+) -> ScoringResult:
     """Score the images of all shares; `also` as in `Scorer`."""
     scorer, clock = Scorer(thresholds, also), _Clock()
-    total = sum(len(share.indices) for share in shares)
+    total = sum(len(share.indices) for share in scoring_groups)
     with watcher.images(title, total) as done, ThreadPoolExecutor() as pool:
-        for share in shares:
+        for share in scoring_groups:
             begin = open_models(share.members)
             clock.start()
             loader = Loader(store, share.indices, batch_size)
@@ -79,7 +79,7 @@ def score(
                 _score_batch(scorer, store, batch, probabilities, pool)
                 clock.count(len(batch.indices))
                 done(len(batch.indices))
-    return Scored(scorer, clock.rate())
+    return ScoringResult(scorer, clock.rate())
 
 
 class _Clock:
@@ -106,7 +106,7 @@ class _Clock:
         return images / max(seconds, 1e-9)
 
 
-def _predicted(loader: Loader, begin: Begin) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+def _predicted(loader: Loader, begin: BeginPrediction) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
     """Batches with their probabilities; the next one is on its way while one is looked at."""
     waiting = None
     with contextlib.closing(loader.epoch(0)) as batches:
@@ -120,7 +120,7 @@ def _predicted(loader: Loader, begin: Begin) -> Iterator[tuple[Batch, NDArray[np
 
 
 class _Found(NamedTuple):
-    answer: Answer
+    segmentation: Segmentation
     tally: Tally
 
 
@@ -137,7 +137,7 @@ def _score_batch(
     def examine(number: int) -> _Found:
         truth = truths[number]
         height, width = truth.shape
-        found = answer(probabilities[number, ..., 0], height, width, scorer.thresholds)
+        found = segment_image(probabilities[number, ..., 0], height, width, scorer.thresholds)
         name = store.ids[places[number]]
         return _Found(found, tally(name, found.probability, found.mask, found.existence, truth))
 
@@ -149,6 +149,6 @@ def _score_batch(
                 probability=probabilities[number, ..., 0].copy(),
                 dice=found.tally.row.dice,
             )
-            scorer.show(
-                places[number], kind, sample, resize_mask(found.answer.mask, store.height, store.width)
+            scorer.keep_pictures(
+                places[number], kind, sample, resize_mask(found.segmentation.mask, store.height, store.width)
             )

@@ -34,19 +34,19 @@ from core.experiment.recipe import CosineSchedule
 from core.network.lowering import lower
 from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
-from core.scoring.thresholds import FILE as THRESHOLDS
+from core.scoring.thresholds import THRESHOLDS_FILE
 from core.tasks.progress import Watcher
-from core.tasks.threshold_search import tune_trained
+from core.tasks.threshold_search import tune_after_training
 from core.tasks.training_batches import training_batches
-from core.tasks.training_runs import Run, Runs
+from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.validation_split import facts_of, split_of
-from core.training.loop import Outcome, Trainer
+from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog
 from data.batches.loader import Loader
 from data.hdf5.store import Store
 
 
-class Stop:
+class StopRequest:
     """Whether somebody has asked for an end.
 
     Attributes:
@@ -61,7 +61,7 @@ class Stop:
         return self.number != 0
 
 
-Interruptible = Callable[[], AbstractContextManager[Stop]]
+StopContext = Callable[[], AbstractContextManager[StopRequest]]
 """Makes a block in which a question can be asked: is the training to stop?"""
 
 
@@ -78,7 +78,7 @@ class Interruption:
         number: Of the signal.
     """
 
-    run: Run
+    run: TrainingRun
     alone: bool
     epoch: int
     batch: int
@@ -92,12 +92,12 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Stop]:
+def interruptible() -> Iterator[StopRequest]:
     """Turn the first Ctrl-C (or SIGTERM) into a question that the loop asks; a second one is an exception.
 
     Outside of the main thread, which alone gets signals, the answer is always no.
     """
-    asked = Stop()
+    asked = StopRequest()
 
     def remember(number: int, frame: FrameType | None) -> None:
         del frame
@@ -117,11 +117,11 @@ def interruptible() -> Iterator[Stop]:
 
 def train(
     watcher: Watcher,
-    planned: Runs,
+    planned: TrainingRuns,
     framework: str,
     data: str,
     device: str = "auto",
-    stopping: Interruptible = interruptible,
+    stopping: StopContext = interruptible,
 ) -> Interruption | None:
     """Train everything that is planned.
 
@@ -159,7 +159,7 @@ def train(
         for one, images in work:
             if len(work) > 1 and one.is_done():
                 watcher.say(f"{fold_of(one)}: finished already, {one.folder}")
-                if not one.has_after_training(THRESHOLDS):  # killed before they were found
+                if not one.has_after_training(THRESHOLDS_FILE):  # killed before they were found
                     session.tune(one.folder, one.configuration.training)
                 continue
             if len(work) > 1:
@@ -214,9 +214,9 @@ class _Session:
     device: str
     model: Model
     alone: bool
-    stopping: Interruptible
+    stopping: StopContext
 
-    def train(self, one: Run, data: _Data) -> Interruption | None:
+    def train(self, one: TrainingRun, data: _Data) -> Interruption | None:
         """Train one network to its end, or as far as it was asked to."""
         settings, checkpoint = one.configuration.training, one.checkpoint()
         if checkpoint is not None:
@@ -253,22 +253,24 @@ class _Session:
                 return Interruption(one, self.alone, epoch, done.batch, batches, interrupted.number)
             self._conclude(trainer, outcome)
         self.tune(one.folder, settings)
-        names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
+        names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS_FILE]
         written = ", ".join(name for name in names if (one.folder / name).exists())
         self.watcher.say(f"Written: {one.folder}/ ({written}) and logs")
         return None
 
     def tune(self, folder: Path, settings: Training) -> None:
         """Find the thresholds of the model, or of the folds, in a folder."""
-        tune_trained(self.watcher, self.store, folder, self.implementation, self.device, settings.batch_size)
+        tune_after_training(
+            self.watcher, self.store, folder, self.implementation, self.device, settings.batch_size
+        )
 
-    def tune_together(self, planned: Runs, settings: Training) -> None:
+    def tune_together(self, planned: TrainingRuns, settings: Training) -> None:
         """Find the thresholds of all folds together once each is there; until then no old ones may hold."""
         folders = (fold_folder(planned.folder, number) for number in range(settings.folds or 0))
         if all((folder / BEST).is_file() for folder in folders):
             self.tune(planned.folder, settings)
         else:
-            (planned.folder / THRESHOLDS).unlink(missing_ok=True)
+            (planned.folder / THRESHOLDS_FILE).unlink(missing_ok=True)
 
     def _tell_changes(self, checkpoint: Checkpoint, settings: Training) -> None:
         """What of the recipe spans the whole run follows another number of epochs from here on."""
@@ -284,7 +286,7 @@ class _Session:
                 f"will be what a run of {after} epochs has at this point"
             )
 
-    def _conclude(self, trainer: Trainer, outcome: Outcome) -> None:
+    def _conclude(self, trainer: Trainer, outcome: TrainingOutcome) -> None:
         if outcome.reason == "early stop":
             patience = trainer.configuration.training.early_stop.patience
             done = len(outcome.progress.history)
@@ -300,6 +302,6 @@ class _Session:
         )
 
 
-def fold_of(one: Run) -> str:
+def fold_of(one: TrainingRun) -> str:
     """Which of the folds a run is, for people."""
     return f"fold {one.configuration.training.fold}"

@@ -25,16 +25,16 @@ from core.files.atomic import keep_existing, make_folder, reserved, write_bytes
 from core.files.locks import TakenError, check_below, note_of
 from core.files.system_errors import explain_os_errors
 from core.prediction.trained_models import fold_folder, folds, model_folder
-from core.training.best_epoch import is_stale
-from core.training.weight_averaging import FOLDER as AVERAGING
+from core.training.best_epoch import should_stop
+from core.training.weight_averaging import AVERAGING_FOLDER
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
 _PATIENCE_S, _PAUSE_S = 5.0, 0.05  # for another fold's beginning, which takes much less
-_BROUGHT_ALONG = (LAST, BEST, AVERAGED, f"{AVERAGING}/*")
+_BROUGHT_ALONG = (LAST, BEST, AVERAGED, f"{AVERAGING_FOLDER}/*")
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One network to train.
 
     Args:
@@ -58,7 +58,7 @@ class Run:
         if self.source is None or not self.has_after_training("predictions.png"):
             return False
         settings, history = self.configuration.training, load_checkpoint(self.folder / LAST).progress.history
-        return len(history) >= settings.epochs or is_stale(history, settings.early_stop)
+        return len(history) >= settings.epochs or should_stop(history, settings.early_stop)
 
     def has_after_training(self, name: str) -> bool:
         """Whether a file of the folder was written after the newest checkpoint."""
@@ -68,7 +68,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Runs:
+class TrainingRuns:
     """All that is asked for.
 
     Args:
@@ -78,7 +78,7 @@ class Runs:
         source: The folder that is gone on from, or the run's own; None begins anew.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
     folder: Path
     logs: Path
     source: Path | None
@@ -168,7 +168,7 @@ def plan_runs(
     configuration_file: Path | None = None,
     overrides: Sequence[str] = (),
     resume: str | None = None,
-) -> Runs:
+) -> TrainingRuns:
     """The runs that are asked for.
 
     Args:
@@ -195,15 +195,15 @@ def plan_runs(
                 f"{source} holds folds, but the configuration has no training.folds.",
                 "Leave --config out to go on as it was begun, or add --folds.",
             )
-        return Runs((Run(configuration, folder, logs, source),), folder, logs, source)
+        return TrainingRuns((TrainingRun(configuration, folder, logs, source),), folder, logs, source)
     runs = []
     for fold in range(settings.folds) if settings.fold is None else [settings.fold]:
         begun = fold_folder(source, fold) if source is not None and in_folds else source
         if begun is not None and in_folds and not (begun / LAST).is_file():
             begun = None
         of_fold = configuration.model_copy(update={"training": settings.model_copy(update={"fold": fold})})
-        runs.append(Run(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
-    return Runs(tuple(runs), folder, logs, source)
+        runs.append(TrainingRun(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
+    return TrainingRuns(tuple(runs), folder, logs, source)
 
 
 def _division_of(settings: Training) -> str:

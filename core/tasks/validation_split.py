@@ -22,7 +22,7 @@ from data.hdf5.store import Store
 
 
 @dataclass(frozen=True)
-class Share:
+class ScoringGroup:
     """The images that some of an ensemble's models predict together.
 
     Args:
@@ -46,7 +46,9 @@ def facts_of(store: Store) -> DataFacts:
     return DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
 
 
-def shares(store: Store, members: Sequence[Member], split: Literal["validation", "all"]) -> list[Share]:
+def scoring_groups(
+    store: Store, members: Sequence[Member], split: Literal["validation", "all"]
+) -> list[ScoringGroup]:
     """What each model predicts.
 
     Args:
@@ -78,13 +80,13 @@ def shares(store: Store, members: Sequence[Member], split: Literal["validation",
                 "Name the file it was trained on with --data; or, for other images, use --split all.",
             )
     if split == "all":
-        return [Share(tuple(members), np.arange(store.count, dtype=np.int64))]
+        return [ScoringGroup(tuple(members), np.arange(store.count, dtype=np.int64))]
     held_out = np.zeros((store.count, len(members)), dtype=bool)
     for number, member in enumerate(members):
         held_out[split_of(store, member.checkpoint.configuration.training).validation, number] = True
     patterns, which = np.unique(held_out, axis=0, return_inverse=True)
     found = [
-        Share(
+        ScoringGroup(
             tuple(members[number] for number in np.flatnonzero(pattern).tolist()),
             np.flatnonzero(which.ravel() == place).astype(np.int64),
         )

@@ -14,7 +14,7 @@ from core.experiment.checkpoint import EpochRecord
 from core.experiment.configuration import EarlyStop
 
 
-class Scored(Protocol):
+class MonitoredScores(Protocol):
     """What has the scores that can be monitored; an `EpochRecord` does."""
 
     @property
@@ -33,7 +33,7 @@ class Scored(Protocol):
         ...
 
 
-def monitored(scores: Scored, monitor: EarlyStop) -> float:
+def monitored_score(scores: MonitoredScores, monitor: EarlyStop) -> float:
     """The score that `monitor` names; lower is better, so that of a Dice is negative."""
     if monitor.monitor == "validation_loss":
         return scores.validation_loss
@@ -45,7 +45,7 @@ def improvements(history: Sequence[EpochRecord], monitor: EarlyStop) -> list[boo
     found: list[bool] = []
     value = math.inf
     for record in history:
-        score = monitored(record, monitor)
+        score = monitored_score(record, monitor)
         found.append(not found or score < value - monitor.min_delta)
         value = score if found[-1] else value
     return found
@@ -56,6 +56,6 @@ def best_epoch(history: Sequence[EpochRecord], monitor: EarlyStop) -> int:
     return max((n for n, better in enumerate(improvements(history, monitor), 1) if better), default=0)
 
 
-def is_stale(history: Sequence[EpochRecord], monitor: EarlyStop) -> bool:
+def should_stop(history: Sequence[EpochRecord], monitor: EarlyStop) -> bool:
     """Whether early stop ends the run here."""
     return monitor.enabled and len(history) - best_epoch(history, monitor) >= monitor.patience

@@ -51,16 +51,16 @@ from core.experiment.configuration import Configuration
 from core.files.atomic import replacing, write_bytes, write_text
 from core.network.plan import Plan
 from core.pictures.radiographs import Sample, draw_sheet
-from core.prediction.exports import EXPORT, metadata_of, write_metadata
+from core.prediction.exports import EXPORT, export_metadata, write_metadata
 from core.scoring.metrics import Scores, dice_per_image, summarise
-from core.training.best_epoch import best_epoch, is_stale, monitored
+from core.training.best_epoch import best_epoch, monitored_score, should_stop
 from core.training.schedules import learning_rate
-from core.training.weight_averaging import Average, KeptEpochs, average_of
+from core.training.weight_averaging import KeptEpochs, WeightAverage, average_kept_epochs
 
 _POSITIVE_SAMPLES, _NEGATIVE_SAMPLES = 4, 2
 
 
-class Batch(Protocol):
+class LabelledBatch(Protocol):
     """Images (n, H, W, 1) in [0, 1] and masks (n, H, W, 1) in {0, 1}."""
 
     @property
@@ -74,7 +74,7 @@ class Batch(Protocol):
         ...
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """A set of images in batches, in an order that depends on the epoch alone."""
 
     @property
@@ -87,7 +87,7 @@ class Batches(Protocol):
         """Batches in an epoch."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[LabelledBatch, None, None]:
         """The batches of an epoch without the first `start`."""
         ...
 
@@ -113,7 +113,7 @@ class Observer:
     def export_left_out(self, missing: UserError) -> None:
         """No export was written, for want of a package."""
 
-    def averaged(self, average: Average) -> None:
+    def averaged(self, average: WeightAverage) -> None:
         """The best epochs were averaged and the average scored."""
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
@@ -121,7 +121,7 @@ class Observer:
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationResult:
     """What scoring a set of images gave."""
 
     loss: float
@@ -145,7 +145,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How a run ended."""
 
     reason: Literal["finished", "early stop", "interrupted"]
@@ -174,30 +174,30 @@ class Trainer:
     plan: Plan
     configuration: Configuration
     data: DataFacts
-    training: Batches
-    validation: Batches
+    training: BatchSource
+    validation: BatchSource
     folder: Path
     held_out: bool = True
     observers: Sequence[Observer] = ()
     interrupted: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainingOutcome:
         """Train until the last epoch, the early stop, or an interruption."""
         settings = self.configuration.training
         if self.progress.history:  # a run killed before it was written, or continued in another folder
             self._write_history()
         while len(self.progress.history) < settings.epochs:
-            if is_stale(self.progress.history, settings.early_stop):
-                return Outcome("early stop", self.progress)
+            if should_stop(self.progress.history, settings.early_stop):
+                return TrainingOutcome("early stop", self.progress)
             found = self._score() if self._train_epoch() else None
             if found is None:
                 save_checkpoint(self.folder / LAST, self._checkpoint())
-                return Outcome("interrupted", self.progress)
+                return TrainingOutcome("interrupted", self.progress)
             self._finish_epoch(found)
-        return Outcome("finished", self.progress)
+        return TrainingOutcome("finished", self.progress)
 
-    def finish(self) -> Validation | None:
+    def finish(self) -> ValidationResult | None:
         """Export what predicts best and draw what it predicts; None when no epoch was finished.
 
         That is the best epoch's model, or the average of the best few if it is better.
@@ -219,7 +219,7 @@ class Trainer:
         try:
             with replacing(self.folder / EXPORT) as partial:
                 partial.mkdir()
-                metadata = metadata_of(checkpoint, path, None)
+                metadata = export_metadata(checkpoint, path, None)
                 self.model.export(partial, metadata)
                 write_metadata(partial, metadata)
         except ModuleNotFoundError as error:
@@ -234,14 +234,14 @@ class Trainer:
         stop, history = self.configuration.training.early_stop, self.progress.history
 
         def score() -> float:
-            return monitored(self._validate(self._tell_scored), stop)
+            return monitored_score(self._validate(self._tell_scored), stop)
 
         if len(self._kept.epochs(history)) > 1:
-            to_beat = monitored(history[best_epoch(history, stop) - 1], stop)
+            to_beat = monitored_score(history[best_epoch(history, stop) - 1], stop)
             if (self.folder / AVERAGED).is_file():  # of this run before it was resumed for longer
                 self.model.load_state(load_checkpoint(self.folder / AVERAGED).arrays)
                 to_beat = min(to_beat, score())
-            average = average_of(
+            average = average_kept_epochs(
                 self._kept, history, self.model, self.plan, to_beat, self._updates_of_size_0, score
             )
             if average.is_better:
@@ -258,7 +258,7 @@ class Trainer:
         batches = self.training.epoch(len(self.progress.history) + 1)
         for step, batch in enumerate(batches, start=self.progress.step + 1):
 
-            def update(batch: Batch = batch, step: int = step) -> int:
+            def update(batch: LabelledBatch = batch, step: int = step) -> int:
                 float(self._train_step(batch, step, 0.0, 0.0))
                 self._tell_scored()
                 return len(batch.images)
@@ -285,7 +285,7 @@ class Trainer:
         self.progress = replace(losses.progress(), seconds=time.perf_counter() - began)
         return self.progress.batch == self.training.batches and not self.interrupted()
 
-    def _train_step(self, batch: Batch, step: int, rate: float, decay: float) -> SupportsFloat:
+    def _train_step(self, batch: LabelledBatch, step: int, rate: float, decay: float) -> SupportsFloat:
         """One update, and the loss before it."""
         settings = self.configuration.training
         scalars = step_scalars(self._optimizer, step, rate, decay)
@@ -294,12 +294,12 @@ class Trainer:
             keep = draw_dropout_masks(self.plan, settings.seed, step, len(batch.images))
         return self.model.train_step(batch.images, batch.masks, scalars, keep)
 
-    def _validate(self, after_batch: Callable[[], None]) -> Validation:
+    def _validate(self, after_batch: Callable[[], None]) -> ValidationResult:
         for observer in self.observers:
             observer.scoring_started(self.validation.batches)
         return validate(self.model, self.validation, self.configuration.training.threshold, after_batch)
 
-    def _score(self) -> Validation | None:
+    def _score(self) -> ValidationResult | None:
         """Score the held-out images; None when interrupted."""
         try:
             found = self._validate(self._on_scored)
@@ -309,7 +309,7 @@ class Trainer:
             raise self._diverged(f"the loss is {found.loss} on the scored images")
         return found
 
-    def _finish_epoch(self, found: Validation) -> None:
+    def _finish_epoch(self, found: ValidationResult) -> None:
         scores, progress = found.scores, self.progress
         record = EpochRecord(
             epoch=len(progress.history) + 1,
@@ -388,8 +388,8 @@ class Trainer:
 
 
 def validate(
-    model: Model, batches: Batches, threshold: float, after_batch: Callable[[], None] = lambda: None
-) -> Validation:
+    model: Model, batches: BatchSource, threshold: float, after_batch: Callable[[], None] = lambda: None
+) -> ValidationResult:
     """Loss (mean over images), scores and a few samples of a set of images."""
     dice: list[NDArray[np.float64]] = []
     positive: list[NDArray[np.bool_]] = []
@@ -412,7 +412,7 @@ def validate(
                     )
                 )
         after_batch()
-    return Validation(
+    return ValidationResult(
         loss_sum / batches.images,
         summarise(np.concatenate(dice), np.concatenate(positive)),
         (*samples[True], *samples[False]),

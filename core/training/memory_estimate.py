@@ -40,7 +40,7 @@ _CONVOLUTIONS = (Conv2D, ConvTranspose2D)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes by what takes them; see the module."""
 
     state: int
@@ -60,13 +60,15 @@ class Estimate:
         return round(PROCESS_FACTOR * self.arrays) + PROCESS_BYTES
 
 
-def estimate_training(plan: Plan, rules: TrainingRules, batch_size: int, precision: Precision) -> Estimate:
+def estimate_training(
+    plan: Plan, rules: TrainingRules, batch_size: int, precision: Precision
+) -> MemoryEstimate:
     """The memory of one update with `batch_size` images."""
     item = 8 if array_type(precision) == "float64" else 4
     walk = _Walk(plan, batch_size, item)
     kept, most = walk.through()
     pixels = batch_size * plan.input.height * plan.input.width
-    return Estimate(
+    return MemoryEstimate(
         state=item * sum(map(math.prod, state_shapes(plan, rules).values())),
         gradients=item * sum(parameter.size for parameter in plan.parameters),
         batch=BATCHES * pixels * (4 * plan.input.channels + 1),

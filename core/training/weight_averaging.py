@@ -29,13 +29,13 @@ from core.experiment.checkpoint import Checkpoint, EpochRecord, load_checkpoint,
 from core.experiment.configuration import EarlyStop
 from core.files.system_errors import explain_os_errors
 from core.network.plan import Plan
-from core.training.best_epoch import monitored
+from core.training.best_epoch import monitored_score
 
-FOLDER = "averaging"
+AVERAGING_FOLDER = "averaging"
 
 
 @dataclass(frozen=True)
-class Average:
+class WeightAverage:
     """What averaging gave.
 
     Args:
@@ -51,7 +51,7 @@ class Average:
     monitor: str
     score: float
     to_beat: float
-    taken_anew: bool
+    recomputed_statistics: bool
     state: State
 
     @property
@@ -107,8 +107,8 @@ class KeptEpochs:
 
     def clear(self) -> None:
         """Remove all at one blow, or a killed run would average those that were left."""
-        folder = self.folder / FOLDER
-        old = folder.with_name(f".{FOLDER}.old")
+        folder = self.folder / AVERAGING_FOLDER
+        old = folder.with_name(f".{AVERAGING_FOLDER}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             with explain_os_errors(folder, "remove"):
@@ -119,18 +119,18 @@ class KeptEpochs:
         """Of some epochs the best that a history knows; of equal ones the earlier."""
         if self.count < 2:
             return []
-        scores = {record.epoch: monitored(record, self.monitor) for record in history}
+        scores = {record.epoch: monitored_score(record, self.monitor) for record in history}
         return sorted(scores.keys() & set(among), key=lambda epoch: (scores[epoch], epoch))[: self.count]
 
     def _path(self, epoch: int) -> Path:
-        return self.folder / FOLDER / f"epoch-{epoch:07d}.safetensors"
+        return self.folder / AVERAGING_FOLDER / f"epoch-{epoch:07d}.safetensors"
 
     def _present(self) -> set[int]:
-        names = (path.name for path in (self.folder / FOLDER).glob("epoch-*.safetensors"))
+        names = (path.name for path in (self.folder / AVERAGING_FOLDER).glob("epoch-*.safetensors"))
         return {int(found[1]) for name in names if (found := re.fullmatch(r"epoch-(\d+)\.safetensors", name))}
 
 
-def average_of(
+def average_kept_epochs(
     kept: KeptEpochs,
     history: Sequence[EpochRecord],
     model: Model,
@@ -138,7 +138,7 @@ def average_of(
     to_beat: float,
     updates: Callable[[], Iterable[Callable[[], int]]],
     score: Callable[[], float],
-) -> Average:
+) -> WeightAverage:
     """The better of the two averages of the kept epochs.
 
     Args:
@@ -156,15 +156,17 @@ def average_of(
     state = {name: mean.get(name, np.zeros_like(array)) for name, array in model.state().items()}
     candidates = [(state, False)]
     if plan.batch_norms:
-        candidates.append((with_statistics_anew(model, plan, state, updates()), True))
+        candidates.append((recompute_statistics(model, plan, state, updates()), True))
     found = []
-    for candidate, taken_anew in candidates:
+    for candidate, recomputed_statistics in candidates:
         model.load_state(candidate)
-        found.append(Average(epochs, kept.monitor.monitor, score(), to_beat, taken_anew, candidate))
+        found.append(
+            WeightAverage(epochs, kept.monitor.monitor, score(), to_beat, recomputed_statistics, candidate)
+        )
     return min(found, key=lambda average: math.inf if math.isnan(average.score) else average.score)
 
 
-def with_statistics_anew(
+def recompute_statistics(
     model: Model, plan: Plan, state: State, updates: Iterable[Callable[[], int]]
 ) -> State:
     """The state with the mean of the batches' own statistics, weighted by their images."""

@@ -20,7 +20,7 @@ from core.backend.state import initial_state
 from core.base.errors import UserError
 from core.experiment.configuration import load_configuration
 from core.network.lowering import lower
-from core.prediction.exports import Source, read_back, write
+from core.prediction.exports import ExportSource, read_back, write_export
 
 IMAGES = np.random.default_rng(3).random((3, 32, 48, 1), dtype=np.float32)
 
@@ -90,7 +90,9 @@ def export(
     for name, array in state.items():
         if name.endswith("moving_mean"):
             array += 0.1  # so that lost statistics show
-    write(implementation, Source(plan, rules, precision, state), folder, {"classes": "pneumothorax"}, form)
+    write_export(
+        implementation, ExportSource(plan, rules, precision, state), folder, {"classes": "pneumothorax"}, form
+    )
     model = implementation.compile(plan, rules, "cpu", precision)
     model.load_state(state)
     return model.predict(IMAGES)

@@ -17,10 +17,10 @@ from core.experiment.configuration import parse_configuration
 from core.network.lowering import lower
 from core.prediction.trained_models import (
     Predictor,
+    belongs_to_model,
     find_members,
     find_thresholds,
     folds,
-    is_of_model,
     missing_folds,
 )
 from core.scoring.thresholds import Thresholds, save_thresholds
@@ -156,4 +156,4 @@ def test_thresholds_of_an_ensemble_are_the_mean(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_model_is_made_of(name: str, expected: bool) -> None:
-    assert is_of_model(Path(name)) == expected
+    assert belongs_to_model(Path(name)) == expected

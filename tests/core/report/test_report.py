@@ -21,7 +21,7 @@ from PIL import Image
 
 from core.base.errors import UserError
 from core.report import figures, findings, page, write_report
-from core.report.svg import SERIES, colour, drawing, stroke
+from core.report.svg import SERIES, colour, drawing, line_style
 from core.scoring.evaluation_record import Evaluation, Surface
 from core.scoring.thresholds import Thresholds
 
@@ -361,7 +361,7 @@ def test_figures_take_on_the_pages_colours_and_keep_their_text() -> None:
 
 
 def test_lines_of_several_models_can_be_told_apart() -> None:
-    styles = {(style["color"], style["linestyle"]) for style in map(stroke, range(3 * len(SERIES)))}
+    styles = {(style["color"], style["linestyle"]) for style in map(line_style, range(3 * len(SERIES)))}
     assert len(styles) == 3 * len(SERIES)
     assert [colour(number) for number in range(len(SERIES))] == list(SERIES)
     assert len(set(SERIES)) == len(SERIES) > 3
@@ -453,7 +453,7 @@ def test_the_area_under_the_roc_curve_is_the_auroc(first: Evaluation) -> None:
 
 def test_better_than_nothing_is_said_when_it_can_be(first: Evaluation) -> None:
     gain = [row.dice - (row.truth_pixels == 0) for row in first.rows]
-    found = findings.above_floor(first.rows)
+    found = findings.above_baseline(first.rows)
     assert found.mean == pytest.approx(first.summary.dice - first.summary.dice_all_empty)
     deviation = np.sqrt(sum((g - found.mean) ** 2 for g in gain) / (len(gain) - 1))
     assert found.margin == pytest.approx(1.959964 * deviation / np.sqrt(len(gain)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from core.base.errors import UserError
-from core.scoring.thresholds import FILE, Thresholds, load_thresholds, save_thresholds
+from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, load_thresholds, save_thresholds
 
 
 def winners(probability: Any, pixel: float, area: int, score: float) -> Any:
@@ -84,11 +84,11 @@ def test_thresholds_are_kept_with_the_model(tmp_path: Path) -> None:
     assert load_thresholds(tmp_path) is None
     save_thresholds(tmp_path, Thresholds(0.3, 1500, 0.75), {"dice": 0.8})
     assert load_thresholds(tmp_path) == Thresholds(0.3, 1500, 0.75)
-    assert json.loads((tmp_path / FILE).read_text())["dice"] == 0.8
+    assert json.loads((tmp_path / THRESHOLDS_FILE).read_text())["dice"] == 0.8
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"pixel": 0.5}', '{"pixel": "a", "area": 0, "score": 1}'])
 def test_damaged_files_are_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(UserError, match=FILE):
+    (tmp_path / THRESHOLDS_FILE).write_text(text)
+    with pytest.raises(UserError, match=THRESHOLDS_FILE):
         load_thresholds(tmp_path)
