@@ -22,7 +22,7 @@ from core.pictures.radiographs import Sample
 from core.tasks import training
 from core.tasks.progress import Watcher
 from core.tasks.training_runs import TrainingRun, plan_runs
-from core.training.loop import Observer
+from core.training.observers import Observer
 from pneumoseg.radiographs import PathLike
 
 

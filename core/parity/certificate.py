@@ -22,8 +22,8 @@ from core.network.plan import Plan
 from core.parity.measures import KINDS, Distances, Ruler, Snapshot, Violation
 from core.parity.trajectory import Step, advance, begin, begin_judging
 from core.tolerance.budget import DRAWS, Distance, farthest
-from core.training.loop import BatchSource, LabelledBatch
 from core.training.schedules import learning_rate
+from core.training.validation import BatchSource, LabelledBatch
 
 TRUTH = "truth"
 """The name of the reference's run in float64 that float32 is compared with."""

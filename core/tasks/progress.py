@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from core.experiment.configuration import Training
 from core.network.plan import Plan
-from core.training.loop import Observer
+from core.training.observers import Observer
 
 
 class Watcher:

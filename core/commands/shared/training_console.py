@@ -20,7 +20,7 @@ from core.network.plan import Plan
 from core.network.summary import summarise_plan
 from core.pictures.radiographs import Sample
 from core.tasks.progress import Watcher
-from core.training.loop import Observer
+from core.training.observers import Observer
 from core.training.weight_averaging import WeightAverage
 
 

@@ -1,4 +1,4 @@
-"""Which epoch was better, on histories written out by hand."""
+"""Comparison of epochs on histories written by hand."""
 
 from __future__ import annotations
 

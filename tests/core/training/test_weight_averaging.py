@@ -1,4 +1,4 @@
-"""Averages of the best epochs: which, of what, when they are used, and through every interruption."""
+"""Averages of the best epochs: their content, when they are used, and interruptions at every point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_loop import (
+from small_runs import (
     HEIGHT,
     HELD_OUT,
     IMAGES,
@@ -29,14 +29,15 @@ from core.experiment.configuration import Configuration, parse_configuration
 from core.network.lowering import lower
 from core.pictures.radiographs import Sample
 from core.training import loop, weight_averaging
-from core.training.loop import Trainer, validate
+from core.training.loop import Trainer
+from core.training.validation import validate
 from core.training.weight_averaging import AVERAGING_FOLDER, KeptEpochs, WeightAverage
 
 AVERAGING = "training.average_best=3"
 
 
 class Keeper(Watcher):
-    """Keeps the state and the files of every epoch, and what is said of averages."""
+    """Observer that records the state and the files of every epoch, and the reported averages."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
         super().__init__(interrupt_after)
@@ -62,7 +63,7 @@ def kept(folder: Path) -> list[int]:
 def trained(
     folder: Path, configuration: Configuration, model: ReferenceModel | None = None, after: int | None = None
 ) -> tuple[Trainer, Keeper]:
-    """A run, and its end if it came to that."""
+    """Run a trainer, and finish it unless it was interrupted."""
     keeper = Keeper(after)
     trainer = keeper.trainer = prepared(folder, configuration, watcher=keeper, model=model)
     if trainer.run().reason != "interrupted":
@@ -155,7 +156,7 @@ def test_without_it_nothing_is_kept(tmp_path: Path, count: int) -> None:
 
 
 def normalised(*overrides: str) -> Configuration:
-    """A 1x1 convolution with batch norm, which can be followed by hand, and another one behind it."""
+    """A 1x1 convolution with batch norm, whose statistics are easy to compute by hand, then another one."""
     blocks = [
         {"name": "point", "kind": "conv", "kernel": 1, "stride": 1, "filters": 3},
         {"name": "down", "kind": "conv", "filters": 4},
@@ -245,7 +246,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_average(tmp_path: Path) -> N
 
 
 class KilledError(Exception):
-    """What a killed process would not have got to."""
+    """Raised in place of a step that a killed process does not reach."""
 
 
 def test_killed_before_any_file_it_ends_with_the_same_average(
