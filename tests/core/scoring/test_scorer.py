@@ -1,4 +1,4 @@
-"""The record of an evaluation against loops over images and pixels."""
+"""The evaluation record, against loops over images and pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ORIGIN = Origin(
 def evaluate(
     count: int, order: NDArray[np.int64], thresholds: Thresholds, also: frozenset[str] = frozenset()
 ) -> Evaluation:
-    """Random images of 21x17, the i-th of which depends on i alone; added in some order."""
+    """Score random images of 21x17 that are added in a given order; image i depends on i alone."""
     scorer = Scorer(thresholds, also)
     for place in order.tolist():
         random = np.random.default_rng(place)
@@ -124,7 +124,7 @@ def test_cases_are_the_worst_and_the_best() -> None:
 
 
 def case_images(*parts: tuple[int, int, float]) -> Evaluation:
-    """Images of 6x20 with so many true pixels, so many predicted (of the true first) and a probability."""
+    """Score images of 6x20 with numbers of true and predicted pixels (true ones first) and a probability."""
     thresholds = Thresholds(0.25, 0, 0.25)
     scorer = Scorer(thresholds)
     for place, (true, predicted, probability) in enumerate(parts):

@@ -1,4 +1,4 @@
-"""The triplet: against the winners' procedure written out, and at its edges."""
+"""The three thresholds, against the procedure of the competition's winners and at their limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, load_thresholds
 
 
 def winners(probability: Any, pixel: float, area: int, score: float) -> Any:
-    """The first place's procedure: a mask at the high threshold decides, one at the low one is given."""
+    """The first place's procedure: the mask at the high threshold decides, the one at the low is returned."""
     certain = probability >= np.float32(score)
     if certain.sum() < area:
         return np.zeros_like(certain)
