@@ -1,4 +1,4 @@
-"""The search of a model's thresholds on the images that were held out, and the file that keeps them."""
+"""Search of a model's thresholds on its held-out images, and writing of the thresholds file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tune_after_training(
     device: str,
     batch_size: int,
 ) -> None:
-    """Tune at the end of a training, in its process; where that cannot be done, one line says why."""
+    """Tune in the process of a finished training; if that is not possible, one line tells the reason."""
 
     def open_models(members: Sequence[Member]) -> BeginPrediction:
         return open_here(members, implementation, device)
@@ -51,10 +51,10 @@ def tune_thresholds(
     *,
     flip: bool = False,
 ) -> tuple[SearchResult, tuple[Surface, ...]]:
-    """Search the thresholds of the model (or the folds) in a folder on what was held out, and write them.
+    """Search the thresholds of the model or the folds in a folder on held-out images, and write them.
 
     Raises:
-        UserError: There is no model, nothing was held out, or no positive image was.
+        UserError: There is no model, no image was held out, or no held-out image is positive.
     """
     members = find_members([folder])
     if remark := remark_on_folds([folder], members):
@@ -84,7 +84,7 @@ def tune_thresholds(
 
 
 def describe(folder: Path, found: SearchResult) -> str:
-    """What was found, in one line."""
+    """Return the result of a search in one line."""
     expected = "" if found.dice_cross_fitted is None else f", cross-fitted {found.dice_cross_fitted:.4f}"
     return (
         f"Thresholds: {found.thresholds} in {folder / THRESHOLDS_FILE}; Dice at the original size "

@@ -83,7 +83,7 @@ FORMATS = [(name, form) for name in BACKENDS for form in find_backend(name).expo
 def export(
     implementation: Implementation, folder: Path, precision: Precision = "float32", form: str | None = None
 ) -> NDArray[Any]:
-    """Write a network by `core.prediction.exports.write`; gives what it predicts of `IMAGES`."""
+    """Write a network by `core.prediction.exports.write_export`; gives what it predicts of `IMAGES`."""
     configuration = load_configuration(Path("fcn_skip"))
     plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
     state = initial_state(plan, rules, 1)
