@@ -1,7 +1,7 @@
-"""The page: what the records hold, put where a reader looks for it.
+"""The report page: fills the HTML template with the records of evaluations.
 
-Promises: the file appears whole or not at all. Its size is bounded however many images there are: the table
-takes the images with the lowest Dice, `TABLE_ROWS` of them, and says so.
+The file is written completely or not at all. Its size is bounded for any number of images: the table shows at
+most `TABLE_ROWS` images, those with the lowest Dice, and tells so.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from markupsafe import Markup
 from core.base.standard_streams import visible
 from core.files.atomic import write_text
 from core.pictures.radiographs import draw_grey, draw_outlines
-from core.report import figures, findings
-from core.report.figures import Plot
+from core.report import findings
+from core.report.image_figures import existence_histogram, reliability, roc
+from core.report.mask_figures import MASKS
+from core.report.plots import Plot
 from core.report.svg import SERIES
+from core.report.threshold_figures import surface
+from core.report.training_figures import TRAINING
 from core.scoring.evaluation_record import CaseKind, Evaluation, ImageRow, PicturedCase
 
 TABLE_ROWS = 5000
-"""Images in the table at most."""
+"""Largest number of images in the table."""
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _HEADINGS: dict[CaseKind, str] = {
@@ -36,15 +40,15 @@ _HEADINGS: dict[CaseKind, str] = {
     "false positive": "False alarms: something was drawn where there is nothing",
     "best positive": "Best",
 }
-_MORE_CASES: dict[CaseKind, int] = {"worst positive": 2, "false positive": 1}  # of each further model
+_MORE_CASES: dict[CaseKind, int] = {"worst positive": 2, "false positive": 1}  # cases of each further model
 
 
 def write_report(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """Write the report of one or more models.
 
     Args:
-        path: The HTML file; replaced when the new one is whole.
-        evaluations: The models, in the order in which they are to stand side by side; at least one.
+        path: The HTML file; it is replaced when the new one is complete.
+        evaluations: The models in the order of the report; at least one.
 
     Raises:
         UserError: The file cannot be written.
@@ -53,7 +57,7 @@ def write_report(path: Path, evaluations: Sequence[Evaluation]) -> None:
 
 
 def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
-    """The report's HTML."""
+    """Return the report's HTML."""
     if not evaluations:
         raise ValueError("a report needs at least one evaluation")
     models = [
@@ -71,21 +75,19 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
             series=len(SERIES),
             same_images=all(findings.same_images(evaluations[0], other) for other in evaluations[1:]),
             comparisons=[(model, findings.compare(evaluations[0], model.record)) for model in models[1:]],
-            training=_present([draw(evaluations) for draw in figures.TRAINING]),
+            training=_present([draw(evaluations) for draw in TRAINING]),
             training_legend=_training_legend(models),
             existence=_present(
                 [
-                    figures.roc(evaluations),
+                    roc(evaluations),
                     *(
-                        figures.existence_histogram(
-                            model.record, model.number, model.name if models[1:] else None
-                        )
+                        existence_histogram(model.record, model.number, model.name if models[1:] else None)
                         for model in models
                     ),
                 ]
             ),
-            calibration=[figures.reliability(evaluations, kind) for kind in ("image", "pixel")],
-            masks=_present([draw(evaluations) for draw in figures.MASKS]),
+            calibration=[reliability(evaluations, kind) for kind in ("image", "pixel")],
+            masks=_present([draw(evaluations) for draw in MASKS]),
             cases=_cases(models),
             table=_table(models),
             script=script,
@@ -96,12 +98,12 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
 
 @dataclass(frozen=True)
 class ReportModel:
-    """A model with its place in the report.
+    """A model in the report.
 
     Args:
-        number: From 0; decides its colour.
-        name: What the reader knows it by; no two are alike.
-        record: What is known of it.
+        number: The model's number from 0, which decides its colour.
+        name: The model's name in the report, which is unique.
+        record: The model's evaluation.
     """
 
     number: int
@@ -110,40 +112,40 @@ class ReportModel:
 
     @property
     def above_baseline(self) -> findings.Difference:
-        """Its Dice over the floor."""
+        """Difference of its Dice from the all-negative baseline."""
         return findings.above_baseline(self.record.rows)
 
     @functools.cached_property
     def surfaces(self) -> list[Plot]:
         """Heat maps of its thresholds."""
         return [
-            figures.surface(self.record, grid)
+            surface(self.record, grid)
             for grid in self.record.surfaces
             if any(value is not None for row in grid.dice for value in row)
         ]
 
     @property
     def sensitivity_interval(self) -> tuple[float, float]:
-        """95 %; there must be positive images."""
+        """95 % interval; requires positive images."""
         summary = self.record.summary
         return findings.proportion_interval(summary.tp, summary.tp + summary.fn)
 
     @property
     def specificity_interval(self) -> tuple[float, float]:
-        """95 %; there must be negative images."""
+        """95 % interval; requires negative images."""
         summary = self.record.summary
         return findings.proportion_interval(summary.tn, summary.tn + summary.fp)
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What one model made of a case.
+    """The result of one model for an example image.
 
     Args:
-        model: Which.
-        row: Its scores of the image.
-        outlines: Data URL of the outlines, transparent; None where it has no pictures of this image.
-        probability: Data URL of the probability.
+        model: The model.
+        row: The image's scores.
+        outlines: Data URL of the outlines on transparent background; None if the model kept no pictures.
+        probability: Data URL of the probability map, or None.
     """
 
     model: ReportModel
@@ -154,15 +156,15 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class CasePicture:
-    """An image worth looking at, and what each model made of it.
+    """An example image with the results of each model.
 
     Args:
-        number: Of all pictures of the page.
-        row: The image's facts.
-        width: Pixels.
-        height: Pixels.
-        radiograph: Data URL.
-        findings: One a model that was scored on the image.
+        number: Number of the image on the page.
+        row: The image's size and true mask.
+        width: Width in pixels.
+        height: Height in pixels.
+        radiograph: Data URL of the radiograph.
+        findings: One result for each model that was scored on the image.
     """
 
     number: int
@@ -175,11 +177,11 @@ class CasePicture:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """The table of images: first each image's facts, then what each model found.
+    """The table of images: id and true area of each image, then the scores of each model.
 
     Args:
-        rows: One an image: a row a model, None where that model was not scored on the image.
-        total: Images in all, of which `rows` may be a part.
+        rows: For each image one row of scores for each model, or None if it was not scored on the image.
+        total: Number of all images, of which `rows` may hold a part.
     """
 
     rows: list[list[ImageRow | None]]
@@ -195,14 +197,14 @@ def _names(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _training_legend(models: list[ReportModel]) -> list[tuple[int, str]]:
-    """Colour and name of the curves: models, or the members if there is but one model."""
+    """Return colour number and name of the curves: of models, or of the members if there is one model."""
     if len(models) > 1:
         return [(model.number, model.name) for model in models]
     return [(place, member.folder) for place, member in enumerate(models[0].record.origin.members)]
 
 
 def _cases(models: list[ReportModel]) -> list[tuple[str, list[CasePicture]]]:
-    """Under each heading its pictures: the first model's cases, and the worst of the others that it lacks."""
+    """Return the example images by heading: the first model's, and the worst new ones of the others."""
     first = {case.row.id: case for case in models[0].record.cases if case.kind in _HEADINGS}
     for model in models[1:]:
         for kind, count in _MORE_CASES.items():
@@ -268,7 +270,7 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """A text from outside as it may be shown; the template's own and what is no text as they are."""
+    """Return text from outside with control characters made visible; return other values unchanged."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
