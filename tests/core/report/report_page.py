@@ -52,7 +52,7 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data.strip() + " "
 
     def _close_optional(self, tag: str) -> None:
-        """Close elements whose end tag is optional: a cell ends the cell before it, a row the row before it."""
+        """Close elements with optional end tags: a cell ends the cell before it, a row the row before it."""
         ends = {"td": {"td", "th"}, "th": {"td", "th"}, "tr": {"td", "th", "tr"}}.get(tag, {tag})
         while self._open[-1] in ends:
             self._open.pop()

@@ -36,7 +36,7 @@ def test_lines_of_several_models_can_be_told_apart() -> None:
 
 
 def test_a_rate_that_falls_far_is_labelled_in_plain_numbers(both: Page) -> None:
-    """Matplotlib's own labels of a logarithmic axis are TeX, which the page would show as it stands."""
+    """Matplotlib's default labels of a logarithmic axis are TeX, which the page would show as plain text."""
     assert "mathdefault" not in both.text
     assert "0.0001" in both.text
 
@@ -81,7 +81,7 @@ def test_the_pair_in_use_is_the_nearest_by_shares_of_the_ranges(
 
 
 def test_every_text_of_a_figure_stands_inside_of_it(both: Page) -> None:
-    """By its anchor, and letters of half their height in width."""
+    """Check each text by its anchor point and font size."""
     box, texts = None, 0
     for number, (tag, attributes) in enumerate(both.elements):
         if tag == "svg":

@@ -174,7 +174,7 @@ def test_cases_stand_side_by_side(first: Evaluation, second: Evaluation, both: P
 
 
 def _first_case(urls: list[str]) -> list[str]:
-    """Radiograph and both outlines; figures above have their images too, of other sizes."""
+    """Return radiograph and both outlines; the images of figures have other sizes."""
     return [url for url in urls if _pixels(url).shape[:2] == (HEIGHT, WIDTH)][:3]
 
 
