@@ -37,7 +37,8 @@ MOST_HELP, MOST_FIRST, MOST_COMPILED = 3.0, 1.5, 2.0
 FIRST_STEP = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from core.training.loop import Observer, Trainer
+from core.training.loop import Trainer
+from core.training.observers import Observer
 run = Trainer.run
 class Leave(Observer):
     def batch_trained(self, loss):

@@ -199,7 +199,8 @@ def ours(
     from core.experiment.configuration import load_configuration
     from core.network.lowering import lower
     from core.tasks.training_batches import training_batches
-    from core.training.loop import Observer, Trainer
+    from core.training.loop import Trainer
+    from core.training.observers import Observer
     from core.training.tensorboard import TensorBoardLog
     from data.hdf5.store import Store
 

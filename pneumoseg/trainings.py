@@ -21,8 +21,8 @@ from core.experiment.configuration import Training
 from core.pictures.radiographs import Sample
 from core.tasks import training
 from core.tasks.progress import Watcher
-from core.tasks.training_runs import Run, plan_runs
-from core.training.loop import Observer
+from core.tasks.training_runs import TrainingRun, plan_runs
+from core.training.observers import Observer
 from pneumoseg.radiographs import PathLike
 
 
@@ -108,7 +108,7 @@ def train(
     return Trained(planned.folder, interruption is None, tuple(map(_trained, planned.runs)))
 
 
-def _trained(run: Run) -> TrainedRun:
+def _trained(run: TrainingRun) -> TrainedRun:
     last = run.folder / LAST
     history = load_checkpoint(last).progress.history if last.is_file() else ()
     return TrainedRun(run.folder, run.logs, history)

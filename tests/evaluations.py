@@ -70,7 +70,7 @@ def evaluation(
         mask, existence = THRESHOLDS.mask(probability), THRESHOLDS.existence(probability)
         counted = tally(name, probability, mask, existence, truth)
         for kind in scorer.add(number, counted):
-            scorer.show(number, kind, Sample(image, truth, probability, counted.row.dice), mask)
+            scorer.keep_pictures(number, kind, Sample(image, truth, probability, counted.row.dice), mask)
     origin = Origin(
         backend=backend,
         framework=backend.upper(),

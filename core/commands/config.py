@@ -15,7 +15,7 @@ from core.commands.shared.statuses import Status
 if TYPE_CHECKING:
     from core.experiment.configuration import Configuration
     from core.network.plan import Plan
-    from core.training.memory_estimate import Estimate
+    from core.training.memory_estimate import MemoryEstimate
 
 HELP = "check a configuration and print it in full, with the network and the memory of training"
 
@@ -106,7 +106,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: Estimate) -> dict[str, Any]:
+def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: MemoryEstimate) -> dict[str, Any]:
     import dataclasses
 
     from core.network.summary import summarise_plan
@@ -140,7 +140,7 @@ def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: Esti
 
 
 def _as_text(
-    arguments: argparse.Namespace, configuration: Configuration, plan: Plan, estimate: Estimate
+    arguments: argparse.Namespace, configuration: Configuration, plan: Plan, estimate: MemoryEstimate
 ) -> str:
     """The configuration as YAML in which all else is a comment, so the whole can be saved and used."""
     from core.base.standard_streams import visible
@@ -170,7 +170,7 @@ def _network(plan: Plan) -> list[str]:
     ]
 
 
-def _memory(configuration: Configuration, estimate: Estimate) -> list[str]:
+def _memory(configuration: Configuration, estimate: MemoryEstimate) -> list[str]:
     training = configuration.training
     parts = [(what, getattr(estimate, name)) for name, what in _PARTS.items()]
     lines = [*parts, ("all arrays", estimate.arrays), ("process on a CPU, about", estimate.process)]

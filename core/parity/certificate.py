@@ -22,8 +22,8 @@ from core.network.plan import Plan
 from core.parity.measures import KINDS, Distances, RunComparer, Snapshot, Violation
 from core.parity.trajectory import StepResult, advance_run, begin_reference_run, begin_run
 from core.tolerance.budget import DRAWS, Distance, largest_share
-from core.training.loop import Batch, Batches
 from core.training.schedules import learning_rate
+from core.training.validation import BatchSource, LabelledBatch
 
 TRUTH = "truth"
 """The name of the base in precisions other than float64: the run of the reference in float64."""
@@ -111,7 +111,7 @@ def certify(
     names: Sequence[str],
     plan: Plan,
     configuration: Configuration,
-    batches: Batches,
+    batches: BatchSource,
     data: DataFacts,
     steps: int,
     *,
@@ -161,7 +161,7 @@ def certify(
         return work.certificate
 
 
-def _endless(batches: Batches) -> Iterator[Batch]:
+def _endless(batches: BatchSource) -> Iterator[LabelledBatch]:
     epoch = 0
     while True:
         epoch += 1
@@ -216,7 +216,7 @@ class _Certification:
         process.call(begin_reference_run, run, self._plan, self._rules, precision, self._state, draw)
         return _ActiveRun(run, process, self._state)
 
-    def advance(self, step: int, batch: Batch) -> None:
+    def advance(self, step: int, batch: LabelledBatch) -> None:
         """Train one step of every run and record the distances."""
         settings, certificate = self._settings, self.certificate
         rate = learning_rate(settings, step, self._batches)  # no validation, so no plateau

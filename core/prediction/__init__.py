@@ -1,4 +1,4 @@
-"""Trained models on disk: found, loaded, run in a process of their own, exported.
+"""Trained models on disk: finding, loading and exporting them, and running them in a process.
 
-What is concluded from probabilities is in `core.scoring` and `core.tasks.predictions`.
+The step from probabilities to masks and scores is in `core.scoring` and `core.tasks.predictions`.
 """

@@ -1,22 +1,22 @@
-"""Exported models: what is told of them, and how one is written and checked.
+"""Export of models: their metadata, and how an export is written and checked.
 
-Promises: every export, in whatever format, goes with the same facts, so that who serves it needs nothing of
-this project: beside it as `metadata.json`, and in the file itself where the format has a place. All are
-strings, as the formats want them:
+Every export has the same metadata in every format, so that serving it needs nothing of this project. The
+metadata is in `metadata.json` beside the export, and in the exported file where its format allows. All values
+are strings, as the formats require:
 
     format, format_version      "pneumoseg-export", "1"
     written_by                  this project and its version, and the framework with its version
     classes                     JSON: the names of the output's channels
-    height, width               of the images that the network was trained on
-    white                       the value of a white pixel in `images`: what the graph divides by
-    thresholds                  JSON: pixel, area, score (`core.scoring.thresholds`); without it none were
-    searched mirror_images               "true" if the thresholds are for the mean of what is predicted of an
-    image and
-                                of its mirror image (left and right exchanged), mirrored back; else absent
+    height, width               size of the images that the network was trained on
+    white                       the value of a white pixel in `images`, by which the graph divides
+    thresholds                  JSON: pixel, area, score (`core.scoring.thresholds`); absent if never searched
+    mirror_images               "true" if the thresholds apply to the mean of the prediction for an image and
+                                the flipped prediction for its mirror image (left and right); else absent
     network, network_sha256     JSON: the specification's blocks and settings; the hash of that text
-    precision                   "float32", …: what the network computes in
-    epoch, step                 how long it was trained
-    checkpoint                  the checkpoint's file name and, in checkpoint_sha256, its hash
+    precision                   the network's precision, such as "float32"
+    epoch, step                 number of finished epochs and updates
+    checkpoint                  the checkpoint's file name
+    checkpoint_sha256           the checkpoint's hash
 """
 
 from __future__ import annotations
@@ -45,34 +45,35 @@ from core.base.rounding import to_float32
 from core.experiment.checkpoint import Checkpoint
 from core.files.atomic import write_text
 from core.network.plan import BatchNorm, Constant, Parameter, Plan, Statistic, Tensor
-from core.scoring.thresholds import Saved, Thresholds
+from core.scoring.thresholds import SavedThresholds, Thresholds
 
 EXPORT = "export"
-"""In the folder of a model: what training exported, in its framework's own format."""
+"""Folder in a model's folder with the export that training wrote, in the framework's own format."""
 
 METADATA = "metadata.json"
 FORMAT, VERSION = "pneumoseg-export", "1"
 CLASSES = ("pneumothorax",)
 
-ALLOWED: Mapping[Precision, float] = {"float32": 1e-3, "float64": 1e-3, "mixed_bfloat16": 5e-2}
-"""How far a probability may be from the reference's of the same precision. Rounding alone comes to 1e-6 or
-1e-5, more where a network is strange to what it sees; a wrong export is much farther."""
+TOLERANCES: Mapping[Precision, float] = {"float32": 1e-3, "float64": 1e-3, "mixed_bfloat16": 5e-2}
+"""Largest allowed difference of a probability from the reference's in the same precision.
+
+Rounding causes 1e-6 to 1e-5, more on images unlike the training images. A wrong export differs by more."""
 
 _MIRRORED = "mirror_images"
 _WHITE = "white-level"  # no block can have this name
 
 
-def metadata_of(
-    checkpoint: Checkpoint, path: Path, saved: Saved | None, *, white: float = 1.0, writer: str = ""
+def export_metadata(
+    checkpoint: Checkpoint, path: Path, saved: SavedThresholds | None, *, white: float = 1.0, writer: str = ""
 ) -> dict[str, str]:
-    """What is told of a model.
+    """Return the metadata of a model.
 
     Args:
         checkpoint: The model.
         path: The checkpoint's file.
         saved: The model's own thresholds; None if none were searched.
-        white: See the module.
-        writer: The framework and its version; "" where that is not known.
+        white: The value of a white pixel: see the module.
+        writer: The framework and its version; "" if unknown.
     """
     network = json.dumps(checkpoint.configuration.network.model_dump(mode="json"), sort_keys=True)
     facts = {
@@ -91,38 +92,38 @@ def metadata_of(
         "checkpoint": path.name,
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    return facts if saved is None else facts | _of_thresholds(saved.thresholds, flip=bool(saved.flip))
+    return facts if saved is None else facts | _threshold_facts(saved.thresholds, flip=bool(saved.flip))
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, str]) -> None:
-    """Put `metadata.json` beside an export."""
+    """Write `metadata.json` beside an export."""
     write_text(folder / METADATA, json.dumps(dict(metadata), indent=1) + "\n")
 
 
 def read_metadata(folder: Path) -> dict[str, str] | None:
-    """That of an export; None where there is none of ours."""
+    """Return the metadata of an export; None if the folder holds none of this project."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         return dict(content) if content.get("format") == FORMAT else None
     return None
 
 
-def renew_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> None:
-    """Tell of thresholds that were searched after the export in a folder was written, if one was.
+def update_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> None:
+    """Write new thresholds into the metadata of an export, if the folder holds one.
 
     Args:
-        folder: The export's.
-        thresholds: What was found.
-        flip: Whether mirror images were predicted too.
+        folder: The export's folder.
+        thresholds: The thresholds.
+        flip: Whether they were searched with mirror images.
     """
     if (metadata := read_metadata(folder)) is not None:
         metadata.pop(_MIRRORED, None)
-        write_metadata(folder, metadata | _of_thresholds(thresholds, flip=flip))
+        write_metadata(folder, metadata | _threshold_facts(thresholds, flip=flip))
 
 
 @dataclass(frozen=True)
-class Source:
-    """A network to export. `state` is what it will hold; the rest as for `Implementation.compile`."""
+class ExportSource:
+    """A network to export with its `state`; the other fields are as for `Implementation.compile`."""
 
     plan: Plan
     rules: TrainingRules
@@ -130,14 +131,14 @@ class Source:
     state: State
 
 
-def with_white(source: Source, white: float) -> Source:
-    """The same network, for images whose white is `white` instead of 1.
+def with_white_level(source: ExportSource, white: float) -> ExportSource:
+    """Return the same network for images with `white` as the value of white instead of 1.
 
-    The division is a batch normalisation before everything else, of mean 0 and variance white**2: so every
-    backend has it already, in float32 whatever the products are rounded to, to a unit in the last place.
+    The division is a batch normalisation of mean 0 and variance white**2 before the first operation. Every
+    backend supports it, in float32 in every precision, accurate to a unit in the last place.
 
     Raises:
-        UserError: There can be no such images.
+        UserError: `white` is not a possible value.
     """
     if not (math.isfinite(white) and 0 < white < 1e9):
         raise UserError(f"--white must be the value of a white pixel, as 255 or 1. Received: {white:g}")
@@ -176,21 +177,21 @@ def with_white(source: Source, white: float) -> Source:
     return replace(source, plan=wider, state=state)
 
 
-def write(
+def write_export(
     implementation: Implementation,
-    source: Source,
+    source: ExportSource,
     folder: Path,
     metadata: Mapping[str, str],
     form: str | None = None,
 ) -> None:
-    """Write the export alone into a folder; runs in the backend's process.
+    """Write the export without `metadata.json` into a folder; runs in the backend's process.
 
     Args:
-        implementation: The backend's.
-        source: What to export.
-        folder: Where to.
-        metadata: For formats that can carry it.
-        form: Which of a backend's several formats; None of one that has a single one.
+        implementation: The backend's implementation.
+        source: The network to export.
+        folder: The folder to write to.
+        metadata: Metadata for formats that can store it.
+        form: One of the backend's formats; None if it has a single one.
     """
     model = implementation.compile(source.plan, source.rules, "cpu", source.precision)
     model.load_state(source.state)
@@ -201,13 +202,13 @@ def write(
 
 
 def read_back(implementation: Implementation, folder: Path, images: Array) -> Array | None:
-    """What an export predicts, by the framework's own loader; None of a backend that has none."""
+    """Return an export's predictions by the framework's own loader; None if the backend has no loader."""
     predict = getattr(implementation, "predict_exported", None)
     return None if predict is None else np.asarray(predict(folder, images))
 
 
 def probe_images(height: int, width: int) -> NDArray[np.float32]:
-    """Two images (2, height, width, 1) in [0, 1] to check an export with: noise; a bright spot on a slope."""
+    """Return two images (2, height, width, 1) in [0, 1] for checking an export: noise, and a bright spot."""
     noise = uniform(0, "export", shape=(height, width))
     y, x = np.mgrid[:height, :width] / np.reshape([height, width], (2, 1, 1))
     spot = 0.6 * x + 0.2 * y + 0.2 * (((x - 0.3) / 0.2) ** 2 + ((y - 0.6) / 0.1) ** 2 < 1)
@@ -215,31 +216,31 @@ def probe_images(height: int, width: int) -> NDArray[np.float32]:
     return images
 
 
-def judged(reference: Implementation, source: Source, images: Array) -> Array:
-    """What the reference predicts of images in [0, 1] with the same network in the same precision."""
+def predict_reference(reference: Implementation, source: ExportSource, images: Array) -> Array:
+    """Return the reference's predictions for images in [0, 1] with the same network and precision."""
     model = reference.compile(source.plan, source.rules, "cpu", source.precision)
     model.load_state(source.state)
     return model.predict(images)
 
 
 def largest_difference(received: Array, expected: Array, precision: Precision, what: str) -> float:
-    """Of two sets of probabilities.
+    """Return the largest difference of two sets of probabilities.
 
     Raises:
-        UserError: It is more than rounding explains.
+        UserError: The shapes differ, or the difference is larger than rounding explains.
     """
     if received.shape != expected.shape:
         raise UserError(f"{what} gives probabilities of {received.shape}; expected {expected.shape}")
     found = float(np.abs(received.astype(np.float64) - expected).max())
-    if not found <= ALLOWED[precision]:
+    if not found <= TOLERANCES[precision]:
         raise UserError(
             f"{what} is wrong: a probability differs from the reference's by {found:.2g}, allowed "
-            f"{ALLOWED[precision]:g}. Nothing was written.",
+            f"{TOLERANCES[precision]:g}. Nothing was written.",
             f"This is an error of the backend; {command_line('conformance', '-f NAME')} may show where.",
         )
     return found
 
 
-def _of_thresholds(thresholds: Thresholds, *, flip: bool) -> dict[str, str]:
+def _threshold_facts(thresholds: Thresholds, *, flip: bool) -> dict[str, str]:
     facts = {"thresholds": json.dumps(dataclasses.asdict(thresholds))}
     return {**facts, _MIRRORED: "true"} if flip else facts

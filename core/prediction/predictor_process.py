@@ -1,7 +1,7 @@
-"""Models that predict in a backend's own process, while this one goes on.
+"""Prediction in a backend's own process, concurrent with this one.
 
-Promises: the models of a predictor are compiled once, in the process, and stay there until the next
-predictor is opened in it. Images are sent and probabilities come back; nothing else crosses.
+The models of a predictor are compiled once in that process, and stay there until the next predictor is
+opened. Only images are sent, and only probabilities are returned.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from core.backend.process import BackendProcess
 from core.prediction.trained_models import Member, Predictor
 
 Probabilities = NDArray[np.float32]
-Begin = Callable[[NDArray[np.float32]], Callable[[], Probabilities]]
-"""Begins to predict (n, h, w, 1) images; what it gives waits for their (n, h, w, 1) probabilities."""
+BeginPrediction = Callable[[NDArray[np.float32]], Callable[[], Probabilities]]
+"""Starts to predict (n, h, w, 1) images; the returned function waits for the (n, h, w, 1) probabilities."""
 
-_opened: dict[str, Predictor] = {}  # of this process
+_opened: dict[str, Predictor] = {}  # the predictor of the current process
 
 
 class RemotePredictor:
-    """Some models in a backend's process.
+    """Models that are compiled and run in a backend's process.
 
     Args:
-        process: The backend's; its earlier predictor is forgotten.
+        process: The backend's process; its earlier predictor is replaced.
         title: The framework's name for people.
         members: The models.
-        device: What the user asked for: see `core.backend.devices`.
-        flip: Whether mirror images are predicted too.
+        device: The device that the user asked for: see `core.backend.devices`.
+        flip: Whether predictions are averaged with those of mirror images.
 
     Attributes:
-        device: The device that was chosen.
+        device: The device in use.
 
     Raises:
         UserError: There is no such device, or the backend refuses the models.
@@ -53,7 +53,7 @@ class RemotePredictor:
         self.device = process.call(_open, title, list(members), device, flip)
 
     def begin(self, images: NDArray[np.float32]) -> Callable[[], Probabilities]:
-        """See `Begin`."""
+        """Start to predict: see `BeginPrediction`."""
         future = self._process.start(_predict, images)
         return lambda: self._process.wait(future)
 

@@ -1,9 +1,9 @@
-"""Trained models, ready to predict.
+"""Trained models and ensembles, ready to predict.
 
-Promises: what predicts is what the folder of a model says: the network, the size of its images and the
-weights come from its checkpoint, whichever backend wrote it. Several models are an ensemble, whose
-probability is the mean of theirs; with `flip` each sees every image and its mirror image (left and right
-exchanged), and the mean of both is taken. A folder with `fold0/`, `fold1/`, … is the ensemble of those.
+The network, the size of its images and the weights come from the checkpoint in the model's folder, whichever
+backend wrote it. Several models form an ensemble, whose probability is the mean of the members'. With `flip`
+each member also predicts the mirror image (left and right exchanged), and the mean of both is used. A folder
+with `fold0/`, `fold1/`, … is the ensemble of the folds.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from core.base.errors import UserError
 from core.base.programs import command_line
 from core.experiment.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
 from core.network.lowering import lower
-from core.scoring.thresholds import FILE as THRESHOLDS
-from core.scoring.thresholds import Thresholds, load_thresholds
+from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, load_thresholds
 
 CHECKPOINTS = (AVERAGED, BEST)
-"""The first that a model's folder has is the one that predicts."""
+"""Checkpoints that can predict; the first one that a model's folder holds is used."""
 
-_FOLD = re.compile(r"fold(0|[1-9][0-9]*)")  # as `fold_folder` names them
-_FILES_OF_A_MODEL = (THRESHOLDS, "history.json", "predictions.png")
+_FOLD = re.compile(r"fold(0|[1-9][0-9]*)")  # names as those of `fold_folder`
+_FILES_OF_A_MODEL = (THRESHOLDS_FILE, "history.json", "predictions.png")
 _FOLDERS_OF_A_MODEL = ("export", "averaging")
 
 
-def is_of_model(file: Path) -> bool:
-    """Whether a file is one of those that make a model up, by its name.
+def belongs_to_model(file: Path) -> bool:
+    """Tell by its name whether a file belongs to a model.
 
     Args:
-        file: Its path from the model's folder on; that may be a folder of folds.
+        file: Path relative to the model's folder, which may be a folder of folds.
     """
     if file.suffix == ".safetensors" or file.name in _FILES_OF_A_MODEL:
         return True
@@ -48,12 +47,12 @@ def is_of_model(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Member:
-    """A model of an ensemble, not compiled yet.
+    """A model of an ensemble, not compiled yet. A single model is an ensemble of one.
 
     Args:
-        folder: Where it was found.
+        folder: The model's folder.
         path: The checkpoint's file.
-        checkpoint: Its content.
+        checkpoint: The checkpoint's content.
     """
 
     folder: Path
@@ -62,17 +61,17 @@ class Member:
 
 
 class Predictor:
-    """Some models on one device.
+    """An ensemble compiled on one device.
 
     Args:
-        members: What to compile; all of one image size.
+        members: The models, all of one image size.
         implementation: The backend.
-        device: One of its devices.
-        flip: Whether mirror images are predicted too.
+        device: One of the backend's devices.
+        flip: Whether predictions are averaged with those of mirror images.
 
     Attributes:
-        height: Rows of the images that it takes.
-        width: Columns of the images that it takes.
+        height: Number of rows of its images.
+        width: Number of columns of its images.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Predictor:
         self._models = [_compiled(member.checkpoint, implementation, device) for member in members]
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities of a pneumothorax.
+        """Return the probability of a pneumothorax for each pixel.
 
         Args:
             images: (n, height, width, 1) float32 in [0, 1].
@@ -102,12 +101,12 @@ class Predictor:
 
 
 def model_folder(framework: str) -> Path:
-    """The folder in which training on a backend leaves its model."""
+    """Return the name of the folder to which training on a backend writes its model."""
     return Path(f"{framework}_model")
 
 
 def find_members(folders: Sequence[Path]) -> list[Member]:
-    """The models in some folders, a folder of folds being one model for each fold.
+    """Return the models in some folders; a folder of folds gives one model for each fold.
 
     Raises:
         UserError: A folder holds no checkpoint, or the models take images of different sizes.
@@ -121,12 +120,12 @@ def find_members(folders: Sequence[Path]) -> list[Member]:
 
 
 def fold_folder(folder: Path, number: int) -> Path:
-    """The folder of a fold in that of a model, or of its logs."""
+    """Return the folder of a fold in a model's or a log's folder."""
     return folder / f"fold{number}"
 
 
 def folds(folder: Path) -> list[Path]:
-    """The folders of the folds in a model's folder, in their order; none if it was not trained in folds."""
+    """Return the folders of the folds in a model's folder, in order; none if it was not trained in folds."""
     numbered = [
         (int(match[1]), path) for path in folder.glob("fold*") if (match := _FOLD.fullmatch(path.name))
     ]
@@ -134,7 +133,7 @@ def folds(folder: Path) -> list[Path]:
 
 
 def missing_folds(folders: Sequence[Path], members: Sequence[Member]) -> list[Path]:
-    """The folds that folders of folds lack, though their checkpoints say that there are more."""
+    """Return the folds that are missing in some folders, according to the checkpoints of the others."""
     numbers = {member.folder: member.checkpoint.configuration.training.folds or 0 for member in members}
     missing = []
     for folder in folders:
@@ -146,12 +145,12 @@ def missing_folds(folders: Sequence[Path], members: Sequence[Member]) -> list[Pa
 
 
 def find_thresholds(folders: Sequence[Path]) -> Thresholds | None:
-    """The thresholds saved with some models: see `mean_thresholds`."""
+    """Return the mean of the thresholds saved with some models: see `mean_thresholds`."""
     return mean_thresholds([load_thresholds(folder) for folder in folders])
 
 
 def mean_thresholds(found: Sequence[Thresholds | None]) -> Thresholds | None:
-    """The mean of some models' thresholds; None if any of them has none."""
+    """Return the mean of some models' thresholds; None if any model has none."""
     known = [one for one in found if one is not None]
     if not known or len(known) < len(found):
         return None

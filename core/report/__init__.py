@@ -1,13 +1,15 @@
-"""The HTML report of an evaluation: one file that answers "is it any good?", and shows why.
+"""The HTML report of an evaluation: one file with scores, figures and example images of one or more models.
 
-Promises: the file holds everything it shows and asks the network for nothing (its own content security
-policy forbids it); it opens from disk in any browser, light or dark, on a phone or on paper, and reads
-without JavaScript, which only sorts the table of images. Whatever comes from outside (ids, names of folders)
-is shown as text. Several models stand side by side in one report. Dice is never shown without the floor.
+The file contains everything it shows, and its content security policy forbids network requests. It opens from
+disk in any browser, in light or dark mode, on a phone or on paper. JavaScript only sorts the table of images.
+Text from outside, such as ids and names of folders, is escaped. Dice is always shown with the all-negative
+baseline.
 
-    page.py        the file; templates/ holds its HTML, style and script
-    findings.py    what the page says in words: better than nothing? better than the other one?
-    figures.py     the figures                    svg.py    how they take on the page's colours and font
+    page.py           the page; templates/ holds its HTML, style and script
+    findings.py       statistical comparisons: with the all-negative baseline, and between models
+    *_figures.py      the figures: training, thresholds, image classification, masks
+    plots.py          the type of a figure, and helpers for axes
+    svg.py            conversion of a matplotlib figure to SVG in the page's colours and font
 """
 
 from __future__ import annotations

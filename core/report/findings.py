@@ -1,8 +1,7 @@
-"""What the page says in words.
+"""Statistical comparisons for the report: with the all-negative baseline, and between two models.
 
-Promises: a difference of two mean scores is taken image by image, so that hard images count alike on both
-sides, and comes with its 95 % confidence interval (normal approximation: 1.96 standard errors). What the
-interval does not tell apart from zero is not called better.
+The difference of two mean scores is computed image by image (paired) and has a 95 % confidence interval by
+the normal approximation: 1.96 standard errors. A model is called better only if the interval excludes zero.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ class Difference:
 
     @property
     def direction(self) -> int:
-        """1 or -1 where the interval lies on one side of zero, else 0."""
+        """1 or -1 if the interval lies on one side of zero, else 0."""
         return int(np.sign(self.mean)) if abs(self.mean) > self.margin else 0
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One model beside another on the same images.
+class ModelComparison:
+    """Comparison of two models on the same images.
 
     Args:
         dice: Difference of Dice.
-        changed: Images whose Dice differs by more than 0.001.
-        decided_otherwise: Images that one of them calls positive, and the other does not.
+        changed: Number of images whose Dice differs by more than 0.001.
+        decided_otherwise: Number of images that exactly one of the models predicts positive.
     """
 
     dice: Difference
@@ -52,18 +51,18 @@ class Comparison:
     decided_otherwise: int
 
 
-def above_floor(rows: Sequence[ImageRow]) -> Difference:
-    """Dice over that of empty masks."""
+def above_baseline(rows: Sequence[ImageRow]) -> Difference:
+    """Return the mean difference of Dice from the Dice of empty masks."""
     return _difference(_dice(rows) - np.array([row.truth_pixels == 0 for row in rows], dtype=np.float64))
 
 
-def compare(first: Evaluation, second: Evaluation) -> Comparison | None:
-    """`second` minus `first`; None unless they were scored on the same images."""
+def compare(first: Evaluation, second: Evaluation) -> ModelComparison | None:
+    """Compare two models, `second` minus `first`; None unless they were scored on the same images."""
     if not same_images(first, second):
         return None
     distance = _dice(second.rows) - _dice(first.rows)
     pairs = zip(first.rows, second.rows, strict=True)
-    return Comparison(
+    return ModelComparison(
         dice=_difference(distance),
         changed=int(np.count_nonzero(np.abs(distance) > 1e-3)),
         decided_otherwise=sum((a.predicted_pixels > 0) != (b.predicted_pixels > 0) for a, b in pairs),
@@ -71,14 +70,14 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison | None:
 
 
 def same_images(first: Evaluation, second: Evaluation) -> bool:
-    """Whether both were scored on the same images with the same truth."""
+    """Tell whether both were scored on the same images with the same true masks."""
     return [(row.id, row.truth_pixels) for row in first.rows] == [
         (row.id, row.truth_pixels) for row in second.rows
     ]
 
 
 def proportion_interval(successes: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (E. B. Wilson, JASA 22, 1927): honest for few images and near 0 and 1."""
+    """Return Wilson's 95 % interval of a share (JASA 22, 1927): valid for few images and near 0 and 1."""
     share, z = successes / count, _QUANTILE
     centre = share + z * z / (2 * count)
     reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -87,15 +86,17 @@ def proportion_interval(successes: int, count: int) -> tuple[float, float]:
 
 
 def roc_curve(rows: Sequence[ImageRow]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False and true positive rate for every threshold of the existence score, from (0, 0) to (1, 1).
+    """Return false and true positive rates for all thresholds of the existence score, (0, 0) to (1, 1).
 
-    Equal scores are one step, so that ties draw a slope: the area under it is `Summary.auroc`. Needs a
-    positive and a negative image.
+    Equal scores form one sloped step, so the area under the curve is `Summary.auroc`. At least one positive
+    and one negative image are required.
     """
     score = np.array([row.existence for row in rows])
     positive = np.array([row.truth_pixels > 0 for row in rows])
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(rows) - 1)  # of each group of equal scores
+    last = np.append(
+        np.flatnonzero(np.diff(score[order])), len(rows) - 1
+    )  # the last of each group of equal scores
     true, false = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
     return np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1])
 

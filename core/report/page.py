@@ -1,7 +1,7 @@
-"""The page: what the records hold, put where a reader looks for it.
+"""The report page: fills the HTML template with the records of evaluations.
 
-Promises: the file appears whole or not at all. Its size is bounded however many images there are: the table
-takes the images with the lowest Dice, `TABLE_ROWS` of them, and says so.
+The file is written completely or not at all. Its size is bounded for any number of images: the table shows at
+most `TABLE_ROWS` images, those with the lowest Dice, and tells so.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from markupsafe import Markup
 from core.base.standard_streams import visible
 from core.files.atomic import write_text
 from core.pictures.radiographs import draw_grey, draw_outlines
-from core.report import figures, findings
-from core.report.figures import Plot
+from core.report import findings
+from core.report.image_figures import existence_histogram, reliability, roc
+from core.report.mask_figures import MASKS
+from core.report.plots import Plot
 from core.report.svg import SERIES
-from core.scoring.evaluation_record import Case, CaseKind, Evaluation, ImageRow
+from core.report.threshold_figures import surface
+from core.report.training_figures import TRAINING
+from core.scoring.evaluation_record import CaseKind, Evaluation, ImageRow, PicturedCase
 
 TABLE_ROWS = 5000
-"""Images in the table at most."""
+"""Largest number of images in the table."""
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _HEADINGS: dict[CaseKind, str] = {
@@ -36,15 +40,15 @@ _HEADINGS: dict[CaseKind, str] = {
     "false positive": "False alarms: something was drawn where there is nothing",
     "best positive": "Best",
 }
-_MORE_CASES: dict[CaseKind, int] = {"worst positive": 2, "false positive": 1}  # of each further model
+_MORE_CASES: dict[CaseKind, int] = {"worst positive": 2, "false positive": 1}  # cases of each further model
 
 
 def write_report(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """Write the report of one or more models.
 
     Args:
-        path: The HTML file; replaced when the new one is whole.
-        evaluations: The models, in the order in which they are to stand side by side; at least one.
+        path: The HTML file; it is replaced when the new one is complete.
+        evaluations: The models in the order of the report; at least one.
 
     Raises:
         UserError: The file cannot be written.
@@ -53,11 +57,11 @@ def write_report(path: Path, evaluations: Sequence[Evaluation]) -> None:
 
 
 def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
-    """The report's HTML."""
+    """Return the report's HTML."""
     if not evaluations:
         raise ValueError("a report needs at least one evaluation")
     models = [
-        Model(number, name, model)
+        ReportModel(number, name, model)
         for number, (name, model) in enumerate(zip(_names(evaluations), evaluations, strict=True))
     ]
     script = Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8"))
@@ -71,21 +75,19 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
             series=len(SERIES),
             same_images=all(findings.same_images(evaluations[0], other) for other in evaluations[1:]),
             comparisons=[(model, findings.compare(evaluations[0], model.record)) for model in models[1:]],
-            training=_present([draw(evaluations) for draw in figures.TRAINING]),
+            training=_present([draw(evaluations) for draw in TRAINING]),
             training_legend=_training_legend(models),
             existence=_present(
                 [
-                    figures.roc(evaluations),
+                    roc(evaluations),
                     *(
-                        figures.existence_histogram(
-                            model.record, model.number, model.name if models[1:] else None
-                        )
+                        existence_histogram(model.record, model.number, model.name if models[1:] else None)
                         for model in models
                     ),
                 ]
             ),
-            calibration=[figures.reliability(evaluations, kind) for kind in ("image", "pixel")],
-            masks=_present([draw(evaluations) for draw in figures.MASKS]),
+            calibration=[reliability(evaluations, kind) for kind in ("image", "pixel")],
+            masks=_present([draw(evaluations) for draw in MASKS]),
             cases=_cases(models),
             table=_table(models),
             script=script,
@@ -95,13 +97,13 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model with its place in the report.
+class ReportModel:
+    """A model in the report.
 
     Args:
-        number: From 0; decides its colour.
-        name: What the reader knows it by; no two are alike.
-        record: What is known of it.
+        number: The model's number from 0, which decides its colour.
+        name: The model's name in the report, which is unique.
+        record: The model's evaluation.
     """
 
     number: int
@@ -109,60 +111,60 @@ class Model:
     record: Evaluation
 
     @property
-    def above_floor(self) -> findings.Difference:
-        """Its Dice over the floor."""
-        return findings.above_floor(self.record.rows)
+    def above_baseline(self) -> findings.Difference:
+        """Difference of its Dice from the all-negative baseline."""
+        return findings.above_baseline(self.record.rows)
 
     @functools.cached_property
     def surfaces(self) -> list[Plot]:
         """Heat maps of its thresholds."""
         return [
-            figures.surface(self.record, grid)
+            surface(self.record, grid)
             for grid in self.record.surfaces
             if any(value is not None for row in grid.dice for value in row)
         ]
 
     @property
     def sensitivity_interval(self) -> tuple[float, float]:
-        """95 %; there must be positive images."""
+        """95 % interval; requires positive images."""
         summary = self.record.summary
         return findings.proportion_interval(summary.tp, summary.tp + summary.fn)
 
     @property
     def specificity_interval(self) -> tuple[float, float]:
-        """95 %; there must be negative images."""
+        """95 % interval; requires negative images."""
         summary = self.record.summary
         return findings.proportion_interval(summary.tn, summary.tn + summary.fp)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one model made of a case.
+class CaseResult:
+    """The result of one model for an example image.
 
     Args:
-        model: Which.
-        row: Its scores of the image.
-        outlines: Data URL of the outlines, transparent; None where it has no pictures of this image.
-        probability: Data URL of the probability.
+        model: The model.
+        row: The image's scores.
+        outlines: Data URL of the outlines on transparent background; None if the model kept no pictures.
+        probability: Data URL of the probability map, or None.
     """
 
-    model: Model
+    model: ReportModel
     row: ImageRow
     outlines: str | None = None
     probability: str | None = None
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image worth looking at, and what each model made of it.
+class CasePicture:
+    """An example image with the results of each model.
 
     Args:
-        number: Of all pictures of the page.
-        row: The image's facts.
-        width: Pixels.
-        height: Pixels.
-        radiograph: Data URL.
-        findings: One a model that was scored on the image.
+        number: Number of the image on the page.
+        row: The image's size and true mask.
+        width: Width in pixels.
+        height: Height in pixels.
+        radiograph: Data URL of the radiograph.
+        findings: One result for each model that was scored on the image.
     """
 
     number: int
@@ -170,16 +172,16 @@ class Picture:
     width: int
     height: int
     radiograph: str
-    findings: list[Finding]
+    findings: list[CaseResult]
 
 
 @dataclass(frozen=True)
-class Table:
-    """The table of images: first each image's facts, then what each model found.
+class ImageTable:
+    """The table of images: id and true area of each image, then the scores of each model.
 
     Args:
-        rows: One an image: a row a model, None where that model was not scored on the image.
-        total: Images in all, of which `rows` may be a part.
+        rows: For each image one row of scores for each model, or None if it was not scored on the image.
+        total: Number of all images, of which `rows` may hold a part.
     """
 
     rows: list[list[ImageRow | None]]
@@ -194,15 +196,15 @@ def _names(evaluations: Sequence[Evaluation]) -> list[str]:
     ]
 
 
-def _training_legend(models: list[Model]) -> list[tuple[int, str]]:
-    """Colour and name of the curves: models, or the members if there is but one model."""
+def _training_legend(models: list[ReportModel]) -> list[tuple[int, str]]:
+    """Return colour number and name of the curves: of models, or of the members if there is one model."""
     if len(models) > 1:
         return [(model.number, model.name) for model in models]
     return [(place, member.folder) for place, member in enumerate(models[0].record.origin.members)]
 
 
-def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
-    """Under each heading its pictures: the first model's cases, and the worst of the others that it lacks."""
+def _cases(models: list[ReportModel]) -> list[tuple[str, list[CasePicture]]]:
+    """Return the example images by heading: the first model's, and the worst new ones of the others."""
     first = {case.row.id: case for case in models[0].record.cases if case.kind in _HEADINGS}
     for model in models[1:]:
         for kind, count in _MORE_CASES.items():
@@ -210,7 +212,7 @@ def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
             first.update({case.row.id: case for case in fresh[:count]})
     pictured = [{case.row.id: case for case in model.record.cases} for model in models]
     rows = [{row.id: row for row in model.record.rows if row.id in first} for model in models]
-    groups: dict[CaseKind, list[Picture]] = {kind: [] for kind in _HEADINGS}
+    groups: dict[CaseKind, list[CasePicture]] = {kind: [] for kind in _HEADINGS}
     for number, (image_id, case) in enumerate(first.items()):
         height, width = case.sample.image.shape
         found = [
@@ -219,18 +221,18 @@ def _cases(models: list[Model]) -> list[tuple[str, list[Picture]]]:
             if (row := scored.get(image_id)) is not None
         ]
         radiograph = _data_url(draw_grey(case.sample.image))
-        groups[case.kind].append(Picture(number, case.row, width, height, radiograph, found))
+        groups[case.kind].append(CasePicture(number, case.row, width, height, radiograph, found))
     return [(_HEADINGS[kind], pictures) for kind, pictures in groups.items() if pictures]
 
 
-def _finding(model: Model, row: ImageRow, case: Case | None) -> Finding:
+def _finding(model: ReportModel, row: ImageRow, case: PicturedCase | None) -> CaseResult:
     if case is None:
-        return Finding(model, row)
+        return CaseResult(model, row)
     outlines = draw_outlines(case.sample.truth, case.predicted)
-    return Finding(model, row, _data_url(outlines), _data_url(draw_grey(case.sample.probability)))
+    return CaseResult(model, row, _data_url(outlines), _data_url(draw_grey(case.sample.probability)))
 
 
-def _table(models: list[Model]) -> Table:
+def _table(models: list[ReportModel]) -> ImageTable:
     found: dict[str, list[ImageRow | None]] = {}
     for place, model in enumerate(models):
         for row in model.record.rows:
@@ -239,7 +241,7 @@ def _table(models: list[Model]) -> Table:
     if len(rows) > TABLE_ROWS:
         lowest = sorted(range(len(rows)), key=lambda place: min(row.dice for row in rows[place] if row))
         rows = [rows[place] for place in sorted(lowest[:TABLE_ROWS])]
-    return Table(rows, len(found))
+    return ImageTable(rows, len(found))
 
 
 def _present(plots: Sequence[Plot | None]) -> list[Plot]:
@@ -268,7 +270,7 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """A text from outside as it may be shown; the template's own and what is no text as they are."""
+    """Return text from outside with control characters made visible; return other values unchanged."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -1,8 +1,8 @@
-"""Figures as a part of the page.
+"""Conversion of matplotlib figures to SVG elements of the page.
 
-Promises: a figure becomes one `<svg>` element whose text is text in the page's font and whose colours are the
-page's, light or dark, on the screen or on paper. It refers to nothing outside itself, and its ids are its
-own: no two figures of a page share one.
+A figure becomes one `<svg>` element. Its text is text in the page's font, and its colours are variables of
+the page's style sheet, for light and dark mode, screen and paper. It refers to nothing outside itself, and no
+two figures of a page share an id.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from markupsafe import Markup
 
 from core.pictures.plotting import Axes, Figure, mpl
 
-# Colours that nobody would draw with: each stands for a variable of the style sheet.
+# Placeholder colours: `_embed` replaces each by a variable of the style sheet.
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = ("#010111", "#010112", "#010113", "#010114", "#010115", "#010116")
-"""One colour a model; more models begin again, with dashed lines."""
+"""One colour for each model; further models repeat the colours with dashed lines."""
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -38,7 +38,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.titlecolor": INK,
     "font.size": 8.5,
     "lines.linewidth": 1.3,
-    "path.simplify": False,  # would drop the dots of a scatter, which are lines of no length
+    "path.simplify": False,  # it would drop the dots of scatter plots, which are lines of length zero
     "svg.fonttype": "none",
     "svg.hashsalt": "pneumoseg",
     "text.color": INK,
@@ -50,11 +50,11 @@ _SETTINGS: dict[Any, Any] = {
     "xtick.major.size": 3,
     "ytick.major.size": 3,
 }
-_WIDTH, _HEIGHT = 3.5, 2.6  # inches: 252 x 187 units, of which the page makes 280 to 400 pixels
+_WIDTH, _HEIGHT = 3.5, 2.6  # inches: 252 x 187 units, shown 280 to 400 pixels wide
 
 
 class Drawing:
-    """An empty figure; when the block of `drawing` ends it is in `svg`."""
+    """A figure with one plot; `svg` is set when the block of `drawing` ends."""
 
     svg: Markup
 
@@ -65,7 +65,7 @@ class Drawing:
 
 @contextmanager
 def drawing(alt: str) -> Iterator[Drawing]:
-    """A figure of one plot to draw in; `alt` is its text for those who do not see it."""
+    """Yield a figure of one plot to draw in; `alt` is its alternative text for screen readers."""
     with mpl.rc_context(_SETTINGS):
         result = Drawing()
         yield result
@@ -75,26 +75,26 @@ def drawing(alt: str) -> Iterator[Drawing]:
 
 
 def colour(number: int) -> str:
-    """The colour of a model, by its place in the report."""
+    """Return the colour of a model by its number in the report."""
     return SERIES[number % len(SERIES)]
 
 
-def stroke(number: int) -> dict[str, Any]:
-    """The line of a model. The first one's is wide: it is seen below others that say the same."""
+def line_style(number: int) -> dict[str, Any]:
+    """Return the line style of a model. The first line is wider, so that it shows below equal lines."""
     style = ("-", "--", ":")[number // len(SERIES) % 3]
     return {"color": colour(number), "linestyle": style, "linewidth": 1.1 if number else 2.0}
 
 
 def _embed(text: str, alt: str) -> Markup:
-    """What matplotlib wrote, as an element of an HTML page."""
+    """Convert the SVG file that matplotlib wrote to an element of an HTML page."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(
         r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
-    )  # would hold for the page
+    )  # the style would apply to the whole page
     text = re.sub(r"font-family:[^;\"]*;?\s*", "", text)
     text = re.sub(r" transform=\"rotate\(-0 [^\"]*\"", "", text)
-    text = re.sub(r"(?<=[\s\"(-])(\d+\.\d\d)\d+", r"\1", text)  # a hundredth of a unit is seen by nobody
+    text = re.sub(r"(?<=[\s\"(-])(\d+\.\d\d)\d+", r"\1", text)  # smaller differences are invisible
     prefix = f"f{hashlib.sha256(f'{alt}{text}'.encode(errors='replace')).hexdigest()[:8]}-"
     used = set(re.findall(r"(?:url\(#|xlink:href=\"#)([^)\"]+)", text))
     text = re.sub(r" id=\"([^\"]*)\"", lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", text)

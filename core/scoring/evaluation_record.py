@@ -1,9 +1,9 @@
-"""Evaluation record: what is known of a model after it was scored on a set of images.
+"""Evaluation record: the results of scoring a model on a set of images.
 
-Promises: everything that a table, a JSON file or a report shows of a model is here, and nothing that
-needs a framework or the data file. All scores are counted at the original size of the images, from the masks
-that `core.scoring.thresholds` makes. docs/evaluation.md defines the numbers. `Evaluation.as_json` holds all
-but the pictures. The records may be sent between processes.
+The record holds everything that tables, JSON files and reports show of a model, and needs neither a framework
+nor the data file. All scores are computed at the original size of the images, from the masks that
+`core.scoring.thresholds` makes. docs/evaluation.md defines the numbers. `Evaluation.as_json` holds all but
+the pictures. The records can be sent between processes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Summary:
     """Scores of a set of images. Dice and IoU are means over images, 1 where both masks are empty.
 
     Args:
-        dice: Over all images: the competition's score.
-        dice_all_empty: The floor: the same for predicting nothing anywhere.
-        dice_positive: Over the images whose truth is not empty; None where there are none.
-        iou: Intersection over union (Jaccard), over all images.
-        iou_positive: Over the images whose truth is not empty; None where there are none.
-        auroc: Of the existence score for "the truth is not empty"; None where one of the kinds is missing.
-        tp: Images with a predicted mask and a true one (the place does not matter).
-        fp: Images with a predicted mask alone.
-        fn: Images with a true mask alone.
-        tn: Images with neither.
+        dice: Mean Dice over all images, the competition's score.
+        dice_all_empty: Mean Dice of empty masks, the all-negative baseline.
+        dice_positive: Mean Dice over the positive images, whose true mask is not empty; None without any.
+        iou: Mean intersection over union (Jaccard) over all images.
+        iou_positive: Mean intersection over union over the positive images; None without any.
+        auroc: AUROC of the existence score for positive images; None without positives or negatives.
+        tp: Number of images with a predicted and a true mask, wherever they lie.
+        fp: Number of images with a predicted mask only.
+        fn: Number of images with a true mask only.
+        tn: Number of images with neither.
         sensitivity: tp / (tp + fn); None where there is no positive image.
         specificity: tn / (tn + fp); None where there is no negative image.
-        images: How many images.
-        positives: How many of them have a truth that is not empty.
-        thresholds: What the masks were made with.
+        images: Number of images.
+        positives: Number of positive images.
+        thresholds: The thresholds of the predicted masks.
     """
 
     dice: float
@@ -64,13 +64,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bar of a reliability diagram: predictions in [lower, upper), the last one with 1.
+    """One bin of a reliability diagram: predictions in [lower, upper); the last bin includes 1.
 
     Args:
         lower: Least probability of the bin.
-        upper: The next bin's least.
-        count: Predictions in it.
-        predicted: Their mean; None where there are none.
+        upper: Least probability of the next bin.
+        count: Number of predictions in the bin.
+        predicted: Mean of these predictions; None where there are none.
         observed: Share of them that were positive; None where there are none.
     """
 
@@ -83,10 +83,10 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether things that are said with probability p are true in a share p of the cases.
+    """Calibration of probabilities: whether a share p of the predictions with probability p is positive.
 
     Args:
-        bins: Of equal width, ascending, from 0 to 1.
+        bins: Bins of equal width, ascending, from 0 to 1.
         ece: Expected calibration error: mean of |observed - predicted| over bins, weighted by count.
         brier: Mean of (probability - truth)^2.
     """
@@ -98,16 +98,16 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Surface:
-    """Mean Dice over two thresholds while the third is fixed at the value in use.
+    """Mean Dice over two thresholds, with the third fixed at the value in use.
 
     Args:
-        fixed: "pixel", "area" or "score", the threshold that is fixed.
-        value: Its value; what is nearest on the grid of the search.
+        fixed: The fixed threshold: "pixel", "area" or "score".
+        value: Its value; for "pixel" the nearest level of the search.
         row_name: The threshold that changes from row to row.
-        column_name: The one that changes from column to column.
-        rows: Its values, ascending.
-        columns: Their values, ascending.
-        dice: [row][column]; None where score < pixel, which is no pair of thresholds.
+        column_name: The threshold that changes from column to column.
+        rows: Values of the rows' threshold, ascending.
+        columns: Values of the columns' threshold, ascending.
+        dice: Mean Dice at [row][column]; None where score < pixel, which is not allowed.
     """
 
     fixed: str
@@ -121,17 +121,17 @@ class Surface:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image.
+    """The scores of one image.
 
     Args:
-        id: Its id in the data file.
-        dice: 1 where both masks are empty.
-        iou: The same.
-        truth_pixels: Pixels of the true mask, at the original size.
-        predicted_pixels: Pixels of the predicted one.
+        id: The image's id in the data file.
+        dice: Dice; 1 where both masks are empty.
+        iou: Intersection over union; 1 where both masks are empty.
+        truth_pixels: Number of pixels of the true mask, at the original size.
+        predicted_pixels: Number of pixels of the predicted mask, at the original size.
         existence: The existence score: see `core.scoring.thresholds`.
-        height: Original rows.
-        width: Original columns.
+        height: Number of rows at the original size.
+        width: Number of columns at the original size.
     """
 
     id: str
@@ -150,10 +150,10 @@ class MemberRecord:
 
     Args:
         folder: Its folder, as the user named it.
-        checkpoint: The file in it that predicted, as "best.safetensors".
-        epoch: Finished epochs of that checkpoint.
-        step: Updates of that checkpoint.
-        history: The epochs of the whole run: those of the folder's newest checkpoint.
+        checkpoint: The checkpoint file that predicted, such as "best.safetensors".
+        epoch: Number of finished epochs of that checkpoint.
+        step: Number of updates of that checkpoint.
+        history: The epochs of the whole run, from the folder's newest checkpoint.
     """
 
     folder: str
@@ -165,21 +165,21 @@ class MemberRecord:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the numbers came from.
+    """How an evaluation was made: models, data, thresholds and machine.
 
     Args:
-        backend: The name that stood after -f.
-        framework: Its title for people.
-        version: Of the framework; None if unknown.
+        backend: The backend's name, as after -f.
+        framework: The framework's title for people.
+        version: The framework's version; None if unknown.
         device: "cpu", "gpu:0", …
         members: The models.
         data: The data file, as the user named it.
-        split: "validation": images that no update saw; "all": every image of the file.
-        flip: Whether mirror images were predicted too.
-        thresholds: Where they came from: "tuned" (saved with the model), "default" or "given".
-        height: Rows of the images that the network takes.
-        width: Columns.
-        images_per_second: Images scored over the time it took, compilation left out.
+        split: "validation" for the held-out images, "all" for every image of the file.
+        flip: Whether predictions were averaged with those of mirror images.
+        thresholds: The origin of the thresholds: "tuned" (saved with the model), "default" or "given".
+        height: Number of rows of the network's input.
+        width: Number of columns of the network's input.
+        images_per_second: Number of scored images over the time taken, without compilation.
     """
 
     backend: str
@@ -197,15 +197,15 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Case:
-    """An image worth looking at.
+class PicturedCase:
+    """An example image with its pictures.
 
-    Its arrays have the size that the network takes, (h, w): the image and the probability are what it saw
-    and said. The masks were shrunk for the eye; the scores in `row` are of the original size.
+    Its arrays have the size of the network, (h, w): image and probability are the network's input and output.
+    The masks were resized for display; the scores in `row` refer to the original size.
 
     Args:
         kind: "worst positive": a true mask, low Dice; "false positive": a predicted mask without a true one;
-            "best positive": a true mask, high Dice; "for comparison": a case of the model beside this one.
+            "best positive": a true mask, high Dice; "for comparison": a case of the model in comparison.
         row: Its scores.
         sample: Image, truth, probability and Dice.
         predicted: The predicted mask, (h, w) in {0, 1}.
@@ -222,12 +222,12 @@ class Evaluation:
     """A model (or an ensemble) scored on a set of images.
 
     Args:
-        origin: Where the numbers came from.
+        origin: How the evaluation was made.
         summary: The scores.
-        image_calibration: Of the existence score, one prediction an image.
-        pixel_calibration: Of the probabilities, one prediction a pixel of the original size.
-        rows: One an image, in the order of the data file.
-        surfaces: Mean Dice on these images over the thresholds; empty where not asked for.
+        image_calibration: Calibration of the existence score, one prediction for each image.
+        pixel_calibration: Calibration of the probabilities, one prediction for each original pixel.
+        rows: The scores of each image, in the order of the data file.
+        surfaces: Mean Dice on these images over the thresholds; empty if not requested.
         cases: Worst positives (lowest Dice first), then false positives (highest existence score first),
             then best positives (highest Dice first), then those for comparison (in the order of the rows).
     """
@@ -238,18 +238,18 @@ class Evaluation:
     pixel_calibration: Calibration
     rows: tuple[ImageRow, ...]
     surfaces: tuple[Surface, ...] = ()
-    cases: tuple[Case, ...] = ()
+    cases: tuple[PicturedCase, ...] = ()
 
     @property
     def name(self) -> str:
-        """For headings: backend and model folders, as "tf: tf_model"; of folds the folder they lie in."""
+        """Name for headings: backend and model folders, as "tf: tf_model"; for folds their common folder."""
         folders = [Path(member.folder) for member in self.origin.members]
         if len(folders) > 1 and len({folder.parent for folder in folders}) == 1:
             return f"{self.origin.backend}: {folders[0].parent} ({len(folders)} models)"
         return f"{self.origin.backend}: {', '.join(map(str, folders))}"
 
     def as_json(self) -> dict[str, Any]:
-        """All but the pictures, of plain numbers, strings, lists and dictionaries.
+        """Return all but the pictures as plain numbers, strings, lists and dictionaries.
 
         The scores are keys of the dictionary itself ("dice", "auroc", "thresholds", …), beside "origin",
         "calibration" ("image" and "pixel"), "rows" and "surfaces".

@@ -1,10 +1,10 @@
-"""Scores of predicted masks, as the competition counts them.
+"""Metrics of predicted masks: Dice as in the competition, IoU, AUROC and the confusion matrix of images.
 
-Promises: the Dice coefficient of an image is 2|P and T| / (|P| + |T|), and 1 when both masks are empty;
-the score of a set is the mean over its images (SIIM-ACR Pneumothorax Segmentation, evaluation page).
-It is never shown without `dice_all_empty`, the score of predicting nothing anywhere, nor without
-`dice_positive`, the mean over the images that have something to find. Whether there is something at all is
-judged image by image: `auroc` of a score, `Confusion` of yes and no. `docs/evaluation.md` explains them.
+The Dice coefficient of an image is 2|P and T| / (|P| + |T|), and 1 when both masks are empty. The score of a
+set is the mean over its images (SIIM-ACR Pneumothorax Segmentation, evaluation page). It is always shown
+with `dice_all_empty`, the score of predicting nothing anywhere (the all-negative baseline), and
+`dice_positive`, the mean over the positive images. `auroc` and `Confusion` measure the classification of
+whole images. `docs/evaluation.md` explains all metrics.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Scores:
     """Scores of a set of images.
 
     Args:
-        dice: Mean over all images.
-        dice_all_empty: The same for masks that are all empty: the share of negative images.
-        dice_positive: Mean over the positive images; None where there are none.
-        images: How many images.
-        positives: How many of them have a mask that is not empty.
+        dice: Mean Dice over all images.
+        dice_all_empty: Mean Dice if all predicted masks were empty, which is the share of negative images.
+        dice_positive: Mean Dice over the positive images; None where there are none.
+        images: Number of images.
+        positives: Number of positive images, whose true mask is not empty.
     """
 
     dice: float
@@ -38,7 +38,7 @@ class Scores:
 
 
 def dice_per_image(predicted: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:
-    """Dice of each image of two (N, ...) arrays of 0 and 1 (or booleans), as (N,)."""
+    """Return the Dice of each image, (N,), from two (N, ...) arrays of 0 and 1 or booleans."""
     p = predicted.reshape(len(predicted), -1).astype(bool)
     t = truth.reshape(len(truth), -1).astype(bool)
     counts = [np.count_nonzero(mask, axis=1) for mask in (p & t, p, t)]
@@ -46,41 +46,41 @@ def dice_per_image(predicted: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.f
 
 
 def dice_of_counts(overlap: Counts, predicted: Counts, truth: Counts) -> NDArray[np.float64]:
-    """Dice from numbers of pixels: in both masks, in the predicted, in the true one; any shape."""
+    """Return the Dice from numbers of pixels (any shape) in both masks, the predicted and the true one."""
     total = predicted + truth
     return np.where(total == 0, 1.0, 2.0 * overlap / np.maximum(total, 1))
 
 
 def iou_of_counts(overlap: Counts, predicted: Counts, truth: Counts) -> NDArray[np.float64]:
-    """Intersection over union (Jaccard, 1901) from the same; 1 where both masks are empty."""
+    """Return the intersection over union (Jaccard, 1901) from these counts; 1 where both masks are empty."""
     union = predicted + truth - overlap
     return np.where(union == 0, 1.0, overlap / np.maximum(union, 1))
 
 
 def auroc(scores: NDArray[Any], positive: NDArray[np.bool_]) -> float | None:
-    """Area under the receiver operating characteristic.
+    """Return the area under the receiver operating characteristic curve.
 
-    The share of pairs of a positive and a negative image of which the positive one has the higher score,
-    equal scores counting half: the Mann-Whitney U over the number of pairs (Hanley and McNeil, Radiology
-    143, 1982).
+    It is the share of pairs of a positive and a negative image in which the positive image has the higher
+    score; equal scores count half. It equals the Mann-Whitney U over the number of pairs (Hanley and McNeil,
+    Radiology 143, 1982).
 
     Args:
-        scores: (n,) the higher, the surer.
-        positive: (n,) bool.
+        scores: (n,) scores; higher means more likely positive.
+        positive: (n,) bool, the truth.
 
     Returns:
-        From 0 to 1; None where there is no pair.
+        A number from 0 to 1; None where there is no pair.
     """
-    ill, well = scores[positive], np.sort(scores[~positive])
-    if not len(ill) or not len(well):
+    positives, negatives = scores[positive], np.sort(scores[~positive])
+    if not len(positives) or not len(negatives):
         return None
-    below, not_above = np.searchsorted(well, ill, "left"), np.searchsorted(well, ill, "right")
-    return float((below + not_above).sum() / (2 * len(ill) * len(well)))
+    below, not_above = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
+    return float((below + not_above).sum() / (2 * len(positives) * len(negatives)))
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images by what was said of them and what is true of them."""
+    """Number of images by prediction and truth."""
 
     tp: int
     fp: int
@@ -89,7 +89,7 @@ class Confusion:
 
     @classmethod
     def count(cls, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Confusion:
-        """Of two (n,) arrays."""
+        """Count the images of two (n,) arrays."""
         return cls(
             tp=int(np.count_nonzero(predicted & truth)),
             fp=int(np.count_nonzero(predicted & ~truth)),
@@ -99,17 +99,17 @@ class Confusion:
 
     @property
     def sensitivity(self) -> float | None:
-        """Share of the positives that were found, tp / (tp + fn); None where there are none."""
+        """Share of positive images predicted positive, tp / (tp + fn); None where there are none."""
         return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
 
     @property
     def specificity(self) -> float | None:
-        """Share of the negatives that were left in peace, tn / (tn + fp); None where there are none."""
+        """Share of negative images predicted negative, tn / (tn + fp); None where there are none."""
         return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
 
 
 def summarise(dice: NDArray[np.float64], positive: NDArray[np.bool_]) -> Scores:
-    """The scores of a set from each image's Dice and whether its truth is not empty, both (N,)."""
+    """Return the scores of a set from each image's Dice and whether its true mask is not empty, both (N,)."""
     return Scores(
         dice=float(dice.mean()),
         dice_all_empty=float(1.0 - positive.mean()),

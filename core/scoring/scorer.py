@@ -1,8 +1,8 @@
-"""Image by image to an `Evaluation`.
+"""Accumulates the scores of single images into an `Evaluation`.
 
-Promises: of each image only numbers are kept, and the pictures of a few that are worth looking at, so memory
-hardly grows with their number. Scores come from the mask itself, at the original size; the histograms
-that are kept beside them serve the search of thresholds and its surfaces.
+Only numbers are kept of each image, and the pictures of a few example cases, so memory hardly grows with the
+number of images. Scores come from the mask at the original size. The histograms that are kept beside them
+serve the search of thresholds and its surfaces.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from core.pictures.radiographs import Sample
 from core.scoring.evaluation_record import (
     Calibration,
-    Case,
     CaseKind,
     Evaluation,
     ImageRow,
     Origin,
+    PicturedCase,
     ReliabilityBin,
     Summary,
 )
@@ -29,20 +29,20 @@ from core.scoring.threshold_search import Histograms, histograms_of, surfaces
 from core.scoring.thresholds import Thresholds
 
 BINS = 15
-"""Of a reliability diagram; as many as in Guo et al., "On calibration of modern neural networks", 2017."""
+"""Bins of a reliability diagram, as in Guo et al., "On calibration of modern neural networks", 2017."""
 
 CASES: dict[CaseKind, int] = {"worst positive": 6, "false positive": 4, "best positive": 4}
-"""How many of each are kept."""
+"""Number of cases that are kept of each kind."""
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """Sums over predictions, of which a `Calibration` is made; those of several sets add up.
+class ReliabilitySums:
+    """Sums over predictions from which a `Calibration` is computed; sums of several sets can be added.
 
     Args:
-        count: (15,) int64, predictions in each bin.
-        predicted: (15,) float64, the sum of their probabilities.
-        observed: (15,) int64, how many of them were true.
+        count: (15,) int64, number of predictions in each bin.
+        predicted: (15,) float64, sum of their probabilities.
+        observed: (15,) int64, number of them that were true.
         squares: Sum of (probability - truth)^2.
     """
 
@@ -52,8 +52,10 @@ class Reliability:
     squares: float = 0.0
 
     @classmethod
-    def of(cls, probability: NDArray[np.floating[Any]], truth: NDArray[np.generic]) -> Reliability:
-        """Of predictions and what came true, two arrays of one shape."""
+    def from_predictions(
+        cls, probability: NDArray[np.floating[Any]], truth: NDArray[np.generic]
+    ) -> ReliabilitySums:
+        """Sum over probabilities and their truth, two arrays of one shape."""
         p, t = probability.ravel(), truth.ravel().astype(bool)
         place = np.minimum(p * BINS, BINS - 1).astype(np.uint8)
         difference = p - t
@@ -64,9 +66,9 @@ class Reliability:
             squares=float(np.einsum("i,i", difference, difference, dtype=np.float64)),
         )
 
-    def __add__(self, other: Reliability) -> Reliability:
-        """Of both sets together."""
-        return Reliability(
+    def __add__(self, other: ReliabilitySums) -> ReliabilitySums:
+        """Return the sums of both sets together."""
+        return ReliabilitySums(
             self.count + other.count,
             self.predicted + other.predicted,
             self.observed + other.observed,
@@ -74,7 +76,7 @@ class Reliability:
         )
 
     def calibration(self) -> Calibration:
-        """What the sums say."""
+        """Return the calibration that follows from the sums."""
         total = max(int(self.count.sum()), 1)
         bins = tuple(
             ReliabilityBin(
@@ -94,19 +96,19 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Tally:
-    """What is kept of an image.
+    """The numbers that are kept of an image.
 
     Args:
         row: Its scores.
-        pixels: (128,) its histogram: see `core.scoring.threshold_search`.
-        truth: (128,) that of the true mask's pixels.
-        reliability: Of its pixels.
+        pixels: (128,) histogram of its probabilities: see `core.scoring.threshold_search`.
+        truth: (128,) histogram over the pixels of the true mask.
+        reliability: Calibration sums of its pixels.
     """
 
     row: ImageRow
     pixels: NDArray[np.int64]
     truth: NDArray[np.int64]
-    reliability: Reliability
+    reliability: ReliabilitySums
 
 
 def tally(
@@ -116,14 +118,14 @@ def tally(
     existence: float,
     truth: NDArray[np.uint8],
 ) -> Tally:
-    """Count an image.
+    """Compute the numbers to keep of an image.
 
     Args:
-        name: Its id.
+        name: The image's id.
         probability: (H, W) at the original size.
-        mask: (H, W) predicted.
-        existence: Its existence score.
-        truth: (H, W) in {0, 1}.
+        mask: (H, W) predicted mask in {0, 1}.
+        existence: The image's existence score.
+        truth: (H, W) true mask in {0, 1}.
     """
     pixels, of_truth = histograms_of(probability, truth)
     counts = [np.array(np.count_nonzero(part)) for part in (mask & truth, mask, truth)]
@@ -137,68 +139,68 @@ def tally(
         height=truth.shape[0],
         width=truth.shape[1],
     )
-    return Tally(row, pixels, of_truth, Reliability.of(probability, truth))
+    return Tally(row, pixels, of_truth, ReliabilitySums.from_predictions(probability, truth))
 
 
 @dataclass
 class Scorer:
-    """Gathers tallies, in any order, and keeps the pictures that are worth it.
+    """Accumulates tallies in any order, and keeps the pictures of example cases.
 
     Args:
-        thresholds: What the masks are made with.
-        also: Ids of images whose pictures are kept in any case, to be compared with another model's.
+        thresholds: The thresholds of the predicted masks.
+        also: Ids of images whose pictures are kept in any case, for comparison with another model.
     """
 
     thresholds: Thresholds
     also: frozenset[str] = frozenset()
     _tallies: dict[int, Tally] = field(default_factory=dict)
-    _reliability: Reliability = field(default_factory=Reliability)
-    _cases: dict[CaseKind, list[tuple[tuple[float, float, int], Case]]] = field(
+    _reliability: ReliabilitySums = field(default_factory=ReliabilitySums)
+    _cases: dict[CaseKind, list[tuple[tuple[float, float, int], PicturedCase]]] = field(
         default_factory=lambda: {kind: [] for kind in CASES}
     )
-    _compared: dict[int, Case] = field(default_factory=dict)
+    _compared: dict[int, PicturedCase] = field(default_factory=dict)
 
     def add(self, place: int, found: Tally) -> list[CaseKind]:
-        """Count an image; gives the kinds of case that it now is one of the first of.
+        """Add an image; return the kinds of case for which its pictures are to be kept.
 
         Args:
-            place: Where in the data file it lies.
-            found: What is to be kept of it.
+            place: The image's index in the data file.
+            found: The image's tally.
         """
         self._reliability = self._reliability + found.reliability
         self._tallies[place] = found
         kinds = [
             kind
-            for kind, order in _orders(found.row).items()
+            for kind, order in _sort_keys(found.row).items()
             if len(kept := self._cases[kind]) < CASES[kind] or (*order, place) < kept[-1][0]
         ]
         return [*kinds, "for comparison"] if found.row.id in self.also else kinds
 
-    def show(self, place: int, kind: CaseKind, sample: Sample, predicted: NDArray[np.uint8]) -> None:
-        """Keep the pictures of an image that `add` has asked for."""
+    def keep_pictures(self, place: int, kind: CaseKind, sample: Sample, predicted: NDArray[np.uint8]) -> None:
+        """Keep the pictures of an image for a kind of case that `add` returned."""
         row = self._tallies[place].row
         if kind == "for comparison":
-            self._compared[place] = Case(kind, row, sample, predicted)
+            self._compared[place] = PicturedCase(kind, row, sample, predicted)
             return
         kept = self._cases[kind]
-        kept.append(((*_orders(row)[kind], place), Case(kind, row, sample, predicted)))
+        kept.append(((*_sort_keys(row)[kind], place), PicturedCase(kind, row, sample, predicted)))
         kept.sort(key=lambda entry: entry[0])
         del kept[CASES[kind] :]
 
     def histograms(self) -> Histograms:
-        """Those of all images, in the order of the data file."""
+        """Return the histograms of all images, in the order of the data file."""
         found = self._in_order()
         return Histograms(np.stack([one.pixels for one in found]), np.stack([one.truth for one in found]))
 
     def evaluation(self, origin: Origin) -> Evaluation:
-        """The record of all images that were added; at least one."""
+        """Return the record of all images that were added; at least one."""
         rows = tuple(one.row for one in self._in_order())
         existence = np.array([row.existence for row in rows])
         positive = np.array([row.truth_pixels > 0 for row in rows])
         return Evaluation(
             origin=origin,
             summary=summary(rows, self.thresholds),
-            image_calibration=Reliability.of(existence, positive).calibration(),
+            image_calibration=ReliabilitySums.from_predictions(existence, positive).calibration(),
             pixel_calibration=self._reliability.calibration(),
             rows=rows,
             surfaces=surfaces(self.histograms(), self.thresholds),
@@ -208,8 +210,8 @@ class Scorer:
     def _in_order(self) -> list[Tally]:
         return [self._tallies[place] for place in sorted(self._tallies)]
 
-    def _chosen_cases(self) -> tuple[Case, ...]:
-        """Each image once: with few positives the best are among the worst."""
+    def _chosen_cases(self) -> tuple[PicturedCase, ...]:
+        """Return the cases, each image once: with few positives an image may be among best and worst."""
         chosen = {kind: [case for _, case in kept] for kind, kept in self._cases.items()}
         worst = {case.row.id for case in chosen["worst positive"]}
         best = [case for case in chosen["best positive"] if case.row.id not in worst]
@@ -220,7 +222,7 @@ class Scorer:
 
 
 def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
-    """The scores of a set of images."""
+    """Return the scores of a set of images."""
     dice = np.array([row.dice for row in rows])
     iou = np.array([row.iou for row in rows])
     positive = np.array([row.truth_pixels > 0 for row in rows])
@@ -245,10 +247,10 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
     )
 
 
-def _orders(row: ImageRow) -> dict[CaseKind, tuple[float, float]]:
-    """The kinds of case that an image may be, with what sorts them; the first is the most worth looking at.
+def _sort_keys(row: ImageRow) -> dict[CaseKind, tuple[float, float]]:
+    """Return the kinds of case that an image may be, with its sort key in each; lower keys come first.
 
-    Of images missed alike the one with most to find comes first.
+    Of positive images with equal Dice the one with the larger true mask comes first.
     """
     if row.truth_pixels:
         return {

@@ -1,16 +1,15 @@
-"""The search of the triplet of thresholds on scored images, in seconds.
+"""Search of the three thresholds that maximise the competition's mean Dice on scored images.
 
-Promises: of an image only two histograms of its probabilities are kept (over all pixels at the original
-size, and over those of the true mask), 128 levels each, and from them the Dice of every triplet whose
-`pixel` and `score` are multiples of 1/128 follows exactly: no map is needed again, and an image takes a few
-KiB. All such triplets are tried with every area of `AREAS`. What is sought is the competition's mean Dice.
+Each image is reduced to two histograms of its probabilities with 128 levels each: over all pixels at the
+original size, and over the pixels of the true mask. They give the exact Dice of every triplet whose `pixel`
+and `score` are multiples of 1/128, so no probability map is needed again, and an image takes a few KiB. All
+such triplets are tried with every area of `AREAS`.
 
-Against chance: the best triplet of a small set is often a lone peak, which another set does not have. So
-what is maximised is the mean Dice over the neighbours of a triplet (both probabilities up to `reach` levels
-away, areas one step), and of triplets that cannot be told apart (within a tenth of the standard error of the
-mean) the one nearest to the middle of them all is taken: the middle of a plateau wins, not the edge of a
-cliff. `reach` is wider the fewer images there are of the rarer kind. A triplet that scores less than the
-defaults on the images themselves is not taken.
+The best triplet of a small set is often an isolated peak that another set does not have. So the search
+maximises the Dice averaged over neighbouring triplets: both probabilities up to `reach` levels away, the area
+one step. Among triplets within 0.1 standard error of the best, it takes the one nearest to their centroid.
+`reach` is larger the fewer images there are of the rarer class. If the result scores less than the default
+thresholds on the images themselves, the defaults are returned.
 """
 
 from __future__ import annotations
@@ -31,76 +30,76 @@ from core.scoring.thresholds import AREA_SIZE, Thresholds
 N = TypeVar("N", np.int64, np.float64)
 
 LEVELS = 128
-"""Of probability: level k is [k / 128, (k + 1) / 128), and the last one includes 1."""
+"""Number of probability levels: level k is [k / 128, (k + 1) / 128), and the last one includes 1."""
 
 AREAS = (
     *(0, 50, 100, 150, 200, 300, 400, 500, 750, 1000, 1250, 1500, 1750, 2000),
     *(2500, 3000, 4000, 5000, 6000, 8000, 10000, 12000, 16000),
 )
-"""What is tried, in pixels of a 1024x1024 image; the competition's winners used 1000 and 2000."""
+"""The areas that are tried, in pixels of a 1024x1024 image; the competition's winners used 1000 and 2000."""
 
-_SHOWN = 4  # levels between two lines of a surface
-_ALIKE = 0.1  # of a standard error
-_PARTS = 5  # of the images, for cross-fitting
+_SURFACE_STEP = 4  # levels between two rows or columns of a surface
+_TOLERANCE = 0.1  # standard errors within which triplets count as equally good
+_PARTS = 5  # number of parts for cross-fitting
 
 
 @dataclass(frozen=True)
 class Histograms:
-    """What is kept of some images.
+    """Histograms of the probabilities of some images.
 
     Args:
-        pixels: (n, 128) int64, pixels of each level.
-        truth: (n, 128) int64, those of them that belong to the true mask.
+        pixels: (n, 128) int64, number of pixels at each level.
+        truth: (n, 128) int64, number of pixels of the true mask at each level.
     """
 
     pixels: NDArray[np.int64]
     truth: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self.pixels)
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> Histograms:
-        """Some of the images, (k,) indices."""
+        """Return some of the images, by (k,) indices."""
         return Histograms(self.pixels[chosen], self.truth[chosen])
 
     @functools.cached_property
     def positive(self) -> NDArray[np.bool_]:
-        """(n,) whether the true mask is not empty."""
+        """(n,) bool, whether the true mask is not empty."""
         return np.asarray(self.truth.any(axis=1))
 
     @functools.cached_property
     def above(self) -> NDArray[np.int64]:
-        """(n, 128) pixels of at least each level."""
+        """(n, 128) number of pixels of at least each level."""
         return _from_above(self.pixels)
 
     @functools.cached_property
     def gain(self) -> NDArray[np.float64]:
-        """(n, 128) how much Dice a mask from each level on has over an empty one."""
+        """(n, 128) Dice of the mask of pixels of at least each level, minus the Dice of an empty mask."""
         dice = dice_of_counts(_from_above(self.truth), self.above, self.truth.sum(axis=1, keepdims=True))
         gain: NDArray[np.float64] = dice - ~self.positive[:, np.newaxis]
         return gain
 
     def existence(self, area: float) -> NDArray[np.int64]:
-        """(n,) the level of each image's existence score for an area."""
+        """Return the level of each image's existence score for an area, (n,)."""
         size = self.above[:, :1]
         least = np.minimum(np.maximum(np.ceil(area * size / AREA_SIZE**2), 1), size)
         levels: NDArray[np.int64] = np.count_nonzero(self.above >= least, axis=1) - 1
         return levels
 
     def dice(self, thresholds: Thresholds) -> NDArray[np.float64]:
-        """(n,) Dice of each image, at the levels nearest to `pixel` and `score`."""
+        """Return the Dice of each image, (n,), at the levels nearest to `pixel` and `score`."""
         pixel, score = nearest_level(thresholds.pixel), nearest_level(thresholds.score)
         found = self.existence(thresholds.area) >= score
-        of_nothing = np.where(self.positive, 0.0, 1.0)
-        dice: NDArray[np.float64] = of_nothing + np.where(found, self.gain[:, pixel], 0.0)
+        of_empty = np.where(self.positive, 0.0, 1.0)
+        dice: NDArray[np.float64] = of_empty + np.where(found, self.gain[:, pixel], 0.0)
         return dice
 
     def dice_sums(self, area: float) -> NDArray[np.float64]:
-        """Sum of Dice for all pairs of levels, (128, 128): [score, pixel]; NaN where it is no pair.
+        """Return the sum of Dice for all pairs of levels, (128, 128): [score, pixel]; NaN for invalid pairs.
 
-        Only images whose existence score reaches `score` gain, so the images are added up by the level of
-        that score, and the levels then from above.
+        An image differs from the empty mask only if its existence score reaches `score`. So the gains are
+        summed by the level of the existence score, then accumulated from the highest level down.
         """
         existence = self.existence(area)
         order = np.argsort(existence, kind="stable")
@@ -110,24 +109,24 @@ class Histograms:
             gained[levels] = np.add.reduceat(self.gain[order], starts, axis=0)
         sums: NDArray[np.float64] = np.count_nonzero(~self.positive) + _from_above(gained, axis=0)
         sums[np.triu_indices(LEVELS, 1)] = np.nan  # score < pixel
-        sums[:, 0] = np.nan  # a threshold of 0 is none
+        sums[:, 0] = np.nan  # a threshold of 0 is not allowed
         return sums
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a search found.
+class SearchResult:
+    """The thresholds that a search found, with scores.
 
     Args:
-        thresholds: The triplet.
-        dice: Mean Dice with it, on the images it was found on.
-        dice_default: With the defaults.
-        dice_cross_fitted: What is to be expected of other images: the mean where each fifth of the images is
-            judged by the triplet that the other four give; None with fewer than five positive images.
-        dice_all_empty: The floor.
-        images: How many images.
-        positives: How many of them are positive.
-        reach: In levels: see the module.
+        thresholds: The thresholds.
+        dice: Mean Dice with them on the images of the search.
+        dice_default: Mean Dice with the default thresholds.
+        dice_cross_fitted: Estimate of the mean Dice on other images: each fifth of the images is scored with
+            the thresholds found on the other four fifths; None with fewer than five positive images.
+        dice_all_empty: Mean Dice of empty masks, the all-negative baseline.
+        images: Number of images.
+        positives: Number of positive images.
+        reach: Size of the neighbourhood in levels: see the module.
     """
 
     thresholds: Thresholds
@@ -143,9 +142,9 @@ class Search:
 def histograms_of(
     probability: NDArray[np.float32], truth: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The two histograms of an image, (128,) each, from its (H, W) probability and true mask.
+    """Return the two histograms of an image, (128,) each, from its (H, W) probabilities and true mask.
 
-    A multiplication by 128 is exact in float32, so a level is compared as its threshold is.
+    A multiplication by 128 is exact in float32, so comparing levels equals comparing with the threshold.
     """
     level = np.minimum(probability * np.float32(LEVELS), LEVELS - 1).astype(np.uint8)
     pixels = np.bincount(level.ravel(), minlength=LEVELS)
@@ -153,19 +152,19 @@ def histograms_of(
 
 
 def nearest_level(value: float) -> int:
-    """The level, from 1, whose lower end is nearest to a threshold."""
+    """Return the level, at least 1, whose lower end is nearest to a threshold."""
     return min(max(round(value * LEVELS), 1), LEVELS - 1)
 
 
-def search(images: Histograms) -> Search | None:
-    """The best triplet for some images; None where none of them is positive, and nothing can be learnt."""
+def search_thresholds(images: Histograms) -> SearchResult | None:
+    """Search the best thresholds for some images; None if no image is positive."""
     if not images.positive.any():
         return None
-    parts = _dealt(images)
+    parts = _divided(images)
     tables = [np.stack([part.dice_sums(area) for area in AREAS]) for part in parts]
     whole = np.sum(tables, axis=0)
-    found = _best(images, whole)
-    return Search(
+    found = _best_thresholds(images, whole)
+    return SearchResult(
         thresholds=found,
         dice=float(images.dice(found).mean()),
         dice_default=float(images.dice(Thresholds()).mean()),
@@ -178,20 +177,20 @@ def search(images: Histograms) -> Search | None:
 
 
 def surfaces(images: Histograms, thresholds: Thresholds) -> tuple[Surface, Surface]:
-    """Mean Dice around a triplet: over score and pixel at its area, over area and score at its pixel."""
-    shown = np.arange(_SHOWN, LEVELS, _SHOWN)
+    """Return the mean Dice over score and pixel (area fixed), and over area and score (pixel fixed)."""
+    shown = np.arange(_SURFACE_STEP, LEVELS, _SURFACE_STEP)
     values = tuple((shown / LEVELS).tolist())
     pixel = nearest_level(thresholds.pixel)
     over_pixel = images.dice_sums(thresholds.area)[np.ix_(shown, shown)] / len(images)
     over_area = np.stack([images.dice_sums(area)[shown, pixel] for area in AREAS]) / len(images)
     return (
-        Surface("area", thresholds.area, "score", "pixel", values, values, _rows(over_pixel)),
-        Surface("pixel", pixel / LEVELS, "area", "score", AREAS, values, _rows(over_area)),
+        Surface("area", thresholds.area, "score", "pixel", values, values, _with_none(over_pixel)),
+        Surface("pixel", pixel / LEVELS, "area", "score", AREAS, values, _with_none(over_area)),
     )
 
 
-def _dealt(images: Histograms) -> list[Histograms]:
-    """The images in five parts, positive and negative ones dealt out in turn."""
+def _divided(images: Histograms) -> list[Histograms]:
+    """Divide the images into five parts; positive and negative images are distributed in turn."""
     part = np.empty(len(images), dtype=np.int64)
     for label in (True, False):
         members = np.flatnonzero(images.positive == label)
@@ -202,35 +201,35 @@ def _dealt(images: Histograms) -> list[Histograms]:
 def _cross_fitted(
     parts: Sequence[Histograms], tables: Sequence[NDArray[np.float64]], whole: NDArray[np.float64]
 ) -> float | None:
-    """Mean Dice where each part is judged by the triplet that the others give.
+    """Return the mean Dice when each part is scored with the thresholds found on the other parts.
 
-    None with too few positives. No image has a say in its own thresholds, so the mean is what may be
-    expected of new ones.
+    None with too few positives. No image influences its own thresholds, so the mean estimates the Dice on new
+    images.
     """
     if not all(part.positive.any() for part in parts):
         return None
     total = 0.0
     for number, (inside, table) in enumerate(zip(parts, tables, strict=True)):
-        outside = _joined([part for other, part in enumerate(parts) if other != number])
-        total += float(inside.dice(_best(outside, whole - table)).sum())
+        outside = _concatenated([part for other, part in enumerate(parts) if other != number])
+        total += float(inside.dice(_best_thresholds(outside, whole - table)).sum())
     return total / sum(map(len, parts))
 
 
-def _joined(parts: Sequence[Histograms]) -> Histograms:
+def _concatenated(parts: Sequence[Histograms]) -> Histograms:
     return Histograms(np.concatenate([p.pixels for p in parts]), np.concatenate([p.truth for p in parts]))
 
 
-def _best(images: Histograms, sums: NDArray[np.float64]) -> Thresholds:
-    """The triplet with the best neighbourhood, or the defaults where those score more.
+def _best_thresholds(images: Histograms, sums: NDArray[np.float64]) -> Thresholds:
+    """Return the thresholds with the best neighbourhood, or the defaults if those score more.
 
     Args:
         images: The images.
-        sums: (areas, 128, 128) their `dice_sums`.
+        sums: (areas, 128, 128) the images' `dice_sums` for each area.
     """
     smooth = _neighbourhoods(sums / len(images), _reach(images))
     area, score, pixel = (int(place) for place in np.unravel_index(np.nanargmax(smooth), smooth.shape))
     spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS)).std()
-    tolerance = _ALIKE * float(spread) / math.sqrt(len(images)) + 1e-9
+    tolerance = _TOLERANCE * float(spread) / math.sqrt(len(images)) + 1e-9
     candidates = np.argwhere(smooth >= smooth[area, score, pixel] - tolerance)
     scale = np.array([len(AREAS), LEVELS, LEVELS])
     distance = np.square((candidates - candidates.mean(axis=0)) / scale).sum(axis=1)
@@ -240,14 +239,14 @@ def _best(images: Histograms, sums: NDArray[np.float64]) -> Thresholds:
 
 
 def _reach(images: Histograms) -> int:
-    """How many levels away a neighbour may be: from 1, with thousands of images of both kinds, to 8."""
+    """Return how many levels away a neighbour may be: from 1 (thousands of images of each class) to 8."""
     positives = int(np.count_nonzero(images.positive))
     rarer = max(min(positives, len(images) - positives), 1)
     return min(max(round(LEVELS / math.sqrt(rarer)), 1), 8)
 
 
 def _neighbourhoods(means: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """The mean over the neighbours of each triplet, (areas, score, pixel); what is NaN is none."""
+    """Return the mean over the neighbours of each triplet, (areas, score, pixel), without NaN entries."""
     valid = ~np.isnan(means[:1])
     count = _window_sums(_window_sums(valid.astype(np.float64), 1, reach), 2, reach)
     total = np.where(valid, means, 0.0)
@@ -258,7 +257,7 @@ def _neighbourhoods(means: NDArray[np.float64], reach: int) -> NDArray[np.float6
 
 
 def _window_sums(values: NDArray[np.float64], axis: int, width: int) -> NDArray[np.float64]:
-    """Sums over windows that reach `width` places to either side, cut off at the ends."""
+    """Return sums over windows of `width` places to either side, cut off at the ends."""
     sums = np.moveaxis(np.cumsum(values, axis=axis), axis, 0)
     ends = np.arange(len(sums)) + width
     windows = sums[np.minimum(ends, len(sums) - 1)]
@@ -267,10 +266,10 @@ def _window_sums(values: NDArray[np.float64], axis: int, width: int) -> NDArray[
 
 
 def _from_above(values: NDArray[N], axis: int = 1) -> NDArray[N]:
-    """For each level the sum over it and all higher ones."""
+    """Return for each level the sum over it and all higher levels."""
     sums: NDArray[N] = np.flip(np.cumsum(np.flip(values, axis), axis), axis)
     return sums
 
 
-def _rows(dice: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
+def _with_none(dice: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
     return tuple(tuple(None if math.isnan(value) else value for value in row) for row in dice.tolist())

@@ -1,17 +1,17 @@
-"""From probabilities to an answer: is there a pneumothorax, and where.
+"""The three thresholds that turn a probability map into a mask, for every command.
 
-Promises: three numbers decide, the triplet of the competition's winners (first place of SIIM-ACR, "triplet
-scheme of inference"), and every command decides by them here. They are applied at the original size of an
-image, to a probability map that was resized to it.
+They are the triplet of the competition's winners (first place of SIIM-ACR, "triplet scheme of inference").
+They apply at the original size of an image, to a probability map that was resized to it.
 
-    score    an image is positive if `area` of its pixels have at least this probability
-    area     counted in pixels of a 1024x1024 image; in one of H x W they are
+    score    image threshold: an image is positive if k of its pixels have at least this probability
+    area     minimum area in pixels of a 1024x1024 image; for an image of H x W,
              k = ceil(area * H * W / 1024**2), at least 1
-    pixel    the mask of a positive image are its pixels of at least this probability; at most `score`
+    pixel    mask threshold, at most `score`: the mask of a positive image holds its pixels of at least
+             this probability; the mask of a negative image is empty
 
-So the k-th largest probability of an image says how sure one is that there is something: the image is
-positive exactly when that number reaches `score`. It is the image's existence score. Thresholds are rounded
-to float32 once, like all scalars: they are compared with float32 probabilities.
+The existence score of an image is its k-th largest probability, so the image is positive exactly when its
+existence score reaches `score`. Thresholds are rounded to float32 once, like all scalars, because they are
+compared with float32 probabilities.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from core.base.rounding import to_float32
 from core.files.atomic import write_text
 from core.files.system_errors import explain_os_errors
 
-FILE = "thresholds.json"
-"""In the folder of a model."""
+THRESHOLDS_FILE = "thresholds.json"
+"""File name of the thresholds in a model's folder."""
 
 AREA_SIZE = 1024
-"""Height and width of the image in whose pixels `Thresholds.area` is counted."""
+"""Height and width of the image to which `Thresholds.area` refers."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """See the module.
+    """The mask threshold, the minimum area and the image threshold: see the module.
 
     Args:
-        pixel: From which probability a pixel belongs to the mask of a positive image, in (0, 1].
-        area: How many pixels of a 1024x1024 image must reach `score`; from 0.
-        score: Probability, from `pixel` to 1.
+        pixel: Mask threshold: the least probability of a pixel of a positive image's mask, in (0, 1].
+        area: Minimum area: the number of pixels of a 1024x1024 image that must reach `score`; at least 0.
+        score: Image threshold: a probability from `pixel` to 1.
 
     Raises:
-        UserError: A number outside its range.
+        UserError: A number is outside its range.
     """
 
     pixel: float = 0.5
@@ -73,40 +73,40 @@ class Thresholds:
         return f"pixel {self.pixel:.6g}, area {self.area:.6g}, score {self.score:.6g}"
 
     def least_pixels(self, height: int, width: int) -> int:
-        """k, the pixels of a (height, width) image that must reach `score`; at least 1."""
+        """Return k, the number of pixels of a (height, width) image that must reach `score`; at least 1."""
         return max(1, math.ceil(self.area * height * width / AREA_SIZE**2))
 
     def existence(self, probability: NDArray[Any]) -> float:
-        """The existence score of an (H, W) probability map: its k-th largest value."""
+        """Return the existence score of an (H, W) probability map: its k-th largest value."""
         k = min(self.least_pixels(*probability.shape), probability.size)
         return float(np.partition(probability, probability.size - k, axis=None)[probability.size - k])
 
     def decide(self, probability: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
-        """The mask of an (H, W) probability map, (H, W) in {0, 1}, and the existence score behind it."""
+        """Return the mask, (H, W) in {0, 1}, and the existence score of an (H, W) probability map."""
         existence = self.existence(probability)
         if existence < self.score:
             return np.zeros(probability.shape, dtype=np.uint8), existence
         return (probability >= self.pixel).astype(np.uint8), existence
 
     def mask(self, probability: NDArray[Any]) -> NDArray[np.uint8]:
-        """The mask alone."""
+        """Return the mask, (H, W) in {0, 1}, of an (H, W) probability map."""
         return self.decide(probability)[0]
 
 
 def save_thresholds(folder: Path, thresholds: Thresholds, facts: dict[str, Any] | None = None) -> None:
-    """Write a model's thresholds, with `facts` for a reader (what they were searched on, what they score)."""
+    """Write a model's thresholds and `facts` about their search, such as the images and the scores."""
     content = {**dataclasses.asdict(thresholds), **(facts or {})}
-    write_text(folder / FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(folder / THRESHOLDS_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a model's file of thresholds says.
+class SavedThresholds:
+    """The content of a model's thresholds file.
 
     Args:
         thresholds: The thresholds.
-        flip: Whether the mean with the mirror image was taken of what they were searched on; None where the
-            file does not say.
+        flip: Whether they were searched on probabilities averaged with those of mirror images; None if the
+            file does not tell.
     """
 
     thresholds: Thresholds
@@ -114,18 +114,18 @@ class Saved:
 
 
 def load_thresholds(folder: Path) -> Thresholds | None:
-    """A model's thresholds; None if none were saved. Errors are those of `load_saved`."""
-    saved = load_saved(folder)
+    """Return a model's thresholds; None if none were saved. Raises as `load_saved_thresholds`."""
+    saved = load_saved_thresholds(folder)
     return None if saved is None else saved.thresholds
 
 
-def load_saved(folder: Path) -> Saved | None:
-    """A model's thresholds and how they were searched; None if none were saved.
+def load_saved_thresholds(folder: Path) -> SavedThresholds | None:
+    """Return a model's thresholds and how they were searched; None if none were saved.
 
     Raises:
-        UserError: The file cannot be read or is not one of ours.
+        UserError: The file cannot be read or does not hold thresholds.
     """
-    path = folder / FILE
+    path = folder / THRESHOLDS_FILE
     if not path.is_file():
         return None
     with explain_os_errors(path, "read"):
@@ -142,6 +142,6 @@ def load_saved(folder: Path) -> Saved | None:
             f"Search them again: {command_line('tune', '-f NAME')}; or remove the file.",
         ) from error
     try:
-        return Saved(Thresholds(**found), flip)
+        return SavedThresholds(Thresholds(**found), flip)
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error

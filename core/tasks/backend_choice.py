@@ -1,4 +1,4 @@
-"""Which backend predicts where nobody names one."""
+"""Choice of the backend that predicts when the user names none."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from core.prediction.trained_models import Member
 
 
 def choose_predictor(members: Sequence[Member], device: str = "auto") -> Backend:
-    """The first installed backend that can predict with models, on the device that is asked for.
+    """Return the first installed backend that can predict with some models on the requested device.
 
     Raises:
-        UserError: None can; the text lists the backends, and why not.
+        UserError: No backend can; the message lists the backends and the reasons.
     """
     precisions = {member.checkpoint.configuration.training.precision for member in members}
     (first, *others) = sorted(precisions)
@@ -35,7 +35,7 @@ def choose_predictor(members: Sequence[Member], device: str = "auto") -> Backend
 
 
 def _refusal(backend: Backend, device: str) -> str | None:
-    """Why a backend cannot compute on a device; None where it can. Asks the framework only about GPUs."""
+    """Return why a backend cannot compute on a device, or None. The framework is loaded for GPUs only."""
     if device in ("auto", "cpu"):
         return None
     found = probe(backend.name)

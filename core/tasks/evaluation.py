@@ -1,4 +1,4 @@
-"""A model (or an ensemble) judged on images of a data file."""
+"""Evaluation of a model or an ensemble on images of a data file."""
 
 from __future__ import annotations
 
@@ -9,72 +9,72 @@ from typing import Literal
 
 from core.backend.contract import Backend
 from core.experiment.checkpoint import LAST, load_checkpoint
-from core.prediction.predictor_process import Begin
+from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member
 from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
-from core.tasks.predictions import Decision
+from core.tasks.predictions import PredictionSettings
 from core.tasks.progress import Watcher
 from core.tasks.scoring import score
-from core.tasks.validation_split import shares
+from core.tasks.validation_split import scoring_groups
 from data.hdf5.store import Store
 
-Split = Literal["validation", "all"]
-"""The images that training held out, or every image of a file."""
+SplitName = Literal["validation", "all"]
+"""The images to score: those that training held out, or every image of a file."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is judged.
+class EvaluatedModel:
+    """The model or ensemble to evaluate.
 
     Args:
         backend: The framework's descriptor.
-        folders: The models', as the user named them.
+        folders: The models' folders, as the user named them.
         members: The models.
-        decision: What decides.
+        settings: The thresholds and the use of mirror images.
     """
 
     backend: Backend
     folders: Sequence[Path]
     members: Sequence[Member]
-    decision: Decision
+    settings: PredictionSettings
 
 
 def evaluate(
     watcher: Watcher,
     store: Store,
-    subject: Subject,
-    open_models: Callable[[Sequence[Member]], tuple[Begin, str]],
+    subject: EvaluatedModel,
+    open_models: Callable[[Sequence[Member]], tuple[BeginPrediction, str]],
     *,
     data: str,
-    split: Split,
+    split: SplitName,
     batch_size: int,
     also: frozenset[str] = frozenset(),
 ) -> Evaluation:
     """Score a model on images of an open file.
 
     Args:
-        watcher: Who is shown how far it has come.
-        store: The file.
+        watcher: Receives the progress.
+        store: The open file.
         subject: The model.
-        open_models: Makes some members ready to predict, and tells on which device.
+        open_models: Compiles some members; returns how they predict, and their device.
         data: The file as the user named it.
-        split: Which of its images.
+        split: The images to score.
         batch_size: Images at a time.
-        also: Images to be kept for comparison: see `core.scoring.scorer.Scorer`.
+        also: Ids of images to keep for comparison: see `core.scoring.scorer.Scorer`.
 
     Raises:
-        UserError: The images are not for these models (`core.tasks.validation_split.shares`), or unreadable.
+        UserError: The images do not fit the models (`validation_split.scoring_groups`), or are unreadable.
     """
-    parts = shares(store, subject.members, split)
+    parts = scoring_groups(store, subject.members, split)
     devices = set()
 
-    def begin(some: Sequence[Member]) -> Begin:
+    def begin(some: Sequence[Member]) -> BeginPrediction:
         opened, device = open_models(some)
         devices.add(device)
         return opened
 
     title = f"{subject.backend.name}: {', '.join(map(str, subject.folders))}"
-    scored = score(watcher, store, parts, begin, subject.decision.thresholds, batch_size, title, also)
+    scored = score(watcher, store, parts, begin, subject.settings.thresholds, batch_size, title, also)
     origin = Origin(
         backend=subject.backend.name,
         framework=subject.backend.title,
@@ -83,8 +83,8 @@ def evaluate(
         members=tuple(map(_record, subject.members)),
         data=data,
         split=split,
-        flip=subject.decision.flip,
-        thresholds=subject.decision.origin,
+        flip=subject.settings.flip,
+        thresholds=subject.settings.origin,
         height=store.height,
         width=store.width,
         images_per_second=scored.images_per_second,
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def _record(member: Member) -> MemberRecord:
-    """What is told of a model. Its newest checkpoint knows more epochs than the one that predicts."""
+    """Return the record of a model, with the history of its newest checkpoint."""
     progress = member.checkpoint.progress
     last = member.folder / LAST
     newest = load_checkpoint(last).progress if last.is_file() else progress

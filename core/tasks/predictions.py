@@ -1,8 +1,7 @@
-"""From what a network says to an answer about the whole image, for everybody who gives one.
+"""From a network's probabilities to the mask at the original size, for every command.
 
-Promises: a probability map is brought to the original size by `data.radiographs.resize.resize_image` and
-    nothing else,
-and becomes a mask only there; so a mask that is scored is the mask that is submitted, pixel for pixel.
+`data.radiographs.resize.resize_image` alone resizes a probability map to the original size, and the
+thresholds apply only there. So a mask that is scored equals the mask that is submitted, pixel for pixel.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from core.base.programs import command_line
 from core.prediction.trained_models import Member, mean_thresholds, missing_folds
-from core.scoring.thresholds import Saved, Thresholds, load_saved
+from core.scoring.thresholds import SavedThresholds, Thresholds, load_saved_thresholds
 from data.radiographs.resize import resize_image
 
 
@@ -37,13 +36,13 @@ if TYPE_CHECKING:  # pydicom, which training does without
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is said of an image.
+class Segmentation:
+    """The segmentation of an image.
 
     Args:
         probability: (H, W) float32 in [0, 1], at the original size.
         mask: (H, W) uint8 in {0, 1}.
-        existence: How sure one is that there is something: see `core.scoring.thresholds`.
+        existence: The existence score: see `core.scoring.thresholds`.
     """
 
     probability: NDArray[np.float32]
@@ -51,14 +50,16 @@ class Answer:
     existence: float
 
 
-def answer(probability: NDArray[np.float32], height: int, width: int, thresholds: Thresholds) -> Answer:
-    """The answer for an image of (height, width), from the (h, w) probabilities of a network."""
+def segment_image(
+    probability: NDArray[np.float32], height: int, width: int, thresholds: Thresholds
+) -> Segmentation:
+    """Return the segmentation of an image of (height, width) from a network's (h, w) probabilities."""
     full = resize_image(probability, height, width)
-    return Answer(full, *thresholds.decide(full))
+    return Segmentation(full, *thresholds.decide(full))
 
 
 def box_around(mask: NDArray[np.uint8]) -> Box | None:
-    """The box around a mask, (H, W) in {0, 1}; None if it is empty."""
+    """Return the box around a mask, (H, W) in {0, 1}; None if it is empty."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not rows.size:
         return None
@@ -67,63 +68,63 @@ def box_around(mask: NDArray[np.uint8]) -> Box | None:
 
 
 def area_in_mm2(geometry: Geometry, pixels: int) -> float | None:
-    """How large so many pixels of an image are; None where its header does not say."""
+    """Return the area of a number of pixels in mm²; None if the image's header has no pixel spacing."""
     spacing = geometry.spacing
     return None if spacing is None else pixels * spacing[0] * spacing[1]
 
 
-Origin = Literal["tuned", "default", "given"]
-"""Where thresholds came from: a file beside the model, nowhere, or the user, who changed one at least."""
+ThresholdsOrigin = Literal["tuned", "default", "given"]
+"""Origin of thresholds: the models' files, the defaults, or the user, who changed at least one."""
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What decides for some models.
+class PredictionSettings:
+    """How some models predict: the thresholds, and the use of mirror images.
 
     Args:
         thresholds: The thresholds.
-        origin: Where they came from: the models' files, nowhere, or (one at least) the user.
-        flip: Whether mirror images are predicted too.
-        followed: Whether that is so because the thresholds were searched that way, not because it was asked.
-        remarks: What a user should know of it, a line each.
+        origin: Origin of the thresholds.
+        flip: Whether predictions are averaged with those of mirror images.
+        followed: Whether `flip` is true because the thresholds were searched so, not because the user asked.
+        remarks: Remarks for the user, one line each.
     """
 
     thresholds: Thresholds
-    origin: Origin
+    origin: ThresholdsOrigin
     flip: bool
     followed: bool
     remarks: tuple[str, ...]
 
 
-def decide(
+def choose_settings(
     folders: Sequence[Path], changes: Mapping[str, float | None], flip: bool | None = None
-) -> Decision:
-    """What decides: the models' thresholds, and what a user changes.
+) -> PredictionSettings:
+    """Choose the settings from the models' saved thresholds and the user's changes.
 
     Args:
-        folders: The models'.
-        changes: "pixel", "area", "score": the user's number, or None.
-        flip: Whether mirror images are to be predicted too; None for as all the thresholds were searched.
+        folders: The models' folders.
+        changes: The user's number, or None, for each of "pixel", "area" and "score".
+        flip: Whether to use mirror images; None uses them if all saved thresholds were searched with them.
 
     Raises:
-        UserError: A file of thresholds is damaged, or the numbers do not go together.
+        UserError: A thresholds file is damaged, or the numbers are not allowed together.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    found = [load_saved(folder) for folder in folders]
+    found = [load_saved_thresholds(folder) for folder in folders]
     tuned = mean_thresholds([None if one is None else one.thresholds for one in found])
     thresholds = dataclasses.replace(tuned or Thresholds(), **given)
-    origin: Origin = "given" if given else "tuned" if tuned else "default"
+    origin: ThresholdsOrigin = "given" if given else "tuned" if tuned else "default"
     all_given = len(given) == len(dataclasses.fields(Thresholds))
     saved = {} if all_given else dict(zip(folders, found, strict=True))
     searched = {folder: one.flip for folder, one in saved.items() if one is not None} if tuned else {}
     followed = flip is None and bool(searched) and all(searched.values())
     mirrored = followed or bool(flip)
     remarks = [*_on_missing(saved), *_on_mirror_images(searched, mirrored)]
-    return Decision(thresholds, origin, mirrored, followed, tuple(remarks))
+    return PredictionSettings(thresholds, origin, mirrored, followed, tuple(remarks))
 
 
-def _on_missing(saved: Mapping[Path, Saved | None]) -> list[str]:
-    """That some models have thresholds and some have none."""
+def _on_missing(saved: Mapping[Path, SavedThresholds | None]) -> list[str]:
+    """Return a remark if some models have saved thresholds and others have none."""
     without = [str(folder) for folder, one in saved.items() if one is None]
     if not without or len(without) == len(saved):
         return []
@@ -134,7 +135,7 @@ def _on_missing(saved: Mapping[Path, Saved | None]) -> list[str]:
 
 
 def _on_mirror_images(searched: Mapping[Path, bool | None], flip: bool) -> list[str]:
-    """That thresholds are used otherwise than they were searched."""
+    """Return remarks on thresholds that are used with mirror images but searched without, or vice versa."""
     words = {True: "with", False: "without"}
     return [
         f"thresholds of {folder} were searched {words[not flip]} mirror images, and are used {words[flip]} "
@@ -149,6 +150,6 @@ def _command(folder: str, *, flip: bool) -> str:
 
 
 def remark_on_folds(folders: Sequence[Path], members: Sequence[Member]) -> str:
-    """What to say where a folder of folds is not complete; "" where it is."""
+    """Return a remark if a folder of folds lacks folds, else ""."""
     missing = missing_folds(folders, members)
     return f"missing, so the ensemble is without: {', '.join(map(str, missing))}" if missing else ""

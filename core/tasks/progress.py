@@ -1,4 +1,4 @@
-"""Who is shown what a task does: a terminal, say, or nobody."""
+"""The interface by which a task reports its progress, for example to a terminal."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterator
 
 from core.experiment.configuration import Training
 from core.network.plan import Plan
-from core.training.loop import Observer
+from core.training.observers import Observer
 
 
 class Watcher:
-    """Is shown what happens; every method shows nothing unless a subclass says otherwise."""
+    """Base class of receivers of a task's progress; every method shows nothing unless overridden."""
 
     def say(self, text: str) -> None:
-        """A remark of one line; names in it may hold characters that steer a terminal."""
+        """Show a remark of one line; names in it may contain terminal control characters."""
 
     def network(self, plan: Plan) -> None:
-        """The network that will be trained."""
+        """Show the network that will be trained."""
 
     @contextlib.contextmanager
     def epochs(self, settings: Training) -> Iterator[Observer]:
-        """A training begins; what is given is told of every batch and epoch until the block ends."""
+        """Yield the observer of a training run; the run lasts until the block ends."""
         del settings
         yield Observer()
 
     @contextlib.contextmanager
     def images(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Work on so many images begins; what is given is told how many more are done."""
+        """Yield a function that is called with the number of further images done, of `total`."""
         del title, total
         yield _ignore
 

@@ -1,7 +1,7 @@
-"""Predicts and scores images of a data file: what `evaluate`, `tune` and the end of `train` have in common.
+"""Prediction and scoring of images of a data file, for `evaluate`, `tune` and the end of `train`.
 
-Promises: while a batch is predicted the one before it is scored, on all cores; two batches are in memory,
-and of images scored only what `core.scoring.scorer` keeps.
+While a batch is predicted, the batch before it is scored on all cores. Memory holds two batches, and of
+scored images only what `core.scoring.scorer` keeps.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from numpy.typing import NDArray
 
 from core.backend.contract import Implementation
 from core.pictures.radiographs import Sample
-from core.prediction.predictor_process import Begin
+from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member, Predictor
 from core.scoring.scorer import Scorer, Tally, tally
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Answer, answer
+from core.tasks.predictions import Segmentation, segment_image
 from core.tasks.progress import Watcher
-from core.tasks.validation_split import Share
+from core.tasks.validation_split import ScoringGroup
 from data.batches.loader import Batch, Loader
 from data.hdf5.store import Store
 from data.radiographs.resize import resize_mask
 
-Open = Callable[[Sequence[Member]], Begin]
-"""Makes some models ready to predict."""
+OpenModels = Callable[[Sequence[Member]], BeginPrediction]
+"""Compiles some models and returns how they predict."""
 
 
 def open_here(
     members: Sequence[Member], implementation: Implementation, device: str, *, flip: bool = False
-) -> Begin:
-    """Some models that predict in this process; the arguments are those of `Predictor`."""
+) -> BeginPrediction:
+    """Compile models that predict in this process; the arguments are those of `Predictor`."""
     predictor = Predictor(members, implementation, device, flip=flip)
 
     def begin(images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
@@ -45,12 +45,12 @@ def open_here(
     return begin
 
 
-class Scored(NamedTuple):
-    """All images of some shares, scored.
+class ScoringResult(NamedTuple):
+    """The scored images of some groups.
 
     Attributes:
-        scorer: What is known of them.
-        images_per_second: Without the first batch of each share, for which frameworks compile.
+        scorer: Scores of all images.
+        images_per_second: Speed without the first batch of each group, which includes compilation.
     """
 
     scorer: Scorer
@@ -60,30 +60,30 @@ class Scored(NamedTuple):
 def score(
     watcher: Watcher,
     store: Store,
-    shares: Sequence[Share],
-    open_models: Open,
+    groups: Sequence[ScoringGroup],
+    open_models: OpenModels,
     thresholds: Thresholds,
     batch_size: int,
     title: str = "scoring",
     also: frozenset[str] = frozenset(),
-) -> Scored:
-    """Score the images of all shares; `also` as in `Scorer`."""
-    scorer, clock = Scorer(thresholds, also), _Clock()
-    total = sum(len(share.indices) for share in shares)
+) -> ScoringResult:
+    """Score the images of all groups; `also` is as for `Scorer`."""
+    scorer, clock = Scorer(thresholds, also), _SpeedMeter()
+    total = sum(len(group.indices) for group in groups)
     with watcher.images(title, total) as done, ThreadPoolExecutor() as pool:
-        for share in shares:
-            begin = open_models(share.members)
+        for group in groups:
+            begin = open_models(group.members)
             clock.start()
-            loader = Loader(store, share.indices, batch_size)
+            loader = Loader(store, group.indices, batch_size)
             for batch, probabilities in _predicted(loader, begin):
                 _score_batch(scorer, store, batch, probabilities, pool)
                 clock.count(len(batch.indices))
                 done(len(batch.indices))
-    return Scored(scorer, clock.rate())
+    return ScoringResult(scorer, clock.rate())
 
 
-class _Clock:
-    """Images per second."""
+class _SpeedMeter:
+    """Measures images per second, with and without the first batches."""
 
     def __init__(self) -> None:
         self._all = [0, 0.0]
@@ -106,8 +106,8 @@ class _Clock:
         return images / max(seconds, 1e-9)
 
 
-def _predicted(loader: Loader, begin: Begin) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Batches with their probabilities; the next one is on its way while one is looked at."""
+def _predicted(loader: Loader, begin: BeginPrediction) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    """Yield batches with their probabilities; the next batch is predicted while the caller uses one."""
     waiting = None
     with contextlib.closing(loader.epoch(0)) as batches:
         for batch in batches:
@@ -119,8 +119,8 @@ def _predicted(loader: Loader, begin: Begin) -> Iterator[tuple[Batch, NDArray[np
         yield waiting[0], waiting[1]()
 
 
-class _Found(NamedTuple):
-    answer: Answer
+class _ScoredImage(NamedTuple):
+    segmentation: Segmentation
     tally: Tally
 
 
@@ -134,12 +134,12 @@ def _score_batch(
     places = [int(index) for index in batch.indices]
     truths = [store.truth(place) for place in places]
 
-    def examine(number: int) -> _Found:
+    def examine(number: int) -> _ScoredImage:
         truth = truths[number]
         height, width = truth.shape
-        found = answer(probabilities[number, ..., 0], height, width, scorer.thresholds)
+        found = segment_image(probabilities[number, ..., 0], height, width, scorer.thresholds)
         name = store.ids[places[number]]
-        return _Found(found, tally(name, found.probability, found.mask, found.existence, truth))
+        return _ScoredImage(found, tally(name, found.probability, found.mask, found.existence, truth))
 
     for number, found in enumerate(pool.map(examine, range(len(places)))):
         for kind in scorer.add(places[number], found.tally):
@@ -149,6 +149,6 @@ def _score_batch(
                 probability=probabilities[number, ..., 0].copy(),
                 dice=found.tally.row.dice,
             )
-            scorer.show(
-                places[number], kind, sample, resize_mask(found.answer.mask, store.height, store.width)
+            scorer.keep_pictures(
+                places[number], kind, sample, resize_mask(found.segmentation.mask, store.height, store.width)
             )

@@ -1,4 +1,4 @@
-"""The search of a model's thresholds on the images that were held out, and the file that keeps them."""
+"""Search of a model's thresholds on its held-out images, and writing of the thresholds file."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from core.backend.contract import Implementation
 from core.base.errors import UserError
-from core.prediction.exports import EXPORT, renew_thresholds
-from core.prediction.predictor_process import Begin
+from core.prediction.exports import EXPORT, update_thresholds
+from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member, find_members
 from core.scoring.evaluation_record import Surface
-from core.scoring.threshold_search import Search, search, surfaces
-from core.scoring.thresholds import FILE, Thresholds, save_thresholds
+from core.scoring.threshold_search import SearchResult, search_thresholds, surfaces
+from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
 from core.tasks.predictions import remark_on_folds
 from core.tasks.progress import Watcher
-from core.tasks.scoring import Open, open_here, score
-from core.tasks.validation_split import shares
+from core.tasks.scoring import OpenModels, open_here, score
+from core.tasks.validation_split import scoring_groups
 from data.hdf5.store import Store
 
 
-def tune_trained(
+def tune_after_training(
     watcher: Watcher,
     store: Store,
     folder: Path,
@@ -29,35 +29,41 @@ def tune_trained(
     device: str,
     batch_size: int,
 ) -> None:
-    """Tune at the end of a training, in its process; where that cannot be done, one line says why."""
+    """Tune in the process of a finished training; if that is not possible, one line tells the reason."""
 
-    def open_models(members: Sequence[Member]) -> Begin:
+    def open_models(members: Sequence[Member]) -> BeginPrediction:
         return open_here(members, implementation, device)
 
     try:
-        found, _ = tune(watcher, store, folder, open_models, batch_size)
+        found, _ = tune_thresholds(watcher, store, folder, open_models, batch_size)
     except UserError as error:
         watcher.say(f"Thresholds were not searched, so the defaults hold: {error.message}")
         return
     watcher.say(describe(folder, found))
 
 
-def tune(
-    watcher: Watcher, store: Store, folder: Path, open_models: Open, batch_size: int, *, flip: bool = False
-) -> tuple[Search, tuple[Surface, ...]]:
-    """Search the thresholds of the model (or the folds) in a folder on what was held out, and write them.
+def tune_thresholds(
+    watcher: Watcher,
+    store: Store,
+    folder: Path,
+    open_models: OpenModels,
+    batch_size: int,
+    *,
+    flip: bool = False,
+) -> tuple[SearchResult, tuple[Surface, ...]]:
+    """Search the thresholds of the model or the folds in a folder on held-out images, and write them.
 
     Raises:
-        UserError: There is no model, nothing was held out, or no positive image was.
+        UserError: There is no model, no image was held out, or no held-out image is positive.
     """
     members = find_members([folder])
     if remark := remark_on_folds([folder], members):
         watcher.say(remark)
-    parts = shares(store, members, "validation")
+    parts = scoring_groups(store, members, "validation")
     scored = score(watcher, store, parts, open_models, Thresholds(), batch_size, "thresholds")
     histograms = scored.scorer.histograms()
     began = time.perf_counter()
-    found = search(histograms)
+    found = search_thresholds(histograms)
     if found is None:
         raise UserError(f"none of the {len(histograms)} held-out images is positive: nothing to search on.")
     facts = {
@@ -73,15 +79,15 @@ def tune(
         "seconds": round(time.perf_counter() - began, 3),
     }
     save_thresholds(folder, found.thresholds, facts)
-    renew_thresholds(folder / EXPORT, found.thresholds, flip=flip)
+    update_thresholds(folder / EXPORT, found.thresholds, flip=flip)
     return found, surfaces(histograms, found.thresholds)
 
 
-def describe(folder: Path, found: Search) -> str:
-    """What was found, in one line."""
+def describe(folder: Path, found: SearchResult) -> str:
+    """Return the result of a search in one line."""
     expected = "" if found.dice_cross_fitted is None else f", cross-fitted {found.dice_cross_fitted:.4f}"
     return (
-        f"Thresholds: {found.thresholds} in {folder / FILE}; Dice at the original size {found.dice:.4f} with "
-        f"them{expected}, with the defaults {found.dice_default:.4f} (all-empty floor "
+        f"Thresholds: {found.thresholds} in {folder / THRESHOLDS_FILE}; Dice at the original size "
+        f"{found.dice:.4f} with them{expected}, with the defaults {found.dice_default:.4f} (all-empty floor "
         f"{found.dice_all_empty:.4f})"
     )

@@ -1,7 +1,7 @@
-"""Networks trained one after another, with one compiled model: what `runs` has planned is done here.
+"""Execution of the runs planned by `core.tasks.training_runs`, one by one with one compiled model.
 
-Promises: everything that can be refused is refused before a folder is changed. A run that is stopped leaves
-a checkpoint from which the next one goes on as if there had been no stop.
+All errors of the input are raised before a folder is changed. A run that is stopped leaves a checkpoint from
+which the next one resumes as if there had been no stop.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ from core.experiment.recipe import CosineSchedule
 from core.network.lowering import lower
 from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
-from core.scoring.thresholds import FILE as THRESHOLDS
+from core.scoring.thresholds import THRESHOLDS_FILE
 from core.tasks.progress import Watcher
-from core.tasks.threshold_search import tune_trained
+from core.tasks.threshold_search import tune_after_training
 from core.tasks.training_batches import training_batches
-from core.tasks.training_runs import Run, Runs
+from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.validation_split import facts_of, split_of
-from core.training.loop import Outcome, Trainer
+from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog
 from data.batches.loader import Loader
 from data.hdf5.store import Store
 
 
-class Stop:
-    """Whether somebody has asked for an end.
+class StopRequest:
+    """Tells whether the training is to stop.
 
     Attributes:
-        number: Of the signal by which it was asked for; 0 if it was not.
+        number: The number of the signal that asked for the stop; 0 without one.
     """
 
     def __init__(self) -> None:
         self.number = 0
 
     def __call__(self) -> bool:
-        """Whether there is to be an end."""
+        """Return whether the training is to stop."""
         return self.number != 0
 
 
-Interruptible = Callable[[], AbstractContextManager[Stop]]
-"""Makes a block in which a question can be asked: is the training to stop?"""
+StopContext = Callable[[], AbstractContextManager[StopRequest]]
+"""Returns a context manager that yields a `StopRequest` for the training in its block."""
 
 
 @dataclass(frozen=True)
 class Interruption:
-    """Where a training was stopped, on request.
+    """Where a training was stopped on request.
 
     Args:
-        run: The network under way.
-        alone: Whether it is the only one.
-        epoch: The epoch under way, from 1.
-        batch: Its batches that are done.
-        batches: All of its batches.
-        number: Of the signal.
+        run: The current run.
+        alone: Whether it is the only run.
+        epoch: The current epoch, from 1.
+        batch: Number of the epoch's finished batches.
+        batches: Number of the epoch's batches.
+        number: The number of the signal.
     """
 
-    run: Run
+    run: TrainingRun
     alone: bool
     epoch: int
     batch: int
@@ -86,18 +86,18 @@ class Interruption:
     number: int
 
     def __str__(self) -> str:
-        fold = "" if self.alone else f"{fold_of(self.run)}, "
+        fold = "" if self.alone else f"{fold_label(self.run)}, "
         where = f"{fold}epoch {self.epoch}, after {self.batch} of {self.batches} batches"
         return f"Interrupted in {where}; the checkpoint is {self.run.folder / LAST}"
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Stop]:
-    """Turn the first Ctrl-C (or SIGTERM) into a question that the loop asks; a second one is an exception.
+def interruptible() -> Iterator[StopRequest]:
+    """Yield a `StopRequest` that the first Ctrl-C or SIGTERM sets; a second one raises `KeyboardInterrupt`.
 
-    Outside of the main thread, which alone gets signals, the answer is always no.
+    Outside of the main thread, which alone receives signals, the request is never set.
     """
-    asked = Stop()
+    asked = StopRequest()
 
     def remember(number: int, frame: FrameType | None) -> None:
         del frame
@@ -117,27 +117,28 @@ def interruptible() -> Iterator[Stop]:
 
 def train(
     watcher: Watcher,
-    planned: Runs,
+    planned: TrainingRuns,
     framework: str,
     data: str,
     device: str = "auto",
-    stopping: Interruptible = interruptible,
+    stopping: StopContext = interruptible,
 ) -> Interruption | None:
-    """Train everything that is planned.
+    """Train all planned runs.
 
     Args:
-        watcher: Who is shown what happens.
-        planned: The runs; their folders are claimed meanwhile.
+        watcher: Receives the progress.
+        planned: The runs; their folders are locked meanwhile.
         framework: The backend's name.
         data: The data file.
         device: As for `core.backend.devices.choose_device`.
-        stopping: Says when to stop.
+        stopping: Tells when to stop.
 
     Returns:
-        None when everything is trained.
+        Where the training was stopped; None when everything is trained.
 
     Raises:
-        UserError: The data do not fit, the backend refuses, somebody else trains there, or training diverged.
+        UserError: The data do not fit, the backend refuses, another process trains in the same folders, or
+            the training diverged.
     """
     with planned.claimed() as claim, Store.open(Path(data)) as store:
         facts = facts_of(store)
@@ -152,18 +153,18 @@ def train(
         model = implementation.compile(plan, rules, device, precision)
         alone = len(planned.runs) == 1
         session = _Session(watcher, store, plan, implementation, device, model, alone, stopping)
-        work = [(one, _Data.of(store, one.configuration.training, facts)) for one in planned.runs]
+        work = [(one, _RunData.of(store, one.configuration.training, facts)) for one in planned.runs]
         watcher.network(plan)
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
         planned.prepare(watcher.say, claim)
         for one, images in work:
             if len(work) > 1 and one.is_done():
-                watcher.say(f"{fold_of(one)}: finished already, {one.folder}")
-                if not one.has_after_training(THRESHOLDS):  # killed before they were found
+                watcher.say(f"{fold_label(one)}: finished already, {one.folder}")
+                if not one.has_after_training(THRESHOLDS_FILE):  # killed before the thresholds were found
                     session.tune(one.folder, one.configuration.training)
                 continue
             if len(work) > 1:
-                watcher.say(f"{fold_of(one)}:")
+                watcher.say(f"{fold_label(one)}:")
             watcher.say(images.describe(data))
             if (interruption := session.train(one, images)) is not None:
                 return interruption
@@ -173,8 +174,8 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Data:
-    """What one network learns from, and what it is judged by."""
+class _RunData:
+    """The training and validation batches of one run."""
 
     facts: DataFacts
     training: Loader
@@ -182,7 +183,7 @@ class _Data:
     held_out: bool
 
     @classmethod
-    def of(cls, store: Store, settings: Training, facts: DataFacts) -> _Data:
+    def of(cls, store: Store, settings: Training, facts: DataFacts) -> _RunData:
         split = split_of(store, settings)
         held_out = len(split.validation) > 0
         return cls(
@@ -205,7 +206,7 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Session:
-    """Trains one network after another with one compiled model."""
+    """Executes runs one after another with one compiled model."""
 
     watcher: Watcher
     store: Store
@@ -214,10 +215,10 @@ class _Session:
     device: str
     model: Model
     alone: bool
-    stopping: Interruptible
+    stopping: StopContext
 
-    def train(self, one: Run, data: _Data) -> Interruption | None:
-        """Train one network to its end, or as far as it was asked to."""
+    def train(self, one: TrainingRun, data: _RunData) -> Interruption | None:
+        """Train one run to its end or until a stop request."""
         settings, checkpoint = one.configuration.training, one.checkpoint()
         if checkpoint is not None:
             self._tell_changes(checkpoint, settings)
@@ -251,27 +252,29 @@ class _Session:
                 done, batches = outcome.progress, trainer.training.batches
                 epoch = len(done.history) + 1
                 return Interruption(one, self.alone, epoch, done.batch, batches, interrupted.number)
-            self._conclude(trainer, outcome)
+            self._finish(trainer, outcome)
         self.tune(one.folder, settings)
-        names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS]
+        names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS_FILE]
         written = ", ".join(name for name in names if (one.folder / name).exists())
         self.watcher.say(f"Written: {one.folder}/ ({written}) and logs")
         return None
 
     def tune(self, folder: Path, settings: Training) -> None:
-        """Find the thresholds of the model, or of the folds, in a folder."""
-        tune_trained(self.watcher, self.store, folder, self.implementation, self.device, settings.batch_size)
+        """Search the thresholds of the model or the folds in a folder."""
+        tune_after_training(
+            self.watcher, self.store, folder, self.implementation, self.device, settings.batch_size
+        )
 
-    def tune_together(self, planned: Runs, settings: Training) -> None:
-        """Find the thresholds of all folds together once each is there; until then no old ones may hold."""
+    def tune_together(self, planned: TrainingRuns, settings: Training) -> None:
+        """Search the thresholds of all folds together if all are trained; otherwise remove old thresholds."""
         folders = (fold_folder(planned.folder, number) for number in range(settings.folds or 0))
         if all((folder / BEST).is_file() for folder in folders):
             self.tune(planned.folder, settings)
         else:
-            (planned.folder / THRESHOLDS).unlink(missing_ok=True)
+            (planned.folder / THRESHOLDS_FILE).unlink(missing_ok=True)
 
     def _tell_changes(self, checkpoint: Checkpoint, settings: Training) -> None:
-        """What of the recipe spans the whole run follows another number of epochs from here on."""
+        """Report settings that depend on the number of epochs, if a resumed run has another number."""
         before, after = checkpoint.configuration.training.epochs, settings.epochs
         spans = []
         if isinstance(settings.schedule, CosineSchedule):
@@ -284,7 +287,7 @@ class _Session:
                 f"will be what a run of {after} epochs has at this point"
             )
 
-    def _conclude(self, trainer: Trainer, outcome: Outcome) -> None:
+    def _finish(self, trainer: Trainer, outcome: TrainingOutcome) -> None:
         if outcome.reason == "early stop":
             patience = trainer.configuration.training.early_stop.patience
             done = len(outcome.progress.history)
@@ -300,6 +303,6 @@ class _Session:
         )
 
 
-def fold_of(one: Run) -> str:
-    """Which of the folds a run is, for people."""
+def fold_label(one: TrainingRun) -> str:
+    """Return the name of a run's fold, for people."""
     return f"fold {one.configuration.training.fold}"

@@ -1,4 +1,4 @@
-"""Batches to learn from, as the configuration wants them: its settings, put into the words of `data`."""
+"""Construction of the training loader from the configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.hdf5.store import Store
 
 
 def training_batches(store: Store, indices: NDArray[np.int64], settings: Training) -> Loader:
-    """Shuffled or sampled, and altered, by the run's seed."""
+    """Return batches that are shuffled or sampled, and augmented, by the run's seed."""
     sampling = None
     if (wanted := settings.sampling) is not None:
         final = wanted.positives if wanted.final is None else wanted.final

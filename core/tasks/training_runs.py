@@ -1,9 +1,9 @@
-"""Which networks are to be trained: one, or one for each fold; where; from what on.
+"""Plan of the runs to train: one, or one for each fold, with their folders and starting points.
 
-Promises: planning changes nothing on disk; `prepare` then keeps an earlier run's folders under another
-name and brings along what is resumed from elsewhere. A process that has `claimed` the folders has them for
-itself: nobody else trains, tunes or exports there until it ends. Several processes may train a single fold
-each; such a one has its own fold for itself, and the folders of all while it begins.
+Planning changes nothing on disk. `prepare` then renames the folders of an earlier run and copies the files of
+a run that is resumed from elsewhere. A process that has `claimed` the folders locks them: no other process
+trains, tunes or exports there until it ends. Several processes may train a single fold each. Such a process
+locks the folders of all folds only while it starts, then its own fold.
 
     NAME_model/            NAME_logs/             without folds
     NAME_model/fold0/ …    NAME_logs/fold0/ …     with `training.folds`
@@ -25,23 +25,23 @@ from core.files.atomic import make_folder, rename_existing, reserved, write_byte
 from core.files.locks import LockedError, check_no_locks_in, lock_note
 from core.files.system_errors import explain_os_errors
 from core.prediction.trained_models import fold_folder, folds, model_folder
-from core.training.best_epoch import is_stale
-from core.training.weight_averaging import FOLDER as AVERAGING
+from core.training.best_epoch import should_stop
+from core.training.weight_averaging import AVERAGING_FOLDER
 
 DEFAULT_CONFIGURATION = Path("configs/fcn.yaml")
-_PATIENCE_S, _PAUSE_S = 5.0, 0.05  # for another fold's beginning, which takes much less
-_BROUGHT_ALONG = (LAST, BEST, AVERAGED, f"{AVERAGING}/*")
+_PATIENCE_S, _PAUSE_S = 5.0, 0.05  # wait for the start of another fold, which is much shorter
+_RESUMED_FILES = (LAST, BEST, AVERAGED, f"{AVERAGING_FOLDER}/*")
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One network to train.
 
     Args:
-        configuration: Its settings; with folds, `training.fold` is set.
-        folder: Where the model is written.
-        logs: Where the logs are.
-        source: The folder whose checkpoint is continued; None begins anew.
+        configuration: The run's settings; with folds, `training.fold` is set.
+        folder: The folder of the model.
+        logs: The folder of the logs.
+        source: The folder whose checkpoint is resumed; None starts a new run.
     """
 
     configuration: Configuration
@@ -50,53 +50,53 @@ class Run:
     source: Path | None
 
     def checkpoint(self) -> Checkpoint | None:
-        """What is continued."""
+        """Return the checkpoint that is resumed, or None."""
         return None if self.source is None else load_checkpoint(self.source / LAST)
 
     def is_done(self) -> bool:
-        """Whether nothing is left to do: the last epoch is trained, and what follows it was written after."""
+        """Tell whether the last epoch is trained and the files that follow it are written."""
         if self.source is None or not self.has_after_training("predictions.png"):
             return False
         settings, history = self.configuration.training, load_checkpoint(self.folder / LAST).progress.history
-        return len(history) >= settings.epochs or is_stale(history, settings.early_stop)
+        return len(history) >= settings.epochs or should_stop(history, settings.early_stop)
 
     def has_after_training(self, name: str) -> bool:
-        """Whether a file of the folder was written after the newest checkpoint."""
+        """Tell whether a file of the folder was written after the newest checkpoint."""
         last, written = self.folder / LAST, self.folder / name
         there = last.is_file() and written.is_file()
         return there and written.stat().st_mtime_ns >= last.stat().st_mtime_ns
 
 
 @dataclass(frozen=True)
-class Runs:
-    """All that is asked for.
+class TrainingRuns:
+    """All runs of one call of `train`.
 
     Args:
-        runs: In their order.
-        folder: `NAME_model`.
-        logs: `NAME_logs`.
-        source: The folder that is gone on from, or the run's own; None begins anew.
+        runs: The runs, in order.
+        folder: The folder `NAME_model`.
+        logs: The folder `NAME_logs`.
+        source: The folder that is resumed; None starts new runs.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
     folder: Path
     logs: Path
     source: Path | None
 
     @property
     def _is_one_of_several(self) -> bool:
-        """Whether it is a single fold, beside which others may be trained at the same time."""
+        """Whether this is a single fold, beside which other processes may train other folds."""
         return len(self.runs) == 1 and self.runs[0].folder != self.folder
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[contextlib.ExitStack]:
-        """Keep other processes away from the folders; a single fold claims its own when it is prepared.
+        """Lock the folders for this process; a single fold locks its own in `prepare`.
 
         Yields:
-            What holds the claim until the block ends.
+            The stack that holds the locks until the block ends.
 
         Raises:
-            UserError: Another process writes there; the text says which.
+            UserError: Another process writes there; the message names it.
         """
         with contextlib.ExitStack() as claim:
             if self._is_one_of_several:
@@ -108,12 +108,12 @@ class Runs:
             yield claim
 
     def prepare(self, say: Callable[[str], None], claim: contextlib.ExitStack) -> None:
-        """Make the folders, and claim those of each run; see the module. What is kept is said."""
+        """Create and lock the folders of each run: see the module. Renamed folders are reported by `say`."""
         with self._all_folders():
             self._keep_earlier(say)
             for run in self.runs:
                 make_folder(run.folder)
-                note = self._division if self._is_one_of_several else ""
+                note = self._split_name if self._is_one_of_several else ""
                 claim.enter_context(reserved(run.folder, shared=True, note=note))
                 claim.enter_context(reserved(run.logs, shared=True))
                 for path in _files_of(run.source):
@@ -125,7 +125,7 @@ class Runs:
 
     @contextlib.contextmanager
     def _all_folders(self) -> Iterator[None]:
-        """Have the folders of all runs for a moment, after other folds that have them for theirs."""
+        """Lock the folders of all runs during the block; wait for other folds that are starting."""
         deadline = time.monotonic() + (_PATIENCE_S if self._is_one_of_several else 0)
         while True:
             with contextlib.ExitStack() as stack:
@@ -141,7 +141,7 @@ class Runs:
             time.sleep(_PAUSE_S)
 
     def _keep_earlier(self, say: Callable[[str], None]) -> None:
-        """Rename an earlier run's folders, if this one does not go on in them and nobody is at work there."""
+        """Rename an earlier run's folders, unless this run resumes in them; refuse folders in use."""
         own = {path.resolve() for path in (self.folder, *(run.folder for run in self.runs))}
         if self.source is not None and self.source.resolve() in own:
             return
@@ -151,15 +151,15 @@ class Runs:
                 say(f"{path} holds an earlier run; it is kept as {kept}")
 
     def _in_the_way(self) -> list[Path]:
-        """What a new run would mix with: everything, but for a single fold beside others of its kind."""
-        known = set(map(_division_in, folds(self.folder))) - {None}
-        if self._is_one_of_several and known == {self._division}:
+        """Return the folders that must not hold an earlier run; for a fold beside others only its own."""
+        known = set(map(_split_name_in, folds(self.folder))) - {None}
+        if self._is_one_of_several and known == {self._split_name}:
             return [self.runs[0].folder, self.runs[0].logs]
         return [self.folder, self.logs]
 
     @property
-    def _division(self) -> str:
-        return _division_of(self.runs[0].configuration.training)
+    def _split_name(self) -> str:
+        return _split_name(self.runs[0].configuration.training)
 
 
 def plan_runs(
@@ -168,19 +168,19 @@ def plan_runs(
     configuration_file: Path | None = None,
     overrides: Sequence[str] = (),
     resume: str | None = None,
-) -> Runs:
-    """The runs that are asked for.
+) -> TrainingRuns:
+    """Plan the requested runs.
 
     Args:
         framework: The backend's name.
-        out: Where `NAME_model` and `NAME_logs` are.
-        configuration_file: As for `load_configuration`; None is the checkpoint's own when going on with one,
-            or else `DEFAULT_CONFIGURATION`.
+        out: The parent folder of `NAME_model` and `NAME_logs`.
+        configuration_file: As for `load_configuration`; None uses the resumed checkpoint's configuration, or
+            `DEFAULT_CONFIGURATION` for a new run.
         overrides: "key.path=value", as for `load_configuration`.
-        resume: The folder to go on from, "" the run's own; None begins anew.
+        resume: The folder to resume from, "" for the run's own folder; None starts a new run.
 
     Raises:
-        UserError: A bad configuration, or nothing there to be resumed.
+        UserError: The configuration is wrong, or there is nothing to resume.
     """
     folder = out / model_folder(framework)
     logs = out / f"{framework}_logs"
@@ -195,38 +195,38 @@ def plan_runs(
                 f"{source} holds folds, but the configuration has no training.folds.",
                 "Leave --config out to go on as it was begun, or add --folds.",
             )
-        return Runs((Run(configuration, folder, logs, source),), folder, logs, source)
+        return TrainingRuns((TrainingRun(configuration, folder, logs, source),), folder, logs, source)
     runs = []
     for fold in range(settings.folds) if settings.fold is None else [settings.fold]:
         begun = fold_folder(source, fold) if source is not None and in_folds else source
         if begun is not None and in_folds and not (begun / LAST).is_file():
             begun = None
         of_fold = configuration.model_copy(update={"training": settings.model_copy(update={"fold": fold})})
-        runs.append(Run(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
-    return Runs(tuple(runs), folder, logs, source)
+        runs.append(TrainingRun(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
+    return TrainingRuns(tuple(runs), folder, logs, source)
 
 
-def _division_of(settings: Training) -> str:
-    """What folds of one division have in common."""
+def _split_name(settings: Training) -> str:
+    """Return a name for the split into folds, which is the same for all folds of one split."""
     return f"{settings.folds} folds, seed {settings.seed}"
 
 
-def _division_in(folder: Path) -> str | None:
-    """Of which division a fold's folder is: as its checkpoint says, or who trains it; None if nobody does."""
+def _split_name_in(folder: Path) -> str | None:
+    """Return the split name of a fold's folder, from its checkpoint or from the process that trains it."""
     if (folder / LAST).is_file():
-        return _division_of(load_checkpoint(folder / LAST).configuration.training)
+        return _split_name(load_checkpoint(folder / LAST).configuration.training)
     return lock_note(Path(os.path.realpath(folder)))
 
 
 def _check_idle(folder: Path) -> None:
-    """Refuse a folder in which another process writes."""
+    """Raise a `UserError` if another process writes in a folder."""
     if folder.exists():
         with reserved(folder, shared=True):
             check_no_locks_in(Path(os.path.realpath(folder)))
 
 
 def _first_checkpoint(source: Path | None) -> Checkpoint | None:
-    """A checkpoint that says how the run, or one of its folds, is configured."""
+    """Return a checkpoint with the configuration of the run, or of one of its folds."""
     if source is None:
         return None
     candidates = [source, *folds(source)]
@@ -237,7 +237,7 @@ def _first_checkpoint(source: Path | None) -> Checkpoint | None:
 def _configuration(
     file: Path | None, overrides: Sequence[str], checkpoint: Checkpoint | None, *, forget_fold: bool
 ) -> Configuration:
-    """The file's settings, or the checkpoint's where no file is named; then what overrides them."""
+    """Return the settings of the file, or of the checkpoint if no file is named, with the overrides."""
     if checkpoint is not None and file is None:
         content = checkpoint.configuration.model_dump(mode="json")
         if forget_fold:
@@ -247,6 +247,6 @@ def _configuration(
 
 
 def _files_of(source: Path | None) -> list[Path]:
-    """What is brought along of a model; not what writing it may have left unfinished."""
-    found = [] if source is None else [path for name in _BROUGHT_ALONG for path in source.glob(name)]
+    """Return the files of a model that a resumed run needs, without unfinished temporary files."""
+    found = [] if source is None else [path for name in _RESUMED_FILES for path in source.glob(name)]
     return [path for path in found if not path.name.startswith(".")]

@@ -1,7 +1,7 @@
-"""Which images a run learns from, and which models may be judged by which.
+"""Division of the images into training and held-out images, and which models score which images.
 
-Promises: the division is the one place where a run's settings become images, for training, for the search
-of thresholds and for `evaluate`; so a model is never judged by what it has learnt from unless asked to.
+Training, the search of thresholds and `evaluate` all use this division. So a model is never scored on its
+training images unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from data.hdf5.store import Store
 
 
 @dataclass(frozen=True)
-class Share:
-    """The images that some of an ensemble's models predict together.
+class ScoringGroup:
+    """Images that the same members of an ensemble score together.
 
     Args:
-        members: Those models.
-        indices: (n,) int64, the images in the store, ascending.
+        members: The members.
+        indices: (n,) int64, the images' indices in the store, ascending.
     """
 
     members: tuple[Member, ...]
@@ -35,25 +35,27 @@ class Share:
 
 
 def split_of(store: Store, settings: Training) -> Split:
-    """The images that a run (with folds: of the fold that the settings name) learns from and holds out."""
+    """Return a run's training and held-out images; with folds, those of the fold in the settings."""
     if settings.folds is not None:
         return fold_of_store(store, settings.folds, settings.fold or 0, settings.seed)
     return split_store(store, settings.validation_fraction, settings.seed)
 
 
 def facts_of(store: Store) -> DataFacts:
-    """What a run depends on of its data."""
+    """Return the properties of the data that a run depends on."""
     return DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
 
 
-def shares(store: Store, members: Sequence[Member], split: Literal["validation", "all"]) -> list[Share]:
-    """What each model predicts.
+def scoring_groups(
+    store: Store, members: Sequence[Member], split: Literal["validation", "all"]
+) -> list[ScoringGroup]:
+    """Return the groups of images, with the members that score each.
 
     Args:
         store: The images.
         members: The models, one or an ensemble.
-        split: "all": every model every image. "validation": every model the images that it held out
-            itself; with folds that is each image by the one model that has not seen it.
+        split: With "all" every member scores every image. With "validation" a member scores the images that
+            it held out; with folds each image is scored by the one model that was not trained on it.
 
     Raises:
         UserError: The images have another size, are not those of the training ("validation"), are not
@@ -78,13 +80,13 @@ def shares(store: Store, members: Sequence[Member], split: Literal["validation",
                 "Name the file it was trained on with --data; or, for other images, use --split all.",
             )
     if split == "all":
-        return [Share(tuple(members), np.arange(store.count, dtype=np.int64))]
+        return [ScoringGroup(tuple(members), np.arange(store.count, dtype=np.int64))]
     held_out = np.zeros((store.count, len(members)), dtype=bool)
     for number, member in enumerate(members):
         held_out[split_of(store, member.checkpoint.configuration.training).validation, number] = True
     patterns, which = np.unique(held_out, axis=0, return_inverse=True)
     found = [
-        Share(
+        ScoringGroup(
             tuple(members[number] for number in np.flatnonzero(pattern).tolist()),
             np.flatnonzero(which.ravel() == place).astype(np.int64),
         )

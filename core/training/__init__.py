@@ -1,4 +1,4 @@
-"""The training loop and what surrounds it: schedules, the best epoch, averages of weights, TensorBoard logs.
+"""The training loop, validation, schedules, best epoch, weight averaging, observers, TensorBoard, memory.
 
 The arithmetic of an update is in `core.backend.training_rules`; batches come from `data.batches`.
 """

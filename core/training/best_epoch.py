@@ -1,7 +1,7 @@
-"""Which epoch was better: one rule for the best checkpoint, early stop, plateaus and averaging.
+"""Comparison of epochs: one rule for the best checkpoint, early stop, plateaus and averaging.
 
-Promises: everything here is a function of the history and the settings `training.early_stop`, so that a
-run that was resumed decides as one that was not. Scores are told so that lower is better.
+Every function depends on the history and the settings `training.early_stop` alone, so a resumed run decides
+like one that was not interrupted. Lower scores are better.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from core.experiment.checkpoint import EpochRecord
 from core.experiment.configuration import EarlyStop
 
 
-class Scored(Protocol):
-    """What has the scores that can be monitored; an `EpochRecord` does."""
+class MonitoredScores(Protocol):
+    """Anything with the scores that can be monitored, such as an `EpochRecord`."""
 
     @property
     def validation_loss(self) -> float:
@@ -29,33 +29,37 @@ class Scored(Protocol):
 
     @property
     def dice_positive(self) -> float | None:
-        """Mean Dice over the positive ones; None where there is none."""
+        """Mean Dice over the positive images; None where there is none."""
         ...
 
 
-def monitored(scores: Scored, monitor: EarlyStop) -> float:
-    """The score that `monitor` names; lower is better, so that of a Dice is negative."""
+def monitored_score(scores: MonitoredScores, monitor: EarlyStop) -> float:
+    """Return the score that `monitor` names; a Dice is negated, so that lower is better."""
     if monitor.monitor == "validation_loss":
         return scores.validation_loss
     return -(getattr(scores, monitor.monitor) or 0.0)
 
 
 def improvements(history: Sequence[EpochRecord], monitor: EarlyStop) -> list[bool]:
-    """For each epoch, whether it beat by more than `min_delta` the last one that did so."""
+    """Return for each epoch whether it is a new best.
+
+    The first epoch is one. A later epoch is a new best if it improves on the current best by more than
+    `min_delta`.
+    """
     found: list[bool] = []
     value = math.inf
     for record in history:
-        score = monitored(record, monitor)
+        score = monitored_score(record, monitor)
         found.append(not found or score < value - monitor.min_delta)
         value = score if found[-1] else value
     return found
 
 
 def best_epoch(history: Sequence[EpochRecord], monitor: EarlyStop) -> int:
-    """The last epoch that was an improvement; 0 before the first."""
+    """Return the number of the last epoch that was a new best; 0 before the first epoch."""
     return max((n for n, better in enumerate(improvements(history, monitor), 1) if better), default=0)
 
 
-def is_stale(history: Sequence[EpochRecord], monitor: EarlyStop) -> bool:
-    """Whether early stop ends the run here."""
+def should_stop(history: Sequence[EpochRecord], monitor: EarlyStop) -> bool:
+    """Tell whether early stop ends the run after this history."""
     return monitor.enabled and len(history) - best_epoch(history, monitor) >= monitor.patience

@@ -1,19 +1,19 @@
-"""How much memory training a plan takes: an estimate from shapes alone, which imports no framework.
+"""Estimate of the memory that training a plan takes, from shapes alone and without importing a framework.
 
-Provides `estimate_training`. It counts the arrays that every framework needs for one update:
+`estimate_training` counts the arrays that every framework needs for one update:
 
     state           parameters, running statistics and the optimiser's moments
-    gradients       one number a parameter
-    batch           images (float32) and masks (uint8) of this update and of those that are read ahead
-    activations     what the forward pass keeps for the backward pass: the input of every convolution and of
-                    every batch normalisation, the output of every ReLU, the mask of every dropout, the logits
-    transient       what lives only for a moment, where the sum is largest: gradients of activations, results
-                    that nobody keeps, and one convolution's input and output in a kernel's own layout
+    gradients       one number for each parameter
+    batch           images (float32) and masks (uint8) of this update and of the batches read ahead
+    activations     the arrays that the forward pass keeps for the backward pass: the input of every
+                    convolution and batch normalisation, the output of every ReLU, dropout masks, the logits
+    transient       short-lived arrays, at the moment when memory is largest: gradients of activations, other
+                    results, and one convolution's input and output in the layout of a kernel
 
 The last two come from a walk through the plan, forwards and backwards, in which an array is freed after its
 last use (reverse-mode differentiation without recomputation: Griewank and Walther, Evaluating Derivatives,
-2008, chapter 4). What PyTorch's allocator hands out at most in a step is 0.92 to 1.01 of it; a process takes
-more, see `PROCESS_FACTOR`. `tests/backends/test_memory.py` measures both.
+2008, chapter 4). The peak of PyTorch's allocator in a step is 0.92 to 1.01 times the estimate. A process
+takes more: see `PROCESS_FACTOR`. `tests/backends/test_memory.py` measures both.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from core.backend.training_rules import TrainingRules
 from core.network.plan import BatchNorm, Bias, Conv2D, ConvTranspose2D, Dropout, Operation, Plan, Relu
 
 BATCHES = 3
-"""In memory at a time: the one that is trained on and, as in `data.batches.loader`, two read ahead."""
+"""Batches in memory at a time: the one that is trained on and two read ahead, as in `data.batches.loader`."""
 
 PROCESS_FACTOR, PROCESS_BYTES = 1.5, 80_000_000
-"""A process on a CPU takes about this many times the arrays, this many bytes, and its framework's import.
+"""Memory of a process on a CPU: this factor times the arrays, plus these bytes, plus the imported framework.
 
-Fitted to peaks of resident memory with TensorFlow and PyTorch: on top come oneDNN's buffers and freed memory
-that the allocator keeps."""
+Both were fitted to peaks of resident memory with TensorFlow and PyTorch. They cover oneDNN's buffers and
+freed memory that the allocator keeps."""
 
 _CONVOLUTIONS = (Conv2D, ConvTranspose2D)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes by what takes them; see the module."""
+class MemoryEstimate:
+    """Bytes by kind of array: see the module."""
 
     state: int
     gradients: int
@@ -51,22 +51,24 @@ class Estimate:
 
     @property
     def arrays(self) -> int:
-        """All of it."""
+        """Bytes of all arrays."""
         return self.state + self.gradients + self.batch + self.activations + self.transient
 
     @property
     def process(self) -> int:
-        """What a process on a CPU takes for it, about, its framework's own memory left out."""
+        """Approximate bytes of a process on a CPU, without the memory of the imported framework."""
         return round(PROCESS_FACTOR * self.arrays) + PROCESS_BYTES
 
 
-def estimate_training(plan: Plan, rules: TrainingRules, batch_size: int, precision: Precision) -> Estimate:
-    """The memory of one update with `batch_size` images."""
+def estimate_training(
+    plan: Plan, rules: TrainingRules, batch_size: int, precision: Precision
+) -> MemoryEstimate:
+    """Estimate the memory of one update with `batch_size` images."""
     item = 8 if array_type(precision) == "float64" else 4
     walk = _Walk(plan, batch_size, item)
-    kept, most = walk.through()
+    kept, most = walk.run()
     pixels = batch_size * plan.input.height * plan.input.width
-    return Estimate(
+    return MemoryEstimate(
         state=item * sum(map(math.prod, state_shapes(plan, rules).values())),
         gradients=item * sum(parameter.size for parameter in plan.parameters),
         batch=BATCHES * pixels * (4 * plan.input.channels + 1),
@@ -77,7 +79,7 @@ def estimate_training(plan: Plan, rules: TrainingRules, batch_size: int, precisi
 
 @dataclass
 class _Walk:
-    """One update's activations and their gradients: which are alive, and their bytes together."""
+    """A walk through one update that tracks which activations and gradients are alive, and their bytes."""
 
     plan: Plan
     batch: int
@@ -97,8 +99,8 @@ class _Walk:
             out = op.output
             self._bytes[out.name] = self._size(out.height * out.width * out.channels)
 
-    def through(self) -> tuple[int, int]:
-        """Bytes that the forward pass keeps, and the most that live at any moment of the update."""
+    def run(self) -> tuple[int, int]:
+        """Return the bytes kept by the forward pass, and the largest number of bytes alive at any moment."""
         self._forward()
         kept = self._held()
         self._backward()
@@ -127,7 +129,8 @@ class _Walk:
             if isinstance(op, Bias):
                 continue
             wanted = [name for name in self._inputs(op) if name != self.plan.input.name]
-            summands = self._sum(name for name in wanted if name in gradients)  # of a tensor with two readers
+            # Two operations may read a tensor: both gradients exist before they are added.
+            summands = self._sum(name for name in wanted if name in gradients)
             gradients.update(wanted)
             held = self._held() + self._sum(gradients) + summands + self._workspace(op)
             self.most = max(self.most, held)
@@ -138,7 +141,7 @@ class _Walk:
             self.alive -= done
 
     def _kept_by(self, op: Operation) -> list[str]:
-        """What the gradient of an operation is computed from, beside the gradient of its result."""
+        """Return the tensors that an operation's gradient needs, besides the gradient of its result."""
         if isinstance(op, (*_CONVOLUTIONS, BatchNorm)):
             return [self._name(op.input)]
         return [self._name(op.output.name)] if isinstance(op, Relu) else []
@@ -147,11 +150,11 @@ class _Walk:
         return [self._name(name) for name in op.inputs]
 
     def _mask(self, op: Operation) -> int:
-        """Bytes of a dropout's mask, one an element."""
+        """Return the bytes of a dropout mask, one for each element; 0 for other operations."""
         return self._bytes[op.output.name] // self.item if isinstance(op, Dropout) else 0
 
     def _workspace(self, op: Operation) -> int:
-        """Bytes of a convolution's input and output in a kernel's own layout."""
+        """Return the bytes of a convolution's input and output in a kernel's layout; else 0."""
         return self._sum((self._name(op.input), op.output.name)) if isinstance(op, _CONVOLUTIONS) else 0
 
     def _held(self) -> int:
@@ -164,5 +167,5 @@ class _Walk:
         return self.batch * self.item * elements
 
     def _name(self, name: str) -> str:
-        """The tensor whose memory a result has."""
+        """Return the name of the tensor whose memory a result uses."""
         return self._same.get(name, name)

@@ -1,22 +1,23 @@
 """The learning rate of every update.
 
-Promises: the rate is a function of the settings, the update's number, the batches in an epoch and the
-finished epochs, and of nothing else: a run that was resumed has the rates of one that was not.
+The rate depends on the settings, the number of the update, the batches in an epoch and the finished epochs
+alone, so a resumed run has the rates of one that was not interrupted.
 
-With t the update's number from 1, n the batches of an epoch, e = (t - 1) // n the finished epochs, E the
-epochs of the run, w = warmup_epochs * n:
+Let t be the number of the update from 1, n the batches in an epoch, e = (t - 1) // n the finished epochs, E
+the epochs of the run, and w = warmup_epochs * n:
 
     rate = optimizer.learning_rate * shape * min(1, t / w)          (the last factor only where w > 0)
 
     constant    shape = 1
-    step        shape = factor ** (e // every), or factor ** (how many milestones are <= e)
-    cosine      shape = final + (1 - final) * (1 + cos(pi * (t - 1 - w) / (E * n - w))) / 2, from the
-                end of the warm-up, before it 1        (Loshchilov and Hutter, 2017, without restarts)
-    plateau     shape = factor ** (plateaus so far), but no rate below min_rate before the warm-up
+    step        shape = factor ** (e // every), or factor ** (number of milestones <= e)
+    cosine      shape = final + (1 - final) * (1 + cos(pi * (t - 1 - w) / (E * n - w))) / 2 after the
+                warm-up, 1 during it        (Loshchilov and Hutter, 2017, without restarts)
+    plateau     shape = factor ** (plateaus so far); the rate without the warm-up's factor is at least
+                min(min_rate, optimizer.learning_rate)
 
 The warm-up is the gradual one of Goyal et al., 2017, section 2.2. A plateau is `patience` epochs in
-which `training.early_stop.monitor` did not improve by more than `min_delta`; the count begins anew
-after each (as in Keras's ReduceLROnPlateau; PyTorch's waits one epoch more).
+which `training.early_stop.monitor` did not improve by more than `min_delta`. The count of epochs restarts
+after each plateau, as in Keras's ReduceLROnPlateau; PyTorch's waits one epoch more.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from core.training.best_epoch import improvements
 
 
 def learning_rate(settings: Training, step: int, batches: int, history: Sequence[EpochRecord] = ()) -> float:
-    """The learning rate of update number `step`.
+    """Return the learning rate of update number `step`.
 
     Args:
-        settings: Of the run.
-        step: From 1 at the run's first update.
-        batches: In an epoch.
-        history: The epochs finished before this update; only a plateau asks for them.
+        settings: The run's settings.
+        step: The number of the update; the run's first one is 1.
+        batches: Number of batches in an epoch.
+        history: The epochs finished before this update; only the plateau schedule uses them.
     """
     schedule, base = settings.schedule, settings.optimizer.learning_rate
     warmup = schedule.warmup_epochs * batches

@@ -1,4 +1,4 @@
-"""TensorBoard event files, for every backend alike."""
+"""Writer of TensorBoard event files, the same for every backend."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from core.experiment.checkpoint import EpochRecord
 from core.files.atomic import make_folder
 from core.files.system_errors import explain_os_errors
 from core.pictures.radiographs import Sample, draw_sample
-from core.training.loop import Observer
+from core.training.observers import Observer
 
 
 @contextlib.contextmanager
 def _only_modules_of(package: str) -> Iterator[None]:
-    """Let modules of a package be imported without what the package itself imports."""
+    """Allow imports of modules of a package without running the package's own `__init__`."""
     spec = None if package in sys.modules else importlib.util.find_spec(package)
     if spec is None:
         yield
@@ -29,12 +29,12 @@ def _only_modules_of(package: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[package]  # whoever imports it later gets the whole
+        del sys.modules[package]  # a later import gets the whole package
 
 
-# The package itself imports another framework where one is installed: seconds, and its own OpenMP.
+# The package itself imports another framework where one is installed, which is slow and loads its OpenMP.
 with _only_modules_of("tensorboardX"):
-    # Not SummaryWriter: its thread dies on a full disk, and the next flush then waits for ever.
+    # Not SummaryWriter: on a full disk its thread dies, and the next flush waits for ever.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import image, scalar
@@ -51,29 +51,29 @@ _SCALARS = {
 
 
 class TensorBoardLog(Observer):
-    """Scalars of every epoch, and pictures of scored images whenever the best model changes.
+    """Observer that writes scalars of every epoch, and pictures of scored images of each new best epoch.
 
     Args:
-        folder: Where the event file goes.
-        epochs: Epochs that an earlier part of the run has logged; later ones it logged are hidden.
-        threshold: From which probability a pixel counts as found.
+        folder: Where the event file is written.
+        epochs: Epochs that the run resumes after; epochs that an earlier part logged beyond them are hidden.
+        threshold: The least probability of a pixel of the drawn mask.
 
     Raises:
-        UserError: The file cannot be written, here or in any method.
+        UserError: The file cannot be written. All methods raise it.
     """
 
     def __init__(self, folder: Path, epochs: int, threshold: float) -> None:
         self._folder, self._threshold = folder, threshold
         make_folder(folder)
         with explain_os_errors(folder, "write"):
-            # Named by the second alone, the file of a run resumed at once would replace the one before.
+            # tensorboardX names files by the second: a run resumed at once would replace the earlier file.
             self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
             if epochs:
                 self._write(epochs + 1, session_log=SessionLog(status=SessionLog.START))
             self._file.flush()
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
-        """Write the record; see the class."""
+        """Write the epoch's scalars, and the pictures of the samples if it is the new best."""
         with explain_os_errors(self._folder, "write"):
             for tag, name in _SCALARS.items():
                 if (value := getattr(record, name)) is not None:
@@ -85,7 +85,7 @@ class TensorBoardLog(Observer):
             self._file.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write buffered events and close the file."""
         with explain_os_errors(self._folder, "write"):
             self._file.close()
 

@@ -1,16 +1,16 @@
-"""The average of the best epochs' weights: flatter minima, better scores (Izmailov et al., 2018, SWA).
+"""The average of the best epochs' weights (stochastic weight averaging, SWA: Izmailov et al., 2018).
 
-Promises: while a run goes on, the weights of its `training.average_best` best epochs are kept in
-`averaging/` in the model's folder: as many files and no more, and one of them in memory at a time. Which
-ones is decided by the monitored score (`core.training.best_epoch`), so that a run that was killed and resumed
-keeps the same ones. At the run's end weights and running statistics are averaged, in float64 and in the order
-of the epochs; the folder then goes.
+During a run the weights of its `training.average_best` best epochs are kept as files in `averaging/` in the
+model's folder. At most one of them is in memory at a time. The monitored score (`core.training.best_epoch`)
+decides which epochs are kept, so a run that was killed and resumed keeps the same ones. At the end of the
+run weights and running statistics are averaged in float64, in the order of the epochs. Then the folder is
+removed.
 
-The mean of running statistics is not what the averaged weights would gather. So a second candidate has
-statistics taken anew: each batch of one more epoch is shown once in an update of size 0 that begins with
-statistics of 0, after which they are (1 - momentum) times the batch's, and the mean of those over
-all images is used (the `bn_update` of SWA, section 3.2, by the contract's own `train_step`). The better
-of the two candidates is the average; it is used if it scores better than the best epoch.
+The mean of the running statistics differs from the statistics that the averaged weights produce. So a second
+candidate has recomputed statistics. Each batch of one more epoch is used for one update at learning rate 0
+that starts with statistics of 0. Afterwards these are (1 - momentum) times the batch's own statistics. Their
+mean over all images is used (`bn_update` of SWA, section 3.2, here by the backend's `train_step`). The better
+of the two candidates is the average. It is used if it scores better than the best epoch.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from core.experiment.checkpoint import Checkpoint, EpochRecord, load_checkpoint,
 from core.experiment.configuration import EarlyStop
 from core.files.system_errors import explain_os_errors
 from core.network.plan import Plan
-from core.training.best_epoch import monitored
+from core.training.best_epoch import monitored_score
 
-FOLDER = "averaging"
+AVERAGING_FOLDER = "averaging"
 
 
 @dataclass(frozen=True)
-class Average:
-    """What averaging gave.
+class WeightAverage:
+    """The average of some epochs, and its score.
 
     Args:
-        epochs: Those averaged.
+        epochs: The averaged epochs.
         monitor: Name of the score.
-        score: The average's; lower is better, so that of a Dice is negative.
-        to_beat: The score of what is best without it.
-        taken_anew: Whether the running statistics were taken anew rather than averaged.
+        score: The average's score; a Dice is negated, so that lower is better.
+        to_beat: The best score without the average.
+        recomputed_statistics: Whether the running statistics were recomputed rather than averaged.
         state: The model's arrays, with moments of 0.
     """
 
@@ -51,23 +51,23 @@ class Average:
     monitor: str
     score: float
     to_beat: float
-    taken_anew: bool
+    recomputed_statistics: bool
     state: State
 
     @property
     def is_better(self) -> bool:
-        """Whether the average is to be used."""
+        """Whether the average scores better than the best model without it."""
         return self.score < self.to_beat
 
 
 @dataclass(frozen=True)
 class KeptEpochs:
-    """The weights of the best epochs, as files.
+    """The files with the weights of the best epochs.
 
     Args:
-        folder: Of the model.
-        count: How many are kept; below 2 none is.
-        monitor: Which epochs are better.
+        folder: The model's folder.
+        count: Number of epochs to keep; below 2 none is kept.
+        monitor: The settings that tell which epochs are better.
     """
 
     folder: Path
@@ -77,8 +77,8 @@ class KeptEpochs:
     def keep(self, checkpoint: Checkpoint, plan: Plan) -> None:
         """Write the weights of the epoch that a checkpoint has just finished, if it is among the best.
 
-        The one that it drives out stays until `tidy`: what a killed run did not get to write down in its
-        newest checkpoint must not have removed anything.
+        The epoch that it replaces stays until `tidy`, because a run may be killed before it writes its
+        newest checkpoint.
         """
         newest = checkpoint.progress.history[-1].epoch
         if newest in self._best(checkpoint.progress.history, {*self._present(), newest}):
@@ -86,18 +86,18 @@ class KeptEpochs:
             save_checkpoint(self._path(newest), replace(checkpoint, arrays=arrays))
 
     def tidy(self, history: Sequence[EpochRecord]) -> None:
-        """Remove what is not among the best of a history."""
+        """Remove the files of epochs that are not among the best of a history."""
         present = self._present()
         for epoch in present - set(self._best(history, present)):
             with explain_os_errors(self._path(epoch), "remove"):
                 self._path(epoch).unlink()
 
     def epochs(self, history: Sequence[EpochRecord]) -> tuple[int, ...]:
-        """The best that are kept, in their order."""
+        """Return the numbers of the best epochs that are kept, in ascending order."""
         return tuple(sorted(self._best(history, self._present())))
 
     def mean(self, epochs: Sequence[int]) -> State:
-        """The mean of some epochs' weights and statistics, of the type that they have."""
+        """Return the mean of some epochs' weights and statistics, in their own type."""
         first = load_checkpoint(self._path(epochs[0])).arrays
         total = {name: array.astype(np.float64) for name, array in first.items()}
         for epoch in epochs[1:]:
@@ -106,9 +106,9 @@ class KeptEpochs:
         return {name: (total[name] / len(epochs)).astype(array.dtype) for name, array in first.items()}
 
     def clear(self) -> None:
-        """Remove all at one blow, or a killed run would average those that were left."""
-        folder = self.folder / FOLDER
-        old = folder.with_name(f".{FOLDER}.old")
+        """Remove all files at once, so that a killed run cannot average a part of them later."""
+        folder = self.folder / AVERAGING_FOLDER
+        old = folder.with_name(f".{AVERAGING_FOLDER}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             with explain_os_errors(folder, "remove"):
@@ -116,21 +116,21 @@ class KeptEpochs:
             shutil.rmtree(old, ignore_errors=True)
 
     def _best(self, history: Sequence[EpochRecord], among: Iterable[int]) -> list[int]:
-        """Of some epochs the best that a history knows; of equal ones the earlier."""
+        """Return the best of some epochs by their scores in a history; of equal scores the earlier epochs."""
         if self.count < 2:
             return []
-        scores = {record.epoch: monitored(record, self.monitor) for record in history}
+        scores = {record.epoch: monitored_score(record, self.monitor) for record in history}
         return sorted(scores.keys() & set(among), key=lambda epoch: (scores[epoch], epoch))[: self.count]
 
     def _path(self, epoch: int) -> Path:
-        return self.folder / FOLDER / f"epoch-{epoch:07d}.safetensors"
+        return self.folder / AVERAGING_FOLDER / f"epoch-{epoch:07d}.safetensors"
 
     def _present(self) -> set[int]:
-        names = (path.name for path in (self.folder / FOLDER).glob("epoch-*.safetensors"))
+        names = (path.name for path in (self.folder / AVERAGING_FOLDER).glob("epoch-*.safetensors"))
         return {int(found[1]) for name in names if (found := re.fullmatch(r"epoch-(\d+)\.safetensors", name))}
 
 
-def average_of(
+def average_kept_epochs(
     kept: KeptEpochs,
     history: Sequence[EpochRecord],
     model: Model,
@@ -138,36 +138,38 @@ def average_of(
     to_beat: float,
     updates: Callable[[], Iterable[Callable[[], int]]],
     score: Callable[[], float],
-) -> Average:
-    """The better of the two averages of the kept epochs.
+) -> WeightAverage:
+    """Return the better of the two averages of the kept epochs.
 
     Args:
         kept: The files, of one epoch at least.
-        history: Of the run.
-        model: Is used for scoring and afterwards holds any state.
-        plan: What it was compiled from.
-        to_beat: The score of what is best without the average.
-        updates: Gives an epoch's updates; each is made by calling it, leaves the weights as they are and
-            gives its number of images.
-        score: Scores the model's present state; lower is better.
+        history: The run's finished epochs.
+        model: The model for scoring; its state afterwards is unspecified.
+        plan: The plan that the model was compiled from.
+        to_beat: The best score without the average.
+        updates: Returns an epoch's updates. Calling an update runs it; it leaves the weights unchanged and
+            returns its number of images.
+        score: Scores the model's current state; lower is better.
     """
     epochs = kept.epochs(history)
     mean = kept.mean(epochs)
     state = {name: mean.get(name, np.zeros_like(array)) for name, array in model.state().items()}
     candidates = [(state, False)]
     if plan.batch_norms:
-        candidates.append((with_statistics_anew(model, plan, state, updates()), True))
+        candidates.append((recompute_statistics(model, plan, state, updates()), True))
     found = []
-    for candidate, taken_anew in candidates:
+    for candidate, recomputed_statistics in candidates:
         model.load_state(candidate)
-        found.append(Average(epochs, kept.monitor.monitor, score(), to_beat, taken_anew, candidate))
+        found.append(
+            WeightAverage(epochs, kept.monitor.monitor, score(), to_beat, recomputed_statistics, candidate)
+        )
     return min(found, key=lambda average: math.inf if math.isnan(average.score) else average.score)
 
 
-def with_statistics_anew(
+def recompute_statistics(
     model: Model, plan: Plan, state: State, updates: Iterable[Callable[[], int]]
 ) -> State:
-    """The state with the mean of the batches' own statistics, weighted by their images."""
+    """Return the state with the mean of the batches' own statistics, weighted by their number of images."""
     shares = {
         name: 1.0 - norm.momentum
         for norm in plan.batch_norms

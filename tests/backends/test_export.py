@@ -20,7 +20,7 @@ from core.backend.state import initial_state
 from core.base.errors import UserError
 from core.experiment.configuration import load_configuration
 from core.network.lowering import lower
-from core.prediction.exports import Source, read_back, write
+from core.prediction.exports import ExportSource, read_back, write_export
 
 IMAGES = np.random.default_rng(3).random((3, 32, 48, 1), dtype=np.float32)
 
@@ -83,14 +83,16 @@ FORMATS = [(name, form) for name in BACKENDS for form in find_backend(name).expo
 def export(
     implementation: Implementation, folder: Path, precision: Precision = "float32", form: str | None = None
 ) -> NDArray[Any]:
-    """Write a network by `core.prediction.exports.write`; return its predictions of `IMAGES`."""
+    """Write a network by `core.prediction.exports.write_export`; return its predictions of `IMAGES`."""
     configuration = load_configuration(Path("fcn_skip"))
     plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
     state = initial_state(plan, rules, 1)
     for name, array in state.items():
         if name.endswith("moving_mean"):
             array += 0.1  # so that lost statistics show
-    write(implementation, Source(plan, rules, precision, state), folder, {"classes": "pneumothorax"}, form)
+    write_export(
+        implementation, ExportSource(plan, rules, precision, state), folder, {"classes": "pneumothorax"}, form
+    )
     model = implementation.compile(plan, rules, "cpu", precision)
     model.load_state(state)
     return model.predict(IMAGES)

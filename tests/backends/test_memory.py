@@ -11,7 +11,7 @@ from selected import BACKENDS
 
 from core.experiment.configuration import load_configuration
 from core.network.lowering import lower
-from core.training.memory_estimate import Estimate, estimate_training
+from core.training.memory_estimate import MemoryEstimate, estimate_training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +71,7 @@ def measured(code: str, *words: object) -> int:
     return int(done.stdout.split("found ")[1])
 
 
-def estimate(configuration: str, batch: int, height: int, width: int) -> Estimate:
+def estimate(configuration: str, batch: int, height: int, width: int) -> MemoryEstimate:
     settings = load_configuration(Path(configuration))
     plan = lower(settings.network, height, width)
     return estimate_training(plan, settings.training.rules(), batch, "float32")

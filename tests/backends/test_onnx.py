@@ -25,7 +25,7 @@ from core.conformance.random_networks import random_case
 from core.experiment.configuration import load_configuration, parse_configuration
 from core.network.lowering import lower_blocks
 from core.network.plan import Conv2D, ConvTranspose2D, Plan
-from core.prediction.exports import Source, with_white
+from core.prediction.exports import ExportSource, with_white_level
 
 CLOSE = 1e-5
 """Largest distance of a probability from the reference's."""
@@ -200,7 +200,7 @@ def test_free_sizes_are_those_that_lower_to_the_same_pads() -> None:
 def test_grey_values_are_divided_by_their_white_exactly(tmp_path: Path) -> None:
     case = network("fcn_skip", 16, 24)
     values = np.random.default_rng(1).integers(0, 256, (3, 16, 24, 1)).astype(np.float32)
-    source = with_white(Source(case.plan, case.rules, "float32", case.state), 255)
+    source = with_white_level(ExportSource(case.plan, case.rules, "float32", case.state), 255)
     model = backends.onnx.backend.load().compile(source.plan, source.rules, "cpu", "float32")
     model.load_state(source.state)
     model.export(tmp_path, {})

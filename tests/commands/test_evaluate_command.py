@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import backends.reference
 from core.prediction.trained_models import Predictor, find_members
-from core.scoring.thresholds import FILE, Thresholds, save_thresholds
+from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
 from data.annotations import rle
 from data.batches.splits import split_store
 from data.hdf5.file_writing import ImageMetadata, write
@@ -130,7 +130,7 @@ def check(scores: Any, found: list[tuple[NDArray[Any], NDArray[Any], float]]) ->
 def test_scores_are_those_of_masks_at_the_original_size(trained: Path, folder: Path, batch: str) -> None:
     scores = evaluate("--batch-size", batch, cwd=folder)
     assert scores.keys() >= KEYS
-    saved = json.loads((trained / "reference_model" / FILE).read_text())
+    saved = json.loads((trained / "reference_model" / THRESHOLDS_FILE).read_text())
     assert scores["thresholds"] == {key: saved[key] for key in ("pixel", "area", "score")}
     assert scores["origin"]["thresholds"] == "tuned"
     check(scores, by_hand(folder, held_out(folder), Thresholds(**scores["thresholds"])))
@@ -148,7 +148,7 @@ def test_all_images_with_given_thresholds_and_mirror_images(folder: Path) -> Non
 
 
 def test_an_old_model_has_the_default_thresholds(folder: Path) -> None:
-    (folder / "reference_model" / FILE).unlink()
+    (folder / "reference_model" / THRESHOLDS_FILE).unlink()
     scores = evaluate(cwd=folder)
     assert scores["thresholds"] == {"pixel": 0.5, "area": 0.0, "score": 0.5}
     check(scores, by_hand(folder, held_out(folder), Thresholds()))
@@ -165,7 +165,7 @@ def test_the_record_tells_where_it_comes_from(folder: Path) -> None:
 
 def test_several_models_stand_side_by_side(folder: Path) -> None:
     shutil.copytree(folder / "reference_model", folder / "other")
-    (folder / "other" / FILE).unlink()
+    (folder / "other" / THRESHOLDS_FILE).unlink()
     names = ("reference_model", "other")
     words = ["evaluate", "-f", "reference", "--model", names[0], "--model", names[1], "--data", "data.h5"]
     text = succeed(*words, "--json", "e.json", "--report", "e.html", cwd=folder, how=run_here)
@@ -198,10 +198,10 @@ def test_an_ensemble_is_judged_out_of_fold(folder: Path) -> None:
 
 def test_tune_writes_what_it_found(folder: Path) -> None:
     model = folder / "reference_model"
-    before = (model / FILE).read_text()
-    (model / FILE).unlink()
+    before = (model / THRESHOLDS_FILE).read_text()
+    (model / THRESHOLDS_FILE).unlink()
     text = succeed("tune", "-f", "reference", "--data", "data.h5", cwd=folder, how=run_here)
-    saved = json.loads((model / FILE).read_text())
+    saved = json.loads((model / THRESHOLDS_FILE).read_text())
     assert saved.pop("seconds") < 60
     assert saved == {key: value for key, value in json.loads(before).items() if key != "seconds"}
     assert saved["dice"] >= saved["dice_default"]
@@ -219,7 +219,7 @@ def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> No
     prepare(tmp_path)
     text = train("--set", "training.validation_fraction=0", cwd=tmp_path, how=run_here)
     assert "Thresholds were not searched" in text
-    assert not (tmp_path / "reference_model" / FILE).exists()
+    assert not (tmp_path / "reference_model" / THRESHOLDS_FILE).exists()
     words = ["evaluate", "-f", "reference", "--data", "data.h5"]
     refused(*words, cwd=tmp_path, how=run_here, says=["was trained on all images", "--split all"])
     refused("tune", *words[1:], cwd=tmp_path, how=run_here, says=["was trained on all images"])
@@ -269,8 +269,8 @@ def test_other_images_of_the_same_size_are_an_external_test_set(folder: Path) ->
 
 
 def test_damaged_thresholds_are_named(folder: Path) -> None:
-    (folder / "reference_model" / FILE).write_text("{")
-    says = [f"reference_model/{FILE} is damaged"]
+    (folder / "reference_model" / THRESHOLDS_FILE).write_text("{")
+    says = [f"reference_model/{THRESHOLDS_FILE} is damaged"]
     refused("evaluate", "-f", "reference", "--data", "data.h5", cwd=folder, how=run_here, says=says)
 
 

@@ -16,7 +16,7 @@ from command_line import assert_same_run, history, refused, run_here, train
 from core.commands.train import training
 from core.experiment import recipe
 from core.experiment.configuration import load_configuration
-from core.tasks.training import Stop
+from core.tasks.training import StopRequest
 from core.tasks.training_batches import training_batches
 from data.batches.augmentation import AugmentationSettings
 from data.batches.loader import Loader
@@ -115,7 +115,7 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
     train(*words, "--out", "whole", cwd=folder, how=run_here)
     left = 0
 
-    class Stopping(Stop):
+    class Stopping(StopRequest):
         def __call__(self) -> bool:
             nonlocal left
             left -= 1
@@ -123,7 +123,7 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
             return super().__call__()
 
     @contextlib.contextmanager
-    def stopping() -> Iterator[Stop]:
+    def stopping() -> Iterator[StopRequest]:
         yield Stopping()
 
     monkeypatch.setattr(training, "interruptible", stopping)

@@ -9,7 +9,7 @@ import pytest
 
 from core.commands.predict.results import Job, Result, Task, _verdict, crashed
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Answer, area_in_mm2
+from core.tasks.predictions import Segmentation, area_in_mm2
 from data.radiographs.headers import Geometry
 from data.radiographs.reading import ImageFile
 
@@ -60,7 +60,7 @@ def test_the_caption_of_an_image(
     geometry = Geometry(spacing, "PixelSpacing") if spacing else Geometry()
     said = _verdict(
         ImageFile(Path("a"), "a", "a", height=5, width=8, geometry=geometry),
-        Answer(np.zeros((5, 8), np.float32), (places < pixels).astype(np.uint8), existence),
+        Segmentation(np.zeros((5, 8), np.float32), (places < pixels).astype(np.uint8), existence),
         None if truth is None else (places < truth).astype(np.uint8),
         Thresholds(0.5, 0, 0.625),
     )

@@ -10,7 +10,7 @@ import pytest
 from command_line import prepare, refused, run_here, succeed, train
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
-from core.prediction.exports import renew_thresholds, write_metadata
+from core.prediction.exports import update_thresholds, write_metadata
 from core.scoring.thresholds import Thresholds, save_thresholds
 
 ALL_GIVEN = ["--pixel", "0.25", "--area", "3", "--score", "0.75"]
@@ -148,7 +148,7 @@ def test_an_export_says_that_its_thresholds_want_mirror_images(place: Path) -> N
         assert facts.get("mirror_images") == ("true" if flip else None)
         assert ("mirror image" in said) is flip
     write_metadata(place / "bare", {"format": "pneumoseg-export"})
-    renew_thresholds(place / "bare", SEARCHED, flip=True)
-    renew_thresholds(place / "bare", SEARCHED, flip=False)
+    update_thresholds(place / "bare", SEARCHED, flip=True)
+    update_thresholds(place / "bare", SEARCHED, flip=False)
     assert "mirror_images" not in json.loads((place / "bare" / "metadata.json").read_text())
     assert SIZE == 32

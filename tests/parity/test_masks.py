@@ -21,7 +21,7 @@ from core.parity.synthetic_batches import SyntheticBatches
 from core.prediction.predictor_process import RemotePredictor
 from core.prediction.trained_models import find_members
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Answer, answer
+from core.tasks.predictions import Segmentation, segment_image
 
 HEIGHT, WIDTH = 40, 56
 NEAR = 1e-4
@@ -53,7 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def answers(
     name: str, models: list[Path], images: NDArray[np.float32], thresholds: Thresholds
-) -> list[Answer]:
+) -> list[Segmentation]:
     with BackendProcess(name) as process:
         title, members = find_backend(name).title, find_members(models)
         predictor = RemotePredictor(process, title, members, "cpu", flip=True)
@@ -62,7 +62,7 @@ def answers(
             predictor.begin(images[9:]),
         )  # the second one waits its turn
         found = np.concatenate([first(), second()])
-    return [answer(one[..., 0], 131, 97, thresholds) for one in found]
+    return [segment_image(one[..., 0], 131, 97, thresholds) for one in found]
 
 
 def test_the_same_masks_on_every_backend(models: list[Path]) -> None:

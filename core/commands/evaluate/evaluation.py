@@ -22,12 +22,12 @@ from core.commands.shared.statuses import Status
 from core.commands.shared.terminal import Terminal
 from core.commands.shared.training_console import ConsoleWatcher
 from core.files.atomic import write_text
-from core.prediction.predictor_process import Begin, RemotePredictor
+from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members
 from core.scoring.evaluation_record import Evaluation
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.evaluation import Subject, evaluate
-from core.tasks.predictions import Decision, decide, remark_on_folds
+from core.tasks.evaluation import EvaluatedModel, evaluate
+from core.tasks.predictions import PredictionSettings, choose_settings, remark_on_folds
 from data.hdf5.store import Store
 
 
@@ -69,7 +69,7 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
-            decision = decide(folders, given_thresholds(arguments), arguments.tta)
+            decision = choose_settings(folders, given_thresholds(arguments), arguments.tta)
             for note in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
                 console.print(visible(note))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
@@ -99,14 +99,14 @@ def _evaluate(
     name: str,
     folders: Sequence[Path],
     members: Sequence[Member],
-    decision: Decision,
+    decision: PredictionSettings,
     compared: frozenset[str],
 ) -> Evaluation:
     backend = require_backend(name)
-    subject = Subject(backend, folders, members, decision)
+    subject = EvaluatedModel(backend, folders, members, decision)
     with BackendProcess(name) as process:
 
-        def open_models(some: Sequence[Member]) -> tuple[Begin, str]:
+        def open_models(some: Sequence[Member]) -> tuple[BeginPrediction, str]:
             predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=decision.flip)
             return predictor.begin, predictor.device
 

@@ -24,19 +24,19 @@ from core.files.checks import check_free, entries
 from core.network.lowering import lower
 from core.prediction.exports import (
     METADATA,
-    Source,
-    judged,
+    ExportSource,
+    export_metadata,
     largest_difference,
-    metadata_of,
+    predict_reference,
     probe_images,
     read_back,
     read_metadata,
-    with_white,
-    write,
+    with_white_level,
+    write_export,
     write_metadata,
 )
 from core.prediction.trained_models import Member, find_members
-from core.scoring.thresholds import load_saved
+from core.scoring.thresholds import load_saved_thresholds
 
 
 def run(arguments: argparse.Namespace) -> Status:
@@ -63,11 +63,11 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     member = _only_member(arguments.model)
     settings, data = member.checkpoint.configuration.training, member.checkpoint.data
     plan = lower(member.checkpoint.configuration.network, data.height, data.width)
-    source = Source(plan, settings.rules(), settings.precision, member.checkpoint.arrays)
-    written = with_white(source, arguments.white)
-    saved = load_saved(member.folder)
+    source = ExportSource(plan, settings.rules(), settings.precision, member.checkpoint.arrays)
+    written = with_white_level(source, arguments.white)
+    saved = load_saved_thresholds(member.folder)
     writer = f"{backend.title} {backend.version()}"
-    metadata = metadata_of(member.checkpoint, member.path, saved, white=arguments.white, writer=writer)
+    metadata = export_metadata(member.checkpoint, member.path, saved, white=arguments.white, writer=writer)
     what = f"the {arguments.to} export"
     images, white = probe_images(data.height, data.width), np.float32(arguments.white)
     path = visible(str(member.path))
@@ -75,9 +75,9 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     with BackendProcess(backend.name) as process, replacing(out) as partial:
         partial.mkdir()
         several = len(backend.exports) > 1
-        process.call(write, written, partial, metadata, arguments.to if several else None)
+        process.call(write_export, written, partial, metadata, arguments.to if several else None)
         read = process.start(read_back, partial, images * white)
-        expected = judged(load_backend("reference")[1], source, images * white / white)
+        expected = predict_reference(load_backend("reference")[1], source, images * white / white)
         received = process.wait(read)
         if received is not None:
             difference = largest_difference(received, expected, settings.precision, what)

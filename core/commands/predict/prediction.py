@@ -49,7 +49,7 @@ from core.prediction.trained_models import Member, Predictor, find_members
 from core.processes.pool import map_in_order
 from core.scoring.thresholds import Thresholds
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.predictions import Decision, area_in_mm2, decide, remark_on_folds
+from core.tasks.predictions import PredictionSettings, area_in_mm2, choose_settings, remark_on_folds
 from data.annotations import rle
 from data.annotations.annotation_file import Annotations, read_annotations
 from data.annotations.image_ids import Identities, image_id
@@ -83,7 +83,7 @@ class Model:
     backend: Backend
     device: str
     members: Sequence[Member]
-    decision: Decision
+    decision: PredictionSettings
 
     @property
     def thresholds(self) -> Thresholds:
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace) -> Status:
     if arguments.dicom_seg:
         require(["highdicom"], "--dicom-seg")
     members = find_members(folders)
-    decision = decide(folders, given_thresholds(arguments), arguments.tta)
+    decision = choose_settings(folders, given_thresholds(arguments), arguments.tta)
     files = _find(arguments.images)
     annotations = None
     if arguments.annotations is not None:

@@ -20,7 +20,7 @@ from core.files.system_errors import explain_os_errors
 from core.pictures.radiographs import PredictedImage, draw_prediction
 from core.scoring.metrics import dice_per_image
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Answer, Box, answer, area_in_mm2, box_around
+from core.tasks.predictions import Box, Segmentation, area_in_mm2, box_around, segment_image
 from data.annotations import rle
 from data.annotations.annotation_file import AnnotationError, combined_mask
 from data.annotations.image_ids import Identities
@@ -119,7 +119,7 @@ def conclude(task: Task) -> Result:
     """
     assert _job is not None
     source, job = task.source, _job
-    found = answer(task.probability, source.height, source.width, job.thresholds)
+    found = segment_image(task.probability, source.height, source.width, job.thresholds)
     name = task.file_name
     if job.masks is not None:
         _write_mask(job.masks / f"{name}.png", found.mask)
@@ -154,7 +154,7 @@ def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
         Image.fromarray(mask * np.uint8(255)).save(path)
 
 
-def _write_overlay(path: Path, source: ImageFile, found: Answer, job: Job) -> str:
+def _write_overlay(path: Path, source: ImageFile, found: Segmentation, job: Job) -> str:
     """Draw the picture; gives why the truth could not be drawn, or ""."""
     try:
         image = dicom.read_radiograph(source.file).pixels
@@ -183,7 +183,7 @@ def _write_overlay(path: Path, source: ImageFile, found: Answer, job: Job) -> st
 
 
 def _verdict(
-    source: ImageFile, found: Answer, truth: NDArray[np.uint8] | None, thresholds: Thresholds
+    source: ImageFile, found: Segmentation, truth: NDArray[np.uint8] | None, thresholds: Thresholds
 ) -> str:
     """What is said of an image, in one line."""
     pixels = int(np.count_nonzero(found.mask))
@@ -200,7 +200,7 @@ def _verdict(
     return "   ".join(words)
 
 
-def _write_segmentation(path: Path, source: ImageFile, found: Answer, job: Job) -> str:
+def _write_segmentation(path: Path, source: ImageFile, found: Segmentation, job: Job) -> str:
     """Write the object; gives why there is none, or ""."""
     from data.submissions.dicom_segmentation import NoSegmentation, write_segmentation
 

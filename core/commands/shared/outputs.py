@@ -72,10 +72,10 @@ def images(folder: Path) -> Input:
 
 def model(folder: Path) -> Input:
     """A folder with a trained model."""
-    from core.prediction.trained_models import is_of_model
+    from core.prediction.trained_models import belongs_to_model
 
     def holds(file: Path) -> bool:
-        return is_of_model(file.relative_to(place_of(folder) or folder))
+        return belongs_to_model(file.relative_to(place_of(folder) or folder))
 
     return Input("the folder of a model", folder, holds)
 

@@ -1,4 +1,4 @@
-"""Ensembles, mirror images and which checkpoint predicts, with the reference as backend."""
+"""Ensembles, mirror images and the choice of the checkpoint, on the reference backend."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from core.experiment.configuration import parse_configuration
 from core.network.lowering import lower
 from core.prediction.trained_models import (
     Predictor,
+    belongs_to_model,
     find_members,
     find_thresholds,
     folds,
-    is_of_model,
     missing_folds,
 )
 from core.scoring.thresholds import Thresholds, save_thresholds
@@ -40,7 +40,7 @@ CONFIGURATION = parse_configuration(
 
 
 def write_model(path: Path, seed: int, height: int = HEIGHT) -> None:
-    """A checkpoint with the first weights of a seed."""
+    """Write a checkpoint with the initial weights of a seed."""
     plan = lower(CONFIGURATION.network, height, WIDTH)
     state = initial_state(plan, CONFIGURATION.training.rules(), seed)
     save_checkpoint(path, Checkpoint(CONFIGURATION, DataFacts(4, 1, height, WIDTH), Progress(), state))
@@ -56,7 +56,7 @@ def images() -> NDArray[np.float32]:
 
 
 def alone(seed: int, of: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the reference predicts with the first weights of a seed."""
+    """Return the reference's predictions with the initial weights of a seed."""
     plan, training = lower(CONFIGURATION.network, HEIGHT, WIDTH), CONFIGURATION.training
     model = load_backend("reference")[1].compile(plan, training.rules(), "cpu", training.precision)
     model.load_state(initial_state(plan, training.rules(), seed))
@@ -75,7 +75,7 @@ def test_an_ensemble_is_the_mean_of_its_models(tmp_path: Path) -> None:
 
 
 def test_flip_averaging(tmp_path: Path) -> None:
-    """An image and its mirror image give one answer, that of the image mirrored with it."""
+    """The prediction for the mirror image is the mirrored prediction for the image."""
     for seed in (1, 2):
         write_model(tmp_path / f"{seed}" / "best.safetensors", seed)
     mirrored = images()[:, :, ::-1]
@@ -156,4 +156,4 @@ def test_thresholds_of_an_ensemble_are_the_mean(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_model_is_made_of(name: str, expected: bool) -> None:
-    assert is_of_model(Path(name)) == expected
+    assert belongs_to_model(Path(name)) == expected

@@ -1,4 +1,4 @@
-"""Scores against worked examples and the competition's own formula."""
+"""Metrics, against worked examples and the competition's formula."""
 
 from __future__ import annotations
 

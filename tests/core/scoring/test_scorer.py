@@ -1,4 +1,4 @@
-"""The record of an evaluation against loops over images and pixels."""
+"""The evaluation record, against loops over images and pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from core.pictures.radiographs import Sample
 from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
-from core.scoring.scorer import BINS, CASES, Reliability, Scorer, tally
+from core.scoring.scorer import BINS, CASES, ReliabilitySums, Scorer, tally
 from core.scoring.thresholds import Thresholds
 
 ORIGIN = Origin(
@@ -33,7 +33,7 @@ ORIGIN = Origin(
 def evaluate(
     count: int, order: NDArray[np.int64], thresholds: Thresholds, also: frozenset[str] = frozenset()
 ) -> Evaluation:
-    """Random images of 21x17, the i-th of which depends on i alone; added in some order."""
+    """Score random images of 21x17 that are added in a given order; image i depends on i alone."""
     scorer = Scorer(thresholds, also)
     for place in order.tolist():
         random = np.random.default_rng(place)
@@ -42,7 +42,7 @@ def evaluate(
         probability *= 1 if place % 3 else np.float32(0.3)
         mask, existence = thresholds.mask(probability), thresholds.existence(probability)
         for kind in scorer.add(place, tally(f"id-{place}", probability, mask, existence, truth)):
-            scorer.show(place, kind, Sample(probability, truth, probability, 0.0), mask)
+            scorer.keep_pictures(place, kind, Sample(probability, truth, probability, 0.0), mask)
     assert count == len(order)
     return scorer.evaluation(ORIGIN)
 
@@ -60,7 +60,10 @@ def test_calibration_is_that_of_a_loop_over_bins() -> None:
     random = np.random.default_rng(1)
     p = np.append(random.random(5000), [0.0, 1.0])
     t = random.random(p.shape) < p**1.5
-    both = (Reliability.of(p[:1234], t[:1234]) + Reliability.of(p[1234:], t[1234:])).calibration()
+    both = (
+        ReliabilitySums.from_predictions(p[:1234], t[:1234])
+        + ReliabilitySums.from_predictions(p[1234:], t[1234:])
+    ).calibration()
     assert (both.ece, both.brier) == pytest.approx(naive_calibration(p, t))
     assert both.ece > 0.05
     assert sum(one.count for one in both.bins) == len(p)
@@ -71,7 +74,7 @@ def test_calibration_is_that_of_a_loop_over_bins() -> None:
 
 
 def test_empty_bins_say_nothing() -> None:
-    one = Reliability.of(np.array([1.0], np.float32), np.array([1])).calibration()
+    one = ReliabilitySums.from_predictions(np.array([1.0], np.float32), np.array([1])).calibration()
     assert (one.ece, one.brier, one.bins[-1].predicted, one.bins[0].predicted) == (0, 0, 1, None)
 
 
@@ -121,7 +124,7 @@ def test_cases_are_the_worst_and_the_best() -> None:
 
 
 def case_images(*parts: tuple[int, int, float]) -> Evaluation:
-    """Images of 6x20 with so many true pixels, so many predicted (of the true first) and a probability."""
+    """Score images of 6x20 with numbers of true and predicted pixels (true ones first) and a probability."""
     thresholds = Thresholds(0.25, 0, 0.25)
     scorer = Scorer(thresholds)
     for place, (true, predicted, probability) in enumerate(parts):
@@ -129,7 +132,7 @@ def case_images(*parts: tuple[int, int, float]) -> Evaluation:
         truth, mask = (pixels < true).astype(np.uint8), (pixels < predicted).astype(np.uint8)
         maps = (mask * probability).astype(np.float32)
         for kind in scorer.add(place, tally(f"id-{place}", maps, mask, float(maps.max()), truth)):
-            scorer.show(place, kind, Sample(maps, truth, maps, 0.0), mask)
+            scorer.keep_pictures(place, kind, Sample(maps, truth, maps, 0.0), mask)
     return scorer.evaluation(ORIGIN)
 
 

@@ -1,4 +1,4 @@
-"""The triplet: against the winners' procedure written out, and at its edges."""
+"""The three thresholds, against the procedure of the competition's winners and at their limits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from core.base.errors import UserError
-from core.scoring.thresholds import FILE, Thresholds, load_thresholds, save_thresholds
+from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, load_thresholds, save_thresholds
 
 
 def winners(probability: Any, pixel: float, area: int, score: float) -> Any:
-    """The first place's procedure: a mask at the high threshold decides, one at the low one is given."""
+    """The first place's procedure: the mask at the high threshold decides, the one at the low is returned."""
     certain = probability >= np.float32(score)
     if certain.sum() < area:
         return np.zeros_like(certain)
@@ -84,11 +84,11 @@ def test_thresholds_are_kept_with_the_model(tmp_path: Path) -> None:
     assert load_thresholds(tmp_path) is None
     save_thresholds(tmp_path, Thresholds(0.3, 1500, 0.75), {"dice": 0.8})
     assert load_thresholds(tmp_path) == Thresholds(0.3, 1500, 0.75)
-    assert json.loads((tmp_path / FILE).read_text())["dice"] == 0.8
+    assert json.loads((tmp_path / THRESHOLDS_FILE).read_text())["dice"] == 0.8
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"pixel": 0.5}', '{"pixel": "a", "area": 0, "score": 1}'])
 def test_damaged_files_are_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(UserError, match=FILE):
+    (tmp_path / THRESHOLDS_FILE).write_text(text)
+    with pytest.raises(UserError, match=THRESHOLDS_FILE):
         load_thresholds(tmp_path)

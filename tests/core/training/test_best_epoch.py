@@ -1,4 +1,4 @@
-"""Which epoch was better, on histories written out by hand."""
+"""Comparison of epochs on histories written by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from core.experiment.checkpoint import EpochRecord
 from core.experiment.configuration import EarlyStop
-from core.training.best_epoch import best_epoch, improvements, is_stale, monitored
+from core.training.best_epoch import best_epoch, improvements, monitored_score, should_stop
 
 
 def history(
@@ -33,11 +33,11 @@ def history(
 
 def test_lower_is_better_of_every_score() -> None:
     (record,) = history([0.375], [0.5], [0.625])
-    assert monitored(record, EarlyStop()) == 0.375
-    assert monitored(record, EarlyStop(monitor="dice")) == -0.5
-    assert monitored(record, EarlyStop(monitor="dice_positive")) == -0.625
+    assert monitored_score(record, EarlyStop()) == 0.375
+    assert monitored_score(record, EarlyStop(monitor="dice")) == -0.5
+    assert monitored_score(record, EarlyStop(monitor="dice_positive")) == -0.625
     (without,) = history([0.375])
-    assert monitored(without, EarlyStop(monitor="dice_positive")) == 0
+    assert monitored_score(without, EarlyStop(monitor="dice_positive")) == 0
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_a_run_is_stale_after_two_epochs_without_improvement(
     losses: Sequence[float], stale_at: int | None
 ) -> None:
     stop = EarlyStop(patience=2)
-    stale = [is_stale(history(losses[:count]), stop) for count in range(len(losses) + 1)]
+    stale = [should_stop(history(losses[:count]), stop) for count in range(len(losses) + 1)]
     assert (stale.index(True) if any(stale) else None) == stale_at
     assert not any(
-        is_stale(history(losses[:count]), EarlyStop(patience=2, enabled=False))
+        should_stop(history(losses[:count]), EarlyStop(patience=2, enabled=False))
         for count in range(len(losses) + 1)
     )

@@ -1,4 +1,4 @@
-"""The training loop, with the reference backend and real stores: exact, interruptible, honest."""
+"""The training loop with the reference backend: exact results, interruption, early stop, divergence."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_runs import (
+    HEIGHT,
+    HELD_OUT,
+    IMAGES,
+    WIDTH,
+    Scripted,
+    Shuffled,
+    Watcher,
+    configured,
+    prepared,
+    scripted,
+)
 
 from backends.reference.model import ReferenceModel
 from core.backend.contract import Array, DropoutMasks, State
@@ -20,122 +32,9 @@ from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.state import initial_state
 from core.backend.training_rules import StepScalars, step_scalars
 from core.base.errors import UserError
-from core.experiment.checkpoint import BEST, LAST, DataFacts, EpochRecord, Progress, load_checkpoint
-from core.experiment.configuration import Configuration, parse_configuration
+from core.experiment.checkpoint import BEST, LAST, EpochRecord, load_checkpoint
 from core.network.lowering import lower
-from core.pictures.radiographs import Sample
 from core.scoring.metrics import dice_per_image
-from core.training.loop import Observer, Trainer, validate
-
-HEIGHT, WIDTH, IMAGES, HELD_OUT = 12, 8, 11, 5
-
-
-class Batch:
-    def __init__(self, images: Array, masks: Array) -> None:
-        self.images, self.masks = images, masks
-
-
-class Shuffled:
-    """Noise with a bright blob in some images, in an order that depends on the epoch."""
-
-    def __init__(self, images: int, size: int, seed: int, shuffle: bool = True) -> None:
-        rng = np.random.default_rng(seed)
-        self._x = rng.random((images, HEIGHT, WIDTH, 1)).astype(np.float32)
-        self._z = np.zeros(self._x.shape, np.uint8)
-        for index in range(0, images, 2):
-            row, column = rng.integers(0, HEIGHT - 4), rng.integers(0, WIDTH - 3)
-            self._z[index, row : row + 4, column : column + 3] = 1
-        self._x = (0.4 * self._x + 0.6 * self._z).astype(np.float32)
-        self._size, self._shuffle = size, shuffle
-        self.images, self.batches = images, -(-images // size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Any:
-        order = (
-            np.random.default_rng(epoch).permutation(self.images) if self._shuffle else np.arange(self.images)
-        )
-        for number in range(start, self.batches):
-            chosen = order[number * self._size : (number + 1) * self._size]
-            yield Batch(self._x[chosen], self._z[chosen])
-
-
-class Watcher(Observer):
-    """Writes down what it is told; asks for an interruption after so many events."""
-
-    def __init__(self, interrupt_after: int | None = None) -> None:
-        self.events: list[Any] = []
-        self.records: list[EpochRecord] = []
-        self.bests: list[int] = []
-        self._left = interrupt_after
-
-    def interrupted(self) -> bool:
-        if self._left is None:
-            return False
-        self._left -= 1
-        return self._left < 0
-
-    def epoch_started(self, epoch: int, done: int, batches: int) -> None:
-        self.events.append(("epoch", epoch, done, batches))
-
-    def batch_trained(self, loss: float) -> None:
-        self.events.append("trained")
-
-    def scoring_started(self, batches: int) -> None:
-        self.events.append(("scoring", batches))
-
-    def batch_scored(self) -> None:
-        self.events.append("scored")
-
-    def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
-        self.records.append(record)
-        if best:
-            self.bests.append(record.epoch)
-
-
-def configured(*overrides: str) -> Configuration:
-    blocks = [
-        {"name": "down", "kind": "conv", "filters": 3},
-        {"name": "mask", "kind": "output"},
-    ]
-    training = {"epochs": 3, "batch_size": 4, "optimizer": {"learning_rate": 0.02}}
-    content = {"network": {"blocks": blocks, "dropout": 0.2}, "training": training}
-    return parse_configuration(content, overrides)
-
-
-def prepared(
-    folder: Path,
-    configuration: Configuration,
-    *,
-    validation: bool = True,
-    watcher: Watcher | None = None,
-    model: ReferenceModel | None = None,
-) -> Trainer:
-    """A trainer that goes on from the folder's checkpoint where there is one."""
-    plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
-    model = model or ReferenceModel(plan, rules, configuration.training.precision)
-    progress = Progress()
-    if (folder / LAST).exists():
-        checkpoint = load_checkpoint(folder / LAST)
-        progress = checkpoint.progress
-        model.load_state(checkpoint.arrays)
-    else:
-        folder.mkdir(exist_ok=True)
-        model.load_state(initial_state(plan, rules, configuration.training.seed))
-    watcher = watcher or Watcher()
-    return Trainer(
-        model=model,
-        plan=plan,
-        configuration=configuration,
-        data=DataFacts(IMAGES + HELD_OUT, 9, HEIGHT, WIDTH),
-        training=Shuffled(IMAGES, configuration.training.batch_size, seed=1),
-        validation=Shuffled(
-            HELD_OUT if validation else IMAGES, 2, seed=2 if validation else 1, shuffle=False
-        ),
-        folder=folder,
-        held_out=validation,
-        observers=(watcher,),
-        interrupted=watcher.interrupted,
-        progress=progress,
-    )
 
 
 def without_times(history: Sequence[EpochRecord]) -> list[EpochRecord]:
@@ -174,7 +73,7 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
 
 
 class Noting(ReferenceModel):
-    """The reference, which writes down the step sizes that it is given."""
+    """The reference model, which records the scalars of every update."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -238,37 +137,8 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, ov
                 np.testing.assert_array_equal(values, expected[array], err_msg=f"{name} {array} {after}")
 
 
-class Scripted(ReferenceModel):
-    """Says what the script says the losses are; otherwise the reference."""
-
-    validation: tuple[float, ...] = ()
-    training: tuple[float, ...] = ()
-    calls = 0
-    steps = 0
-
-    def train_step(
-        self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
-    ) -> float:
-        loss = super().train_step(images, masks, scalars, keep)
-        self.steps += 1
-        return self.training[self.steps - 1] if self.training else loss
-
-    def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
-        loss, probabilities = super().evaluate(images, masks)
-        self.calls += 1
-        return (self.validation[(self.calls - 1) // 3] if self.validation else loss), probabilities
-
-
-def scripted(configuration: Configuration, **losses: tuple[float, ...]) -> Scripted:
-    plan = lower(configuration.network, HEIGHT, WIDTH)
-    model = Scripted(plan, configuration.training.rules(), "float32")
-    for name, values in losses.items():
-        setattr(model, name, values)
-    return model
-
-
 class Timed(Scripted):
-    """Every call takes seconds of a clock that nothing else moves: updates 1, 3, 9, ..., scoring 1000."""
+    """Every call advances a clock that nothing else moves: updates by 1, 3, 9, ... s, scoring by 1000 s."""
 
     now = 100.0
 
@@ -287,7 +157,7 @@ class Timed(Scripted):
 def test_the_speed_is_that_of_all_updates_of_the_epoch_and_of_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int | None
 ) -> None:
-    """The time before an interruption counts, the time that the run lay still does not, nor does scoring."""
+    """The time before an interruption counts; the time between two processes and scoring do not."""
     configuration = configured("training.epochs=2")
     plan = lower(configuration.network, HEIGHT, WIDTH)
     model = Timed(plan, configuration.training.rules(), "float32")
@@ -413,7 +283,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
 
 class Overflowing(Scripted):
-    """One array of its state is infinite from some update on, of which no loss tells."""
+    """One array of its state is not finite from some update on, while the losses stay finite."""
 
     array, bad, from_step = "mask/bias", math.inf, 4
 
@@ -455,32 +325,3 @@ def test_diverging_in_the_first_epoch_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No checkpoint was written"):
         trainer.run()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_evaluation_weighs_every_image_alike(tmp_path: Path) -> None:
-    trainer = prepared(tmp_path, configured())
-    batches = list(Shuffled(5, 2, seed=2, shuffle=False).epoch(0))
-    scored = [trainer.model.evaluate(batch.images, batch.masks) for batch in batches]
-    evaluation = validate(trainer.model, Shuffled(5, 2, seed=2, shuffle=False), 0.5)
-    losses = [float(loss) for loss, _ in scored]
-    assert evaluation.loss == pytest.approx((2 * losses[0] + 2 * losses[1] + losses[2]) / 5)
-    masks = np.concatenate([batch.masks for batch in batches])
-    found = np.concatenate([probabilities for _, probabilities in scored]) >= 0.5
-    assert evaluation.scores.dice == pytest.approx(dice_per_image(found, masks).mean())
-    assert [bool(sample.truth.any()) for sample in evaluation.samples] == [True, True, True, False, False]
-    np.testing.assert_array_equal(evaluation.samples[1].truth, masks[2, ..., 0])
-
-
-def test_the_first_four_positives_and_two_negatives_are_kept_to_be_drawn(tmp_path: Path) -> None:
-    batches = Shuffled(21, 4, seed=3, shuffle=False)
-    model = prepared(tmp_path, configured()).model
-    images = np.concatenate([batch.images for batch in batches.epoch(0)])
-    masks = np.concatenate([batch.masks for batch in batches.epoch(0)])
-    samples = validate(model, batches, 0.5).samples
-    for sample, place in zip(samples, (0, 2, 4, 6, 1, 3), strict=True):
-        np.testing.assert_array_equal(sample.image, images[place, ..., 0])
-        np.testing.assert_array_equal(sample.truth, masks[place, ..., 0])
-        probability = model.predict(images[place][np.newaxis])
-        np.testing.assert_allclose(sample.probability, probability[0, ..., 0], rtol=1e-5)
-        found = dice_per_image(probability >= 0.5, masks[place][np.newaxis])
-        assert sample.dice == pytest.approx(found[0])

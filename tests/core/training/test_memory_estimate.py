@@ -8,13 +8,15 @@ import pytest
 
 from core.experiment.configuration import parse_configuration
 from core.network.lowering import lower
-from core.training.memory_estimate import Estimate, estimate_training
+from core.training.memory_estimate import MemoryEstimate, estimate_training
 
 DOWN: dict[str, Any] = {"name": "down", "kind": "conv", "filters": 6, "dropout": 0.5}
 MASK: dict[str, Any] = {"name": "mask", "kind": "output"}
 
 
-def estimate(blocks: list[dict[str, Any]], batch: int, size: tuple[int, int], **training: Any) -> Estimate:
+def estimate(
+    blocks: list[dict[str, Any]], batch: int, size: tuple[int, int], **training: Any
+) -> MemoryEstimate:
     configuration = parse_configuration({"network": {"blocks": blocks}, "training": training})
     settings = configuration.training
     return estimate_training(lower(configuration.network, *size), settings.rules(), batch, settings.precision)

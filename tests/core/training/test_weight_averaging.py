@@ -1,4 +1,4 @@
-"""Averages of the best epochs: which, of what, when they are used, and through every interruption."""
+"""Averages of the best epochs: their content, when they are used, and interruptions at every point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_loop import (
+from small_runs import (
     HEIGHT,
     HELD_OUT,
     IMAGES,
@@ -29,20 +29,21 @@ from core.experiment.configuration import Configuration, parse_configuration
 from core.network.lowering import lower
 from core.pictures.radiographs import Sample
 from core.training import loop, weight_averaging
-from core.training.loop import Trainer, validate
-from core.training.weight_averaging import FOLDER, Average, KeptEpochs
+from core.training.loop import Trainer
+from core.training.validation import validate
+from core.training.weight_averaging import AVERAGING_FOLDER, KeptEpochs, WeightAverage
 
 AVERAGING = "training.average_best=3"
 
 
 class Keeper(Watcher):
-    """Keeps the state and the files of every epoch, and what is said of averages."""
+    """Observer that records the state and the files of every epoch, and the reported averages."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
         super().__init__(interrupt_after)
         self.states: list[State] = []
         self.files: list[list[int]] = []
-        self.averages: list[Average] = []
+        self.averages: list[WeightAverage] = []
         self.trainer: Trainer | None = None
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:
@@ -51,18 +52,18 @@ class Keeper(Watcher):
         self.states.append(self.trainer.model.state())
         self.files.append(kept(self.trainer.folder))
 
-    def averaged(self, average: Average) -> None:
+    def averaged(self, average: WeightAverage) -> None:
         self.averages.append(average)
 
 
 def kept(folder: Path) -> list[int]:
-    return sorted(int(path.stem.split("-")[1]) for path in (folder / FOLDER).glob("*"))
+    return sorted(int(path.stem.split("-")[1]) for path in (folder / AVERAGING_FOLDER).glob("*"))
 
 
 def trained(
     folder: Path, configuration: Configuration, model: ReferenceModel | None = None, after: int | None = None
 ) -> tuple[Trainer, Keeper]:
-    """A run, and its end if it came to that."""
+    """Run a trainer, and finish it unless it was interrupted."""
     keeper = Keeper(after)
     trainer = keeper.trainer = prepared(folder, configuration, watcher=keeper, model=model)
     if trainer.run().reason != "interrupted":
@@ -88,7 +89,7 @@ def test_the_best_epochs_are_averaged_and_used_if_that_is_better(
     assert keeper.files == [[1], [1, 2], [1, 2, 3], [2, 3, 4], [2, 3, 4], [2, 4, 6]]
     (said,) = keeper.averages
     assert (said.epochs, said.score, said.to_beat, said.is_better) == ((2, 4, 6), average, 1.0, used)
-    assert not (tmp_path / FOLDER).exists()
+    assert not (tmp_path / AVERAGING_FOLDER).exists()
     assert (tmp_path / AVERAGED).exists() == used
     expected = load_file(tmp_path / BEST)
     if used:
@@ -133,7 +134,7 @@ def test_of_two_averages_that_score_alike_the_plain_one_is_used(tmp_path: Path) 
     configuration = normalised()
     model = scripted(configuration, validation=(5, 3, 4, 2, 0.9, 0.9, 9.0))
     _, keeper = trained(tmp_path, configuration, model)
-    assert [(said.taken_anew, said.score) for said in keeper.averages] == [(False, 0.9)]
+    assert [(said.recomputed_statistics, said.score) for said in keeper.averages] == [(False, 0.9)]
 
 
 def test_a_dice_that_is_monitored_is_to_rise(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_without_it_nothing_is_kept(tmp_path: Path, count: int) -> None:
 
 
 def normalised(*overrides: str) -> Configuration:
-    """A 1x1 convolution with batch norm, which can be followed by hand, and another one behind it."""
+    """A 1x1 convolution with batch norm, whose statistics are easy to compute by hand, then another one."""
     blocks = [
         {"name": "point", "kind": "conv", "kernel": 1, "stride": 1, "filters": 3},
         {"name": "down", "kind": "conv", "filters": 4},
@@ -174,7 +175,7 @@ def test_statistics_taken_anew_are_those_of_the_batches(tmp_path: Path) -> None:
     model = scripted(configuration, validation=(5, 3, 4, 2, 0.9, 0.8, 9.0))
     _, keeper = trained(tmp_path, configuration, model)
     (said,) = keeper.averages
-    assert (said.taken_anew, said.score) == (True, 0.8)
+    assert (said.recomputed_statistics, said.score) == (True, 0.8)
     averaged = load_file(tmp_path / AVERAGED)
     names = without_moments(keeper.states[0])
     mean = {
@@ -200,14 +201,14 @@ def test_statistics_taken_anew_are_not_used_where_they_are_worse(tmp_path: Path)
     configuration = normalised()
     model = scripted(configuration, validation=(5, 3, 4, 2, 0.9, 1.0, 9.0))
     _, keeper = trained(tmp_path, configuration, model)
-    assert [(said.taken_anew, said.score) for said in keeper.averages] == [(False, 0.9)]
+    assert [(said.recomputed_statistics, said.score) for said in keeper.averages] == [(False, 0.9)]
 
 
 def test_a_score_that_is_no_number_is_not_the_better_one(tmp_path: Path) -> None:
     configuration = normalised()
     model = scripted(configuration, validation=(5, 3, 4, 2, np.nan, 1.0, 9.0))
     _, keeper = trained(tmp_path, configuration, model)
-    assert [(said.taken_anew, said.score) for said in keeper.averages] == [(True, 1.0)]
+    assert [(said.recomputed_statistics, said.score) for said in keeper.averages] == [(True, 1.0)]
 
 
 def test_what_is_drawn_is_what_the_average_predicts(tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_average(tmp_path: Path) -> N
 
 
 class KilledError(Exception):
-    """What a killed process would not have got to."""
+    """Raised in place of a step that a killed process does not reach."""
 
 
 def test_killed_before_any_file_it_ends_with_the_same_average(
