@@ -101,8 +101,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
     stack = np.stack([reading.image for reading in readings if reading.image is not None])[..., None]
     batches = [stack[n : n + arguments.batch_size] for n in range(0, len(stack), arguments.batch_size)]
     found = np.concatenate([predictor.predict(batch) for batch in batches])[..., 0]
-    job = results.Job(thresholds)
-    tasks = [results.Task(reading.source, one) for reading, one in zip(readings, found, strict=True)]
+    settings = results.OutputSettings(thresholds)
+    tasks = [
+        results.PredictedImage(reading.source, one) for reading, one in zip(readings, found, strict=True)
+    ]
 
     def predict(folder_of_images: Path) -> None:
         command(
@@ -112,11 +114,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         )
 
     def conclude() -> None:
-        crashed = functools.partial(results.crashed, job=job)
-        prepare, facts = results.prepare, (job,)
+        crashed = functools.partial(results.result_of_crash, settings=settings)
+        prepare, facts = results.set_output_settings, (settings,)
         list(
             map_in_order(
-                results.conclude, tasks, workers=cores, crashed=crashed, prepare=prepare, arguments=facts
+                results.make_result, tasks, workers=cores, crashed=crashed, prepare=prepare, arguments=facts
             )
         )
 
