@@ -1,4 +1,4 @@
-"""`python run.py score`: what a submission would get, against annotations."""
+"""`python run.py score`: compute the competition's score of a submission."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ HELP = "score a submission against annotations, as the competition does"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
+        "submission",
+        nargs="?",
+        type=Path,
+        default=Path("submission.csv"),
+        help="the submission: CSV, also as gzip or zip",
     )
     parser.add_argument(
         "--annotations",
         type=Path,
         default=Path("train-rle.csv"),
         metavar="FILE",
-        help="the truth (CSV, also as gzip or zip); its images are those that count",
+        help="the ground truth (CSV, also as gzip or zip); its images are scored",
     )
     parser.add_argument(
         "--missing",
         choices=("error", "empty", "skip"),
         default="error",
-        help="annotated images without a row: refuse, predict nothing for them, or leave them out",
+        help="annotated images without a row: error refuses them, empty counts them as predicted "
+        "negative, skip leaves them out",
     )
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write the scores as JSON; - prints them"
@@ -42,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Compare, show, write."""
+    """Compute the scores, show and write them."""
     from core.commands.shared.outputs import Input, claimed_reports
     from core.commands.shared.terminal import console
 
@@ -107,13 +112,13 @@ _LINES = (
 
 
 def _scores(comparison: Comparison) -> dict[str, Any]:
-    """All that is shown or written, by its key."""
+    """Return all values that are shown or written, by key."""
     import dataclasses
 
     from core.scoring.metrics import Confusion, dice_of_counts, iou_of_counts, summarise
 
     counts = comparison.overlap, comparison.predicted, comparison.truth
-    positive, alarm = comparison.truth > 0, comparison.predicted > 0
+    positive, predicted_positive = comparison.truth > 0, comparison.predicted > 0
     dice = summarise(dice_of_counts(*counts), positive)
     iou = summarise(iou_of_counts(*counts), positive)
     return {
@@ -124,7 +129,7 @@ def _scores(comparison: Comparison) -> dict[str, Any]:
         "iou_positive": iou.dice_positive,
         "images": dice.images,
         "positives": dice.positives,
-        **dataclasses.asdict(Confusion.count(alarm, positive)),
+        **dataclasses.asdict(Confusion.count(predicted_positive, positive)),
         "missing": len(comparison.missing),
         "unknown": len(comparison.unknown),
         "several_rows": len(comparison.several),
@@ -147,7 +152,7 @@ def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str,
 
 
 def _faults(comparison: Comparison) -> list[tuple[str, tuple[str, ...]]]:
-    """What is wrong with the submission or the annotations: rows that could not be taken as they stand."""
+    """Return the faults of submission and annotations, with the image ids of each."""
     return [
         ("with several rows, joined; a submission must have one", comparison.several),
         ("left out, for a row of the annotations is no mask", comparison.unusable),

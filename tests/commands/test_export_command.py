@@ -161,7 +161,7 @@ def test_a_wrong_export_is_an_error_and_leaves_nothing(model: Path) -> None:
     twin = DESCRIPTOR.format("'twin', 'Twin', None, ('numpy',), 'pip install twin', 'no.model', ('wrongs',)")
     env = install(others, {"wrong": WRONG, "twin": twin})
     words = ("export", "--model", "tiny", "--to", "wrongs", "--out", "out")
-    says = ["backend 'twin'", "cannot be imported"]  # the first that writes it, as -f names none
+    says = ["backend 'twin'", "cannot be imported"]  # the first that writes it, since -f was not given
     refused(*words, cwd=model, env=env, says=says)
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     says = ["the wrongs export is wrong", "Nothing was written"]

@@ -317,7 +317,7 @@ def test_a_usual_name_mistyped_gets_the_right_guess(tmp_path: Path, word: str, m
 
 def remark(name: str) -> str:
     backend = find_backend(name)
-    return f"backend: {name} ({backend.title} {backend.version()}), as -f names none"
+    return f"backend: {name} ({backend.title} {backend.version()}), since -f was not given"
 
 
 def test_onnx_runtime_is_taken_first_and_said(place: Path) -> None:
