@@ -1,8 +1,8 @@
-"""What two Pythons exchange: files that one writes and the other reads, and the bytes that both find in them.
+"""Write files with one Python and read them with another; return the content of both for comparison.
 
-Promises: what `write` writes follows from this module alone, so every Python writes the same content; `read`
-tells of files written by any Python what is in them, array by array, down to the bytes. It is a module of the
-tests and a program of its own, which needs no pytest:
+The content that `write` writes depends only on this module, so every Python writes the same. `read` returns
+the content of files written by any Python: each array with a digest of its bytes. This is a module of the
+tests and also a program, which does not need pytest:
 
     python tests/exchange.py write FOLDER    one data file, one checkpoint of each precision
     python tests/exchange.py read FOLDER     prints what is in the files there, as JSON
@@ -54,11 +54,11 @@ ALTERED = Augmentation(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.5, 1, 0.1)
 _IDS = [f"1.2.276.0.{number}.ä" if number % 3 else f"image-{number}" for number in range(COUNT)]
 _PATIENTS = ["" if number % 4 == 0 else f"patient {number // 3}" for number in range(COUNT)]
 _ODD = (-0.0, 0.1, 1 / 3, -1e-40, 5e-324, 3.4028234663852886e38, 2.0**-149, -(2.0**-126))
-"""Values at which formats go wrong: no zero like another, subnormal numbers, the greatest of float32."""
+"""Values that formats may change: negative zero, subnormal numbers, the maximum of float32."""
 
 
 def facts() -> dict[str, str]:
-    """The versions that may make a difference."""
+    """Return the versions that may make a difference."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -68,7 +68,7 @@ def facts() -> dict[str, str]:
 
 
 def write_files(folder: Path) -> dict[str, dict[str, str]]:
-    """Write all files; gives what `read_files` must find in them, told by what was written."""
+    """Write all files; return the content that `read_files` must find in them."""
     told = {}
     for storage in ("float32", "uint8"):
         told[f"{storage} {DATA}"] = _write_data(folder / f"{storage}-{DATA}", storage)
@@ -80,7 +80,7 @@ def write_files(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def read_files(folder: Path) -> dict[str, dict[str, str]]:
-    """What is in the files."""
+    """Return the content of the files."""
     told = {}
     for storage in ("float32", "uint8"):
         told[f"{storage} {DATA}"] = told_of_data(folder / f"{storage}-{DATA}")
@@ -90,13 +90,13 @@ def read_files(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def digest(array: NDArray[Any]) -> str:
-    """Type, shape and bytes of an array; their order in memory, which is the machine's, does not count."""
+    """Return type, shape and a hash of an array's bytes in little-endian order."""
     little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
     return f"{array.dtype.name} {array.shape} {hashlib.sha256(little.tobytes()).hexdigest()}"
 
 
 def configuration(precision: str) -> Configuration:
-    """Of a network with running statistics, a skip and an optimiser with moments."""
+    """Return a configuration with running statistics, a skip and an optimiser with moments."""
     return parse_configuration(
         {
             "network": {
@@ -113,7 +113,7 @@ def configuration(precision: str) -> Configuration:
 
 
 def checkpoint(precision: str) -> Checkpoint:
-    """A run stopped in its third epoch; numbers and arrays are such as text and formats may change."""
+    """Return the checkpoint of a run stopped in its third epoch, with values that formats may change."""
     chosen = configuration(precision)
     plan = lower(chosen.network, HEIGHT, WIDTH)
     kind = np.dtype(precision)
@@ -143,7 +143,7 @@ def checkpoint(precision: str) -> Checkpoint:
 
 
 def told_of_checkpoint(found: Checkpoint) -> dict[str, str]:
-    """All that is in a checkpoint, and what the NumPy backend makes of its arrays when it takes them."""
+    """Return the content of a checkpoint, and the state of the NumPy backend that loaded its arrays."""
     plan = lower(found.configuration.network, found.data.height, found.data.width)
     settings = found.configuration.training
     model = reference.load().compile(plan, settings.rules(), "cpu", settings.precision)
@@ -158,7 +158,7 @@ def told_of_checkpoint(found: Checkpoint) -> dict[str, str]:
 
 
 def told_of_data(path: Path) -> dict[str, str]:
-    """All that is in a data file, and the batches of an epoch drawn from it."""
+    """Return the content of a data file, and the batches of an epoch."""
     with Store.open(path) as store:
         every = np.arange(store.count)
         images = np.empty((store.count, store.height, store.width, 1), np.float32)
@@ -184,7 +184,7 @@ def _told_of_rows(
 
 
 def _write_data(path: Path, storage: str) -> dict[str, str]:
-    """Noise in three datasets, two of five images and one of one; half of the images have a mask."""
+    """Write noise in three datasets, two of five images and one of one; half of the images have a mask."""
     drawn = words(9, "pixels", count=COUNT * HEIGHT * WIDTH).reshape(COUNT, HEIGHT, WIDTH)
     bytes_of_it = (drawn >> np.uint64(56)).astype(np.uint8)
     pixels = bytes_of_it
@@ -207,7 +207,7 @@ def _write_data(path: Path, storage: str) -> dict[str, str]:
 
 
 def main(words_: list[str]) -> int:
-    """The program."""
+    """Run the program."""
     actions: dict[str, Callable[[Path], object]] = {
         "write": write_files,
         "read": read_files,

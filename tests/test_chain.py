@@ -1,4 +1,4 @@
-"""The main job end to end, as a user types it: phantoms, preprocessing, training, on every backend."""
+"""The main commands end to end on every backend: phantoms, preprocessing, training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECORD_KEYS = {
 EPOCHS = 15
 
 
-# As many processes as cores run at a time; threads beside them only wait for each other.
+# There is one process per core, so more threads would only wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
 
 
@@ -67,7 +67,7 @@ def train(folder: Path, backend: str, *words: str, data: str = "phantoms.h5") ->
     return records
 
 
-@pytest.mark.parametrize("backend", BACKENDS[:2])  # the others begin the same run, below
+@pytest.mark.parametrize("backend", BACKENDS[:2])  # the others start the same run, below
 def test_a_network_learns_to_find_a_pneumothorax(folder: Path, backend: str) -> None:
     records = train(folder, backend, "--epochs", str(EPOCHS), "--batch-size", "8", "--seed", "3")
     assert all(record.keys() >= RECORD_KEYS for record in records)
@@ -96,7 +96,7 @@ def judged(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def begun(request: pytest.FixtureRequest, folder: Path, judged: list[dict[str, Any]]) -> Path:
-    """Two epochs on a backend."""
+    """Train two epochs on a backend."""
     del judged
     train(folder, request.param, "--epochs", "2", "--out", "begun", *DOUBLE, data="small.h5")
     return folder / "begun" / f"{request.param}_model"

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: a folder with small data and a small network."""
+"""Fixtures of the tests of the commands: a folder with small data and a small network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from command_line import prepare
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with `data.h5` and `network.yaml` and nothing else."""
+    """A folder with only `data.h5` and `network.yaml`."""
     prepare(tmp_path)
     return tmp_path

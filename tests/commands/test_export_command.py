@@ -1,6 +1,6 @@
-"""`run.py export` writes a trained model for other programs, checks it, and replaces nothing unasked.
+"""`run.py export` writes a trained model for other programs and checks it; it replaces files only if asked.
 
-And `-f onnx` predicts, scores and tunes what others trained, and refuses to train before anything is read.
+The backend `onnx` predicts, scores and tunes models of others, and refuses to train before reading data.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def test_conformance_says_yes_to_prediction_and_no_to_training(tmp_path: Path) -
 
 
 def snippets() -> list[tuple[str, str]]:
-    """The Python of docs/export.md, by the format whose heading it stands under."""
+    """Return the Python examples of docs/export.md, by the format in their heading."""
     text = (ROOT / "docs" / "export.md").read_text()
     found = re.findall(r"^## `(\w+)`.*?```python\n(.*?)```", text, re.MULTILINE | re.DOTALL)
     assert {form for form, _ in found} >= {"onnx", "savedmodel", "mxnet", "torchscript", "stablehlo"}

@@ -1,7 +1,7 @@
-"""Training and what belongs to it on a machine that has none of the packages for DICOM, phantoms and reports.
+"""Training and related commands work without the packages for DICOM, phantoms and reports.
 
-They are hidden from every process, their metadata too. That nothing else of what setup.py wants is needed
-either is what `test_missing_packages` shows for each command alone.
+These packages and their metadata are hidden from every process. `test_missing_packages` shows for each
+command alone which packages it needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def test_what_is_hidden_is_what_is_not_to_be_needed() -> None:
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment variables that hide them."""
+    """The environment variables that hide the packages."""
     return hide(tmp_path_factory.mktemp("hidden"), HEAVY, HEAVY.values())
 
 
@@ -66,7 +66,7 @@ def test_a_run_is_the_same_as_with_all_packages(tmp_path: Path, light: dict[str,
 
 @pytest.mark.skipif("jax" not in BACKENDS, reason="JAX is not under test")
 def test_an_export_that_wants_a_package_costs_no_training(tmp_path: Path, light: dict[str, str]) -> None:
-    """JAX writes its exports with flatbuffers, which it does not bring."""
+    """JAX needs flatbuffers for its exports, and does not require it."""
     prepare(tmp_path)
     model = tmp_path / "jax_model"
     words = ["-f", "jax", "--data", "data.h5"]

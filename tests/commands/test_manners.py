@@ -1,4 +1,4 @@
-"""What every command line is expected to have: versions, short options, -q and -v, guesses, statuses."""
+"""Conventions of all commands: versions, short options, -q and -v, guesses, exit statuses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TABLE = "ImageId,EncodedPixels\n0,1 2\n1,-1\n"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A model, data of its size, three radiographs, their truth and a submission."""
+    """A model, data of its size, three radiographs, their annotations and a submission."""
     prepare(tmp_path, size=SIZE)
     write_model(tmp_path / MODEL)
     for number in range(3):
@@ -426,7 +426,7 @@ def test_a_file_is_refused_and_replaced_when_asked(place: Path, name: str) -> No
     assert path.read_bytes() != b"dear\n"
     for left in ("fresh.h5", "submission.csv"):
         (place / left).unlink(missing_ok=True)
-    path.write_text("")  # as mktemp makes it: nothing to lose
+    path.write_text("")  # an empty file, as mktemp makes it
     succeed(*words, path.name, cwd=place, program=program, how=run_here)
     assert path.stat().st_size > 0
 

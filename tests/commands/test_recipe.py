@@ -1,4 +1,4 @@
-"""The recipe as a user writes it: from the configuration to batches, and through interruptions."""
+"""The training recipe: from the configuration to batches, and through interruptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODEL = "reference_model"
 
 
 def test_the_settings_are_those_of_the_data() -> None:
-    """Two classes, as `data` knows no configuration: the same names and the same defaults."""
+    """`data` has its own classes, since it does not import the configuration; fields and defaults agree."""
     assert recipe.Augmentation().model_dump() == dataclasses.asdict(Augmentation())
     assert list(recipe.Augmentation.model_fields) == [
         field.name for field in dataclasses.fields(Augmentation)
@@ -60,7 +60,7 @@ def test_batches_are_what_the_configuration_says(folder: Path, written: str, sam
 
 
 def test_without_held_out_images_they_are_scored_as_they_are(folder: Path) -> None:
-    """Each once, however often training takes it: the floor is the share of negatives in the file."""
+    """Each image is scored once despite sampling: the baseline is the share of negatives in the file."""
     words = ["--set", "training.validation_fraction=0", "--set", "training.sampling={positives: 1.0}"]
     train(*words, "--set", "training.augmentation={scale: 0.9}", cwd=folder, how=run_here)
     for record in history(folder / MODEL):
@@ -105,7 +105,7 @@ WHOLE = """\
 def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped again and again after a few batches, on real batches: 19 images in four batches an epoch."""
+    """Interrupt a run repeatedly after a few batches: 19 images in four batches per epoch."""
     with (folder / "network.yaml").open("a") as file:
         file.write(WHOLE)
     words = ["--epochs", "4"]
@@ -149,7 +149,7 @@ def test_what_spans_the_run_is_said_to_change_with_its_length(folder: Path) -> N
         in said
     )
     assert "training.epochs was" not in train("--resume", cwd=folder, how=run_here)
-    # Four updates an epoch: the last of eight has seven of them behind it.
+    # Four updates per epoch: the last of eight follows seven others.
     assert history(folder / MODEL)[-1]["learning_rate"] == pytest.approx(0.005 * (1 + np.cos(np.pi * 7 / 8)))
 
 

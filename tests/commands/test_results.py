@@ -1,4 +1,4 @@
-"""One image's result: what a process that dies leaves behind, and what a caption says."""
+"""The result of one image: after a crash, and in the caption of an overlay."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_crash_costs_one_image_and_leaves_no_half_written_file(tmp_path: Path)
 def test_the_caption_of_an_image(
     pixels: int, existence: float, spacing: tuple[float, float] | None, truth: int | None, words: list[str]
 ) -> None:
-    """Of 5x8 pixels, of which so many are the mask, and so many of them true."""
+    """The image has 5x8 pixels; `pixels` of them are the mask, `truth` of them the true mask."""
     places = np.arange(40).reshape(5, 8)
     geometry = Geometry(spacing, "PixelSpacing") if spacing else Geometry()
     said = _caption(
