@@ -25,21 +25,8 @@ def test_a_certificate_that_does_not_hold_is_a_fault(place: Path, monkeypatch: p
     from core.parity import Certificate
 
     monkeypatch.setattr(Certificate, "holds", property(lambda _: False))
-    assert "DOES NOT HOLD" in succeed(
-        "parity",
-        "-f",
-        "numpy",
-        "-f",
-        "torch",
-        "--steps",
-        "1",
-        "--batch-size",
-        "2",
-        "-q",
-        cwd=place,
-        how=run_here,
-        status=3,
-    )
+    words = ("parity", "-f", "numpy", "-f", "torch", "--steps", "1", "--batch-size", "2", "-q")
+    assert "DOES NOT HOLD" in succeed(*words, cwd=place, how=run_here, status=3)
 
 
 def test_statuses_are_distinct_and_explained() -> None:

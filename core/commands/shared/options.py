@@ -113,12 +113,20 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     return [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
 
 
-def add_prediction_options(parser: argparse.ArgumentParser) -> None:
-    """Add --tta, --no-tta, --batch-size and --device. Without the first two, `tta` is None."""
+def add_prediction_options(
+    parser: argparse.ArgumentParser, tta_default: str = "as when the thresholds were searched"
+) -> None:
+    """Add --tta, --no-tta, --batch-size and --device. Without the first two, `tta` is None.
+
+    Args:
+        parser: The parser of the subcommand.
+        tta_default: What the help says of None.
+    """
     parser.add_argument(
         "--tta",
         action=Switch,
-        help="predict the mirror image too and take the mean (test-time augmentation)",
+        help="predict the mirror image too and take the mean (test-time augmentation; default: "
+        f"{tta_default})",
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="number of images at a time")
     add_device_option(parser)
