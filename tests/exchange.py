@@ -69,24 +69,24 @@ def facts() -> dict[str, str]:
 
 def write_files(folder: Path) -> dict[str, dict[str, str]]:
     """Write all files; return the content that `read_files` must find in them."""
-    told = {}
+    content = {}
     for storage in ("float32", "uint8"):
-        told[f"{storage} {DATA}"] = _write_data(folder / f"{storage}-{DATA}", storage)
+        content[f"{storage} {DATA}"] = _write_data(folder / f"{storage}-{DATA}", storage)
     for precision, name in CHECKPOINTS.items():
         made = checkpoint(precision)
         save_checkpoint(folder / name, made)
-        told[name] = told_of_checkpoint(made)
-    return told
+        content[name] = checkpoint_content(made)
+    return content
 
 
 def read_files(folder: Path) -> dict[str, dict[str, str]]:
     """Return the content of the files."""
-    told = {}
+    content = {}
     for storage in ("float32", "uint8"):
-        told[f"{storage} {DATA}"] = told_of_data(folder / f"{storage}-{DATA}")
+        content[f"{storage} {DATA}"] = data_content(folder / f"{storage}-{DATA}")
     for name in CHECKPOINTS.values():
-        told[name] = told_of_checkpoint(load_checkpoint(folder / name))
-    return told
+        content[name] = checkpoint_content(load_checkpoint(folder / name))
+    return content
 
 
 def digest(array: NDArray[Any]) -> str:
@@ -142,7 +142,7 @@ def checkpoint(precision: str) -> Checkpoint:
     return Checkpoint(chosen, DataFacts(COUNT, 5, HEIGHT, WIDTH), progress, arrays)
 
 
-def told_of_checkpoint(found: Checkpoint) -> dict[str, str]:
+def checkpoint_content(found: Checkpoint) -> dict[str, str]:
     """Return the content of a checkpoint, and the state of the NumPy backend that loaded its arrays."""
     plan = lower(found.configuration.network, found.data.height, found.data.width)
     settings = found.configuration.training
@@ -157,26 +157,29 @@ def told_of_checkpoint(found: Checkpoint) -> dict[str, str]:
     }
 
 
-def told_of_data(path: Path) -> dict[str, str]:
+def data_content(path: Path) -> dict[str, str]:
     """Return the content of a data file, and the batches of an epoch."""
     with Store.open(path) as store:
         every = np.arange(store.count)
         images = np.empty((store.count, store.height, store.width, 1), np.float32)
         masks = np.empty(images.shape, np.uint8)
         store.read(every, images, masks)
-        told = _told_of_rows(images, masks, store.sizes, store.positive)
-        told["ids"], told["patients"] = json.dumps(store.ids), json.dumps(store.patients)
-        told["attributes"] = json.dumps(store.attributes, sort_keys=True)
+        content = _rows_content(images, masks, store.sizes, store.positive)
+        content["ids"], content["patients"] = json.dumps(store.ids), json.dumps(store.patients)
+        content["attributes"] = json.dumps(store.attributes, sort_keys=True)
         for index in range(store.count):
-            told[f"truth {index}"] = digest(store.truth(index))
+            content[f"truth {index}"] = digest(store.truth(index))
         loader = Loader(store, every, 4, 6, Sampling(0.75, 0.25, 3), ALTERED)
         for number, batch in enumerate(loader.epoch(2)):
-            told[f"batch {number}"] = json.dumps(batch.indices.tolist())
-            told[f"images {number}"], told[f"masks {number}"] = digest(batch.images), digest(batch.masks)
-    return told
+            content[f"batch {number}"] = json.dumps(batch.indices.tolist())
+            content[f"images {number}"], content[f"masks {number}"] = (
+                digest(batch.images),
+                digest(batch.masks),
+            )
+    return content
 
 
-def _told_of_rows(
+def _rows_content(
     images: NDArray[np.float32], masks: NDArray[np.uint8], sizes: NDArray[Any], positive: NDArray[np.bool_]
 ) -> dict[str, str]:
     arrays = {"images": images, "masks": masks, "sizes": sizes, "positive": positive}
@@ -201,9 +204,9 @@ def _write_data(path: Path, storage: str) -> dict[str, str]:
     blocks = iter([(pixels, masks)])
     write(path, rows, (HEIGHT, WIDTH), blocks, per_dataset=5, storage=storage, attributes=attributes)
     shown = pixels if storage == "float32" else bytes_of_it / np.float32(255)
-    told = _told_of_rows(shown[..., np.newaxis], masks[..., np.newaxis], sizes, positive)
-    told["ids"], told["patients"] = json.dumps(_IDS), json.dumps(_PATIENTS)
-    return told | {f"truth {number}": digest(mask) for number, mask in enumerate(masks)}
+    content = _rows_content(shown[..., np.newaxis], masks[..., np.newaxis], sizes, positive)
+    content["ids"], content["patients"] = json.dumps(_IDS), json.dumps(_PATIENTS)
+    return content | {f"truth {number}": digest(mask) for number, mask in enumerate(masks)}
 
 
 def main(words_: list[str]) -> int:
@@ -211,7 +214,7 @@ def main(words_: list[str]) -> int:
     actions: dict[str, Callable[[Path], object]] = {
         "write": write_files,
         "read": read_files,
-        "data": told_of_data,
+        "data": data_content,
     }
     print(json.dumps(facts() if words_[0] == "facts" else actions[words_[0]](Path(words_[1]))))
     return 0

@@ -118,8 +118,8 @@ def test_the_newest_is_taken_but_not_3_14(machine: Machine) -> None:
     for minor, patch in ((10, 9), (11, 8), (12, 7), (13, 6), (14, 5)):
         machine.python(f"python3.{minor}", 3, minor, patch)
     machine.python("python3", 3, 14, 5)
-    told = succeed(machine, "tf,test")
-    assert told == "installing into .venv (Python 3.13.6): tf,test (minutes at the first time)\n"
+    output = succeed(machine, "tf,test")
+    assert output == "installing into .venv (Python 3.13.6): tf,test (minutes at the first time)\n"
     (line,) = machine.asked()
     assert line.startswith("python3.13 pip install ")
     assert line.endswith(" -c constraints.txt -e .[tf,test]")
@@ -217,8 +217,8 @@ def test_a_python_that_is_named_is_taken(machine: Machine) -> None:
     named = machine.python("elsewhere/my python", 3, 12, 8)
     succeed(machine, "tf", PYTHON=str(named))
     assert machine.version() == "3.12.8"
-    told = succeed(machine, "tf", PYTHON="python3.14")  # allowed if requested
-    assert told.splitlines()[0] == (
+    output = succeed(machine, "tf", PYTHON="python3.14")  # allowed if requested
+    assert output.splitlines()[0] == (
         ".venv is of another Python (3.12.8) than PYTHON=python3.14: it is made anew"
     )
     assert machine.version() == "3.14.0"

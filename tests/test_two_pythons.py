@@ -71,7 +71,7 @@ def test_what_this_python_writes_it_reads(tmp_path: Path) -> None:
     """With one Python: `exchange` reads back what it reports to have written."""
     written = exchange.write_files(tmp_path)
     assert differences(exchange.read_files(tmp_path), written) == []
-    parts = [part for told in written.values() for part in told]
+    parts = [part for content in written.values() for part in content]
     assert sum(part.startswith("array optimizer/") for part in parts) > 10
     assert sum(part.startswith("truth ") for part in parts) == 2 * exchange.COUNT
 
@@ -101,7 +101,7 @@ def test_this_python_reads_what_the_other_one_writes(other: Path, tmp_path: Path
 @pytest.mark.timeout(600)  # seconds: twelve programs are started
 def test_both_pythons_make_the_same_data_file_of_the_same_radiographs(other: Path, tmp_path: Path) -> None:
     """Phantoms and their data file: pixels, masks and metadata have the same bytes."""
-    told = {}
+    content = {}
     for name, interpreter in (("this", Path(sys.executable)), ("other", other)):
         folder = tmp_path / name
         folder.mkdir()
@@ -116,14 +116,14 @@ def test_both_pythons_make_the_same_data_file_of_the_same_radiographs(other: Pat
             "2",
         )
         python(interpreter, program, *made, "--size", "96", "--out", "data.h5", cwd=folder)
-        told[name] = (folder / "data.h5", {path.name: path.read_bytes() for path in _dicom_files(folder)})
-    assert told["this"][1] == told["other"][1]
-    assert len(told["this"][1]) == 7
-    for verifier, (made_by, _) in ((other, told["this"]), (Path(sys.executable), told["other"])):
+        content[name] = (folder / "data.h5", {path.name: path.read_bytes() for path in _dicom_files(folder)})
+    assert content["this"][1] == content["other"][1]
+    assert len(content["this"][1]) == 7
+    for verifier, (made_by, _) in ((other, content["this"]), (Path(sys.executable), content["other"])):
         python(verifier, HERE.parent / "preprocess.py", "verify", made_by, cwd=tmp_path)
-    read = [exchange.told_of_data(path) for path, _ in told.values()]
+    read = [exchange.data_content(path) for path, _ in content.values()]
     assert read[0] == read[1]
-    for path, _ in told.values():
+    for path, _ in content.values():
         assert json.loads(python(other, HERE / "exchange.py", "data", path)) == read[0]
 
 

@@ -46,9 +46,9 @@ def wrong(folder: Path, *words: str, program: str = "run.py") -> str:
 def test_an_option_with_two_values(
     tmp_path: Path, words: list[str], option: str, first: str, second: str
 ) -> None:
-    told = wrong(tmp_path, *words)
-    assert f"argument {option}: " in told
-    assert f"takes one value; received '{first}' and '{second}'" in told
+    output = wrong(tmp_path, *words)
+    assert f"argument {option}: " in output
+    assert f"takes one value; received '{first}' and '{second}'" in output
 
 
 def test_a_switch_that_is_turned_on_and_off(tmp_path: Path) -> None:

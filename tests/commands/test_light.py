@@ -46,15 +46,15 @@ def test_a_backend_trains_evaluates_and_conforms(backend: str, tmp_path: Path, l
     assert list((tmp_path / f"{backend}_logs").glob("*tfevents*"))
     succeed("evaluate", "-f", backend, "--data", "data.h5", "--json", "scores.json", cwd=tmp_path, env=light)
     assert json.loads((tmp_path / "scores.json").read_text())["images"] == 5
-    told = succeed("conformance", "-f", backend, "--only", "dropout", cwd=tmp_path, env=light)
-    assert f"{backend}: " in told
+    output = succeed("conformance", "-f", backend, "--only", "dropout", cwd=tmp_path, env=light)
+    assert f"{backend}: " in output
 
 
 def test_two_backends_are_compared(tmp_path: Path, light: dict[str, str]) -> None:
     prepare(tmp_path)
     words = ["-f", "reference", "-f", BACKENDS[0], "--config", "network.yaml", "--data", "data.h5"]
-    told = succeed("parity", *words, "--steps", "3", "--set", AUGMENTED, cwd=tmp_path, env=light)
-    assert f"holds: {BACKENDS[0]} cannot be told from reference" in " ".join(told.split())
+    output = succeed("parity", *words, "--steps", "3", "--set", AUGMENTED, cwd=tmp_path, env=light)
+    assert f"holds: {BACKENDS[0]} cannot be output from reference" in " ".join(output.split())
 
 
 def test_a_run_is_the_same_as_with_all_packages(tmp_path: Path, light: dict[str, str]) -> None:
@@ -73,9 +73,9 @@ def test_an_export_that_wants_a_package_costs_no_training(tmp_path: Path, light:
     succeed(*words, "--config", "network.yaml", "--epochs", "1", cwd=tmp_path, env=light)
     assert (model / "export/model.stablehlo").is_file()
     without = hide(tmp_path / "hidden", [*HEAVY, "flatbuffers"], HEAVY.values())
-    told = succeed(*words, "--resume", "--epochs", "2", cwd=tmp_path, env=without)
-    assert "No export was written: the export needs flatbuffers" in told
-    assert "Run: pip install flatbuffers" in told
+    output = succeed(*words, "--resume", "--epochs", "2", cwd=tmp_path, env=without)
+    assert "No export was written: the export needs flatbuffers" in output
+    assert "Run: pip install flatbuffers" in output
     assert not (model / "export").exists()  # it was that of the first epoch
     assert (model / "predictions.png").is_file()
     assert (model / "thresholds.json").is_file()

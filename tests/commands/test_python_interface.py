@@ -97,8 +97,8 @@ def test_the_examples_of_the_document_run(tmp_path: Path) -> None:
 
 def test_every_name_is_documented() -> None:
     text = DOCUMENT.read_text()
-    told = {name for name in NAMES if name in text}
-    assert told >= {
+    documented = {name for name in NAMES if name in text}
+    assert documented >= {
         name for name in NAMES if name[0].islower() or name in ("Error", "Thresholds", "UnreadableImage")
     }
     for name in NAMES:

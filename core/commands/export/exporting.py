@@ -102,8 +102,8 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
             f"Checked: read back, its probabilities of {len(images)} images differ from the reference's by "
             f"{difference:.1e} at most"
         )
-    beside = "" if out.is_file() else f", and what it is in {METADATA}"
-    console.print(f"Written: {visible(str(out))} ({size / 1e6:.1f} MB{beside})")
+    details = "" if out.is_file() else f", and what it is in {METADATA}"
+    console.print(f"Written: {visible(str(out))} ({size / 1e6:.1f} MB{details})")
 
 
 def _only_member(folder: Path) -> Member:

@@ -121,9 +121,9 @@ class TrainingConsole(Observer):
         """Print whether the average of the best epochs is used."""
         self._bar.update(self._task, visible=False)
         name = average.monitor.replace("_", " ")
-        anew = ", with statistics taken anew" if average.taken_anew else ""
+        statistics = ", with recomputed statistics" if average.taken_anew else ""
         self._console.print(
-            f"Average of epochs {', '.join(map(str, average.epochs))}{anew}: {name} {abs(average.score):.4f}"
+            f"Average of epochs {', '.join(map(str, average.epochs))}{statistics}: {name} {abs(average.score):.4f}"
             f", to beat {abs(average.to_beat):.4f}; it is {'' if average.is_better else 'not '}used",
             soft_wrap=True,
         )
