@@ -88,7 +88,7 @@ DOUBLE = ["--set", "training.precision=float64", "--batch-size", "32", "--seed",
 
 @pytest.fixture(scope="module")
 def reference_run(folder: Path) -> list[dict[str, Any]]:
-    """The same phantoms at 32x32 in `small.h5`, and four epochs on the reference backend in `by_reference`."""
+    """The phantoms at 32x32 in `small.h5`, and four epochs on the reference backend in `by_reference`."""
     found = ["--images", "phantoms/dicom-images-train", "--annotations", "phantoms/train-rle.csv"]
     command("preprocess.py", *found, "--out", "small.h5", "--size", "32", cwd=folder)
     return train(folder, "reference", "--epochs", "4", "--out", "by_reference", *DOUBLE, data="small.h5")

@@ -54,7 +54,7 @@ def test_two_backends_are_compared(tmp_path: Path, light: dict[str, str]) -> Non
     prepare(tmp_path)
     words = ["-f", "reference", "-f", BACKENDS[0], "--config", "network.yaml", "--data", "data.h5"]
     output = succeed("parity", *words, "--steps", "3", "--set", AUGMENTED, cwd=tmp_path, env=light)
-    assert f"holds: {BACKENDS[0]} cannot be output from reference" in " ".join(output.split())
+    assert f"holds: {BACKENDS[0]} cannot be told from reference" in " ".join(output.split())
 
 
 def test_a_run_is_the_same_as_with_all_packages(tmp_path: Path, light: dict[str, str]) -> None:
