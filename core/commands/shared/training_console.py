@@ -124,7 +124,8 @@ class TrainingConsole(Observer):
         statistics = ", with recomputed statistics" if average.taken_anew else ""
         self._console.print(
             f"Average of epochs {', '.join(map(str, average.epochs))}{statistics}: {name} "
-            f"{abs(average.score):.4f}, to beat {abs(average.to_beat):.4f}; it is {'' if average.is_better else 'not '}used",
+            f"{abs(average.score):.4f}, to beat {abs(average.to_beat):.4f}; "
+            f"it is {'' if average.is_better else 'not '}used",
             soft_wrap=True,
         )
 
