@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # PYTHON_ARGCOMPLETE_OK
-"""Turn DICOM radiographs and their annotations into one HDF5 file. See `python preprocess.py --help`."""
+"""Convert DICOM radiographs and their annotations to one HDF5 file. See `python preprocess.py --help`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMANDS = PREPROCESS.commands
 
 
 def main() -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     return run_command(PREPROCESS.name, PREPROCESS.description, PREPROCESS.commands)
 
 

@@ -13,7 +13,7 @@ COMMANDS = RUN.commands
 
 
 def main() -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     return run_command(RUN.name, RUN.description, RUN.commands)
 
 

@@ -1,18 +1,18 @@
-"""The distribution `pneumoseg`: what it needs, and one extra per backend.
+"""The distribution `pneumoseg`, with its requirements and one extra per backend.
 
     pip install -e '.[tf]'          TensorFlow on the CPU
     pip install -e '.[tf-gpu]'      TensorFlow with NVIDIA's libraries
     pip install -e '.[mxnet]' && pip install --no-deps mxnet==1.9.1             Apache MXNet on the CPU
     pip install -e '.[mxnet-gpu]' && pip install --no-deps mxnet-cu117==1.9.1   Apache MXNet for CUDA 11.7
-    pip install -e '.[torch]'       PyTorch; which build of it is the choice of pip's index
+    pip install -e '.[torch]'       PyTorch; the package index decides which build (CPU or CUDA)
     pip install -e '.[jax]'         JAX on the CPU
     pip install -e '.[jax-gpu]'     JAX with NVIDIA's libraries
     pip install -e '.[onnx]'        ONNX and ONNX Runtime on the CPU: export and prediction
     pip install -e '.[completion]'  completion of command lines in bash, zsh and fish: docs/completion.md
-    pip install -e '.[docs]'        what `make docs` builds the site of docs/ with
+    pip install -e '.[docs]'        the tools with which `make docs` builds the site of docs/
 
-Add `-c constraints.txt` for the exact versions that the tests ran with, `-c constraints-lowest.txt` for the
-lowest that there may be (on Python 3.11).
+Add `-c constraints.txt` for the exact versions that the tests ran with, or `-c constraints-lowest.txt` for
+the lowest supported versions (on Python 3.11).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("backends", "core", "data", "pneumoseg")
 
-# It is kept in one place, where Python programs find it.
+# The version has one place, `pneumoseg.__version__`.
 (VERSION,) = re.findall(
     r'^__version__ = "(.+)"$', (HERE / "pneumoseg" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
 )
@@ -63,18 +63,18 @@ setup(
         "core.report": ["templates/*"],
         **{name: ["py.typed"] for name in PACKAGES},
     },
-    # Each from the lowest version that the tests were seen to pass with, on Python 3.11 and NumPy 1.26, to
-    # the next major one. Of those built against NumPy the lowest is the first that takes NumPy 2 as well.
-    # `constraints.txt` has the newest seen, `constraints-lowest.txt` the lowest.
+    # Lower bounds are the lowest versions with which the tests passed, on Python 3.11 and NumPy 1.26.
+    # Packages built against NumPy start at the first version that supports NumPy 2. `constraints.txt` has the
+    # newest tested versions, `constraints-lowest.txt` the lowest.
     install_requires=[
         "numpy>=1.26,<3",
-        "h5py>=3.12.1",  # 3.11 ends the process where the disk is full, and fails on files with turned bits
-        "highdicom>=0.28",  # DICOM Segmentation objects; from this one on it takes their character set
+        "h5py>=3.12.1",  # 3.11 crashes when the disk is full, and on files with flipped bits
+        "highdicom>=0.28",  # DICOM Segmentation objects; the first that takes the image's character set
         # 12-bit and lossless JPEG. BSD; the usual pylibjpeg-libjpeg is GPL and reads less.
         "imagecodecs>=2025.3.30",
         "Jinja2>=3.1",
-        "matplotlib>=3.10",  # 3.9 cuts off texts of the report's figures
-        "opencv-python-headless>=4.11",  # 4.10 gives the phantoms other pictures
+        "matplotlib>=3.10",  # 3.9 truncates texts in the report's figures
+        "opencv-python-headless>=4.11",  # 4.10 draws other phantoms
         "pillow>=10.1",  # a default font of any size
         "pydantic>=2.7,<3",
         "pydicom>=3.0.1,<4",
@@ -89,14 +89,14 @@ setup(
         "xxhash>=3.4",
     ],
     extras_require={
-        # The CPU build exists for x86-64 Linux and Windows alone.
+        # The CPU build exists only for x86-64 Linux and Windows.
         "tf": [
             "tensorflow-cpu>=2.18,<3; sys_platform != 'darwin' and platform_machine != 'aarch64'",
             "tensorflow>=2.18,<3; sys_platform == 'darwin' or platform_machine == 'aarch64'",
         ],
         "tf-gpu": ["tensorflow[and-cuda]>=2.18,<3"],
-        # What MXNet 1.9.1 imports. Its metadata ask for a NumPy below 2, and the backend does without: hence
-        # the second step above.
+        # The packages that MXNet 1.9.1 imports. Its metadata require NumPy below 2, which the backend does
+        # not need, so MXNet itself is installed in a second step, without dependencies.
         "mxnet": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
         "mxnet-gpu": ["graphviz>=0.8.4", "requests>=2.31", "setuptools>=68"],
         "torch": ["torch>=2.6,<3"],
@@ -107,7 +107,7 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "test": [
             "argcomplete>=3.5",
-            "autograd>=1.7",  # of the example in docs/example-backend, which the tests install
+            "autograd>=1.7",  # for docs/example-backend, which the tests install
             "build>=1.2.1",
             "hypothesis>=6.100",
             "import-linter>=2.1",

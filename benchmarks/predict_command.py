@@ -1,20 +1,21 @@
 #!/usr/bin/env python
-"""Measure `run.py predict`, from DICOM to masks, and the sum of its parts.
+"""From DICOM to masks: `run.py predict`, beside the sum of its parts.
 
-    python benchmarks/predict_command.py [-f tf] [--count 240] [--batch-size 8] [--repetitions 5]
-                                         [--device cpu] [--json FILE]
+    python benchmarks/predict_command.py [-f tf] [--count 240] [--batch-size 8] [--repetitions 5] [--device
+    cpu]
+                                 [--json FILE]
 
-The script uses generated radiographs of 1024x1024 and the default network at 384x384, trained for a moment.
-These take turns:
+On generated radiographs of 1024x1024, with the default network at 384x384, trained here for a moment; in one
+run, taking turns:
 
     command    `python run.py predict`, from start to exit, for each file beyond a handful (start-up left out)
     read       `data.radiographs.reading.read_all` alone, on all cores
     network    `core.prediction.trained_models.Predictor.predict` alone
     conclude   probabilities to the original size, thresholds, encoding: alone, on all cores
 
-Each part has the whole machine to itself, so their sum is the command's time without losses and without
-overlap. The script prints ms for each image, and the ratio of the command to the sum in each round. The aim
-is 1 or less.
+Each part has the whole machine to itself, so their sum is what the command takes if nothing is lost and
+nothing overlaps. Printed are ms an image, and the command's share of the sum, round by round: 1 or less is
+the aim.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
-    """Return the seconds for each image, of each part in every round."""
+    """Seconds an image, of each part in every round."""
     print(f"drawing {arguments.count} radiographs and training for a moment …", flush=True)
     write_phantoms(PhantomSettings(folder, count=arguments.count, seed=1))
     images, model = folder / IMAGES, folder / f"{arguments.framework}_model"
@@ -100,8 +101,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
     stack = np.stack([reading.image for reading in readings if reading.image is not None])[..., None]
     batches = [stack[n : n + arguments.batch_size] for n in range(0, len(stack), arguments.batch_size)]
     found = np.concatenate([predictor.predict(batch) for batch in batches])[..., 0]
-    job = results.Job(thresholds)
-    tasks = [results.Task(reading.source, one) for reading, one in zip(readings, found, strict=True)]
+    settings = results.OutputSettings(thresholds)
+    tasks = [
+        results.PredictedImage(reading.source, one) for reading, one in zip(readings, found, strict=True)
+    ]
 
     def predict(folder_of_images: Path) -> None:
         command(
@@ -111,11 +114,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         )
 
     def conclude() -> None:
-        crashed = functools.partial(results.crashed, job=job)
-        prepare, facts = results.prepare, (job,)
+        crashed = functools.partial(results.result_of_crash, settings=settings)
+        prepare, facts = results.set_output_settings, (settings,)
         list(
             map_in_order(
-                results.conclude, tasks, workers=cores, on_crash=crashed, prepare=prepare, arguments=facts
+                results.make_result, tasks, workers=cores, crashed=crashed, prepare=prepare, arguments=facts
             )
         )
 
@@ -135,7 +138,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
 
 
 def command(*words: object) -> None:
-    """Run a command of the project, which must succeed."""
+    """Run one of the project's, which must succeed."""
     line = [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Pneumothorax segmentation from Python: for notebooks and services. docs/python.md shows all of it.
+"""Pneumothorax segmentation from Python, for notebooks and services. docs/python.md has examples.
 
     import pneumoseg
 
@@ -6,10 +6,10 @@
     found = model.predict("image.dcm")
     found.positive, found.existence, found.area_mm2, found.box
 
-Promises: what is given is what the commands give, since both call the same code. Importing this imports
-nothing but the standard library: frameworks, OpenCV and the rest come when the first function needs them.
-What goes wrong raises `pneumoseg.Error`, whose text says what was wrong and what to do; any other exception
-is a defect of the toolkit, or of a call (a `TypeError`).
+The results are those of the commands, since both call the same code. Importing this package imports only the
+standard library; frameworks, OpenCV and other packages are imported when a function first needs them. Errors
+raise `pneumoseg.Error`, whose text says what is wrong and what to do. Any other exception is a defect of the
+toolkit or of the call (a `TypeError`).
 
 For research; not for clinical use.
 """
@@ -69,11 +69,11 @@ _HOMES = {
     "pneumoseg.radiographs": ("Radiograph", "UnreadableImage", "find_radiographs", "read_radiograph"),
     "pneumoseg.trainings": ("Trained", "TrainedRun", "train"),
 }
-_PACKAGES = ("core", "data", "backends")  # of the toolkit, which lie beside this one
+_PACKAGES = ("core", "data", "backends")  # the toolkit's other packages, in the same folder as this one
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, once."""
+    """Import a public name when it is first used."""
     wanted = "UserError" if name == "Error" else name
     home = next((module for module, names in _HOMES.items() if wanted in names), None)
     if home is None or name == "UserError":
@@ -96,17 +96,17 @@ def __dir__() -> list[str]:
 
 
 def check_packages() -> None:
-    """Refuse to work with somebody else's modules in the place of the toolkit's own.
+    """Raise if another package hides one of the toolkit's packages.
 
     Raises:
-        ImportError: A module called `core`, `data` or `backends` comes first on the search path; or the
+        ImportError: Another module called `core`, `data` or `backends` comes first on the search path, or the
             toolkit's is missing.
     """
     here = Path(__file__).resolve().parent.parent
     for name in _PACKAGES:
         try:
             spec = importlib.util.find_spec(name)
-        except ValueError:  # a module that was put there by hand
+        except ValueError:  # a module without a spec was put into sys.modules
             spec = None
         origin = None if spec is None else spec.origin
         if origin is None or Path(origin).resolve() != here / name / "__init__.py":

@@ -1,4 +1,4 @@
-"""The command `pneumoseg`, and `python -m pneumoseg`: every command of run.py and of preprocess.py."""
+"""The program `pneumoseg`, also `python -m pneumoseg`: all commands of run.py and preprocess.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def main(program: str | None = None) -> int:
-    """The command line; returns the exit status.
+    """Run the command line and return the exit status.
 
     Args:
-        program: How it was started, for usage lines and messages; None is the installed command.
+        program: The program's name in usage lines and messages; None is that of the installed command.
     """
     from pneumoseg import check_packages
 
@@ -27,11 +27,11 @@ def main(program: str | None = None) -> int:
 
 
 def _leave_out_working_folder() -> None:
-    """Take from the search path the working folder, in which `python -m` looks for modules before all else.
+    """Remove the working folder from the search path, where `python -m` puts it first.
 
-    A file core.py of the user's would be taken for the toolkit's.
+    Otherwise a user's file `core.py` would hide the toolkit's package.
     """
-    with contextlib.suppress(OSError):  # it was removed
+    with contextlib.suppress(OSError):  # the working folder was deleted
         here, first = Path.cwd().resolve(), Path(sys.path[0]).resolve()
         if first == here != Path(__file__).resolve().parent.parent:
             del sys.path[0]

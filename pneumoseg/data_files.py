@@ -1,7 +1,7 @@
-"""The data file that preprocessing writes, for whoever wants its images and masks.
+"""Read the images and masks of the data file that preprocessing writes.
 
-Promises: the images are those that a network is trained on, and a file that is damaged is refused by name.
-docs/data.md has its format.
+The images are those that a network is trained on. Opening a damaged file is an error that names the file.
+docs/data.md describes the format.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pneumoseg.radiographs import PathLike
 
 
 class Batch(NamedTuple):
-    """Some images.
+    """A batch of images.
 
     Attributes:
-        ids: What they are called.
+        ids: Image ids.
         images: (n, height, width, 1) float32 in [0, 1].
-        masks: (n, height, width, 1) uint8 in {0, 1}; None where the file has no annotations.
-        indices: (n,) int64, where in the file they are.
+        masks: (n, height, width, 1) uint8 in {0, 1}; None if the file has no annotations.
+        indices: (n,) int64, the positions of the images in the file.
     """
 
     ids: tuple[str, ...]
@@ -39,16 +39,16 @@ class Batch(NamedTuple):
 
 
 class DataFile:
-    """An open data file; `open_data` opens it. Use it in a `with`, or `close` it.
+    """An open data file. `open_data` returns it. Use it in a `with` statement, or `close` it.
 
     Attributes:
         path: The file.
-        height: Rows of the stored images.
-        width: Columns of the stored images.
-        ids: Image ids, in their order.
+        height: Height of the stored images in pixels.
+        width: Width of the stored images in pixels.
+        ids: Image ids, in the order of the file.
         sizes: (n, 2) int32, height and width of the original images.
-        annotated: Whether there are masks.
-        patients: A name for each image's patient, "" where unknown; it tells nothing of the person.
+        annotated: Whether the file has masks.
+        patients: A pseudonym for each image's patient, "" if unknown.
     """
 
     def __init__(self, store: Store) -> None:
@@ -67,10 +67,10 @@ class DataFile:
 
     @property
     def store(self) -> Store:
-        """The open file, as the toolkit sees it.
+        """The open file, as the toolkit's own type.
 
         Raises:
-            Error: It was closed.
+            Error: The file was closed.
         """
         if self._store is None:
             raise UserError(f"{self.path} was closed.", "Open it again with pneumoseg.open_data.")
@@ -78,7 +78,7 @@ class DataFile:
 
     @property
     def positive(self) -> NDArray[np.bool_]:
-        """Which images have an annotation that is not empty, (n,) bool.
+        """Whether each image has an annotation that is not empty, (n,) bool.
 
         Raises:
             Error: The file has no annotations.
@@ -86,10 +86,10 @@ class DataFile:
         return self.store.positive
 
     def index(self, image: int | str) -> int:
-        """Where an image is, from 0.
+        """Return the position of an image in the file, from 0.
 
         Args:
-            image: Its id, or a place; -1 is the last one.
+            image: The image's id or position; -1 is the last image.
 
         Raises:
             Error: There is no such image.
@@ -104,11 +104,11 @@ class DataFile:
         return place
 
     def image(self, image: int | str) -> NDArray[np.float32]:
-        """An image by its place or id, as a network sees it: (height, width) float32 in [0, 1]."""
+        """Return an image, by position or id, as a network gets it: (height, width) float32 in [0, 1]."""
         return self._read([self.index(image)], masks=False).images[0, ..., 0]
 
     def mask(self, image: int | str) -> NDArray[np.uint8]:
-        """Its mask at the same size: (height, width) uint8 in {0, 1}.
+        """Return the mask of an image at the same size: (height, width) uint8 in {0, 1}.
 
         Raises:
             Error: There is no such image, or the file has no annotations.
@@ -118,25 +118,25 @@ class DataFile:
         return masks[0, ..., 0]
 
     def truth(self, image: int | str) -> NDArray[np.uint8]:
-        """Its annotation at the original size, as `sizes` has it: uint8 in {0, 1}.
+        """Return the mask of an image at its original size, given by `sizes`: uint8 in {0, 1}.
 
         Raises:
-            Error: There is no such image, or no annotation at that size.
+            Error: There is no such image, or the file has no mask of that size.
         """
         return self.store.truth(self.index(image))
 
     def batches(
         self, batch_size: int = 32, *, images: Sequence[int | str] | None = None, seed: int | None = None
     ) -> Iterator[Batch]:
-        """All images, or some, in batches, the last of which may be shorter; each is used once.
+        """Iterate over images in batches, each image once. The last batch may be smaller.
 
         Args:
-            batch_size: Images in a batch.
-            images: Places or ids, in their order; None is all of them.
-            seed: Shuffles them; None leaves them in order.
+            batch_size: The number of images in a batch.
+            images: Positions or ids, in the wanted order; None is all images.
+            seed: The seed that shuffles them; None keeps the order.
 
         Raises:
-            Error: A batch size below 1, an image that is not there, or a file that cannot be read.
+            Error: The batch size is below 1, an image does not exist, or the file cannot be read.
         """
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1. Received: {batch_size}")
@@ -145,7 +145,7 @@ class DataFile:
         return self._batches(chosen, batch_size, seed) if len(chosen) else iter(())
 
     def close(self) -> None:
-        """Close the file; closing twice is allowed."""
+        """Close the file. Closing it twice is allowed."""
         if self._store is not None:
             self._store.close()
         self._store = None
@@ -182,9 +182,9 @@ class DataFile:
 
 
 def open_data(path: PathLike) -> DataFile:
-    """Open a data file and check it.
+    """Open a data file and check its format.
 
     Raises:
-        Error: It is missing, damaged, or something else.
+        Error: The file is missing, damaged, or not a data file.
     """
     return DataFile(Store.open(Path(path)))

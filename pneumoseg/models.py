@@ -1,7 +1,7 @@
-"""Trained models that answer: is there a pneumothorax, where, and how sure.
+"""Load trained models, predict radiographs with them, and score them.
 
-Promises: an answer is that of `predict` with the same models, thresholds and backend, pixel for pixel.
-Everything happens in this process; threads may share a model, whose network then takes one of them at a time.
+A prediction equals that of the command `predict` with the same models, thresholds and backend, pixel for
+pixel. Everything runs in this process. Threads may share a model; its network then serves one at a time.
 """
 
 from __future__ import annotations
@@ -19,21 +19,14 @@ from core.backend.contract import Backend, Implementation
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.base.errors import UserError
-from core.prediction.predictor_process import BeginPrediction
+from core.prediction.predictor_process import Begin
 from core.prediction.trained_models import Member, Predictor, find_members
 from core.scoring.evaluation_record import Evaluation
 from core.scoring.thresholds import Thresholds
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.evaluation import EvaluatedModel, SplitName
+from core.tasks.evaluation import Split, Subject
 from core.tasks.evaluation import evaluate as evaluate_subject
-from core.tasks.predictions import (
-    Box,
-    PredictionSettings,
-    area_in_mm2,
-    box_around,
-    choose_settings,
-    segment_image,
-)
+from core.tasks.predictions import Box, Decision, answer, area_in_mm2, box_around, decide
 from core.tasks.progress import Watcher
 from core.tasks.scoring import open_here
 from data.hdf5.store import Store
@@ -43,16 +36,16 @@ from pneumoseg.radiographs import PathLike, Radiograph, Source, UnreadableImage,
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer for one radiograph, at its original size. docs/prediction.md says what the numbers mean.
+    """The prediction for one radiograph, at its original size. docs/prediction.md explains the numbers.
 
     Attributes:
-        id: What the image is called.
-        probability: (height, width) float32 in [0, 1], that a pixel belongs to a pneumothorax.
+        id: The image's id.
+        probability: (height, width) float32 in [0, 1], for each pixel that it belongs to a pneumothorax.
         mask: (height, width) uint8 in {0, 1}.
-        existence: How sure it is that there is a pneumothorax, in [0, 1]: see `core.scoring.thresholds`.
-        area_mm2: Area of the mask in mm2; None where the size of a pixel is not known.
-        box: The smallest rectangle around the mask; None if it is empty.
-        notes: What a careful reader would want to know of the image, or "".
+        existence: The confidence that there is a pneumothorax, in [0, 1]; see `core.scoring.thresholds`.
+        area_mm2: The area of the mask in mm2; None if the size of a pixel is unknown.
+        box: The bounding box of the mask; None if the mask is empty.
+        notes: Remarks on the image ("the first of 3 frames"), or "".
     """
 
     id: str
@@ -65,7 +58,7 @@ class Prediction:
 
     @functools.cached_property
     def pixels(self) -> int:
-        """Pixels of the mask."""
+        """The number of pixels in the mask."""
         return int(np.count_nonzero(self.mask))
 
     @property
@@ -75,16 +68,16 @@ class Prediction:
 
 
 class Model:
-    """A trained model, or several that answer together; `load_model` makes it.
+    """A trained model or an ensemble of several. `load_model` returns it.
 
     Attributes:
-        folders: Where it was found.
+        folders: The folders of the models.
         backend: The name of the backend.
-        device: Where it computes.
-        thresholds: What makes a mask of probabilities.
-        thresholds_from: "tuned" (saved with the model), "default" (nothing was saved) or "given".
-        height: Rows of the images that the network takes; any size is resized to it.
-        width: Columns.
+        device: The device that computes.
+        thresholds: The thresholds that turn probabilities into a mask.
+        thresholds_from: "tuned" (saved with the model), "default" (none were saved) or "given".
+        height: Height of the network's input; images of any size are resized to it.
+        width: Width of the network's input.
     """
 
     def __init__(
@@ -94,7 +87,7 @@ class Model:
         backend: Backend,
         implementation: Implementation,
         device: str,
-        decision: PredictionSettings,
+        decision: Decision,
     ) -> None:
         self.folders = tuple(folders)
         self.backend, self.device = backend.name, device
@@ -109,14 +102,14 @@ class Model:
         return f"<pneumoseg.Model {names} on {self.backend}, {self.device}; {self.height}x{self.width}>"
 
     def predict(self, source: Source) -> Prediction:
-        """Answer for one radiograph.
+        """Predict one radiograph.
 
         Args:
             source: A DICOM file, its bytes, a pydicom data set, an array (as for `Radiograph.from_array`) or
                 a `Radiograph`.
 
         Raises:
-            UnreadableImage: It cannot be read; the text says why.
+            UnreadableImage: The radiograph cannot be read; the message says why.
         """
         (found,) = self._predicted([read_radiograph(source)])
         return found
@@ -128,19 +121,19 @@ class Model:
         batch_size: int = 16,
         unreadable: Callable[[UnreadableImage], object] | None = None,
     ) -> Iterator[Prediction]:
-        """Answer for many radiographs, some at a time; memory does not grow with their number.
+        """Predict many radiographs in batches. Memory does not grow with their number.
 
         Args:
-            sources: As for `predict`; `find_radiographs` gives those of a folder.
-            batch_size: How many the network sees at a time.
-            unreadable: Is called with the error of each that cannot be read, which then has no answer
-                (`errors.append`, say). None raises the error.
+            sources: As for `predict`; `find_radiographs` returns the files of a folder.
+            batch_size: The number of images that the network takes at a time.
+            unreadable: Is called with the error of each unreadable radiograph (for example `errors.append`),
+                which is then skipped. If None, the error is raised.
 
         Yields:
-            One answer for each that can be read, in their order.
+            One prediction for each readable radiograph, in the given order.
 
         Raises:
-            Error: A batch size below 1; or, while iterating, an image that cannot be read.
+            Error: The batch size is below 1, or, while iterating, a radiograph is unreadable.
         """
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1. Received: {batch_size}")
@@ -171,12 +164,12 @@ class Model:
         with self._lock:
             found = self._predictor.predict(images[..., np.newaxis])
         return [
-            self._concluded(one, probability)
+            self._prediction(one, probability)
             for one, probability in zip(radiographs, found[..., 0], strict=True)
         ]
 
-    def _concluded(self, radiograph: Radiograph, probability: NDArray[np.float32]) -> Prediction:
-        found = segment_image(probability, radiograph.height, radiograph.width, self.thresholds)
+    def _prediction(self, radiograph: Radiograph, probability: NDArray[np.float32]) -> Prediction:
+        found = answer(probability, radiograph.height, radiograph.width, self.thresholds)
         return Prediction(
             id=radiograph.id,
             probability=found.probability,
@@ -187,12 +180,12 @@ class Model:
             notes=radiograph.notes,
         )
 
-    def _evaluate(self, store: Store, split: SplitName, batch_size: int) -> Evaluation:
-        def open_models(some: Sequence[Member]) -> tuple[BeginPrediction, str]:
+    def _evaluate(self, store: Store, split: Split, batch_size: int) -> Evaluation:
+        def open_models(some: Sequence[Member]) -> tuple[Begin, str]:
             begin = open_here(some, self._implementation, self.device, flip=self._decision.flip)
             return begin, self.device
 
-        subject = EvaluatedModel(self._descriptor, self.folders, self._members, self._decision)
+        subject = Subject(self._descriptor, self.folders, self._members, self._decision)
         with self._lock:
             return evaluate_subject(
                 Watcher(),
@@ -216,47 +209,48 @@ def load_model(
     """Load a trained model.
 
     Args:
-        folder: What training wrote, with any backend. Several are an ensemble, whose probability is the mean
-            of theirs; a folder with `fold0/`, `fold1/`, … is the ensemble of those.
-        backend: Which one computes; None is ONNX Runtime, or where that is not installed the first one that
-            is.
+        folder: The folder of a model, trained with any backend. Several folders are an ensemble, whose
+            probability is the mean of its members'; a folder with `fold0/`, `fold1/`, … is such an ensemble.
+        backend: The name of the backend that computes; None is ONNX Runtime if installed, else the first
+            installed backend that can predict with the model.
         device: "auto", "cpu", "gpu" or "gpu:N".
-        tta: Whether mirror images are predicted too (test-time augmentation). None is as the saved
-            thresholds were searched.
-        thresholds: What makes a mask of probabilities. None takes what was saved with the model.
+        tta: Whether to predict mirror images too (test-time augmentation). None does what the search of the
+            saved thresholds did.
+        thresholds: The thresholds that turn probabilities into a mask. None takes those saved with the model.
 
     Raises:
-        Error: There is no model, the backend is not installed, or there is no such device.
+        Error: The model, the backend or the device does not exist.
     """
     several = [folder] if isinstance(folder, str) or not isinstance(folder, Sequence) else list(folder)
     if not several:
-        raise UserError("load_model needs a folder at least. Received: none")
+        raise UserError("load_model needs at least one folder. Received: none")
     folders = [Path(one) for one in several]
     members = find_members(folders)
     changes = {} if thresholds is None else asdict(thresholds)
-    decision = choose_settings(folders, changes, tta)
+    decision = decide(folders, changes, tta)
     descriptor, implementation = load_backend(backend or choose_predictor(members, device).name)
     chosen = choose_device(device, implementation.list_devices(), descriptor.title)
     return Model(folders, members, descriptor, implementation, chosen, decision)
 
 
 def evaluate(
-    model: Model, data: PathLike | DataFile, *, split: SplitName = "validation", batch_size: int = 16
+    model: Model, data: PathLike | DataFile, *, split: Split = "validation", batch_size: int = 16
 ) -> Evaluation:
-    """Score a model on images of a data file, at their original size, as a submission is scored.
+    """Score a model on the images of a data file, at their original size, as the competition does.
 
     Args:
         model: The model.
-        data: The file, or an open one.
-        split: "validation": the images that its training held out; "all": every image of the file.
-        batch_size: Images at a time.
+        data: The path of a data file, or an open one.
+        split: "validation" for the images that the training held out, "all" for every image of the file.
+        batch_size: The number of images at a time.
 
     Returns:
-        `summary` has the scores (`summary.dice` beside `summary.dice_all_empty`, `summary.auroc`, …),
-        `rows` one an image, `image_calibration` and `pixel_calibration` the calibration.
+        The evaluation: `summary` has the scores (`summary.dice`, its all-negative baseline
+        `summary.dice_all_empty`, `summary.auroc`, …), `rows` has one entry per image, `image_calibration` and
+        `pixel_calibration` have the calibration.
 
     Raises:
-        Error: The images have another size, are not annotated, or are not those of the training.
+        Error: The images have another size, have no annotations, or are not those of the training.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1. Received: {batch_size}")

@@ -1,7 +1,7 @@
-"""Radiographs, from DICOM files, their bytes, data sets that are read already, or arrays.
+"""Read radiographs from DICOM files, their bytes, pydicom data sets or arrays.
 
-Promises: a radiograph here is to the bit what preprocessing and `predict` make of the same file, and what
-they refuse is refused here, with the same reason.
+The pixels equal those that preprocessing and `predict` read from the same file, bit for bit. A file that they
+cannot read is unreadable here too, for the same reason.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from data.radiographs.resize import resize_image
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = "PathLike | bytes | Dataset | NDArray[Any] | Radiograph"
-"""What can be predicted: a DICOM file, its bytes, its data set, an array, or what was read of these."""
+"""The types that can be predicted: a DICOM file, its bytes, a data set, an array, or a `Radiograph`."""
 
 _WHOLE = (np.uint8, np.uint16)
 
 
 class UnreadableImage(UserError):  # noqa: N818  as data.radiographs.dicom calls it
-    """A file, data set or array that is no radiograph that can be read.
+    """A file, data set or array that cannot be read as a radiograph.
 
     Args:
-        source: What was to be read, for people.
-        reason: Why it cannot be, in one line.
+        source: The name of the file, data set or array, for people.
+        reason: Why it cannot be read, in one line.
     """
 
     def __init__(self, source: str, reason: str) -> None:
@@ -52,12 +52,12 @@ class Radiograph:
     """One radiograph.
 
     Attributes:
-        values: (height, width) uint8, uint16 or float32 in [0, full]; bright is dense. It cannot be written.
-        full: The value that is white.
-        id: What the image is called: its file's name without suffix, else its SOP Instance UID; or "".
+        values: (height, width) uint8, uint16 or float32 in [0, full], bright means dense. It is read-only.
+        full: The value of a white pixel.
+        id: The image's id: the name of its file without suffix, else its SOP Instance UID, else "".
         uid: SOP Instance UID, "" if there is none.
-        notes: What a careful reader would want to know ("the first of 3 frames"), or "".
-        geometry: Size of a pixel and orientation, as the header has them.
+        notes: Remarks on the image ("the first of 3 frames"), or "".
+        geometry: Pixel size and orientation from the header.
     """
 
     values: NDArray[Any]
@@ -76,16 +76,16 @@ class Radiograph:
         id: str = "",  # noqa: A002  as the attribute
         spacing: tuple[float, float] | None = None,
     ) -> Radiograph:
-        """A radiograph of pixels that are known already.
+        """Return a radiograph with the given pixels.
 
         Args:
-            array: (height, width), bright meaning dense: uint8, uint16, float32 or float64.
-            full: The value that is white. None is the greatest of a whole number's type, and 1 for others.
-            id: What the image is called.
+            array: (height, width), bright means dense: uint8, uint16, float32 or float64.
+            full: The value of a white pixel. None is the maximum of an integer type, and 1 for float types.
+            id: The image's id.
             spacing: Height and width of a pixel in mm, if known.
 
         Raises:
-            UnreadableImage: The array has another shape or type, or values outside of [0, full].
+            UnreadableImage: The array has another shape or type, or values outside [0, full].
         """
         name = f"the array {id!r}" if id else "the array"
         values = _checked(name, array, full)
@@ -94,39 +94,39 @@ class Radiograph:
 
     @functools.cached_property
     def image(self) -> NDArray[np.float32]:
-        """What is shown: (height, width) float32 in [0, 1]; it cannot be written."""
+        """The pixels as (height, width) float32 in [0, 1]; the array is read-only."""
         pixels: NDArray[np.float32] = np.divide(self.values, np.float32(self.full), dtype=np.float32)
         return _read_only(pixels)
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Height in pixels."""
         return int(self.values.shape[0])
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Width in pixels."""
         return int(self.values.shape[1])
 
     @property
     def spacing(self) -> tuple[float, float] | None:
-        """Height and width of a pixel in mm; None where it is not known.
+        """Height and width of a pixel in mm; None if unknown.
 
-        `geometry.at` says where it holds: "PixelSpacing", or "ImagerPixelSpacing", at the detector, where
-        everything appears magnified (DICOM PS3.3 10.7).
+        `geometry.at` is the attribute it comes from: "PixelSpacing", or "ImagerPixelSpacing", which holds at
+        the detector, where everything appears magnified (DICOM PS3.3 10.7).
         """
         return self.geometry.spacing
 
     def resized(self, height: int, width: int) -> NDArray[np.float32]:
-        """The image at another size, as a network sees it: (height, width) float32 in [0, 1]."""
+        """Return the image at another size, as a network gets it: (height, width) float32 in [0, 1]."""
         return resize_image(self.values, height, width, self.full)
 
 
 def find_radiographs(folder: PathLike) -> list[Path]:
-    """The DICOM files below a folder at any depth, in an order that is the same everywhere.
+    """Return the DICOM files in a folder, at any depth, in an order that does not depend on the system.
 
     Raises:
-        Error: There is no such folder, or it cannot be listed.
+        Error: The folder does not exist, or it cannot be listed.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -142,7 +142,7 @@ def read_radiograph(source: Source) -> Radiograph:
         source: A DICOM file, or its bytes; a pydicom data set; or an array, as for `Radiograph.from_array`.
 
     Raises:
-        UnreadableImage: With the reason: not DICOM, colour, cut off, an impossible header, …
+        UnreadableImage: It is not DICOM, has colours, is truncated, has an impossible header, …
     """
     if isinstance(source, Radiograph):
         return source
@@ -159,7 +159,7 @@ def read_radiograph(source: Source) -> Radiograph:
 
 
 def _place_of(dataset: Dataset) -> Path:
-    """Where a data set came from, as far as it knows."""
+    """Return the path that a data set was read from, or a placeholder."""
     name = getattr(dataset, "filename", None)
     return Path(os.fspath(name)) if isinstance(name, str | os.PathLike) else Path("<data set>")
 
@@ -177,7 +177,7 @@ def _from_dataset(path: Path, read: Any) -> Radiograph:
 
 
 def _checked(name: str, array: NDArray[Any], full: float | None) -> NDArray[Any]:
-    """A copy of an array that is a radiograph's."""
+    """Return a read-only copy of an array after checking that it can be a radiograph."""
     if array.ndim != 2 or not array.size:
         raise UnreadableImage(name, f"expected (height, width). Received the shape {array.shape}")
     if array.size > MOST_PIXELS:

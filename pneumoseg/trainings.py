@@ -1,7 +1,8 @@
-"""Training, from a configuration and a data file to the folder of a model.
+"""Train a network from a configuration and a data file.
 
-Promises: what is written is what `train` writes with the same configuration, data and seed, bit for bit; an
-earlier run's folders are kept aside. Ctrl-C stops after the batch under way with a checkpoint to go on from.
+The files equal those of the command `train` with the same configuration, data and seed, bit for bit. The
+folders of an earlier run are renamed, not replaced. Ctrl-C stops after the current batch and saves a
+checkpoint from which training can continue.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from pneumoseg.radiographs import PathLike
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One network.
+    """The training of one network.
 
     Attributes:
-        folder: Its model, for `load_model`.
-        logs: Its logs, for TensorBoard.
-        history: Its epochs.
+        folder: The folder of the model, for `load_model`.
+        logs: The folder of the logs, for TensorBoard.
+        history: The records of the epochs.
     """
 
     folder: Path
@@ -43,12 +44,12 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to.
+    """The result of `train`.
 
     Attributes:
-        folder: The model, for `load_model`; with folds, the folder of all of them.
-        finished: Whether it came to its end; False after Ctrl-C. Go on with `resume=True`.
-        runs: The networks: one, or one a fold.
+        folder: The folder of the model, for `load_model`; with folds, the folder of all of them.
+        finished: Whether the training is complete; False after Ctrl-C. Continue with `resume=True`.
+        runs: The networks: one, or one per fold.
     """
 
     folder: Path
@@ -57,7 +58,7 @@ class Trained:
 
     @property
     def history(self) -> tuple[EpochRecord, ...]:
-        """The epochs of all networks, one after another."""
+        """The records of the epochs of all networks, one network after another."""
         return tuple(record for run in self.runs for record in run.history)
 
 
@@ -73,23 +74,24 @@ def train(
     on_epoch: Callable[[EpochRecord], object] | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Trained:
-    """Train a network, or one for each fold; docs/training.md has what can be set.
+    """Train a network, or one for each fold. docs/training.md explains the settings.
 
     Args:
-        configuration: A file, or the name of one of the toolkit's own ("demo", "unet", "siim"); None is
-            "fcn", or when going on with a run its own. A mapping is `overrides` of that.
+        configuration: A file, or the name of a configuration of the toolkit ("demo", "unet", "siim"). None is
+            "fcn", or, with `resume`, the configuration of the resumed run. A mapping is taken as `overrides`
+            of that.
         data: The data file.
-        backend: Who trains: "tf", "torch", "jax", "mxnet", "reference", or a third party's.
-        out: Where `NAME_model/` and `NAME_logs/` are made.
+        backend: The backend that trains: "tf", "torch", "jax", "mxnet", "reference", or another package's.
+        out: The folder for `NAME_model/` and `NAME_logs/`.
         overrides: Settings by their path: {"training.epochs": 3, "network.dropout": 0.2}.
         device: "auto", "cpu", "gpu" or "gpu:N".
-        resume: Whether to go on from `NAME_model/`; or the folder of a model, of any backend, to go on from.
+        resume: Whether to continue `NAME_model/`; or the folder of a model, of any backend, to continue from.
         on_epoch: Is called with the record of each epoch when it ends.
-        say: Is called with each line that the command would show.
+        say: Is called with each line that the command would print.
 
     Raises:
-        Error: A bad configuration, data that do not fit, a backend that is not installed or only predicts,
-            or a training that diverged.
+        Error: The configuration is invalid, the data do not fit it, the backend is not installed or cannot
+            train, or the training diverged.
     """
     require_training(backend)
     changes = dict(overrides or {})
@@ -115,7 +117,7 @@ def _trained(run: TrainingRun) -> TrainedRun:
 
 
 def _as_text(key: str, value: object) -> str:
-    """A setting as `--set` takes it: the value in YAML, on one line."""
+    """Return a setting as `--set` takes it: KEY=VALUE with the value in YAML, on one line."""
     plain = value.item() if isinstance(value, np.generic) else value
     try:
         text = yaml.safe_dump(plain, default_flow_style=True, width=1 << 30, allow_unicode=True)
@@ -131,7 +133,7 @@ def _ignore(_: object) -> None:
 
 
 class _Watcher(Watcher):
-    """Tells a caller."""
+    """A `Watcher` that calls the caller's functions."""
 
     def __init__(self, on_epoch: Callable[[EpochRecord], object], say: Callable[[str], object]) -> None:
         self._on_epoch, self._say = on_epoch, say

@@ -1,4 +1,4 @@
-"""What all tests share: the backends under test, each in a process of its own, and real radiographs."""
+"""Fixtures and settings of all tests: backends, each in its own process, and real radiographs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from selected import BACKENDS
 
 from core.backend.process import BackendProcess
 
-# Threads of OpenMP that have nothing to do sleep, in this process and those that it starts: several
-# frameworks share few cores here, and threads that spin take them from each other (MXNet: twice the time).
-# How many there are, and so every sum, stays as it is.
+# Idle OpenMP threads sleep, in this process and its children. Several frameworks share few cores here, and
+# spinning threads slow the others down (MXNet most). Their number, and so every sum, is unchanged.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# XLA does not optimise its machine code, for hundreds of networks that run once: a third of the time. Its own
-# passes, which decide what is added to what, stay; `run.py conformance -f jax` has all of it.
+# XLA does not optimise its machine code, since hundreds of networks are compiled and run once. Its own
+# passes, which decide the order of sums, stay on; `run.py conformance -f jax` has all optimisations.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Hundreds of processes import the toolkit: what the first compiles, the next ones find compiled.
+# Hundreds of processes import the toolkit, so compiled modules are kept.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def remote(request: pytest.FixtureRequest) -> Iterator[BackendProcess]:
-    """A backend, by turns each of `BACKENDS`."""
+    """A process for each backend of `BACKENDS` in turn."""
     with BackendProcess(request.param) as process:
         yield process
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real files; without it the test is skipped, and says so."""
+    """The folder of real radiographs; without it the test is skipped with a message."""
     folder = os.environ.get("PNEUMOSEG_REAL_DATA")
     if not folder:
         pytest.skip("PNEUMOSEG_REAL_DATA is not set: the real radiographs are not redistributed")
@@ -41,7 +40,7 @@ def real_data() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what caught each error that was put into the toolkit on purpose, and which facts are old."""
+    """Show which test caught each deliberate error (mutant), and which facts are old."""
     for key, title in (
         ("mutant", "{} errors put in on purpose, and what caught them"),
         ("old fact", "{} tables of speed and distance are older than what they describe"),

@@ -1,4 +1,4 @@
-"""Records of evaluations, made without a network: what the tests of the report show."""
+"""Records of evaluations made without a network, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THRESHOLDS = Thresholds(0.4, 6000, 0.55)
 
 
 def history(epochs: int, seed: int) -> tuple[EpochRecord, ...]:
-    """A run that learns something, and at the end too much."""
+    """Return the history of a run that overfits at its end."""
     random = np.random.default_rng(seed)
     return tuple(
         EpochRecord(
@@ -48,10 +48,10 @@ def evaluation(
     epochs: int = 9,
     also: frozenset[str] = frozenset(),
 ) -> Evaluation:
-    """A model scored on `count` images of 45x37, of which a `share` is positive.
+    """Return the evaluation of a model on `count` images of 45x37, a `share` of which is positive.
 
-    The images depend on their number alone, what the model makes of them on the seed too; it misses some
-    and raises false alarms. The first ids are `ids`, the others "image-<number>".
+    The images depend only on their number, the predictions also on the seed. There are false negatives and
+    false positives. The first ids are `ids`, the others "image-<number>".
     """
     scorer = Scorer(THRESHOLDS, also)
     names = [*ids, *(f"image-{number}" for number in range(len(ids), count))]

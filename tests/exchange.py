@@ -1,8 +1,8 @@
-"""What two Pythons exchange: files that one writes and the other reads, and the bytes that both find in them.
+"""Write files with one Python and read them with another; return the content of both for comparison.
 
-Promises: what `write` writes follows from this module alone, so every Python writes the same content; `read`
-tells of files written by any Python what is in them, array by array, down to the bytes. It is a module of the
-tests and a program of its own, which needs no pytest:
+The content that `write` writes depends only on this module, so every Python writes the same. `read` returns
+the content of files written by any Python: each array with a digest of its bytes. This is a module of the
+tests and also a program, which does not need pytest:
 
     python tests/exchange.py write FOLDER    one data file, one checkpoint of each precision
     python tests/exchange.py read FOLDER     prints what is in the files there, as JSON
@@ -41,25 +41,24 @@ from core.experiment.checkpoint import (
 from core.experiment.configuration import Configuration, parse_configuration
 from core.network.lowering import lower
 from data.annotations import rle
-from data.batches.augmentation import AugmentationSettings
+from data.batches.augmentation import Augmentation
 from data.batches.loader import Loader
-from data.batches.sampling import SamplingSchedule
-from data.hdf5.file_writing import ImageMetadata, write
-from data.hdf5.store import Store
+from data.batches.sampling import Sampling
+from data.hdf5.store import ImageMetadata, Store, write
 
 DATA = "data.h5"
 CHECKPOINTS = {"float32": "float32.safetensors", "float64": "float64.safetensors"}
 HEIGHT, WIDTH, COUNT = 12, 20, 11
-ALTERED = AugmentationSettings(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.5, 1, 0.1)
+ALTERED = Augmentation(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.5, 1, 0.1)
 
 _IDS = [f"1.2.276.0.{number}.ä" if number % 3 else f"image-{number}" for number in range(COUNT)]
 _PATIENTS = ["" if number % 4 == 0 else f"patient {number // 3}" for number in range(COUNT)]
 _ODD = (-0.0, 0.1, 1 / 3, -1e-40, 5e-324, 3.4028234663852886e38, 2.0**-149, -(2.0**-126))
-"""Values at which formats go wrong: no zero like another, subnormal numbers, the greatest of float32."""
+"""Values that formats may change: negative zero, subnormal numbers, the maximum of float32."""
 
 
 def facts() -> dict[str, str]:
-    """The versions that may make a difference."""
+    """Return the versions that may make a difference."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -69,35 +68,35 @@ def facts() -> dict[str, str]:
 
 
 def write_files(folder: Path) -> dict[str, dict[str, str]]:
-    """Write all files; gives what `read_files` must find in them, told by what was written."""
-    told = {}
+    """Write all files; return the content that `read_files` must find in them."""
+    content = {}
     for storage in ("float32", "uint8"):
-        told[f"{storage} {DATA}"] = _write_data(folder / f"{storage}-{DATA}", storage)
+        content[f"{storage} {DATA}"] = _write_data(folder / f"{storage}-{DATA}", storage)
     for precision, name in CHECKPOINTS.items():
         made = checkpoint(precision)
         save_checkpoint(folder / name, made)
-        told[name] = told_of_checkpoint(made)
-    return told
+        content[name] = checkpoint_content(made)
+    return content
 
 
 def read_files(folder: Path) -> dict[str, dict[str, str]]:
-    """What is in the files."""
-    told = {}
+    """Return the content of the files."""
+    content = {}
     for storage in ("float32", "uint8"):
-        told[f"{storage} {DATA}"] = told_of_data(folder / f"{storage}-{DATA}")
+        content[f"{storage} {DATA}"] = data_content(folder / f"{storage}-{DATA}")
     for name in CHECKPOINTS.values():
-        told[name] = told_of_checkpoint(load_checkpoint(folder / name))
-    return told
+        content[name] = checkpoint_content(load_checkpoint(folder / name))
+    return content
 
 
 def digest(array: NDArray[Any]) -> str:
-    """Type, shape and bytes of an array; their order in memory, which is the machine's, does not count."""
+    """Return type, shape and a hash of an array's bytes in little-endian order."""
     little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
     return f"{array.dtype.name} {array.shape} {hashlib.sha256(little.tobytes()).hexdigest()}"
 
 
 def configuration(precision: str) -> Configuration:
-    """Of a network with running statistics, a skip and an optimiser with moments."""
+    """Return a configuration with running statistics, a skip and an optimiser with moments."""
     return parse_configuration(
         {
             "network": {
@@ -114,7 +113,7 @@ def configuration(precision: str) -> Configuration:
 
 
 def checkpoint(precision: str) -> Checkpoint:
-    """A run stopped in its third epoch; numbers and arrays are such as text and formats may change."""
+    """Return the checkpoint of a run stopped in its third epoch, with values that formats may change."""
     chosen = configuration(precision)
     plan = lower(chosen.network, HEIGHT, WIDTH)
     kind = np.dtype(precision)
@@ -143,8 +142,8 @@ def checkpoint(precision: str) -> Checkpoint:
     return Checkpoint(chosen, DataFacts(COUNT, 5, HEIGHT, WIDTH), progress, arrays)
 
 
-def told_of_checkpoint(found: Checkpoint) -> dict[str, str]:
-    """All that is in a checkpoint, and what the NumPy backend makes of its arrays when it takes them."""
+def checkpoint_content(found: Checkpoint) -> dict[str, str]:
+    """Return the content of a checkpoint, and the state of the NumPy backend that loaded its arrays."""
     plan = lower(found.configuration.network, found.data.height, found.data.width)
     settings = found.configuration.training
     model = reference.load().compile(plan, settings.rules(), "cpu", settings.precision)
@@ -158,26 +157,29 @@ def told_of_checkpoint(found: Checkpoint) -> dict[str, str]:
     }
 
 
-def told_of_data(path: Path) -> dict[str, str]:
-    """All that is in a data file, and the batches of an epoch drawn from it."""
+def data_content(path: Path) -> dict[str, str]:
+    """Return the content of a data file, and the batches of an epoch."""
     with Store.open(path) as store:
         every = np.arange(store.count)
         images = np.empty((store.count, store.height, store.width, 1), np.float32)
         masks = np.empty(images.shape, np.uint8)
         store.read(every, images, masks)
-        told = _told_of_rows(images, masks, store.sizes, store.positive)
-        told["ids"], told["patients"] = json.dumps(store.ids), json.dumps(store.patients)
-        told["attributes"] = json.dumps(store.attributes, sort_keys=True)
+        content = _rows_content(images, masks, store.sizes, store.positive)
+        content["ids"], content["patients"] = json.dumps(store.ids), json.dumps(store.patients)
+        content["attributes"] = json.dumps(store.attributes, sort_keys=True)
         for index in range(store.count):
-            told[f"truth {index}"] = digest(store.truth(index))
-        loader = Loader(store, every, 4, 6, SamplingSchedule(0.75, 0.25, 3), ALTERED)
+            content[f"truth {index}"] = digest(store.truth(index))
+        loader = Loader(store, every, 4, 6, Sampling(0.75, 0.25, 3), ALTERED)
         for number, batch in enumerate(loader.epoch(2)):
-            told[f"batch {number}"] = json.dumps(batch.indices.tolist())
-            told[f"images {number}"], told[f"masks {number}"] = digest(batch.images), digest(batch.masks)
-    return told
+            content[f"batch {number}"] = json.dumps(batch.indices.tolist())
+            content[f"images {number}"], content[f"masks {number}"] = (
+                digest(batch.images),
+                digest(batch.masks),
+            )
+    return content
 
 
-def _told_of_rows(
+def _rows_content(
     images: NDArray[np.float32], masks: NDArray[np.uint8], sizes: NDArray[Any], positive: NDArray[np.bool_]
 ) -> dict[str, str]:
     arrays = {"images": images, "masks": masks, "sizes": sizes, "positive": positive}
@@ -185,7 +187,7 @@ def _told_of_rows(
 
 
 def _write_data(path: Path, storage: str) -> dict[str, str]:
-    """Noise in three datasets, two of five images and one of one; half of the images have a mask."""
+    """Write noise in three datasets, two of five images and one of one; half of the images have a mask."""
     drawn = words(9, "pixels", count=COUNT * HEIGHT * WIDTH).reshape(COUNT, HEIGHT, WIDTH)
     bytes_of_it = (drawn >> np.uint64(56)).astype(np.uint8)
     pixels = bytes_of_it
@@ -202,17 +204,17 @@ def _write_data(path: Path, storage: str) -> dict[str, str]:
     blocks = iter([(pixels, masks)])
     write(path, rows, (HEIGHT, WIDTH), blocks, per_dataset=5, storage=storage, attributes=attributes)
     shown = pixels if storage == "float32" else bytes_of_it / np.float32(255)
-    told = _told_of_rows(shown[..., np.newaxis], masks[..., np.newaxis], sizes, positive)
-    told["ids"], told["patients"] = json.dumps(_IDS), json.dumps(_PATIENTS)
-    return told | {f"truth {number}": digest(mask) for number, mask in enumerate(masks)}
+    content = _rows_content(shown[..., np.newaxis], masks[..., np.newaxis], sizes, positive)
+    content["ids"], content["patients"] = json.dumps(_IDS), json.dumps(_PATIENTS)
+    return content | {f"truth {number}": digest(mask) for number, mask in enumerate(masks)}
 
 
 def main(words_: list[str]) -> int:
-    """The program."""
+    """Run the program."""
     actions: dict[str, Callable[[Path], object]] = {
         "write": write_files,
         "read": read_files,
-        "data": told_of_data,
+        "data": data_content,
     }
     print(json.dumps(facts() if words_[0] == "facts" else actions[words_[0]](Path(words_[1]))))
     return 0

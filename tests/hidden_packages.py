@@ -1,4 +1,4 @@
-"""Packages that programs do not find, as if they were not installed: their modules and their metadata."""
+"""Hide packages from programs, as if they were not installed: their modules and their metadata."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def hide(folder: Path, modules: Iterable[str], packages: Iterable[str] = ()) -> 
     """Hide them from programs with these environment variables, and from all processes that they start.
 
     Args:
-        folder: Where to write what hides them.
-        modules: Names without a dot.
-        packages: Whose metadata are not found.
+        folder: The folder for the file that hides them.
+        modules: The names of top-level modules.
+        packages: The names of distributions whose metadata are hidden.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = {package.replace("_", "-").replace(".", "-").lower() for package in packages}

@@ -1,4 +1,4 @@
-"""How tests start other processes, and what they ask of them, as Linux tells of them."""
+"""Helpers of tests that start processes and wait for their end, by /proc on Linux."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ import pytest
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Processes started in this block can be interrupted, even where these tests themselves cannot.
+    """Let processes started in this block be interrupted, even if the tests themselves cannot be.
 
-    A background job of a shell without job control ignores SIGINT, what `nohup` starts ignores SIGHUP, and
-    so does every process that they start: only what is ignored survives `exec`, and Python then installs no
-    handler of its own. A signal with a handler gets its default action in the new process, so a handler is
-    all that is needed.
+    A background job of a shell without job control ignores SIGINT, and a program started by `nohup` ignores
+    SIGHUP. Their child processes inherit this, and Python then installs no handler. A signal that has a
+    handler gets its default action in the new process, so setting a handler here is enough.
     """
     numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]  # Windows: no SIGHUP
     ignored = [number for number in numbers if number and signal.getsignal(number) == signal.SIG_IGN]
@@ -34,7 +33,7 @@ def interruptible() -> Iterator[None]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended but was not waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -42,10 +41,10 @@ def alive(pid: int) -> bool:
 
 
 def wait_until_ended(pids: list[int], seconds: float = 30.0) -> None:
-    """Wait until all of them have ended.
+    """Wait until all processes have ended.
 
     Raises:
-        AssertionError: One still runs after so many seconds.
+        AssertionError: One still runs after `seconds`.
     """
     if sys.platform != "linux":
         pytest.skip("whether a process has ended is not known here: /proc is Linux's")
@@ -56,7 +55,7 @@ def wait_until_ended(pids: list[int], seconds: float = 30.0) -> None:
 
 
 def members(group: int) -> list[int]:
-    """The processes of a group that have not ended."""
+    """Return the processes of a group that still run."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -67,14 +66,17 @@ def members(group: int) -> list[int]:
 
 
 def wait_for_group(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of a process that leads a group, in peace or killed, and of all that it started.
+    """Wait for the end of a process that leads a group, and of all processes that it started.
 
     Raises:
-        AssertionError: One of them still runs after 20 seconds, or the process ended in another way.
+        AssertionError: One of them still runs after 20 seconds, or the process neither succeeded nor was
+            killed.
     """
     _, errors = process.communicate(timeout=60)
     deadline = time.monotonic() + 20
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not members(process.pid), "orphans"
-    assert process.returncode in (0, 3, -signal.SIGKILL), errors  # the bereaved may complain, and then go
+    assert process.returncode in (0, 3, -signal.SIGKILL), (
+        errors
+    )  # children of a killed process may print errors before they end

@@ -1,8 +1,8 @@
 """The backends under test.
 
-The environment variable PNEUMOSEG_BACKENDS names them, "tf,onnx", at least one that trains; or those of
-all that the toolkit ships that are left out, "-mxnet,-jax". One that is not left out by its name and
-cannot be used fails its tests; it never turns into a skip.
+The environment variable PNEUMOSEG_BACKENDS names them ("tf,onnx", at least one that trains), or names those
+to leave out ("-mxnet,-jax"). A backend that was not left out and cannot be used fails its tests; they are
+never skipped.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ PREDICTING = ("onnx",)
 
 
 def selected(words: str) -> tuple[list[str], list[str]]:
-    """The backends that train, and all of them, that some words of the environment variable name.
+    """Return the selected backends that train, and all selected backends.
 
     Raises:
-        ValueError: A name is unknown, some words leave out and others do not, or none is left that trains.
+        ValueError: A name is unknown, names with and without "-" are mixed, or no training backend is left.
     """
     shipped = [*TRAINING, *PREDICTING]
     named = [word.strip() for word in words.split(",") if word.strip()]

@@ -1,6 +1,8 @@
-"""What shuffled means: every image comes to every place of an epoch, beside every other one.
+"""Checks of the order of images: shuffling and sampling.
 
-And what sampled means: each class is dealt evenly besides, and every batch has its share.
+Shuffled means that over many epochs every image has every position, next to every other image. Sampled means
+in addition that each class is used up before it repeats, and that every batch has the wanted share of
+positives.
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from data.batches.loader import Loader
-from data.batches.sampling import SamplingSchedule
-from data.hdf5.file_writing import ImageMetadata, write
+from data.batches.sampling import Sampling
+from data.hdf5.store import ImageMetadata, write
 
 COUNT = 8
-SAMPLING = SamplingSchedule(0.5, 0.5, 1)
-_EPOCHS = 150  # a place, or a neighbour, is missed by chance less than once in a million seeds
+SAMPLING = Sampling(0.5, 0.5, 1)
+_EPOCHS = 150  # for less than one in a million seeds, a pair is missing by chance
 
 
 def unshuffled(loader: Loader) -> str | None:
-    """What of the order of `COUNT` images in 150 epochs cannot be chance; None where it can."""
+    """Return why the order of `COUNT` images in 150 epochs is not random; None if nothing is wrong."""
     orders = [
         [index for batch in loader.epoch(epoch) for index in batch.indices.tolist()]
         for epoch in range(_EPOCHS)
@@ -32,7 +34,7 @@ def unshuffled(loader: Loader) -> str | None:
 
 
 def badly_sampled(loader: Loader) -> str | None:
-    """What is wrong with 400 epochs of a loader with `SAMPLING`; None where nothing is."""
+    """Return what is wrong with 400 epochs of a loader with `SAMPLING`; None if nothing is."""
     orders = [loader.order(epoch).tolist() for epoch in range(1, 401)]
     positive = loader.store.positive
     for number, order in enumerate(orders, start=1):
@@ -50,7 +52,7 @@ def badly_sampled(loader: Loader) -> str | None:
 
 
 def _never(orders: list[list[int]]) -> str | None:
-    """A place that an image, or a neighbour that another one, never has."""
+    """Return a position or a successor that an image never has; None if there is none."""
     images = range(COUNT)
     seen = {pair for order in orders for pair in enumerate(order)}
     for place, image in itertools.product(images, images):
@@ -64,7 +66,7 @@ def _never(orders: list[list[int]]) -> str | None:
 
 
 def write_store(path: Path) -> None:
-    """`COUNT` tiny images, each of its own brightness."""
+    """Write `COUNT` tiny images, each with its own brightness."""
     pixels = np.repeat(np.arange(COUNT, dtype=np.float32) / COUNT, 6).reshape(COUNT, 2, 3)
     masks = (pixels > 0.5).astype(np.uint8)
     rows = ImageMetadata(

@@ -1,4 +1,4 @@
-"""The scripts in `benchmarks/` run and leave a record; what they measure here is nothing."""
+"""The scripts in `benchmarks/` run and write a record; the measured numbers are not checked here."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from benchmarks.facts.registry import FACTS
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
 BY_HAND = [name for name in ("torch", "tf", "mxnet") if name in BACKENDS]
-"""Those with a loop written by hand, the quickest to start first."""
+"""The backends with a hand-written loop, the fastest to start first."""
 
 SMALL = "--size 32 --batch-size 2 --repetitions 1"
 
 
 def run(script: str, options: list[str], folder: Path) -> tuple[str, Any]:
-    """What it printed, and its record; a target may be missed by so little work (exit status 1)."""
+    """Run a script; return its output and record. Status 1 is allowed: so little work may miss a target."""
     command = [sys.executable, SCRIPTS / script, *options, "--json", folder / "record.json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
@@ -34,7 +34,7 @@ def run(script: str, options: list[str], folder: Path) -> tuple[str, Any]:
 
 
 def check_rows(script: str, record: Any, options: list[str]) -> None:
-    """The fact that keeps what this script measures makes rows of its record, every number finite."""
+    """The fact of this script turns its record into rows with finite numbers."""
     measures = [fact.measure for fact in FACTS.values() if isinstance(fact.measure, Script)]
     kept = [one for one in measures if one.command == f"benchmarks/{script}"]
     assert len(kept) == (script != "augmentation.py")
@@ -46,7 +46,7 @@ def check_rows(script: str, record: Any, options: list[str]) -> None:
 
 
 def numbers(row: Mapping[str, Any]) -> Iterator[float]:
-    """Of a row, ranges' too; at least one."""
+    """Return the numbers of a row, with those of ranges; there is at least one."""
     values = [
         one for value in row.values() for one in (value if isinstance(value, (list, tuple)) else [value])
     ]

@@ -1,4 +1,4 @@
-"""The main job end to end, as a user types it: phantoms, preprocessing, training, on every backend."""
+"""The main commands end to end on every backend: phantoms, preprocessing, training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECORD_KEYS = {
 EPOCHS = 15
 
 
-# As many processes as cores run at a time; threads beside them only wait for each other.
+# There is one process per core, so more threads would only wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
 
 
@@ -67,7 +67,7 @@ def train(folder: Path, backend: str, *words: str, data: str = "phantoms.h5") ->
     return records
 
 
-@pytest.mark.parametrize("backend", BACKENDS[:2])  # the others begin the same run, below
+@pytest.mark.parametrize("backend", BACKENDS[:2])  # the others start the same run, below
 def test_a_network_learns_to_find_a_pneumothorax(folder: Path, backend: str) -> None:
     records = train(folder, backend, "--epochs", str(EPOCHS), "--batch-size", "8", "--seed", "3")
     assert all(record.keys() >= RECORD_KEYS for record in records)
@@ -87,17 +87,17 @@ DOUBLE = ["--set", "training.precision=float64", "--batch-size", "32", "--seed",
 
 
 @pytest.fixture(scope="module")
-def judged(folder: Path) -> list[dict[str, Any]]:
-    """The same phantoms at 32x32 in `small.h5`, and four epochs on the reference backend in `judge`."""
+def reference_run(folder: Path) -> list[dict[str, Any]]:
+    """The phantoms at 32x32 in `small.h5`, and four epochs on the reference backend in `by_reference`."""
     found = ["--images", "phantoms/dicom-images-train", "--annotations", "phantoms/train-rle.csv"]
     command("preprocess.py", *found, "--out", "small.h5", "--size", "32", cwd=folder)
-    return train(folder, "reference", "--epochs", "4", "--out", "judge", *DOUBLE, data="small.h5")
+    return train(folder, "reference", "--epochs", "4", "--out", "by_reference", *DOUBLE, data="small.h5")
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def begun(request: pytest.FixtureRequest, folder: Path, judged: list[dict[str, Any]]) -> Path:
-    """Two epochs on a backend."""
-    del judged
+def begun(request: pytest.FixtureRequest, folder: Path, reference_run: list[dict[str, Any]]) -> Path:
+    """Train two epochs on a backend."""
+    del reference_run
     train(folder, request.param, "--epochs", "2", "--out", "begun", *DOUBLE, data="small.h5")
     return folder / "begun" / f"{request.param}_model"
 
@@ -106,21 +106,21 @@ def losses(records: list[dict[str, Any]]) -> list[float]:
     return [record["loss"] for record in records]
 
 
-def test_every_backend_begins_the_same_run(begun: Path, judged: list[dict[str, Any]]) -> None:
+def test_every_backend_begins_the_same_run(begun: Path, reference_run: list[dict[str, Any]]) -> None:
     records = json.loads((begun / "history.json").read_text())
-    assert losses(records) == pytest.approx(losses(judged[:2]), rel=1e-9)
+    assert losses(records) == pytest.approx(losses(reference_run[:2]), rel=1e-9)
 
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="moving a checkpoint needs two backends")
 @pytest.mark.parametrize("begun", BACKENDS[:1], indirect=True)
 def test_another_backend_finishes_what_one_began(
-    begun: Path, folder: Path, judged: list[dict[str, Any]]
+    begun: Path, folder: Path, reference_run: list[dict[str, Any]]
 ) -> None:
     second = BACKENDS[1]
     words = ["--epochs", "4", "--out", "finished", "--resume", str(begun)]
     finished = train(folder, second, *words, data="small.h5")
-    assert losses(finished) == pytest.approx(losses(judged), rel=1e-9)
-    expected = load_file(folder / "judge/reference_model/last.safetensors")
+    assert losses(finished) == pytest.approx(losses(reference_run), rel=1e-9)
+    expected = load_file(folder / "by_reference/reference_model/last.safetensors")
     received = load_file(folder / f"finished/{second}_model/last.safetensors")
     assert received.keys() == expected.keys()
     for name, array in expected.items():

@@ -1,4 +1,4 @@
-"""README.md and docs/: links lead somewhere, command lines parse, examples run, every option is explained.
+"""README.md and docs/: links exist, command lines parse, examples run, every option is explained.
 
 `tests/commands/test_python_interface.py` runs docs/python.md, `tests/commands/test_export_command.py` the
 examples of docs/export.md, `tests/test_facts.py` compares the measured tables. `make docs` builds the site.
@@ -38,8 +38,8 @@ _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _COMMAND = re.compile(
     r"^(\$ )?(\w+=\S+ )*(\S*python\S* (-m )?)?(?P<program>run\.py|preprocess\.py|pneumoseg) "
 )
-_SHELL = re.compile(r"[|;<>&]|\d?>.*|\|\||&&")  # where a command line of ours ends
-_SYNOPSIS = re.compile(r"(^|\s)\[|\.\.\.|…")  # brackets around what may be left out: no line to be typed
+_SHELL = re.compile(r"[|;<>&]|\d?>.*|\|\||&&")  # the end of a command line
+_SYNOPSIS = re.compile(r"(^|\s)\[|\.\.\.|…")  # a synopsis with optional parts, not a command line
 
 PAGE_OR_DOCUMENT = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix()
@@ -47,7 +47,7 @@ PAGE_OR_DOCUMENT = pytest.mark.parametrize(
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, "" where none is named, its text, and the line that it begins in."""
+    """A fenced block: its language ("" if none), its text, and the number of its first line."""
 
     language: str
     content: str
@@ -72,7 +72,7 @@ class CommandLine(NamedTuple):
 
 
 def blocks_of(text: str) -> list[Block]:
-    """The fenced blocks; those after a line `<!-- runs -->` are to be run."""
+    """Return the fenced blocks; those after a line `<!-- runs -->` are run."""
     return [
         Block(
             found["language"],
@@ -85,12 +85,12 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def prose_of(text: str) -> str:
-    """The text with the lines of fenced blocks left empty."""
+    """Return the text with empty lines for fenced blocks."""
     return _BLOCK.sub(lambda found: "\n" * found[0].count("\n"), text)
 
 
 def anchors_of(text: str) -> list[str]:
-    """The anchors that GitHub, and mkdocs as mkdocs.yml sets it, make of the headings, without numbers."""
+    """Return the anchors that GitHub and mkdocs (with mkdocs.yml) make of the headings, without numbers."""
     headings = re.findall(r"^#{1,6} +(.+?) *#*$", prose_of(text), re.MULTILINE)
     plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
     return [re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain]
@@ -158,7 +158,7 @@ def test_some_examples_are_marked() -> None:
 
 
 def _lines(content: str) -> Iterator[tuple[int, str]]:
-    """Lines with their number from 0; one that goes on in the next, or is indented under it, is joined."""
+    """Return lines with their number from 0; continued and indented lines are joined."""
     joined: list[tuple[int, str]] = []
     for number, line in enumerate(content.splitlines()):
         if joined and (joined[-1][1].endswith("\\") or re.match(r" {4,}[\[-]", line)):
@@ -169,7 +169,7 @@ def _lines(content: str) -> Iterator[tuple[int, str]]:
 
 
 def command_lines(document: Path) -> list[CommandLine]:
-    """All of a document, those within a sentence included."""
+    """Return all command lines of a document, also those within a sentence."""
     text = document.read_text(encoding="utf-8")
     found = []
     for block in blocks_of(text):
@@ -188,7 +188,7 @@ def command_lines(document: Path) -> list[CommandLine]:
 
 
 def _words(text: str) -> list[str]:
-    """The words up to a comment, a pipe or a redirection."""
+    """Return the words up to a comment, a pipe or a redirection."""
     words = shlex.split(text.replace("\n", " "), comments=True)
     end = next((place for place, word in enumerate(words) if _SHELL.fullmatch(word)), len(words))
     return words[:end]
@@ -200,7 +200,7 @@ def _name_and_words(program: Program, words: list[str]) -> tuple[str, list[str]]
 
 
 def _fault(line: CommandLine) -> str | None:
-    """What is wrong with a command line; None if nothing is."""
+    """Return what is wrong with a command line; None if nothing is."""
     program = PROGRAMS[line.program]
     words = _words(line.text)
     if {"--help", "-h", "--version"} & {*words} or not words:
@@ -226,7 +226,7 @@ def _fault(line: CommandLine) -> str | None:
 
 
 def _unknown_key(settings: list[str]) -> str | None:
-    """The first of some `KEY=VALUE` whose key no configuration has."""
+    """Return the first `KEY=VALUE` whose key no configuration has."""
     keys = known_keys()
     for setting in settings:
         parts = [part for part in re.split(r"[.\[\]]+", setting.partition("=")[0]) if part]

@@ -1,7 +1,7 @@
-"""`.ci/environment` with programs that only act as Pythons, pyenv and uv, on a PATH that has nothing else.
+"""`.ci/environment` with fake Pythons, pyenv and uv, on a PATH that has nothing else.
 
-A Python here is this one with another version; `-m venv` copies it, and `-m pip` writes down what it was
-asked to install.
+A fake Python is a script that reports another version. Its `-m venv` copies it, and its `-m pip` records the
+packages to install.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Machine:
     def python(
         self, name: str, *version: int, ensurepip: bool = True, base: str = "", more: str = ""
     ) -> Path:
-        """A Python on PATH; `name` may be a path below it."""
+        """Add a Python to PATH; `name` may be a path in it."""
         path = self.bin / name
         more = more if ensurepip else f'sys.modules["ensurepip"] = None; {more}'
         text = PYTHON.format(real=sys.executable, version=version, base=path.name, more=more)
@@ -82,13 +82,13 @@ class Machine:
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
 
     def version(self, venv: str = ".venv") -> str:
-        """Of the Python of an environment."""
+        """Return the version of an environment's Python."""
         python = self.checkout / venv / "bin/python"
         code = "import platform; print(platform.python_version())"
         return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
     def asked(self) -> list[str]:
-        """What pip and uv were asked for; forgets it."""
+        """Return and clear the requests to pip and uv."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return lines
@@ -118,8 +118,8 @@ def test_the_newest_is_taken_but_not_3_14(machine: Machine) -> None:
     for minor, patch in ((10, 9), (11, 8), (12, 7), (13, 6), (14, 5)):
         machine.python(f"python3.{minor}", 3, minor, patch)
     machine.python("python3", 3, 14, 5)
-    told = succeed(machine, "tf,test")
-    assert told == "installing into .venv (Python 3.13.6): tf,test (minutes at the first time)\n"
+    output = succeed(machine, "tf,test")
+    assert output == "installing into .venv (Python 3.13.6): tf,test (minutes at the first time)\n"
     (line,) = machine.asked()
     assert line.startswith("python3.13 pip install ")
     assert line.endswith(" -c constraints.txt -e .[tf,test]")
@@ -131,7 +131,7 @@ def test_nothing_is_done_twice_and_new_versions_are_installed(machine: Machine) 
     machine.asked()
     assert succeed(machine, "tf") == ""
     assert machine.asked() == []
-    machine.python("python3.13", 3, 13, 1)  # no reason to lose an environment that works
+    machine.python("python3.13", 3, 13, 1)  # an environment that works is kept
     (machine.checkout / "setup.py").write_text("# another\n")
     assert "Python 3.12.1" in succeed(machine, "tf")
     assert len(machine.asked()) == 1
@@ -200,7 +200,7 @@ def test_uv_alone_is_enough(machine: Machine) -> None:
     succeed(machine, "tf", FETCHED=str(fetched), PYTHON="python3.12")
     assert machine.asked()[0] == "uv venv --quiet --seed --python python3.12 .venv"
     succeed(machine, "tf", FETCHED=str(fetched), PYTHON="python3.12")
-    assert machine.asked() == []  # it is there
+    assert machine.asked() == []  # it exists already
 
 
 def test_without_any_one_message_says_what_to_do(machine: Machine) -> None:
@@ -217,8 +217,8 @@ def test_a_python_that_is_named_is_taken(machine: Machine) -> None:
     named = machine.python("elsewhere/my python", 3, 12, 8)
     succeed(machine, "tf", PYTHON=str(named))
     assert machine.version() == "3.12.8"
-    told = succeed(machine, "tf", PYTHON="python3.14")  # allowed, where one wants it
-    assert told.splitlines()[0] == (
+    output = succeed(machine, "tf", PYTHON="python3.14")  # allowed if requested
+    assert output.splitlines()[0] == (
         ".venv is of another Python (3.12.8) than PYTHON=python3.14: it is made anew"
     )
     assert machine.version() == "3.14.0"

@@ -1,4 +1,4 @@
-"""Measured numbers in README.md and docs/: each is its record's, and no record is older than its sources."""
+"""Measured numbers in README.md and docs/: each equals its record; no record is older than its sources."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STRICT = [name for name, fact in FACTS.items() if fact.strict]
 TODAY = datetime.date.today()
 
 
-# What this repository says
+# The facts of this repository
 
 
 @pytest.mark.parametrize("document", documents(ROOT), ids=lambda path: path.name)
@@ -50,7 +50,7 @@ def test_every_record_is_shown_somewhere_and_belongs_to_a_fact() -> None:
     marked = {name for path in documents(ROOT) for name in tables_of(path.read_text(encoding="utf-8"))}
     written = {path.stem for path in (ROOT / records.FOLDER).glob("*.json")}
     assert written <= set(FACTS)
-    # Whatever would not render without its record is made of it.
+    # A part of a document that cannot be rendered without its record is made from it.
     everything = read_all()
     for fact in written:
         without = {**everything, fact: ()}
@@ -92,7 +92,7 @@ def test_the_lines_of_code_are_counted_as_they_are_now() -> None:
     assert list(record.rows) == lines(Part(record.backends))
 
 
-# The machinery, with a fact made up: how many images two networks answer in a second
+# The machinery, with a made-up fact: the images per second of two networks
 
 
 SOURCE = '''"""A network."""
@@ -128,7 +128,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def made_up() -> Fact:
-    """Its measure gives the length of a backend's source."""
+    """A fact whose measure is the length of a backend's source."""
 
     def measure(part: Part) -> list[records.Row]:
         return [{"backend": name, "rate": 3 * len(name)} for name in part.backends]
@@ -140,7 +140,7 @@ def made_up() -> Fact:
 
 
 def measurement(root: Path, **changes: object) -> Measurement:
-    """Of backend `one`, 40 days ago, on some machine."""
+    """Return a measurement of backend `one`, made 40 days ago."""
     describes = ("backends/one/*.py", "settings.yaml")
     one = Measurement(
         command="python -m benchmarks.facts write rates",

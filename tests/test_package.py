@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: what is in them, and that they work without a checkout."""
+"""The wheel and the source distribution: their files, and that they work without a checkout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREDICTOR = "onnx" if "onnx" in PREDICTORS else PREDICTORS[0]
 
 
 def files_of_checkout() -> list[str]:
-    """What git tracks or would; in an unpacked source distribution, all that was packed."""
+    """Return the files that git tracks or would track; in a source distribution, all files."""
     if (ROOT / ".git").exists():
         command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -46,7 +46,7 @@ def without_checkout(**changes: str) -> dict[str, str]:
 
 
 def done(words: list[str], cwd: Path, **changes: str) -> str:
-    """Run a program that must succeed; gives what it prints."""
+    """Run a program that must succeed; return its output."""
     ended = subprocess.run(
         words,
         cwd=cwd,
@@ -84,7 +84,7 @@ def wheel(built: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages that holds the wheel's content and nothing else."""
+    """A folder of packages with only the wheel's content."""
     folder = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-index", "--no-deps", "--no-compile", "--target", str(folder)]
@@ -127,7 +127,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     own = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"}
     expected = {f"{about}/{name}" for name in own | {"licenses/LICENSE", "licenses/NOTICE"}}
     expected |= {name for name in files_of_checkout() if name.split("/")[0] in PACKAGES or name in MODULES}
-    # Where licences lie in the metadata is setuptools' affair: older ones have no folder for them.
+    # The place of licences in the metadata depends on setuptools; older versions have no folder for them.
     assert {name.replace("/licenses/", "/") for name in found} == {
         name.replace("/licenses/", "/") for name in expected
     }
@@ -187,7 +187,7 @@ def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
 
 
 def test_the_citation_is_valid() -> None:
-    """By the schema of the Citation File Format, version 1.2.0: the keys used here, their types and forms."""
+    """CITATION.cff follows the Citation File Format 1.2.0: keys, types and forms."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     required = {"authors", "cff-version", "message", "title"}
     optional = {"abstract", "date-released", "keywords", "license", "type", "version"}
@@ -250,7 +250,7 @@ def test_messages_name_the_installed_command(site: Path, tmp_path: Path) -> None
 
 
 def test_lines_that_install_need_no_checkout(site: Path, tmp_path: Path) -> None:
-    """Pip completes what is installed: each extra that is named is one of the wheel's."""
+    """Each extra that a message names is an extra of the wheel."""
     code = (
         "from core.backend.registry import find_backend\n"
         "for name in ('tf', 'mxnet', 'torch', 'jax', 'onnx', 'reference'): print(find_backend(name).install)"

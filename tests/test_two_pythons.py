@@ -1,7 +1,7 @@
-"""Files that one Python writes and another reads: another release of Python, another major release of NumPy.
+"""Files written by one Python are read by another, with another Python version and NumPy major version.
 
-The other one is named by PNEUMOSEG_OTHER_PYTHON, the path of an interpreter that has all that the toolkit
-needs. What is written and read is in `exchange.py`.
+PNEUMOSEG_OTHER_PYTHON is the path of the other interpreter, which has the toolkit's requirements. The files
+are written and read by `exchange.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def other() -> Path:
 
 
 def python(interpreter: Path, *words: Path | str, cwd: Path | None = None) -> str:
-    """Run a Python to its end, without what this one's environment may tell it; gives what it printed."""
+    """Run a Python without this environment's settings; return its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [str(interpreter), *map(str, words)],
@@ -58,7 +58,7 @@ def python(interpreter: Path, *words: Path | str, cwd: Path | None = None) -> st
 
 
 def differences(found: dict[str, Any], written: dict[str, Any]) -> list[str]:
-    """What is there and was not written so; a reader may find more than a writer tells of."""
+    """Return the content that differs from what was written; a reader may find more than that."""
     return [
         f"{file}, {part}: {found.get(file, {}).get(part)!r} instead of {what!r}"
         for file, parts in written.items()
@@ -68,16 +68,16 @@ def differences(found: dict[str, Any], written: dict[str, Any]) -> list[str]:
 
 
 def test_what_this_python_writes_it_reads(tmp_path: Path) -> None:
-    """Without another one: what `exchange` tells of its files is what is in them."""
+    """With one Python: `exchange` reads back what it reports to have written."""
     written = exchange.write_files(tmp_path)
     assert differences(exchange.read_files(tmp_path), written) == []
-    parts = [part for told in written.values() for part in told]
+    parts = [part for content in written.values() for part in content]
     assert sum(part.startswith("array optimizer/") for part in parts) > 10
     assert sum(part.startswith("truth ") for part in parts) == 2 * exchange.COUNT
 
 
 def test_a_single_bit_is_told() -> None:
-    """The digests see what a format could change: a sign of zero, a type, a shape, the last bit."""
+    """The digests detect a changed sign of zero, type, shape or last bit."""
     array = exchange.checkpoint("float32").arrays["first/kernel"]
     others = [array.astype(np.float64), array[..., None], array.copy(), array.copy()]
     others[2].ravel()[0] = 0.0  # was -0.0
@@ -100,8 +100,8 @@ def test_this_python_reads_what_the_other_one_writes(other: Path, tmp_path: Path
 
 @pytest.mark.timeout(600)  # seconds: twelve programs are started
 def test_both_pythons_make_the_same_data_file_of_the_same_radiographs(other: Path, tmp_path: Path) -> None:
-    """Phantoms and the file made of them: same bytes of pixels, masks and all that is known of them."""
-    told = {}
+    """Phantoms and their data file: pixels, masks and metadata have the same bytes."""
+    content = {}
     for name, interpreter in (("this", Path(sys.executable)), ("other", other)):
         folder = tmp_path / name
         folder.mkdir()
@@ -116,14 +116,14 @@ def test_both_pythons_make_the_same_data_file_of_the_same_radiographs(other: Pat
             "2",
         )
         python(interpreter, program, *made, "--size", "96", "--out", "data.h5", cwd=folder)
-        told[name] = (folder / "data.h5", {path.name: path.read_bytes() for path in _dicom_files(folder)})
-    assert told["this"][1] == told["other"][1]
-    assert len(told["this"][1]) == 7
-    for verifier, (made_by, _) in ((other, told["this"]), (Path(sys.executable), told["other"])):
+        content[name] = (folder / "data.h5", {path.name: path.read_bytes() for path in _dicom_files(folder)})
+    assert content["this"][1] == content["other"][1]
+    assert len(content["this"][1]) == 7
+    for verifier, (made_by, _) in ((other, content["this"]), (Path(sys.executable), content["other"])):
         python(verifier, HERE.parent / "preprocess.py", "verify", made_by, cwd=tmp_path)
-    read = [exchange.told_of_data(path) for path, _ in told.values()]
+    read = [exchange.data_content(path) for path, _ in content.values()]
     assert read[0] == read[1]
-    for path, _ in told.values():
+    for path, _ in content.values():
         assert json.loads(python(other, HERE / "exchange.py", "data", path)) == read[0]
 
 

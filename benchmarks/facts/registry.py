@@ -268,7 +268,7 @@ _ALL = (
             *(
                 "backends/{backend}/**/*.py",
                 "core/prediction/trained_models.py",
-                "core/commands/predict/prediction.py",
+                "core/commands/predict/pipeline.py",
             ),
             *(
                 "core/commands/predict/results.py",

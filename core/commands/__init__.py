@@ -1,14 +1,19 @@
-"""The command lines of `pneumoseg`, `run.py` and `preprocess.py`: one file a subcommand, joined here.
+"""The command lines of `pneumoseg`, `run.py` and `preprocess.py`. Each subcommand is a module here.
 
-Promises: a subcommand is a module with `HELP` (one line), `add_arguments(parser)` and `run(arguments)`,
-which gives a `Status` (training also that of a signal). It imports at its top nothing but the standard
-library, so `--help` answers at once. `-f`, `-v`, `-q` and `--no-progress` may stand before or after the
-subcommand's name; without a name the first subcommand of the list runs (`core.commands.shared.overview`).
-Errors of the user, and packages that are not installed, end as one message on standard error;
-`core.commands.shared.statuses` has the exit statuses. SIGTERM and SIGHUP end a command as orderly as Ctrl-C;
-training has its own handling of the first. What cannot be shown, because of a terminal's encoding, a reader
-that has gone or a full disk, ends no work; what is missing from standard output at the end is an error,
-unless nobody reads it.
+`main` runs a command line. A subcommand that is more than one file is a folder (`predict/`, `train/`, …);
+`shared/` has the options, outputs and terminal code that several of them use. The work itself is in
+`core.tasks` and `data`.
+
+- A subcommand has `HELP` (one line), `add_arguments(parser)` and `run(arguments)`, which returns a `Status`
+  (training may also return the status of a signal). Its top imports only the standard library and light
+  modules, so `--help` is fast.
+- `-f`, `-v`, `-q` and `--no-progress` may stand before or after the subcommand's name. Without a name the
+  first subcommand runs (`core.commands.shared.overview`).
+- User errors and missing packages end as one message on standard error. The exit statuses are in
+  `core.commands.shared.statuses`.
+- SIGTERM and SIGHUP end a command as Ctrl-C does. Training handles SIGTERM itself.
+- Output that cannot be shown (a terminal's encoding, a closed pipe, a full disk) does not stop the work. If
+  standard output is incomplete at the end, that is an error, unless its reader has closed it.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from types import FrameType, ModuleType
 
 from core.base.errors import UserError
 from core.base.programs import started_as
-from core.base.standard_streams import protected_streams, visible
+from core.base.standard_streams import lasting_streams, visible
 from core.commands.shared.options import add_common_options
 from core.commands.shared.overview import CommandLine, named, overview, subcommand
 from core.commands.shared.parser import Parser
@@ -41,32 +46,32 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
 
     Args:
         program: The name shown in usage lines ("run.py").
-        description: What the program is for, one or two sentences.
+        description: The purpose of the program in one or two sentences.
         names: The subcommands, each a module of this package; the first is the default.
         argv: The words after the program's name; `sys.argv[1:]` when None.
     """
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         from core.commands.shared.completion import complete
 
         complete(names, functools.partial(_parser, program), functools.partial(named, names))
     words = list(sys.argv[1:] if argv is None else argv)
-    with protected_streams() as streams, started_as(program):
+    with lasting_streams() as streams, started_as(program):
         try:
             with _ended_by_signals():
                 status = int(_run(program, description, names, words))
-        except SystemExit as end:  # of argparse, which has shown the help or what is wrong
+        except SystemExit as end:  # from argparse, which has printed the help or the error
             if isinstance(end.code, str):
                 raise
             status = int(end.code or 0)
         except UserError as error:
-            _tell(error, words)
+            _show_error(error, words)
             status = Status.ERROR
         except ModuleNotFoundError as error:
             from core.base.packages import explain_missing
 
             if (missing := explain_missing(error)) is None:
                 raise
-            _tell(missing, words)
+            _show_error(missing, words)
             status = Status.ERROR
         except _EndedBySignalError as end:
             print(f"ended by {end.signal.name}", file=sys.stderr)
@@ -74,15 +79,15 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         except OSError as error:
             if error.filename is None:
                 raise
-            # The system refused a path: it is too long, or not ours to look at.
+            # The operating system refused a path: it is too long, or access is denied.
             from core.files.system_errors import as_user_error
 
-            _tell(as_user_error(error, str(error.filename), "use"), words)
+            _show_error(as_user_error(error, str(error.filename), "use"), words)
             status = Status.ERROR
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             status = Status.INTERRUPTED
-        if (reason := streams.write_failure()) is not None:
+        if (reason := streams.lost()) is not None:
             from core.files.system_errors import as_user_error
 
             print(f"error: {as_user_error(reason, 'standard output', 'write')}", file=sys.stderr)
@@ -91,7 +96,7 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
 
 
 class _EndedBySignalError(KeyboardInterrupt):
-    """A signal asks for an end; like Ctrl-C to whatever is under way."""
+    """A signal ended the command. Code that handles Ctrl-C handles this too."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -102,34 +107,34 @@ class _EndedBySignalError(KeyboardInterrupt):
 def _ended_by_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into an exception, as Python does with Ctrl-C, unless they are ignored (nohup).
 
-    The second one is ignored, to the end of the process: `timeout`, for one, sends two at once, and what the
-    first one has begun to clear up is to be cleared up.
+    A second signal is ignored until the process ends. `timeout`, for example, sends two at once, and the
+    second must not interrupt the clean-up that the first one started.
     """
-    before = {}
+    original = {}
     if threading.current_thread() is threading.main_thread():
         numbers = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
-        before = {
+        original = {
             number: signal.getsignal(number)
             for number in numbers
             if number is not None and signal.getsignal(number) == signal.SIG_DFL
         }
-    came = False
+    received = False
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal came
+        nonlocal received
         del frame
-        came = True
-        for each in before:
+        received = True
+        for each in original:
             signal.signal(each, signal.SIG_IGN)
         raise _EndedBySignalError(number)
 
-    for number in before:
+    for number in original:
         signal.signal(number, end)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if not came:
+        for number, handler in original.items():
+            if not received:
                 signal.signal(number, handler)
 
 
@@ -143,9 +148,9 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         print(overview(described), end="")
         return Status.DONE
     arguments = _parser(program, name).parse_args(words)
-    from core.base.system import limit_threads_to_quota
+    from core.base.system import respect_quota
 
-    limit_threads_to_quota()  # before NumPy is imported, which begins its threads then
+    respect_quota()  # before NumPy is imported, which starts its threads then
     from core.commands.shared import frameworks, terminal
 
     frameworks.settle(arguments)
@@ -178,7 +183,7 @@ def _parser(program: str, name: str) -> Parser:
 
 
 def _is_verbose(words: Sequence[str]) -> bool:
-    """Whether -v is among the words of a command line that need not be parsable."""
+    """Return whether -v is among the words, even if the command line cannot be parsed."""
     return any(word == "--verbose" or re.fullmatch("-v+(f.*)?", word) for word in words)
 
 
@@ -197,24 +202,24 @@ def _print_line_of_versions() -> None:
     print(", ".join(listed), file=sys.stderr)
 
 
-def _tell(error: UserError, words: Sequence[str]) -> None:
-    """The message; with -v what led to it before."""
+def _show_error(error: UserError, words: Sequence[str]) -> None:
+    """Print the error's message; with -v the traceback comes first."""
     if _is_verbose(words):
         traceback.print_exception(error)
-    print(f"error: {_told(error)}", file=sys.stderr)
+    print(f"error: {_message(error)}", file=sys.stderr)
 
 
-def _told(error: UserError) -> str:
-    """The error's own lines (a list's are indented); a name in it that holds line breaks makes no others."""
+def _message(error: UserError) -> str:
+    """Return message and hint. Line breaks inside file names are escaped; the lines of a list are kept."""
     message = "\n  ".join(map(visible, error.message.split("\n  ")))
     return message if error.hint is None else "\n".join([message, *map(visible, error.hint.split("\n"))])
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default only where there is one to show."""
+    """Shows the default of an option only if there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.default == argparse.SUPPRESS:
+        if action.default in (None, [], argparse.SUPPRESS) or action.default is False:
             return action.help
         return super()._get_help_string(action)
 

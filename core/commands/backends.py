@@ -1,4 +1,4 @@
-"""`python run.py backends`: which backends there are, installed or how to install them, with devices."""
+"""`python run.py backends`: list the backends, with versions, devices or how to install them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from core.commands.shared.statuses import Status
 
-HELP = "list the backends: installed or how to install them, version, devices"
+HELP = "list the backends: installed or not, version, devices, how to install them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

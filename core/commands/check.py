@@ -1,4 +1,4 @@
-"""`python run.py check`: would a submission be taken, and do its masks look right?"""
+"""`python run.py check`: check a submission against the competition's format and its masks for errors."""
 
 from __future__ import annotations
 
@@ -15,27 +15,34 @@ if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
     from data.submissions.submission_check import Fault, Size
 
-HELP = "look for everything that is wrong with a submission"
+HELP = "check a submission and list every fault"
 
-_SIZE = 1024  # of the competition's images
-_MOST_SHOWN = 5  # faults of each kind; the counts are always whole
+_SIZE = 1024  # height and width of the competition's images
+_MOST_SHOWN = 5  # faults listed of each kind; the counts include all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
+        "submission",
+        nargs="?",
+        type=Path,
+        default=Path("submission.csv"),
+        help="the submission: CSV, also as gzip or zip",
     )
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument(
-        "--images", type=Path, metavar="DIR", help="DICOM files: the ids it must have, and their sizes"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder of DICOM files: gives the expected ids and the image sizes",
     )
     wanted.add_argument(
-        "--sample", type=Path, metavar="FILE", help="sample_submission.csv: the ids it must have"
+        "--sample", type=Path, metavar="FILE", help="sample_submission.csv: gives the expected ids"
     )
     parser.add_argument("--size", type=int, help=f"height and width of the images (default: {_SIZE})")
-    parser.add_argument("--height", type=int, help="of the images, where they are not square")
-    parser.add_argument("--width", type=int, help="of the images, where they are not square")
+    parser.add_argument("--height", type=int, help="height of the images, where they are not square")
+    parser.add_argument("--width", type=int, help="width of the images, where they are not square")
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write every fault and warning as JSON; - prints it"
     )
@@ -43,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Look, and show what was found."""
+    """Check the submission and show the faults and warnings."""
     from core.commands.shared.outputs import Input, claimed_reports, images
     from core.commands.shared.terminal import console
 
@@ -116,7 +123,7 @@ def _size(arguments: argparse.Namespace) -> Size:
 def _images(
     console: Terminal, arguments: argparse.Namespace, size: Size, tell: Callable[[str], None]
 ) -> dict[str, Size | None] | None:
-    """The ids that there must be, if anything tells."""
+    """Return the expected image ids with their sizes; None without --images and --sample."""
     from core.commands.shared.progress import progress_bar
     from data.submissions.submission_check import images_of, images_of_sample
 
@@ -132,7 +139,7 @@ def _images(
 
 
 def _show(console: Terminal, faults: tuple[Fault, ...]) -> None:
-    """The first faults of each kind."""
+    """Show the first faults of each kind."""
     from core.base.standard_streams import visible
     from core.commands.shared.terminal import most_shown
 

@@ -1,4 +1,4 @@
-"""`python run.py config NAME`: what a configuration means, checked and shown without training."""
+"""`python run.py config NAME`: check a configuration and show it, its network and its memory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 HELP = "check a configuration and print it in full, with the network and the memory of training"
 
-_SIZE = "384"  # as preprocess.py makes images
+_SIZE = "384"  # the default of preprocess.py
 _PARTS = {
     "state": "parameters, running statistics and the optimiser's moments",
     "gradients": "gradients of the parameters",
-    "batch": "images and masks, with the batches that are read ahead",
+    "batch": "images and masks, with the batches read ahead",
     "activations": "activations, kept for the backward pass",
     "transient": "gradients of activations, temporary arrays, a convolution's workspace",
 }
 _NOT_COVERED = """\
-The arrays of one update are counted from shapes. The last line adds what processes of TensorFlow and PyTorch
-took on top (buffers of kernels, freed memory); the peaks measured were 0.8 to 1.3 times as much. Not covered:
-the framework's import (0.3 to 0.7 GB), what a GPU's driver and libraries take, and the end of an epoch."""
+The arrays of one update are counted from shapes. The last line adds the overhead measured in processes of
+TensorFlow and PyTorch (buffers of kernels, freed memory); measured peaks were 0.8 to 1.3 times this estimate.
+Not included: the framework's import (0.3 to 0.7 GB), a GPU's driver and libraries, the end of an epoch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="NAME",
-        help="one of the toolkit's configurations, or a YAML file; without it they are listed",
+        help="a configuration of the toolkit, or a YAML file; without NAME the toolkit's are listed",
     )
     add_configuration_options(parser)
     parser.add_argument(
         "--size",
         default=_SIZE,
         metavar="N|HxW",
-        help="height and width of the images for which the network and its memory are shown",
+        help="height and width of the images; the network and its memory depend on it",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     for word in ("--set", "--size", "--epochs", "--batch-size", "--learning-rate"):
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Print; a wrong configuration is refused as `train` does it."""
+    """Print the configuration; an invalid one raises the same error as in `train`."""
     import json
 
     if arguments.name is None:
@@ -142,7 +142,7 @@ def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: Memo
 def _as_text(
     arguments: argparse.Namespace, configuration: Configuration, plan: Plan, estimate: MemoryEstimate
 ) -> str:
-    """The configuration as YAML in which all else is a comment, so the whole can be saved and used."""
+    """Return the configuration as YAML, with network and memory as comments, so the text is valid YAML."""
     from core.base.standard_streams import visible
     from core.experiment.configuration import as_yaml
 

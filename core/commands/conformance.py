@@ -1,4 +1,4 @@
-"""`python run.py conformance -f NAME`: does a backend do what the contract asks of it?"""
+"""`python run.py conformance -f NAME`: run the conformance tests of the backend interface."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
-    from core.conformance import CheckOutcome
+    from core.conformance import Outcome
 
     Table = Mapping[str, Mapping[str, Mapping[str, str]]]
 
 _PRECISIONS = ("float32", "float64", "mixed_bfloat16")
 
-HELP = "check a backend against the contract and show what it can do"
+HELP = "test a backend against the contract and show what it supports"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--large",
         action="store_true",
-        help="also networks on images of up to 384x384, up to minutes each",
+        help="also test networks on images of up to 384x384; some take minutes",
     )
-    parser.add_argument("--only", metavar="SUBJECT", help="checks whose name contains this")
+    parser.add_argument("--only", metavar="SUBJECT", help="run only the checks whose name contains this")
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write every outcome as JSON; - prints it"
     )
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Run the suite. A check that failed is a fault; a refusal is none, and the table tells it."""
+    """Run the checks. A failed check is a fault. An unsupported feature is not; the table shows it."""
     from core.commands.shared.outputs import claimed_reports
     from core.commands.shared.terminal import console
 
@@ -89,7 +89,7 @@ def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
     return Status.of(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
 
 
-def _examine(console: Terminal, name: str, arguments: argparse.Namespace) -> list[CheckOutcome]:
+def _examine(console: Terminal, name: str, arguments: argparse.Namespace) -> list[Outcome]:
     from core.backend.process import BackendProcess
     from core.base.errors import UserError
     from core.commands.shared.progress import bar_of
@@ -118,7 +118,7 @@ def _print(console: Terminal, table: Table) -> None:
 
 
 def _rows(table: Table) -> list[tuple[str, Mapping[str, list[str]]]]:
-    """Every subject, and by precision what each backend can do of it."""
+    """Return each subject with the cells of all backends, by precision."""
     subjects = dict.fromkeys(subject for row in table.values() for subject in row)
     return [
         (subject, {p: [row.get(subject, {}).get(p, "") for row in table.values()] for p in _PRECISIONS})
@@ -126,14 +126,14 @@ def _rows(table: Table) -> list[tuple[str, Mapping[str, list[str]]]]:
     ]
 
 
-def _print_failures(console: Terminal, name: str, outcomes: list[CheckOutcome]) -> None:
-    """Every failure and refusal; checks that give the same reason are told together."""
+def _print_failures(console: Terminal, name: str, outcomes: list[Outcome]) -> None:
+    """Show failures and refusals; checks with the same reason share a line."""
     for status, tell in (("failed", console.problem), ("refused", console.print)):
-        same: dict[str, list[str]] = {}
+        by_reason: dict[str, list[str]] = {}
         for outcome in outcomes:
             if outcome.status == status:
-                same.setdefault(outcome.detail, []).append(str(outcome.check))
-        for detail, checks in same.items():
+                by_reason.setdefault(outcome.detail, []).append(str(outcome.check))
+        for detail, checks in by_reason.items():
             more = f" and {len(checks) - 1} more" if len(checks) > 1 else ""
             tell(f"{name} {status}: {checks[0]}{more}: {detail}", soft_wrap=True)
     passed = sum(outcome.status == "passed" for outcome in outcomes)
@@ -141,7 +141,7 @@ def _print_failures(console: Terminal, name: str, outcomes: list[CheckOutcome]) 
 
 
 def as_markdown(table: Table, command: str) -> str:
-    """A document with the table of what each backend can do; `command` is what writes it."""
+    """Return a Markdown document with the table of capabilities; it names the `command` that writes it."""
     names = list(table)
     lines = [
         "# What each backend can do",

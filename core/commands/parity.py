@@ -1,4 +1,4 @@
-"""`python run.py parity -f A -f B`: the certificate that backends train the same network."""
+"""`python run.py parity -f A -f B`: train on several backends step by step and compare all numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from core.experiment.configuration import Configuration
     from core.parity import Certificate, RunHistory
 
-HELP = "train on several backends in step and show how far they are apart"
+HELP = "train on several backends in step and show how much their numbers differ"
 
 _SYNTHETIC = (64, 96)
 _DEFAULTS = {"batch_size": "8", "precision": "float64"}  # not the configuration's own
@@ -42,46 +42,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="FILE",
-        help=f"made by {command_line('preprocess')} (default: synthetic images of 64x96)",
+        help=f"data file made by {command_line('preprocess')} (default: synthetic images of 64x96)",
     )
-    parser.add_argument("--steps", type=int, default=100, metavar="N", help="updates to make")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="number of updates")
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help=f"images in a batch (default: {_DEFAULTS['batch_size']})"
     )
     parser.add_argument(
         "--precision",
         choices=("float64", "float32", "mixed_bfloat16"),
-        help="float64 shows what is meant; the others may be as far from it as rounding takes the reference "
+        help="float64 has a fixed tolerance; that of the others is the rounding error of the reference "
         f"(default: {_DEFAULTS['precision']})",
     )
     parser.add_argument(
-        "--relay", action="store_true", help="also hand runs over half-way, each backend to every other"
+        "--relay",
+        action="store_true",
+        help="also continue each backend's run from half-way on every other backend",
     )
     parser.add_argument(
         "--round",
         action="store_true",
-        help="also train one run on all of them in turn, in the order given and back to the first",
+        help="also train one run that goes from backend to backend, in the given order and back to the first",
     )
-    parser.add_argument("--seed", metavar="N", help="overrides training.seed")
+    parser.add_argument("--seed", metavar="N", help="sets training.seed")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set any key of the configuration; may be repeated",
     )
     parser.add_argument(
-        "--json", type=output_file, metavar="FILE", help="write all that was measured as JSON; - prints it"
+        "--json", type=output_file, metavar="FILE", help="write all measurements as JSON; - prints them"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the distances: .png, .svg or .pdf")
     add_overwrite_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Measure. A backend that leaves the budget is a fault."""
+    """Compare the backends. One that exceeds its tolerance is a fault."""
     from core.backend.registry import require_training
     from core.base.errors import UserError
     from core.base.packages import require
     from core.commands.shared.outputs import Input, claimed_reports
     from core.commands.shared.terminal import console
 
-    # Many processes share the cores: threads of OpenMP that have nothing to do are to sleep, not to spin.
+    # Many processes share the cores, so idle OpenMP threads should sleep, not spin.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in arguments.framework:
         require_training(name)
@@ -152,7 +158,7 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 
 @contextlib.contextmanager
 def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
-    """The batches and the facts about them: the file's, split as for training, or drawn."""
+    """Yield the batches and facts about the data: of the data file, split as for training, or synthetic."""
     from core.experiment.checkpoint import DataFacts
     from core.parity.synthetic_batches import SyntheticBatches
     from core.tasks.training_batches import training_batches

@@ -8,7 +8,7 @@ from pathlib import Path
 from core.commands.shared.options import add_overwrite_option, add_workers_option
 from core.commands.shared.statuses import Status
 
-HELP = "write a synthetic data set (DICOM and train-rle.csv) to try everything with"
+HELP = "write a synthetic data set (DICOM and train-rle.csv) for trials and tests"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write to"
     )
-    parser.add_argument("--count", type=int, default=200, help="how many images")
+    parser.add_argument("--count", type=int, default=200, help="number of images")
     parser.add_argument("--size", type=int, default=1024, help="height and width in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything that is drawn")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the random generator; the same seed gives the same data set",
+    )
     parser.add_argument(
         "--positive-fraction",
         type=float,
@@ -31,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Draw, and say what to do next."""
+    """Write the data set and show the command that comes next."""
     import shlex
 
     from core.base.packages import require

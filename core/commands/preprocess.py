@@ -1,4 +1,4 @@
-"""`python preprocess.py`: DICOM radiographs and annotations in, one HDF5 file out."""
+"""`python preprocess.py`: convert DICOM radiographs and their annotations to one HDF5 file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
-    from data.preprocessing.report import PreprocessingReport, Remark
+    from data.preprocessing.report import Remark, Report
 
-HELP = "turn DICOM radiographs and run-length-encoded masks into one HDF5 file"
+HELP = "convert DICOM radiographs and run-length-encoded masks to one HDF5 file"
 
-_MOST_SHOWN = 5  # of each kind of remark; the counts are always whole
+_MOST_SHOWN = 5  # remarks listed of each kind; the counts include all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="annotations",
         action="store_const",
         const=None,
-        help="take all images, as of a test folder; the file is for prediction alone",
+        help="take all images, for example of a test folder; the file is for prediction only",
     )
     parser.add_argument(
         "-o",
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--storage",
         choices=("float32", "uint8"),
         default="float32",
-        help="how pixels are kept; uint8 takes a quarter of the space",
+        help="type of the stored pixels; uint8 takes a quarter of the space",
     )
     add_workers_option(parser)
     add_overwrite_option(parser)
@@ -68,43 +68,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patient-key-file",
         type=Path,
         metavar="FILE",
-        help="name patients by a hash with this key, so that they are found again in other files",
+        help="name patients by a hash with the key in FILE, so they have the same names in other data files",
     )
     parser.add_argument(
-        "--ignore-patients", action="store_true", help="for files that all bear the same patient identifier"
+        "--ignore-patients",
+        action="store_true",
+        help="ignore patient identifiers, for files that all have the same one",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="write nothing if any file or annotation would be left out"
+        "--strict", action="store_true", help="write no data file if any file or annotation would be left out"
     )
     parser.add_argument(
         "--report",
         type=output_file,
         metavar="FILE",
-        help="write what became of every file as JSON; - prints it",
+        help="write the status of every file as JSON; - prints it",
     )
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Do the work and show what became of every file."""
+    """Write the data file and show a summary of all files."""
     from core.processes.pool import warm_up
 
-    warm_up("data.preprocessing.conversion")  # before this process imports the same
+    warm_up("data.preprocessing.conversion")  # before this process imports the same modules
 
     from core.base.standard_streams import visible
     from core.commands.shared.terminal import console
-    from data.preprocessing.preprocessing import preprocess, staging_folder
-    from data.preprocessing.settings import PreprocessingSettings
+    from data.preprocessing.conversion import Settings, preprocess, staging_folder
 
     shown = console(arguments.report)
-    names = PreprocessingSettings.__annotations__
-    settings = PreprocessingSettings(**{name: getattr(arguments, name) for name in names})
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings.__annotations__})
     try:
         with contextlib.ExitStack() as stack:
             bar = _progress(shown)
             tasks: dict[str, Any] = {}
 
             def show(what: str, done: int, total: int) -> None:
-                if not tasks:  # a bar without a task would leave an empty line
+                if not tasks:  # a bar without a task leaves an empty line
                     stack.enter_context(bar)
                 if what not in tasks:
                     tasks[what] = bar.add_task(what, total=total)
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> Status:
     except KeyboardInterrupt:
         out = visible(str(settings.out))
         print(
-            f"{out} was not written; the same command goes on from here "
+            f"{out} was not written; the same command continues from here "
             f"(finished work is in {visible(str(staging_folder(settings.out)))}).",
             file=sys.stderr,
         )
@@ -144,8 +144,8 @@ def _progress(console: Terminal) -> Any:
     )
 
 
-def _show(console: Terminal, report: PreprocessingReport) -> None:
-    """The table of counts, then the first remarks of each kind."""
+def _show(console: Terminal, report: Report) -> None:
+    """Show the table of counts, then the first remarks of each kind."""
     from rich.table import Table
 
     from core.base.standard_streams import visible
@@ -169,8 +169,8 @@ def _show(console: Terminal, report: PreprocessingReport) -> None:
         _show_lines(console.print, title, list(map(str, places)))
 
 
-def _counts(report: PreprocessingReport) -> list[tuple[str, str]]:
-    """The lines of the table; what did not happen is left out unless one would look for it."""
+def _counts(report: Report) -> list[tuple[str, str]]:
+    """Return the lines of the table. Rare lines are left out where their count is 0."""
     bits = {f"{number} bits" if number else "unknown bits": n for number, n in report.stored_bits.items()}
     counts = [
         ("DICOM files found", report.found),
@@ -184,14 +184,14 @@ def _counts(report: PreprocessingReport) -> list[tuple[str, str]]:
         ("skipped: bad annotation", len(report.bad_annotation)),
         ("skipped: id seen before", len(report.duplicates)),
         ("annotations without image", len(report.without_image)),
-        *(line for line in _seldom(report) if line[1]),
+        *(line for line in _rare_counts(report) if line[1]),
         ("datasets of images", report.datasets),
     ]
     size = f"{report.size_in_bytes / 1e6:,.1f} MB"
     return [*((what, f"{number:,}") for what, number in counts), ("size of the file", size)]
 
 
-def _label_counts(report: PreprocessingReport) -> list[tuple[str, int]]:
+def _label_counts(report: Report) -> list[tuple[str, int]]:
     return [
         ("  with a pneumothorax", report.positives),
         *((f"  {_annotations(number)}", n) for number, n in report.annotations_per_image.items()),
@@ -199,7 +199,7 @@ def _label_counts(report: PreprocessingReport) -> list[tuple[str, int]]:
     ]
 
 
-def _seldom(report: PreprocessingReport) -> list[tuple[str, int]]:
+def _rare_counts(report: Report) -> list[tuple[str, int]]:
     rows = report.annotations
     return [
         ("masks too small for this size", report.vanished),
@@ -223,7 +223,7 @@ def _show_remarks(tell: Callable[..., None], title: str, remarks: Sequence[Remar
 
 
 def _show_lines(tell: Callable[..., None], title: str, lines: Sequence[str]) -> None:
-    """The first of some remarks of a kind, one a line, and how many more there are."""
+    """Show the first remarks of one kind, one per line, and the number of the others."""
     from core.base.standard_streams import visible
     from core.commands.shared.terminal import most_shown
 

@@ -1,4 +1,4 @@
-"""`python run.py score`: what a submission would get, against annotations."""
+"""`python run.py score`: compute the competition's score of a submission."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
-    from data.submissions.submission_comparison import SubmissionComparison
+    from data.submissions.submission_file import Comparison
 
 HELP = "score a submission against annotations, as the competition does"
 
@@ -20,20 +20,25 @@ HELP = "score a submission against annotations, as the competition does"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "submission", nargs="?", type=Path, default=Path("submission.csv"), help="CSV, also as gzip or zip"
+        "submission",
+        nargs="?",
+        type=Path,
+        default=Path("submission.csv"),
+        help="the submission: CSV, also as gzip or zip",
     )
     parser.add_argument(
         "--annotations",
         type=Path,
         default=Path("train-rle.csv"),
         metavar="FILE",
-        help="the truth (CSV, also as gzip or zip); its images are those that count",
+        help="the ground truth (CSV, also as gzip or zip); its images are scored",
     )
     parser.add_argument(
         "--missing",
         choices=("error", "empty", "skip"),
         default="error",
-        help="annotated images without a row: refuse, predict nothing for them, or leave them out",
+        help="annotated images without a row: error refuses them, empty counts them as predicted "
+        "negative, skip leaves them out",
     )
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write the scores as JSON; - prints them"
@@ -42,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Compare, show, write."""
+    """Compute the scores, show and write them."""
     from core.commands.shared.outputs import Input, claimed_reports
     from core.commands.shared.terminal import console
 
@@ -63,8 +68,7 @@ def _score(console: Terminal, arguments: argparse.Namespace) -> Status:
     from core.commands.shared.progress import spinner
     from core.files.atomic import write_text
     from data.annotations.annotation_file import read_annotations
-    from data.submissions.submission_comparison import compare
-    from data.submissions.submission_file import abbreviated, read_submission
+    from data.submissions.submission_file import compare, named, read_submission
 
     with spinner(console, "comparing"):
         submission = read_submission(arguments.submission)
@@ -80,12 +84,12 @@ def _score(console: Terminal, arguments: argparse.Namespace) -> Status:
     console.result(table)
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
-            console.print(visible(f"{len(ids):,} {what}: {abbreviated(ids)}"), soft_wrap=True)
+            console.print(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
     faults = {what: ids for what, ids in _faults(comparison) if ids}
     for what, ids in faults.items():
-        console.problem(visible(f"{len(ids):,} {what}: {abbreviated(ids)}"), soft_wrap=True)
+        console.problem(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
     for what, where in {**comparison.passed_over, **annotations.passed_over}.items():
-        console.print(visible(f"{what}: {len(where):,} ({abbreviated([*map(str, where)])})"), soft_wrap=True)
+        console.print(visible(f"{what}: {len(where):,} ({named([*map(str, where)])})"), soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
@@ -107,14 +111,14 @@ _LINES = (
 )
 
 
-def _scores(comparison: SubmissionComparison) -> dict[str, Any]:
-    """All that is shown or written, by its key."""
+def _scores(comparison: Comparison) -> dict[str, Any]:
+    """Return all values that are shown or written, by key."""
     import dataclasses
 
     from core.scoring.metrics import Confusion, dice_of_counts, iou_of_counts, summarise
 
     counts = comparison.overlap, comparison.predicted, comparison.truth
-    positive, alarm = comparison.truth > 0, comparison.predicted > 0
+    positive, predicted_positive = comparison.truth > 0, comparison.predicted > 0
     dice = summarise(dice_of_counts(*counts), positive)
     iou = summarise(iou_of_counts(*counts), positive)
     return {
@@ -125,7 +129,7 @@ def _scores(comparison: SubmissionComparison) -> dict[str, Any]:
         "iou_positive": iou.dice_positive,
         "images": dice.images,
         "positives": dice.positives,
-        **dataclasses.asdict(Confusion.count(alarm, positive)),
+        **dataclasses.asdict(Confusion.count(predicted_positive, positive)),
         "missing": len(comparison.missing),
         "unknown": len(comparison.unknown),
         "several_rows": len(comparison.several),
@@ -139,7 +143,7 @@ def _shown(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _remarks(comparison: SubmissionComparison, missing: str) -> list[tuple[str, tuple[str, ...]]]:
+def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str, ...]]]:
     treated = {"empty": "taken for empty", "skip": "left out"}.get(missing, "")
     return [
         (f"annotated without a row, {treated}", comparison.missing),
@@ -147,8 +151,8 @@ def _remarks(comparison: SubmissionComparison, missing: str) -> list[tuple[str, 
     ]
 
 
-def _faults(comparison: SubmissionComparison) -> list[tuple[str, tuple[str, ...]]]:
-    """What is wrong with the submission or the annotations: rows that could not be taken as they stand."""
+def _faults(comparison: Comparison) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the faults of submission and annotations, with the image ids of each."""
     return [
         ("with several rows, joined; a submission must have one", comparison.several),
         ("left out, for a row of the annotations is no mask", comparison.unusable),

@@ -1,4 +1,4 @@
-"""`python preprocess.py verify`: is a data file what it should be, and does it look right?"""
+"""`python preprocess.py verify`: check a data file against its format, and draw some of its masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.commands.shared.statuses import Status
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
 
-HELP = "check a data file in full, and draw masks on radiographs for the eye"
+HELP = "check every value of a data file, and draw masks on radiographs to look at"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,23 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         default=Path("pneumothorax.h5"),
-        help=f"made by {command_line('preprocess')}",
+        help=f"data file made by {command_line('preprocess')}",
     )
     parser.add_argument(
         "--overlays",
         type=Path,
         metavar="DIR",
-        help="draw random images, mostly positives, with their masks' outlines: one PNG each",
+        help="draw random images, mostly positive ones, with the outlines of their masks: one PNG each",
     )
-    parser.add_argument("--count", type=int, default=12, metavar="N", help="how many --overlays draws")
-    parser.add_argument("--seed", type=int, default=0, help="decides which --overlays draws")
+    parser.add_argument(
+        "--count", type=int, default=12, metavar="N", help="number of images that --overlays draws"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the choice of images that --overlays draws"
+    )
     for option in ("--count", "--seed"):
         only_with(parser, option, "--overlays")
     add_overwrite_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Look, and show what was found. Where the file breaks its contract, that is a fault."""
+    """Check the file and show the result. Each broken rule of the format is a fault."""
     from core.commands.shared.outputs import Input, Output, OutputFolder, claimed
     from core.commands.shared.terminal import console
 
@@ -78,7 +82,7 @@ def _verify(console: Terminal, arguments: argparse.Namespace) -> Status:
 
 
 def _draw(console: Terminal, arguments: argparse.Namespace) -> None:
-    """One picture an image; a file that cannot be read as a whole gives none."""
+    """Draw one picture per image; draw none if the file cannot be opened."""
     import numpy as np
 
     from core.base.errors import UserError

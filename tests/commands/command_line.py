@@ -1,8 +1,8 @@
-"""The two programs run as a user types them, and what they leave behind.
+"""Helpers that run the two programs as a user does, and read the files that they write.
 
-Promises: every command runs in a process of its own, in the folder it is given, in an environment
-where nothing makes its output differ from that of a pipe on any other machine. Only `run_here`
-stays in this process: with small networks, imports take most of a command's time.
+Commands run in a process of their own, in a given folder, with an environment that makes their output the
+same on every machine. Only `run_here` runs a command in this process, since with small networks most of a
+command's time is imports.
 """
 
 from __future__ import annotations
@@ -52,47 +52,47 @@ training:
   optimizer: {learning_rate: 0.01}
 """
 
-# Replaces itself by the program after doing something to its own process.
+# Code that changes its own process and then replaces itself by the program.
 _LAUNCHERS = {
     "limit": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)",
-    # Root may read and write everything; without CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2) in
-    # the set that the new program may have, it is bound to a file's rights like everybody else.
+    # Root may read and write everything. Without CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2) in its
+    # capability bounding set, the new program must respect the permissions of files.
     "bound": "import ctypes; os.geteuid() or [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]",
-    # The terminal on standard input becomes the one whose Ctrl-C reaches this process.
+    # Make the terminal on standard input the controlling terminal, whose Ctrl-C reaches this process.
     "terminal": "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)",
 }
 
 
 def launcher(kind: str, *values: object) -> list[str]:
-    """The words that come before a Python program to start it in a special way."""
+    """Return Python's arguments that start a program in a special way."""
     code = f"import os, sys; {_LAUNCHERS[kind]}; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     return ["-c", code, *map(str, values)]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without what changes a program's output."""
+    """Return this process's environment without variables that change a program's output."""
     unwanted = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PYTHONPATH", "PYTHONWARNINGS"}
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return {**kept, "COLUMNS": "160", "PYTHONIOENCODING": "utf-8", **changes}
 
 
 def hideable() -> list[str]:
-    """The frameworks' modules."""
+    """Return the names of the frameworks' modules."""
     return sorted({find_backend(name).module or "" for name in backend_names()} - {""})
 
 
 def hide_frameworks(folder: Path, *but: str) -> None:
-    """Programs with this folder on their PYTHONPATH find no framework installed but those named."""
+    """Hide all frameworks except `but` from programs with this folder on their PYTHONPATH."""
     hide(folder, [name for name in hideable() if name not in but])
 
 
 def words_of(program: str, *words: str, before: Sequence[str] = ()) -> list[str]:
-    """The whole command line; `before` are options of Python or a `launcher`."""
+    """Return the whole command line; `before` has options of Python or a `launcher`."""
     return [sys.executable, *before, str(ROOT / program), *words]
 
 
 def changed(words: Sequence[str], *options: str) -> list[str]:
-    """A command line in which further options take the place of those that it has already."""
+    """Return a command line in which further options replace its own."""
     kept = list(words)
     for option in options:
         if option.startswith("-") and option in kept:
@@ -133,7 +133,7 @@ def run_here(*words: str, cwd: Path, program: str = "run.py") -> subprocess.Comp
 
 
 def run_with_full_disk(*words: str, cwd: Path, limit: int) -> subprocess.CompletedProcess[str]:
-    """Run one command in this process, to which the system refuses files of more bytes than `limit`."""
+    """Run one command in this process, where files cannot grow beyond `limit` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -143,21 +143,21 @@ def run_with_full_disk(*words: str, cwd: Path, limit: int) -> subprocess.Complet
 
 
 def succeed(*words: str, cwd: Path, how: Callable[..., Any] = run, status: int = 0, **options: Any) -> str:
-    """Run a command that must end with a status, without a word on standard error; gives its output."""
+    """Run a command; assert its status and an empty standard error; return its standard output."""
     done: subprocess.CompletedProcess[str] = how(*words, cwd=cwd, **options)
     assert (done.returncode, done.stderr) == (status, ""), done.stdout + done.stderr
     return done.stdout
 
 
 def train(*words: str, cwd: Path, **options: Any) -> str:
-    """Train on `data.h5` with `network.yaml`, which `prepare` has written."""
+    """Train on `data.h5` with `network.yaml`, which `prepare` wrote; return standard output."""
     given = [] if "--resume" in words else ["--config", "network.yaml"]
     data = [] if "--data" in words else ["--data", "data.h5"]
     return succeed("-f", "reference", *data, *given, *words, cwd=cwd, **options)
 
 
 def assert_one_error(done: subprocess.CompletedProcess[str], *says: str) -> None:
-    """Exit status 1 and one message, which says all this."""
+    """Assert exit status 1 and a single error message with all these texts."""
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: "), done.stderr
@@ -169,7 +169,7 @@ def assert_one_error(done: subprocess.CompletedProcess[str], *says: str) -> None
 def refused(
     *words: str, cwd: Path, says: Sequence[str], how: Callable[..., Any] = run, **options: Any
 ) -> str:
-    """Run a command that must end with one error and leave the folder as it is; gives the message."""
+    """Run a command; assert that it ends with one error and changes no file; return the message."""
     before = content(cwd)
     done: subprocess.CompletedProcess[str] = how(*words, cwd=cwd, **options)
     assert_one_error(done, *says)
@@ -178,7 +178,7 @@ def refused(
 
 
 def content(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder but Python's own: files with their bytes, folders with None."""
+    """Return everything in a folder except `__pycache__`: files with their bytes, folders with None."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -187,13 +187,13 @@ def content(folder: Path) -> dict[str, bytes | None]:
 
 
 def prepare(folder: Path, images: int = 24, size: int = 32, seed: int = 0) -> None:
-    """Write `data.h5`, of which every third image is positive, and `network.yaml`."""
+    """Write `data.h5`, in which every third image is positive, and `network.yaml`."""
     write_data(folder / "data.h5", images, size, seed)
     (folder / "network.yaml").write_text(NETWORK)
 
 
 def write_data(path: Path, images: int, size: int, seed: int, width: int | None = None) -> None:
-    """Noise, brighter where a rectangle is the mask; square images unless a width is given."""
+    """Write images of noise with brighter rectangles as masks; they are square unless a width is given."""
     random = np.random.default_rng(seed)
     masks = np.zeros((images, size, width or size), np.uint8)
     for mask in masks[::3]:
@@ -212,7 +212,7 @@ def write_data(path: Path, images: int, size: int, seed: int, width: int | None 
 
 
 def name_patients(path: Path, names: Sequence[str]) -> None:
-    """Say whose images those of a data file are."""
+    """Set the patients of the images in a data file."""
     with h5py.File(path, "r+") as file:
         rest = list(names)
         for number in range(sum(key.startswith("images_") for key in file)):
@@ -222,18 +222,18 @@ def name_patients(path: Path, names: Sequence[str]) -> None:
 
 
 def history(model: Path) -> list[dict[str, Any]]:
-    """The records of a model's `history.json`."""
+    """Return the records of a model's `history.json`."""
     records: list[dict[str, Any]] = json.loads((model / "history.json").read_text())
     return records
 
 
 def arrays(model: Path, name: str = LAST) -> dict[str, NDArray[Any]]:
-    """The arrays of a checkpoint."""
+    """Return the arrays of a checkpoint."""
     return load_file(model / name)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """The same history but for the speed, and the same checkpoints bit for bit."""
+    """Assert equal histories except for the speed, and equal checkpoints bit for bit."""
 
     def without_speed(model: Path) -> list[dict[str, Any]]:
         return [
@@ -251,6 +251,6 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def imported(trace: str) -> set[str]:
-    """Top-level modules that a program started with `-X importtime` imported."""
+    """Return the top-level modules that a program started with `-X importtime` imported."""
     lines = re.finditer(r"^import time:.*\| +(\S+)$", trace, re.MULTILINE)
     return {line[1].split(".")[0] for line in lines}

@@ -1,4 +1,4 @@
-"""What TensorBoard would show of a folder of event files, each record's two checksums checked."""
+"""Read what TensorBoard shows of a folder of event files; the checksums of each record are checked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from core.training.tensorboard import Event, SessionLog
 
 
 def shown(logs: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, bytes]]]:
-    """Scalars and PNGs by tag and step.
+    """Return scalars and PNGs by tag and step.
 
-    A session that starts at a step hides what earlier files say of it and of later ones, as in
-    TensorBoard. No step may be said twice.
+    A session that starts at a step hides the values of earlier files from that step on, as in TensorBoard.
+    A step with two values is an error.
     """
     scalars: dict[str, dict[int, float]] = {}
     pictures: dict[str, dict[int, bytes]] = {}
@@ -34,7 +34,7 @@ def shown(logs: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, 
 
 
 def _events(content: bytes) -> Iterator[Any]:
-    """The events of a TFRecord file, which may end in the middle of one."""
+    """Yield the events of a TFRecord file, which may end within an event."""
     while len(content) >= 16:
         (length,) = struct.unpack("<Q", content[:8])
         if len(content) < 16 + length:
@@ -47,7 +47,7 @@ def _events(content: bytes) -> Iterator[Any]:
 
 
 def _crc32c(data: bytes) -> int:
-    """Castagnoli's polynomial (RFC 3720, appendix B.4), masked as TFRecord files do."""
+    """Return the CRC-32C (RFC 3720, appendix B.4), masked as in TFRecord files."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]

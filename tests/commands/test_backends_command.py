@@ -1,4 +1,4 @@
-"""`run.py backends` says of every backend whether and with what it can be used, and imports none."""
+"""`run.py backends` lists every backend with version and devices, and imports none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_installed(name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """What the command answers; every framework is started for it, so once."""
+    """The output of the command; it runs once, since it starts every framework."""
     folder = tmp_path_factory.mktemp("backends")
     done = run("backends", "--json", cwd=folder, before=["-X", "importtime"])
     assert done.returncode == 0, done.stderr
@@ -65,7 +65,7 @@ def test_the_json_says_what_is_true_here_and_no_framework_is_imported(
 def test_the_table_has_a_line_for_each_backend(
     done: subprocess.CompletedProcess[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table of what was found for the JSON."""
+    """The table shows what the JSON has."""
     found = [availability.Probe(**entry) for entry in json.loads(done.stdout)]
     monkeypatch.setattr(availability, "probe_all", lambda: found)
     monkeypatch.setenv("COLUMNS", "160")

@@ -1,8 +1,8 @@
-"""Whatever is wrong with what a user gives to `train` is one clear error, and nothing is written.
+"""Invalid input of `train` gives one clear error, and nothing is written.
 
-Promises: exit status 1, one message on standard error that begins with `error: ` and names the file
-or key and what was received, no traceback, and every file and folder as it was. Some of the commands
-are typed, the others called.
+The exit status is 1. Standard error has one message that begins with `error: ` and names the file or key and
+the received value, and no traceback. No file changes. Some of the commands run as programs, others in this
+process.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def forget(file: h5py.File) -> None:
 
 
 def without_positives(file: h5py.File) -> None:
-    """Then what is positive is found by looking at the masks."""
+    """Without that attribute, positive images are found by reading the masks."""
     for name in list(file):
         if name.startswith("positive"):
             del file[name]
@@ -208,7 +208,7 @@ def test_nothing_to_resume(folder: Path, where: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The checkpoint of a run that has ended."""
+    """The checkpoint of a finished run."""
     folder = tmp_path_factory.mktemp("trained")
     prepare(folder)
     train(cwd=folder, how=run_here)
@@ -217,7 +217,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def checkpoint(folder: Path, trained: bytes) -> Path:
-    """That checkpoint where `--resume` looks for it."""
+    """A copy of that checkpoint where `--resume` expects it."""
     path = folder / "reference_model" / LAST
     path.parent.mkdir()
     path.write_bytes(trained)

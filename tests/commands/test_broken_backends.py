@@ -1,7 +1,7 @@
-"""A backend that cannot be used says why, and how to install what is missing; the others go on.
+"""A backend that cannot be used gives the reason and the command that installs it; the others still work.
 
-Backends come from a distribution made here, and frameworks are hidden, not uninstalled. What is refused
-at once is called in this process; what matters to a user most runs as a program.
+Backends come from a distribution made here, and frameworks are hidden, not uninstalled. Most commands run in
+this process; the most important ones run as programs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from command_line import assert_same_run, hide_frameworks, hideable, refused, ru
 
 from core.backend.registry import backend_names
 
-# Each is the whole of a third party's package; its entry point is `NAME = NAME_package:backend`.
+# Each text is a whole package of a third party; its entry point is `NAME = NAME_package:backend`.
 DESCRIPTOR = "from core.backend.contract import Backend\nbackend = Backend({})\n"
 NOT_INSTALLED = DESCRIPTOR.format(
     "'absent', 'Nowhere Framework', 'nowhere_framework', ('nowhere',), 'pip install nowhere', 'no.model'"
@@ -39,7 +39,7 @@ WORSE = {
 
 
 def install(folder: Path, packages: dict[str, str]) -> dict[str, str]:
-    """A folder with a distribution of these backends; gives the environment in which it is found."""
+    """Write a distribution with these backends; return the environment in which it is found."""
     information = folder / "others-1.0.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
@@ -155,7 +155,7 @@ LIBRARY = "raise OSError('libthing.so.1: cannot open shared object file [/usr/li
 
 @pytest.fixture
 def unloadable(tmp_path: Path) -> dict[str, str]:
-    """A framework that is there and cannot be loaded."""
+    """A framework that is installed and fails to import."""
     descriptor = DESCRIPTOR.format(
         "'heavy', 'Heavy', 'heavy_framework', ('heavy',), 'pip install heavy', 'heavy_framework'"
     )

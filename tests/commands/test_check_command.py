@@ -68,7 +68,7 @@ def test_a_submission_for_a_folder_of_images(tmp_path: Path) -> None:
 
 
 def test_images_whose_names_have_no_suffix(tmp_path: Path) -> None:
-    """The ids that `check` wants are those of the files, whole; and it tells what it passed over."""
+    """The expected ids are the names of the files without suffix; ignored files are listed."""
     uid = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027"
     names = [uid, "CR.0001", "CR.0002", "a b à.dcm", "DicomDir", "x/same.dcm", "y/same.DICOM"]
     for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What a shell proposes: asked in bash as it asks, and by the protocol that zsh and fish use too."""
+"""Completion in bash, and by the protocol that zsh and fish use too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPORTS = sorted(form for name in backend_names() for form in find_backend(name)
 
 
 def asked(cwd: Path, line: str, *before: str, **changes: str) -> tuple[list[str], str]:
-    """What is proposed for the last word of a line, and what was written to standard error."""
+    """Return the completions of the last word of a line, and standard error."""
     program = "preprocess.py" if line.startswith("preprocess.py") else "run.py"
     reader, writer = os.pipe()
     variables = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
@@ -153,7 +153,7 @@ def test_every_key_that_is_proposed_is_one(place: Path) -> None:
 
 
 def in_bash(cwd: Path, setup: str, words: list[str], call: str) -> list[str]:
-    """What bash itself proposes for the last of some words."""
+    """Return the completions of the last word in bash."""
     line = shlex.join(words)
     script = (
         f"{setup}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; COMP_LINE={shlex.quote(line)}\n"
@@ -188,7 +188,7 @@ def test_bash_completes_a_command_that_was_registered(place: Path) -> None:
 
 
 def test_bash_completes_python_and_a_program(place: Path) -> None:
-    """After `activate-global-python-argcomplete`, whose script looks for a mark in the program."""
+    """`activate-global-python-argcomplete` works; its script looks for a mark in the program."""
     for program in COMMANDS:
         (place / program).symlink_to(ROOT / program)
     setup = f"source {shlex.quote(str(SCRIPT))}"

@@ -1,4 +1,4 @@
-"""`run.py config` prints a configuration that trains the same, and refuses a wrong one as `train` does."""
+"""`run.py config` prints a configuration that trains the same, and raises the errors of `train`."""
 
 from __future__ import annotations
 

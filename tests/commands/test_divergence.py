@@ -17,7 +17,7 @@ STEEP = ["--learning-rate", "100"]
 
 
 def assert_finite(path: Path) -> int:
-    """A checkpoint can be read and all of it is finite; gives the number of its epochs."""
+    """Assert that a checkpoint is readable and finite; return the number of its epochs."""
     checkpoint = load_checkpoint(path)
     for name, array in checkpoint.arrays.items():
         assert np.isfinite(array).all(), name

@@ -25,13 +25,13 @@ LEAST_LETTERS = 8
 
 
 def examples(document: str) -> list[str]:
-    """The Python blocks of a document, in their order."""
+    """Return the Python blocks of a document, in order."""
     text = (ROOT / document).read_text(encoding="utf-8")
     return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def run_example(folder: Path, content: str) -> dict[str, Any]:
-    """Run a block in a folder; gives the names that are left."""
+    """Run a block in a folder; return its global names."""
     names: dict[str, Any] = {}
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         exec(content, names)
@@ -40,7 +40,7 @@ def run_example(folder: Path, content: str) -> dict[str, Any]:
 
 @pytest.fixture
 def masks(tmp_path: Path) -> dict[str, NDArray[np.uint8]]:
-    """Masks by image id, with the pictures and radiographs that they belong to in `tmp_path`."""
+    """Masks by image id; `tmp_path` has their pictures and radiographs."""
     found = {}
     for folder in ("masks", "radiographs"):
         (tmp_path / folder).mkdir()
@@ -89,14 +89,14 @@ def test_masks_as_pictures_become_the_same_data_file(
 
 
 def quoted() -> list[str]:
-    """The messages in docs/troubleshooting.md: what stands as code in the first column of its tables."""
+    """Return the messages in docs/troubleshooting.md: the code in the first column of its tables."""
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
 
 
 @functools.cache
 def texts() -> tuple[re.Pattern[str], ...]:
-    """Every text of the sources, with anything in the place of its values."""
+    """Return a pattern for every text in the sources, with wildcards for formatted values."""
     found = {
         pattern
         for folder in SOURCES

@@ -1,6 +1,6 @@
-"""SIGTERM and SIGHUP end a command as orderly as Ctrl-C: nothing half written, no lock, no process stays.
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: no partial file, lock or process is left.
 
-The moment is one at which the command has said or shown that it is at work; nothing depends on a time.
+The signal is sent when the output or the files show that the command is at work, not after a fixed time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SAYS = {
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Radiographs with annotations and a model; more than are done between two looks at the folder."""
+    """Radiographs with annotations, and a model. There are enough images that the signal comes in time."""
     folder = tmp_path_factory.mktemp("original")
     write_model(folder / "reference_model")
     for number in range(IMAGES):
@@ -56,7 +56,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(original: Path, tmp_path: Path) -> Path:
-    """A folder of one's own with all of it."""
+    """A copy of `original` for one test."""
     for path in original.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "temporary").mkdir()
@@ -64,7 +64,7 @@ def place(original: Path, tmp_path: Path) -> Path:
 
 
 def started(words: Sequence[str], cwd: Path, *before: str) -> subprocess.Popen[str]:
-    """A command that leads a group of processes, once it is at work."""
+    """Start a command in its own process group; yield it once it is at work."""
     with interruptible():
         process = subprocess.Popen(
             [*before, *words],
@@ -83,12 +83,12 @@ def started(words: Sequence[str], cwd: Path, *before: str) -> subprocess.Popen[s
 
 
 def at_work(folder: Path) -> bool:
-    """Whether a mask is written, or preprocessing has begun its journal."""
+    """Return whether a mask was written, or preprocessing has started its journal."""
     return any(folder.glob(".masks.*.partial/*.png")) or any(folder.glob("new/data.h5.staging/*.jsonl"))
 
 
 def wait_for_group(process: subprocess.Popen[str]) -> str:
-    """What a process and all that it started said on standard error, once all of them have ended."""
+    """Wait for the end of a process and its children; return standard error."""
     _, errors = process.communicate(timeout=TIMEOUT_S)
     deadline = time.monotonic() + TIMEOUT_S
     while sys.platform == "linux" and members(process.pid) and time.monotonic() < deadline:
@@ -110,14 +110,14 @@ def test_nothing_stays(place: Path, command: str, number: signal.Signals, alone:
     assert errors.endswith(SAYS[command].format(number.name)), errors
     assert not re.search("Traceback|Warning|resource", errors), errors
     left = content(place)
-    if command == "preprocess":  # its rows are gone on with by the next run, as after Ctrl-C
+    if command == "preprocess":  # the next run continues with its rows, as after Ctrl-C
         left = {name: data for name, data in left.items() if not name.startswith("new/data.h5.staging")}
         assert left.pop("new", "") is None
     assert left == before
 
 
 def test_an_ignored_hangup_stays_ignored(place: Path) -> None:
-    """With `nohup` a command outlives its terminal."""
+    """With `nohup` a command survives its terminal."""
     words = words_of("run.py", "predict", *PREDICT, "--overwrite", "--batch-size", "2")
     ignoring = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     code = f"{ignoring}; os.execv(sys.argv[1], sys.argv[1:])"

@@ -27,7 +27,7 @@ KEYS = {"dice", "dice_all_empty", "dice_positive", "iou", "auroc", "tp", "fp", "
 
 
 def write_originals(path: Path, images: int, seed: int = 0) -> None:
-    """Images of many odd sizes with rectangles, brighter than the noise; a third is positive."""
+    """Images of odd sizes with rectangles brighter than the noise; a third is positive."""
     random = np.random.default_rng(seed)
     sizes = random.integers(35, 90, (images, 2)).astype(np.int32)
     pixels = np.zeros((images, SIZE, SIZE), np.float32)
@@ -63,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may change."""
+    """A copy of that folder that a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
@@ -79,7 +79,7 @@ def evaluate(*words: str, cwd: Path) -> Any:
 def by_hand(
     folder: Path, chosen: NDArray[np.int64], thresholds: Thresholds, flip: bool = False
 ) -> list[tuple[NDArray[Any], NDArray[Any], float]]:
-    """Mask, truth and existence score of some images: one at a time, thresholds as the winners wrote them."""
+    """Return mask, truth and existence of images: one image at a time, with the winners' threshold rule."""
     members = find_members([folder / "reference_model"])
     predictor = Predictor(members, backends.reference.backend.load(), "cpu", flip=flip)
     found = []
@@ -102,7 +102,7 @@ def held_out(folder: Path) -> NDArray[np.int64]:
 
 
 def check(scores: Any, found: list[tuple[NDArray[Any], NDArray[Any], float]]) -> None:
-    """The JSON of an evaluation against masks made by hand."""
+    """Compare the JSON of an evaluation with masks computed here."""
     dice = [1.0 if not (p | t).any() else 2 * (p & t).sum() / (p.sum() + t.sum()) for p, t, _ in found]
     iou = [1.0 if not (p | t).any() else (p & t).sum() / (p | t).sum() for p, t, _ in found]
     positive = np.array([t.any() for _, t, _ in found])
@@ -181,7 +181,7 @@ def test_several_models_stand_side_by_side(folder: Path) -> None:
 
 
 def test_an_ensemble_is_judged_out_of_fold(folder: Path) -> None:
-    """Two runs with other held-out images: each image is predicted by those that have not seen it."""
+    """Two runs with other held-out images: each image is predicted by the models that held it out."""
     train("--seed", "8", "--epochs", "1", "--out", "second", cwd=folder, how=run_here)
     both = ["--model", "reference_model", "second/reference_model"]
     scores = evaluate(*both, "--pixel", "0.3", "--score", "0.3", "--area", "0", cwd=folder)

@@ -1,4 +1,4 @@
-"""The example of a third party's backend: installed as its author would, found, and put to every proof."""
+"""The example of a third party's backend: installed, found, and tested like the toolkit's own."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ EXAMPLE = ROOT / "docs" / "example-backend"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages that holds the example, built from a copy so that the checkout stays clean."""
+    """A folder of packages with the example, built from a copy so that the checkout stays clean."""
     folder = tmp_path_factory.mktemp("example")
     source = shutil.copytree(EXAMPLE, folder / "source")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # What it needs is installed with the tests; nothing is fetched here.
+    # Its requirements are installed with the tests; nothing is downloaded here.
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "site")]
     subprocess.run([*pip, *offline, str(source)], check=True, timeout=TIMEOUT_S)
     return folder / "site"
 
 
 def test_it_is_found_through_its_entry_point(installed: Path, tmp_path: Path) -> None:
-    hide_frameworks(tmp_path)  # to start each of them takes seconds
+    hide_frameworks(tmp_path)  # starting each of them takes seconds
     env = {"PYTHONPATH": f"{installed}:{tmp_path}"}
     listed = json.loads(succeed("backends", "--json", cwd=tmp_path, env=env))
     (found,) = [backend for backend in listed if backend["name"] == "autograd"]

@@ -1,6 +1,6 @@
-"""`run.py export` writes a trained model for other programs, checks it, and replaces nothing unasked.
+"""`run.py export` writes a trained model for other programs and checks it; it replaces files only if asked.
 
-And `-f onnx` predicts, scores and tunes what others trained, and refuses to train before anything is read.
+The backend `onnx` predicts, scores and tunes models of others, and refuses to train before reading data.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def difference_told(text: str) -> float:
+def shown_difference(text: str) -> float:
     found = re.search(r"Checked: read back, .* by (\S+) at most", text)
     assert found, text
     return float(found[1])
@@ -58,8 +58,8 @@ def test_an_onnx_file_alone_says_all_and_needs_no_training_framework(model: Path
     hide_frameworks(model / "hidden", "onnxruntime")
     hidden = {"PYTHONPATH": str(model / "hidden")}
     words = ("export", "--model", "tiny", "--to", "onnx")
-    told = succeed(*words, "--out", "one.onnx", "--white", "255", cwd=model, env=hidden)
-    assert difference_told(told) < 1e-5
+    output = succeed(*words, "--out", "one.onnx", "--white", "255", cwd=model, env=hidden)
+    assert shown_difference(output) < 1e-5
     facts = {one.key: one.value for one in onnx.load(model / "one.onnx").metadata_props}
     assert json.loads(facts["classes"]) == ["pneumothorax"]
     assert json.loads(facts["thresholds"]) == {"pixel": 0.25, "area": 300, "score": 0.75}
@@ -72,9 +72,9 @@ def test_an_onnx_file_alone_says_all_and_needs_no_training_framework(model: Path
     succeed(*words, cwd=model, how=run_here)  # like a data file and what training exports: white is 1
     folder = model / "tiny" / "export-onnx"
     assert sorted(path.name for path in folder.iterdir()) == ["metadata.json", "model.onnx"]
-    beside = json.loads((folder / "metadata.json").read_text())
+    metadata = json.loads((folder / "metadata.json").read_text())
     changed = {key: facts[key] for key in ("height_multiple", "width_multiple")}
-    assert beside | changed == facts | {"white": "1"}
+    assert metadata | changed == facts | {"white": "1"}
     plain = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(plain.run(None, {"images": VALUES / np.float32(255)})[0], grey)
     assert grey.std() > 0.05
@@ -161,7 +161,7 @@ def test_a_wrong_export_is_an_error_and_leaves_nothing(model: Path) -> None:
     twin = DESCRIPTOR.format("'twin', 'Twin', None, ('numpy',), 'pip install twin', 'no.model', ('wrongs',)")
     env = install(others, {"wrong": WRONG, "twin": twin})
     words = ("export", "--model", "tiny", "--to", "wrongs", "--out", "out")
-    says = ["backend 'twin'", "cannot be imported"]  # the first that writes it, as -f names none
+    says = ["backend 'twin'", "cannot be imported"]  # the first that writes it, since -f was not given
     refused(*words, cwd=model, env=env, says=says)
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     says = ["the wrongs export is wrong", "Nothing was written"]
@@ -175,10 +175,10 @@ def test_a_model_just_trained_exports_with_its_metadata(tmp_path: Path) -> None:
     tuned = json.loads((tmp_path / "reference_model" / "thresholds.json").read_text())
     assert json.loads(facts["thresholds"]) == {key: tuned[key] for key in ("pixel", "area", "score")}
     assert (facts["white"], facts["epoch"]) == ("1", str(load_epoch(tmp_path)))
-    told = succeed("export", "--model", "reference_model", "--to", "onnx", cwd=tmp_path, how=run_here)
-    assert difference_told(told) < 1e-5
-    beside = tmp_path / "reference_model" / "export-onnx" / "metadata.json"
-    assert json.loads(beside.read_text())["white"] == facts["white"], "one rule for every export"
+    output = succeed("export", "--model", "reference_model", "--to", "onnx", cwd=tmp_path, how=run_here)
+    assert shown_difference(output) < 1e-5
+    metadata = tmp_path / "reference_model" / "export-onnx" / "metadata.json"
+    assert json.loads(metadata.read_text())["white"] == facts["white"], "one rule for every export"
 
 
 def load_epoch(folder: Path) -> int:
@@ -247,7 +247,7 @@ def test_conformance_says_yes_to_prediction_and_no_to_training(tmp_path: Path) -
 
 
 def snippets() -> list[tuple[str, str]]:
-    """The Python of docs/export.md, by the format whose heading it stands under."""
+    """Return the Python examples of docs/export.md, by the format in their heading."""
     text = (ROOT / "docs" / "export.md").read_text()
     found = re.findall(r"^## `(\w+)`.*?```python\n(.*?)```", text, re.MULTILINE | re.DOTALL)
     assert {form for form, _ in found} >= {"onnx", "savedmodel", "mxnet", "torchscript", "stablehlo"}
@@ -260,8 +260,8 @@ def snippets() -> list[tuple[str, str]]:
 def test_each_format_is_read_by_the_bare_framework_as_documented(form: str, model: Path) -> None:
     code = dict(snippets())[form]
     grey = ("--white", "255")
-    told = succeed("export", "--model", "tiny", "--to", form, "--out", "exported", *grey, cwd=model)
-    assert difference_told(told) < 1e-5
+    output = succeed("export", "--model", "tiny", "--to", form, "--out", "exported", *grey, cwd=model)
+    assert shown_difference(output) < 1e-5
     assert json.loads((model / "exported" / "metadata.json").read_text())["white"] == "255"
     np.save(model / "images.npy", VALUES)
     code = f"import numpy as np\nimages = np.load('images.npy')\n{code}\nnp.save('found.npy', probabilities)"
@@ -274,8 +274,8 @@ def test_each_format_is_read_by_the_bare_framework_as_documented(form: str, mode
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    words = ("export", "--model", "tiny", "--to", "onnx", "--out", "judge.onnx")
+    words = ("export", "--model", "tiny", "--to", "onnx", "--out", "reference.onnx")
     succeed(*words, *grey, cwd=model, how=run_here)
-    judge = onnxruntime.InferenceSession(str(model / "judge.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(model / "reference.onnx"), providers=["CPUExecutionProvider"])
     found = np.load(model / "found.npy")
-    np.testing.assert_allclose(found, judge.run(None, {"images": VALUES})[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, session.run(None, {"images": VALUES})[0], rtol=0, atol=1e-6)

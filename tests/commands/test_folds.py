@@ -1,4 +1,4 @@
-"""K folds: each like a run of its own, interrupted and resumed as one."""
+"""K folds: each equals a run of its own; they are interrupted and resumed as one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BEGIN = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *FO
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three folds of a run that was left in peace; `said` is what it printed."""
+    """Three folds of an uninterrupted run; `said` is its output."""
     folder = tmp_path_factory.mktemp("whole")
     prepare(folder)
     (folder / "said").write_text(train(*FOLDS, cwd=folder, how=run_here))
@@ -111,7 +111,7 @@ LARGE = [*BEGIN, "--batch-size", "3"]
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `whole`, with an epoch that takes a while."""
+    """Data and configuration as in `whole`, with longer epochs."""
     folder = tmp_path_factory.mktemp("large")
     prepare(folder, images=180)
     train(*LARGE[4:], cwd=folder, how=run_here)
@@ -206,7 +206,7 @@ def test_an_earlier_run_is_kept_and_a_fold_joins_its_own_kind(folder: Path) -> N
 
 
 def test_averages_are_brought_along(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Kept epochs go to another folder with the checkpoints; the end is as if the run had stayed."""
+    """The epochs kept for averaging move to another folder with the checkpoints; the result is the same."""
     (folder / "network.yaml").write_text(NETWORK.replace("0.01", "0.05"))
     words = [*FOLDS, "--fold", "0", "--set", "training.average_best=3"]
     train(*words, "--epochs", "4", "--out", "whole", cwd=folder, how=run_here)

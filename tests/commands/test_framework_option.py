@@ -1,4 +1,4 @@
-"""`-f NAME` may stand before or after `train`, which may be left out: it is the same command."""
+"""`-f NAME` may stand before or after `train`, and `train` may be left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPTIONS = ["--data", "data.h5", "--config", "network.yaml", "--epochs", "1"]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model of the plainest way."""
+    """A folder with the model of the shortest command line."""
     folder = tmp_path_factory.mktemp("plain")
     prepare(folder)
     succeed("train", "-f", "reference", *OPTIONS, cwd=folder, how=run_here)

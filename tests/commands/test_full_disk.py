@@ -1,6 +1,6 @@
-"""A disk that is full or must not be written ends a run with one error, and harms no finished file.
+"""A full or read-only disk ends a run with one error, and no finished file changes.
 
-The limit of a file's size stands for the full disk: the system refuses the bytes beyond it.
+A limit on file size stands for a full disk: the system rejects bytes beyond it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from core.experiment.checkpoint import load_checkpoint
 
 MODEL, LOGS = "reference_model", "reference_logs"
 OPTIONS = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]
-# So wide that a checkpoint is much larger than the pictures in the log.
+# The network is so wide that a checkpoint is much larger than the pictures in the log.
 WIDE = ["--set", "network.blocks[0].filters=96"]
 
 
 def assert_only_whole_files(folder: Path) -> None:
-    """No half-written file under any name that belongs to a model."""
+    """Assert that no file of a model is incomplete."""
     for path in folder.glob(f"{MODEL}/*"):
         assert path.name in {LAST, BEST, "history.json"}
         if path.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""A command line that contradicts itself, or gives an option that changes nothing, is wrong usage."""
+"""Contradictory options, or an option without effect, are wrong usage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.commands.shared.statuses import Status
 
 
 def wrong(folder: Path, *words: str, program: str = "run.py") -> str:
-    """Run what must be wrong usage and leave the folder as it is; gives the last line of the answer."""
+    """Run a command; assert wrong usage and unchanged files; return the last line of its message."""
     before = content(folder)
     done = run_here(*words, program=program, cwd=folder)
     assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
@@ -46,9 +46,9 @@ def wrong(folder: Path, *words: str, program: str = "run.py") -> str:
 def test_an_option_with_two_values(
     tmp_path: Path, words: list[str], option: str, first: str, second: str
 ) -> None:
-    told = wrong(tmp_path, *words)
-    assert f"argument {option}: " in told
-    assert f"takes one value; received '{first}' and '{second}'" in told
+    output = wrong(tmp_path, *words)
+    assert f"argument {option}: " in output
+    assert f"takes one value; received '{first}' and '{second}'" in output
 
 
 def test_a_switch_that_is_turned_on_and_off(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_an_option_that_needs_another(
 def test_parity_takes_a_batch_size_and_a_precision_that_are_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It once took its own defaults instead, without a word."""
+    """`--set` must not be replaced by parity's own defaults (a past defect)."""
     from core.commands import parity
 
     seen = []

@@ -1,4 +1,4 @@
-"""`--help` answers at once: it lists what there is and imports nothing but the standard library."""
+"""`--help` is fast: it lists all options and imports only the standard library."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_help_is_quick(tmp_path: Path) -> None:
         return time.perf_counter() - began
 
     helping, importing = [], []
-    # The quickest of each: other work on the machine only ever adds. Taken by turns, so that a
-    # slow spell meets both.
+    # The minimum of each is compared, since other load only adds time. They run in turns, so that a slow
+    # period affects both.
     for _ in range(MOST_ROUNDS):
         importing.append(seconds([sys.executable, "-c", "import numpy"]))
         helping.append(seconds(words_of("run.py", "--help")))

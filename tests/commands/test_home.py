@@ -1,4 +1,4 @@
-"""No home folder, and a user of whom the system knows but a number, as in many containers."""
+"""Commands work without a home folder and with a user that has only a number, as in many containers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from command_line import environment, prepare, words_of
 from selected import BACKENDS, PREDICTORS
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
-# Whoever asks who runs this is told that nobody knows.
+# Make every query of the user database fail.
 NOBODY = """
 import pwd
 def unknown(*_):
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and homes as POSI
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder `here` with all that commands need, one for temporary files, and a user without a name."""
+    """A folder `here` with inputs of commands, a folder for temporary files, and a user without a name."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(NOBODY)
     (tmp_path / "tmp").mkdir()
@@ -41,7 +41,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def run_homeless(place: Path, *words: str, home: str | None = None, program: str = "run.py") -> None:
-    """A command that must succeed in silence, and leave neither temporary files of its own nor a `~`."""
+    """Run a command; assert success, an empty standard error, and no left temporary files or `~`."""
     variables = environment(PYTHONPATH=str(place / "site"), TMPDIR=str(place / "tmp"))
     for name in USERS:
         variables.pop(name, None)
@@ -101,7 +101,7 @@ def test_homes_that_are_none(place: Path, home: str) -> None:
 
 @pytest.mark.parametrize("hides", ["core.py", "data.py"])
 def test_modules_in_the_working_folder_are_not_taken(place: Path, hides: str) -> None:
-    """Radiographs are read in processes, too, that must find this project."""
+    """Worker processes that read radiographs must find this project."""
     (place / "here" / hides).write_text("raise SystemExit('not this one')\n")
     options = ["--images", "images", "--no-annotations", "--out", "out.h5", "--size", "32"]
     run_homeless(place, *options, program="preprocess.py")
@@ -110,6 +110,6 @@ def test_modules_in_the_working_folder_are_not_taken(place: Path, hides: str) ->
 
 
 def test_the_list_of_backends(place: Path) -> None:
-    """Each is asked in a process of its own, which must find this project, not a folder of its name."""
+    """Each backend is probed in a process that must find this project, not a folder of the same name."""
     (place / "here" / "core.py").write_text("raise SystemExit('not this one')\n")
     run_homeless(place, "backends")

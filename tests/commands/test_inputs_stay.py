@@ -1,4 +1,4 @@
-"""What a command reads is never written over, and a command that fails has replaced nothing."""
+"""A command never replaces its input, and a failing command replaces nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEST = f"{MODEL}/best.safetensors"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A model, radiographs, a truth, a key, a submission, and a link to the truth."""
+    """A model, radiographs, annotations, a key, a submission, and a link to the annotations."""
     write_model(tmp_path / MODEL)
     (tmp_path / MODEL / "history.json").write_text("[]\n")
     for number in range(4):
@@ -78,7 +78,7 @@ def place(tmp_path: Path) -> Path:
     ],
 )
 def test_no_input_is_written_over(place: Path, words: Sequence[str], says: str) -> None:
-    """Neither with `--overwrite`, nor through a link, nor inside of a folder that is read."""
+    """Inputs stay with `--overwrite`, through a link, and inside a folder that is read."""
     before = content(place)
     program, *rest = words
     assert_one_error(run_here(*rest, cwd=place, program=program), says)
@@ -99,7 +99,7 @@ def test_other_files_in_a_folder_that_is_read_may_be_written(place: Path) -> Non
 
 @pytest.mark.parametrize("above", ["export", "averaging"])
 def test_a_model_may_lie_in_a_folder_of_any_name(place: Path, above: str) -> None:
-    """What is called like a part of a model is one only inside of the model's folder."""
+    """A name like that of a model's file matters only inside the model's folder."""
     (place / above).mkdir()
     (place / MODEL).rename(place / above / MODEL)
     words = (*EVALUATE[1:], "--model", f"{above}/{MODEL}", "--json", f"{above}/{MODEL}/scores.json")
@@ -153,7 +153,7 @@ def test_a_name_that_is_too_long_is_one_error(place: Path, words: Sequence[str])
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_prediction_that_fails_at_its_end_has_replaced_nothing(place: Path) -> None:
-    """What takes the JSON has no room; the submission that was ready before is not put in place either."""
+    """The JSON cannot be written, so the finished submission is not put in place either."""
     (place / "keep.csv").write_text("ImageId,EncodedPixels\nold,-1\n")
     (place / "printed").symlink_to("/proc/self/fd/1")
     words = words_of(*PREDICT, "--out", "keep.csv", "--json", "printed", "--overwrite")

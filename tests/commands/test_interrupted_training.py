@@ -1,7 +1,7 @@
-"""A run that is stopped, however and whenever, ends where it would have ended if it had not been.
+"""A stopped and resumed run ends with the same result as an uninterrupted one.
 
-Ctrl-C ends it after the batch under way with a checkpoint and the command that goes on; a killed one
-goes on from its newest checkpoint. Checkpoints and history are then those of an uninterrupted run.
+Ctrl-C stops the run after the current batch, with a checkpoint and the command that continues. A killed run
+continues from its newest checkpoint. Checkpoints and history then equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RESUME = ["-f", "reference", "--data", "data.h5", "--resume"]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model of a run that was left in peace, with its data beside it."""
+    """The model of an uninterrupted run, with its data in the same folder."""
     folder = tmp_path_factory.mktemp("whole")
     prepare(folder, images=240)
     train(*OPTIONS, cwd=folder, how=run_here)
@@ -65,7 +65,7 @@ def place(whole: Path, tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def started(cwd: Path, words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """A training under way, which does not outlive the block."""
+    """Start a training; kill it at the end of the block."""
     with interruptible():
         process = subprocess.Popen(
             words_of("run.py", *words),
@@ -86,7 +86,7 @@ def started(cwd: Path, words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
-    """Read the process's output up to a line that starts with some text."""
+    """Read the process's output up to a line that starts with a text."""
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
@@ -102,7 +102,7 @@ def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
 def test_an_interrupted_run_says_how_to_go_on_and_ends_the_same(
     whole: Path, place: Path, sent: signal.Signals, data: str, out: str
 ) -> None:
-    """In words that can be pasted: names with spaces are quoted."""
+    """The command that continues can be pasted: names with spaces are quoted."""
     (place / "data.h5").rename(place / data)
     model, done, output = Path(out, MODEL), 0, ""
     for words in (BEGIN, RESUME):
@@ -125,7 +125,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_the_same(
 
 
 def go_on(output: str, cwd: Path) -> None:
-    """Do what an interrupted run said is to be done."""
+    """Run the command that an interrupted run printed."""
     (command,) = re.findall(r"^Go on with: (.*)$", output, re.MULTILINE)
     python, program, *words = shlex.split(command)
     assert (python, program) == ("python", "run.py")
@@ -151,7 +151,7 @@ def test_ctrl_c_on_the_terminal_stops_in_the_middle_of_an_epoch(tmp_path: Path) 
     watchdog = threading.Timer(TIMEOUT_S, process.kill)
     watchdog.start()
     output, pressed = b"", False
-    with contextlib.suppress(OSError):  # how Linux says that nobody has the terminal open any more
+    with contextlib.suppress(OSError):  # on Linux: no process has the terminal open any more
         while chunk := os.read(terminal, 65536):
             output += chunk
             if not pressed and re.search(rb"epoch 1/1.*\D[1-9]\d*/240", output):  # the bar has moved
@@ -200,7 +200,7 @@ def test_a_run_killed_at_random_moments_ends_the_same(whole: Path, place: Path) 
     assert_same_run(whole, place / MODEL)
 
 
-# Kills the process just before it puts a file in its place for the n-th time.
+# Kill the process just before it renames a file to its final name for the n-th time.
 KILLER = """
 import os, pathlib, signal
 
@@ -223,7 +223,7 @@ pathlib.Path.replace = killing
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model of a run of two short epochs that was left in peace."""
+    """The model of an uninterrupted run of two short epochs."""
     folder = tmp_path_factory.mktemp("short")
     prepare(folder)
     train(cwd=folder, how=run_here)
@@ -231,7 +231,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killing(hook: Path, moment: str) -> dict[str, str]:
-    """The environment of a process that kills itself at a moment, "FILE:N"; `hook` is an empty folder."""
+    """Return the environment of a process that kills itself at "FILE:N"; `hook` is an empty folder."""
     (hook / "sitecustomize.py").write_text(KILLER)
     return {"PYTHONPATH": str(hook), "KILL_BEFORE": moment}
 

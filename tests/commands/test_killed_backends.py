@@ -1,8 +1,8 @@
-"""On every backend: killed at random points, a run ends bit for bit as if it had been left in peace.
+"""On every backend, a run that is killed at random points ends bit for bit as an uninterrupted one.
 
-One run is killed and resumed again and again, each time at some random point after its next epoch has
-ended. `PNEUMOSEG_KILLS` says how often: by default the run is killed and its continuation too, as each start
-of a framework takes seconds. `test_interrupted_training.py` has the moments between two files.
+A run is killed and resumed repeatedly, each time at a random point after its next epoch. `PNEUMOSEG_KILLS` is
+the number of kills: two by default, since each start of a framework takes seconds. The moments between two
+files are tested in `test_interrupted_training.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGES = 60
 
 
 @pytest.mark.timeout(60 * max(KILLS, 5))
-@pytest.mark.parametrize("backend", BACKENDS[:2])  # what is written and read again is core's
+@pytest.mark.parametrize("backend", BACKENDS[:2])  # checkpoints are written and read by core
 def test_killed_again_and_again_it_ends_with_the_same_bits(backend: str, tmp_path: Path) -> None:
     prepare(tmp_path, images=IMAGES)
     model = f"{backend}_model"

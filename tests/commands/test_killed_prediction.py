@@ -1,7 +1,7 @@
-"""Killed at random moments, over and over, `predict` writes nothing by halves and ends as if left in peace.
+"""`predict`, killed at random moments, leaves no partial output; run again, it writes the same outputs.
 
-The default is a few kills; `PNEUMOSEG_KILLS=20 pytest -s tests/commands/test_killed_prediction.py` makes as
-many as are asked for and prints what they met. `PNEUMOSEG_SEED` draws other moments.
+The default is a few kills; `PNEUMOSEG_KILLS=20 pytest -s tests/commands/test_killed_prediction.py` makes 20
+and prints the state at each. `PNEUMOSEG_SEED` draws other moments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEED = int(os.environ.get("PNEUMOSEG_SEED", "20"))
 IMAGES = 40
 
 Content = dict[str, bytes]
-"""The files of an output by their names: "" where it is a file itself."""
+"""The files of each output by name; the name is "" for an output that is a file."""
 
 FILES = ("submission.csv", "probabilities.h5", "answers.json")
 FOLDERS = ("masks", "overlays", "segmentations")
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks for or
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 small radiographs, every third with a finding, a few of them wrecks, and two unlike models."""
+    """40 small radiographs, every third positive, a few unreadable, and two different models."""
     folder = tmp_path_factory.mktemp("sources")
     for number in range(IMAGES):
         path = folder / "images" / f"{number:02}.dcm"
@@ -68,14 +68,14 @@ def run(words: list[str], place: Path) -> None:
 
 
 def content(path: Path) -> Content:
-    """What an output holds."""
+    """Return the content of an output."""
     if path.is_file():
         return {"": path.read_bytes()}
     return {file.name: steady(file) for file in path.iterdir()}
 
 
 def steady(file: Path) -> bytes:
-    """A file's bytes; of a Segmentation object without the dates and times of its making."""
+    """Return a file's bytes; for a Segmentation object without its creation dates and times."""
     data = file.read_bytes()
     return re.sub(rb"(DA|TM|DT)..[0-9.]{6,26} ?", rb"\1", data) if file.suffix == ".dcm" else data
 
@@ -86,7 +86,7 @@ def contents(place: Path) -> dict[str, Content]:
 
 @pytest.fixture(scope="module")
 def undisturbed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Content]]:
-    """What each model's run writes when it is left in peace."""
+    """The outputs of each model's uninterrupted run."""
     found = {}
     for model in ("model", "earlier"):
         place = tmp_path_factory.mktemp(model)
@@ -112,12 +112,12 @@ def test_killed_at_random_moments(
         run(words(sources, "earlier"), first)
         for name in OUTPUTS:
             allowed[name].append(undisturbed["earlier"][name])
-    # What a killed run has put in place already may be replaced.
+    # Outputs that a killed run completed may be replaced.
     command = words(sources, "model", "--overwrite")
     started = time.monotonic()
     run(command, place)
     seconds = time.monotonic() - started
-    while struck.total() < (KILLS + 1) // 2:  # and as many with the other beginning
+    while struck.total() < (KILLS + 1) // 2:  # and as many for the other way to start
         if (set(contents(place)) == set(OUTPUTS) and before == "nothing") or chance.random() < 0.4:
             run(command, place)
             check_whole(place, undisturbed["model"])
@@ -140,7 +140,9 @@ def test_killed_at_random_moments(
         for name, one in found.items():
             assert one in allowed[name], f"{name} is neither whole nor what it was"
         if before == "an earlier run":
-            assert set(FILES) <= set(found), "what was there before is gone"  # a folder is for a moment
+            assert set(FILES) <= set(found), (
+                "what was there before is gone"
+            )  # a folder that is being replaced is missing for a moment
     run(command, place)
     check_whole(place, undisturbed["model"])
     print(f"\n{struck.total()} kills with seed {SEED}, {before} there: {dict(struck)}")
@@ -153,7 +155,7 @@ def wait_for_moment(
     chance: random.Random,
     seconds: float,
 ) -> None:
-    """Until a time or a number of masks has come, or the first output changes, whichever is drawn."""
+    """Wait for a random event: a time, a number of masks, or the first change of an output."""
     masks, deadline = chance.randrange(1, IMAGES), time.monotonic() + chance.uniform(0, 1.2 * seconds)
     moments: list[Callable[[], bool]] = [
         lambda: time.monotonic() >= deadline,
@@ -173,9 +175,9 @@ def inode(path: Path) -> int | None:
 
 
 def hidden(place: Path, suffix: str) -> int:
-    """Files under names that are none of the outputs'."""
+    """Return the number of files in unfinished output folders, which have temporary names."""
     count = 0
-    with contextlib.suppress(OSError):  # it changes under our eyes
+    with contextlib.suppress(OSError):  # files may vanish while they are listed
         for folder in place.iterdir():
             if folder.name not in OUTPUTS and folder.is_dir():
                 count += sum(file.suffix == suffix for file in folder.iterdir())
@@ -183,7 +185,7 @@ def hidden(place: Path, suffix: str) -> int:
 
 
 def kill(process: subprocess.Popen[bytes], place: Path, began: dict[str, int | None], *, alone: bool) -> str:
-    """Kill the process, with or without those that it has started; tells what it was at."""
+    """Kill the process, with or without its children; return what it was doing."""
     begun = any(path.name not in OUTPUTS for path in place.iterdir())
     with contextlib.suppress(ProcessLookupError):
         (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
@@ -194,6 +196,6 @@ def kill(process: subprocess.Popen[bytes], place: Path, began: dict[str, int | N
 
 
 def check_whole(place: Path, expected: dict[str, Content]) -> None:
-    """All outputs as of an undisturbed run, and nothing else in the folder."""
+    """Assert that all outputs equal those of an uninterrupted run, and that the folder has nothing else."""
     assert contents(place) == expected
     assert {path.name for path in place.iterdir()} == set(OUTPUTS)

@@ -1,7 +1,7 @@
-"""Training and what belongs to it on a machine that has none of the packages for DICOM, phantoms and reports.
+"""Training and related commands work without the packages for DICOM, phantoms and reports.
 
-They are hidden from every process, their metadata too. That nothing else of what setup.py wants is needed
-either is what `test_missing_packages` shows for each command alone.
+These packages and their metadata are hidden from every process. `test_missing_packages` shows for each
+command alone which packages it needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def test_what_is_hidden_is_what_is_not_to_be_needed() -> None:
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment variables that hide them."""
+    """The environment variables that hide the packages."""
     return hide(tmp_path_factory.mktemp("hidden"), HEAVY, HEAVY.values())
 
 
@@ -46,15 +46,15 @@ def test_a_backend_trains_evaluates_and_conforms(backend: str, tmp_path: Path, l
     assert list((tmp_path / f"{backend}_logs").glob("*tfevents*"))
     succeed("evaluate", "-f", backend, "--data", "data.h5", "--json", "scores.json", cwd=tmp_path, env=light)
     assert json.loads((tmp_path / "scores.json").read_text())["images"] == 5
-    told = succeed("conformance", "-f", backend, "--only", "dropout", cwd=tmp_path, env=light)
-    assert f"{backend}: " in told
+    output = succeed("conformance", "-f", backend, "--only", "dropout", cwd=tmp_path, env=light)
+    assert f"{backend}: " in output
 
 
 def test_two_backends_are_compared(tmp_path: Path, light: dict[str, str]) -> None:
     prepare(tmp_path)
     words = ["-f", "reference", "-f", BACKENDS[0], "--config", "network.yaml", "--data", "data.h5"]
-    told = succeed("parity", *words, "--steps", "3", "--set", AUGMENTED, cwd=tmp_path, env=light)
-    assert f"holds: {BACKENDS[0]} cannot be told from reference" in " ".join(told.split())
+    output = succeed("parity", *words, "--steps", "3", "--set", AUGMENTED, cwd=tmp_path, env=light)
+    assert f"holds: {BACKENDS[0]} cannot be told from reference" in " ".join(output.split())
 
 
 def test_a_run_is_the_same_as_with_all_packages(tmp_path: Path, light: dict[str, str]) -> None:
@@ -66,16 +66,16 @@ def test_a_run_is_the_same_as_with_all_packages(tmp_path: Path, light: dict[str,
 
 @pytest.mark.skipif("jax" not in BACKENDS, reason="JAX is not under test")
 def test_an_export_that_wants_a_package_costs_no_training(tmp_path: Path, light: dict[str, str]) -> None:
-    """JAX writes its exports with flatbuffers, which it does not bring."""
+    """JAX needs flatbuffers for its exports, and does not require it."""
     prepare(tmp_path)
     model = tmp_path / "jax_model"
     words = ["-f", "jax", "--data", "data.h5"]
     succeed(*words, "--config", "network.yaml", "--epochs", "1", cwd=tmp_path, env=light)
     assert (model / "export/model.stablehlo").is_file()
     without = hide(tmp_path / "hidden", [*HEAVY, "flatbuffers"], HEAVY.values())
-    told = succeed(*words, "--resume", "--epochs", "2", cwd=tmp_path, env=without)
-    assert "No export was written: the export needs flatbuffers" in told
-    assert "Run: pip install flatbuffers" in told
+    output = succeed(*words, "--resume", "--epochs", "2", cwd=tmp_path, env=without)
+    assert "No export was written: the export needs flatbuffers" in output
+    assert "Run: pip install flatbuffers" in output
     assert not (model / "export").exists()  # it was that of the first epoch
     assert (model / "predictions.png").is_file()
     assert (model / "thresholds.json").is_file()

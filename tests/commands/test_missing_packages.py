@@ -1,7 +1,8 @@
-"""Packages that are not installed: a command that needs one names it; one that does not need it works.
+"""Packages that are not installed: a command that needs one names it; other commands work.
 
-For each command this file says which packages it needs. It must work where all others of the toolkit are
-hidden, their metadata too; and where any of them is hidden it must end with the one line that installs it.
+This file lists the packages that each command needs. The command must work while all other packages of the
+toolkit and their metadata are hidden. If one that it needs is hidden, it must end with the line that installs
+it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ PACKAGES = {
     "xxhash": "xxhash",
     "yaml": "PyYAML",
 }
-"""Module to package, of all that setup.py wants installed."""
+"""The package of each module, for all requirements in setup.py."""
 
 OTHER = next(name for name in ("torch", *BACKENDS) if name in BACKENDS)
 MODEL = {"numpy", "rich", "pydantic", "yaml", "safetensors", "PIL"}
@@ -89,7 +90,7 @@ NEEDS: dict[str, tuple[str, set[str]]] = {
     "verify": ("preprocess.py verify data.h5", STORE),
 }
 
-# Runs command lines one after another in its process, each with what it says on standard error.
+# Run command lines one after another in one process; print the standard error of each.
 _ALL = """
 import contextlib, io, json, sys
 sys.path.insert(0, {root!r})
@@ -106,7 +107,7 @@ print(json.dumps(found))
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with all that the commands work on."""
+    """A folder with the inputs of all commands."""
     folder = tmp_path / "work"
     folder.mkdir()
     prepare(folder, images=9)
@@ -121,7 +122,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def write_table(folder: Path) -> None:
-    """What `check` and `score` read."""
+    """The inputs of `check` and `score`."""
     rows = ["ImageId,EncodedPixels", "image-0,-1", "image-1,5 7 100 3", "image-2,-1"]
     (folder / "table.csv").write_text("\n".join([*rows, ""]))
 

@@ -1,7 +1,7 @@
-"""Outputs that are no files, that are links, and that two processes want at once, as a user types them.
+"""Outputs that are devices, pipes or links, and outputs that two processes want at the same time.
 
-No output is named in /dev: code that fails would destroy it for the whole system, where root runs the tests.
-Who holds a path first is this process, or a command that has said how far it is: nothing depends on time.
+No output is a path in /dev: as root, a defect could destroy it for the whole system. The first holder of a
+path is this process, or a command whose output shows its progress, so nothing depends on time.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ PARITY = ("run.py", "parity", "-f", "reference", "-f", "reference", "--steps", "
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, five radiographs with their truth, a data file, and a submission."""
+    """A model, five radiographs with annotations, a data file, and a submission."""
     folder = tmp_path_factory.mktemp("original")
     write_model(folder / MODEL)
     for number in range(5):
@@ -93,7 +93,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(original: Path, tmp_path: Path) -> Path:
-    """A folder of one's own with a copy of them."""
+    """A copy of these files for one test."""
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
@@ -106,7 +106,7 @@ def command(words: Sequence[str], cwd: Path, *more: str) -> subprocess.Completed
 
 
 def without_times(text: str) -> str:
-    """What a second run writes as well: no speed, no time of day, no names of files that were asked for."""
+    """Return the output without what differs between two runs: speeds, times and names of outputs."""
     text = re.sub(r'"(images_per_second|seconds)": [0-9.e+-]+', "", text)
     return re.sub(r"\d+(\.\d+)? images/s|\d{4}-\d\d-\d\d[ T]\d\d:\d\d[^<]*", "", text)
 
@@ -197,7 +197,7 @@ def test_a_reader_that_leaves_ends_in_one_error(place: Path) -> None:
 
 
 def make_null(path: Path) -> None:
-    """A node like /dev/null."""
+    """Make a device node like /dev/null."""
     try:
         os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         os.close(os.open(path, os.O_WRONLY))
@@ -252,7 +252,7 @@ def test_a_pipe_gets_the_submission(place: Path) -> None:
 
 
 def test_a_model_on_another_disk_is_trained_there(tmp_path: Path) -> None:
-    """Links to folders that are not there yet, then to an earlier run's."""
+    """The model's folder is a link, first to a folder that does not exist, then to an earlier run."""
     prepare(tmp_path)
     for name in (MODEL, LOGS):
         (tmp_path / name).symlink_to(f"disk/{name}")
@@ -293,7 +293,7 @@ def test_the_certificate_is_refused_before_the_steps(place: Path) -> None:
 
 
 def test_a_folder_that_will_be_replaced_takes_no_other_output(place: Path) -> None:
-    """The first one would take the second one's pictures away at its end."""
+    """The first command would delete the other's files when it replaces the folder."""
     with reserved(place / "out"):
         says = ["out is being written by another process"]
         for words in (["--overlays", "out/look"], ["--json", "out/deep/a.json"]):
@@ -310,7 +310,7 @@ def test_a_training_takes_no_folder_away_in_which_another_process_writes(folder:
 
 @contextlib.contextmanager
 def training(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A training that has ended its first epoch and goes on for long."""
+    """Start a long training; yield it after its first epoch."""
     given = ("--data", "data.h5", "--config", "network.yaml", "--epochs", "1000000")
     given += ("--set", "training.early_stop.patience=1000000")
     with started(folder, ["-f", "reference", *given, *words]) as process:
@@ -386,7 +386,7 @@ def test_a_fold_waits_while_another_one_begins(folder: Path) -> None:
         other.enter_context(reserved(folder / MODEL))
         with started(folder, words) as process:
             wait_for_line(process, "backend: ")
-            time.sleep(0.3)  # a longer wait would prove no more, a shorter one no less: it must not end
+            time.sleep(0.3)  # any wait will do: the process must not end
             assert process.poll() is None
             other.close()
             output, errors = process.communicate(timeout=TIMEOUT_S)
@@ -395,7 +395,7 @@ def test_a_fold_waits_while_another_one_begins(folder: Path) -> None:
 
 
 def test_other_settings_do_not_share_a_staging_folder(place: Path) -> None:
-    """The staging folder of a killed run is there; whoever comes second must not empty it."""
+    """A second run must not empty the staging folder of a killed run."""
     staging = place / "wanted.h5.staging"
     staging.mkdir()
     (staging / "journal.jsonl").write_text("of the first\n")
@@ -407,7 +407,7 @@ def test_other_settings_do_not_share_a_staging_folder(place: Path) -> None:
 
 
 def test_who_comes_after_the_first_does_not_replace_its_output(place: Path) -> None:
-    """What was free when the command began is looked at again once it is its turn."""
+    """An output that did not exist at the start is checked again once the path is reserved."""
     code = (
         "import sys; from pathlib import Path; import core.files.atomic as atomic; held = atomic.held\n"
         "def late(path, **options):\n"
@@ -454,7 +454,7 @@ def test_folds_may_begin_at_the_same_moment(folder: Path, before: str) -> None:
 
 
 def test_a_fold_of_another_division_does_not_join(folder: Path) -> None:
-    """Not even before the first one has a checkpoint, which says of which division it is."""
+    """This holds even before the first fold has a checkpoint that names its split."""
     words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", "--fold", "0"]
     with reserved(folder / MODEL / "fold1", shared=True, note="3 folds, seed 7"):
         (folder / MODEL / "fold1").mkdir()
@@ -498,7 +498,7 @@ def test_what_was_closed_takes_no_output(place: Path, words: Sequence[str], redi
 
 
 def seal(monkeypatch: pytest.MonkeyPatch, parent: Path) -> None:
-    """Have a folder taken for one that must not be written, also by root."""
+    """Make a folder count as read-only, also for root."""
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != parent and real(path, mode))
 

@@ -1,4 +1,4 @@
-"""`run.py predict`: every image once, the same mask everywhere, and nothing half written."""
+"""`run.py predict`: every image once, the same mask in all outputs, and no partial output."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Truth = dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five radiographs of odd sizes, three of them with something bright, and a model."""
+    """Five radiographs of odd sizes, three of them with a bright region, and a model."""
     folder = tmp_path_factory.mktemp("original")
     write_model(folder / MODEL)
     for number, (name, size) in enumerate(SIZES.items()):
@@ -76,21 +76,21 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(original: Path, tmp_path: Path) -> Path:
-    """A folder of one's own with a copy of them."""
+    """A copy of these files for one test."""
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def predicted(original: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Where everything was written, and what was said."""
+    """The folder with all outputs, and the text on the terminal."""
     folder = tmp_path_factory.mktemp("predicted")
     shutil.copytree(original, folder, dirs_exist_ok=True)
     return folder, succeed(*PREDICT, *EVERYTHING, cwd=folder)
 
 
 def submission(path: Path) -> dict[str, str]:
-    """Image id to encoding; each id once."""
+    """Return the encoding of each image id; assert that each id has one row."""
     header, *rows = path.read_text().splitlines()
     assert header == "ImageId,EncodedPixels"
     found = dict(row.split(",") for row in rows)
@@ -104,7 +104,7 @@ def masks(folder: Path) -> dict[str, NDArray[np.uint8]]:
 
 @pytest.fixture(scope="module")
 def truth(predicted: tuple[Path, str]) -> Truth:
-    """Probabilities and mask of each image, from a data file that preprocessing made."""
+    """Return probabilities and mask of each image, from a data file made by preprocessing."""
     folder, _ = predicted
     words = [
         "--images",
@@ -194,7 +194,7 @@ def test_what_else_is_known_is_in_the_json(predicted: tuple[Path, str]) -> None:
     assert image["b"]["area_mm2"] == pytest.approx(image["b"]["pixels"] * 0.04)
     assert image["b"]["area_at"] == "ImagerPixelSpacing"
     assert image["d"]["area_mm2"] is None
-    # Rows run to the patient's left: what is bright, in the left half, is on the right side.
+    # Rows run to the patient's left, so the bright region in the left half is on the patient's right.
     assert image["a"]["pixels_in_right_half"] == 0
     assert image["a"]["sides"] == ["R"]
     assert image["d"]["sides"] is None
@@ -241,11 +241,11 @@ def test_unreadable_and_double_images_are_named_and_the_rest_goes_on(place: Path
     write_radiograph(place / IMAGES / "z" / "a.dcm", 90, radiograph(90, 37, 53, True))  # its own image
     shutil.copy(place / IMAGES / "e.dcm", place / IMAGES / "z" / "e.dcm")  # the same image again
     (place / IMAGES / "0").mkdir()
-    (place / IMAGES / "0" / "d.dcm").write_text("nor this\n")  # the other d is one
+    (place / IMAGES / "0" / "d.dcm").write_text("nor this\n")  # the other d is a DICOM file
     said = succeed(*PREDICT, "--json", "answers.json", "--masks", "masks", cwd=place, how=run_here, status=3)
     answers = submission(place / "submission.csv")
     uid = "1.2.826.0.1.3680043.8.498.4711.3."
-    # Stems that several files have give way to the SOP Instance UID.
+    # Files with the same stem get their SOP Instance UID as id.
     readable = [f"{uid}0", "b", "c", f"{uid}3", f"{uid}4", f"{uid}90"]
     assert list(answers) == [*readable, "d", "text", "torn"]
     assert [answers[name] for name in ("d", "text", "torn")] == ["-1"] * 3
@@ -275,7 +275,7 @@ def test_a_readable_copy_wins_over_an_unreadable_one(place: Path) -> None:
 
 
 def test_every_name_is_an_id_of_its_own(place: Path) -> None:
-    """Without suffix, with dots, blanks and letters of any alphabet; `A` and `a` have files of their own."""
+    """Names without suffix, with dots, blanks and any letters; `A` and `a` get different files."""
     shutil.rmtree(place / IMAGES)
     numbers = "1.2.276.0.1517875165"
     names = [
@@ -470,7 +470,7 @@ def test_a_full_disk_leaves_everything_as_it_was(place: Path, words: list[str]) 
     done = run_with_full_disk(*changed(PREDICT, *words), "--overwrite", cwd=place, limit=40)
     assert_one_error(done, "cannot write", "File too large")
     after = content(place)
-    after.pop("new", None)  # a folder made for a file is no loss
+    after.pop("new", None)  # a folder created for the file may stay
     assert after == before
 
 
@@ -555,7 +555,7 @@ def test_real_radiographs(place: Path, real_data: Path) -> None:
 
 
 def scored_and_evaluated(place: Path, images: str, annotations: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `score` says of `predict`, and `evaluate` of a data file of the same images."""
+    """`score` of the output of `predict` equals `evaluate` on a data file of the same images."""
     save_thresholds(place / MODEL, Thresholds(0.3, 500, 0.6))
     sources = ["--images", images, "--annotations", annotations, "--workers", "1"]
     made = ["--size", str(SIZE), "--out", "data.h5"]

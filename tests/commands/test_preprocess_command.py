@@ -1,4 +1,4 @@
-"""`preprocess.py`: what it refuses, what it leaves out and says so, what it never overwrites."""
+"""`preprocess.py`: its errors, the files that it leaves out and lists, the files that it never replaces."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(phantoms: Path, tmp_path: Path) -> Path:
-    """A folder with a copy of them where `preprocess.py` looks by itself."""
+    """A folder with a copy of them under the default names of `preprocess.py`."""
     shutil.copytree(phantoms, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
@@ -52,7 +52,7 @@ PREPROCESS = ["--size", "32", "--workers", "1"]
 
 
 def preprocess(*words: str, cwd: Path, how: Any = run_here) -> dict[str, str]:
-    """Run it; gives the lines of the table."""
+    """Run `preprocess.py`; return the lines of the table."""
     return counts(succeed(*PREPROCESS, *words, cwd=cwd, how=how, program="preprocess.py"))
 
 
@@ -326,7 +326,7 @@ def test_where_no_id_is_that_of_an_image_no_download_is_advised(
 ) -> None:
     for number, file in enumerate(sorted((place / IMAGES).rglob("*.dcm"))):
         file.rename(place / IMAGES / f"Image{number}.dcm")
-        if number % 2:  # beside, so that no SOP Instance UID helps
+        if number % 2:  # so that a SOP Instance UID does not match either
             (place / IMAGES / f"Image{number}.dcm").unlink()
     rows = [f"{change(f'Image{number}')},-1" for number in range(0, COUNT, 2)]
     (place / ANNOTATIONS).write_text("\n".join(["ImageId,EncodedPixels", *rows]))
@@ -335,7 +335,7 @@ def test_where_no_id_is_that_of_an_image_no_download_is_advised(
 
 
 def test_an_error_has_no_empty_line_above_it(place: Path) -> None:
-    """Neither in a file nor in a terminal, where the bar has not begun."""
+    """No empty line is written to a file, or to a terminal before the bar starts."""
     both = ["bash", "-c", f"{shlex.join(words_of('preprocess.py', '--images', 'nowhere'))} 2>&1"]
     done = subprocess.run(
         both, cwd=place, env=environment(), capture_output=True, encoding="utf-8", timeout=120

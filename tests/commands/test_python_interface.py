@@ -1,4 +1,4 @@
-"""`import pneumoseg`: light, typed, and the same answers, scores and trainings as the commands."""
+"""`import pneumoseg`: light, typed, with the same predictions, scores and trainings as the commands."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_document(folder: Path, text: str, backend: str) -> dict[str, Any]:
-    """Run the fenced blocks of a document in their order, in a folder; gives the names that are left."""
+    """Run the fenced blocks of a document in order, in a folder; return their global names."""
     names: dict[str, Any] = {}
     blocks = list(re.finditer(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     assert len(blocks) == text.count("```") // 2
@@ -97,8 +97,8 @@ def test_the_examples_of_the_document_run(tmp_path: Path) -> None:
 
 def test_every_name_is_documented() -> None:
     text = DOCUMENT.read_text()
-    told = {name for name in NAMES if name in text}
-    assert told >= {
+    documented = {name for name in NAMES if name in text}
+    assert documented >= {
         name for name in NAMES if name[0].islower() or name in ("Error", "Thresholds", "UnreadableImage")
     }
     for name in NAMES:
@@ -106,7 +106,7 @@ def test_every_name_is_documented() -> None:
 
 
 def test_types_and_names_are_the_same_list() -> None:
-    """What mypy and editors see, what `__getattr__` finds, and what `*` and `dir` give."""
+    """Type checkers, `__getattr__`, `import *` and `dir` agree on the public names."""
     tree = ast.parse((ROOT / "pneumoseg" / "__init__.py").read_text())
     (checked,) = [
         node
@@ -132,7 +132,7 @@ def test_types_and_names_are_the_same_list() -> None:
 
 
 def fresh(code: str, *words: str, cwd: Path) -> str:
-    """What a new Python prints, which finds this checkout and the tests' environment."""
+    """Run code in a new Python with this checkout and the tests' environment; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=cwd,
@@ -197,7 +197,7 @@ def test_a_package_that_is_missing_is_an_error_that_names_it(tmp_path: Path, mod
     assert f"Run: pip install {module}" in said
 
 
-# --- Answers.
+# --- Predictions.
 
 
 PREDICT = """
@@ -225,7 +225,7 @@ print(json.dumps([about, records]))
 
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_answers_are_those_of_the_command(place: Path, tmp_path: Path, name: str) -> None:
-    """With two models, their thresholds and mirror images; batches of two, of which the last is short."""
+    """Two models with thresholds and mirror images, in batches of two; the last batch is smaller."""
     about, records = json.loads(fresh(PREDICT, str(tmp_path), name, cwd=place).splitlines()[-1])
     content = json.loads((tmp_path / "a.json").read_text())
     expected = {record["id"]: record for record in content["images"]}
@@ -243,7 +243,7 @@ def test_answers_are_those_of_the_command(place: Path, tmp_path: Path, name: str
 
 
 def test_the_mask_is_where_the_probability_is_high(place: Path) -> None:
-    """By the definition of the thresholds, written out."""
+    """The mask follows the definition of the thresholds, computed here."""
     model = pneumoseg.load_model(place / "one", backend="reference")
     for one in model.predict_all(pneumoseg.find_radiographs(place / "images")):
         height, width = one.probability.shape

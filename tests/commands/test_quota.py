@@ -1,4 +1,4 @@
-"""Every library that a command imports is told of a quota of processors before it begins its threads."""
+"""A CPU quota limits the threads of every library that a command imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, run
 
-# Takes the system's place: 5 processors to run on, a quota of 2; tells what NumPy finds when it is imported.
+# Simulate a system with 5 processors and a quota of 2; print what NumPy finds when it is imported.
 SYSTEM = """
 import os, sys
 import core.base.control_groups

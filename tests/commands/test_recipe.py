@@ -1,4 +1,4 @@
-"""The recipe as a user writes it: from the configuration to batches, and through interruptions."""
+"""The training recipe: from the configuration to batches, and through interruptions."""
 
 from __future__ import annotations
 
@@ -16,42 +16,39 @@ from command_line import assert_same_run, history, refused, run_here, train
 from core.commands.train import training
 from core.experiment import recipe
 from core.experiment.configuration import load_configuration
-from core.tasks.training import StopRequest
+from core.tasks.training import Stop
 from core.tasks.training_batches import training_batches
-from data.batches.augmentation import AugmentationSettings
+from data.batches.augmentation import Augmentation
 from data.batches.loader import Loader
-from data.batches.sampling import SamplingSchedule
+from data.batches.sampling import Sampling
 from data.hdf5.store import Store
 
 MODEL = "reference_model"
 
 
 def test_the_settings_are_those_of_the_data() -> None:
-    """Two classes, as `data` knows no configuration: the same names and the same defaults."""
-    assert recipe.AugmentationSettings().model_dump() == dataclasses.asdict(AugmentationSettings())
-    assert list(recipe.AugmentationSettings.model_fields) == [
-        field.name for field in dataclasses.fields(AugmentationSettings)
+    """`data` has its own classes, since it does not import the configuration; fields and defaults agree."""
+    assert recipe.Augmentation().model_dump() == dataclasses.asdict(Augmentation())
+    assert list(recipe.Augmentation.model_fields) == [
+        field.name for field in dataclasses.fields(Augmentation)
     ]
-    fields = {field.name for field in dataclasses.fields(SamplingSchedule)}
-    assert recipe.SamplingSettings.model_fields.keys() == fields
+    assert recipe.Sampling.model_fields.keys() == {field.name for field in dataclasses.fields(Sampling)}
 
 
 @pytest.mark.parametrize(
     ("written", "sampling"),
     [
-        ("{positives: 0.6}", SamplingSchedule(0.6, 0.6, 2)),
-        ("{positives: 0.6, final: 0.0}", SamplingSchedule(0.6, 0.0, 2)),
-        ("{positives: 0.6, final: 0.2, over_epochs: 7}", SamplingSchedule(0.6, 0.2, 7)),
+        ("{positives: 0.6}", Sampling(0.6, 0.6, 2)),
+        ("{positives: 0.6, final: 0.0}", Sampling(0.6, 0.0, 2)),
+        ("{positives: 0.6, final: 0.2, over_epochs: 7}", Sampling(0.6, 0.2, 7)),
     ],
 )
-def test_batches_are_what_the_configuration_says(
-    folder: Path, written: str, sampling: SamplingSchedule
-) -> None:
+def test_batches_are_what_the_configuration_says(folder: Path, written: str, sampling: Sampling) -> None:
     overrides = [f"training.sampling={written}", "training.augmentation={noise: 0.1, horizontal_flip: 0.5}"]
     settings = load_configuration(folder / "network.yaml", overrides).training
     with Store.open(folder / "data.h5") as store:
         chosen = np.arange(20)
-        augmentation = AugmentationSettings(horizontal_flip=0.5, noise=0.1)
+        augmentation = Augmentation(horizontal_flip=0.5, noise=0.1)
         expected = Loader(store, chosen, 5, 7, sampling, augmentation)
         for number in (1, 2):
             pairs = zip(
@@ -63,7 +60,7 @@ def test_batches_are_what_the_configuration_says(
 
 
 def test_without_held_out_images_they_are_scored_as_they_are(folder: Path) -> None:
-    """Each once, however often training takes it: the floor is the share of negatives in the file."""
+    """Each image is scored once despite sampling: the baseline is the share of negatives in the file."""
     words = ["--set", "training.validation_fraction=0", "--set", "training.sampling={positives: 1.0}"]
     train(*words, "--set", "training.augmentation={scale: 0.9}", cwd=folder, how=run_here)
     for record in history(folder / MODEL):
@@ -108,14 +105,14 @@ WHOLE = """\
 def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped again and again after a few batches, on real batches: 19 images in four batches an epoch."""
+    """Interrupt a run repeatedly after a few batches: 19 images in four batches per epoch."""
     with (folder / "network.yaml").open("a") as file:
         file.write(WHOLE)
     words = ["--epochs", "4"]
     train(*words, "--out", "whole", cwd=folder, how=run_here)
     left = 0
 
-    class Stopping(StopRequest):
+    class Stopping(Stop):
         def __call__(self) -> bool:
             nonlocal left
             left -= 1
@@ -123,7 +120,7 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
             return super().__call__()
 
     @contextlib.contextmanager
-    def stopping() -> Iterator[StopRequest]:
+    def stopping() -> Iterator[Stop]:
         yield Stopping()
 
     monkeypatch.setattr(training, "interruptible", stopping)
@@ -152,7 +149,7 @@ def test_what_spans_the_run_is_said_to_change_with_its_length(folder: Path) -> N
         in said
     )
     assert "training.epochs was" not in train("--resume", cwd=folder, how=run_here)
-    # Four updates an epoch: the last of eight has seven of them behind it.
+    # Four updates per epoch: the last of eight follows seven others.
     assert history(folder / MODEL)[-1]["learning_rate"] == pytest.approx(0.005 * (1 + np.cos(np.pi * 7 / 8)))
 
 

@@ -1,7 +1,7 @@
-"""The report in a real browser: Chromium without a window, driven by Selenium.
+"""The report in a real browser: headless Chromium, driven by Selenium.
 
-Where Chromium or its driver is not installed these tests say that they were left out; with
-PNEUMOSEG_REQUIRE_BROWSER set (as continuous integration does) they fail instead.
+The tests are skipped where Chromium or its driver is not installed. With PNEUMOSEG_REQUIRE_BROWSER set, as in
+continuous integration, they fail instead.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from core.scoring.evaluation_record import Evaluation
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless=new",
-    "--no-sandbox",  # which root has no right to; the only page opened is our own
+    "--no-sandbox",  # root cannot use the sandbox; only our own page is opened
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
@@ -82,7 +82,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture
 def opened(browser: webdriver.Chrome, report: Path) -> Iterator[webdriver.Chrome]:
-    """The report, freshly loaded, on a wide and light screen; logs hold what that caused."""
+    """The report, freshly loaded, on a wide and light screen; the logs start with its loading."""
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     look(browser, 1280)
@@ -103,7 +103,7 @@ def test_it_opens_without_errors_and_asks_the_network_for_nothing(opened: webdri
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert any(url.startswith("file:") for url in urls)
-    # Now and then the browser has not yet finished with a page of its own (`chrome:`), which it brings along.
+    # Sometimes the browser is still loading a page of its own (`chrome:`).
     assert {urlsplit(url).scheme for url in urls} <= {"file", "data", "chrome"}
     assert sum(url.startswith("file:") for url in urls) == 1
 
@@ -232,7 +232,7 @@ def test_no_text_of_a_figure_is_cut_off(opened: webdriver.Chrome) -> None:
 
 
 def colours(browser: webdriver.Chrome) -> dict[str, tuple[float, ...]]:
-    """Of the page: background, text, and what the curves are drawn with."""
+    """Return the colours of the page: background, text, curves and labels."""
     found: dict[str, str] = browser.execute_script(
         """
         const style = (selector) => getComputedStyle(document.querySelector(selector));
@@ -247,7 +247,7 @@ def colours(browser: webdriver.Chrome) -> dict[str, tuple[float, ...]]:
 
 
 def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Of two colours, 1 to 21 (WCAG 2.1, "contrast ratio")."""
+    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2.1)."""
 
     def luminance(colour: tuple[float, ...]) -> float:
         linear = [

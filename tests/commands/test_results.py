@@ -1,4 +1,4 @@
-"""One image's result: what a process that dies leaves behind, and what a caption says."""
+"""The result of one image: after a crash, and in the caption of an overlay."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.commands.predict.results import Job, Result, Task, _verdict, crashed
+from core.commands.predict.results import (
+    ImageResult,
+    OutputSettings,
+    PredictedImage,
+    _caption,
+    result_of_crash,
+)
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Segmentation, area_in_mm2
+from core.tasks.predictions import Answer, area_in_mm2
 from data.radiographs.headers import Geometry
-from data.radiographs.reading import ImageFile
+from data.radiographs.reading import Source
 
 NEGATIVE = ["truth negative", "Dice 1.000"]
 
 
 def test_a_crash_costs_one_image_and_leaves_no_half_written_file(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("masks", "overlays", "segmentations")]
-    job = Job(Thresholds(), None, *folders)
+    settings = OutputSettings(Thresholds(), None, *folders)
     for folder in folders:
         folder.mkdir()
         for name in ("a", "b"):
             (folder / f"{name}{'.dcm' if folder.name == 'segmentations' else '.png'}").write_text("half")
-    source = ImageFile(tmp_path / "a.dcm", "a.dcm", "a", height=4, width=5)
-    result = crashed(Task(source, np.zeros((2, 2), np.float32)), job)
+    source = Source(tmp_path / "a.dcm", "a.dcm", "a", height=4, width=5)
+    result = result_of_crash(PredictedImage(source, np.zeros((2, 2), np.float32)), settings)
     assert (result.encoding, result.positive) == ("-1", False)
     assert "killed the process" in result.failure
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["b.dcm", "b.png", "b.png"]
@@ -55,12 +61,12 @@ def test_a_crash_costs_one_image_and_leaves_no_half_written_file(tmp_path: Path)
 def test_the_caption_of_an_image(
     pixels: int, existence: float, spacing: tuple[float, float] | None, truth: int | None, words: list[str]
 ) -> None:
-    """Of 5x8 pixels, of which so many are the mask, and so many of them true."""
+    """The image has 5x8 pixels; `pixels` of them are the mask, `truth` of them the true mask."""
     places = np.arange(40).reshape(5, 8)
     geometry = Geometry(spacing, "PixelSpacing") if spacing else Geometry()
-    said = _verdict(
-        ImageFile(Path("a"), "a", "a", height=5, width=8, geometry=geometry),
-        Segmentation(np.zeros((5, 8), np.float32), (places < pixels).astype(np.uint8), existence),
+    said = _caption(
+        Source(Path("a"), "a", "a", height=5, width=8, geometry=geometry),
+        Answer(np.zeros((5, 8), np.float32), (places < pixels).astype(np.uint8), existence),
         None if truth is None else (places < truth).astype(np.uint8),
         Thresholds(0.5, 0, 0.625),
     )
@@ -68,7 +74,7 @@ def test_the_caption_of_an_image(
 
 
 def test_areas() -> None:
-    source = ImageFile(Path("a"), "a", "a", geometry=Geometry((0.5, 0.25), "PixelSpacing"))
+    source = Source(Path("a"), "a", "a", geometry=Geometry((0.5, 0.25), "PixelSpacing"))
     assert area_in_mm2(source.geometry, 12) == pytest.approx(1.5)
-    assert area_in_mm2(ImageFile(Path("a"), "a", "a").geometry, 12) is None
-    assert Result(source, pixels=1).positive
+    assert area_in_mm2(Source(Path("a"), "a", "a").geometry, 12) is None
+    assert ImageResult(source, pixels=1).positive

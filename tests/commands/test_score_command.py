@@ -1,4 +1,4 @@
-"""`run.py score`: the table, the remarks, the JSON, and what it refuses."""
+"""`run.py score`: the table, the remarks, the JSON, and the errors."""
 
 from __future__ import annotations
 

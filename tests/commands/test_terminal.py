@@ -1,4 +1,4 @@
-"""Any terminal and any log: another encoding, hostile names, a reader that has gone, a disk that is full."""
+"""Terminals and logs: other encodings, hostile file names, a closed pipe, a full disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from command_line import ROOT, environment, prepare, run, words_of
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="names and descriptors as POSIX has them")
-HOSTILE = "胸\x1b[31m\nforged é"  # it colours what follows, and begins a line of its own
+HOSTILE = "胸\x1b[31m\nforged é"  # it changes the colour and starts a new line
 SHOWN = r"\x1b[31m\nforged"
 NOT_UTF8 = os.fsdecode(b"\xff")
 
@@ -24,7 +24,7 @@ pytestmark = POSIX
 
 PREDICT = ("run.py", "predict", "-f", "numpy", "--images", "images", "--overwrite", "-o", f"{HOSTILE}.csv")
 EVALUATE = ("run.py", "evaluate", "-f", "reference", "--data", f"{HOSTILE}.h5", "--split", "all")
-# What is run, and its exit status.
+# Command lines, and their exit statuses.
 COMMANDS: list[tuple[Sequence[str], int]] = [
     (PREDICT, 3),
     ((*EVALUATE, "--report", f"{HOSTILE}.html"), 0),
@@ -43,7 +43,7 @@ COMMANDS: list[tuple[Sequence[str], int]] = [
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a model, data, tables and radiographs, one of which is a wreck with a hostile name."""
+    """A folder with a model, data, tables and radiographs; one file is unreadable and has a hostile name."""
     prepare(tmp_path, size=SIZE)
     write_model(tmp_path / "reference_model")
     (tmp_path / "data.h5").rename(tmp_path / f"{HOSTILE}.h5")
@@ -59,12 +59,12 @@ def place(tmp_path: Path) -> Path:
 
 
 def known(words: Sequence[str]) -> str:
-    """A test's name without the hostile one."""
+    """Return a test's name without the hostile file name."""
     return " ".join(word for word in words[:4] if HOSTILE not in word)
 
 
 def run_in(encoding: dict[str, str], *words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    """One command with another encoding of its streams or of everything."""
+    """Run a command with another encoding of its streams, or of the whole process."""
     variables = environment()
     variables.pop("PYTHONIOENCODING")
     return subprocess.run(
@@ -108,7 +108,7 @@ def test_helps_and_lists(place: Path) -> None:
 
 
 def on_a_terminal(*words: str, cwd: Path, encoding: str) -> tuple[int, bytes]:
-    """Exit status, and all that a terminal was sent."""
+    """Run a command on a terminal; return its exit status and output."""
     import pty
 
     terminal, ours = pty.openpty()
@@ -146,7 +146,7 @@ def test_names_cannot_steer_a_terminal(place: Path, words: Sequence[str], status
 
 
 def screen(sent: bytes) -> list[str]:
-    """The lines that a terminal shows in the end, which obeys the few commands that erase a bar."""
+    """Return the lines that a terminal shows at the end, after the control sequences that erase a bar."""
     lines, row = [""], 0
     for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", sent.decode()):
         if part == "\n":
@@ -163,7 +163,7 @@ def screen(sent: bytes) -> list[str]:
 
 @pytest.mark.parametrize("words", [PREDICT, EVALUATE], ids=["predict", "evaluate"])
 def test_no_bar_is_left_on_the_screen(place: Path, words: Sequence[str]) -> None:
-    """It was shown: a bar is drawn with lines of its own, heavier than a table's."""
+    """A bar was shown: its line characters are heavier than those of a table."""
     status, sent = on_a_terminal(*words, cwd=place, encoding="utf-8")
     assert status == (3 if words is PREDICT else 0), sent.decode()
     bar = "\u2501" * 10
@@ -174,7 +174,7 @@ def test_no_bar_is_left_on_the_screen(place: Path, words: Sequence[str]) -> None
 
 
 def test_brackets_in_a_name_are_no_markup(place: Path) -> None:
-    """On a terminal a bar is described with the model's name."""
+    """The description of a bar on a terminal has the model's name."""
     shutil.copytree(place / "reference_model", place / "m[" / "x]")
     status, sent = on_a_terminal(*EVALUATE, "--model", "m[/x]", cwd=place, encoding="utf-8")
     assert status == 0, sent.decode()
@@ -186,7 +186,7 @@ def train(epochs: int) -> list[str]:
 
 
 def test_training_goes_on_without_a_reader(place: Path) -> None:
-    """`| head -1`: what it wrote and its status are as with one."""
+    """A reader that closes the pipe (`| head -1`) changes neither the files nor the status."""
     pipe = subprocess.Popen(
         train(3), cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -203,7 +203,7 @@ def test_training_goes_on_without_a_reader(place: Path) -> None:
 
 
 def test_training_goes_on_without_its_terminal(place: Path) -> None:
-    """Its window was closed, or the connection to it was; with `nohup` nothing else ends it."""
+    """The window or the connection is closed. Only SIGHUP would end the command; `nohup` prevents that."""
     import pty
 
     terminal, ours = pty.openpty()
@@ -218,7 +218,7 @@ def test_training_goes_on_without_its_terminal(place: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_log_on_a_full_disk_costs_the_log_alone(place: Path) -> None:
-    """The work is done to its end; then one error tells that standard output is not whole."""
+    """The work is completed; then one error says that standard output is incomplete."""
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             train(2), cwd=place, env=environment(), stdout=full, stderr=subprocess.PIPE, check=False
@@ -264,7 +264,7 @@ if __name__ == "__main__":
 
 
 def test_what_other_processes_print(tmp_path: Path) -> None:
-    """A framework or a decoder may print a name too; that is no reason to fail."""
+    """A framework or a decoder may print a hostile name; the command must not fail."""
     (tmp_path / "noisy.py").write_text(
         "def in_a_backend(_):\n    print('\\u80f8 a')\n    return 'done'\n"
         "def in_a_worker(number):\n    print('\\u80f8 b', flush=True)\n    return number\n"
@@ -293,7 +293,7 @@ if sys.argv[1:2] == ["reference"]:
 
 
 def test_a_broken_backends_words_may_be_any_bytes(tmp_path: Path) -> None:
-    """`run.py backends` asks each framework in a process, and shows the last line of what it says."""
+    """`run.py backends` probes each framework in a process, and shows the last line of its output."""
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     settings = {"PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "ascii:strict"}
     done = run("backends", cwd=tmp_path, env=settings)

@@ -1,4 +1,4 @@
-"""Whose thresholds decide and with what they were searched is told, and followed, by every command."""
+"""Every command reports the origin of its thresholds, and uses mirror images as their search did."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def predict(place: Path, *words: str) -> tuple[str, Any]:
-    """What is said on the terminal, and the answers."""
+    """Run `predict`; return the text on the terminal and the JSON."""
     fixed = ["--images", "images", "--workers", "1", "--json", "a.json", "--overwrite"]
     said = succeed("predict", "-f", "reference", *fixed, *words, cwd=place, how=run_here)
     return said, json.loads((place / "a.json").read_text())

@@ -1,4 +1,4 @@
-"""`run.py train`, on what `preprocess.py` wrote: what it prints, what it writes, what it keeps."""
+"""`run.py train` on a file of `preprocess.py`: its text, its files, and the earlier runs that it keeps."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EPOCH_LINE = re.compile(
 
 
 class Chain:
-    """The whole way from phantoms to a trained network, run once."""
+    """Phantoms, preprocessing and training, run once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.model, self.logs = folder, folder / MODEL, folder / LOGS
@@ -120,7 +120,7 @@ def test_the_history_has_a_record_of_each_epoch(chain: Chain) -> None:
 
 
 def held_out(chain: Chain) -> NDArray[np.bool_]:
-    """Of each held-out image, whether its mask has a pixel."""
+    """Return for each held-out image whether it is positive."""
     with Store.open(chain.folder / "data.h5") as store:
         chosen = stratified_split(store.positive, 0.2, seed=7).validation
         masks = np.empty((len(chosen), 32, 32, 1), np.uint8)
@@ -158,7 +158,7 @@ def test_the_export_is_of_the_best_epoch(chain: Chain) -> None:
 
 
 def samples(chain: Chain) -> int:
-    """How many held-out images are shown: at most four positive and two negative ones."""
+    """Return the number of held-out images that are shown: at most four positive and two negative ones."""
     positives = int(held_out(chain).sum())
     return min(positives, 4) + min(len(held_out(chain)) - positives, 2)
 
@@ -288,7 +288,11 @@ def test_an_out_that_is_a_file_is_left_alone(folder: Path) -> None:
 
 
 def test_a_patient_is_not_held_out_in_part(folder: Path) -> None:
-    """Four patients of six images, two of them positive: one patient in place of 2 + 3 images."""
+    """All images of a patient are on one side.
+
+    There are four patients with six images each, two positive. Without patients 2 + 3 images are held out,
+    with them one patient.
+    """
     assert "19 to train, 5 held out" in train("--epochs", "1", cwd=folder, how=run_here)
     name_patients(folder / "data.h5", [f"{number // 6}" for number in range(24)])
     assert "18 to train, 6 held out" in train("--epochs", "1", cwd=folder, how=run_here)

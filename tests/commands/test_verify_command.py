@@ -1,4 +1,4 @@
-"""`preprocess.py verify`: a table, the faults, pictures for the eye, and the exit status."""
+"""`preprocess.py verify`: the table, the faults, the overlays, and the exit status."""
 
 from __future__ import annotations
 

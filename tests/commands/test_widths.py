@@ -1,6 +1,6 @@
-"""A sentence is one line however narrow the terminal is: paths and commands in it can be copied and searched.
+"""A sentence is one line at any width of the terminal, so its paths and commands can be copied and searched.
 
-Tables alone follow the width. A log or a pipe has no width of its own: there `COLUMNS`, or 80, is taken.
+Only tables follow the width. For a log or a pipe, which has no width, it is `COLUMNS`, or 80.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ COMMANDS: list[tuple[Sequence[str], int]] = [
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, data, tables that miss and add an image, and radiographs and a wreck."""
+    """A folder with a model, data, radiographs, an unreadable file, and tables that lack and add an image."""
     folder = tmp_path_factory.mktemp("original")
     prepare(folder, size=SIZE)
     train("--out", "a long name of a folder", "--epochs", "1", cwd=folder, how=run_here)
@@ -74,7 +74,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sentences(output: str) -> list[str]:
-    """The lines of an output that belong to no table and its title, without times and rates."""
+    """Return the lines of an output without tables, their titles, times and rates."""
     no_titles = re.sub(r"^.*\n(?=\u250f)", "", output, flags=re.MULTILINE)
     lines = [line for line in no_titles.splitlines() if not re.search("[\u2500-\u257f]|^ |^$", line)]
     return [re.sub(r"[\d.,]+ (images/s|s\b|ms\b)", "", line) for line in lines]

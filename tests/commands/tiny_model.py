@@ -1,4 +1,4 @@
-"""A model that needs no training, and radiographs for it: bright regions are its pneumothoraces."""
+"""Write a model that needs no training, and radiographs for it. It segments bright regions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ROOT = "1.2.826.0.1.3680043.8.498.4711."
 
 
 def write_model(folder: Path, seed: int = 1, size: int = SIZE) -> None:
-    """A model folder: bright means probable, not quite alike to the left and to the right."""
+    """Write a model folder. Bright pixels get high probabilities; the kernel is not symmetric."""
     plan = lower(CONFIGURATION.network, size, size)
     state = initial_state(plan, CONFIGURATION.training.rules(), seed)
     state["down/kernel"][..., 0] = 0
@@ -44,7 +44,7 @@ def write_model(folder: Path, seed: int = 1, size: int = SIZE) -> None:
 
 
 def radiograph(number: int, height: int, width: int, bright: bool) -> NDArray[np.uint8]:
-    """Dark noise, and somewhere a bright rectangle."""
+    """Return dark noise, with a bright rectangle if wanted."""
     random = np.random.default_rng([number, height, width])
     pixels = random.integers(10, 60, (height, width))
     if bright:
@@ -54,7 +54,7 @@ def radiograph(number: int, height: int, width: int, bright: bool) -> NDArray[np
 
 
 def write_radiograph(path: Path, number: int, pixels: NDArray[Any], **elements: Any) -> None:
-    """A DICOM file with all that a Segmentation object needs; None takes an element away."""
+    """Write a DICOM file with all elements that a Segmentation object needs; None deletes an element."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = UID(f"{_ROOT}3.{number}")

@@ -1,4 +1,4 @@
-"""`python run.py evaluate -f NAME`: how good are the answers of trained models?"""
+"""`python run.py evaluate -f NAME`: score trained models on held-out images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.commands.shared.options import (
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
 
-HELP = "score trained models: Dice beside its floor, AUROC, calibration, a report"
+HELP = "score trained models: Dice with its all-negative baseline, AUROC, calibration, a report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,22 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--framework",
         action="append",
         metavar="NAME",
-        help=f"{NAMED_BACKEND}; may be repeated to have several side by side {CHOSEN_BACKEND}",
+        help=f"{NAMED_BACKEND}; may be repeated to compare several {CHOSEN_BACKEND}",
     )
     parser.add_argument(
         "--model",
         action="append",
         nargs="+",
         metavar="DIR",
-        help="folder of a model; several after one --model are an ensemble, and every further --model is "
-        "another column (default: NAME_model, or the only one there)",
+        help="folder of a model; several after one --model are an ensemble, and each further --model is "
+        "another column of the table (default: NAME_model, or the only one there)",
     )
     add_data_option(parser)
     parser.add_argument(
         "--split",
         choices=("validation", "all"),
         default="validation",
-        help="validation: the images that training held out; all: every image of the file",
+        help="validation: the images that training held out; all: every image of the data file",
     )
     add_prediction_options(parser)
     add_threshold_options(parser)
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Score, and show what was found."""
+    """Score the models and show the table."""
     from core.commands.evaluate import evaluation
 
     return evaluation.run(arguments)

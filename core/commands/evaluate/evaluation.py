@@ -1,4 +1,4 @@
-"""What `evaluate` does, apart from its options: joins data, backends' processes, scores, table and files."""
+"""The command `evaluate`: score each model in its backend's process, then show and write the scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from data.hdf5.store import Store
 def run(arguments: argparse.Namespace) -> Status:
     """Evaluate as the command line says."""
     check_at_least_one(arguments, "batch_size")
-    names, told = _backends(arguments)
+    names, note = _backends(arguments)
     if arguments.report is not None:
         require(REPORT, "--report")
     reports = {"--json": arguments.json, "--report": arguments.report}
@@ -42,14 +42,14 @@ def run(arguments: argparse.Namespace) -> Status:
     inputs = [Input("the data file", Path(arguments.data)), *map(model, folders)]
     with claimed_reports(reports, inputs, overwrite=arguments.overwrite):
         console = terminal.console(*reports.values(), soft_wrap=True)
-        if told:
-            console.print(told)
+        if note:
+            console.print(note)
         _evaluate_all(console, arguments, names)
     return Status.DONE
 
 
 def _backends(arguments: argparse.Namespace) -> tuple[list[str], str]:
-    """The backends that are to predict, and what is told where the choice was left to the toolkit."""
+    """Return the backends that predict, and a note if the toolkit chose the backend, else ""."""
     if arguments.framework is not None:
         names = list(dict.fromkeys(arguments.framework))
         for name in names:
@@ -63,7 +63,7 @@ def _backends(arguments: argparse.Namespace) -> tuple[list[str], str]:
 
 
 def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Score every model, show the table and write what is wanted."""
+    """Score every model, show the table and write the requested files."""
     found: list[Evaluation] = []
     with Store.open(Path(arguments.data)) as store:
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
@@ -80,7 +80,7 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
         written = content[0] if len(content) == 1 else content
         write_text(arguments.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
     if arguments.report is not None:
-        from core.report import write_report  # matplotlib and Jinja2, which nothing else here needs
+        from core.report import write_report  # imports matplotlib and Jinja2, which only a report needs
 
         write_report(arguments.report, found)
         console.print(visible(f"Written: {arguments.report}"))
@@ -124,11 +124,11 @@ def _evaluate(
 
 def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:
     first = found[0].summary
-    whose = "held-out images" if arguments.split == "validation" else "images, seen in training or not"
+    which = "held-out images" if arguments.split == "validation" else "images, seen in training or not"
     table = Table(
         "",
         *(visible(evaluation.name) for evaluation in found),
-        title=visible(f"{arguments.data}: {first.images} {whose}, {first.positives} positive"),
+        title=visible(f"{arguments.data}: {first.images} {which}, {first.positives} positive"),
     )
     for label, values in _lines(found):
         table.add_row(label, *map(visible, values))
@@ -136,7 +136,7 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
 
 
 def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
-    """Labels with one cell an evaluation."""
+    """Return the rows of the table: a label, and one cell per evaluation."""
     lines: dict[str, list[str]] = {}
     for evaluation in found:
         scores, origin = evaluation.summary, evaluation.origin

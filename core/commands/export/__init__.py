@@ -1,4 +1,4 @@
-"""`python run.py export --model DIR --to FORMAT`: a trained model as a file for other programs."""
+"""`python run.py export --model DIR --to FORMAT`: write a trained model in a format of other programs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--framework",
         metavar="NAME",
-        help="the backend that writes (default: the first installed one that writes the format); the model "
-        "may be of any backend",
+        help="the backend that writes (default: the first installed one that can); the model may be of any "
+        "backend",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained model")
     parser.add_argument(
         "--to",
         required=True,
         metavar="FORMAT",
-        help="onnx, savedmodel, mxnet, torchscript, pt2 or stablehlo, or one that another backend brings",
+        help="one of onnx, savedmodel, mxnet, torchscript, pt2, stablehlo, or a format of another package's "
+        "backend",
     )
     parser.add_argument(
         "-o",
         "--out",
         type=Path,
         metavar="PATH",
-        help="the folder to write; or a file, where the format is a single one with that suffix "
+        help="the folder to write; or a file, if the format is a single file with that suffix "
         "(default: DIR/export-FORMAT)",
     )
     parser.add_argument(
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="W",
-        help="value of a white pixel in the images that the export will be given: 1 as in data files, "
+        help="value of a white pixel in the images that the export will get: 1 as in data files, "
         "255 as in 8-bit images",
     )
     add_overwrite_option(parser)

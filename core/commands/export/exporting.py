@@ -1,4 +1,4 @@
-"""What `export` does, apart from its options: the model is found, written by its backend, and checked."""
+"""The command `export`: write a model with its backend, read it back and compare it with the reference."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def run(arguments: argparse.Namespace) -> Status:
     _check_out(out, overwrite=arguments.overwrite)
     with contextlib.ExitStack() as stack:
         place, model = (Path(os.path.realpath(path)) for path in (out, arguments.model))
-        if model in place.parents:  # a training that begins there would rename the folder
+        if model in place.parents:  # a training that starts there would rename the folder
             stack.enter_context(reserved(arguments.model, shared=True))
         stack.enter_context(reserved(out))
-        _check_out(out, overwrite=arguments.overwrite)  # another process may just have ended
+        _check_out(out, overwrite=arguments.overwrite)  # another process may have written it meanwhile
         _export(arguments, backend, out)
     return Status.DONE
 
 
 def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
-    """Write the model, read it back and say what came of it."""
+    """Write the model, read it back and show the result."""
     console = terminal.console(soft_wrap=True)
     if arguments.framework is None:
         console.print(remark(backend))
@@ -84,7 +84,7 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
         files = [path for path in partial.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         if _is_single(out, files):
-            _become(partial, files[0])
+            _replace_by_file(partial, files[0])
         elif out.is_file():
             raise UserError(f"--out {out} is a file, and {what} is a folder.", "Name a folder.")
         else:
@@ -102,23 +102,23 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
             f"Checked: read back, its probabilities of {len(images)} images differ from the reference's by "
             f"{difference:.1e} at most"
         )
-    beside = "" if out.is_file() else f", and what it is in {METADATA}"
-    console.print(f"Written: {visible(str(out))} ({size / 1e6:.1f} MB{beside})")
+    details = "" if out.is_file() else f", and what it is in {METADATA}"
+    console.print(f"Written: {visible(str(out))} ({size / 1e6:.1f} MB{details})")
 
 
 def _only_member(folder: Path) -> Member:
-    """The model in a folder; several cannot become one file."""
+    """Return the model in a folder. An ensemble cannot become one file."""
     members = find_members([folder])
     if len(members) > 1:
         raise UserError(
-            f"{folder} holds {len(members)} folds; an export is of one network.",
-            f"Export each: --model {members[0].folder}, …; their mean is what the ensemble says.",
+            f"{folder} holds {len(members)} folds; an export holds one network.",
+            f"Export each: --model {members[0].folder}, …; the ensemble is the mean of their probabilities.",
         )
     return members[0]
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse, before any work, a place that holds something else."""
+    """Raise, before any work, if the destination holds something else than an export."""
     check_free("--out", out, overwrite=overwrite)
     if out.is_dir() and entries(out) and read_metadata(out) is None:
         raise UserError(
@@ -128,12 +128,12 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
 
 
 def _is_single(out: Path, files: list[Path]) -> bool:
-    """Whether `--out` names a file and the format is one: both have the same suffix."""
+    """Return whether the export is one file and `--out` names a file with the same suffix."""
     return len(files) == 1 and out.suffix != "" and out.suffix.lower() == files[0].suffix.lower()
 
 
-def _become(folder: Path, file: Path) -> None:
-    """Let a folder become the one file that it holds."""
+def _replace_by_file(folder: Path, file: Path) -> None:
+    """Replace a folder by the one file that it holds."""
     aside = folder.with_name(f"{folder.name}.file")
     file.replace(aside)
     shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""`python run.py predict -f NAME`: is there a pneumothorax, where, how sure, straight from DICOM files."""
+"""`python run.py predict -f NAME`: find pneumothoraces in DICOM files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.commands.shared.parser import only_with
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
 
-HELP = "answer for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
+HELP = "predict for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,26 +40,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=output_file,
         default=Path("submission.csv"),
         metavar="FILE",
-        help="the submission to write; - prints it",
-    )
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG of each mask, 0 and 255")
-    parser.add_argument(
-        "--overlays", type=Path, metavar="DIR", help="a picture of each image with its finding"
+        help="the submission to write (CSV); - prints it",
     )
     parser.add_argument(
-        "--dicom-seg", type=Path, metavar="DIR", help="a DICOM Segmentation object of each positive image"
+        "--masks", type=Path, metavar="DIR", help="write a PNG of each mask, with values 0 and 255"
     )
     parser.add_argument(
-        "--probabilities", type=Path, metavar="FILE.h5", help="the probability maps, at the model's size"
+        "--overlays", type=Path, metavar="DIR", help="write a picture of each image with its mask"
     )
     parser.add_argument(
-        "--json", type=output_file, metavar="FILE", help="all answers, for programs; - prints them"
+        "--dicom-seg",
+        type=Path,
+        metavar="DIR",
+        help="write a DICOM Segmentation object of each positive image",
+    )
+    parser.add_argument(
+        "--probabilities",
+        type=Path,
+        metavar="FILE.h5",
+        help="write the probability maps, at the network's size",
+    )
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write all results as JSON; - prints them"
     )
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="the true masks (CSV), drawn in --overlays beside the prediction; needs --overlays",
+        help="the ground truth (CSV), drawn in --overlays with the prediction; needs --overlays",
     )
     only_with(parser, "--annotations", "--overlays")
     add_prediction_options(parser)
@@ -67,12 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workers_option(parser)
     add_overwrite_option(parser)
     parser.add_argument(
-        "--strict", action="store_true", help="an unreadable image is an error: exit status 1 instead of 3"
+        "--strict",
+        action="store_true",
+        help="treat an unreadable image as an error: exit status 1 instead of 3",
     )
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Predict. An image that cannot be read is a fault, or with --strict an error."""
+    """Predict. An unreadable image is a fault, or with --strict an error."""
     from core.commands.predict import prediction
 
     return prediction.run(arguments)

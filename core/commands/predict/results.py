@@ -1,8 +1,8 @@
-"""What becomes of one image once a network has seen it: the answer, and the files that show it.
+"""The result of one image, computed from the network's probabilities, and the image's output files.
 
-Promises: it runs in a process of its own, and takes all from the image's file and its probabilities; so
-work is spread, and a crash costs one image. Masks, pictures and Segmentation objects of an image show the
-same mask as its row of the submission.
+`make_result` runs in worker processes, so a crash costs one image. It needs only the image's file and
+probabilities. Mask, overlay and Segmentation object of an image show the same mask as its row in the
+submission.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from PIL import Image
 
 from core.files.names import file_name
 from core.files.system_errors import explain_os_errors
-from core.pictures.radiographs import PredictedImage, draw_prediction
+from core.pictures.radiographs import Finding, draw_finding
 from core.scoring.metrics import dice_per_image
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Box, Segmentation, area_in_mm2, box_around, segment_image
+from core.tasks.predictions import Answer, Box, answer, area_in_mm2, box_around
 from data.annotations import rle
 from data.annotations.annotation_file import AnnotationError, combined_mask
 from data.annotations.image_ids import Identities
 from data.radiographs import dicom
-from data.radiographs.reading import ImageFile
+from data.radiographs.reading import Source
 
 if TYPE_CHECKING:
     from data.submissions.dicom_segmentation import Algorithm
 
 
 @dataclass(frozen=True)
-class Result:
-    """The answer for one image.
+class ImageResult:
+    """The result for one image.
 
     Attributes:
         source: The file.
         encoding: Run-length encoding of the mask.
-        existence: See `core.scoring.thresholds`.
-        pixels: Of the mask.
-        pixels_left: Those of them in the left half of the image (a middle column belongs to the right).
-        box: Around the mask; None if it is empty.
-        failure: Why there is no answer (the process died), or "".
-        no_segmentation: Why there is no Segmentation object though one was wanted, or "".
-        no_truth: Why a truth could not be drawn (its annotation is malformed), or "".
+        existence: The confidence that there is a pneumothorax; see `core.scoring.thresholds`.
+        pixels: The number of pixels in the mask.
+        pixels_left: The number of these in the left half of the image; a middle column counts as right.
+        box: The bounding box of the mask; None if it is empty.
+        failure: Why there is no result (the process died), or "".
+        no_segmentation: Why a wanted Segmentation object was not written, or "".
+        no_truth: Why the true mask could not be drawn (its annotation is malformed), or "".
     """
 
-    source: ImageFile
+    source: Source
     encoding: str = rle.EMPTY
     existence: float = 0.0
     pixels: int = 0
@@ -59,77 +59,76 @@ class Result:
 
     @property
     def positive(self) -> bool:
-        """Whether something was found."""
+        """Whether the mask has any pixel."""
         return self.pixels > 0
 
 
-class Task(NamedTuple):
-    """An image, its probabilities, (h, w) at the network's size, and what its files are called."""
+class PredictedImage(NamedTuple):
+    """An image, its probabilities, (h, w) at the network's size, and the name of its output files."""
 
-    source: ImageFile
+    source: Source
     probability: NDArray[np.float32]
     name: str = ""
 
     @property
     def file_name(self) -> str:
-        """The files' name without suffix: that of the id, unless another one is given."""
+        """The name of the output files without suffix: made from the id unless `name` is given."""
         return self.name or file_name(self.source.image_id)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is wanted of every image; sent once to each worker.
+class OutputSettings:
+    """The thresholds, and which files to write for every image; sent once to each worker.
 
     Attributes:
-        thresholds: What decides.
-        truth: Whose annotations are known; None for nobody's.
+        thresholds: The thresholds that turn probabilities into a mask.
+        identities: The annotations by image id, for the true masks in overlays; None without annotations.
         masks: Folder for a PNG of each mask, 0 and 255, at the original size.
-        overlays: Folder for a picture of each image with what was found.
+        overlays: Folder for a picture of each image with its finding.
         segmentations: Folder for a DICOM Segmentation object of each positive image.
-        algorithm: What those say found it.
+        algorithm: The description of the model in these objects.
     """
 
     thresholds: Thresholds
-    truth: Identities | None = None
+    identities: Identities | None = None
     masks: Path | None = None
     overlays: Path | None = None
     segmentations: Path | None = None
     algorithm: Algorithm | None = None
 
     def files(self, name: str) -> list[Path]:
-        """The files that may be written for an image of that file name."""
+        """Return the paths that may be written for an image with that file name."""
         folders = (self.masks, ".png"), (self.overlays, ".png"), (self.segmentations, ".dcm")
         return [folder / f"{name}{suffix}" for folder, suffix in folders if folder is not None]
 
 
-_job: Job | None = None  # set in the workers only, before their first task
+_settings: OutputSettings | None = None  # set in workers only, before their first image
 
 
-def prepare(job: Job) -> None:
-    """Tell a worker what is wanted."""
-    global _job
-    _job = job
+def set_output_settings(settings: OutputSettings) -> None:
+    """Set the settings of this worker process."""
+    global _settings
+    _settings = settings
 
 
-def conclude(task: Task) -> Result:
-    """Answer, and write what is wanted, in a worker.
+def make_result(image: PredictedImage) -> ImageResult:
+    """Compute the result of an image and write its output files, in a worker process.
 
     Raises:
         UserError: The operating system refused a file.
     """
-    assert _job is not None
-    source, job = task.source, _job
-    found = segment_image(task.probability, source.height, source.width, job.thresholds)
-    name = task.file_name
-    if job.masks is not None:
-        _write_mask(job.masks / f"{name}.png", found.mask)
-    no_truth = (
-        "" if job.overlays is None else _write_overlay(job.overlays / f"{name}.png", source, found, job)
-    )
-    no_segmentation = ""
-    if job.segmentations is not None and found.mask.any():
-        no_segmentation = _write_segmentation(job.segmentations / f"{name}.dcm", source, found, job)
-    return Result(
+    assert _settings is not None
+    source, settings = image.source, _settings
+    found = answer(image.probability, source.height, source.width, settings.thresholds)
+    name = image.file_name
+    if settings.masks is not None:
+        _write_mask(settings.masks / f"{name}.png", found.mask)
+    no_truth = no_segmentation = ""
+    if settings.overlays is not None:
+        no_truth = _write_overlay(settings.overlays / f"{name}.png", source, found, settings)
+    if settings.segmentations is not None and found.mask.any():
+        no_segmentation = _write_segmentation(settings.segmentations / f"{name}.dcm", source, found, settings)
+    return ImageResult(
         source=source,
         encoding=rle.encode(found.mask),
         existence=found.existence,
@@ -141,12 +140,12 @@ def conclude(task: Task) -> Result:
     )
 
 
-def crashed(task: Task, job: Job) -> Result:
-    """The result for an image that killed its process; nothing half written is left of it."""
-    for path in job.files(task.file_name):
+def result_of_crash(image: PredictedImage, settings: OutputSettings) -> ImageResult:
+    """Return the result of an image whose process died, and delete its incomplete files."""
+    for path in settings.files(image.file_name):
         path.unlink(missing_ok=True)
-    reason = "answering it killed the process (a library's defect, or out of memory)"
-    return Result(task.source, failure=reason)
+    reason = "predicting it killed the process (a defect of a library, or out of memory)"
+    return ImageResult(image.source, failure=reason)
 
 
 def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
@@ -154,38 +153,36 @@ def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
         Image.fromarray(mask * np.uint8(255)).save(path)
 
 
-def _write_overlay(path: Path, source: ImageFile, found: Segmentation, job: Job) -> str:
-    """Draw the picture; gives why the truth could not be drawn, or ""."""
+def _write_overlay(path: Path, source: Source, found: Answer, settings: OutputSettings) -> str:
+    """Draw the overlay. Return why the true mask could not be drawn, or ""."""
     try:
-        image = dicom.read_radiograph(source.file).pixels
+        pixels = dicom.read_radiograph(source.file).pixels
     except dicom.UnreadableImage as error:
-        return f"it was not drawn: {error.reason}"  # it could be read a moment ago
+        return f"it was not drawn: {error.reason}"  # the file was readable before
     truth, problem = None, ""
-    rows = None
-    if job.truth is not None and job.truth.rows_of is not None:
-        rows = job.truth.rows_of.get(job.truth.choose(source.file, source.uid))
+    rows, identities = None, settings.identities
+    if identities is not None and identities.rows_of is not None:
+        rows = identities.rows_of.get(identities.choose(source.file, source.uid))
     if rows is not None:
         try:
             truth = combined_mask(rows, source.height, source.width)
         except AnnotationError as error:
             problem = str(error)
-    predicted = PredictedImage(
-        image=image,
+    finding = Finding(
+        image=pixels,
         probability=found.probability,
         mask=found.mask,
         truth=truth,
         title=source.image_id,
-        verdict=_verdict(source, found, truth, job.thresholds),
+        verdict=_caption(source, found, truth, settings.thresholds),
     )
     with explain_os_errors(path, "write"):
-        path.write_bytes(draw_prediction(predicted))
+        path.write_bytes(draw_finding(finding))
     return problem
 
 
-def _verdict(
-    source: ImageFile, found: Segmentation, truth: NDArray[np.uint8] | None, thresholds: Thresholds
-) -> str:
-    """What is said of an image, in one line."""
+def _caption(source: Source, found: Answer, truth: NDArray[np.uint8] | None, thresholds: Thresholds) -> str:
+    """Return the caption of an overlay, in one line."""
     pixels = int(np.count_nonzero(found.mask))
     words = ["PNEUMOTHORAX" if pixels else "no pneumothorax"]
     compared = "at least" if pixels else "below"
@@ -200,14 +197,14 @@ def _verdict(
     return "   ".join(words)
 
 
-def _write_segmentation(path: Path, source: ImageFile, found: Segmentation, job: Job) -> str:
-    """Write the object; gives why there is none, or ""."""
+def _write_segmentation(path: Path, source: Source, found: Answer, settings: OutputSettings) -> str:
+    """Write the Segmentation object. Return why there is none, or ""."""
     from data.submissions.dicom_segmentation import NoSegmentation, write_segmentation
 
-    assert job.algorithm is not None
+    assert settings.algorithm is not None
     try:
         with explain_os_errors(path, "write"):
-            write_segmentation(path, dicom.read_dataset(source.file), found.mask, job.algorithm)
+            write_segmentation(path, dicom.read_dataset(source.file), found.mask, settings.algorithm)
     except dicom.UnreadableImage as error:
         return error.reason
     except NoSegmentation as error:

@@ -1,1 +1,4 @@
-"""What several subcommands share: options, the terminal, outputs, exit statuses."""
+"""Code that several subcommands share: options, terminal, outputs, exit statuses, completion.
+
+A subcommand's own code is in its module or folder beside this one.
+"""

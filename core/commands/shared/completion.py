@@ -1,9 +1,9 @@
 """Completion of command lines in bash, zsh and fish, by argcomplete (docs/completion.md).
 
-Provides `complete`, which answers a shell that asks what may come next: a subcommand, an option, or the value
-of an option: a backend, a configuration, a device, a format, a key of the configuration, a file or a folder.
-A shell starts the program for each answer, so of all subcommands only the one that was typed is imported, and
-no package beside argcomplete unless a key or a format is asked for.
+`complete` prints the completions that a shell asks for: a subcommand, an option, or the value of an option (a
+backend, a configuration, a device, a format, a key of the configuration, a file or a folder). A shell starts
+the program for each completion. So only the typed subcommand is imported, and no package except argcomplete,
+unless a key or a format is completed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-_GROUP = "pneumoseg.backends"  # that of `core.backend.registry`, which imports NumPy
+_GROUP = "pneumoseg.backends"  # as in `core.backend.registry`, which is not imported since it needs NumPy
 _DEVICES = ("auto", "cpu", "gpu", "gpu:0", "cuda", "cuda:0")
 _PRECISIONS = ("float32", "float64", "mixed_bfloat16")
 _FOLDERS, _FILES = re.compile("DIR"), re.compile("FILE|PATH")
@@ -26,13 +26,13 @@ def complete(
     parser_of: Callable[[str], argparse.ArgumentParser],
     subcommand: Callable[[list[str]], tuple[str | None, list[str]]],
 ) -> NoReturn:
-    """Write what may come next where the shell wants it, and end the process.
+    """Write the completions where the shell expects them, and end the process.
 
     Args:
         names: The subcommands.
-        parser_of: The parser of a subcommand.
-        subcommand: Splits the subcommand's name from the words after the program; the first one where there
-            is none.
+        parser_of: Returns the parser of a subcommand.
+        subcommand: Splits the words after the program into the subcommand's name and the others; the name is
+            None where there is none.
     """
     try:
         import argcomplete
@@ -43,25 +43,25 @@ def complete(
     before = split_line(line, point)[3][int(os.environ["_ARGCOMPLETE"]) :]
     name, _ = subcommand(before)
     parser = parser_of(name or names[0])
-    parser.error = _unseen  # type: ignore[method-assign] # its message would be made up in vain
+    parser.error = _stop_parsing  # type: ignore[method-assign] # builds no message: nobody would see it
     for action in parser._actions:
         _attach(action)
     if subcommand([*before, names[-1]])[0] == names[-1] and names[-1] not in before:
-        parser.add_argument("command", choices=names, nargs="?")  # none was typed yet, and one may stand here
-    elif name in before:  # which the subcommand's own parser does not know
+        parser.add_argument("command", choices=names, nargs="?")  # a name may stand here
+    elif name in before:  # the subcommand's parser does not know its own name
         parser.add_argument("command", choices=[name]).completer = _nothing  # type: ignore[attr-defined]
         parser._actions.insert(0, parser._actions.pop())
     argcomplete.autocomplete(parser, always_complete_options="long" if name in before else False)
     sys.exit(1)  # not reached: argcomplete ends the process
 
 
-def _unseen(message: str) -> NoReturn:
-    """End the parsing of a command line that is not complete; argcomplete goes on from there."""
+def _stop_parsing(message: str) -> NoReturn:
+    """Stop parsing an incomplete command line; argcomplete catches the error and continues."""
     raise ValueError(message)
 
 
 def _attach(action: argparse.Action) -> None:
-    """Give an option the completer of its values; those with choices have one."""
+    """Set the completer of an option's values. Options with choices need none."""
     by_name: dict[str, Callable[..., Iterable[str]]] = {
         "framework": _backends,
         "device": _from(_DEVICES),
@@ -74,7 +74,7 @@ def _attach(action: argparse.Action) -> None:
 
 
 def _paths(action: argparse.Action) -> Callable[..., Iterable[str]]:
-    """What completes a value that is a path, by what the help calls it."""
+    """Return the completer of an option that is a path, by its metavar in the help."""
     from argcomplete.completers import DirectoriesCompleter, FilesCompleter
 
     shown = str(action.metavar or "")
@@ -94,7 +94,7 @@ def _from(values: Sequence[str]) -> Callable[..., Iterable[str]]:
 
 
 def _nothing(**_: Any) -> Iterable[str]:
-    """A number, say: nothing can be proposed."""
+    """Propose nothing, for example for a number."""
     return ()
 
 
@@ -105,12 +105,12 @@ def _backends(**_: Any) -> Iterable[str]:
 
 
 def _configurations(prefix: str, **_: Any) -> Iterable[str]:
-    """The toolkit's own, and YAML files."""
+    """Return the toolkit's configurations and YAML files."""
     from argcomplete.completers import FilesCompleter
 
-    from core.experiment.shipped_configurations import shipped_configurations
+    from core.experiment.shipped_configurations import own_configurations
 
-    return [*shipped_configurations(), *FilesCompleter(("yaml", "yml"))(prefix)]
+    return [*own_configurations(), *FilesCompleter(("yaml", "yml"))(prefix)]
 
 
 def _formats(**_: Any) -> Iterable[str]:
@@ -120,9 +120,8 @@ def _formats(**_: Any) -> Iterable[str]:
 
 
 def _keys(**_: Any) -> Iterable[str]:
-    """Keys of a configuration that hold a value."""
-    from core.experiment.configuration import known_keys
-    from core.experiment.configuration_keys import key_path
+    """Return the keys of a configuration that hold a value."""
+    from core.experiment.configuration import key_path, known_keys
 
     keys = known_keys()
     sections = {key[:length] for key in keys for length in range(1, len(key))}

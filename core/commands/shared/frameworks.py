@@ -1,7 +1,7 @@
-"""Which backend a command uses: the one that -f names, or one of those that are installed.
+"""The backend of a command: the value of -f, or an installed backend that the toolkit chooses.
 
-Provides `settle`, which turns what the user typed into backends' names, and the folder of a model where -f is
-left out. Where the toolkit chooses (`core.tasks.backend_choice`), `remark` says so.
+`settle` replaces aliases of backends by their names. `model_of` returns the default folder of the model.
+`remark` is the line that names a backend which the toolkit chose (`core.tasks.backend_choice`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def settle(arguments: argparse.Namespace) -> None:
-    """Replace what -f was given by the name of the backend that it means: "tensorflow" by "tf".
+    """Replace the value of -f by the backend's name: "tensorflow" by "tf".
 
     Raises:
-        UserError: It means none.
+        UserError: No backend has that name or alias.
     """
     given = getattr(arguments, "framework", None)
     if given is None:
@@ -31,13 +31,13 @@ def settle(arguments: argparse.Namespace) -> None:
 
 
 def model_of(framework: str | None) -> Path:
-    """The folder of the model where --model is left out.
+    """Return the folder of the model where --model is left out.
 
-    That is NAME_model of the backend. Where no backend is named, or one that does not train, it is the only
-    such folder in the working directory.
+    This is NAME_model of the backend. If no backend is named, or one that does not train, it is the only such
+    folder in the working directory.
 
     Raises:
-        UserError: There are several, or there is none.
+        UserError: There are several such folders, or none.
     """
     from core.backend.registry import backend_names, find_backend
     from core.prediction.trained_models import model_folder
@@ -58,5 +58,5 @@ def model_of(framework: str | None) -> Path:
 
 
 def remark(backend: Backend) -> str:
-    """The line that tells which backend was taken."""
-    return f"backend: {backend.name} ({backend.title} {backend.version()}), as -f names none"
+    """Return the line that says which backend was chosen."""
+    return f"backend: {backend.name} ({backend.title} {backend.version()}), since -f was not given"

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they are called, explained and refused alike."""
+"""Options that several commands share, so that they have the same names, help and errors."""
 
 from __future__ import annotations
 
@@ -9,91 +9,98 @@ from core.base.programs import command_line
 from core.commands.shared.parser import Switch
 
 NAMED_BACKEND = "a backend; the command 'backends' lists them"
-CHOSEN_BACKEND = "(default: the first that is installed and can, ONNX Runtime before others)"
+CHOSEN_BACKEND = "(default: the first installed one that can, ONNX Runtime before others)"
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """What every command takes: --version, -v, -q, --no-progress; see `core.commands.shared.terminal`."""
+    """Add --version, -v, -q and --no-progress, which every command has."""
     group = parser.add_argument_group("on the terminal")
     group.add_argument(
-        "--version", action="store_true", help="show the version and end; with -v the frameworks' too"
+        "--version",
+        action="store_true",
+        help="show the version and exit; with -v also the versions of the frameworks",
     )
     amount = group.add_mutually_exclusive_group()
     amount.add_argument(
         "-v",
         "--verbose",
         action="store_true",
-        help="show more: versions, the time taken, every remark, where an error comes from",
+        help="show more: versions, the time taken, every remark, the traceback of an error",
     )
     amount.add_argument(
-        "-q", "--quiet", action="store_true", help="show errors, faults and what was asked for, nothing else"
+        "-q", "--quiet", action="store_true", help="show only errors, faults and the requested result"
     )
     group.add_argument("--no-progress", action="store_true", help="show no progress bars")
 
 
 def add_framework_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """The backend: -f."""
+    """Add -f, the backend."""
     explained = NAMED_BACKEND if required else f"{NAMED_BACKEND} {CHOSEN_BACKEND}"
     parser.add_argument("-f", "--framework", required=required, metavar="NAME", help=explained)
 
 
 def add_workers_option(parser: argparse.ArgumentParser) -> None:
-    """How many processes share the work: -j."""
+    """Add -j, the number of processes."""
     parser.add_argument(
-        "-j", "--workers", type=int, metavar="N", help="processes (default: one for each core)"
+        "-j", "--workers", type=int, metavar="N", help="number of processes (default: one per core)"
     )
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
-    """What may be replaced: --overwrite; see `core.commands.shared.outputs`."""
+    """Add --overwrite; see `core.commands.shared.outputs`."""
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace outputs that exist; without it they are refused"
+        "--overwrite", action="store_true", help="replace outputs that exist; without it they are an error"
     )
 
 
 def add_data_option(parser: argparse.ArgumentParser) -> None:
-    """The file to work on: --data."""
+    """Add --data, the data file."""
     parser.add_argument(
-        "--data", default="pneumothorax.h5", metavar="FILE", help=f"made by {command_line('preprocess')}"
+        "--data",
+        default="pneumothorax.h5",
+        metavar="FILE",
+        help=f"data file made by {command_line('preprocess')}",
     )
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """Where to compute: --device."""
+    """Add --device."""
     parser.add_argument(
         "--device",
         default="auto",
         metavar="auto|cpu|gpu|gpu:N",
-        help="where to compute; cuda and cuda:N mean the same as gpu and gpu:N",
+        help="the device that computes; cuda and cuda:N mean the same as gpu and gpu:N",
     )
 
 
 def add_configuration_options(parser: argparse.ArgumentParser) -> None:
-    """What changes a configuration: --set and the options that stand for keys often set; see `overrides`."""
-    parser.add_argument("--epochs", metavar="N", help="overrides training.epochs")
-    parser.add_argument("--batch-size", metavar="N", help="overrides training.batch_size")
-    parser.add_argument("--learning-rate", metavar="X", help="overrides training.optimizer.learning_rate")
+    """Add --set and the options for keys that are often set; `overrides` reads them."""
+    parser.add_argument("--epochs", metavar="N", help="sets training.epochs")
+    parser.add_argument("--batch-size", metavar="N", help="sets training.batch_size")
+    parser.add_argument("--learning-rate", metavar="X", help="sets training.optimizer.learning_rate")
     parser.add_argument(
         "--precision",
         metavar="P",
-        help="overrides training.precision: float32, float64, or mixed_bfloat16 for GPUs and new CPUs",
+        help="sets training.precision: float32, float64, or mixed_bfloat16 for GPUs and new CPUs",
     )
-    parser.add_argument("--seed", metavar="N", help="overrides training.seed")
+    parser.add_argument("--seed", metavar="N", help="sets training.seed")
     parser.add_argument(
-        "--folds", metavar="K", help="train K networks, each with another K-th of the images held out"
+        "--folds",
+        metavar="K",
+        help="train K networks (cross-validation); each holds out another K-th of the images",
     )
-    parser.add_argument("--fold", metavar="I", help="only this one of the folds, from 0")
+    parser.add_argument("--fold", metavar="I", help="train only this fold, counted from 0")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override any key of the configuration, as in training.epochs=3; may be repeated",
+        help="set any key of the configuration, as in training.epochs=3; may be repeated",
     )
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
-    """What those options change, as `core.experiment.configuration` takes it."""
+    """Return the changes of these options as KEY=VALUE, for `core.experiment.configuration`."""
     options = {
         "training.epochs": arguments.epochs,
         "training.batch_size": arguments.batch_size,
@@ -106,48 +113,61 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     return [*arguments.set, *(f"{key}={value}" for key, value in options.items() if value is not None)]
 
 
-def add_prediction_options(parser: argparse.ArgumentParser) -> None:
-    """How a model predicts: --tta, --no-tta, --batch-size, --device. Without the first two `tta` is None."""
+def add_prediction_options(
+    parser: argparse.ArgumentParser, tta_default: str = "as when the thresholds were searched"
+) -> None:
+    """Add --tta, --no-tta, --batch-size and --device. Without the first two, `tta` is None.
+
+    Args:
+        parser: The parser of the subcommand.
+        tta_default: What the help says of None.
+    """
     parser.add_argument(
         "--tta",
         action=Switch,
-        help="predict mirror images too and take the mean (test-time augmentation)",
+        help="predict the mirror image too and take the mean (test-time augmentation; default: "
+        f"{tta_default})",
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images at a time")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="number of images at a time")
     add_device_option(parser)
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
-    """What makes a mask of probabilities: --pixel, --area, --score; see `core.scoring.thresholds`."""
+    """Add the thresholds --pixel, --area and --score; see `core.scoring.thresholds`."""
     group = parser.add_argument_group(
-        "thresholds", "each overrides the model's own (thresholds.json; without such a file 0.5, 0, 0.5)"
+        "thresholds", "each replaces the model's own (thresholds.json; without that file 0.5, 0, 0.5)"
     )
-    group.add_argument("--pixel", type=float, metavar="P", help="least probability of a pixel in the mask")
+    group.add_argument(
+        "--pixel", type=float, metavar="P", help="mask threshold: minimum probability of a pixel in the mask"
+    )
     group.add_argument(
         "--area",
         type=float,
         metavar="A",
-        help="least number of pixels, counted at 1024x1024, that must have probability S in a positive image",
+        help="minimum area: minimum number of pixels (at 1024x1024) at or above the image threshold",
     )
     group.add_argument(
-        "--score", type=float, metavar="S", help="least probability of those A pixels of a positive image"
+        "--score",
+        type=float,
+        metavar="S",
+        help="image threshold: minimum probability of A pixels of a positive image",
     )
 
 
 def given_thresholds(arguments: argparse.Namespace) -> dict[str, float | None]:
-    """What those options say, by threshold; None where one was left out."""
+    """Return the thresholds that were given, by name; None where one was left out."""
     return {name: getattr(arguments, name) for name in ("pixel", "area", "score")}
 
 
 def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
-    """Refuse a number below 1 where one was given.
+    """Raise if an option that was given is below 1.
 
     Args:
         arguments: The command line.
         names: The attributes: "batch_size" for --batch-size.
 
     Raises:
-        UserError: With the option and the number.
+        UserError: The message has the option and the number.
     """
     for name in names:
         number = getattr(arguments, name)

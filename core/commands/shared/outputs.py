@@ -1,16 +1,17 @@
-"""Where commands write, and what they must not write over.
+"""Checks of output paths: the policy for outputs that exist, which all commands share.
 
-Provides the one policy for outputs that are there already: every command refuses them, before any work,
-unless `--overwrite` is given. An empty file or folder is in nobody's way. With `--overwrite` a file is
-replaced whatever it is, and a folder as a whole, unless it holds anything else than files of the kind that
-it is to hold. No output may be or contain an input, nor be, contain or lie in another output, `--overwrite`
-or not; a device (`/dev/null`) alone may be several. What is no file is neither looked into nor replaced
-(`core.files.destinations`). What is `claimed` before work begins is written by no other process until it
-ends.
+- An output that exists is an error, before any work, unless `--overwrite` is given. An empty file or folder
+  counts as not there.
+- With `--overwrite` a file is replaced, whatever it holds. A folder is replaced as a whole, but only if it
+  holds nothing except files of the expected suffix.
+- With or without `--overwrite`, no output may be or contain an input, or be, contain or lie in another
+  output. Only a device (`/dev/null`) may be several outputs.
+- A destination that is no file (a device, a pipe) is neither read nor replaced (`core.files.destinations`).
+- Outputs that are `claimed` before the work are not written by another process until the block ends.
 
-Two commands change what they are given instead of writing an output: `train` keeps an earlier run under
-another name or resumes it (`core.tasks.training_runs`), and `tune` renews the thresholds of the model that it
-is given. `phantoms` replaces its images and annotations in a folder and leaves the rest of it.
+Two commands change their input instead: `train` keeps an earlier run under another name or resumes it
+(`core.tasks.training_runs`), and `tune` replaces the thresholds of its model. `phantoms` replaces its images
+and annotations in a folder and leaves the other files there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from core.base.errors import UserError
 from core.files.atomic import reserved
 from core.files.checks import Input as Input
 from core.files.checks import check_apart, check_free, check_inputs_stay, check_place, entries, place_of
-from core.files.destinations import OutputStream, destination
+from core.files.destinations import Stream, destination
 from core.files.lock_files import is_fixed
 from core.files.system_errors import explain_os_errors
 
@@ -35,9 +36,9 @@ class OutputFile:
     """A file to write.
 
     Args:
-        option: How it was named on the command line.
-        path: Where it is to be.
-        or_stream: Whether it may be something else than a file.
+        option: The option that names it.
+        path: The file.
+        or_stream: Whether it may be a device or a pipe instead of a file.
     """
 
     option: str
@@ -50,9 +51,9 @@ class OutputFolder:
     """A folder to fill with files of one suffix.
 
     Args:
-        option: How it was named on the command line.
-        path: Where it is to be.
-        suffix: Of its files.
+        option: The option that names it.
+        path: The folder.
+        suffix: The suffix of its files.
     """
 
     option: str
@@ -64,35 +65,35 @@ Output = OutputFile | OutputFolder
 
 
 def images(folder: Path) -> Input:
-    """A folder of radiographs."""
+    """Return the input that is a folder of radiographs."""
     from data.radiographs.dicom import looks_like_dicom
 
     return Input("the folder of the images", folder, looks_like_dicom)
 
 
 def model(folder: Path) -> Input:
-    """A folder with a trained model."""
-    from core.prediction.trained_models import belongs_to_model
+    """Return the input that is the folder of a trained model."""
+    from core.prediction.trained_models import is_of_model
 
     def holds(file: Path) -> bool:
-        return belongs_to_model(file.relative_to(place_of(folder) or folder))
+        return is_of_model(file.relative_to(place_of(folder) or folder))
 
     return Input("the folder of a model", folder, holds)
 
 
 @contextlib.contextmanager
 def claimed(outputs: Sequence[Output], inputs: Sequence[Input], *, overwrite: bool) -> Iterator[None]:
-    """Check the outputs as `check_outputs` does, and keep other processes from writing them in the block.
+    """Check the outputs with `check_outputs`, and keep other processes from writing them in the block.
 
     Raises:
-        UserError: With the option, and what stands in its way; or with who writes there.
+        UserError: An output is in the way, or another process writes there; the message has the option.
     """
     check_outputs(outputs, inputs, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
         for output in outputs:
             or_stream = isinstance(output, OutputFile) and output.or_stream
             stack.enter_context(reserved(output.path, or_stream=or_stream))
-        check_outputs(outputs, inputs, overwrite=overwrite)  # another process may just have ended
+        check_outputs(outputs, inputs, overwrite=overwrite)  # another process may have written them meanwhile
         yield
 
 
@@ -100,15 +101,17 @@ def claimed(outputs: Sequence[Output], inputs: Sequence[Input], *, overwrite: bo
 def claimed_reports(
     reports: Mapping[str, Path | None], inputs: Sequence[Input], *, overwrite: bool
 ) -> Iterator[None]:
-    """Likewise, of files that are written at the end, in places that must be writable now.
+    """Claim report files as `claimed` does, and check that their folders are writable.
+
+    A command writes such files at its end.
 
     Args:
-        reports: By option; None is not wanted.
-        inputs: What they must not replace.
-        overwrite: Whether they may replace other files.
+        reports: The files by option; None for one that is not wanted.
+        inputs: The inputs, which must not be replaced.
+        overwrite: Whether existing files may be replaced.
 
     Raises:
-        UserError: With the option, and what stands in its way; or with who writes there.
+        UserError: As in `claimed`, or a place is not writable.
     """
     outputs = [OutputFile(option, path) for option, path in reports.items() if path is not None]
     for output in outputs:
@@ -118,10 +121,10 @@ def claimed_reports(
 
 
 def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwrite: bool) -> None:
-    """Refuse, before any work, outputs that would destroy something.
+    """Raise, before any work, if an output would destroy something.
 
     Raises:
-        UserError: With the option, and what stands in its way.
+        UserError: The message has the option and the file in the way.
     """
     for index, output in enumerate(outputs):
         check_inputs_stay(output.option, output.path, inputs)
@@ -135,8 +138,8 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
 
 def _check_file(output: OutputFile, overwrite: bool) -> None:
     path = output.path
-    if isinstance(destination(path), OutputStream):
-        return  # nothing of it is replaced, and it must not be opened for reading
+    if isinstance(destination(path), Stream):
+        return  # it is not replaced, and must not be opened for reading
     if path.is_dir():
         raise UserError(f"{output.option} {path} is a folder; it names the file to write.")
     check_free(output.option, path, overwrite=overwrite)
@@ -144,7 +147,7 @@ def _check_file(output: OutputFile, overwrite: bool) -> None:
 
 def _check_folder(output: OutputFolder, overwrite: bool) -> None:
     path = output.path
-    if isinstance(destination(path), OutputStream) or not path.exists():
+    if isinstance(destination(path), Stream) or not path.exists():
         return
     if not path.is_dir():
         raise UserError(f"{output.option} {path} is not a folder; it names the folder to write to.")

@@ -1,8 +1,7 @@
-"""Which command a command line names, and the overview of all of them.
+"""Find the subcommand in a command line, and make the overview that `--help` shows.
 
-Provides `subcommand`, which splits the command's name from the words, and ends a command line that names none
-with the nearest command or the overview, on standard error, and exit status 2; and `overview`, the text of
-`--help`.
+`subcommand` splits the subcommand's name from the other words. For an unknown one it prints the nearest name
+or the overview on standard error, and exits with status 2. `overview` returns the text of `--help`.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ class CommandLine:
     """A command line with subcommands.
 
     Args:
-        name: As usage lines show it.
-        description: What it is for.
+        name: The program's name in usage lines.
+        description: The purpose of the program.
         commands: The names of the subcommands; the first is the default.
-        parser_of: Gives the parser of one of them.
-        help_of: Gives the one line on one of them.
+        parser_of: Returns the parser of a subcommand.
+        help_of: Returns the one-line help of a subcommand.
     """
 
     name: str
@@ -52,10 +51,10 @@ class CommandLine:
 
 
 def subcommand(program: CommandLine, words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The subcommand and its words; None asks for the overview.
+    """Return the subcommand and its words; the name is None if the overview is wanted.
 
     Raises:
-        SystemExit: With status 2, once the reason is told, where no command can be made out.
+        SystemExit: No subcommand was found; the reason was printed, and the status is 2.
     """
     name, others = named(program.commands, words)
     if name is not None:
@@ -75,7 +74,7 @@ def subcommand(program: CommandLine, words: Sequence[str]) -> tuple[str | None, 
 
 
 def named(commands: Sequence[str], words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The command that is named, if one is, and the other words."""
+    """Return the subcommand, None if there is none, and the other words."""
     head, rest = _before_name(words)
     if rest and rest[0] in commands:
         return rest[0], [*head, *rest[1:]]
@@ -83,7 +82,7 @@ def named(commands: Sequence[str], words: Sequence[str]) -> tuple[str | None, li
 
 
 def overview(program: CommandLine) -> str:
-    """What `--help` shows: the commands with the names of their options, and the exit statuses."""
+    """Return the text of `--help`: the commands with the names of their options, and the exit statuses."""
     width = min(shutil.get_terminal_size().columns - 2, _MOST_WIDTH)
     common = _parser_of_common()
     shared = {option for action in common._actions for option in action.option_strings}
@@ -110,7 +109,7 @@ def overview(program: CommandLine) -> str:
 
 
 def _before_name(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options that may stand before a command's name, and the words from there on."""
+    """Split the words into the options that may stand before a subcommand's name, and the rest."""
     head: list[str] = []
     rest = list(words)
     while rest:
@@ -123,7 +122,7 @@ def _before_name(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _shown(action: argparse.Action) -> str:
-    """Its names; of a switch both, though each is an option of its own."""
+    """Return an option's names: joined by "/", or by a space for `--word --no-word`."""
     separator = " " if isinstance(action, argparse.BooleanOptionalAction) else "/"
     return separator.join(action.option_strings) or action.dest
 
@@ -148,7 +147,7 @@ def _unknown(program: CommandLine, word: str) -> str:
 
 
 def _refuse_help(program: CommandLine, words: Sequence[str]) -> NoReturn:
-    """`help` is how other programs call it: show what was wanted, and say how it is called here."""
+    """Answer `help`, as other programs have it: show the wanted help, and say that it is `--help` here."""
     name = next((word for word in words if not word.startswith("-")), None)
     if name is None:
         _refuse(program, overview(program), f"'help' is no command; write: {program.name} --help")

@@ -1,8 +1,8 @@
-"""The parser of a subcommand's options: `argparse`, which refuses a command line that contradicts itself.
+"""The parser of a subcommand's options: `argparse` with checks for contradictory options.
 
-Provides `Parser`, in which an option that takes one value may be given once: two different values are wrong
-usage, where plain `argparse` takes the last one without a word. `only_with` names the option without which
-another one has no effect; giving the second alone is wrong usage too.
+In `Parser`, two different values for an option that takes one are wrong usage; plain `argparse` silently
+takes the last. `only_with` declares that an option has no effect without another; giving it alone is wrong
+usage too.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from core.base.standard_streams import visible
 
 
 class Parser(argparse.ArgumentParser):
-    """See the module. Text of a wrong command line is shown so that it cannot steer the terminal."""
+    """An `ArgumentParser` with the checks of this module. Control characters in its messages are escaped."""
 
     def __init__(self, *positional: Any, **named: Any) -> None:
         super().__init__(*positional, **named)
-        self.given: dict[str, str] = {}  # the values of this command line as they are shown, by attribute
-        self.needs: dict[str, str] = {}  # an option, and the one without which it has no effect
+        self.given: dict[str, str] = {}  # values of the current command line as text, by attribute
+        self.needs: dict[str, str] = {}  # an option, and the option that it needs
         for kind in (None, "store"):
             self.register("action", kind, _StoreOne)
 
     def error(self, message: str) -> NoReturn:
-        """End with the usage, the message (of a missing -f, what it may name) and exit status 2."""
+        """Print usage and message, and exit with status 2. For a missing -f, list the backends."""
         if "-f/--framework" in message:
             from core.backend.registry import installed_backends
 
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         super().error(visible(message))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the words, as `argparse` does; see the class for what else is refused."""
+        """Parse the words as `argparse` does, with the checks of this module."""
         self.given.clear()
         found = super().parse_args(args, namespace)
         for word, other in self.needs.items():
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def _named(self, word: str) -> argparse.Action:
-        """The option or the positional argument of that name."""
+        """Return the option or the positional argument of that name."""
         return next(one for one in self._actions if word in (*one.option_strings, one.dest))
 
     def _was_given(self, action: argparse.Action, found: argparse.Namespace) -> bool:
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _StoreOne(argparse.Action):
-    """Keeps one value."""
+    """Stores a value that may be given once."""
 
     def __call__(
         self,
@@ -69,7 +69,7 @@ class _StoreOne(argparse.Action):
 
 
 class Switch(argparse.BooleanOptionalAction):
-    """`--word` and `--no-word`, of which one may be given; None where neither was."""
+    """The pair `--word` and `--no-word`, of which one may be given; the value is None without both."""
 
     def __call__(
         self,
@@ -78,13 +78,13 @@ class Switch(argparse.BooleanOptionalAction):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Keep what was given."""
+        """Store the value."""
         _note(parser, self, str(option_string))
         super().__call__(parser, namespace, values, option_string)
 
 
 def _note(parser: argparse.ArgumentParser, action: argparse.Action, shown: str) -> None:
-    """Remember what was given; a second value that differs contradicts the first."""
+    """Record a value; raise if a different one was given before."""
     if not isinstance(parser, Parser) or not action.option_strings:
         return
     first = parser.given.setdefault(action.dest, shown)
@@ -93,6 +93,6 @@ def _note(parser: argparse.ArgumentParser, action: argparse.Action, shown: str) 
 
 
 def only_with(parser: argparse.ArgumentParser, option: str, other: str) -> None:
-    """Declare that `option` has no effect unless `other` is given: an option, or a positional's attribute."""
+    """Declare that `option` has no effect without `other`: an option, or a positional's attribute."""
     if isinstance(parser, Parser):
         parser.needs[option] = other

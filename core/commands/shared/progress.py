@@ -1,6 +1,6 @@
-"""The bar, or where nobody knows the end the spinner, that long work shows.
+"""Progress bars, and a spinner for work of unknown length.
 
-`core.commands.shared.terminal` says when neither is wanted.
+`core.commands.shared.terminal` says when they are hidden.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from core.commands.shared.terminal import hides_progress
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar for tasks with a description, gone at the end; none where nobody would see it.
+    """Return a bar for tasks with a description, which is removed at the end.
 
-    There it would leave an empty line.
+    It is disabled where standard output is no terminal; it would leave an empty line there.
     """
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -38,12 +38,12 @@ def progress_bar(console: Console) -> Progress:
 
 
 def bar_of(console: Console, *columns: ProgressColumn, transient: bool = False) -> Progress:
-    """A bar with columns of its own (rich's where none is given), which is also shown in a log."""
+    """Return a bar with the given columns (rich's where none is given), which is also shown in a log."""
     return Progress(*columns, console=console, transient=transient, disable=hides_progress())
 
 
 def spinner(console: Console, text: str) -> contextlib.AbstractContextManager[Any]:
-    """What is shown beside work whose end is not known, in characters that the terminal has."""
+    """Return a spinner for work of unknown length, in characters that the terminal can show."""
     if hides_progress():
         return contextlib.nullcontext()
     return console.status(text, spinner="dots" if console.encoding.startswith("utf") else "line")

@@ -1,7 +1,7 @@
 """The exit statuses of all commands.
 
-Provides `Status`, which every command's `run` returns, and `of_signal`. docs/commands.md explains them to
-users; the overview (`--help`) lists `MEANINGS`.
+Every command's `run` returns a `Status`, or a number from `of_signal`. docs/commands.md explains them; the
+overview (`--help`) lists `MEANINGS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Status(enum.IntEnum):
 
     @classmethod
     def of(cls, faults: object) -> Status:
-        """`FAULTS` where there are any (a number, a list, a truth value), else `DONE`."""
+        """Return `FAULTS` if there are any (a number, a list or a bool), else `DONE`."""
         return cls.FAULTS if faults else cls.DONE
 
 
@@ -28,15 +28,15 @@ SIGNAL_BASE = 128
 
 MEANINGS = {
     "0": "done",
-    "1": "an error; it is told on standard error",
+    "1": "an error; standard error has the message",
     "2": "wrong usage: an unknown command or option, or a value that it does not take",
     "3": "done, but input was unreadable or faults were found; they are listed",
     "130": "interrupted (Ctrl-C)",
     "128+N": "ended by signal N (143 for SIGTERM, 129 for SIGHUP)",
 }
-"""What each status means, in the order of the documents."""
+"""The meaning of each status, in the order of the documents."""
 
 
 def of_signal(number: int) -> int:
-    """The status of a command that a signal has ended, as shells count it; SIGINT gives `INTERRUPTED`."""
+    """Return the status of a command that a signal ended, as shells count it: `INTERRUPTED` for SIGINT."""
     return SIGNAL_BASE + number

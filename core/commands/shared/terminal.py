@@ -1,6 +1,4 @@
-"""What commands show on the terminal, and on which stream.
-
-Provides the one policy of `-q`, `-v` and `--no-progress`:
+"""The text that commands show, the stream it goes to, and the effect of `-q`, `-v` and `--no-progress`.
 
     kind of text                          -q         normal     -v
     errors (standard error)               shown      shown      shown, with the traceback
@@ -10,11 +8,11 @@ Provides the one policy of `-q`, `-v` and `--no-progress`:
     progress bars                         hidden     shown (b)  shown (b)
     versions and time (standard error)    hidden     hidden     shown
 
-    (a) hidden where an output goes to standard output: that output is then what was asked for
+    (a) hidden where an output goes to standard output: that output is then the result
     (b) hidden with --no-progress
 
-A problem is what makes the exit status other than 0. A result is what a command exists to show, such as a
-table of scores.
+A problem makes the exit status other than 0. A result is the main output of a command, such as a table of
+scores.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from core.files.destinations import is_standard_output
 
 
 class Verbosity(enum.IntEnum):
-    """How much is shown; see the module."""
+    """The amount of text; see the module."""
 
     QUIET = -1
     NORMAL = 0
@@ -42,53 +40,53 @@ class Verbosity(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a command line asks to be shown.
+class DisplaySettings:
+    """The display options of a command line.
 
     Args:
-        verbosity: How much text.
-        progress: Whether progress bars are wanted.
+        verbosity: The amount of text.
+        progress: Whether progress bars are shown.
     """
 
     verbosity: Verbosity = Verbosity.NORMAL
     progress: bool = True
 
 
-_NORMAL = Shown()
-_shown: ContextVar[Shown] = ContextVar("shown", default=_NORMAL)
+_NORMAL = DisplaySettings()
+_display: ContextVar[DisplaySettings] = ContextVar("display", default=_NORMAL)
 
 
 @contextlib.contextmanager
 def showing(*, quiet: bool, verbose: bool, progress: bool) -> Iterator[None]:
-    """Apply what the command line asks for during the block."""
+    """Apply the display options during the block."""
     verbosity = Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
-    token = _shown.set(Shown(verbosity, progress))
+    token = _display.set(DisplaySettings(verbosity, progress))
     try:
         yield
     finally:
-        _shown.reset(token)
+        _display.reset(token)
 
 
 def hides_progress() -> bool:
-    """Whether no progress bar is to be shown."""
-    shown = _shown.get()
-    return shown.verbosity is Verbosity.QUIET or not shown.progress
+    """Return whether progress bars are hidden."""
+    settings = _display.get()
+    return settings.verbosity is Verbosity.QUIET or not settings.progress
 
 
 def most_shown(number: int) -> int:
-    """How many lines of one kind are shown: `number`, or all of them with -v."""
-    return sys.maxsize if _shown.get().verbosity is Verbosity.VERBOSE else number
+    """Return the number of lines of one kind to show: `number`, or all of them with -v."""
+    return sys.maxsize if _display.get().verbosity is Verbosity.VERBOSE else number
 
 
 class Terminal(Console):
-    """The console of a command. `print` shows what -q hides; see the module for the other two."""
+    """The console of a command. -q hides the text of `print`; see the module for the other two."""
 
     def result(self, *objects: Any, **options: Any) -> None:
-        """Print what the command was asked for; `options` as of `print`."""
+        """Print a result; `options` as in `print`."""
         self._print_anyway(self.quiet and self.stderr, objects, options)
 
     def problem(self, *objects: Any, **options: Any) -> None:
-        """Print what makes the exit status other than 0; `options` as of `print`."""
+        """Print a problem; `options` as in `print`."""
         self._print_anyway(False, objects, options)
 
     def _print_anyway(self, quiet: bool, objects: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -100,13 +98,12 @@ class Terminal(Console):
 
 
 def console(*outputs: Path | None, soft_wrap: bool = False) -> Terminal:
-    """The console of a command.
+    """Return the console of a command.
 
     Args:
-        outputs: What the command writes and may be standard output. If one is, everything else is printed to
-            standard error.
+        outputs: The outputs that may be standard output. If one is, all text goes to standard error.
         soft_wrap: Whether lines may be longer than the terminal is wide.
     """
     to_stderr = any(is_standard_output(path) for path in outputs)
-    quiet = _shown.get().verbosity is Verbosity.QUIET
+    quiet = _display.get().verbosity is Verbosity.QUIET
     return Terminal(stderr=to_stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=soft_wrap)

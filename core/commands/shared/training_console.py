@@ -1,4 +1,4 @@
-"""What the commands show on the terminal."""
+"""The progress of a training, an evaluation or a threshold search on the terminal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from core.network.plan import Plan
 from core.network.summary import summarise_plan
 from core.pictures.radiographs import Sample
 from core.tasks.progress import Watcher
-from core.training.observers import Observer
-from core.training.weight_averaging import WeightAverage
+from core.training.loop import Observer
+from core.training.weight_averaging import Average
 
 
 def print_network(console: Console, plan: Plan) -> None:
-    """The table of blocks with shapes and numbers of parameters."""
+    """Print the table of blocks with shapes and numbers of parameters."""
     rows = summarise_plan(plan)
     total = sum(row.parameters for row in rows)
     table = Table(title=f"network: {plan.input} in, {rows[-1].output} out, {total:,} parameters")
@@ -39,40 +39,36 @@ def print_network(console: Console, plan: Plan) -> None:
 
 
 class ConsoleWatcher(Watcher):
-    """Shows everything on a console.
-
-    Args:
-        console: Where.
-    """
+    """A `Watcher` that prints on a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def say(self, text: str) -> None:
-        """Print it."""
+        """Print a line."""
         self._console.print(visible(text), soft_wrap=True)
 
     def network(self, plan: Plan) -> None:
-        """Print its table."""
+        """Print the table of the network."""
         print_network(self._console, plan)
 
     @contextlib.contextmanager
     def epochs(self, settings: Training) -> Iterator[Observer]:
-        """A bar, and a line an epoch, with the rate where it changes."""
+        """Show a bar, and a line per epoch, with the learning rate if it changes."""
         changes = settings.schedule != ConstantSchedule()
         with TrainingConsole(self._console, settings.epochs, show_rate=changes) as shown:
             yield shown
 
     @contextlib.contextmanager
     def images(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar."""
+        """Show a bar."""
         with progress_bar(self._console) as bar:
             task = bar.add_task(visible(title), total=total)
             yield lambda number: bar.update(task, advance=number)
 
 
 class TrainingConsole(Observer):
-    """A live bar for the epoch under way and one line for each that is done, with the rate if asked."""
+    """A live bar for the current epoch, and one line per finished epoch."""
 
     def __init__(self, console: Console, epochs: int, show_rate: bool = False) -> None:
         self._console, self._epochs, self._show_rate = console, epochs, show_rate
@@ -116,24 +112,25 @@ class TrainingConsole(Observer):
         self._bar.update(self._task, advance=1)
 
     def averaging_started(self, batches: int) -> None:
-        """Show an empty bar for the statistics of an average."""
+        """Show an empty bar for recomputing the statistics of averaged weights."""
         self._bar.reset(
             self._task, description="averaging", completed=0, total=batches, note="", visible=True
         )
 
-    def averaged(self, average: WeightAverage) -> None:
-        """Say whether the average of the best epochs is used."""
+    def averaged(self, average: Average) -> None:
+        """Print whether the average of the best epochs is used."""
         self._bar.update(self._task, visible=False)
         name = average.monitor.replace("_", " ")
-        anew = ", with statistics taken anew" if average.recomputed_statistics else ""
+        statistics = ", with recomputed statistics" if average.taken_anew else ""
         self._console.print(
-            f"Average of epochs {', '.join(map(str, average.epochs))}{anew}: {name} {abs(average.score):.4f}"
-            f", to beat {abs(average.to_beat):.4f}; it is {'' if average.is_better else 'not '}used",
+            f"Average of epochs {', '.join(map(str, average.epochs))}{statistics}: {name} "
+            f"{abs(average.score):.4f}, to beat {abs(average.to_beat):.4f}; "
+            f"it is {'' if average.is_better else 'not '}used",
             soft_wrap=True,
         )
 
     def export_left_out(self, missing: UserError) -> None:
-        """Say what the export needs."""
+        """Print what the export needs."""
         self._console.print(f"No export was written: {missing}", soft_wrap=True)
 
     def epoch_ended(self, record: EpochRecord, best: bool, samples: Sequence[Sample]) -> None:

@@ -1,6 +1,6 @@
-"""The name and version of this toolkit, and those of what it runs with.
+"""The version of the toolkit, of Python and of the installed frameworks.
 
-Reads the metadata of installed distributions; imports no framework.
+Versions come from the metadata of installed distributions; no framework is imported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ TOOL = "pneumoseg"
 
 
 def tool_version() -> str:
-    """Name and version in one line."""
+    """Return name and version in one line."""
     try:
         return f"{TOOL} {importlib.metadata.version(TOOL)}"
     except importlib.metadata.PackageNotFoundError:
@@ -21,11 +21,11 @@ def tool_version() -> str:
 
 
 def all_versions() -> dict[str, str]:
-    """The versions of Python, NumPy and each installed framework by their titles; without broken backends."""
-    from core.backend.registry import installed_backends
+    """Return the versions of Python, NumPy and each working framework, by title."""
+    from core.backend.registry import installed
 
     found = {"Python": platform.python_version(), "NumPy": importlib.metadata.version("numpy")}
-    for backend in installed_backends():
+    for backend in installed():
         if (version := backend.version()) is not None:
             found[backend.title] = version
     return found

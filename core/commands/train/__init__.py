@@ -1,4 +1,4 @@
-"""`python run.py [train] -f NAME`: train a network, or go on with one."""
+"""`python run.py [train] -f NAME`: train a network, or continue a training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ HELP = "train a network (the default command)"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_framework_option(parser, required=True)
-    parser.add_argument("--config", metavar="FILE", help="network and training (default: configs/fcn.yaml)")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the configuration: a name of the toolkit's own, or a YAML file (default: configs/fcn.yaml)",
+    )
     add_data_option(parser)
     parser.add_argument(
-        "-o", "--out", default=".", metavar="DIR", help="where NAME_model/ and NAME_logs/ are made"
+        "-o", "--out", default=".", metavar="DIR", help="folder for NAME_model/ and NAME_logs/"
     )
     add_configuration_options(parser)
     add_device_option(parser)
@@ -29,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="MODEL_DIR",
-        help="go on from NAME_model/, or from the given folder of any backend",
+        help="continue NAME_model/, or the model in MODEL_DIR, of any backend",
     )
 
 

@@ -1,4 +1,4 @@
-"""What `train` does, apart from its options: says what is to be trained, and shows it on the console."""
+"""The command `train`: plan the runs, train them and show the progress on the console."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.tasks.training_runs import plan_runs
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the command line says."""
-    require_training(arguments.framework)  # before files are looked for: a mistyped name is answered at once
+    require_training(arguments.framework)  # checked first, so a misspelt name is reported at once
     console = terminal.console(soft_wrap=True)
     watcher = ConsoleWatcher(console)
     planned = plan_runs(
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _continuation(arguments: argparse.Namespace, interruption: Interruption) -> str:
-    """The command line that goes on."""
+    """Return the command line that continues the training."""
     out = [] if arguments.out == "." else ["--out", arguments.out]
     number = interruption.run.configuration.training.fold
     only = ["--fold", str(number)] if interruption.alone and number is not None else []

@@ -1,4 +1,4 @@
-"""`python run.py tune -f NAME`: search the thresholds of a trained model on the images that it held out."""
+"""`python run.py tune -f NAME`: search a model's thresholds on the images that its training held out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="folder of a model or of folds (default: NAME_model, or the only one there)",
+        help="folder of a model, or of folds (default: NAME_model, or the only one there)",
     )
     add_data_option(parser)
-    add_prediction_options(parser)
+    add_prediction_options(parser, tta_default="no; the choice is saved with the thresholds")
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Search, and write thresholds.json into the model's folder."""
+    """Search the thresholds and write thresholds.json to the model's folder."""
     from core.commands.tune import tuning
 
     return tuning.run(arguments)

@@ -1,4 +1,4 @@
-"""What `tune` does, apart from its options: the search in the backend's process, and its tables."""
+"""The command `tune`: search thresholds, with predictions from the backend's process, and show tables."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from core.commands.shared.statuses import Status
 from core.commands.shared.terminal import Terminal
 from core.commands.shared.training_console import ConsoleWatcher
 from core.files.atomic import reserved
-from core.prediction.predictor_process import BeginPrediction, RemotePredictor
+from core.prediction.predictor_process import Begin, RemotePredictor
 from core.prediction.trained_models import Member, find_members
 from core.scoring.evaluation_record import Surface
-from core.scoring.threshold_search import SearchResult
+from core.scoring.threshold_search import Search
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.threshold_search import describe, tune_thresholds
+from core.tasks.threshold_search import describe, tune
 from data.hdf5.store import Store
 
 
@@ -40,16 +40,16 @@ def run(arguments: argparse.Namespace) -> Status:
         console.print(remark(backend))
     with (
         Store.open(Path(arguments.data)) as store,
-        _model_kept(folder),
+        _model_reserved(folder),
         BackendProcess(backend.name) as process,
     ):
 
-        def open_models(members: Sequence[Member]) -> BeginPrediction:
+        def open_models(members: Sequence[Member]) -> Begin:
             return RemotePredictor(
                 process, backend.title, members, arguments.device, flip=bool(arguments.tta)
             ).begin
 
-        found, shown = tune_thresholds(
+        found, shown = tune(
             watcher, store, folder, open_models, arguments.batch_size, flip=bool(arguments.tta)
         )
     _print(console, found, shown)
@@ -58,14 +58,14 @@ def run(arguments: argparse.Namespace) -> Status:
 
 
 @contextlib.contextmanager
-def _model_kept(folder: Path) -> Iterator[None]:
-    """Keep trainings away from a model; one that is not there is for `tune` to tell."""
+def _model_reserved(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in the model's folder. `tune` reports one that does not exist."""
     with reserved(folder, shared=True) if folder.is_dir() else contextlib.nullcontext():
         yield
 
 
-def _print(console: Terminal, found: SearchResult, shown: Sequence[Surface]) -> None:
-    """The surfaces on a coarse grid."""
+def _print(console: Terminal, found: Search, shown: Sequence[Surface]) -> None:
+    """Show the surfaces on a coarse grid."""
     console.result(f"{found.images} held-out images, {found.positives} positive")
     for surface in shown:
         rows = _spread(surface.rows, 4 if surface.row_name == "score" else 3)
@@ -84,5 +84,5 @@ def _print(console: Terminal, found: SearchResult, shown: Sequence[Surface]) -> 
 
 
 def _spread(values: Sequence[float], step: int) -> range:
-    """Every `step`-th place; the last of each step, which has the middle of 31 levels among them."""
+    """Return every `step`-th index. Of 31 levels, the last of each step is taken, so the middle is shown."""
     return range(step - 1 if len(values) == 31 else 0, len(values), step)

@@ -1,0 +1,159 @@
+"""The stages of `predict`: read an image, run the network, write the image's files.
+
+Other processes read and finish images; the network runs in this one. Each stage is a few images ahead of the
+next, so memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from core.commands.predict.results import (
+    ImageResult,
+    OutputSettings,
+    PredictedImage,
+    make_result,
+    result_of_crash,
+    set_output_settings,
+)
+from core.files.checks import is_folder
+from core.files.names import FileNames, file_name
+from core.files.system_errors import explain_os_errors
+from core.prediction.trained_models import Predictor
+from core.processes.pool import map_in_order
+from data.annotations import rle
+from data.hdf5.probability_maps import ProbabilityFile
+from data.radiographs.reading import Reading, Source, read_all
+
+
+@dataclass
+class FileOutcomes:
+    """The outcome of every file.
+
+    Attributes:
+        results: The results of the predicted images.
+        unreadable: Files that could not be read; each has a row in the submission.
+        duplicates: Files whose image id came before.
+        not_listed: Folders that could not be listed.
+        renamed: Images whose output files have another name than their id, with that name.
+        seconds: The time of all stages together.
+    """
+
+    results: list[ImageResult] = field(default_factory=list)
+    unreadable: list[Source] = field(default_factory=list)
+    duplicates: list[Source] = field(default_factory=list)
+    not_listed: list[Source] = field(default_factory=list)
+    renamed: list[tuple[Source, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def positives(self) -> int:
+        """The number of images with a finding."""
+        return sum(result.positive for result in self.results)
+
+
+class MapsOutput(NamedTuple):
+    """An open file for probability maps, and the path that messages name."""
+
+    file: ProbabilityFile
+    path: Path
+
+
+@dataclass(frozen=True)
+class PredictionPipeline:
+    """Reads, predicts and finishes every image.
+
+    Args:
+        folder: The folder of the images.
+        files: The files in it.
+        predictor: The network.
+        batch_size: The number of images that the network takes at a time.
+        workers: The number of processes that read, and of those that finish images.
+        settings: The thresholds, and which files each image gets.
+        maps: The file for the probability maps, or None.
+        outcomes: Is filled with the outcome of every file.
+        advance: Is called once for each file that is done.
+    """
+
+    folder: Path
+    files: Sequence[Path]
+    predictor: Predictor
+    batch_size: int
+    workers: int
+    settings: OutputSettings
+    maps: MapsOutput | None
+    outcomes: FileOutcomes
+    advance: Callable[[], None]
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield image id and run-length encoding of every image: the predicted ones, then the unreadable."""
+        outcomes, started = self.outcomes, time.perf_counter()
+        results = map_in_order(
+            make_result,
+            self._predicted_images(),
+            workers=self.workers,
+            crashed=functools.partial(result_of_crash, settings=self.settings),
+            prepare=set_output_settings,
+            arguments=(self.settings,),
+        )
+        with contextlib.closing(results):
+            for result in results:
+                self.advance()
+                if result.failure:
+                    outcomes.unreadable.append(replace(result.source, reason=result.failure))
+                else:
+                    outcomes.results.append(result)
+                    yield result.source.image_id, result.encoding
+        outcomes.seconds = time.perf_counter() - started
+        done = {result.source.image_id for result in outcomes.results}
+        for source in list(outcomes.unreadable):
+            if source.image_id in done:  # a copy was read, or another unreadable file has the same id
+                outcomes.unreadable.remove(source)
+                outcomes.duplicates.append(source)
+            else:
+                done.add(source.image_id)
+                yield source.image_id, rle.EMPTY
+
+    def _predicted_images(self) -> Iterator[PredictedImage]:
+        """Yield every readable image once, with its probabilities."""
+        outcomes, seen, batch, names = self.outcomes, set[str](), list[Reading](), FileNames()
+        size = self.predictor.height, self.predictor.width
+        readings = read_all(self.folder, self.files, *size, workers=self.workers)
+        with contextlib.closing(readings):
+            for reading in readings:
+                source = reading.source
+                if reading.image is None:
+                    group = outcomes.not_listed if is_folder(source.file) else outcomes.unreadable
+                elif source.image_id in seen:
+                    group = outcomes.duplicates
+                else:
+                    seen.add(source.image_id)
+                    batch.append(reading)
+                    if len(batch) == self.batch_size:
+                        yield from self._predict(batch, names)
+                        batch = []
+                    continue
+                group.append(source)
+                self.advance()
+        if batch:
+            yield from self._predict(batch, names)
+
+    def _predict(self, batch: Sequence[Reading], names: FileNames) -> Iterator[PredictedImage]:
+        images = np.stack([reading.image for reading in batch if reading.image is not None])
+        found = self.predictor.predict(images[..., np.newaxis])
+        for (source, _), probability in zip(batch, found[..., 0], strict=True):
+            if self.maps is not None:
+                with explain_os_errors(self.maps.path, "write"):
+                    self.maps.file.add(source.image_id, (source.height, source.width), probability)
+            name = names.take(source.image_id)
+            if name != file_name(source.image_id):
+                self.outcomes.renamed.append((source, name))
+            yield PredictedImage(source, probability, name)
