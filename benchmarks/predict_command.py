@@ -118,7 +118,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         prepare, facts = results.set_output_settings, (settings,)
         list(
             map_in_order(
-                results.make_result, tasks, workers=cores, crashed=crashed, prepare=prepare, arguments=facts
+                results.make_result, tasks, workers=cores, on_crash=crashed, prepare=prepare, arguments=facts
             )
         )
 

@@ -19,14 +19,21 @@ from core.backend.contract import Backend, Implementation
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.base.errors import UserError
-from core.prediction.predictor_process import Begin
+from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member, Predictor, find_members
 from core.scoring.evaluation_record import Evaluation
 from core.scoring.thresholds import Thresholds
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.evaluation import Split, Subject
+from core.tasks.evaluation import EvaluatedModel, SplitName
 from core.tasks.evaluation import evaluate as evaluate_subject
-from core.tasks.predictions import Box, Decision, answer, area_in_mm2, box_around, decide
+from core.tasks.predictions import (
+    Box,
+    PredictionSettings,
+    area_in_mm2,
+    box_around,
+    choose_settings,
+    segment_image,
+)
 from core.tasks.progress import Watcher
 from core.tasks.scoring import open_here
 from data.hdf5.store import Store
@@ -87,7 +94,7 @@ class Model:
         backend: Backend,
         implementation: Implementation,
         device: str,
-        decision: Decision,
+        decision: PredictionSettings,
     ) -> None:
         self.folders = tuple(folders)
         self.backend, self.device = backend.name, device
@@ -169,7 +176,7 @@ class Model:
         ]
 
     def _prediction(self, radiograph: Radiograph, probability: NDArray[np.float32]) -> Prediction:
-        found = answer(probability, radiograph.height, radiograph.width, self.thresholds)
+        found = segment_image(probability, radiograph.height, radiograph.width, self.thresholds)
         return Prediction(
             id=radiograph.id,
             probability=found.probability,
@@ -180,12 +187,12 @@ class Model:
             notes=radiograph.notes,
         )
 
-    def _evaluate(self, store: Store, split: Split, batch_size: int) -> Evaluation:
-        def open_models(some: Sequence[Member]) -> tuple[Begin, str]:
+    def _evaluate(self, store: Store, split: SplitName, batch_size: int) -> Evaluation:
+        def open_models(some: Sequence[Member]) -> tuple[BeginPrediction, str]:
             begin = open_here(some, self._implementation, self.device, flip=self._decision.flip)
             return begin, self.device
 
-        subject = Subject(self._descriptor, self.folders, self._members, self._decision)
+        subject = EvaluatedModel(self._descriptor, self.folders, self._members, self._decision)
         with self._lock:
             return evaluate_subject(
                 Watcher(),
@@ -227,14 +234,14 @@ def load_model(
     folders = [Path(one) for one in several]
     members = find_members(folders)
     changes = {} if thresholds is None else asdict(thresholds)
-    decision = decide(folders, changes, tta)
+    decision = choose_settings(folders, changes, tta)
     descriptor, implementation = load_backend(backend or choose_predictor(members, device).name)
     chosen = choose_device(device, implementation.list_devices(), descriptor.title)
     return Model(folders, members, descriptor, implementation, chosen, decision)
 
 
 def evaluate(
-    model: Model, data: PathLike | DataFile, *, split: Split = "validation", batch_size: int = 16
+    model: Model, data: PathLike | DataFile, *, split: SplitName = "validation", batch_size: int = 16
 ) -> Evaluation:
     """Score a model on the images of a data file, at their original size, as the competition does.
 

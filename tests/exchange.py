@@ -41,15 +41,16 @@ from core.experiment.checkpoint import (
 from core.experiment.configuration import Configuration, parse_configuration
 from core.network.lowering import lower
 from data.annotations import rle
-from data.batches.augmentation import Augmentation
+from data.batches.augmentation import AugmentationSettings
 from data.batches.loader import Loader
-from data.batches.sampling import Sampling
-from data.hdf5.store import ImageMetadata, Store, write
+from data.batches.sampling import SamplingSchedule
+from data.hdf5.file_writing import ImageMetadata, write
+from data.hdf5.store import Store
 
 DATA = "data.h5"
 CHECKPOINTS = {"float32": "float32.safetensors", "float64": "float64.safetensors"}
 HEIGHT, WIDTH, COUNT = 12, 20, 11
-ALTERED = Augmentation(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.5, 1, 0.1)
+ALTERED = AugmentationSettings(0.5, 0.2, 0.2, 20, 1, 0.2, 0.2, 0.5, 1, 0.1)
 
 _IDS = [f"1.2.276.0.{number}.ä" if number % 3 else f"image-{number}" for number in range(COUNT)]
 _PATIENTS = ["" if number % 4 == 0 else f"patient {number // 3}" for number in range(COUNT)]
@@ -169,7 +170,7 @@ def data_content(path: Path) -> dict[str, str]:
         content["attributes"] = json.dumps(store.attributes, sort_keys=True)
         for index in range(store.count):
             content[f"truth {index}"] = digest(store.truth(index))
-        loader = Loader(store, every, 4, 6, Sampling(0.75, 0.25, 3), ALTERED)
+        loader = Loader(store, every, 4, 6, SamplingSchedule(0.75, 0.25, 3), ALTERED)
         for number, batch in enumerate(loader.epoch(2)):
             content[f"batch {number}"] = json.dumps(batch.indices.tolist())
             content[f"images {number}"], content[f"masks {number}"] = (

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from data.batches.loader import Loader
-from data.batches.sampling import Sampling
-from data.hdf5.store import ImageMetadata, write
+from data.batches.sampling import SamplingSchedule
+from data.hdf5.file_writing import ImageMetadata, write
 
 COUNT = 8
-SAMPLING = Sampling(0.5, 0.5, 1)
+SAMPLING = SamplingSchedule(0.5, 0.5, 1)
 _EPOCHS = 150  # for less than one in a million seeds, a pair is missing by chance
 
 

@@ -34,7 +34,7 @@ from types import FrameType, ModuleType
 
 from core.base.errors import UserError
 from core.base.programs import started_as
-from core.base.standard_streams import lasting_streams, visible
+from core.base.standard_streams import protected_streams, visible
 from core.commands.shared.options import add_common_options
 from core.commands.shared.overview import CommandLine, named, overview, subcommand
 from core.commands.shared.parser import Parser
@@ -55,7 +55,7 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
 
         complete(names, functools.partial(_parser, program), functools.partial(named, names))
     words = list(sys.argv[1:] if argv is None else argv)
-    with lasting_streams() as streams, started_as(program):
+    with protected_streams() as streams, started_as(program):
         try:
             with _ended_by_signals():
                 status = int(_run(program, description, names, words))
@@ -87,7 +87,7 @@ def main(program: str, description: str, names: Sequence[str], argv: Sequence[st
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             status = Status.INTERRUPTED
-        if (reason := streams.lost()) is not None:
+        if (reason := streams.write_failure()) is not None:
             from core.files.system_errors import as_user_error
 
             print(f"error: {as_user_error(reason, 'standard output', 'write')}", file=sys.stderr)
@@ -148,9 +148,9 @@ def _run(program: str, description: str, names: Sequence[str], words: list[str])
         print(overview(described), end="")
         return Status.DONE
     arguments = _parser(program, name).parse_args(words)
-    from core.base.system import respect_quota
+    from core.base.system import limit_threads_to_quota
 
-    respect_quota()  # before NumPy is imported, which starts its threads then
+    limit_threads_to_quota()  # before NumPy is imported, which starts its threads then
     from core.commands.shared import frameworks, terminal
 
     frameworks.settle(arguments)

@@ -12,7 +12,7 @@ from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
-    from core.conformance import Outcome
+    from core.conformance import CheckOutcome
 
     Table = Mapping[str, Mapping[str, Mapping[str, str]]]
 
@@ -89,7 +89,7 @@ def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
     return Status.of(any(outcome.status == "failed" for of_one in outcomes.values() for outcome in of_one))
 
 
-def _examine(console: Terminal, name: str, arguments: argparse.Namespace) -> list[Outcome]:
+def _examine(console: Terminal, name: str, arguments: argparse.Namespace) -> list[CheckOutcome]:
     from core.backend.process import BackendProcess
     from core.base.errors import UserError
     from core.commands.shared.progress import bar_of
@@ -126,7 +126,7 @@ def _rows(table: Table) -> list[tuple[str, Mapping[str, list[str]]]]:
     ]
 
 
-def _print_failures(console: Terminal, name: str, outcomes: list[Outcome]) -> None:
+def _print_failures(console: Terminal, name: str, outcomes: list[CheckOutcome]) -> None:
     """Show failures and refusals; checks with the same reason share a line."""
     for status, tell in (("failed", console.problem), ("refused", console.print)):
         by_reason: dict[str, list[str]] = {}

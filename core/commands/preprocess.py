@@ -15,7 +15,7 @@ from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
-    from data.preprocessing.report import Remark, Report
+    from data.preprocessing.report import PreprocessingReport, Remark
 
 HELP = "convert DICOM radiographs and run-length-encoded masks to one HDF5 file"
 
@@ -94,10 +94,12 @@ def run(arguments: argparse.Namespace) -> Status:
 
     from core.base.standard_streams import visible
     from core.commands.shared.terminal import console
-    from data.preprocessing.conversion import Settings, preprocess, staging_folder
+    from data.preprocessing.preprocessing import preprocess, staging_folder
+    from data.preprocessing.settings import PreprocessingSettings
 
     shown = console(arguments.report)
-    settings = Settings(**{name: getattr(arguments, name) for name in Settings.__annotations__})
+    names = PreprocessingSettings.__annotations__
+    settings = PreprocessingSettings(**{name: getattr(arguments, name) for name in names})
     try:
         with contextlib.ExitStack() as stack:
             bar = _progress(shown)
@@ -144,7 +146,7 @@ def _progress(console: Terminal) -> Any:
     )
 
 
-def _show(console: Terminal, report: Report) -> None:
+def _show(console: Terminal, report: PreprocessingReport) -> None:
     """Show the table of counts, then the first remarks of each kind."""
     from rich.table import Table
 
@@ -169,7 +171,7 @@ def _show(console: Terminal, report: Report) -> None:
         _show_lines(console.print, title, list(map(str, places)))
 
 
-def _counts(report: Report) -> list[tuple[str, str]]:
+def _counts(report: PreprocessingReport) -> list[tuple[str, str]]:
     """Return the lines of the table. Rare lines are left out where their count is 0."""
     bits = {f"{number} bits" if number else "unknown bits": n for number, n in report.stored_bits.items()}
     counts = [
@@ -191,7 +193,7 @@ def _counts(report: Report) -> list[tuple[str, str]]:
     return [*((what, f"{number:,}") for what, number in counts), ("size of the file", size)]
 
 
-def _label_counts(report: Report) -> list[tuple[str, int]]:
+def _label_counts(report: PreprocessingReport) -> list[tuple[str, int]]:
     return [
         ("  with a pneumothorax", report.positives),
         *((f"  {_annotations(number)}", n) for number, n in report.annotations_per_image.items()),
@@ -199,7 +201,7 @@ def _label_counts(report: Report) -> list[tuple[str, int]]:
     ]
 
 
-def _rare_counts(report: Report) -> list[tuple[str, int]]:
+def _rare_counts(report: PreprocessingReport) -> list[tuple[str, int]]:
     rows = report.annotations
     return [
         ("masks too small for this size", report.vanished),

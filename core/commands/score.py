@@ -12,7 +12,7 @@ from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
-    from data.submissions.submission_file import Comparison
+    from data.submissions.submission_comparison import SubmissionComparison
 
 HELP = "score a submission against annotations, as the competition does"
 
@@ -68,7 +68,8 @@ def _score(console: Terminal, arguments: argparse.Namespace) -> Status:
     from core.commands.shared.progress import spinner
     from core.files.atomic import write_text
     from data.annotations.annotation_file import read_annotations
-    from data.submissions.submission_file import compare, named, read_submission
+    from data.submissions.submission_comparison import compare
+    from data.submissions.submission_file import abbreviated, read_submission
 
     with spinner(console, "comparing"):
         submission = read_submission(arguments.submission)
@@ -84,12 +85,12 @@ def _score(console: Terminal, arguments: argparse.Namespace) -> Status:
     console.result(table)
     for what, ids in _remarks(comparison, arguments.missing):
         if ids:
-            console.print(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
+            console.print(visible(f"{len(ids):,} {what}: {abbreviated(ids)}"), soft_wrap=True)
     faults = {what: ids for what, ids in _faults(comparison) if ids}
     for what, ids in faults.items():
-        console.problem(visible(f"{len(ids):,} {what}: {named(ids)}"), soft_wrap=True)
+        console.problem(visible(f"{len(ids):,} {what}: {abbreviated(ids)}"), soft_wrap=True)
     for what, where in {**comparison.passed_over, **annotations.passed_over}.items():
-        console.print(visible(f"{what}: {len(where):,} ({named([*map(str, where)])})"), soft_wrap=True)
+        console.print(visible(f"{what}: {len(where):,} ({abbreviated([*map(str, where)])})"), soft_wrap=True)
     if arguments.json:
         said = {what: str(getattr(arguments, what)) for what in ("submission", "annotations")}
         write_text(arguments.json, json.dumps({**said, **scores}, indent=1) + "\n")
@@ -111,7 +112,7 @@ _LINES = (
 )
 
 
-def _scores(comparison: Comparison) -> dict[str, Any]:
+def _scores(comparison: SubmissionComparison) -> dict[str, Any]:
     """Return all values that are shown or written, by key."""
     import dataclasses
 
@@ -143,7 +144,7 @@ def _shown(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str, ...]]]:
+def _remarks(comparison: SubmissionComparison, missing: str) -> list[tuple[str, tuple[str, ...]]]:
     treated = {"empty": "taken for empty", "skip": "left out"}.get(missing, "")
     return [
         (f"annotated without a row, {treated}", comparison.missing),
@@ -151,7 +152,7 @@ def _remarks(comparison: Comparison, missing: str) -> list[tuple[str, tuple[str,
     ]
 
 
-def _faults(comparison: Comparison) -> list[tuple[str, tuple[str, ...]]]:
+def _faults(comparison: SubmissionComparison) -> list[tuple[str, tuple[str, ...]]]:
     """Return the faults of submission and annotations, with the image ids of each."""
     return [
         ("with several rows, joined; a submission must have one", comparison.several),

@@ -84,7 +84,7 @@ def draw_overlay(image: NDArray[Any], truth: NDArray[Any]) -> bytes:
 
 
 @dataclass(frozen=True)
-class PredictedImage:
+class PredictionPicture:
     """One image with its prediction, at the original size.
 
     Args:
@@ -104,7 +104,7 @@ class PredictedImage:
     verdict: str
 
 
-def draw_prediction(predicted: PredictedImage) -> bytes:
+def draw_prediction(predicted: PredictionPicture) -> bytes:
     """Draw a PNG of a radiograph, the same with outlines, and the same with its probability, with a caption.
 
     Large images are shrunk by averaging over areas, and every pixel of a mask stays visible. Small images are
@@ -158,7 +158,7 @@ def draw_outlines(truth: NDArray[Any], predicted: NDArray[Any]) -> bytes:
     return _png(image)
 
 
-def _legend(predicted: PredictedImage) -> str:
+def _legend(predicted: PredictionPicture) -> str:
     return "prediction red" if predicted.truth is None else "truth green, prediction red, both yellow"
 
 

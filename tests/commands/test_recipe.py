@@ -16,11 +16,11 @@ from command_line import assert_same_run, history, refused, run_here, train
 from core.commands.train import training
 from core.experiment import recipe
 from core.experiment.configuration import load_configuration
-from core.tasks.training import Stop
+from core.tasks.training import StopRequest
 from core.tasks.training_batches import training_batches
-from data.batches.augmentation import Augmentation
+from data.batches.augmentation import AugmentationSettings
 from data.batches.loader import Loader
-from data.batches.sampling import Sampling
+from data.batches.sampling import SamplingSchedule
 from data.hdf5.store import Store
 
 MODEL = "reference_model"
@@ -28,27 +28,31 @@ MODEL = "reference_model"
 
 def test_the_settings_are_those_of_the_data() -> None:
     """`data` has its own classes, since it does not import the configuration; fields and defaults agree."""
-    assert recipe.Augmentation().model_dump() == dataclasses.asdict(Augmentation())
-    assert list(recipe.Augmentation.model_fields) == [
-        field.name for field in dataclasses.fields(Augmentation)
+    assert recipe.AugmentationSettings().model_dump() == dataclasses.asdict(AugmentationSettings())
+    assert list(recipe.AugmentationSettings.model_fields) == [
+        field.name for field in dataclasses.fields(AugmentationSettings)
     ]
-    assert recipe.Sampling.model_fields.keys() == {field.name for field in dataclasses.fields(Sampling)}
+    assert recipe.SamplingSettings.model_fields.keys() == {
+        field.name for field in dataclasses.fields(SamplingSchedule)
+    }
 
 
 @pytest.mark.parametrize(
     ("written", "sampling"),
     [
-        ("{positives: 0.6}", Sampling(0.6, 0.6, 2)),
-        ("{positives: 0.6, final: 0.0}", Sampling(0.6, 0.0, 2)),
-        ("{positives: 0.6, final: 0.2, over_epochs: 7}", Sampling(0.6, 0.2, 7)),
+        ("{positives: 0.6}", SamplingSchedule(0.6, 0.6, 2)),
+        ("{positives: 0.6, final: 0.0}", SamplingSchedule(0.6, 0.0, 2)),
+        ("{positives: 0.6, final: 0.2, over_epochs: 7}", SamplingSchedule(0.6, 0.2, 7)),
     ],
 )
-def test_batches_are_what_the_configuration_says(folder: Path, written: str, sampling: Sampling) -> None:
+def test_batches_are_what_the_configuration_says(
+    folder: Path, written: str, sampling: SamplingSchedule
+) -> None:
     overrides = [f"training.sampling={written}", "training.augmentation={noise: 0.1, horizontal_flip: 0.5}"]
     settings = load_configuration(folder / "network.yaml", overrides).training
     with Store.open(folder / "data.h5") as store:
         chosen = np.arange(20)
-        augmentation = Augmentation(horizontal_flip=0.5, noise=0.1)
+        augmentation = AugmentationSettings(horizontal_flip=0.5, noise=0.1)
         expected = Loader(store, chosen, 5, 7, sampling, augmentation)
         for number in (1, 2):
             pairs = zip(
@@ -112,7 +116,7 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
     train(*words, "--out", "whole", cwd=folder, how=run_here)
     left = 0
 
-    class Stopping(Stop):
+    class Stopping(StopRequest):
         def __call__(self) -> bool:
             nonlocal left
             left -= 1
@@ -120,7 +124,7 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
             return super().__call__()
 
     @contextlib.contextmanager
-    def stopping() -> Iterator[Stop]:
+    def stopping() -> Iterator[StopRequest]:
         yield Stopping()
 
     monkeypatch.setattr(training, "interruptible", stopping)

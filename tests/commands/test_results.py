@@ -15,9 +15,9 @@ from core.commands.predict.results import (
     result_of_crash,
 )
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Answer, area_in_mm2
+from core.tasks.predictions import Segmentation, area_in_mm2
 from data.radiographs.headers import Geometry
-from data.radiographs.reading import Source
+from data.radiographs.reading import ImageFile
 
 NEGATIVE = ["truth negative", "Dice 1.000"]
 
@@ -29,7 +29,7 @@ def test_a_crash_costs_one_image_and_leaves_no_half_written_file(tmp_path: Path)
         folder.mkdir()
         for name in ("a", "b"):
             (folder / f"{name}{'.dcm' if folder.name == 'segmentations' else '.png'}").write_text("half")
-    source = Source(tmp_path / "a.dcm", "a.dcm", "a", height=4, width=5)
+    source = ImageFile(tmp_path / "a.dcm", "a.dcm", "a", height=4, width=5)
     result = result_of_crash(PredictedImage(source, np.zeros((2, 2), np.float32)), settings)
     assert (result.encoding, result.positive) == ("-1", False)
     assert "killed the process" in result.failure
@@ -65,8 +65,8 @@ def test_the_caption_of_an_image(
     places = np.arange(40).reshape(5, 8)
     geometry = Geometry(spacing, "PixelSpacing") if spacing else Geometry()
     said = _caption(
-        Source(Path("a"), "a", "a", height=5, width=8, geometry=geometry),
-        Answer(np.zeros((5, 8), np.float32), (places < pixels).astype(np.uint8), existence),
+        ImageFile(Path("a"), "a", "a", height=5, width=8, geometry=geometry),
+        Segmentation(np.zeros((5, 8), np.float32), (places < pixels).astype(np.uint8), existence),
         None if truth is None else (places < truth).astype(np.uint8),
         Thresholds(0.5, 0, 0.625),
     )
@@ -74,7 +74,7 @@ def test_the_caption_of_an_image(
 
 
 def test_areas() -> None:
-    source = Source(Path("a"), "a", "a", geometry=Geometry((0.5, 0.25), "PixelSpacing"))
+    source = ImageFile(Path("a"), "a", "a", geometry=Geometry((0.5, 0.25), "PixelSpacing"))
     assert area_in_mm2(source.geometry, 12) == pytest.approx(1.5)
-    assert area_in_mm2(Source(Path("a"), "a", "a").geometry, 12) is None
+    assert area_in_mm2(ImageFile(Path("a"), "a", "a").geometry, 12) is None
     assert ImageResult(source, pixels=1).positive

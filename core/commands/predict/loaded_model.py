@@ -13,7 +13,7 @@ from core.backend.contract import Backend
 from core.commands.shared.versions import TOOL
 from core.prediction.trained_models import Member
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Decision
+from core.tasks.predictions import PredictionSettings
 
 if TYPE_CHECKING:
     from data.submissions.dicom_segmentation import Algorithm
@@ -33,7 +33,7 @@ class LoadedModel:
     backend: Backend
     device: str
     members: Sequence[Member]
-    decision: Decision
+    decision: PredictionSettings
 
     @property
     def thresholds(self) -> Thresholds:

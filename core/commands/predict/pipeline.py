@@ -31,7 +31,7 @@ from core.prediction.trained_models import Predictor
 from core.processes.pool import map_in_order
 from data.annotations import rle
 from data.hdf5.probability_maps import ProbabilityFile
-from data.radiographs.reading import Reading, Source, read_all
+from data.radiographs.reading import ImageFile, Reading, read_all
 
 
 @dataclass
@@ -48,10 +48,10 @@ class FileOutcomes:
     """
 
     results: list[ImageResult] = field(default_factory=list)
-    unreadable: list[Source] = field(default_factory=list)
-    duplicates: list[Source] = field(default_factory=list)
-    not_listed: list[Source] = field(default_factory=list)
-    renamed: list[tuple[Source, str]] = field(default_factory=list)
+    unreadable: list[ImageFile] = field(default_factory=list)
+    duplicates: list[ImageFile] = field(default_factory=list)
+    not_listed: list[ImageFile] = field(default_factory=list)
+    renamed: list[tuple[ImageFile, str]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -100,7 +100,7 @@ class PredictionPipeline:
             make_result,
             self._predicted_images(),
             workers=self.workers,
-            crashed=functools.partial(result_of_crash, settings=self.settings),
+            on_crash=functools.partial(result_of_crash, settings=self.settings),
             prepare=set_output_settings,
             arguments=(self.settings,),
         )

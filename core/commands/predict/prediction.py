@@ -36,7 +36,7 @@ from core.files.destinations import is_stream
 from core.files.system_errors import explain_os_errors
 from core.prediction.trained_models import Predictor, find_members
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.predictions import decide, remark_on_folds
+from core.tasks.predictions import choose_settings, remark_on_folds
 from data.annotations.annotation_file import Annotations, read_annotations
 from data.annotations.image_ids import Identities, image_id
 from data.hdf5.probability_maps import ProbabilityFile
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> Status:
     if arguments.dicom_seg:
         require(["highdicom"], "--dicom-seg")
     members = find_members(folders)
-    decision = decide(folders, given_thresholds(arguments), arguments.tta)
+    decision = choose_settings(folders, given_thresholds(arguments), arguments.tta)
     files = _find(arguments.images)
     annotations = None
     if arguments.annotations is not None:

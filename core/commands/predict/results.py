@@ -17,15 +17,15 @@ from PIL import Image
 
 from core.files.names import file_name
 from core.files.system_errors import explain_os_errors
-from core.pictures.radiographs import Finding, draw_finding
+from core.pictures.radiographs import PredictionPicture, draw_prediction
 from core.scoring.metrics import dice_per_image
 from core.scoring.thresholds import Thresholds
-from core.tasks.predictions import Answer, Box, answer, area_in_mm2, box_around
+from core.tasks.predictions import Box, Segmentation, area_in_mm2, box_around, segment_image
 from data.annotations import rle
 from data.annotations.annotation_file import AnnotationError, combined_mask
 from data.annotations.image_ids import Identities
 from data.radiographs import dicom
-from data.radiographs.reading import Source
+from data.radiographs.reading import ImageFile
 
 if TYPE_CHECKING:
     from data.submissions.dicom_segmentation import Algorithm
@@ -47,7 +47,7 @@ class ImageResult:
         no_truth: Why the true mask could not be drawn (its annotation is malformed), or "".
     """
 
-    source: Source
+    source: ImageFile
     encoding: str = rle.EMPTY
     existence: float = 0.0
     pixels: int = 0
@@ -66,7 +66,7 @@ class ImageResult:
 class PredictedImage(NamedTuple):
     """An image, its probabilities, (h, w) at the network's size, and the name of its output files."""
 
-    source: Source
+    source: ImageFile
     probability: NDArray[np.float32]
     name: str = ""
 
@@ -119,7 +119,7 @@ def make_result(image: PredictedImage) -> ImageResult:
     """
     assert _settings is not None
     source, settings = image.source, _settings
-    found = answer(image.probability, source.height, source.width, settings.thresholds)
+    found = segment_image(image.probability, source.height, source.width, settings.thresholds)
     name = image.file_name
     if settings.masks is not None:
         _write_mask(settings.masks / f"{name}.png", found.mask)
@@ -153,7 +153,7 @@ def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
         Image.fromarray(mask * np.uint8(255)).save(path)
 
 
-def _write_overlay(path: Path, source: Source, found: Answer, settings: OutputSettings) -> str:
+def _write_overlay(path: Path, source: ImageFile, found: Segmentation, settings: OutputSettings) -> str:
     """Draw the overlay. Return why the true mask could not be drawn, or ""."""
     try:
         pixels = dicom.read_radiograph(source.file).pixels
@@ -168,7 +168,7 @@ def _write_overlay(path: Path, source: Source, found: Answer, settings: OutputSe
             truth = combined_mask(rows, source.height, source.width)
         except AnnotationError as error:
             problem = str(error)
-    finding = Finding(
+    picture = PredictionPicture(
         image=pixels,
         probability=found.probability,
         mask=found.mask,
@@ -177,11 +177,13 @@ def _write_overlay(path: Path, source: Source, found: Answer, settings: OutputSe
         verdict=_caption(source, found, truth, settings.thresholds),
     )
     with explain_os_errors(path, "write"):
-        path.write_bytes(draw_finding(finding))
+        path.write_bytes(draw_prediction(picture))
     return problem
 
 
-def _caption(source: Source, found: Answer, truth: NDArray[np.uint8] | None, thresholds: Thresholds) -> str:
+def _caption(
+    source: ImageFile, found: Segmentation, truth: NDArray[np.uint8] | None, thresholds: Thresholds
+) -> str:
     """Return the caption of an overlay, in one line."""
     pixels = int(np.count_nonzero(found.mask))
     words = ["PNEUMOTHORAX" if pixels else "no pneumothorax"]
@@ -197,7 +199,7 @@ def _caption(source: Source, found: Answer, truth: NDArray[np.uint8] | None, thr
     return "   ".join(words)
 
 
-def _write_segmentation(path: Path, source: Source, found: Answer, settings: OutputSettings) -> str:
+def _write_segmentation(path: Path, source: ImageFile, found: Segmentation, settings: OutputSettings) -> str:
     """Write the Segmentation object. Return why there is none, or ""."""
     from data.submissions.dicom_segmentation import NoSegmentation, write_segmentation
 

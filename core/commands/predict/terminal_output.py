@@ -107,5 +107,5 @@ def show_annotation_problems(
         if places:
             more = f" and {len(places) - most:,} more" if len(places) > most else ""
             console.print(visible(f"{title}: {', '.join(map(str, places[:most]))}{more}"))
-    if used.isdisjoint(annotations.rows_of) and (near := annotations.nearest(used)):
+    if used.isdisjoint(annotations.rows_of) and (near := annotations.explain_near_miss(used)):
         console.print(visible(f"no annotation is of any image. {near}"))

@@ -108,9 +108,9 @@ def _configurations(prefix: str, **_: Any) -> Iterable[str]:
     """Return the toolkit's configurations and YAML files."""
     from argcomplete.completers import FilesCompleter
 
-    from core.experiment.shipped_configurations import own_configurations
+    from core.experiment.shipped_configurations import shipped_configurations
 
-    return [*own_configurations(), *FilesCompleter(("yaml", "yml"))(prefix)]
+    return [*shipped_configurations(), *FilesCompleter(("yaml", "yml"))(prefix)]
 
 
 def _formats(**_: Any) -> Iterable[str]:
@@ -121,7 +121,8 @@ def _formats(**_: Any) -> Iterable[str]:
 
 def _keys(**_: Any) -> Iterable[str]:
     """Return the keys of a configuration that hold a value."""
-    from core.experiment.configuration import key_path, known_keys
+    from core.experiment.configuration import known_keys
+    from core.experiment.configuration_keys import key_path
 
     keys = known_keys()
     sections = {key[:length] for key in keys for length in range(1, len(key))}

@@ -26,7 +26,7 @@ from core.base.errors import UserError
 from core.files.atomic import reserved
 from core.files.checks import Input as Input
 from core.files.checks import check_apart, check_free, check_inputs_stay, check_place, entries, place_of
-from core.files.destinations import Stream, destination
+from core.files.destinations import OutputStream, destination
 from core.files.lock_files import is_fixed
 from core.files.system_errors import explain_os_errors
 
@@ -73,10 +73,10 @@ def images(folder: Path) -> Input:
 
 def model(folder: Path) -> Input:
     """Return the input that is the folder of a trained model."""
-    from core.prediction.trained_models import is_of_model
+    from core.prediction.trained_models import belongs_to_model
 
     def holds(file: Path) -> bool:
-        return is_of_model(file.relative_to(place_of(folder) or folder))
+        return belongs_to_model(file.relative_to(place_of(folder) or folder))
 
     return Input("the folder of a model", folder, holds)
 
@@ -138,7 +138,7 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Input], *, overwri
 
 def _check_file(output: OutputFile, overwrite: bool) -> None:
     path = output.path
-    if isinstance(destination(path), Stream):
+    if isinstance(destination(path), OutputStream):
         return  # it is not replaced, and must not be opened for reading
     if path.is_dir():
         raise UserError(f"{output.option} {path} is a folder; it names the file to write.")
@@ -147,7 +147,7 @@ def _check_file(output: OutputFile, overwrite: bool) -> None:
 
 def _check_folder(output: OutputFolder, overwrite: bool) -> None:
     path = output.path
-    if isinstance(destination(path), Stream) or not path.exists():
+    if isinstance(destination(path), OutputStream) or not path.exists():
         return
     if not path.is_dir():
         raise UserError(f"{output.option} {path} is not a folder; it names the folder to write to.")

@@ -20,8 +20,8 @@ from core.network.plan import Plan
 from core.network.summary import summarise_plan
 from core.pictures.radiographs import Sample
 from core.tasks.progress import Watcher
-from core.training.loop import Observer
-from core.training.weight_averaging import Average
+from core.training.observers import Observer
+from core.training.weight_averaging import WeightAverage
 
 
 def print_network(console: Console, plan: Plan) -> None:
@@ -117,13 +117,13 @@ class TrainingConsole(Observer):
             self._task, description="averaging", completed=0, total=batches, note="", visible=True
         )
 
-    def averaged(self, average: Average) -> None:
+    def averaged(self, average: WeightAverage) -> None:
         """Print whether the average of the best epochs is used."""
         self._bar.update(self._task, visible=False)
         name = average.monitor.replace("_", " ")
-        statistics = ", with recomputed statistics" if average.taken_anew else ""
+        statistics = ", with recomputed statistics" if average.recomputed_statistics else ""
         self._console.print(
-            f"Average of epochs {', '.join(map(str, average.epochs))}{statistics}: {name} "
+            f"WeightAverage of epochs {', '.join(map(str, average.epochs))}{statistics}: {name} "
             f"{abs(average.score):.4f}, to beat {abs(average.to_beat):.4f}; "
             f"it is {'' if average.is_better else 'not '}used",
             soft_wrap=True,

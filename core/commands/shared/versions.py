@@ -1,6 +1,6 @@
-"""The version of the toolkit, of Python and of the installed frameworks.
+"""The version of the toolkit, of Python and of the installed_backends frameworks.
 
-Versions come from the metadata of installed distributions; no framework is imported.
+Versions come from the metadata of installed_backends distributions; no framework is imported.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ def tool_version() -> str:
     try:
         return f"{TOOL} {importlib.metadata.version(TOOL)}"
     except importlib.metadata.PackageNotFoundError:
-        return f"{TOOL} (not installed)"
+        return f"{TOOL} (not installed_backends)"
 
 
 def all_versions() -> dict[str, str]:
     """Return the versions of Python, NumPy and each working framework, by title."""
-    from core.backend.registry import installed
+    from core.backend.registry import installed_backends
 
     found = {"Python": platform.python_version(), "NumPy": importlib.metadata.version("numpy")}
-    for backend in installed():
+    for backend in installed_backends():
         if (version := backend.version()) is not None:
             found[backend.title] = version
     return found

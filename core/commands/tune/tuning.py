@@ -19,12 +19,12 @@ from core.commands.shared.statuses import Status
 from core.commands.shared.terminal import Terminal
 from core.commands.shared.training_console import ConsoleWatcher
 from core.files.atomic import reserved
-from core.prediction.predictor_process import Begin, RemotePredictor
+from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members
 from core.scoring.evaluation_record import Surface
-from core.scoring.threshold_search import Search
+from core.scoring.threshold_search import SearchResult
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.threshold_search import describe, tune
+from core.tasks.threshold_search import describe, tune_thresholds
 from data.hdf5.store import Store
 
 
@@ -44,12 +44,12 @@ def run(arguments: argparse.Namespace) -> Status:
         BackendProcess(backend.name) as process,
     ):
 
-        def open_models(members: Sequence[Member]) -> Begin:
+        def open_models(members: Sequence[Member]) -> BeginPrediction:
             return RemotePredictor(
                 process, backend.title, members, arguments.device, flip=bool(arguments.tta)
             ).begin
 
-        found, shown = tune(
+        found, shown = tune_thresholds(
             watcher, store, folder, open_models, arguments.batch_size, flip=bool(arguments.tta)
         )
     _print(console, found, shown)
@@ -64,7 +64,7 @@ def _model_reserved(folder: Path) -> Iterator[None]:
         yield
 
 
-def _print(console: Terminal, found: Search, shown: Sequence[Surface]) -> None:
+def _print(console: Terminal, found: SearchResult, shown: Sequence[Surface]) -> None:
     """Show the surfaces on a coarse grid."""
     console.result(f"{found.images} held-out images, {found.positives} positive")
     for surface in shown:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.pictures.radiographs import (
-    PredictedImage,
+    PredictionPicture,
     Sample,
     draw_grey,
     draw_outlines,
@@ -93,9 +93,9 @@ def test_outlines_laid_over_the_radiograph_give_the_overlay() -> None:
     np.testing.assert_array_equal(np.asarray(laid), draw_sample(one, 0.5)[:, 25:46])
 
 
-def predicted_image(height: int, width: int, truth: bool = True) -> PredictedImage:
+def predicted_image(height: int, width: int, truth: bool = True) -> PredictionPicture:
     one = sample(height, width)
-    return PredictedImage(
+    return PredictionPicture(
         image=one.image,
         probability=one.probability,
         mask=(one.probability >= 0.5).astype(np.uint8),
@@ -105,7 +105,7 @@ def predicted_image(height: int, width: int, truth: bool = True) -> PredictedIma
     )
 
 
-def opened(one: PredictedImage) -> NDArray[np.uint8]:
+def opened(one: PredictionPicture) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(draw_prediction(one))))
 
 
@@ -159,7 +159,7 @@ def test_a_large_prediction_is_shrunk_and_no_pixel_of_its_mask_gets_lost() -> No
     mask = np.zeros((height, width), np.uint8)
     mask[700, 1300] = 1
     image = np.full((height, width), 0.25)
-    picture = opened(PredictedImage(image, np.zeros((height, width)), mask, None, "large", "one pixel"))
+    picture = opened(PredictionPicture(image, np.zeros((height, width)), mask, None, "large", "one pixel"))
     assert picture.shape[1] == 3 * 1024 + 2 * 4
     middle = picture[-600:, 1028:2052]
     assert [tuple(place) for place in np.argwhere((middle == (255, 0, 0)).all(axis=-1))] == [(280, 520)]
@@ -169,7 +169,7 @@ def test_a_large_prediction_is_shrunk_and_no_pixel_of_its_mask_gets_lost() -> No
 def test_outlines_of_large_pictures_are_thicker_and_stay_inside() -> None:
     mask = np.zeros((900, 1000), np.uint8)
     mask[100:400, 200:600] = 1
-    picture = opened(PredictedImage(np.zeros((900, 1000)), np.zeros((900, 1000)), mask, None, "", ""))
+    picture = opened(PredictionPicture(np.zeros((900, 1000)), np.zeros((900, 1000)), mask, None, "", ""))
     red = (picture[-900:, 1004:2004] == (255, 0, 0)).all(axis=-1)
     inner = np.zeros_like(red)
     inner[102:398, 202:598] = True
