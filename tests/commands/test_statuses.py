@@ -12,9 +12,9 @@ from core.commands.shared.statuses import MEANINGS, Status
 
 def test_a_check_that_fails_is_a_fault(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import core.conformance
-    from core.conformance import Outcome
+    from core.conformance import CheckOutcome
 
-    monkeypatch.setattr(core.conformance, "examine", lambda check, _: Outcome(check, "failed", "far off"))
+    monkeypatch.setattr(core.conformance, "examine", lambda check, _: CheckOutcome(check, "failed", "far off"))
     words = ("conformance", "-f", "reference", "--only", "kernel 1, stride 1")
     said = succeed(*words, cwd=place, how=run_here, status=3)
     assert "reference failed: " in said
