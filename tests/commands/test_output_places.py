@@ -409,11 +409,11 @@ def test_other_settings_do_not_share_a_staging_folder(place: Path) -> None:
 def test_who_comes_after_the_first_does_not_replace_its_output(place: Path) -> None:
     """An output that did not exist at the start is checked again once the path is reserved."""
     code = (
-        "import sys; from pathlib import Path; import core.files.atomic as atomic; held = atomic.held\n"
+        "import sys; from pathlib import Path; import core.files.atomic as atomic; locked = atomic.locked\n"
         "def late(path, **options):\n"
         "    if path.name == 'wanted.h5' and not path.exists(): path.write_text('the first one')\n"
-        "    return held(path, **options)\n"
-        "atomic.held = late\n"
+        "    return locked(path, **options)\n"
+        "atomic.locked = late\n"
         "import preprocess; sys.argv = sys.argv[1:]; sys.exit(preprocess.main())"
     )
     program, *rest = PREPROCESS
