@@ -14,7 +14,10 @@ def test_a_check_that_fails_is_a_fault(place: Path, monkeypatch: pytest.MonkeyPa
     import core.conformance
     from core.conformance import CheckOutcome
 
-    monkeypatch.setattr(core.conformance, "examine", lambda check, _: CheckOutcome(check, "failed", "far off"))
+    def fail(check: core.conformance.Check, _: object) -> CheckOutcome:
+        return CheckOutcome(check, "failed", "far off")
+
+    monkeypatch.setattr(core.conformance, "examine", fail)
     words = ("conformance", "-f", "reference", "--only", "kernel 1, stride 1")
     said = succeed(*words, cwd=place, how=run_here, status=3)
     assert "reference failed: " in said
