@@ -30,6 +30,7 @@ _COMPILED = (
 _MEANT = (*_COMPILED, "core/backend/state.py", "core/network/specification.py", "backends/reference/**/*.py")
 _STEP = (
     "core/training/loop.py",
+    "core/training/validation.py",
     "core/network/lowering.py",
     "core/network/plan.py",
     "core/backend/training_rules.py",
