@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backends.jax.framework import jax
+from backends.jax.layers import LAYERS, layer
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -23,7 +24,7 @@ from core.network.plan import (
 
 jnp, lax = jax.numpy, jax.lax
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
@@ -70,6 +71,46 @@ def conv_transpose2d(operation: ConvTranspose2D, algorithms: Algorithms, x: Tens
     """Compute the input's gradient of the convolution whose pads are the crops."""
     out = operation.output
     return algorithms.transpose(x, kernel, operation.stride, operation.crops, (out.height, out.width))
+
+
+def conv2d_of_groups(operation: Conv2D, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve with groups or a dilation; on a CPU tap by tap, since XLA has slow loops for it."""
+    stride, dilation, groups = operation.stride, operation.dilation, operation.groups
+    if not algorithms.on_cpu:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            operation.pads,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=_LAYOUT,
+            feature_group_count=groups,
+        )
+    taps = list(_taps(operation, x))
+    out, filters = operation.output, operation.output.channels
+    kernels = kernel.reshape(len(taps), -1, filters)
+    if groups == x.shape[-1]:  # each channel alone
+        return sum(_alone(tap, kernels[number, 0]) for number, tap in enumerate(taps))
+    met = jnp.stack(taps, axis=3).reshape(len(x), out.height, out.width, len(taps), groups, -1)
+    parted = kernels.reshape(len(taps), kernel.shape[2], groups, -1)
+    return jnp.einsum("nhwtgi,tigo->nhwgo", met, parted).reshape(len(x), out.height, out.width, filters)
+
+
+def _alone(x: Tensor, numbers: Tensor) -> Tensor:
+    """Multiply each channel by its number, in columns, so that the gradients are summed in two levels."""
+    x = jnp.repeat(x, numbers.shape[0] // x.shape[-1], axis=-1)
+    return (_columns(x) * _tiled(numbers, x)).reshape(x.shape)
+
+
+def _taps(operation: Conv2D, x: Tensor) -> Iterator[Tensor]:
+    """Yield for each tap of the kernel the pixels that it meets, (N, h, w, C)."""
+    padded = jnp.pad(x, ((0, 0), *operation.pads, (0, 0)))
+    stride, dilation = operation.stride, operation.dilation
+    down, right = ((length - 1) * stride + 1 for length in (operation.output.height, operation.output.width))
+    for row in range(operation.kernel_size[0]):
+        for column in range(operation.kernel_size[1]):
+            top, left = row * dilation, column * dilation
+            yield padded[:, top : top + down : stride, left : left + right : stride]
 
 
 def in_bfloat16(product: Product, on_cpu: bool) -> Product:
@@ -142,14 +183,17 @@ def forward(
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
     algorithms = _fastest_algorithms(on_cpu, images.dtype)
-    convolve, transpose = (
-        in_bfloat16(product, on_cpu) if mixed else product for product in (conv2d, conv_transpose2d)
+    products: tuple[Product, ...] = (conv2d, conv2d_of_groups, conv_transpose2d)
+    convolve, convolve_groups, transpose = (
+        in_bfloat16(product, on_cpu) if mixed else product for product in products
     )
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
-            case Conv2D():
+            case Conv2D(groups=1, dilation=1):
                 y = convolve(op, algorithms, x, arrays[op.kernel])
+            case Conv2D():
+                y = convolve_groups(op, algorithms, x, arrays[op.kernel])
             case ConvTranspose2D():
                 y = transpose(op, algorithms, x, arrays[op.kernel])
             case Bias():
@@ -170,6 +214,8 @@ def forward(
                 y = x if keep is None else dropout(op, x, keep[op.name])
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
+            case _ if isinstance(op, LAYERS):
+                y = layer(op, [values[name] for name in op.inputs])
             case _:
                 raise unknown_operation(op, "jax")
         values[op.output.name] = y

@@ -45,6 +45,8 @@ def conv2d(
         kernel=operation.kernel_size,
         stride=(operation.stride, operation.stride),
         pad=(height.padding, width.padding),
+        dilate=(operation.dilation, operation.dilation),
+        num_group=operation.groups,
         num_filter=operation.output.channels,
         no_bias=b is None,
     )
@@ -58,7 +60,7 @@ def conv2d(
 
 
 def conv_transpose2d(
-    operation: ConvTranspose2D, input_tensor: Tensor, x: Symbol, kernel: Symbol, b: Symbol, dtype: str
+    operation: ConvTranspose2D, input_tensor: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None, dtype: str
 ) -> Result:
     """Convolve transposed with MXNet's padding, then cut off the pixels beyond the plan's."""
     height, width = axis_paddings(operation, (input_tensor.height, input_tensor.width))
@@ -137,7 +139,7 @@ def conv_transpose2d_by_phases(
 
 
 def in_bfloat16(
-    operation: Conv2D | ConvTranspose2D, input_tensor: Tensor, x: Symbol, kernel: Symbol, b: Symbol
+    operation: Conv2D | ConvTranspose2D, input_tensor: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None
 ) -> Result:
     """Compute a convolution of either kind in precision "mixed_bfloat16", then add the bias, unrounded.
 
@@ -154,12 +156,14 @@ def in_bfloat16(
     return _add_bias(operation, product, b, "float32")
 
 
-def _add_bias(operation: Operation, product: Result, b: Symbol, dtype: str) -> Result:
-    """Add b to every pixel of a product; the gradient for b comes last.
+def _add_bias(operation: Operation, product: Result, b: Symbol | None, dtype: str) -> Result:
+    """Add b to every pixel of a product, if there is one; the gradient for b comes last.
 
     In float32 `scale_and_shift` does it: of all operations that add, oneDNN has a fast kernel for batch norm
     alone. `Deconvolution`'s own bias is much slower.
     """
+    if b is None:
+        return product
     x = product.value
     if dtype == "float64":
         y = mx.sym.broadcast_add(x, mx.sym.reshape(b, shape=(1, -1, 1, 1)))

@@ -15,6 +15,7 @@ from backends.mxnet import convolutions
 from backends.mxnet.batch_norm import batch_norm_of_prediction, batch_norm_of_training
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Result, Symbol, gradient, identity
+from backends.mxnet.layers import LAYERS, layer
 from backends.mxnet.sums import plain_layout
 from core.network.plan import (
     BatchNorm,
@@ -28,7 +29,7 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 
@@ -95,8 +96,8 @@ def forward(
         match op:
             # The convolution adds the bias that follows it, which is much faster than a separate addition.
             case Conv2D() | ConvTranspose2D():
-                names = op.kernel, biases[op.name]
-                kernel, b = (arrays[name] for name in names)
+                names = (op.kernel, biases[op.name]) if op.name in biases else (op.kernel,)
+                kernel, b = (*(arrays[name] for name in names), None)[:2]
                 if mixed:
                     made = convolutions.in_bfloat16(op, input_tensor, x, kernel, b)
                 elif isinstance(op, Conv2D):
@@ -130,6 +131,8 @@ def forward(
                 made = concat(
                     op, [values[name] for name in op.inputs], [tensors[name].channels for name in op.inputs]
                 )
+            case _ if isinstance(op, LAYERS):
+                made = layer(op, [values[name] for name in op.inputs], input_tensor, dtype)
             case _:
                 raise unknown_operation(op, "mxnet")
         values[op.output.name] = made.value

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from core.network.plan import Conv2D, ConvTranspose2D, Operation, Pads, Plan
+from core.network.plan import AveragePool2D, Conv2D, ConvTranspose2D, MaxPool2D, Operation, Pads, Plan
 
 
 class AxisPadding(NamedTuple):
@@ -54,7 +54,7 @@ def axis_paddings(
     height, width = (
         find(length, taps, operation.stride, pads, wanted)
         for length, taps, pads, wanted in zip(
-            size, operation.kernel_size, _pads(operation, size), (out.height, out.width), strict=True
+            size, _reach(operation), _pads(operation, size), (out.height, out.width), strict=True
         )
     )
     return height, width
@@ -104,7 +104,12 @@ class Flip:
 
 
 def best_flip(plan: Plan) -> Flip:
-    """Return the flip that leaves the fewest elements to be cut out; no flip if it makes no difference."""
+    """Return the flip that leaves the fewest elements to be cut out; no flip if it makes no difference.
+
+    A network with pools is not flipped: which of several equal numbers is the first depends on the order.
+    """
+    if any(isinstance(operation, MaxPool2D | AveragePool2D) for operation in plan.operations):
+        return Flip(rows=False, columns=False)
     candidates = [Flip(rows, columns) for rows, columns in itertools.product((False, True), repeat=2)]
     possible = [flip for flip in candidates if not any(map(_begins_early, flip.plan(plan).operations))]
     return min(possible, key=lambda flip: sum(_sizes_of_cut_outputs(flip.plan(plan))))
@@ -136,6 +141,13 @@ def _begins_early(operation: Operation) -> bool:
     return False
 
 
+def _reach(operation: Conv2D | ConvTranspose2D) -> tuple[int, int]:
+    """Return from the first tap of a kernel to the last, both included, down and across."""
+    dilation = operation.dilation if isinstance(operation, Conv2D) else 1
+    height, width = ((taps - 1) * dilation + 1 for taps in operation.kernel_size)
+    return height, width
+
+
 def _pads(operation: Operation, size: tuple[int, int]) -> tuple[Pads, Pads]:
     """Return the pads or crops of a convolution; the pad at an end that no output reaches is negative."""
     match operation:
@@ -146,7 +158,7 @@ def _pads(operation: Operation, size: tuple[int, int]) -> tuple[Pads, Pads]:
                 (wanted - 1) * operation.stride + taps - length
                 for wanted, taps, length in zip(
                     (operation.output.height, operation.output.width),
-                    operation.kernel_size,
+                    _reach(operation),
                     size,
                     strict=True,
                 )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backends.onnx.framework import onnx
 from backends.onnx.graph import Graph
+from backends.onnx.layers import LAYERS, layer
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -22,7 +23,7 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Value = str
@@ -39,6 +40,8 @@ def conv2d(graph: Graph, operation: Conv2D, x: Value, kernel: Value, name: str) 
         name=name,
         kernel_shape=operation.kernel_size,
         strides=(operation.stride,) * 2,
+        dilations=(operation.dilation,) * 2,
+        group=operation.groups,
         pads=(top, left, bottom, right),
     )
 
@@ -136,6 +139,8 @@ def forward(
                 y = x
             case Concat():
                 y = concat(graph, op, [values[name] for name in op.inputs])
+            case _ if isinstance(op, LAYERS):
+                y = layer(graph, op, [values[name] for name in op.inputs])
             case _:
                 raise unknown_operation(op, "onnx")
         values[op.output.name] = y

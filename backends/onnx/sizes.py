@@ -12,7 +12,7 @@ import math
 from fractions import Fraction
 from typing import Literal
 
-from core.network.plan import Conv2D, Plan
+from core.network.plan import AveragePool2D, Conv2D, GlobalMean, MaxPool2D, Plan
 
 Axis = Literal["height", "width"]
 AXES: tuple[Axis, Axis] = ("height", "width")
@@ -20,8 +20,14 @@ AXES: tuple[Axis, Axis] = ("height", "width")
 
 def step(plan: Plan, axis: Axis) -> int | None:
     """Return the number of which the axis may be any multiple; None if it must be as planned."""
-    sizes = {op.output.name: getattr(op.output, axis) for op in plan.operations}
-    whole = sizes[plan.input.name] = getattr(plan.input, axis)
-    if any(sizes[op.input] % op.stride for op in plan.operations if isinstance(op, Conv2D)):
-        return None
+    whole = getattr(plan.input, axis)
+    sizes = {plan.input.name: whole}
+    for op in plan.operations:
+        if isinstance(op, GlobalMean) or op.input not in sizes:
+            continue  # one pixel, whatever the size
+        sizes[op.output.name] = getattr(op.output, axis)
+        if isinstance(op, Conv2D | MaxPool2D | AveragePool2D):
+            is_proportional = sizes[op.output.name] * op.stride == sizes[op.input]
+            if sizes[op.input] % op.stride or not is_proportional:
+                return None
     return math.lcm(*(Fraction(size, whole).denominator for size in sizes.values()))

@@ -22,15 +22,23 @@ from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.rounding import to_bfloat16
 from core.network.plan import (
+    Activation,
+    Add,
+    Affine,
+    AveragePool2D,
     BatchNorm,
     Bias,
     Concat,
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    GlobalMean,
+    MaxPool2D,
+    Multiply,
     Operation,
     Plan,
     Relu,
+    Upsample,
     require_operations,
     unknown_operation,
 )
@@ -170,6 +178,22 @@ class ReferenceModel:
                 return x if keep is None else operations.dropout(op, x, keep[op.name])
             case Concat():
                 return operations.concat(op, [values[name] for name in op.inputs])
+            case Activation():
+                return self._moved(operations.activation(op, x))
+            case Add():
+                return self._moved(operations.add(op, x, values[op.inputs[1]]))
+            case Multiply():
+                return self._moved(operations.multiply(op, x, values[op.inputs[1]]))
+            case Affine():
+                return self._moved(operations.affine(op, x))
+            case MaxPool2D():
+                return operations.max_pool2d(op, x)
+            case AveragePool2D():
+                return self._moved(operations.average_pool2d(op, x))
+            case GlobalMean():
+                return self._moved(operations.global_mean(op, x))
+            case Upsample():
+                return self._moved(operations.upsample(op, x))
         raise unknown_operation(op, "reference")
 
     def _differentiate(
@@ -217,6 +241,23 @@ class ReferenceModel:
                 dx = operations.dropout(op, dy, keep[op.name])
             case Concat():
                 return operations.concat_backward([values[name] for name in op.inputs], dy)
+            case Add():
+                return [dy, dy]
+            case Multiply():
+                both = operations.multiply_backward(x, values[op.inputs[1]], dy)
+                return [self._moved(gradient) for gradient in both]
+            case Activation():
+                dx = self._moved(operations.activation_backward(op, x, dy))
+            case Affine():
+                dx = self._moved(operations.affine_backward(op, dy))
+            case MaxPool2D():
+                dx = operations.max_pool2d_backward(op, x, dy)
+            case AveragePool2D():
+                dx = self._moved(operations.average_pool2d_backward(op, x, dy))
+            case GlobalMean():
+                dx = self._moved(operations.global_mean_backward(x, dy))
+            case Upsample():
+                dx = self._moved(operations.upsample_backward(op, x, dy))
             case _:
                 raise unknown_operation(op, "reference")
         return [dx]

@@ -13,10 +13,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.network.plan import BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Operation, Pads, Relu
+from core.network.plan import (
+    Activation,
+    Add,
+    Affine,
+    AveragePool2D,
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    GlobalMean,
+    MaxPool2D,
+    Multiply,
+    Operation,
+    Pads,
+    Relu,
+    Upsample,
+)
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
-"""The operations that this module computes: all that may stand before the sigmoid."""
+OPERATIONS = (
+    Activation,
+    Add,
+    Affine,
+    AveragePool2D,
+    BatchNorm,
+    Bias,
+    Concat,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    GlobalMean,
+    MaxPool2D,
+    Multiply,
+    Relu,
+    Upsample,
+)
+"""What is computed here: all that may stand before the sigmoid."""
 
 Floats = NDArray[np.floating[Any]]
 
@@ -29,8 +63,9 @@ def conv2d(operation: Conv2D, x: Floats, kernel: Floats) -> Floats:
     out = operation.output
     padded = _pad(x, operation.pads)
     y = np.zeros((len(x), out.height, out.width, out.channels), x.dtype)
-    for a, b, tap in _taps(operation):
-        y += padded[tap] @ kernel[a, b]
+    for taken, made in _groups(operation, x):
+        for a, b, tap in _taps(operation):
+            y[..., made] += padded[tap][..., taken] @ kernel[a, b, :, made]
     return y
 
 
@@ -38,9 +73,13 @@ def conv2d_backward(operation: Conv2D, x: Floats, kernel: Floats, dy: Floats) ->
     """Return the gradients of the input and of the kernel."""
     padded = _pad(x, operation.pads)
     d_padded, d_kernel = np.zeros_like(padded), np.zeros_like(kernel)
-    for a, b, tap in _taps(operation):
-        d_padded[tap] += dy @ kernel[a, b].T
-        d_kernel[a, b] = np.tensordot(padded[tap], dy, axes=((0, 1, 2), (0, 1, 2)))
+    for taken, made in _groups(operation, x):
+        d_made = dy[..., made]
+        for a, b, tap in _taps(operation):
+            d_padded[tap][..., taken] += d_made @ kernel[a, b, :, made].T
+            d_kernel[a, b, :, made] = np.tensordot(
+                padded[tap][..., taken], d_made, axes=((0, 1, 2), (0, 1, 2))
+            )
     return _crop(d_padded, operation.pads, x.shape), d_kernel
 
 
@@ -133,6 +172,116 @@ def concat_backward(xs: Sequence[Floats], dy: Floats) -> list[Floats]:
     return np.split(dy, np.cumsum([x.shape[-1] for x in xs])[:-1], axis=-1)
 
 
+def activation(operation: Activation, x: Floats) -> Floats:
+    """The function of each element."""
+    match operation.function:
+        case "relu6":
+            return np.minimum(np.maximum(x, 0), 6)
+        case "leaky_relu":
+            return np.where(x > 0, x, x * x.dtype.type(operation.slope))
+        case "elu":
+            return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+        case "silu":
+            return x * sigmoid(x)
+        case "sigmoid":
+            return sigmoid(x)
+
+
+def activation_backward(operation: Activation, x: Floats, dy: Floats) -> Floats:
+    """The gradient of the result times the function's slope, which the operation gives at its kinks."""
+    match operation.function:
+        case "relu6":
+            return np.where((x > 0) & (x < 6), dy, 0)
+        case "leaky_relu":
+            return np.where(x > 0, dy, dy * x.dtype.type(operation.slope))
+        case "elu":
+            return np.where(x > 0, dy, dy * np.exp(np.minimum(x, 0)))
+        case "silu":
+            s = sigmoid(x)
+            return dy * (s + x * s * (1 - s))
+        case "sigmoid":
+            s = sigmoid(x)
+            return dy * (s * (1 - s))
+
+
+def add(_: Add, x: Floats, other: Floats) -> Floats:
+    """The sum; its gradient is that of both inputs."""
+    return x + other
+
+
+def multiply(_: Multiply, x: Floats, scale: Floats) -> Floats:
+    """Each channel times its number."""
+    return x * scale
+
+
+def multiply_backward(x: Floats, scale: Floats, dy: Floats) -> tuple[Floats, Floats]:
+    """Gradients of the image and of the channels' numbers."""
+    d_scale: Floats = (x * dy).sum(axis=(1, 2), keepdims=True, dtype=np.float64).astype(x.dtype)
+    return dy * scale, d_scale
+
+
+def affine(operation: Affine, x: Floats) -> Floats:
+    """Scale and shift each channel."""
+    return x * np.array(operation.scale, x.dtype) + np.array(operation.shift, x.dtype)
+
+
+def affine_backward(operation: Affine, dy: Floats) -> Floats:
+    """The gradient of the input."""
+    return dy * np.array(operation.scale, dy.dtype)
+
+
+def max_pool2d(operation: MaxPool2D, x: Floats) -> Floats:
+    """The largest number of each window."""
+    y, _ = _largest(operation, x)
+    return y
+
+
+def max_pool2d_backward(operation: MaxPool2D, x: Floats, dy: Floats) -> Floats:
+    """The gradient goes to the first of the largest numbers of each window."""
+    _, first = _largest(operation, x)
+    padded = np.zeros_like(_pad(x, operation.pads))
+    for number, (_, _, tap) in enumerate(_taps(operation)):
+        padded[tap] += np.where(first == number, dy, 0)
+    return _crop(padded, operation.pads, x.shape)
+
+
+def average_pool2d(operation: AveragePool2D, x: Floats) -> Floats:
+    """The mean of each window's pixels that are in the image."""
+    padded = _pad(x, operation.pads)
+    total = sum(padded[tap] for _, _, tap in _taps(operation))
+    return np.asarray(total / _count(operation, x), x.dtype)
+
+
+def average_pool2d_backward(operation: AveragePool2D, x: Floats, dy: Floats) -> Floats:
+    """Each pixel's share of the windows that it is in."""
+    padded, share = np.zeros_like(_pad(x, operation.pads)), dy / _count(operation, x)
+    for _, _, tap in _taps(operation):
+        padded[tap] += share
+    return _crop(padded, operation.pads, x.shape)
+
+
+def global_mean(_: GlobalMean, x: Floats) -> Floats:
+    """(N, 1, 1, C)."""
+    return np.asarray(x.mean(axis=(1, 2), keepdims=True, dtype=np.float64), x.dtype)
+
+
+def global_mean_backward(x: Floats, dy: Floats) -> Floats:
+    """The same share for each pixel."""
+    return np.broadcast_to(dy / x.dtype.type(x.shape[1] * x.shape[2]), x.shape)
+
+
+def upsample(operation: Upsample, x: Floats) -> Floats:
+    """A product with one matrix for each axis."""
+    rows, columns = (_interpolation(operation, length, x.dtype) for length in x.shape[1:3])
+    return np.asarray(np.einsum("ih,nhwc,jw->nijc", rows, x, columns, optimize=True), x.dtype)
+
+
+def upsample_backward(operation: Upsample, x: Floats, dy: Floats) -> Floats:
+    """The transposed products."""
+    rows, columns = (_interpolation(operation, length, x.dtype) for length in x.shape[1:3])
+    return np.asarray(np.einsum("ih,nijc,jw->nhwc", rows, dy, columns, optimize=True), x.dtype)
+
+
 def sigmoid(x: Floats) -> Floats:
     """Return 1 / (1 + exp(-x)), without overflow."""
     e = np.exp(-np.abs(x))
@@ -140,13 +289,49 @@ def sigmoid(x: Floats) -> Floats:
     return y
 
 
+def _groups(operation: Conv2D, x: Floats) -> Iterator[tuple[slice, slice]]:
+    """For each group of a convolution its channels in and out."""
+    taken, made = x.shape[-1] // operation.groups, operation.output.channels // operation.groups
+    for group in range(operation.groups):
+        yield slice(group * taken, (group + 1) * taken), slice(group * made, (group + 1) * made)
+
+
+def _largest(operation: MaxPool2D, x: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Each window's largest number, and the number of the first tap that meets it."""
+    padded = _pad(x, operation.pads, -np.inf)
+    windows = np.stack([padded[tap] for _, _, tap in _taps(operation)])
+    first = windows.argmax(axis=0)
+    return np.take_along_axis(windows, first[np.newaxis], axis=0)[0], first
+
+
+def _count(operation: AveragePool2D, x: Floats) -> Floats:
+    """Pixels of the image in each window, (1, h, w, 1)."""
+    inside = _pad(np.ones((1, *x.shape[1:3], 1), x.dtype), operation.pads)
+    return np.asarray(sum(inside[tap] for _, _, tap in _taps(operation)))
+
+
+def _interpolation(operation: Upsample, length: int, dtype: np.dtype[Any]) -> Floats:
+    """(length * factor, length): how much of each pixel an output pixel takes."""
+    taken = np.zeros((length * operation.factor, length), dtype)
+    for index in range(len(taken)):
+        if operation.method == "nearest":
+            taken[index, index // operation.factor] = 1
+            continue
+        numerator = 2 * index + 1 - operation.factor  # of the position, over 2 * factor
+        below, rest = divmod(numerator, 2 * operation.factor)
+        share = rest / (2 * operation.factor)
+        taken[index, max(below, 0)] += 1 - share
+        taken[index, min(below + 1, length - 1)] += share
+    return taken
+
+
 def _taps(
-    operation: Conv2D | ConvTranspose2D, shape: tuple[int, ...] | None = None
+    operation: Conv2D | ConvTranspose2D | MaxPool2D | AveragePool2D, shape: tuple[int, ...] | None = None
 ) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
     """Yield each tap (a, b) of the kernel, and the strided window of the larger image that it meets."""
     height, width = shape[1:3] if shape is not None else (operation.output.height, operation.output.width)
     rows, columns = operation.kernel_size
-    s = operation.stride
+    s, d = operation.stride, operation.dilation if isinstance(operation, Conv2D) else 1
     for a in range(rows):
         for b in range(columns):
             yield (
@@ -154,8 +339,8 @@ def _taps(
                 b,
                 (
                     slice(None),
-                    slice(a, a + (height - 1) * s + 1, s),
-                    slice(b, b + (width - 1) * s + 1, s),
+                    slice(a * d, a * d + (height - 1) * s + 1, s),
+                    slice(b * d, b * d + (width - 1) * s + 1, s),
                 ),
             )
 
@@ -165,10 +350,11 @@ def _full_size(operation: ConvTranspose2D) -> tuple[int, int]:
     return operation.output.height + top + bottom, operation.output.width + left + right
 
 
-def _pad(x: Floats, pads: tuple[Pads, Pads]) -> Floats:
-    """Add zeros at the sides; a negative number cuts pixels off."""
+def _pad(x: Floats, pads: tuple[Pads, Pads], value: float = 0.0) -> Floats:
+    """Add pixels of one value at the sides; a negative number cuts off."""
     rows, columns = pads
-    grown = np.pad(x, ((0, 0), *((max(begin, 0), max(end, 0)) for begin, end in (rows, columns)), (0, 0)))
+    sides = ((0, 0), *((max(begin, 0), max(end, 0)) for begin, end in (rows, columns)), (0, 0))
+    grown = np.pad(x, sides, constant_values=value)
     return grown[:, : grown.shape[1] + min(rows[1], 0), : grown.shape[2] + min(columns[1], 0)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from backends.tf import cpu, fused_batch_norm
 from backends.tf.framework import Tensor, tf
 from backends.tf.im2col import Windows
+from backends.tf.layers import LAYERS, layer
 from core.backend.kernel_switches import Switch
 from core.network.lowering import same_pads
 from core.network.plan import (
@@ -25,7 +26,7 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 ENOUGH_CHANNELS = Switch("windows with enough channels are unfolded", "channels", 16)
@@ -58,11 +59,37 @@ Product = Callable[[Any, Tensor, Tensor, Context], Tensor]
 
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
     """Convolve with the plan's pads."""
+    if operation.groups != 1 or operation.dilation != 1:
+        return _convolve_groups(operation, x, kernel)
     pads = _padding(operation, x)
     windows = _windows(operation, x)
     if context.trains_on_cpu and _unfolds(windows, x.shape[-1], x.dtype):
         return cpu.convolution(x, kernel, windows, pads)
     return tf.nn.conv2d(x, kernel, operation.stride, pads)
+
+
+def _convolve_groups(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve with groups or a dilation, for which TensorFlow has no gradient on the CPU.
+
+    Where each channel is alone, it is a depthwise convolution. Otherwise it is one product for each group, of
+    the kernel and what all its taps meet.
+    """
+    stride, dilation, groups = operation.stride, operation.dilation, operation.groups
+    (rows, columns), filters = operation.kernel_size, operation.output.channels
+    if groups == x.shape[-1] and dilation == 1:
+        depthwise = tf.reshape(kernel, [rows, columns, groups, filters // groups])
+        return tf.nn.depthwise_conv2d(x, depthwise, [1, stride, stride, 1], _explicit(operation.pads))
+    height, width = operation.output.height, operation.output.width
+    padded = tf.pad(x, _explicit(operation.pads))
+    down, right = ((length - 1) * stride + 1 for length in (height, width))
+    taps = [
+        padded[:, top : top + down : stride, left : left + right : stride]
+        for top in range(0, rows * dilation, dilation)
+        for left in range(0, columns * dilation, dilation)
+    ]
+    met = tf.reshape(tf.stack(taps, axis=3), [-1, height, width, len(taps), groups, x.shape[-1] // groups])
+    parted = tf.reshape(kernel, [len(taps), x.shape[-1] // groups, groups, filters // groups])
+    return tf.reshape(tf.einsum("nhwtgi,tigo->nhwgo", met, parted), [-1, height, width, filters])
 
 
 def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
@@ -95,7 +122,8 @@ def in_bfloat16(product: Product) -> Product:
     def rounded(operation: Any, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
         x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
         several = SEVERAL_CHANNELS.reached(operation.output.channels)
-        by_eigen = context.on_cpu and not (several and _padding(operation, x) == "SAME")
+        plain = not isinstance(operation, Conv2D) or operation.groups == operation.dilation == 1
+        by_eigen = context.on_cpu and not (plain and several and _padding(operation, x) == "SAME")
         if by_eigen or not context.multiplies_bfloat16:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
         return tf.cast(tf.cast(product(operation, x, kernel, context), tf.bfloat16), tf.float32)
@@ -196,6 +224,8 @@ def forward(
                 y = x if keep is None else dropout(op, x, keep[op.name])
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
+            case _ if isinstance(op, LAYERS):
+                y = layer(op, [values[name] for name in op.inputs])
             case _:
                 raise unknown_operation(op, "tf")
         values[op.output.name] = y

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backends.torch.framework import torch
+from backends.torch.layers import LAYERS, layer, per_channel
 from core.backend.kernel_switches import Switch
 from core.network.plan import (
     BatchNorm,
@@ -29,7 +30,7 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
@@ -51,7 +52,8 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolve. PyTorch's padding is symmetric, so additional pads at one side are added before."""
     padding, (rows, columns) = _symmetric(operation.pads)
     padded = _padded(x, rows, columns)
-    return torch.nn.functional.conv2d(padded, kernel, None, operation.stride, padding)
+    stride, dilation, groups = operation.stride, operation.dilation, operation.groups
+    return torch.nn.functional.conv2d(padded, kernel, None, stride, padding, dilation, groups)
 
 
 def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ def products(mixed: bool, multiplies_bfloat16: bool) -> Products:
 
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
     """Add b to every pixel."""
-    return x + _per_channel(b)
+    return x + per_channel(b)
 
 
 def relu(_: Operation, x: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ def batch_norm(
     count = x.numel() // x.shape[1]
     if training and not SEVERAL_PIXELS.reached(count):
         # PyTorch refuses a single pixel. It is its own mean, so the normalised input is 0.
-        y = (x - x) * _per_channel(gamma) + _per_channel(beta)
+        y = (x - x) * per_channel(gamma) + per_channel(beta)
         return y, x.detach().flatten(), torch.zeros_like(variance)
     if training:  # with momentum 1 the "running" arrays become the batch's
         mean, variance = torch.zeros_like(mean), torch.zeros_like(variance)
@@ -191,6 +193,8 @@ def forward(
                 y = x if keep is None else dropout(op, x, keep[op.name])
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
+            case _ if isinstance(op, LAYERS):
+                y = layer(op, [values[name] for name in op.inputs])
             case _:
                 raise unknown_operation(op, "torch")
         values[op.output.name] = y
@@ -220,8 +224,3 @@ def _symmetric(sides: tuple[Pads, Pads]) -> tuple[tuple[int, int], tuple[Pads, P
 def _padded(x: Tensor, rows: Pads, columns: Pads) -> Tensor:
     """Add zeros at each side; a negative number cuts pixels off."""
     return torch.nn.functional.pad(x, (*columns, *rows)) if any((*rows, *columns)) else x
-
-
-def _per_channel(values: Tensor) -> Tensor:
-    """Reshape one value for each channel, so that it can be added to an image or multiplied with it."""
-    return values.reshape(1, -1, 1, 1)

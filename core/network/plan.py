@@ -86,7 +86,7 @@ class Operation:
 
     @property
     def input(self) -> str:
-        """The first input's name; every operation but `Concat` has only this one."""
+        """The first input's name; only `Concat`, `Add` and `Multiply` have more than this one."""
         return self.inputs[0]
 
 
@@ -94,15 +94,21 @@ class Operation:
 class Conv2D(Operation):
     """Cross-correlation, which every framework calls convolution.
 
-    With x zero-padded by `pads`:
-    y[i, j, o] = sum over a, b, c of x[i*stride + a, j*stride + b, c] * kernel[a, b, c, o].
+    With x zero-padded by `pads` and d = `dilation`:
+    y[i, j, o] = sum over a, b, c of x[i*stride + a*d, j*stride + b*d, c] * kernel[a, b, c, o].
     `kernel` names a parameter of shape (kernel height, kernel width, channels in, channels out).
+
+    With `groups` g, the channels in and out are cut into g consecutive parts of equal size, and part k of the
+    result is the convolution of part k of x. The kernel's shape is then (kernel height, kernel width,
+    channels in / g, channels out): its last axis runs over the parts in order.
     """
 
     kernel: str
     kernel_size: tuple[int, int]
     stride: int
     pads: tuple[Pads, Pads]
+    groups: int = 1
+    dilation: int = 1
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,85 @@ class Dropout(Operation):
 @dataclass(frozen=True)
 class Concat(Operation):
     """Concatenate the inputs along the channels, in the given order."""
+
+
+@dataclass(frozen=True)
+class Activation(Operation):
+    """A function of each element; `Relu` is an operation of its own.
+
+    relu6         min(max(x, 0), 6); gradient 0 at x = 0 and at x = 6
+    leaky_relu    x where x > 0, else slope * x; gradient `slope` at x = 0
+    elu           x where x > 0, else exp(x) - 1; gradient 1 at x = 0
+    silu          x / (1 + exp(-x))
+    sigmoid       1 / (1 + exp(-x))
+
+    `slope` counts for leaky_relu alone.
+    """
+
+    function: Literal["relu6", "leaky_relu", "elu", "silu", "sigmoid"]
+    slope: float = 0.0
+
+
+@dataclass(frozen=True)
+class Add(Operation):
+    """The sum of two inputs of the same shape."""
+
+
+@dataclass(frozen=True)
+class Multiply(Operation):
+    """The first input, (h, w, c), with each channel multiplied by the second's number, (1, 1, c)."""
+
+
+@dataclass(frozen=True)
+class Affine(Operation):
+    """x * scale + shift, with one number for each channel; nothing of it is trained."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Pool(Operation):
+    """A number for each window and channel; windows lie as those of `Conv2D`.
+
+    `pads` are smaller than the kernel, so every window has a pixel of the image. They may be larger at the
+    end than a window needs.
+    """
+
+    kernel_size: tuple[int, int]
+    stride: int
+    pads: tuple[Pads, Pads]
+
+
+@dataclass(frozen=True)
+class MaxPool2D(_Pool):
+    """The largest number of a window; pads are minus infinity.
+
+    The gradient goes to the largest pixel. Where several are equal, it goes to the first in row order.
+    """
+
+
+@dataclass(frozen=True)
+class AveragePool2D(_Pool):
+    """The mean of a window's pixels; pads do not count."""
+
+
+@dataclass(frozen=True)
+class GlobalMean(Operation):
+    """The mean of each channel over height and width: (h, w, c) -> (1, 1, c)."""
+
+
+@dataclass(frozen=True)
+class Upsample(Operation):
+    """Every axis `factor` times as long: (h, w, c) -> (h * factor, w * factor, c).
+
+    nearest     y[i] = x[i // factor]
+    bilinear    y[i] = x interpolated linearly at (i + 1/2) / factor - 1/2, where x's border repeats: pixel
+                centres lie at halves
+    """
+
+    factor: int
+    method: Literal["nearest", "bilinear"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""The parameter-free operations of `core.network.plan` that networks from the literature need, in JAX.
+
+Arrays are (N, H, W, C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from backends.jax.framework import jax
+from core.network.lowering import phases_of
+from core.network.plan import (
+    Activation,
+    Add,
+    Affine,
+    AveragePool2D,
+    GlobalMean,
+    MaxPool2D,
+    Multiply,
+    Operation,
+    Upsample,
+    unknown_operation,
+)
+
+jnp, lax = jax.numpy, jax.lax
+
+LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
+"""What `layer` computes."""
+
+Tensor = Any
+"""A `jax.Array`, or what stands for one while a function is traced."""
+
+
+def layer(operation: Operation, xs: Sequence[Tensor]) -> Tensor:
+    """The result of an operation, of its inputs in order."""
+    x = xs[0]
+    match operation:
+        case Activation():
+            return _activation(operation, x)
+        case Add():
+            return x + xs[1]
+        case Multiply():
+            return x * xs[1]
+        case Affine():
+            return _affine(operation, x)
+        case MaxPool2D():
+            return _max_pool2d(operation, x)
+        case AveragePool2D():
+            return _average_pool2d(operation, x)
+        case GlobalMean():
+            return _global_mean(x)
+        case Upsample():
+            return _upsample(operation, x)
+    raise unknown_operation(operation, "jax")
+
+
+def _activation(operation: Activation, x: Tensor) -> Tensor:
+    match operation.function:
+        case "relu6":
+            return _relu6(x)
+        case "leaky_relu":
+            return jnp.where(x > 0, x, operation.slope * x)
+        case "elu":
+            # Where it is not taken it must not overflow: its gradient would be infinity times 0.
+            return jnp.where(x > 0, x, jnp.expm1(jnp.where(x > 0, 0, x)))
+        case "silu":
+            return x * jax.nn.sigmoid(x)
+        case "sigmoid":
+            return jax.nn.sigmoid(x)
+
+
+def _relu6(x: Tensor) -> Tensor:
+    """Return min(max(x, 0), 6) with gradient 0 at both kinks, where `clip` has a half."""
+    return jnp.where(x > 0, jnp.where(x < 6, x, 6), 0)
+
+
+def _affine(operation: Affine, x: Tensor) -> Tensor:
+    return x * jnp.array(operation.scale, x.dtype) + jnp.array(operation.shift, x.dtype)
+
+
+def _max_pool2d(operation: MaxPool2D, x: Tensor) -> Tensor:
+    """The largest number of each window; the gradient goes to the first of equal ones."""
+    return _windows(operation, x, -jnp.inf, lax.max)
+
+
+def _average_pool2d(operation: AveragePool2D, x: Tensor) -> Tensor:
+    """The sum of each window's pixels over their number."""
+    count = _windows(operation, jnp.ones((1, *x.shape[1:3], 1), x.dtype), 0.0, lax.add)
+    return _windows(operation, x, 0.0, lax.add) / count
+
+
+def _windows(operation: MaxPool2D | AveragePool2D, x: Tensor, start: float, reduce: Any) -> Tensor:
+    kernel, strides = (1, *operation.kernel_size, 1), (1, operation.stride, operation.stride, 1)
+    pads = ((0, 0), *operation.pads, (0, 0))
+    return lax.reduce_window(x, jnp.array(start, x.dtype), reduce, kernel, strides, pads)
+
+
+def _global_mean(x: Tensor) -> Tensor:
+    """(N, 1, 1, C), added up by rows first, so that float32 keeps its digits."""
+    return jnp.mean(jnp.mean(x, axis=2, keepdims=True), axis=1, keepdims=True)
+
+
+def _upsample(operation: Upsample, x: Tensor) -> Tensor:
+    if operation.method == "nearest":
+        return jnp.repeat(jnp.repeat(x, operation.factor, axis=1), operation.factor, axis=2)
+    return _stretched(_stretched(x, operation.factor, axis=1), operation.factor, axis=2)
+
+
+def _stretched(x: Tensor, factor: int, axis: int) -> Tensor:
+    """Linear interpolation along one axis, one phase of the output at a time."""
+    length = x.shape[axis]
+    padded = jnp.pad(x, [(1, 1) if number == axis else (0, 0) for number in range(x.ndim)], mode="edge")
+    phases = []
+    for first, share in phases_of(factor):
+        below = lax.slice_in_dim(padded, 1 + first, 1 + first + length, axis=axis)
+        above = lax.slice_in_dim(padded, 2 + first, 2 + first + length, axis=axis)
+        phases.append(below * (1 - share) + above * share)
+    shape = [*x.shape]
+    shape[axis] *= factor
+    return jnp.stack(phases, axis=axis + 1).reshape(shape)

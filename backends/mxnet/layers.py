@@ -1,0 +1,243 @@
+"""The parameter-free operations of `core.network.plan` that networks from the literature need, in MXNet.
+
+Arrays are (N, C, H, W). Each result comes with its gradient, written with public operations of MXNet alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from backends.mxnet.framework import mx
+from backends.mxnet.gradients import Result, Symbol, gradient
+from backends.mxnet.sums import image_sums
+from core.network.lowering import phases_of
+from core.network.plan import (
+    Activation,
+    Add,
+    Affine,
+    AveragePool2D,
+    GlobalMean,
+    MaxPool2D,
+    Multiply,
+    Operation,
+    Tensor,
+    Upsample,
+    unknown_operation,
+)
+
+LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
+"""What `layer` computes."""
+
+_LOWEST = float(np.finfo(np.float32).min)  # MXNet cannot pad with minus infinity
+
+
+def layer(operation: Operation, xs: Sequence[Symbol], input_tensor: Tensor, dtype: str) -> Result:
+    """Return the result of an operation, of its inputs in order; `input_tensor` describes the first."""
+    x = xs[0]
+    match operation:
+        case Activation():
+            return _activation(operation, x)
+        case Add():
+            return Result(x + xs[1], lambda dy: (dy, dy))
+        case Multiply():
+            return _multiply(operation, x, xs[1], dtype)
+        case Affine():
+            return _affine(operation, x, dtype)
+        case MaxPool2D():
+            return _max_pool2d(operation, x, input_tensor)
+        case AveragePool2D():
+            return _average_pool2d(operation, x, input_tensor)
+        case GlobalMean():
+            return _global_mean(x, input_tensor, dtype)
+        case Upsample():
+            return _upsample(operation, x, input_tensor)
+    raise unknown_operation(operation, "mxnet")
+
+
+def _activation(operation: Activation, x: Symbol) -> Result:
+    positive, negative = mx.sym.maximum(x, 0), mx.sym.minimum(x, 0)
+    is_positive = x > 0
+    match operation.function:
+        case "relu6":
+            return Result(mx.sym.clip(x, 0, 6), lambda dy: (dy * is_positive * (x < 6),))
+        case "leaky_relu":
+            slope = is_positive + operation.slope * (1 - is_positive)
+            return Result(positive + operation.slope * negative, lambda dy: (dy * slope,))
+        case "elu":
+            slope = is_positive + (1 - is_positive) * mx.sym.exp(negative)
+            return Result(positive + mx.sym.expm1(negative), lambda dy: (dy * slope,))
+        case "silu":
+            s = mx.sym.sigmoid(x)
+            return Result(x * s, lambda dy: (dy * (s + x * s * (1 - s)),))
+        case "sigmoid":
+            y = mx.sym.sigmoid(x)
+            return Result(y, lambda dy: (dy * y * (1 - y),))
+
+
+def _multiply(operation: Multiply, x: Symbol, scale: Symbol, dtype: str) -> Result:
+    def pullback(dy: Symbol) -> tuple[Symbol, Symbol]:
+        d_scale = mx.sym.cast(image_sums(operation, dy * x), dtype=dtype)
+        return mx.sym.broadcast_mul(dy, scale), mx.sym.reshape(d_scale, shape=(0, 0, 1, 1))
+
+    return Result(mx.sym.broadcast_mul(x, scale), pullback)
+
+
+def _affine(operation: Affine, x: Symbol, dtype: str) -> Result:
+    scale, shift = (
+        mx.sym.concat(*(mx.sym.full((1, 1, 1, 1), number, dtype=dtype) for number in numbers), dim=1)
+        for numbers in (operation.scale, operation.shift)
+    )
+    y = mx.sym.broadcast_add(mx.sym.broadcast_mul(x, scale), shift)
+    return Result(y, lambda dy: (mx.sym.broadcast_mul(dy, scale),))
+
+
+def _max_pool2d(operation: MaxPool2D, x: Symbol, input_tensor: Tensor) -> Result:
+    """Return the largest number of each window. The gradient goes to the first of equal ones."""
+    padded = _padded(operation, x, _LOWEST)
+    taps = _taps(operation, padded)
+    y = functools.reduce(mx.sym.maximum, taps)
+
+    def pullback(dy: Symbol) -> tuple[Symbol]:
+        shares = []
+        is_free = mx.sym.ones_like(y)  # no tap before was the largest
+        for tap in taps:
+            is_first = is_free * (tap == y)
+            is_free = is_free - is_first
+            shares.append(dy * is_first)
+        return (_spread(operation, taps, shares, input_tensor),)
+
+    return Result(y, pullback)
+
+
+def _average_pool2d(operation: AveragePool2D, x: Symbol, input_tensor: Tensor) -> Result:
+    """Return the sum of each window's pixels divided by their number."""
+    taps = _taps(operation, _padded(operation, x, 0.0))
+    one = mx.sym.slice(x, begin=(0, 0), end=(1, 1))  # one channel of one image
+    count = mx.sym.add_n(*_taps(operation, _padded(operation, mx.sym.ones_like(one), 0.0)))
+
+    def pullback(dy: Symbol) -> tuple[Symbol]:
+        share = mx.sym.broadcast_div(dy, count)
+        return (_spread(operation, taps, [share] * len(taps), input_tensor),)
+
+    return Result(mx.sym.broadcast_div(mx.sym.add_n(*taps), count), pullback)
+
+
+def _global_mean(x: Symbol, input_tensor: Tensor, dtype: str) -> Result:
+    """Return (N, C, 1, 1)."""
+    height, width = input_tensor.height, input_tensor.width
+    sums = image_sums(Operation(input_tensor.name, (), input_tensor), x)
+    mean = mx.sym.cast(sums * (1 / (height * width)), dtype=dtype)
+
+    def pullback(dy: Symbol) -> tuple[Symbol]:
+        return (mx.sym.broadcast_axis(dy * (1 / (height * width)), axis=(2, 3), size=(height, width)),)
+
+    return Result(mx.sym.reshape(mean, shape=(0, 0, 1, 1)), pullback)
+
+
+def _upsample(operation: Upsample, x: Symbol, input_tensor: Tensor) -> Result:
+    height, width, factor = input_tensor.height, input_tensor.width, operation.factor
+    if operation.method == "nearest":
+        y = mx.sym.repeat(mx.sym.repeat(x, repeats=factor, axis=2), repeats=factor, axis=3)
+
+        def sum_blocks(dy: Symbol) -> tuple[Symbol]:
+            blocks = mx.sym.reshape(dy, shape=(0, 0, height, factor, width, factor))
+            return (mx.sym.sum(blocks, axis=(3, 5)),)
+
+        return Result(y, sum_blocks)
+    down = _stretch(x, factor, 2, (height, width))
+    right = _stretch(down.value, factor, 3, (height * factor, width))
+    return Result(right.value, lambda dy: down.pullback(*right.pullback(dy)))
+
+
+def _stretch(x: Symbol, factor: int, axis: int, size: tuple[int, int]) -> Result:
+    """Interpolate linearly along one axis, one phase of the output at a time; `size` is x's."""
+    length = size[axis - 2]
+    before, after = _shifted(x, axis, length, -1), _shifted(x, axis, length, 1)
+    phases = []
+    for first, share in phases_of(factor):
+        below, above = (before, x) if first < 0 else (x, after)
+        phases.append(below * (1 - share) + above * share)
+    height, width = size
+    parted = (0, 0, height, factor, width) if axis == 2 else (0, 0, height, width, factor)
+    whole = (0, 0, height * factor, width) if axis == 2 else (0, 0, height, width * factor)
+    y = mx.sym.reshape(mx.sym.stack(*phases, axis=axis + 1), shape=whole)
+
+    def pullback(dy: Symbol) -> tuple[Symbol]:
+        parts = mx.sym.reshape(dy, shape=parted)
+        gradients = []
+        for number, (first, share) in enumerate(phases_of(factor)):
+            part = mx.sym.slice_axis(parts, axis=axis + 1, begin=number, end=number + 1)
+            part = mx.sym.reshape(part, shape=(0, 0, height, width))
+            below, above = (-1, 0) if first < 0 else (0, 1)
+            gradients.append(_unshifted(part * (1 - share), axis, length, below))
+            gradients.append(_unshifted(part * share, axis, length, above))
+        return (mx.sym.add_n(*gradients),)
+
+    return Result(y, pullback)
+
+
+def _shifted(x: Symbol, axis: int, length: int, by: int) -> Symbol:
+    """Return x[i + by] along an axis, where the border repeats; `by` is -1 or 1."""
+    first, last = 0, length - 1
+    if by < 0:
+        border, rest = _part(x, axis, first, first + 1), (first, last)
+        return border if length == 1 else mx.sym.concat(border, _part(x, axis, *rest), dim=axis)
+    border = _part(x, axis, last, last + 1)
+    return border if length == 1 else mx.sym.concat(_part(x, axis, 1, length), border, dim=axis)
+
+
+def _unshifted(dy: Symbol, axis: int, length: int, by: int) -> Symbol:
+    """Return the gradient of x for that of `_shifted`: the border gets what was taken beyond it."""
+    if by == 0 or length == 1:
+        return dy
+    first, last = _part(dy, axis, 0, 1), _part(dy, axis, length - 1, length)
+    if by < 0:
+        moved = mx.sym.concat(_part(dy, axis, 1, length), mx.sym.zeros_like(first), dim=axis)
+        rest = mx.sym.zeros_like(_part(dy, axis, 1, length))
+        return moved + mx.sym.concat(first, rest, dim=axis)
+    moved = mx.sym.concat(mx.sym.zeros_like(last), _part(dy, axis, 0, length - 1), dim=axis)
+    rest = mx.sym.zeros_like(_part(dy, axis, 0, length - 1))
+    return moved + mx.sym.concat(rest, last, dim=axis)
+
+
+def _part(x: Symbol, axis: int, begin: int, end: int) -> Symbol:
+    return mx.sym.slice_axis(x, axis=axis, begin=begin, end=end)
+
+
+def _padded(operation: MaxPool2D | AveragePool2D, x: Symbol, value: float) -> Symbol:
+    (top, bottom), (left, right) = operation.pads
+    widths = (0, 0, 0, 0, top, bottom, left, right)
+    return mx.sym.pad(x, mode="constant", pad_width=widths, constant_value=value)
+
+
+def _taps(operation: MaxPool2D | AveragePool2D, padded: Symbol) -> list[Symbol]:
+    """Return for each tap of the window the pixels that it meets, in row order."""
+    out, stride = operation.output, operation.stride
+    down, right = ((length - 1) * stride + 1 for length in (out.height, out.width))
+    height, width = operation.kernel_size
+    return [
+        mx.sym.slice(
+            padded,
+            begin=(None, None, row, column),
+            end=(None, None, row + down, column + right),
+            step=(1, 1, stride, stride),
+        )
+        for row in range(height)
+        for column in range(width)
+    ]
+
+
+def _spread(
+    operation: MaxPool2D | AveragePool2D,
+    taps: Sequence[Symbol],
+    shares: Sequence[Symbol],
+    input_tensor: Tensor,
+) -> Symbol:
+    """Return the gradient of the image, from the share of each tap."""
+    (top, _), (left, _) = operation.pads
+    parts = (gradient("slice", tap, share)[0] for tap, share in zip(taps, shares, strict=True))
+    end = (None, None, top + input_tensor.height, left + input_tensor.width)
+    return mx.sym.slice(mx.sym.add_n(*parts), begin=(None, None, top, left), end=end)
