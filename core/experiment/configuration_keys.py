@@ -19,7 +19,7 @@ _LEAST_SIMILARITY, _SAME_SECTION_BONUS, _MOST_SUGGESTIONS = 0.6, 0.1, 3
 # Some sections have a key whose value decides which other keys are allowed. Pydantic puts that value into an
 # error's location, after "optimizer" or the number of a block. The user's file has no such level.
 _CHOICES = {
-    "blocks": ("conv", "pointwise", "transpose", "output"),
+    "blocks": ("conv", "pointwise", "transpose", "residual", "pool", "upsample", "output"),
     "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "step", "cosine", "plateau"),
 }

@@ -163,7 +163,7 @@ class _Builder:
     def prepare_input(self) -> None:
         """Copy the image to every channel that the first block expects, and bring it to their scale."""
         settings = self.network.input
-        if settings.channels != self.image.channels:
+        if settings.channels is not None and settings.channels != self.image.channels:
             if self.image.channels != 1:
                 raise UserError(
                     f"network.input.channels: {settings.channels}, but images have {self.image.channels}",

@@ -187,17 +187,18 @@ class BatchNormSettings(Strict):
 class InputSettings(Strict):
     """What the first block gets: (image - mean) / std in `channels` copies of the image.
 
-    `mean` and `std` have one number, or one for each channel. Convolutions pad after this, with zeros.
+    None for `channels` takes the image as it is. `mean` and `std` have one number, or one for each channel.
+    Convolutions pad after this, with zeros.
     """
 
-    channels: Annotated[int, Field(ge=1, le=16)] = 1
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[Annotated[float, Field(gt=0.0)], ...] = (1.0,)
+    channels: Annotated[int, Field(ge=1, le=16)] | None = None
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = (0.0,)
+    std: tuple[Annotated[float, Field(gt=0.0, le=1e6)], ...] = (1.0,)
 
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> Self:
         for name, numbers in (("mean", self.mean), ("std", self.std)):
-            if len(numbers) not in (1, self.channels):
+            if len(numbers) not in (1, self.channels or 1):
                 raise ValueError(f"{name} has {len(numbers)} numbers; expected 1 or channels={self.channels}")
         return self
 

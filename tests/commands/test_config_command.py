@@ -41,7 +41,7 @@ def test_every_key_is_there(tmp_path: Path) -> None:
         {key: value for key, value in block.items() if value is not None}
         for block in complete["network"]["blocks"]
     ]
-    assert list(blocks[0]) == ["name", "kind", "filters", "kernel", "stride"]
+    assert list(blocks[0]) == ["name", "kind", "filters", "kernel", "stride", "groups", "dilation"]
 
 
 def test_the_table_and_the_memory(tmp_path: Path) -> None:

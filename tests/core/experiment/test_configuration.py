@@ -56,10 +56,15 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     conv, mask = found["network"].pop("blocks")
     assert conv == {
         **{"name": "a", "kind": "conv", "filters": 2, "kernel": 3, "stride": 2},
-        **{"skip": None, "batch_norm": None, "dropout": None},
+        **{"skip": None, "source": None, "batch_norm": None, "dropout": None, "bias": None, "order": None},
+        **{"activation": None, "padding": None, "groups": 1, "dilation": 1},
     }
-    assert mask == {"name": "mask", "kind": "output", "kernel": 3, "stride": 2, "skip": None}
+    plain = {"name": "mask", "kind": "output", "kernel": 3, "stride": 2, "transposed": True}
+    assert mask == plain | {"skip": None, "source": None}
     assert found["network"] == {
+        "input": {"channels": None, "mean": [0.0], "std": [1.0]},
+        **{"encoder": None, "decoder": None, "bias": True, "order": "activation_norm"},
+        **{"activation": "relu", "padding": "same"},
         "batch_norm": True,
         "dropout": 0.0,
         "batch_norm_settings": {"momentum": 0.99, "epsilon": 1e-3},
@@ -115,7 +120,19 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "network.dropout": BELOW_ONE,
     "network.blocks[0].dropout": BELOW_ONE,
     **{f"network.blocks[{block}].{key}": SIZE for block in (0, 3) for key in ("filters", "kernel", "stride")},
-    **{f"network.blocks[4].{key}": SIZE for key in ("kernel", "stride")},
+    **{f"network.blocks[7].{key}": SIZE for key in ("kernel", "stride")},
+    **{f"network.blocks[0].{key}": SIZE for key in ("groups", "dilation")},
+    "network.blocks[2].groups": SIZE,
+    **{
+        f"network.blocks[4].{key}": SIZE
+        for key in ("filters", "kernel", "stride", "width", "groups", "squeeze")
+    },
+    **{f"network.blocks[5].{key}": SIZE for key in ("kernel", "stride")},
+    "network.blocks[6].factor": (1, 2, 64, 65),
+    "network.input.channels": (0, 1, 16, 17),
+    "network.input.mean": (-1e6 - 1, -1e6, 1e6, 1e6 + 1),
+    "network.input.std": (0.0, TINY, 1e6, 1e6 + 1),
+    "network.decoder.filters": SIZE,
     "network.blocks[2].filters": SIZE,
     "network.blocks[2].dropout": BELOW_ONE,
     "network.blocks[3].dropout": BELOW_ONE,
@@ -178,13 +195,18 @@ def with_number(place: str, number: float) -> Configuration:
         {"name": "b", "kind": "conv", "filters": 2},
         {"name": "c", "kind": "pointwise"},
         {"name": "d", "kind": "transpose", "filters": 2},
+        {"name": "e", "kind": "residual", "form": "bottleneck", "filters": 2},
+        {"name": "f", "kind": "pool"},
+        {"name": "g", "kind": "upsample"},
         {"name": "mask", "kind": "output"},
     ]
     beside = re.search(r"\{(.*)\}", place)
     parent, key = re.sub(r"\{.*\}", "", place).rsplit(".", 1)
-    written = ".inf" if number == np.inf else json.dumps([number] if key == "milestones" else number)
+    is_list = key in ("milestones", "mean", "std") or place == "network.decoder.filters"
+    written = ".inf" if number == np.inf else json.dumps([number] if is_list else number)
     overrides = [f"{parent}={beside[0]}"] if beside else [f"{parent}={{}}"] if "sampling" in parent else []
-    return parse_configuration({"network": {"blocks": blocks}}, [*overrides, f"{parent}.{key}={written}"])
+    network = {"blocks": blocks, "encoder": {"kind": "resnet18"}, "decoder": {}}
+    return parse_configuration({"network": network}, [*overrides, f"{parent}.{key}={written}"])
 
 
 @pytest.mark.parametrize("place", RANGES)
@@ -276,7 +298,7 @@ def test_any_key_can_be_set() -> None:
             "training.optimizer.bata1: unknown key; did you mean 'training.optimizer.beta1'?",
         ),
         ("training.optimizer=fast", "training.optimizer: "),
-        ("network.blocks.0.kind=pool", "network.blocks[0].kind: received 'pool'; expected one of 'conv', "),
+        ("network.blocks.0.kind=pole", "network.blocks[0].kind: received 'pole'; expected one of 'conv', "),
         ("network.blocks.1.filters=3", "network.blocks[1].filters: not a key of 'output'"),
         ("network.blocks.1={name: mask}", "network.blocks[1].kind: missing"),
         ("training.optimizer.learning_rate=.nan", "training.optimizer.learning_rate: "),

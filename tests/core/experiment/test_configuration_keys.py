@@ -32,7 +32,7 @@ BLOCKS = [{"name": "a", "kind": "conv", "filters": 2}, {"name": "mask", "kind": 
         ("training.leraning_rate", "'training.optimizer.learning_rate'"),
         ("training.loss.fokal", "'training.loss.focal'"),
         ("network.blocks[0].filtres", "'network.blocks[0].filters'"),
-        ("network.filtres", "'network.blocks[N].filters'"),
+        ("network.kernle", "'network.blocks[N].kernel'"),
         # What frameworks and people call it.
         ("lr", "'training.optimizer.learning_rate'"),
         ("training.lr", "'training.optimizer.learning_rate'"),
