@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 # What is tested again with the lowest versions of everything: that every backend conforms, the whole chain,
 # MXNet, the package as it is installed, and files that go from one NumPy to the other.
 LOWEST_TESTS ?= tests/parity/test_conformance.py tests/test_chain.py $(wildcard tests/backends/test_mxnet*.py \
-    tests/test_package.py tests/backends/test_old_numpy.py tests/test_two_pythons.py)
+    tests/test_package.py tests/backends/test_numpy_compatibility.py tests/test_two_pythons.py)
 SOURCES := backends core data pneumoseg tests run.py preprocess.py setup.py docs/example-backend $(wildcard benchmarks)
 
 .PHONY: demo test .environment lint types imports unit lowest docs facts facts-speed clean

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.jax.framework import jax
-from core.network.lowering import phases_of
+from core.network.padding import phases_of
 from core.network.plan import (
     Activation,
     Add,

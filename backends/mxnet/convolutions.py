@@ -23,8 +23,8 @@ from backends.mxnet.gradients import (
     transposed,
     with_zeros,
 )
-from backends.mxnet.padding import AxisPadding, axis_paddings
 from backends.mxnet.sums import batch_sum, image_sums, plain_layout
+from backends.mxnet.symmetric_padding import AxisPadding, axis_paddings
 from core.backend.kernel_switches import Switch
 from core.network.plan import Conv2D, ConvTranspose2D, Operation, Tensor
 

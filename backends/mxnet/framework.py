@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from backends.mxnet.old_numpy import give_old_names
+from backends.mxnet.numpy_compatibility import give_old_names
 from core.base.errors import UserError
 from core.base.system import available_cores
 

@@ -13,7 +13,7 @@ import numpy as np
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Result, Symbol, gradient
 from backends.mxnet.sums import image_sums
-from core.network.lowering import phases_of
+from core.network.padding import phases_of
 from core.network.plan import (
     Activation,
     Add,

@@ -14,12 +14,12 @@ from backends.mxnet.batch_norm import constants
 from backends.mxnet.devices import framework_device, list_devices
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Symbol, linked_graph
-from backends.mxnet.padding import best_flip
+from backends.mxnet.limits import check_precision
+from backends.mxnet.symmetric_padding import best_flip
 from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
-from core.base.errors import UserError
 from core.base.randomness import words
 from core.base.system import hidden_stderr, utf8_name
 from core.network.plan import Plan, require_operations
@@ -272,11 +272,7 @@ class _Loss:
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> MXNetModel:  # noqa: A001
     """Compile the plan to MXNet on one of `list_devices`."""
     require_operations(plan, operations.OPERATIONS, "mxnet")
-    if precision == "mixed_bfloat16" and device != "cpu":
-        raise UserError(
-            f"mxnet cannot compute {precision} on {device}: MXNet 1.9 has bfloat16 on the CPU alone",
-            "Use --device cpu, or training.precision float32.",
-        )
+    check_precision(precision, device)
     return MXNetModel(plan, rules, device, precision)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backends.tf.framework import Tensor, tf
-from core.network.lowering import phases_of
+from core.network.padding import phases_of
 from core.network.plan import (
     Activation,
     Add,

@@ -11,7 +11,7 @@ from backends.tf.framework import Tensor, tf
 from backends.tf.im2col import Windows
 from backends.tf.layers import LAYERS, layer
 from core.backend.kernel_switches import Switch
-from core.network.lowering import same_pads
+from core.network.padding import same_pads
 from core.network.plan import (
     BatchNorm,
     Bias,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from core.conformance.cases import Case, make_case
-from core.network.lowering import same_crops, same_pads
+from core.network.padding import same_crops, same_pads
 
 
 def random_case(seed: int) -> Case:

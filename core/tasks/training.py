@@ -36,9 +36,9 @@ from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
 from core.scoring.thresholds import THRESHOLDS_FILE
 from core.tasks.progress import Watcher
-from core.tasks.threshold_search import tune_after_training
 from core.tasks.training_batches import training_batches
 from core.tasks.training_runs import TrainingRun, TrainingRuns
+from core.tasks.tuning import tune_after_training
 from core.tasks.validation_split import facts_of, split_of
 from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog

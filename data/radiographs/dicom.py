@@ -10,7 +10,7 @@ The pipeline (DICOM PS3.4 N.2):
 2. modality LUT or rescale (`data.radiographs.grayscale`);
 3. VOI LUT or window, else the full scale of the stored bits (`data.radiographs.grayscale`);
 4. division by the range of the result;
-5. inversion of MONOCHROME1.
+5. inversion of MONOCHROME1 (`data.radiographs.grayscale`).
 
 For 8 bits without LUT, window or rescale the result is exactly pixel / 255. The division of whole numbers is
 done last, when `Radiograph.pixels` is used: it commutes with the inversion.
@@ -244,9 +244,12 @@ def radiograph(path: Path, dataset: Dataset) -> Radiograph:
         # Overflow is either harmless (1 / (1 + inf), far below a sigmoid's centre) or refused.
         with np.errstate(over="ignore", invalid="ignore"):
             frame = first_frame(dataset, form)
-            values, full, note = display_values(frame, dataset, stream_bits=frame.bits != form.stored)
-        if form.photometric == "MONOCHROME1":
-            values = np.subtract(values.dtype.type(full), values)
+            values, full, note = display_values(
+                frame,
+                dataset,
+                stream_bits=frame.bits != form.stored,
+                is_monochrome1=form.photometric == "MONOCHROME1",
+            )
     except ModuleNotFoundError:  # a missing decoder is not an error of the file
         raise
     except Exception as error:  # see `_reason`

@@ -45,7 +45,7 @@ Line = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 class DisplayValues(NamedTuple):
-    """Display values before the inversion of MONOCHROME1.
+    """Display values, where bright means dense (MONOCHROME2).
 
     Attributes:
         values: uint8, uint16 or float32 in [0, full].
@@ -58,18 +58,32 @@ class DisplayValues(NamedTuple):
     note: str = ""
 
 
-def display_values(frame: Frame, dataset: Dataset, *, stream_bits: bool) -> DisplayValues:
+def display_values(
+    frame: Frame, dataset: Dataset, *, stream_bits: bool, is_monochrome1: bool
+) -> DisplayValues:
     """Convert a frame to display values by the modality and VOI elements of the data set.
+
+    MONOCHROME1 is inverted at the end: its least value is white (PS3.3 C.7.6.3.1.2).
 
     Args:
         frame: The stored values.
         dataset: The data set; in an enhanced image, the elements of the first frame count.
         stream_bits: Whether the frame has a stream's precision and not Bits Stored. Then a window or a table
             that does not fit this precision is refused, because it is for other values.
+        is_monochrome1: Whether the photometric interpretation is MONOCHROME1.
 
     Raises:
         DicomError: An element is ambiguous, or all values are the same.
     """
+    found = _before_inversion(frame, dataset, stream_bits=stream_bits)
+    if not is_monochrome1:
+        return found
+    full = found.values.dtype.type(found.full)
+    return found._replace(values=np.subtract(full, found.values))
+
+
+def _before_inversion(frame: Frame, dataset: Dataset, *, stream_bits: bool) -> DisplayValues:
+    """Apply modality, then VOI LUT or window, else the full scale of the stored bits."""
     modality = _modality(frame, _source(dataset, "PixelValueTransformationSequence"), stream_bits=stream_bits)
     low, high = sorted((modality.low, modality.high))
     source = _source(dataset, "FrameVOILUTSequence")

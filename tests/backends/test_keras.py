@@ -20,7 +20,8 @@ from core.backend.process import BackendProcess
 from core.backend.state import initial_state
 from core.backend.training_rules import step_scalars
 from core.experiment.configuration import load_configuration
-from core.network.lowering import lower, same_crops, same_pads
+from core.network.lowering import lower
+from core.network.padding import same_crops, same_pads
 from core.network.plan import Conv2D, ConvTranspose2D, Tensor
 
 pytestmark = pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")

@@ -12,7 +12,7 @@ from selected import BACKENDS
 
 from core.backend.contract import Implementation
 from core.backend.process import BackendProcess
-from core.network.lowering import same_pads
+from core.network.padding import same_pads
 from core.tolerance.differences import difference
 
 pytestmark = pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")

@@ -24,7 +24,7 @@ from core.prediction.trained_models import Member, find_members
 from core.scoring.evaluation_record import Surface
 from core.scoring.threshold_search import SearchResult
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.threshold_search import describe, tune_thresholds
+from core.tasks.tuning import describe, tune_thresholds
 from data.hdf5.store import Store
 
 

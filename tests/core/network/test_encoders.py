@@ -11,7 +11,8 @@ import pytest
 from core.base.errors import UserError
 from core.experiment.configuration import load_configuration
 from core.network.encoders import stages_of
-from core.network.lowering import lower, lower_blocks, pads_of
+from core.network.lowering import lower, lower_blocks
+from core.network.padding import pads_of
 from core.network.specification import Encoder, Network
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from backends.reference import operations
 from core.base.errors import UserError
 from core.experiment.configuration import load_configuration, parse_configuration
-from core.network.lowering import lower, lower_blocks, same_crops, same_pads
+from core.network.lowering import lower, lower_blocks
+from core.network.padding import same_crops, same_pads
 from core.network.plan import (
     BatchNorm,
     Concat,

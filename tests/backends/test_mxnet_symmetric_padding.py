@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backends.mxnet.padding import AxisPadding, Flip, axis_paddings, best_flip, sizes
+from backends.mxnet.symmetric_padding import AxisPadding, Flip, axis_paddings, best_flip, sizes
 from core.experiment.configuration import load_configuration
-from core.network.lowering import lower, same_crops, same_pads
+from core.network.lowering import lower
+from core.network.padding import same_crops, same_pads
 from core.network.plan import Conv2D, ConvTranspose2D, Plan, Tensor
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.mxnet.old_numpy import old_names
+from backends.mxnet.numpy_compatibility import old_names
 
 NAMES = old_names()
 
