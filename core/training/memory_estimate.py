@@ -25,7 +25,19 @@ from dataclasses import dataclass, field
 from core.backend.contract import Precision, array_type
 from core.backend.state import state_shapes
 from core.backend.training_rules import TrainingRules
-from core.network.plan import BatchNorm, Bias, Conv2D, ConvTranspose2D, Dropout, Operation, Plan, Relu
+from core.network.plan import (
+    Activation,
+    BatchNorm,
+    Bias,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    MaxPool2D,
+    Multiply,
+    Operation,
+    Plan,
+    Relu,
+)
 
 BATCHES = 3
 """Batches in memory at a time: the one that is trained on and two read ahead, as in `data.batches.loader`."""
@@ -142,8 +154,8 @@ class _Walk:
 
     def _kept_by(self, op: Operation) -> list[str]:
         """Return the tensors that an operation's gradient needs, besides the gradient of its result."""
-        if isinstance(op, (*_CONVOLUTIONS, BatchNorm)):
-            return [self._name(op.input)]
+        if isinstance(op, (*_CONVOLUTIONS, BatchNorm, Activation, MaxPool2D, Multiply)):
+            return self._inputs(op)
         return [self._name(op.output.name)] if isinstance(op, Relu) else []
 
     def _inputs(self, op: Operation) -> list[str]:
