@@ -123,7 +123,7 @@ class TrainingConsole(Observer):
         name = average.monitor.replace("_", " ")
         statistics = ", with recomputed statistics" if average.recomputed_statistics else ""
         self._console.print(
-            f"WeightAverage of epochs {', '.join(map(str, average.epochs))}{statistics}: {name} "
+            f"Average of epochs {', '.join(map(str, average.epochs))}{statistics}: {name} "
             f"{abs(average.score):.4f}, to beat {abs(average.to_beat):.4f}; "
             f"it is {'' if average.is_better else 'not '}used",
             soft_wrap=True,
