@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from backends.jax.framework import jax
 from core.network.padding import phases_of
 from core.network.plan import (
@@ -24,6 +26,8 @@ from core.network.plan import (
 )
 
 jnp, lax = jax.numpy, jax.lax
+
+_SIX = 6.0
 
 LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
 """What `layer` computes."""
@@ -72,7 +76,7 @@ def _activation(operation: Activation, x: Tensor) -> Tensor:
 
 def _relu6(x: Tensor) -> Tensor:
     """Return min(max(x, 0), 6) with gradient 0 at both kinks, where `clip` has a half."""
-    return jnp.where(x > 0, jnp.where(x < 6, x, 6), 0)
+    return jnp.where(x > 0, jnp.where(x < _SIX, x, _SIX), 0)
 
 
 def _affine(operation: Affine, x: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ def _average_pool2d(operation: AveragePool2D, x: Tensor) -> Tensor:
 def _windows(operation: MaxPool2D | AveragePool2D, x: Tensor, start: float, reduce: Any) -> Tensor:
     kernel, strides = (1, *operation.kernel_size, 1), (1, operation.stride, operation.stride, 1)
     pads = ((0, 0), *operation.pads, (0, 0))
-    return lax.reduce_window(x, jnp.array(start, x.dtype), reduce, kernel, strides, pads)
+    return lax.reduce_window(x, np.array(start, x.dtype), reduce, kernel, strides, pads)
 
 
 def _global_mean(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    GroupedConv2D,
     Operation,
     Pads,
     Plan,
@@ -24,7 +25,7 @@ from core.network.plan import (
 
 jnp, lax = jax.numpy, jax.lax
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
@@ -73,7 +74,7 @@ def conv_transpose2d(operation: ConvTranspose2D, algorithms: Algorithms, x: Tens
     return algorithms.transpose(x, kernel, operation.stride, operation.crops, (out.height, out.width))
 
 
-def conv2d_of_groups(operation: Conv2D, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
+def conv2d_of_groups(operation: GroupedConv2D, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolve with groups or a dilation; on a CPU tap by tap, since XLA has slow loops for it."""
     stride, dilation, groups = operation.stride, operation.dilation, operation.groups
     if not algorithms.on_cpu:
@@ -102,7 +103,7 @@ def _alone(x: Tensor, numbers: Tensor) -> Tensor:
     return (_columns(x) * _tiled(numbers, x)).reshape(x.shape)
 
 
-def _taps(operation: Conv2D, x: Tensor) -> Iterator[Tensor]:
+def _taps(operation: GroupedConv2D, x: Tensor) -> Iterator[Tensor]:
     """Yield for each tap of the kernel the pixels that it meets, (N, h, w, C)."""
     padded = jnp.pad(x, ((0, 0), *operation.pads, (0, 0)))
     stride, dilation = operation.stride, operation.dilation
@@ -190,10 +191,10 @@ def forward(
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
-            case Conv2D(groups=1, dilation=1):
-                y = convolve(op, algorithms, x, arrays[op.kernel])
-            case Conv2D():
+            case GroupedConv2D():
                 y = convolve_groups(op, algorithms, x, arrays[op.kernel])
+            case Conv2D():
+                y = convolve(op, algorithms, x, arrays[op.kernel])
             case ConvTranspose2D():
                 y = transpose(op, algorithms, x, arrays[op.kernel])
             case Bias():

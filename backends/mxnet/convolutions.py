@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from backends.mxnet.batch_norm import scale_and_shift
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import (
@@ -26,7 +28,7 @@ from backends.mxnet.gradients import (
 from backends.mxnet.sums import batch_sum, image_sums, plain_layout
 from backends.mxnet.symmetric_padding import AxisPadding, axis_paddings
 from core.backend.kernel_switches import Switch
-from core.network.plan import Conv2D, ConvTranspose2D, Operation, Tensor
+from core.network.plan import Conv2D, ConvTranspose2D, GroupedConv2D, Operation, Tensor
 
 SEVERAL_CHANNELS = Switch("a transposed convolution to one channel goes by phases", "channels", 2)
 
@@ -40,13 +42,15 @@ def conv2d(
     """Convolve with MXNet's padding, then cut off the pixels beyond the plan's."""
     height, width = axis_paddings(operation, (input_tensor.height, input_tensor.width))
     given = (x, kernel) if b is None else (x, kernel, b)
+    grouped: dict[str, Any] = {}
+    if isinstance(operation, GroupedConv2D):
+        grouped = {"dilate": (operation.dilation,) * 2, "num_group": operation.groups}
     y = mx.sym.Convolution(
         *given,
         kernel=operation.kernel_size,
         stride=(operation.stride, operation.stride),
         pad=(height.padding, width.padding),
-        dilate=(operation.dilation, operation.dilation),
-        num_group=operation.groups,
+        **grouped,
         num_filter=operation.output.channels,
         no_bias=b is None,
     )

@@ -24,12 +24,13 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    GroupedConv2D,
     Plan,
     Relu,
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 

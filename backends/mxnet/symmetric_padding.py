@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from core.network.plan import AveragePool2D, Conv2D, ConvTranspose2D, MaxPool2D, Operation, Pads, Plan
+from core.network.plan import (
+    AveragePool2D,
+    Conv2D,
+    ConvTranspose2D,
+    GroupedConv2D,
+    MaxPool2D,
+    Operation,
+    Pads,
+    Plan,
+)
 
 
 class AxisPadding(NamedTuple):
@@ -143,7 +152,7 @@ def _begins_early(operation: Operation) -> bool:
 
 def _reach(operation: Conv2D | ConvTranspose2D) -> tuple[int, int]:
     """Return from the first tap of a kernel to the last, both included, down and across."""
-    dilation = operation.dilation if isinstance(operation, Conv2D) else 1
+    dilation = operation.dilation if isinstance(operation, GroupedConv2D) else 1
     height, width = ((taps - 1) * dilation + 1 for taps in operation.kernel_size)
     return height, width
 

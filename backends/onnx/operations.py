@@ -18,12 +18,13 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    GroupedConv2D,
     Plan,
     Relu,
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Value = str
@@ -33,6 +34,9 @@ Value = str
 def conv2d(graph: Graph, operation: Conv2D, x: Value, kernel: Value, name: str) -> Value:
     """Convolve with explicit pads; the kernel is (out, in, kh, kw)."""
     (top, bottom), (left, right) = operation.pads
+    grouped: dict[str, Any] = {}
+    if isinstance(operation, GroupedConv2D):
+        grouped = {"dilations": (operation.dilation,) * 2, "group": operation.groups}
     return graph.node(
         "Conv",
         x,
@@ -40,8 +44,7 @@ def conv2d(graph: Graph, operation: Conv2D, x: Value, kernel: Value, name: str) 
         name=name,
         kernel_shape=operation.kernel_size,
         strides=(operation.stride,) * 2,
-        dilations=(operation.dilation,) * 2,
-        group=operation.groups,
+        **grouped,
         pads=(top, left, bottom, right),
     )
 

@@ -25,6 +25,7 @@ from core.network.plan import (
     ConvTranspose2D,
     Dropout,
     GlobalMean,
+    GroupedConv2D,
     MaxPool2D,
     Multiply,
     Operation,
@@ -45,6 +46,7 @@ OPERATIONS = (
     ConvTranspose2D,
     Dropout,
     GlobalMean,
+    GroupedConv2D,
     MaxPool2D,
     Multiply,
     Relu,
@@ -291,8 +293,9 @@ def sigmoid(x: Floats) -> Floats:
 
 def _groups(operation: Conv2D, x: Floats) -> Iterator[tuple[slice, slice]]:
     """For each group of a convolution its channels in and out."""
-    taken, made = x.shape[-1] // operation.groups, operation.output.channels // operation.groups
-    for group in range(operation.groups):
+    count = operation.groups if isinstance(operation, GroupedConv2D) else 1
+    taken, made = x.shape[-1] // count, operation.output.channels // count
+    for group in range(count):
         yield slice(group * taken, (group + 1) * taken), slice(group * made, (group + 1) * made)
 
 
@@ -331,7 +334,7 @@ def _taps(
     """Yield each tap (a, b) of the kernel, and the strided window of the larger image that it meets."""
     height, width = shape[1:3] if shape is not None else (operation.output.height, operation.output.width)
     rows, columns = operation.kernel_size
-    s, d = operation.stride, operation.dilation if isinstance(operation, Conv2D) else 1
+    s, d = operation.stride, operation.dilation if isinstance(operation, GroupedConv2D) else 1
     for a in range(rows):
         for b in range(columns):
             yield (

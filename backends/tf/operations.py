@@ -19,6 +19,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    GroupedConv2D,
     Operation,
     Pads,
     Plan,
@@ -26,7 +27,7 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 ENOUGH_CHANNELS = Switch("windows with enough channels are unfolded", "channels", 16)
@@ -59,7 +60,7 @@ Product = Callable[[Any, Tensor, Tensor, Context], Tensor]
 
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
     """Convolve with the plan's pads."""
-    if operation.groups != 1 or operation.dilation != 1:
+    if isinstance(operation, GroupedConv2D):
         return _convolve_groups(operation, x, kernel)
     pads = _padding(operation, x)
     windows = _windows(operation, x)
@@ -68,17 +69,14 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Te
     return tf.nn.conv2d(x, kernel, operation.stride, pads)
 
 
-def _convolve_groups(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
+def _convolve_groups(operation: GroupedConv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolve with groups or a dilation, for which TensorFlow has no gradient on the CPU.
 
-    Where each channel is alone, it is a depthwise convolution. Otherwise it is one product for each group, of
-    the kernel and what all its taps meet.
+    It is one product for each group, of the kernel and the pixels of all taps. TensorFlow's depthwise
+    convolution ends the process by a segmentation fault for some sizes in float32 (2.21).
     """
     stride, dilation, groups = operation.stride, operation.dilation, operation.groups
     (rows, columns), filters = operation.kernel_size, operation.output.channels
-    if groups == x.shape[-1] and dilation == 1:
-        depthwise = tf.reshape(kernel, [rows, columns, groups, filters // groups])
-        return tf.nn.depthwise_conv2d(x, depthwise, [1, stride, stride, 1], _explicit(operation.pads))
     height, width = operation.output.height, operation.output.width
     padded = tf.pad(x, _explicit(operation.pads))
     down, right = ((length - 1) * stride + 1 for length in (height, width))
@@ -122,7 +120,7 @@ def in_bfloat16(product: Product) -> Product:
     def rounded(operation: Any, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
         x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
         several = SEVERAL_CHANNELS.reached(operation.output.channels)
-        plain = not isinstance(operation, Conv2D) or operation.groups == operation.dilation == 1
+        plain = not isinstance(operation, GroupedConv2D)
         by_eigen = context.on_cpu and not (plain and several and _padding(operation, x) == "SAME")
         if by_eigen or not context.multiplies_bfloat16:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)

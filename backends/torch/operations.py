@@ -23,6 +23,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    GroupedConv2D,
     Operation,
     Pads,
     Plan,
@@ -30,7 +31,7 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Relu, *LAYERS)
+OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
@@ -52,8 +53,10 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolve. PyTorch's padding is symmetric, so additional pads at one side are added before."""
     padding, (rows, columns) = _symmetric(operation.pads)
     padded = _padded(x, rows, columns)
-    stride, dilation, groups = operation.stride, operation.dilation, operation.groups
-    return torch.nn.functional.conv2d(padded, kernel, None, stride, padding, dilation, groups)
+    dilation, groups = 1, 1
+    if isinstance(operation, GroupedConv2D):
+        dilation, groups = operation.dilation, operation.groups
+    return torch.nn.functional.conv2d(padded, kernel, None, operation.stride, padding, dilation, groups)
 
 
 def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from core.network.plan import (
     ConvTranspose2D,
     Dropout,
     GlobalMean,
+    GroupedConv2D,
     MaxPool2D,
     Multiply,
     Operation,
@@ -345,7 +346,11 @@ class _Builder:
         weights = self._kernel(name, (kernel, kernel, channels, filters), channels * kernel**2, gain)
         y = Tensor(f"{name}/conv", height, width, filters)
         pads, taps = (rows, columns), (kernel, kernel)
-        self._append(Conv2D(y.name, (x.name,), y, weights, taps, stride, pads, groups, dilation))
+        if groups == dilation == 1:
+            self._append(Conv2D(y.name, (x.name,), y, weights, taps, stride, pads))
+        else:
+            parts = groups, dilation
+            self._append(GroupedConv2D(y.name, (x.name,), y, weights, taps, stride, pads, *parts))
 
     def _convolve_transposed(self, name: str, filters: int, kernel: int, stride: int, gain: float) -> None:
         x = self.current

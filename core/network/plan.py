@@ -94,21 +94,29 @@ class Operation:
 class Conv2D(Operation):
     """Cross-correlation, which every framework calls convolution.
 
-    With x zero-padded by `pads` and d = `dilation`:
-    y[i, j, o] = sum over a, b, c of x[i*stride + a*d, j*stride + b*d, c] * kernel[a, b, c, o].
+    With x zero-padded by `pads`:
+    y[i, j, o] = sum over a, b, c of x[i*stride + a, j*stride + b, c] * kernel[a, b, c, o].
     `kernel` names a parameter of shape (kernel height, kernel width, channels in, channels out).
-
-    With `groups` g, the channels in and out are cut into g consecutive parts of equal size, and part k of the
-    result is the convolution of part k of x. The kernel's shape is then (kernel height, kernel width,
-    channels in / g, channels out): its last axis runs over the parts in order.
     """
 
     kernel: str
     kernel_size: tuple[int, int]
     stride: int
     pads: tuple[Pads, Pads]
-    groups: int = 1
-    dilation: int = 1
+
+
+@dataclass(frozen=True)
+class GroupedConv2D(Conv2D):
+    """`Conv2D` with groups or a dilation, an operation of its own: a backend without it refuses it.
+
+    Tap (a, b) meets x[i*stride + a*dilation, j*stride + b*dilation]. The channels in and out are cut into
+    `groups` consecutive parts of equal size, and part k of the result is the convolution of part k of x. The
+    kernel's shape is (kernel height, kernel width, channels in / groups, channels out): its last axis runs
+    over the parts in order.
+    """
+
+    groups: int
+    dilation: int
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends.reference import operations
 from core.network.padding import pads_of
-from core.network.plan import Activation, AveragePool2D, Conv2D, MaxPool2D, Tensor, Upsample
+from core.network.plan import Activation, AveragePool2D, GroupedConv2D, MaxPool2D, Tensor, Upsample
 
 torch = pytest.importorskip("torch", reason="PyTorch is what the reference is compared with here")
 functional = torch.nn.functional
@@ -53,7 +53,7 @@ def test_convolutions(padding: str, dilation: int, groups: int, channels: int, f
         height, rows = pads_of(padding, length, kernel, stride, dilation)
         width, columns = pads_of(padding, length + 3, kernel, stride, dilation)
         out = Tensor("y", height, width, filters)
-        op = Conv2D("y", ("x",), out, "k", (kernel, kernel), stride, (rows, columns), groups, dilation)
+        op = GroupedConv2D("y", ("x",), out, "k", (kernel, kernel), stride, (rows, columns), groups, dilation)
         theirs, kernels = to_torch(x), torch.tensor(weights.transpose(3, 2, 0, 1).copy()).requires_grad_()
         padded = functional.pad(theirs, (*columns, *rows))
         y = functional.conv2d(padded, kernels, None, stride, 0, dilation, groups)
@@ -61,7 +61,7 @@ def test_convolutions(padding: str, dilation: int, groups: int, channels: int, f
 
         def back(
             dy: Floats,
-            op: Conv2D = op,
+            op: GroupedConv2D = op,
             x: Floats = x,
             weights: Floats = weights,
             into: list[Floats] = gradients,

@@ -87,7 +87,7 @@ def place(tmp_path: Path) -> Path:
         ("run.py evaluate --split ", ["validation", "all"]),
         ("run.py --precision m", ["mixed_bfloat16"]),
         ("run.py --set training.early_stop.p", ["training.early_stop.patience="]),
-        ("run.py --set network.blocks.0.st", ["network.blocks.0.stride="]),
+        ("run.py --set network.blocks.0.stri", ["network.blocks.0.stride=", "network.blocks.0.stride_at="]),
         # Files and folders.
         ("run.py --data d", ["data.h5", "dicom\\ images/"]),
         ("run.py predict --model t", ["tf_model/"]),
