@@ -5,7 +5,7 @@ Arrays are (N, H, W, C).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,41 +22,12 @@ from core.network.plan import (
     Multiply,
     Operation,
     Upsample,
-    unknown_operation,
 )
 
 jnp, lax = jax.numpy, jax.lax
 
-_SIX = 6.0
-
-LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
-"""What `layer` computes."""
-
 Tensor = Any
 """A `jax.Array`, or what stands for one while a function is traced."""
-
-
-def layer(operation: Operation, xs: Sequence[Tensor]) -> Tensor:
-    """The result of an operation, of its inputs in order."""
-    x = xs[0]
-    match operation:
-        case Activation():
-            return _activation(operation, x)
-        case Add():
-            return x + xs[1]
-        case Multiply():
-            return x * xs[1]
-        case Affine():
-            return _affine(operation, x)
-        case MaxPool2D():
-            return _max_pool2d(operation, x)
-        case AveragePool2D():
-            return _average_pool2d(operation, x)
-        case GlobalMean():
-            return _global_mean(x)
-        case Upsample():
-            return _upsample(operation, x)
-    raise unknown_operation(operation, "jax")
 
 
 def _activation(operation: Activation, x: Tensor) -> Tensor:
@@ -76,7 +47,7 @@ def _activation(operation: Activation, x: Tensor) -> Tensor:
 
 def _relu6(x: Tensor) -> Tensor:
     """Return min(max(x, 0), 6) with gradient 0 at both kinks, where `clip` has a half."""
-    return jnp.where(x > 0, jnp.where(x < _SIX, x, _SIX), 0)
+    return jnp.where(x > 0, jnp.where(x < 6, x, 6), 0)
 
 
 def _affine(operation: Affine, x: Tensor) -> Tensor:
@@ -84,12 +55,12 @@ def _affine(operation: Affine, x: Tensor) -> Tensor:
 
 
 def _max_pool2d(operation: MaxPool2D, x: Tensor) -> Tensor:
-    """The largest number of each window; the gradient goes to the first of equal ones."""
+    """Return the largest number of each window; the gradient goes to the first of equal ones."""
     return _windows(operation, x, -jnp.inf, lax.max)
 
 
 def _average_pool2d(operation: AveragePool2D, x: Tensor) -> Tensor:
-    """The sum of each window's pixels over their number."""
+    """Return the sum of each window's pixels divided by their number."""
     count = _windows(operation, jnp.ones((1, *x.shape[1:3], 1), x.dtype), 0.0, lax.add)
     return _windows(operation, x, 0.0, lax.add) / count
 
@@ -100,8 +71,8 @@ def _windows(operation: MaxPool2D | AveragePool2D, x: Tensor, start: float, redu
     return lax.reduce_window(x, np.array(start, x.dtype), reduce, kernel, strides, pads)
 
 
-def _global_mean(x: Tensor) -> Tensor:
-    """(N, 1, 1, C), added up by rows first, so that float32 keeps its digits."""
+def _global_mean(_: GlobalMean, x: Tensor) -> Tensor:
+    """Return (N, 1, 1, C); rows are added first, so that float32 keeps its digits."""
     return jnp.mean(jnp.mean(x, axis=2, keepdims=True), axis=1, keepdims=True)
 
 
@@ -112,7 +83,7 @@ def _upsample(operation: Upsample, x: Tensor) -> Tensor:
 
 
 def _stretched(x: Tensor, factor: int, axis: int) -> Tensor:
-    """Linear interpolation along one axis, one phase of the output at a time."""
+    """Interpolate linearly along one axis, one phase of the output at a time."""
     length = x.shape[axis]
     padded = jnp.pad(x, [(1, 1) if number == axis else (0, 0) for number in range(x.ndim)], mode="edge")
     phases = []
@@ -123,3 +94,16 @@ def _stretched(x: Tensor, factor: int, axis: int) -> Tensor:
     shape = [*x.shape]
     shape[axis] *= factor
     return jnp.stack(phases, axis=axis + 1).reshape(shape)
+
+
+LAYERS: Mapping[type[Operation], Callable[..., Tensor]] = {
+    Activation: _activation,
+    Add: lambda _, x, other: x + other,
+    Affine: _affine,
+    AveragePool2D: _average_pool2d,
+    GlobalMean: _global_mean,
+    MaxPool2D: _max_pool2d,
+    Multiply: lambda _, x, scale: x * scale,
+    Upsample: _upsample,
+}
+"""The function of each operation: of the operation and its inputs."""

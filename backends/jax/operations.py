@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backends.jax.framework import jax
-from backends.jax.layers import LAYERS, layer
+from backends.jax.layers import LAYERS
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -87,7 +87,7 @@ def conv2d_of_groups(operation: GroupedConv2D, algorithms: Algorithms, x: Tensor
             dimension_numbers=_LAYOUT,
             feature_group_count=groups,
         )
-    taps = list(_taps(operation, x))
+    taps = _pixels_of_taps(x, operation.kernel_size, stride, operation.pads, dilation)
     out, filters = operation.output, operation.output.channels
     kernels = kernel.reshape(len(taps), -1, filters)
     if groups == x.shape[-1]:  # each channel alone
@@ -101,17 +101,6 @@ def _alone(x: Tensor, numbers: Tensor) -> Tensor:
     """Multiply each channel by its number, in columns, so that the gradients are summed in two levels."""
     x = jnp.repeat(x, numbers.shape[0] // x.shape[-1], axis=-1)
     return (_columns(x) * _tiled(numbers, x)).reshape(x.shape)
-
-
-def _taps(operation: GroupedConv2D, x: Tensor) -> Iterator[Tensor]:
-    """Yield for each tap of the kernel the pixels that it meets, (N, h, w, C)."""
-    padded = jnp.pad(x, ((0, 0), *operation.pads, (0, 0)))
-    stride, dilation = operation.stride, operation.dilation
-    down, right = ((length - 1) * stride + 1 for length in (operation.output.height, operation.output.width))
-    for row in range(operation.kernel_size[0]):
-        for column in range(operation.kernel_size[1]):
-            top, left = row * dilation, column * dilation
-            yield padded[:, top : top + down : stride, left : left + right : stride]
 
 
 def in_bfloat16(product: Product, on_cpu: bool) -> Product:
@@ -215,8 +204,8 @@ def forward(
                 y = x if keep is None else dropout(op, x, keep[op.name])
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
-            case _ if isinstance(op, LAYERS):
-                y = layer(op, [values[name] for name in op.inputs])
+            case _ if type(op) in LAYERS:
+                y = LAYERS[type(op)](op, *(values[name] for name in op.inputs))
             case _:
                 raise unknown_operation(op, "jax")
         values[op.output.name] = y
@@ -242,20 +231,21 @@ def _convolve_by_taps(x: Tensor, kernel: Tensor, stride: int, pads: PadsOf2D) ->
     return pixels @ kernel.reshape(-1, kernel.shape[3])
 
 
-def _pixels_of_taps(x: Tensor, taps: Size, stride: int, pads: PadsOf2D) -> list[Tensor]:
+def _pixels_of_taps(x: Tensor, taps: Size, stride: int, pads: PadsOf2D, dilation: int = 1) -> list[Tensor]:
     """Return for each tap of a kernel the input's pixel at each pixel of the result, (N, h, w, C)."""
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*side, 0) for side in pads), (0, 0, 0)))
     (rows, columns), (count, height, width, channels) = taps, padded.shape
+    bottom, right = height - (rows - 1) * dilation, width - (columns - 1) * dilation  # for the first tap
     # Indices with two strides would make a `gather`, which is several times slower on the CPU.
     return [
         lax.slice(
             padded,
             (0, row, column, 0),
-            (count, height - rows + row + 1, width - columns + column + 1, channels),
+            (count, bottom + row, right + column, channels),
             (1, stride, stride, 1),
         )
-        for row in range(rows)
-        for column in range(columns)
+        for row in range(0, rows * dilation, dilation)
+        for column in range(0, columns * dilation, dilation)
     ]
 
 

@@ -6,7 +6,7 @@ Arrays are (N, C, H, W). Each result comes with its gradient, written with publi
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,39 +25,12 @@ from core.network.plan import (
     Operation,
     Tensor,
     Upsample,
-    unknown_operation,
 )
-
-LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
-"""What `layer` computes."""
 
 _LOWEST = float(np.finfo(np.float32).min)  # MXNet cannot pad with minus infinity
 
 
-def layer(operation: Operation, xs: Sequence[Symbol], input_tensor: Tensor, dtype: str) -> Result:
-    """Return the result of an operation, of its inputs in order; `input_tensor` describes the first."""
-    x = xs[0]
-    match operation:
-        case Activation():
-            return _activation(operation, x)
-        case Add():
-            return Result(x + xs[1], lambda dy: (dy, dy))
-        case Multiply():
-            return _multiply(operation, x, xs[1], dtype)
-        case Affine():
-            return _affine(operation, x, dtype)
-        case MaxPool2D():
-            return _max_pool2d(operation, x, input_tensor)
-        case AveragePool2D():
-            return _average_pool2d(operation, x, input_tensor)
-        case GlobalMean():
-            return _global_mean(x, input_tensor, dtype)
-        case Upsample():
-            return _upsample(operation, x, input_tensor)
-    raise unknown_operation(operation, "mxnet")
-
-
-def _activation(operation: Activation, x: Symbol) -> Result:
+def _activation(operation: Activation, _: Tensor, __: str, x: Symbol) -> Result:
     positive, negative = mx.sym.maximum(x, 0), mx.sym.minimum(x, 0)
     is_positive = x > 0
     match operation.function:
@@ -77,7 +50,11 @@ def _activation(operation: Activation, x: Symbol) -> Result:
             return Result(y, lambda dy: (dy * y * (1 - y),))
 
 
-def _multiply(operation: Multiply, x: Symbol, scale: Symbol, dtype: str) -> Result:
+def _add(_: Add, __: Tensor, ___: str, x: Symbol, other: Symbol) -> Result:
+    return Result(x + other, lambda dy: (dy, dy))
+
+
+def _multiply(operation: Multiply, _: Tensor, dtype: str, x: Symbol, scale: Symbol) -> Result:
     def pullback(dy: Symbol) -> tuple[Symbol, Symbol]:
         d_scale = mx.sym.cast(image_sums(operation, dy * x), dtype=dtype)
         return mx.sym.broadcast_mul(dy, scale), mx.sym.reshape(d_scale, shape=(0, 0, 1, 1))
@@ -85,7 +62,7 @@ def _multiply(operation: Multiply, x: Symbol, scale: Symbol, dtype: str) -> Resu
     return Result(mx.sym.broadcast_mul(x, scale), pullback)
 
 
-def _affine(operation: Affine, x: Symbol, dtype: str) -> Result:
+def _affine(operation: Affine, _: Tensor, dtype: str, x: Symbol) -> Result:
     scale, shift = (
         mx.sym.concat(*(mx.sym.full((1, 1, 1, 1), number, dtype=dtype) for number in numbers), dim=1)
         for numbers in (operation.scale, operation.shift)
@@ -94,7 +71,7 @@ def _affine(operation: Affine, x: Symbol, dtype: str) -> Result:
     return Result(y, lambda dy: (mx.sym.broadcast_mul(dy, scale),))
 
 
-def _max_pool2d(operation: MaxPool2D, x: Symbol, input_tensor: Tensor) -> Result:
+def _max_pool2d(operation: MaxPool2D, input_tensor: Tensor, _: str, x: Symbol) -> Result:
     """Return the largest number of each window. The gradient goes to the first of equal ones."""
     padded = _padded(operation, x, _LOWEST)
     taps = _taps(operation, padded)
@@ -112,7 +89,7 @@ def _max_pool2d(operation: MaxPool2D, x: Symbol, input_tensor: Tensor) -> Result
     return Result(y, pullback)
 
 
-def _average_pool2d(operation: AveragePool2D, x: Symbol, input_tensor: Tensor) -> Result:
+def _average_pool2d(operation: AveragePool2D, input_tensor: Tensor, _: str, x: Symbol) -> Result:
     """Return the sum of each window's pixels divided by their number."""
     taps = _taps(operation, _padded(operation, x, 0.0))
     one = mx.sym.slice(x, begin=(0, 0), end=(1, 1))  # one channel of one image
@@ -125,7 +102,7 @@ def _average_pool2d(operation: AveragePool2D, x: Symbol, input_tensor: Tensor) -
     return Result(mx.sym.broadcast_div(mx.sym.add_n(*taps), count), pullback)
 
 
-def _global_mean(x: Symbol, input_tensor: Tensor, dtype: str) -> Result:
+def _global_mean(_: GlobalMean, input_tensor: Tensor, dtype: str, x: Symbol) -> Result:
     """Return (N, C, 1, 1)."""
     height, width = input_tensor.height, input_tensor.width
     sums = image_sums(Operation(input_tensor.name, (), input_tensor), x)
@@ -137,7 +114,7 @@ def _global_mean(x: Symbol, input_tensor: Tensor, dtype: str) -> Result:
     return Result(mx.sym.reshape(mean, shape=(0, 0, 1, 1)), pullback)
 
 
-def _upsample(operation: Upsample, x: Symbol, input_tensor: Tensor) -> Result:
+def _upsample(operation: Upsample, input_tensor: Tensor, _: str, x: Symbol) -> Result:
     height, width, factor = input_tensor.height, input_tensor.width, operation.factor
     if operation.method == "nearest":
         y = mx.sym.repeat(mx.sym.repeat(x, repeats=factor, axis=2), repeats=factor, axis=3)
@@ -181,26 +158,24 @@ def _stretch(x: Symbol, factor: int, axis: int, size: tuple[int, int]) -> Result
 
 def _shifted(x: Symbol, axis: int, length: int, by: int) -> Symbol:
     """Return x[i + by] along an axis, where the border repeats; `by` is -1 or 1."""
-    first, last = 0, length - 1
+    if length == 1:
+        return x
     if by < 0:
-        border, rest = _part(x, axis, first, first + 1), (first, last)
-        return border if length == 1 else mx.sym.concat(border, _part(x, axis, *rest), dim=axis)
-    border = _part(x, axis, last, last + 1)
-    return border if length == 1 else mx.sym.concat(_part(x, axis, 1, length), border, dim=axis)
+        return mx.sym.concat(_part(x, axis, 0, 1), _part(x, axis, 0, length - 1), dim=axis)
+    return mx.sym.concat(_part(x, axis, 1, length), _part(x, axis, length - 1, length), dim=axis)
 
 
 def _unshifted(dy: Symbol, axis: int, length: int, by: int) -> Symbol:
-    """Return the gradient of x for that of `_shifted`: the border gets what was taken beyond it."""
+    """Return the gradient of x for that of `_shifted`: the border pixel was taken twice."""
     if by == 0 or length == 1:
         return dy
-    first, last = _part(dy, axis, 0, 1), _part(dy, axis, length - 1, length)
     if by < 0:
-        moved = mx.sym.concat(_part(dy, axis, 1, length), mx.sym.zeros_like(first), dim=axis)
-        rest = mx.sym.zeros_like(_part(dy, axis, 1, length))
-        return moved + mx.sym.concat(first, rest, dim=axis)
-    moved = mx.sym.concat(mx.sym.zeros_like(last), _part(dy, axis, 0, length - 1), dim=axis)
-    rest = mx.sym.zeros_like(_part(dy, axis, 0, length - 1))
-    return moved + mx.sym.concat(rest, last, dim=axis)
+        border, others = _part(dy, axis, 0, 1), _part(dy, axis, 1, length)
+        moved, kept = (others, mx.sym.zeros_like(border)), (border, mx.sym.zeros_like(others))
+    else:
+        border, others = _part(dy, axis, length - 1, length), _part(dy, axis, 0, length - 1)
+        moved, kept = (mx.sym.zeros_like(border), others), (mx.sym.zeros_like(others), border)
+    return mx.sym.concat(*moved, dim=axis) + mx.sym.concat(*kept, dim=axis)
 
 
 def _part(x: Symbol, axis: int, begin: int, end: int) -> Symbol:
@@ -241,3 +216,16 @@ def _spread(
     parts = (gradient("slice", tap, share)[0] for tap, share in zip(taps, shares, strict=True))
     end = (None, None, top + input_tensor.height, left + input_tensor.width)
     return mx.sym.slice(mx.sym.add_n(*parts), begin=(None, None, top, left), end=end)
+
+
+LAYERS: Mapping[type[Operation], Callable[..., Result]] = {
+    Activation: _activation,
+    Add: _add,
+    Affine: _affine,
+    AveragePool2D: _average_pool2d,
+    GlobalMean: _global_mean,
+    MaxPool2D: _max_pool2d,
+    Multiply: _multiply,
+    Upsample: _upsample,
+}
+"""The function of each operation, of itself, its first input's tensor, the type of the arrays, its inputs."""

@@ -15,7 +15,7 @@ from backends.mxnet import convolutions
 from backends.mxnet.batch_norm import batch_norm_of_prediction, batch_norm_of_training
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Result, Symbol, gradient, identity
-from backends.mxnet.layers import LAYERS, layer
+from backends.mxnet.layers import LAYERS
 from backends.mxnet.sums import plain_layout
 from core.network.plan import (
     BatchNorm,
@@ -132,8 +132,9 @@ def forward(
                 made = concat(
                     op, [values[name] for name in op.inputs], [tensors[name].channels for name in op.inputs]
                 )
-            case _ if isinstance(op, LAYERS):
-                made = layer(op, [values[name] for name in op.inputs], input_tensor, dtype)
+            case _ if type(op) in LAYERS:
+                inputs = (values[name] for name in op.inputs)
+                made = LAYERS[type(op)](op, input_tensor, dtype, *inputs)
             case _:
                 raise unknown_operation(op, "mxnet")
         values[op.output.name] = made.value

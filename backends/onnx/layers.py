@@ -5,7 +5,7 @@ Values are (N, C, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,41 +21,10 @@ from core.network.plan import (
     Multiply,
     Operation,
     Upsample,
-    unknown_operation,
 )
-
-LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
-"""What `layer` computes."""
 
 Value = str
 """The name of one of the graph's values."""
-
-
-def layer(graph: Graph, operation: Operation, xs: Sequence[Value]) -> Value:
-    """The result of an operation, of its inputs in order."""
-    x, name = xs[0], operation.output.name
-    match operation:
-        case Activation():
-            return _activation(graph, operation, x)
-        case Add():
-            return graph.node("Add", *xs, name=name)
-        case Multiply():
-            return graph.node("Mul", *xs, name=name)
-        case Affine():
-            scale, shift = (
-                graph.array(f"{name}/{what}", np.array(numbers, np.float32).reshape(-1, 1, 1))
-                for what, numbers in (("scale", operation.scale), ("shift", operation.shift))
-            )
-            return graph.node("Add", graph.node("Mul", x, scale), shift, name=name)
-        case MaxPool2D():
-            return graph.node("MaxPool", x, name=name, **_windows(operation))
-        case AveragePool2D():
-            return graph.node("AveragePool", x, name=name, count_include_pad=0, **_windows(operation))
-        case GlobalMean():
-            return graph.node("GlobalAveragePool", x, name=name)
-        case Upsample():
-            return _upsample(graph, operation, x)
-    raise unknown_operation(operation, "onnx")
 
 
 def _activation(graph: Graph, operation: Activation, x: Value) -> Value:
@@ -71,6 +40,37 @@ def _activation(graph: Graph, operation: Activation, x: Value) -> Value:
             return graph.node("Mul", x, graph.node("Sigmoid", x), name=name)
         case "sigmoid":
             return graph.node("Sigmoid", x, name=name)
+
+
+def _add(graph: Graph, operation: Add, x: Value, other: Value) -> Value:
+    return graph.node("Add", x, other, name=operation.output.name)
+
+
+def _multiply(graph: Graph, operation: Multiply, x: Value, scale: Value) -> Value:
+    return graph.node("Mul", x, scale, name=operation.output.name)
+
+
+def _affine(graph: Graph, operation: Affine, x: Value) -> Value:
+    name = operation.output.name
+    scale, shift = (
+        graph.array(f"{name}/{what}", np.array(numbers, np.float32).reshape(-1, 1, 1))
+        for what, numbers in (("scale", operation.scale), ("shift", operation.shift))
+    )
+    return graph.node("Add", graph.node("Mul", x, scale), shift, name=name)
+
+
+def _max_pool2d(graph: Graph, operation: MaxPool2D, x: Value) -> Value:
+    return graph.node("MaxPool", x, name=operation.output.name, **_windows(operation))
+
+
+def _average_pool2d(graph: Graph, operation: AveragePool2D, x: Value) -> Value:
+    """Return the mean of each window's pixels that are in the image."""
+    name = operation.output.name
+    return graph.node("AveragePool", x, name=name, count_include_pad=0, **_windows(operation))
+
+
+def _global_mean(graph: Graph, operation: GlobalMean, x: Value) -> Value:
+    return graph.node("GlobalAveragePool", x, name=operation.output.name)
 
 
 def _windows(operation: MaxPool2D | AveragePool2D) -> dict[str, Any]:
@@ -96,3 +96,16 @@ def _upsample(graph: Graph, operation: Upsample, x: Value) -> Value:
         coordinate_transformation_mode="asymmetric" if nearest else "half_pixel",
         **how,
     )
+
+
+LAYERS: Mapping[type[Operation], Callable[..., Value]] = {
+    Activation: _activation,
+    Add: _add,
+    Affine: _affine,
+    AveragePool2D: _average_pool2d,
+    GlobalMean: _global_mean,
+    MaxPool2D: _max_pool2d,
+    Multiply: _multiply,
+    Upsample: _upsample,
+}
+"""The function of each operation: of the graph, the operation and its inputs."""

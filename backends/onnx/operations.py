@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from backends.onnx.framework import onnx
 from backends.onnx.graph import Graph
-from backends.onnx.layers import LAYERS, layer
+from backends.onnx.layers import LAYERS
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -142,8 +142,8 @@ def forward(
                 y = x
             case Concat():
                 y = concat(graph, op, [values[name] for name in op.inputs])
-            case _ if isinstance(op, LAYERS):
-                y = layer(graph, op, [values[name] for name in op.inputs])
+            case _ if type(op) in LAYERS:
+                y = LAYERS[type(op)](graph, op, *(values[name] for name in op.inputs))
             case _:
                 raise unknown_operation(op, "onnx")
         values[op.output.name] = y

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from backends.reference import losses, operations, optimizers
 from backends.reference.devices import list_devices
+from backends.reference.layers import LAYERS
 from backends.reference.operations import Floats
 from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
@@ -22,27 +23,26 @@ from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.rounding import to_bfloat16
 from core.network.plan import (
-    Activation,
-    Add,
-    Affine,
-    AveragePool2D,
     BatchNorm,
     Bias,
     Concat,
     Conv2D,
     ConvTranspose2D,
     Dropout,
-    GlobalMean,
-    MaxPool2D,
-    Multiply,
+    GroupedConv2D,
     Operation,
     Plan,
     Relu,
-    Upsample,
     require_operations,
     unknown_operation,
 )
 from core.tolerance.budget import Perturbation
+
+OPERATIONS = (
+    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu),
+    *LAYERS,
+)
+"""The operations that the model computes: all that may stand before the sigmoid."""
 
 __all__ = ["ReferenceModel", "compile", "compile_reference", "list_devices"]
 
@@ -178,22 +178,9 @@ class ReferenceModel:
                 return x if keep is None else operations.dropout(op, x, keep[op.name])
             case Concat():
                 return operations.concat(op, [values[name] for name in op.inputs])
-            case Activation():
-                return self._moved(operations.activation(op, x))
-            case Add():
-                return self._moved(operations.add(op, x, values[op.inputs[1]]))
-            case Multiply():
-                return self._moved(operations.multiply(op, x, values[op.inputs[1]]))
-            case Affine():
-                return self._moved(operations.affine(op, x))
-            case MaxPool2D():
-                return operations.max_pool2d(op, x)
-            case AveragePool2D():
-                return self._moved(operations.average_pool2d(op, x))
-            case GlobalMean():
-                return self._moved(operations.global_mean(op, x))
-            case Upsample():
-                return self._moved(operations.upsample(op, x))
+            case _ if layer := LAYERS.get(type(op)):
+                y = layer.forward(op, *(values[name] for name in op.inputs))
+                return self._moved(y) if layer.rounds else y
         raise unknown_operation(op, "reference")
 
     def _differentiate(
@@ -241,23 +228,9 @@ class ReferenceModel:
                 dx = operations.dropout(op, dy, keep[op.name])
             case Concat():
                 return operations.concat_backward([values[name] for name in op.inputs], dy)
-            case Add():
-                return [dy, dy]
-            case Multiply():
-                both = operations.multiply_backward(x, values[op.inputs[1]], dy)
-                return [self._moved(gradient) for gradient in both]
-            case Activation():
-                dx = self._moved(operations.activation_backward(op, x, dy))
-            case Affine():
-                dx = self._moved(operations.affine_backward(op, dy))
-            case MaxPool2D():
-                dx = operations.max_pool2d_backward(op, x, dy)
-            case AveragePool2D():
-                dx = self._moved(operations.average_pool2d_backward(op, x, dy))
-            case GlobalMean():
-                dx = self._moved(operations.global_mean_backward(x, dy))
-            case Upsample():
-                dx = self._moved(operations.upsample_backward(op, x, dy))
+            case _ if layer := LAYERS.get(type(op)):
+                found = layer.backward(op, *(values[name] for name in op.inputs), dy)
+                return [self._moved(one) for one in found] if layer.rounds_backward else found
             case _:
                 raise unknown_operation(op, "reference")
         return [dx]
@@ -293,7 +266,7 @@ class Float64Reference(ReferenceModel):
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> ReferenceModel:  # noqa: A001
     """Compile the plan to NumPy; `device` can only be the CPU."""
     del device
-    require_operations(plan, operations.OPERATIONS, "reference")
+    require_operations(plan, OPERATIONS, "reference")
     return ReferenceModel(plan, rules, precision)
 
 

@@ -14,45 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.network.plan import (
-    Activation,
-    Add,
-    Affine,
     AveragePool2D,
     BatchNorm,
-    Bias,
     Concat,
     Conv2D,
     ConvTranspose2D,
     Dropout,
-    GlobalMean,
     GroupedConv2D,
     MaxPool2D,
-    Multiply,
     Operation,
     Pads,
-    Relu,
-    Upsample,
 )
-
-OPERATIONS = (
-    Activation,
-    Add,
-    Affine,
-    AveragePool2D,
-    BatchNorm,
-    Bias,
-    Concat,
-    Conv2D,
-    ConvTranspose2D,
-    Dropout,
-    GlobalMean,
-    GroupedConv2D,
-    MaxPool2D,
-    Multiply,
-    Relu,
-    Upsample,
-)
-"""What is computed here: all that may stand before the sigmoid."""
 
 Floats = NDArray[np.floating[Any]]
 
@@ -63,44 +35,44 @@ Rounding = Callable[[Floats], Floats]
 def conv2d(operation: Conv2D, x: Floats, kernel: Floats) -> Floats:
     """Convolve: for each tap of the kernel, add the product of it and a strided view of the padded input."""
     out = operation.output
-    padded = _pad(x, operation.pads)
+    padded = pad(x, operation.pads)
     y = np.zeros((len(x), out.height, out.width, out.channels), x.dtype)
     for taken, made in _groups(operation, x):
-        for a, b, tap in _taps(operation):
+        for a, b, tap in taps(operation):
             y[..., made] += padded[tap][..., taken] @ kernel[a, b, :, made]
     return y
 
 
 def conv2d_backward(operation: Conv2D, x: Floats, kernel: Floats, dy: Floats) -> tuple[Floats, Floats]:
     """Return the gradients of the input and of the kernel."""
-    padded = _pad(x, operation.pads)
+    padded = pad(x, operation.pads)
     d_padded, d_kernel = np.zeros_like(padded), np.zeros_like(kernel)
     for taken, made in _groups(operation, x):
         d_made = dy[..., made]
-        for a, b, tap in _taps(operation):
+        for a, b, tap in taps(operation):
             d_padded[tap][..., taken] += d_made @ kernel[a, b, :, made].T
             d_kernel[a, b, :, made] = np.tensordot(
                 padded[tap][..., taken], d_made, axes=((0, 1, 2), (0, 1, 2))
             )
-    return _crop(d_padded, operation.pads, x.shape), d_kernel
+    return crop(d_padded, operation.pads, x.shape), d_kernel
 
 
 def conv_transpose2d(operation: ConvTranspose2D, x: Floats, kernel: Floats) -> Floats:
     """Convolve transposed: add a multiple of the kernel for every input pixel, then crop."""
     out = operation.output
     full = np.zeros((len(x), *_full_size(operation), out.channels), x.dtype)
-    for a, b, tap in _taps(operation, x.shape):
+    for a, b, tap in taps(operation, x.shape):
         full[tap] += x @ kernel[a, b].T
-    return _crop(full, operation.crops, (len(x), out.height, out.width, out.channels))
+    return crop(full, operation.crops, (len(x), out.height, out.width, out.channels))
 
 
 def conv_transpose2d_backward(
     operation: ConvTranspose2D, x: Floats, kernel: Floats, dy: Floats
 ) -> tuple[Floats, Floats]:
     """Return the gradients of the input and of the kernel."""
-    d_full = _pad(dy, operation.crops)
+    d_full = pad(dy, operation.crops)
     dx, d_kernel = np.zeros_like(x), np.zeros_like(kernel)
-    for a, b, tap in _taps(operation, x.shape):
+    for a, b, tap in taps(operation, x.shape):
         dx += d_full[tap] @ kernel[a, b]
         d_kernel[a, b] = np.tensordot(d_full[tap], x, axes=((0, 1, 2), (0, 1, 2)))
     return dx, d_kernel
@@ -174,116 +146,6 @@ def concat_backward(xs: Sequence[Floats], dy: Floats) -> list[Floats]:
     return np.split(dy, np.cumsum([x.shape[-1] for x in xs])[:-1], axis=-1)
 
 
-def activation(operation: Activation, x: Floats) -> Floats:
-    """The function of each element."""
-    match operation.function:
-        case "relu6":
-            return np.minimum(np.maximum(x, 0), 6)
-        case "leaky_relu":
-            return np.where(x > 0, x, x * x.dtype.type(operation.slope))
-        case "elu":
-            return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-        case "silu":
-            return x * sigmoid(x)
-        case "sigmoid":
-            return sigmoid(x)
-
-
-def activation_backward(operation: Activation, x: Floats, dy: Floats) -> Floats:
-    """The gradient of the result times the function's slope, which the operation gives at its kinks."""
-    match operation.function:
-        case "relu6":
-            return np.where((x > 0) & (x < 6), dy, 0)
-        case "leaky_relu":
-            return np.where(x > 0, dy, dy * x.dtype.type(operation.slope))
-        case "elu":
-            return np.where(x > 0, dy, dy * np.exp(np.minimum(x, 0)))
-        case "silu":
-            s = sigmoid(x)
-            return dy * (s + x * s * (1 - s))
-        case "sigmoid":
-            s = sigmoid(x)
-            return dy * (s * (1 - s))
-
-
-def add(_: Add, x: Floats, other: Floats) -> Floats:
-    """The sum; its gradient is that of both inputs."""
-    return x + other
-
-
-def multiply(_: Multiply, x: Floats, scale: Floats) -> Floats:
-    """Each channel times its number."""
-    return x * scale
-
-
-def multiply_backward(x: Floats, scale: Floats, dy: Floats) -> tuple[Floats, Floats]:
-    """Gradients of the image and of the channels' numbers."""
-    d_scale: Floats = (x * dy).sum(axis=(1, 2), keepdims=True, dtype=np.float64).astype(x.dtype)
-    return dy * scale, d_scale
-
-
-def affine(operation: Affine, x: Floats) -> Floats:
-    """Scale and shift each channel."""
-    return x * np.array(operation.scale, x.dtype) + np.array(operation.shift, x.dtype)
-
-
-def affine_backward(operation: Affine, dy: Floats) -> Floats:
-    """The gradient of the input."""
-    return dy * np.array(operation.scale, dy.dtype)
-
-
-def max_pool2d(operation: MaxPool2D, x: Floats) -> Floats:
-    """The largest number of each window."""
-    y, _ = _largest(operation, x)
-    return y
-
-
-def max_pool2d_backward(operation: MaxPool2D, x: Floats, dy: Floats) -> Floats:
-    """The gradient goes to the first of the largest numbers of each window."""
-    _, first = _largest(operation, x)
-    padded = np.zeros_like(_pad(x, operation.pads))
-    for number, (_, _, tap) in enumerate(_taps(operation)):
-        padded[tap] += np.where(first == number, dy, 0)
-    return _crop(padded, operation.pads, x.shape)
-
-
-def average_pool2d(operation: AveragePool2D, x: Floats) -> Floats:
-    """The mean of each window's pixels that are in the image."""
-    padded = _pad(x, operation.pads)
-    total = sum(padded[tap] for _, _, tap in _taps(operation))
-    return np.asarray(total / _count(operation, x), x.dtype)
-
-
-def average_pool2d_backward(operation: AveragePool2D, x: Floats, dy: Floats) -> Floats:
-    """Each pixel's share of the windows that it is in."""
-    padded, share = np.zeros_like(_pad(x, operation.pads)), dy / _count(operation, x)
-    for _, _, tap in _taps(operation):
-        padded[tap] += share
-    return _crop(padded, operation.pads, x.shape)
-
-
-def global_mean(_: GlobalMean, x: Floats) -> Floats:
-    """(N, 1, 1, C)."""
-    return np.asarray(x.mean(axis=(1, 2), keepdims=True, dtype=np.float64), x.dtype)
-
-
-def global_mean_backward(x: Floats, dy: Floats) -> Floats:
-    """The same share for each pixel."""
-    return np.broadcast_to(dy / x.dtype.type(x.shape[1] * x.shape[2]), x.shape)
-
-
-def upsample(operation: Upsample, x: Floats) -> Floats:
-    """A product with one matrix for each axis."""
-    rows, columns = (_interpolation(operation, length, x.dtype) for length in x.shape[1:3])
-    return np.asarray(np.einsum("ih,nhwc,jw->nijc", rows, x, columns, optimize=True), x.dtype)
-
-
-def upsample_backward(operation: Upsample, x: Floats, dy: Floats) -> Floats:
-    """The transposed products."""
-    rows, columns = (_interpolation(operation, length, x.dtype) for length in x.shape[1:3])
-    return np.asarray(np.einsum("ih,nijc,jw->nhwc", rows, dy, columns, optimize=True), x.dtype)
-
-
 def sigmoid(x: Floats) -> Floats:
     """Return 1 / (1 + exp(-x)), without overflow."""
     e = np.exp(-np.abs(x))
@@ -292,43 +154,14 @@ def sigmoid(x: Floats) -> Floats:
 
 
 def _groups(operation: Conv2D, x: Floats) -> Iterator[tuple[slice, slice]]:
-    """For each group of a convolution its channels in and out."""
+    """Yield the channels in and out of each group of a convolution."""
     count = operation.groups if isinstance(operation, GroupedConv2D) else 1
     taken, made = x.shape[-1] // count, operation.output.channels // count
     for group in range(count):
         yield slice(group * taken, (group + 1) * taken), slice(group * made, (group + 1) * made)
 
 
-def _largest(operation: MaxPool2D, x: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Each window's largest number, and the number of the first tap that meets it."""
-    padded = _pad(x, operation.pads, -np.inf)
-    windows = np.stack([padded[tap] for _, _, tap in _taps(operation)])
-    first = windows.argmax(axis=0)
-    return np.take_along_axis(windows, first[np.newaxis], axis=0)[0], first
-
-
-def _count(operation: AveragePool2D, x: Floats) -> Floats:
-    """Pixels of the image in each window, (1, h, w, 1)."""
-    inside = _pad(np.ones((1, *x.shape[1:3], 1), x.dtype), operation.pads)
-    return np.asarray(sum(inside[tap] for _, _, tap in _taps(operation)))
-
-
-def _interpolation(operation: Upsample, length: int, dtype: np.dtype[Any]) -> Floats:
-    """(length * factor, length): how much of each pixel an output pixel takes."""
-    taken = np.zeros((length * operation.factor, length), dtype)
-    for index in range(len(taken)):
-        if operation.method == "nearest":
-            taken[index, index // operation.factor] = 1
-            continue
-        numerator = 2 * index + 1 - operation.factor  # of the position, over 2 * factor
-        below, rest = divmod(numerator, 2 * operation.factor)
-        share = rest / (2 * operation.factor)
-        taken[index, max(below, 0)] += 1 - share
-        taken[index, min(below + 1, length - 1)] += share
-    return taken
-
-
-def _taps(
+def taps(
     operation: Conv2D | ConvTranspose2D | MaxPool2D | AveragePool2D, shape: tuple[int, ...] | None = None
 ) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
     """Yield each tap (a, b) of the kernel, and the strided window of the larger image that it meets."""
@@ -353,7 +186,7 @@ def _full_size(operation: ConvTranspose2D) -> tuple[int, int]:
     return operation.output.height + top + bottom, operation.output.width + left + right
 
 
-def _pad(x: Floats, pads: tuple[Pads, Pads], value: float = 0.0) -> Floats:
+def pad(x: Floats, pads: tuple[Pads, Pads], value: float = 0.0) -> Floats:
     """Add pixels of one value at the sides; a negative number cuts off."""
     rows, columns = pads
     sides = ((0, 0), *((max(begin, 0), max(end, 0)) for begin, end in (rows, columns)), (0, 0))
@@ -361,7 +194,7 @@ def _pad(x: Floats, pads: tuple[Pads, Pads], value: float = 0.0) -> Floats:
     return grown[:, : grown.shape[1] + min(rows[1], 0), : grown.shape[2] + min(columns[1], 0)]
 
 
-def _crop(x: Floats, crops: tuple[Pads, Pads], shape: tuple[int, ...]) -> Floats:
+def crop(x: Floats, crops: tuple[Pads, Pads], shape: tuple[int, ...]) -> Floats:
     """Cut the sides off; append zeros if that leaves less than `shape`."""
     (top, _), (left, _) = crops
     cut = x[:, top : top + shape[1], left : left + shape[2]]

@@ -5,7 +5,7 @@ Arrays are (N, H, W, C).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -21,34 +21,7 @@ from core.network.plan import (
     Multiply,
     Operation,
     Upsample,
-    unknown_operation,
 )
-
-LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
-"""What `layer` computes."""
-
-
-def layer(operation: Operation, xs: Sequence[Tensor]) -> Tensor:
-    """The result of an operation, of its inputs in order."""
-    x = xs[0]
-    match operation:
-        case Activation():
-            return _activation(operation, x)
-        case Add():
-            return x + xs[1]
-        case Multiply():
-            return x * xs[1]
-        case Affine():
-            return _affine(operation, x)
-        case MaxPool2D():
-            return _max_pool2d(operation, x)
-        case AveragePool2D():
-            return _average_pool2d(operation, x)
-        case GlobalMean():
-            return _global_mean(x)
-        case Upsample():
-            return _upsample(operation, x)
-    raise unknown_operation(operation, "tf")
 
 
 def _activation(operation: Activation, x: Tensor) -> Tensor:
@@ -70,13 +43,13 @@ def _affine(operation: Affine, x: Tensor) -> Tensor:
 
 
 def _max_pool2d(operation: MaxPool2D, x: Tensor) -> Tensor:
-    """The largest number of each window; the gradient goes to the first of equal ones."""
+    """Return the largest number of each window; the gradient goes to the first of equal ones."""
     padded = tf.pad(x, _pads(operation), constant_values=tf.constant(-np.inf, x.dtype))
     return tf.nn.max_pool2d(padded, operation.kernel_size, operation.stride, "VALID")
 
 
 def _average_pool2d(operation: AveragePool2D, x: Tensor) -> Tensor:
-    """The mean over a window with zeros for pads, times its pixels over those that are in the image."""
+    """Return the mean with zeros for pads, times the window's pixels over those in the image."""
     inside = np.pad(np.ones(x.shape[1:3]), operation.pads)
     height, width = operation.kernel_size
     windows = np.lib.stride_tricks.sliding_window_view(inside, (height, width))
@@ -86,8 +59,8 @@ def _average_pool2d(operation: AveragePool2D, x: Tensor) -> Tensor:
     return mean * tf.constant(height * width / count, x.dtype)
 
 
-def _global_mean(x: Tensor) -> Tensor:
-    """(N, 1, 1, C), added up by rows first, so that float32 keeps its digits."""
+def _global_mean(_: GlobalMean, x: Tensor) -> Tensor:
+    """Return (N, 1, 1, C); rows are added first, so that float32 keeps its digits."""
     return tf.reduce_mean(tf.reduce_mean(x, axis=2, keepdims=True), axis=1, keepdims=True)
 
 
@@ -100,7 +73,7 @@ def _upsample(operation: Upsample, x: Tensor) -> Tensor:
 
 
 def _stretched(x: Tensor, factor: int, axis: int) -> Tensor:
-    """Linear interpolation along one axis, one phase of the output at a time."""
+    """Interpolate linearly along one axis, one phase of the output at a time."""
     shape = [-1, *x.shape[1:]]
     length, shape[axis] = shape[axis], shape[axis] * factor
     # By one pixel, this repeats the border.
@@ -118,3 +91,16 @@ def _stretched(x: Tensor, factor: int, axis: int) -> Tensor:
 
 def _pads(operation: MaxPool2D | AveragePool2D) -> list[list[int]]:
     return [[0, 0], *map(list, operation.pads), [0, 0]]
+
+
+LAYERS: Mapping[type[Operation], Callable[..., Tensor]] = {
+    Activation: _activation,
+    Add: lambda _, x, other: x + other,
+    Affine: _affine,
+    AveragePool2D: _average_pool2d,
+    GlobalMean: _global_mean,
+    MaxPool2D: _max_pool2d,
+    Multiply: lambda _, x, scale: x * scale,
+    Upsample: _upsample,
+}
+"""The function of each operation: of the operation and its inputs."""

@@ -9,7 +9,7 @@ from typing import Any
 from backends.tf import cpu, fused_batch_norm
 from backends.tf.framework import Tensor, tf
 from backends.tf.im2col import Windows
-from backends.tf.layers import LAYERS, layer
+from backends.tf.layers import LAYERS
 from core.backend.kernel_switches import Switch
 from core.network.padding import same_pads
 from core.network.plan import (
@@ -222,8 +222,8 @@ def forward(
                 y = x if keep is None else dropout(op, x, keep[op.name])
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
-            case _ if isinstance(op, LAYERS):
-                y = layer(op, [values[name] for name in op.inputs])
+            case _ if type(op) in LAYERS:
+                y = LAYERS[type(op)](op, *(values[name] for name in op.inputs))
             case _:
                 raise unknown_operation(op, "tf")
         values[op.output.name] = y

@@ -5,7 +5,7 @@ Arrays are (N, C, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends.torch.framework import torch
@@ -20,41 +20,14 @@ from core.network.plan import (
     Operation,
     Pads,
     Upsample,
-    unknown_operation,
 )
-
-LAYERS = (Activation, Add, Affine, AveragePool2D, GlobalMean, MaxPool2D, Multiply, Upsample)
-"""What `layer` computes."""
 
 Tensor = Any
 """A `torch.Tensor`; mypy skips PyTorch's own types."""
 
 
-def layer(operation: Operation, xs: Sequence[Tensor]) -> Tensor:
-    """The result of an operation, of its inputs in order."""
-    x = xs[0]
-    match operation:
-        case Activation():
-            return _activation(operation, x)
-        case Add():
-            return x + xs[1]
-        case Multiply():
-            return x * xs[1]
-        case Affine():
-            return _affine(operation, x)
-        case MaxPool2D():
-            return _max_pool2d(operation, x)
-        case AveragePool2D():
-            return _average_pool2d(operation, x)
-        case GlobalMean():
-            return _global_mean(x)
-        case Upsample():
-            return _upsample(operation, x)
-    raise unknown_operation(operation, "torch")
-
-
 def _activation(operation: Activation, x: Tensor) -> Tensor:
-    """The function of each element."""
+    """Apply the function to each element."""
     match operation.function:
         case "relu6":
             return torch.nn.functional.relu6(x)
@@ -78,13 +51,13 @@ def _affine(operation: Affine, x: Tensor) -> Tensor:
 
 
 def _max_pool2d(operation: MaxPool2D, x: Tensor) -> Tensor:
-    """The largest number of each window; the gradient goes to the first of equal ones."""
+    """Return the largest number of each window; the gradient goes to the first of equal ones."""
     padded = torch.nn.functional.pad(x, sides_of(operation.pads), value=-torch.inf)
     return torch.nn.functional.max_pool2d(padded, operation.kernel_size, operation.stride)
 
 
 def _average_pool2d(operation: AveragePool2D, x: Tensor) -> Tensor:
-    """The mean of each window's pixels that are in the image: its sum over their number."""
+    """Return the sum of each window's pixels divided by their number."""
     sides, kernel, stride = sides_of(operation.pads), operation.kernel_size, operation.stride
     pool, pad = torch.nn.functional.avg_pool2d, torch.nn.functional.pad
     total = pool(pad(x, sides), kernel, stride, divisor_override=1)
@@ -92,24 +65,37 @@ def _average_pool2d(operation: AveragePool2D, x: Tensor) -> Tensor:
     return total / count
 
 
-def _global_mean(x: Tensor) -> Tensor:
-    """(N, C, 1, 1)."""
+def _global_mean(_: GlobalMean, x: Tensor) -> Tensor:
+    """Return (N, C, 1, 1)."""
     return x.mean(dim=(2, 3), keepdim=True)
 
 
 def _upsample(operation: Upsample, x: Tensor) -> Tensor:
-    """Larger by a whole factor."""
+    """Enlarge by a whole factor."""
     aligned = None if operation.method == "nearest" else False
     size = (operation.output.height, operation.output.width)
     return torch.nn.functional.interpolate(x, size=size, mode=operation.method, align_corners=aligned)
 
 
 def sides_of(pads: tuple[Pads, Pads]) -> tuple[int, int, int, int]:
-    """Pads in PyTorch's order, the last axis first."""
+    """Return pads in PyTorch's order, the last axis first."""
     (top, bottom), (left, right) = pads
     return left, right, top, bottom
 
 
 def per_channel(values: Tensor) -> Tensor:
-    """One value for each channel, to be added to or multiplied with an image."""
+    """Reshape one value for each channel, so that it can be added to an image or multiplied with it."""
     return values.reshape(1, -1, 1, 1)
+
+
+LAYERS: Mapping[type[Operation], Callable[..., Tensor]] = {
+    Activation: _activation,
+    Add: lambda _, x, other: x + other,
+    Affine: _affine,
+    AveragePool2D: _average_pool2d,
+    GlobalMean: _global_mean,
+    MaxPool2D: _max_pool2d,
+    Multiply: lambda _, x, scale: x * scale,
+    Upsample: _upsample,
+}
+"""The function of each operation: of the operation and its inputs."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backends.torch.framework import torch
-from backends.torch.layers import LAYERS, layer, per_channel
+from backends.torch.layers import LAYERS, per_channel
 from core.backend.kernel_switches import Switch
 from core.network.plan import (
     BatchNorm,
@@ -196,8 +196,8 @@ def forward(
                 y = x if keep is None else dropout(op, x, keep[op.name])
             case Concat():
                 y = concat(op, [values[name] for name in op.inputs])
-            case _ if isinstance(op, LAYERS):
-                y = layer(op, [values[name] for name in op.inputs])
+            case _ if type(op) in LAYERS:
+                y = LAYERS[type(op)](op, *(values[name] for name in op.inputs))
             case _:
                 raise unknown_operation(op, "torch")
         values[op.output.name] = y

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from core.backend.contract import Precision
-from core.conformance.cases import Case, all_results, make_case, require_agreement
-from core.conformance.suite import BackendCaller, Check
+from core.conformance.cases import Case, make_case
+from core.conformance.numbers import agreement_check
+from core.conformance.suite import Check
 
 _FLOAT32 = frozenset({"groups", "residual blocks", "upsampling", "input"})
 """Subjects that are checked in float32 too: those whose sums differ from those of other networks."""
@@ -38,13 +39,8 @@ def layer_checks() -> list[Check]:
 
 
 def _checks(subject: str, name: str, case: Case) -> list[Check]:
-    def check(precision: Precision) -> Check:
-        def run(backend: BackendCaller) -> None:
-            require_agreement(all_results, backend.call(all_results, case, precision), case, precision)
-
-        return Check(subject, name, precision, run)
-
-    return [check("float64"), *([check("float32")] if subject in _FLOAT32 else [])]
+    precisions: tuple[Precision, ...] = ("float64", "float32") if subject in _FLOAT32 else ("float64",)
+    return [agreement_check(subject, name, case, precision) for precision in precisions]
 
 
 def _convolutions() -> list[Check]:
@@ -159,9 +155,11 @@ def _ties() -> list[Check]:
 def _upsampling() -> list[Check]:
     checks = []
     for method in ("nearest", "bilinear"):
-        for factor, (height, width) in ((2, (5, 6)), (3, (4, 7)), (4, (3, 2))):
+        for factor, (height, width) in ((2, (5, 6)), (3, (4, 7)), (4, (3, 2)), (2, (1, 3)), (3, (4, 1))):
             blocks = [_FIRST, {"name": "up", "kind": "upsample", "factor": factor, "method": method}, _MASK]
-            checks += _checks("upsampling", f"{method}, {factor} times", make_case(blocks, height, width))
+            checks += _checks(
+                "upsampling", f"{method}, {factor} times {height}x{width}", make_case(blocks, height, width)
+            )
     return checks
 
 

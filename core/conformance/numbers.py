@@ -41,7 +41,11 @@ def number_checks() -> list[Check]:
     return [*checks, *_short_batches(), *_random_networks(), *_networks()]
 
 
-def _agreement(subject: str, name: str, case: Case, precision: Precision, *, ties: bool = False) -> Check:
+def agreement_check(
+    subject: str, name: str, case: Case, precision: Precision, *, ties: bool = False
+) -> Check:
+    """Return the check that all results of a case agree with the reference's."""
+
     def run(backend: BackendCaller) -> None:
         received = backend.call(all_results, case, precision)
         require_agreement(all_results, received, case, precision, ties=ties)
@@ -66,10 +70,10 @@ def _geometry() -> list[Check]:
                 ]
                 case = make_case(blocks, height, width, batch_norm=False)
                 name = f"kernel {kernel}, stride {stride}, {height}x{width}"
-                checks.append(_agreement(subject, name, case, precision))
+                checks.append(agreement_check(subject, name, case, precision))
         for kernel in _KERNELS:
             case = make_case([{"name": "mask", "kind": "output", "kernel": kernel}], 5, 6)
-            checks.append(_agreement("output block", f"kernel {kernel}", case, precision))
+            checks.append(agreement_check("output block", f"kernel {kernel}", case, precision))
     return checks
 
 
@@ -92,7 +96,7 @@ def _parts() -> list[Check]:
         ("pointwise", "its own filters", [first, {**one, "filters": 2}, mask], {}),
     ]  # fmt: skip
     return [
-        _agreement(subject, name, make_case(blocks, 9, 12, **network), precision)
+        agreement_check(subject, name, make_case(blocks, 9, 12, **network), precision)
         for precision in PRECISIONS
         for subject, name, blocks, network in parts
     ]
@@ -107,7 +111,7 @@ def _many_pixels() -> Check:
         images[...] = 0.8 + 0.2 * images
     case.state["one/kernel"][...] = np.reshape([0.7, 1.3, 1.1], (1, 1, 1, 3))
 
-    return _agreement("batch norm", "sums over many pixels", case, "float32")
+    return agreement_check("batch norm", "sums over many pixels", case, "float32")
 
 
 def _losses() -> list[Check]:
@@ -123,7 +127,7 @@ def _losses() -> list[Check]:
         ("a weighted sum", {"bce": 0.3, "dice": 1.7, "focal": 2.5, "tversky": 0.6, "lovasz": 1.2}),
     ]
     checks = [
-        _agreement("losses", name, make_case(DOWN_UP, 8, 10, training={"loss": loss}), precision)
+        agreement_check("losses", name, make_case(DOWN_UP, 8, 10, training={"loss": loss}), precision)
         for precision in PRECISIONS
         for name, loss in losses
     ]
@@ -153,13 +157,13 @@ def _orders(precision: Precision) -> list[Check]:
         images[:, :13], images[:, :, -9:] = 0.0, 1.0
         masks[0] = 0
     return [
-        _agreement(
+        agreement_check(
             "losses", "lovasz, equal errors with and without truth", equal(29, 37), precision, ties=True
         ),
-        _agreement(
+        agreement_check(
             "losses", "lovasz, equal errors of a million pixels", equal(397, 421), precision, ties=True
         ),
-        _agreement("losses", "lovasz, black and white borders", bordered, precision, ties=True),
+        agreement_check("losses", "lovasz, black and white borders", bordered, precision, ties=True),
     ]
 
 
@@ -182,7 +186,9 @@ def _optimizer() -> list[Check]:
         ("gradient clipping", "of Tversky and Lovasz", {"clip_norm": 0.05, "optimizer": sgd, "loss": hard}),
     ]
     return [
-        _agreement(subject, name, make_case(DOWN_UP, 8, 10, batches=(3,) * 4, training=training), precision)
+        agreement_check(
+            subject, name, make_case(DOWN_UP, 8, 10, batches=(3,) * 4, training=training), precision
+        )
         for precision in PRECISIONS
         for subject, name, training in settings
     ]
@@ -191,12 +197,12 @@ def _optimizer() -> list[Check]:
 def _short_batches() -> list[Check]:
     case = make_case(DOWN_UP, 9, 12, batches=(4, 1, 3, 4, 2), dropout=0.25)
     name = "batches of 4, 1, 3, 4 and 2"
-    return [_agreement("short last batch", name, case, precision) for precision in PRECISIONS]
+    return [agreement_check("short last batch", name, case, precision) for precision in PRECISIONS]
 
 
 def _random_networks() -> list[Check]:
     return [
-        _agreement("random networks", f"number {seed}", random_case(seed), "float64")
+        agreement_check("random networks", f"number {seed}", random_case(seed), "float64")
         for seed in range(RANDOM_NETWORKS)
     ]
 
@@ -222,13 +228,15 @@ def _networks() -> list[Check]:
             if getattr(block, "filters", None):
                 overrides.append(f"network.blocks.{index}.filters={3 + index % 4}")
         case = case_of(load_configuration(path, overrides), 32, 48, batches=(3, 3, 2, 3, 1, 3, 3, 2, 3, 3))
-        checks.append(_agreement("whole networks", f"{name}, ten steps with everything on", case, "float64"))
+        checks.append(
+            agreement_check("whole networks", f"{name}, ten steps with everything on", case, "float64")
+        )
     return [*checks, _first_step()]
 
 
 def _first_step() -> Check:
     case = case_of(load_configuration(Path("fcn")), 64, 96)
-    return _agreement("whole networks", "fcn, the first step", case, "float32")
+    return agreement_check("whole networks", "fcn, the first step", case, "float32")
 
 
 def _extremes() -> list[Check]:

@@ -48,6 +48,7 @@ from core.network.specification import (
     ConvBlock,
     Network,
     OutputBlock,
+    Padding,
     PointwiseBlock,
     PoolBlock,
     ResidualBlock,
@@ -56,6 +57,7 @@ from core.network.specification import (
 )
 
 _LEAKY_SLOPE = 0.01
+_INPUT = "_input"  # no block can be called so
 
 
 def lower(network: Network, height: int, width: int, channels: int = 1) -> Plan:
@@ -112,7 +114,7 @@ class _Builder:
                     f"network.input.channels: {settings.channels}, but images have {self.image.channels}",
                     "Images of one channel are copied to several; others are taken as they are.",
                 )
-            y = Tensor("input/concat", self.image.height, self.image.width, settings.channels)
+            y = Tensor(f"{_INPUT}/concat", self.image.height, self.image.width, settings.channels)
             self._append(Concat(y.name, (self.image.name,) * settings.channels, y))
         channels = self.current.channels
         mean, std = (
@@ -121,7 +123,7 @@ class _Builder:
         if any(mean) or any(number != 1.0 for number in std):
             scale = tuple(to_float32(1.0 / s) for s in std)
             shift = tuple(to_float32(-m / s) for m, s in zip(mean, std, strict=True))
-            name = "input/affine"
+            name = f"{_INPUT}/affine"
             self._append(Affine(name, (self.current.name,), self._like(name), scale=scale, shift=shift))
 
     def add_block(self, where: str, block: Block) -> None:
@@ -328,7 +330,7 @@ class _Builder:
         filters: int,
         kernel: int,
         stride: int,
-        padding: str,
+        padding: Padding,
         gain: float,
         groups: int = 1,
         dilation: int = 1,

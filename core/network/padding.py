@@ -11,6 +11,7 @@ As in TensorFlow's SAME, the odd pixel of a padding goes to the end (bottom, rig
 from __future__ import annotations
 
 from core.network.plan import Pads
+from core.network.specification import PoolPadding
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, Pads]:
@@ -30,7 +31,7 @@ def same_crops(size: int, kernel: int, stride: int) -> tuple[int, Pads]:
     return out, (begin, (size - 1) * stride + kernel - begin - out)
 
 
-def pads_of(padding: str, size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, Pads]:
+def pads_of(padding: PoolPadding, size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, Pads]:
     """Output size and (begin, end) pads of a convolution or a pool along one axis.
 
     Args:

@@ -40,6 +40,7 @@ Size = Annotated[int, Field(ge=1, le=4096)]
 ActivationName: TypeAlias = Literal["relu", "relu6", "leaky_relu", "elu", "silu", "none"]
 Order: TypeAlias = Literal["activation_norm", "norm_activation"]
 Padding: TypeAlias = Literal["same", "symmetric", "valid"]
+PoolPadding: TypeAlias = Padding | Literal["ceil"]
 
 
 class Strict(BaseModel):
@@ -145,7 +146,7 @@ class PoolBlock(_NamedBlock):
     mode: Literal["max", "average"] = "max"
     kernel: Size = 2
     stride: Size = 2
-    padding: Literal["same", "symmetric", "valid", "ceil"] = "same"
+    padding: PoolPadding = "same"
 
 
 class UpsampleBlock(_NamedBlock):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.network.plan import Conv2D, ConvTranspose2D, Operation, Plan
+from core.network.plan import AveragePool2D, Conv2D, ConvTranspose2D, MaxPool2D, Operation, Plan
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def summarise_plan(plan: Plan) -> list[BlockSummary]:
 
 
 def _short(operation: Operation) -> str:
-    kind = operation.name.split("/")[1].replace("_", " ")
-    if isinstance(operation, Conv2D | ConvTranspose2D):
+    kind = operation.name.split("/")[-1].replace("_", " ")
+    if isinstance(operation, Conv2D | ConvTranspose2D | MaxPool2D | AveragePool2D):
         return f"{kind} {operation.kernel_size[0]}x{operation.kernel_size[1]}/{operation.stride}"
     return kind

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backends.reference import operations
+from backends.reference import layers, operations
 from core.network.padding import pads_of
 from core.network.plan import Activation, AveragePool2D, GroupedConv2D, MaxPool2D, Tensor, Upsample
 
@@ -88,18 +88,18 @@ def test_pools(padding: str, kernel_stride: tuple[int, int]) -> None:
         op, theirs = MaxPool2D("y", ("x",), *shape), to_torch(x)
         y = functional.max_pool2d(theirs, kernel, stride, pad, ceil_mode=ceil)
         check(
-            operations.max_pool2d(op, x),
+            layers.max_pool2d(op, x),
             y,
             theirs,
-            lambda dy, op=op, x=x: operations.max_pool2d_backward(op, x, dy),
+            lambda dy, op=op, x=x: layers.max_pool2d_backward(op, x, dy)[0],
         )
         mean, theirs = AveragePool2D("y", ("x",), *shape), to_torch(x)
         y = functional.avg_pool2d(theirs, kernel, stride, pad, ceil_mode=ceil, count_include_pad=False)
         check(
-            operations.average_pool2d(mean, x),
+            layers.average_pool2d(mean, x),
             y,
             theirs,
-            lambda dy, op=mean, x=x: operations.average_pool2d_backward(op, x, dy),
+            lambda dy, op=mean, x=x: layers.average_pool2d_backward(op, x, dy)[0],
         )
 
 
@@ -110,7 +110,7 @@ def test_upsampling(method: Any, factor: int) -> None:
     op = Upsample("y", ("x",), Tensor("y", 5 * factor, 4 * factor, 3), factor, method)
     theirs, aligned = to_torch(x), None if method == "nearest" else False
     y = functional.interpolate(theirs, scale_factor=factor, mode=method, align_corners=aligned)
-    check(operations.upsample(op, x), y, theirs, lambda dy: operations.upsample_backward(op, x, dy))
+    check(layers.upsample(op, x), y, theirs, lambda dy: layers.upsample_backward(op, x, dy)[0])
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_activations_at_their_kinks_too(function: Any, theirs: Any) -> None:
     x[0, 0], x[0, 1] = 0.0, 6.0
     op, given = Activation("y", ("x",), Tensor("y", 5, 4, 3), function, 0.25), to_torch(x)
     check(
-        operations.activation(op, x),
+        layers.activation(op, x),
         theirs(given),
         given,
-        lambda dy: operations.activation_backward(op, x, dy),
+        lambda dy: layers.activation_backward(op, x, dy)[0],
     )

@@ -19,11 +19,12 @@ BACKEND_FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "b
 NO_CHOICE = {  # comparisons that choose no way of computing, or whose two ways other checks cover
     ("jax/operations.py", "1 in kernel.shape[2:]"): "the geometry and loss checks have both",
     ("jax/operations.py", "channels == 1 < filters"): "the geometry and output block checks have both",
+    ("mxnet/layers.py", "axis == 2"): "the upsampling checks have both axes",
+    ("mxnet/layers.py", "length == 1"): "the upsampling checks have sides of one pixel",
     **{
-        ("mxnet/layers.py", text): "the upsampling checks have both axes, and images of a pixel"
-        for text in ("axis == 2", "length == 1", "x < 6")
+        (f"{name}/layers.py", "x < 6"): "a kink, which the activation checks meet"
+        for name in ("jax", "mxnet", "reference")
     },
-    ("reference/operations.py", "x < 6"): "a kink, which the activation checks meet",
     ("onnx/operations.py", "len(product.input) == 2"): "whether a node has a bias already",
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
     ("tf/devices.py", "counts == 1024"): "tests/backends/test_bfloat16.py has both",

@@ -9,6 +9,12 @@ import pytest
 from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
 
+# Networks from the literature need them; four kinds of block do without.
+LACKED = (
+    *("Activation", "Add", "Affine", "AveragePool2D", "GlobalMean"),
+    *("GroupedConv2D", "MaxPool2D", "Multiply", "Upsample"),
+)
+
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[BackendProcess]:
@@ -20,5 +26,5 @@ def backend() -> Iterator[BackendProcess]:
 @pytest.mark.parametrize("check", all_checks(), ids=str)
 def test_conformance(backend: BackendProcess, check: Check) -> None:
     outcome = examine(check, backend)
-    lacks = outcome.status == "refused" and "autograd has no operation" in outcome.detail
-    assert lacks or outcome.status == "passed", outcome.detail
+    lacked = any(f"autograd has no operation {name} at " in outcome.detail for name in LACKED)
+    assert outcome.status == ("refused" if lacked else "passed"), outcome.detail

@@ -33,6 +33,7 @@ BLOCKS = [{"name": "a", "kind": "conv", "filters": 2}, {"name": "mask", "kind": 
         ("training.loss.fokal", "'training.loss.focal'"),
         ("network.blocks[0].filtres", "'network.blocks[0].filters'"),
         ("network.kernle", "'network.blocks[N].kernel'"),
+        ("network.filtres", "'network.blocks[N].filters' or 'network.decoder.filters'"),
         # What frameworks and people call it.
         ("lr", "'training.optimizer.learning_rate'"),
         ("training.lr", "'training.optimizer.learning_rate'"),
