@@ -1,6 +1,8 @@
 """The parameter-free operations of `core.network.plan` that networks from the literature need, in MXNet.
 
 Arrays are (N, C, H, W). Each result comes with its gradient, written with public operations of MXNet alone.
+What is sliced is put into the plain layout first: in oneDNN's layout MXNet ends the process by a division
+by 0 where a slice has a part of a block of channels.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Result, Symbol, gradient
-from backends.mxnet.sums import image_sums
+from backends.mxnet.sums import image_sums, plain_layout
 from core.network.padding import phases_of
 from core.network.plan import (
     Activation,
@@ -92,7 +94,7 @@ def _max_pool2d(operation: MaxPool2D, input_tensor: Tensor, _: str, x: Symbol) -
 def _average_pool2d(operation: AveragePool2D, input_tensor: Tensor, _: str, x: Symbol) -> Result:
     """Return the sum of each window's pixels divided by their number."""
     taps = _taps(operation, _padded(operation, x, 0.0))
-    one = mx.sym.slice(x, begin=(0, 0), end=(1, 1))  # one channel of one image
+    one = mx.sym.slice(plain_layout(x), begin=(0, 0), end=(1, 1))  # one channel of one image
     count = mx.sym.add_n(*_taps(operation, _padded(operation, mx.sym.ones_like(one), 0.0)))
 
     def pullback(dy: Symbol) -> tuple[Symbol]:
@@ -116,11 +118,12 @@ def _global_mean(_: GlobalMean, input_tensor: Tensor, dtype: str, x: Symbol) -> 
 
 def _upsample(operation: Upsample, input_tensor: Tensor, _: str, x: Symbol) -> Result:
     height, width, factor = input_tensor.height, input_tensor.width, operation.factor
+    x = plain_layout(x)
     if operation.method == "nearest":
         y = mx.sym.repeat(mx.sym.repeat(x, repeats=factor, axis=2), repeats=factor, axis=3)
 
         def sum_blocks(dy: Symbol) -> tuple[Symbol]:
-            blocks = mx.sym.reshape(dy, shape=(0, 0, height, factor, width, factor))
+            blocks = mx.sym.reshape(plain_layout(dy), shape=(0, 0, height, factor, width, factor))
             return (mx.sym.sum(blocks, axis=(3, 5)),)
 
         return Result(y, sum_blocks)
@@ -143,7 +146,7 @@ def _stretch(x: Symbol, factor: int, axis: int, size: tuple[int, int]) -> Result
     y = mx.sym.reshape(mx.sym.stack(*phases, axis=axis + 1), shape=whole)
 
     def pullback(dy: Symbol) -> tuple[Symbol]:
-        parts = mx.sym.reshape(dy, shape=parted)
+        parts = mx.sym.reshape(plain_layout(dy), shape=parted)
         gradients = []
         for number, (first, share) in enumerate(phases_of(factor)):
             part = mx.sym.slice_axis(parts, axis=axis + 1, begin=number, end=number + 1)
@@ -185,7 +188,7 @@ def _part(x: Symbol, axis: int, begin: int, end: int) -> Symbol:
 def _padded(operation: MaxPool2D | AveragePool2D, x: Symbol, value: float) -> Symbol:
     (top, bottom), (left, right) = operation.pads
     widths = (0, 0, 0, 0, top, bottom, left, right)
-    return mx.sym.pad(x, mode="constant", pad_width=widths, constant_value=value)
+    return mx.sym.pad(plain_layout(x), mode="constant", pad_width=widths, constant_value=value)
 
 
 def _taps(operation: MaxPool2D | AveragePool2D, padded: Symbol) -> list[Symbol]:

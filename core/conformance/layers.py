@@ -16,7 +16,7 @@ from core.conformance.cases import Case, make_case
 from core.conformance.numbers import agreement_check
 from core.conformance.suite import Check
 
-_FLOAT32 = frozenset({"groups", "residual blocks", "upsampling", "input"})
+_FLOAT32 = frozenset({"groups", "residual blocks", "upsampling", "input", "whole networks"})
 """Subjects that are checked in float32 too: those whose sums differ from those of other networks."""
 
 SIZES = ((11, 14), (10, 13), (12, 9))
@@ -35,6 +35,7 @@ def layer_checks() -> list[Check]:
         *_upsampling(),
         *_inputs(),
         *_outputs(),
+        *_checks("whole networks", "operations of networks from the literature", every_operation()),
     ]
 
 
@@ -185,3 +186,22 @@ def _outputs() -> list[Check]:
             "skip", "two branches from a source", make_case([_FIRST, second, branch, joined, last], 9, 12)
         ),
     ]
+
+
+def every_operation() -> Case:
+    """Return a case with all of these operations and activations in one network."""
+    blocks: list[dict[str, Any]] = [
+        {"name": "first", "kind": "conv", "filters": 6, "stride": 1, "activation": "leaky_relu"},
+        {"name": "basic", "kind": "residual", "form": "basic", "filters": 6},
+        {"name": "largest", "kind": "pool", "kernel": 3, "padding": "symmetric"},
+        {"name": "split", "kind": "residual", "form": "bottleneck", "filters": 8, "groups": 2, "squeeze": 3},
+        {"name": "mean", "kind": "pool", "mode": "average", "kernel": 3, "padding": "ceil"},
+        {"name": "inverted", "kind": "residual", "form": "inverted", "filters": 8, "activation": "silu"},
+        {"name": "wide", "kind": "conv", "filters": 5, "stride": 1, "dilation": 2, "activation": "elu"},
+        {"name": "smooth", "kind": "upsample", "method": "bilinear"},
+        {"name": "groups", "kind": "conv", "filters": 10, "groups": 5, "activation": "relu6"},
+        {"name": "tiled", "kind": "upsample", "factor": 3},
+        {"name": "mask", "kind": "output", "stride": 1, "transposed": False},
+    ]
+    scaled = {"channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    return make_case(blocks, 19, 24, input=scaled, order="norm_activation")

@@ -11,6 +11,7 @@ import numpy as np
 from core.backend.contract import Array, Implementation, Precision, State
 from core.backend.registry import load_backend
 from core.conformance.cases import Case, Nonconformity, case_of, make_case, require_agreement
+from core.conformance.layers import every_operation
 from core.conformance.mixed import LARGEST as LARGEST_MIXED
 from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
@@ -27,6 +28,7 @@ def prediction_checks() -> list[Check]:
         ("kernels 1 to 7, strides 1 to 3, one after another", _every_geometry()),
         ("skips, batch norm and dropout", _network()),
         ("every loss", _losses()),
+        ("operations of networks from the literature", every_operation()),
     ]
     checks = [
         _agreement(name, case, precision) for precision in ("float64", "float32") for name, case in cases
