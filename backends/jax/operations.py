@@ -266,22 +266,22 @@ def _transpose_by_phases(x: Tensor, kernel: Tensor, stride: int, crops: PadsOf2D
     On the CPU in float32 it is faster than `_transpose_by_zeros`, since XLA's library for convolutions there
     multiplies by all the zeros.
     """
-    count, height, width, _ = x.shape
+    height, width = (-(-pixels // stride) for pixels in size)  # of a phase
     # A kernel smaller than the stride leaves phases without a tap: they get one of 0.
     missing = [(0, max(stride - taps, 0)) for taps in kernel.shape[:2]]
     rotated = _rotated(jnp.pad(kernel, (*missing, (0, 0), (0, 0))))
     (top, _), (left, _) = crops
     rows = []
     for row in range(stride):
-        taps_down, pads_down = _phase(rotated.shape[0], stride, row + top)
+        taps_down, pads_down = _phase(rotated.shape[0], stride, row + top, height - x.shape[1])
         columns = []
         for column in range(stride):
-            taps_right, pads_right = _phase(rotated.shape[1], stride, column + left)
+            taps_right, pads_right = _phase(rotated.shape[1], stride, column + left, width - x.shape[2])
             taps = rotated[taps_down, taps_right]
             columns.append(_convolve(x, taps, 1, (pads_down, pads_right)))
         rows.append(jnp.stack(columns, axis=3))
     y = jnp.stack(rows, axis=2)  # (N, h, row, w, column, C)
-    y = y.reshape(count, height * stride, width * stride, kernel.shape[2])
+    y = y.reshape(x.shape[0], height * stride, width * stride, kernel.shape[2])
     return y[:, : size[0], : size[1]]
 
 
@@ -297,15 +297,16 @@ def _rotated(kernel: Tensor) -> Tensor:
     return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
 
-def _phase(size: int, stride: int, place: int) -> tuple[slice, Pads]:
+def _phase(size: int, stride: int, place: int, more: int) -> tuple[slice, Pads]:
     """Return the taps of the rotated kernel that meet every stride-th pixel of an axis, and their pads.
 
+    The result has so many pixels more than the input (fewer, if negative).
     Output pixel stride*u + phase meets input pixel u + d by tap place - stride*d, where place = phase +
     the crop at the beginning.
     """
     last = size - 1 - (size - 1 - place) % stride  # the largest tap, that of the lowest d
     lowest, count = (place - last) // stride, last // stride + 1
-    return slice(size - 1 - last, None, stride), (-lowest, lowest + count - 1)
+    return slice(size - 1 - last, None, stride), (-lowest, lowest + count - 1 + more)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
