@@ -1,6 +1,6 @@
 """Backend for Apache MXNet: symbols, run by an executor in training and by `CachedOp` in prediction."""
 
-from core.backend.contract import Backend
+from core.backend.contract import Backend, WeightFiles
 from core.base.programs import installation
 
 backend = Backend(
@@ -12,4 +12,5 @@ backend = Backend(
     install=f"{installation('mxnet')} && pip install --no-deps mxnet==1.9.1",
     implementation="backends.mxnet.model",
     exports=("mxnet",),
+    weight_files=WeightFiles(title="Gluon", module="backends.mxnet.weights", suffixes=(".params",)),
 )

@@ -1,6 +1,6 @@
 """Backend for PyTorch, run eagerly."""
 
-from core.backend.contract import Backend
+from core.backend.contract import Backend, WeightFiles
 from core.base.programs import installation
 
 backend = Backend(
@@ -11,4 +11,7 @@ backend = Backend(
     install=installation("torch"),
     implementation="backends.torch.model",
     exports=("pt2", "torchscript"),
+    weight_files=WeightFiles(
+        title="PyTorch", module="backends.torch.weights", suffixes=(".pth", ".pt", ".bin"), writes=True
+    ),
 )

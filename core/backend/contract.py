@@ -183,6 +183,25 @@ class ReferenceImplementation(Protocol):
 
 
 @dataclass(frozen=True)
+class WeightFiles:
+    """The files of weights that a backend reads for `run.py weights`.
+
+    Args:
+        title: The program that writes them, for people.
+        module: The module with `read_weights`: see `core.backend.weight_files`.
+        suffixes: The endings of their names.
+        writes: Whether the module has `write_weights`.
+        needs_framework: Whether the framework must be installed.
+    """
+
+    title: str
+    module: str
+    suffixes: tuple[str, ...]
+    writes: bool = False
+    needs_framework: bool = True
+
+
+@dataclass(frozen=True)
 class Backend:
     """The descriptor of a backend.
 
@@ -197,6 +216,7 @@ class Backend:
             If there are several, the models are `MultiFormatModel`.
         trains: Whether it can train. If not, it refuses `train_step` and `gradients` with the reason.
         precisions: The precisions in which it can predict.
+        weight_files: The files of weights that it reads; None if there are none.
     """
 
     name: str
@@ -208,6 +228,7 @@ class Backend:
     exports: tuple[str, ...] = ()
     trains: bool = True
     precisions: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16")
+    weight_files: WeightFiles | None = None
 
     def is_available(self) -> bool:
         """Return whether the framework can be found, without importing it."""

@@ -160,6 +160,30 @@ def find_exporter(form: str, name: str | None = None) -> Backend:
     return backend
 
 
+def find_weight_reader(suffix: str) -> Backend:
+    """Return the backend that reads files of weights with a suffix.
+
+    Raises:
+        UserError: No backend reads them, or its framework is not installed.
+    """
+    readers = {
+        each: backend
+        for backend in sorted(_working_backends(), key=_rank, reverse=True)
+        if backend.weight_files is not None
+        for each in backend.weight_files.suffixes
+    }
+    if suffix not in readers:
+        known = ", ".join(
+            f"{each} ({one.weight_files.title})" for each, one in sorted(readers.items()) if one.weight_files
+        )
+        raise UserError(
+            f"no file of weights has the suffix {suffix!r}", f"Known: .safetensors (PyTorch), {known}."
+        )
+    backend = readers[suffix]
+    needs = backend.weight_files is not None and backend.weight_files.needs_framework
+    return require_backend(backend.name) if needs else backend
+
+
 def load_backend(name: str) -> tuple[Backend, Implementation]:
     """Import the framework of the backend `name`; return its descriptor and implementation."""
     backend = require_backend(name)

@@ -43,6 +43,7 @@ RUN = Program(
         "evaluate",
         "tune",
         "export",
+        "weights",
         "score",
         "check",
         "config",

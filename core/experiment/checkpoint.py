@@ -83,8 +83,27 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The weights that a run began with, if not random ones.
+
+    Args:
+        file: Name of the file that they are from.
+        sha256: Its hash.
+        part: What they are in words: "the encoder".
+        blocks: The blocks that they filled; all others began at random.
+        zoo: Whose file it was.
+    """
+
+    file: str
+    sha256: str
+    part: str
+    blocks: tuple[str, ...]
+    zoo: str
+
+
+@dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """Where a run began and how far it has come.
 
     Args:
         step: Updates since the run began.
@@ -93,6 +112,7 @@ class Progress:
         images: Images in those batches.
         seconds: Training time of those batches.
         history: The finished epochs.
+        start: The weights that it began with (`training.start_from`); None for random ones.
     """
 
     step: int = 0
@@ -101,6 +121,7 @@ class Progress:
     images: int = 0
     seconds: float = 0.0
     history: tuple[EpochRecord, ...] = field(default=())
+    start: Start | None = None
 
 
 @dataclass(frozen=True)

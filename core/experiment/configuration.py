@@ -134,6 +134,7 @@ class Training(Strict):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Precision = "float32"
+    start_from: str | None = None
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
     fold: Annotated[int, Field(ge=0)] | None = None

@@ -73,12 +73,12 @@ def stages_of(encoder: Encoder) -> list[str]:
 
 
 def _stages_of(encoder: Encoder) -> _Stages:
-    return _efficientnet_lite0() if encoder.kind == "efficientnet_lite0" else _resnet(encoder.kind)
+    return _efficientnet_lite0() if encoder.kind == "efficientnet_lite0" else _resnet(encoder)
 
 
-def _resnet(kind: str) -> _Stages:
-    form, repeats = _RESNETS[kind]
-    squeezes = kind == "se_resnext50"
+def _resnet(encoder: Encoder) -> _Stages:
+    form, repeats = _RESNETS[encoder.kind]
+    squeezes = encoder.kind == "se_resnext50"
     blocks: list[Block] = [
         ConvBlock(
             name="encoder_stem",
@@ -109,6 +109,7 @@ def _resnet(kind: str) -> _Stages:
                 width=filters // 2 if squeezes else None,
                 groups=32 if squeezes else 1,
                 squeeze=filters // 16 if squeezes else None,
+                stride_at=encoder.stride_at,
                 padding="symmetric",
             )
             for number in range(1, count + 1)

@@ -212,10 +212,18 @@ class Encoder(Strict):
     efficientnet_lite0              Tan and Le, 2019, without squeeze-and-excitation, ReLU6
 
     Its blocks are called `encoder_...`; each has the batch norm, order, padding and activation of the paper's
-    code.
+    code. `stride_at: first` makes resnet50 that of Keras and of Gluon, whose bottlenecks have their stride at
+    the first 1x1.
     """
 
     kind: Literal["resnet18", "resnet34", "resnet50", "se_resnext50", "efficientnet_lite0"]
+    stride_at: Literal["first", "middle"] = "middle"
+
+    @model_validator(mode="after")
+    def _has_bottlenecks(self) -> Self:
+        if self.stride_at == "first" and self.kind != "resnet50":
+            raise ValueError(f"stride_at: first is for resnet50; {self.kind} has its strides elsewhere")
+        return self
 
 
 class Decoder(Strict):

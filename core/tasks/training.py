@@ -42,6 +42,7 @@ from core.tasks.tuning import tune_after_training
 from core.tasks.validation_split import facts_of, split_of
 from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog
+from core.weights.start_files import StartFile, load_start
 from data.batches.loader import Loader
 from data.hdf5.store import Store
 
@@ -147,14 +148,17 @@ def train(
                 check_continuation(checkpoint, one.configuration, facts)
         configuration = planned.runs[0].configuration
         plan = lower(configuration.network, store.height, store.width)
+        start = _start(configuration.training, plan, planned)
         backend, implementation = load_backend(framework)
         device = choose_device(device, implementation.list_devices(), backend.title)
         rules, precision = configuration.training.rules(), configuration.training.precision
         model = implementation.compile(plan, rules, device, precision)
         alone = len(planned.runs) == 1
-        session = _Session(watcher, store, plan, implementation, device, model, alone, stopping)
+        session = _Session(watcher, store, plan, implementation, device, model, alone, stopping, start)
         work = [(one, _RunData.of(store, one.configuration.training, facts)) for one in planned.runs]
         watcher.network(plan)
+        if start is not None:
+            watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
         planned.prepare(watcher.say, claim)
         for one, images in work:
@@ -171,6 +175,13 @@ def train(
         if configuration.training.folds is not None:
             session.tune_together(planned, configuration.training)
     return None
+
+
+def _start(settings: Training, plan: Plan, planned: TrainingRuns) -> StartFile | None:
+    """Return the weights that new runs begin with; None where all begin at random or are resumed."""
+    if settings.start_from is None or all(one.source is not None for one in planned.runs):
+        return None
+    return load_start(Path(settings.start_from), plan)
 
 
 @dataclass(frozen=True)
@@ -216,18 +227,21 @@ class _Session:
     model: Model
     alone: bool
     stopping: StopContext
+    start: StartFile | None
 
     def train(self, one: TrainingRun, data: _RunData) -> Interruption | None:
         """Train one run to its end or until a stop request."""
         settings, checkpoint = one.configuration.training, one.checkpoint()
         if checkpoint is not None:
             self._tell_changes(checkpoint, settings)
-        self.model.load_state(
-            initial_state(self.plan, settings.rules(), settings.seed)
-            if checkpoint is None
-            else checkpoint.arrays
-        )
-        progress = Progress() if checkpoint is None else checkpoint.progress
+        if checkpoint is None:
+            state, progress = initial_state(self.plan, settings.rules(), settings.seed), Progress()
+            if self.start is not None:
+                state |= self.start.arrays
+                progress = Progress(start=self.start.start)
+        else:
+            state, progress = checkpoint.arrays, checkpoint.progress
+        self.model.load_state(state)
         log = TensorBoardLog(one.logs, len(progress.history), settings.threshold)
         with self.watcher.epochs(settings) as shown:
             with self.stopping() as interrupted:

@@ -237,7 +237,9 @@ class Trainer:
             scored_on="validation" if self.held_out else "training",
             step=progress.step,
         )
-        self.progress = Progress(step=progress.step, history=(*progress.history, record))
+        self.progress = Progress(
+            step=progress.step, history=(*progress.history, record), start=progress.start
+        )
         history = self.progress.history
         best = best_epoch(history, self.configuration.training.early_stop) == record.epoch
         checkpoint = self._checkpoint()
