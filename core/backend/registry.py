@@ -14,6 +14,7 @@ import difflib
 import importlib.metadata
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from core.backend.contract import Backend, Implementation, Precision
 from core.base.errors import UserError
@@ -160,8 +161,8 @@ def find_exporter(form: str, name: str | None = None) -> Backend:
     return backend
 
 
-def find_weight_reader(suffix: str) -> Backend:
-    """Return the backend that reads files of weights with a suffix.
+def find_weight_reader(path: Path) -> Backend:
+    """Return the backend that reads files of weights with the suffix of a path.
 
     Raises:
         UserError: No backend reads them, or its framework is not installed.
@@ -172,12 +173,13 @@ def find_weight_reader(suffix: str) -> Backend:
         if backend.weight_files is not None
         for each in backend.weight_files.suffixes
     }
-    if suffix not in readers:
+    if (suffix := path.suffix.lower()) not in readers:
         known = ", ".join(
             f"{each} ({one.weight_files.title})" for each, one in sorted(readers.items()) if one.weight_files
         )
         raise UserError(
-            f"no file of weights has the suffix {suffix!r}", f"Known: .safetensors (PyTorch), {known}."
+            f"{path}: no file of weights has the suffix {suffix!r}",
+            f"Known: .safetensors (PyTorch), {known}.",
         )
     backend = readers[suffix]
     needs = backend.weight_files is not None and backend.weight_files.needs_framework

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.commands.shared.options import add_configuration_options, add_overwrite_option, overrides
+from core.commands.shared.options import add_overwrite_option
 from core.commands.shared.parser import only_with
 from core.commands.shared.statuses import Status
 
@@ -48,11 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file to write (default: start.safetensors, for training.start_from; with --model "
         "encoder.pth, or any .safetensors)",
     )
-    add_configuration_options(parser)
-    for word in ("--set", "--epochs", "--batch-size", "--learning-rate"):
-        only_with(parser, word, "config")
-    for word in ("--precision", "--seed", "--folds", "--fold"):
-        only_with(parser, word, "config")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set any key of the configuration, as in network.encoder.stride_at=first; may be repeated",
+    )
+    only_with(parser, "--set", "config")
     add_overwrite_option(parser)
 
 
@@ -86,7 +89,7 @@ def _take_over(arguments: argparse.Namespace) -> Status:
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: expected a name that ends in .safetensors")
     source = find_file(arguments.file)
-    configuration = load_configuration(arguments.config, overrides(arguments))
+    configuration = load_configuration(arguments.config, arguments.set)
     plan = lower_blocks(configuration.network, _SIZE, _SIZE)
     with claimed(
         [OutputFile("--out", out, or_stream=False)], [Input("FILE", source)], overwrite=arguments.overwrite

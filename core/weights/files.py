@@ -34,10 +34,10 @@ def read_layers(path: Path) -> FileLayers:
     """
     with explain_os_errors(path, "read"), path.open("rb"):
         pass  # so that a missing file is reported as that
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         layers = _safetensors(path)
     else:
-        backend = find_weight_reader(path.suffix)
+        backend = find_weight_reader(path)
         assert backend.weight_files is not None
         reader = cast(WeightFileReader, importlib.import_module(backend.weight_files.module))
         layers = reader.read_weights(path)

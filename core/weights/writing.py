@@ -82,7 +82,7 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     if path.suffix == ".safetensors":
         write_bytes(path, save(dict(arrays)))
         return
-    files = find_weight_reader(path.suffix).weight_files
+    files = find_weight_reader(path).weight_files
     if files is None or not files.writes:
         raise UserError(f"{path}: nobody writes {path.suffix} files", "Name a .pth or a .safetensors file.")
     cast(WeightFileWriter, importlib.import_module(files.module)).write_weights(path, arrays)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from selected import BACKENDS, PREDICTORS
+from strangers import STRANGERS, Features, image
+from written import Blocks, network, squeezenet_names, stages
 
 from core.backend.contract import Implementation, Precision
 from core.backend.process import BackendProcess
@@ -32,13 +33,8 @@ from core.weights.files import read_layers
 from core.weights.names import NamesFile
 from core.weights.transfer import Fit, fit
 
-sys.path.insert(0, str(Path(__file__).parent))  # also for the frameworks' processes, which get this path
-
-from strangers import STRANGERS, Features, image
-from written import Blocks, network, squeezenet_names, stages
-
 ODD, EVEN = (43, 59), (32, 64)
-PAIRS = [(name, backend) for name in STRANGERS for backend in PREDICTORS]
+PAIRS = [(name, backend) for backend in PREDICTORS for name in STRANGERS]
 PLAIN = {"batch_norm": False, "bias": False, "activation": "none"}
 RULES = Training().rules()
 SUFFIXES = {"ResNet50": ".weights.h5", "MobileNetV2": ".keras"}
@@ -54,31 +50,31 @@ def chosen() -> list[tuple[str, str]]:
 
 
 class Strangers:
-    """The strangers' files and features, each computed once."""
+    """The strangers' files and features, each computed once, and one backend's process at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._processes: dict[str, BackendProcess] = {}
+        self._process: BackendProcess | None = None
         self._found: dict[tuple[str, tuple[int, int]], tuple[Path, Features]] = {}
 
     def __call__(self, name: str, size: tuple[int, int]) -> tuple[Path, Features]:
         if (name, size) not in self._found:
             backend, function, kind = STRANGERS[name]
-            path = (
-                self._folder
-                / f"{name}-{size[0]}{SUFFIXES.get(kind, '.params' if backend == 'mxnet' else '.pth')}"
-            )
-            self._found[name, size] = path, self.process(backend).call(function, kind, path, *size)
+            suffix = SUFFIXES.get(kind, ".params" if backend == "mxnet" else ".pth")
+            path = self._folder / f"{name}-{size[0]}{suffix}"
+            with BackendProcess(backend) as process:
+                self._found[name, size] = path, process.call(function, kind, path, *size)
         return self._found[name, size]
 
     def process(self, backend: str) -> BackendProcess:
-        if backend not in self._processes:
-            self._processes[backend] = BackendProcess(backend)
-        return self._processes[backend]
+        if self._process is None or self._process.name != backend:
+            self.close()
+            self._process = BackendProcess(backend)
+        return self._process
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.close()
+        if self._process is not None:
+            self._process.close()
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +180,11 @@ def test_reference(strangers: Strangers, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "backend"), chosen())
 def test_backend(strangers: Strangers, name: str, backend: str) -> None:
-    kind, process = STRANGERS[name][2], strangers.process(backend)
-    path, features = strangers(name, EVEN)
+    kind = STRANGERS[name][2]
+    sizes = {size: strangers(name, size) for size in (EVEN, ODD)}
+    process = strangers.process(backend)
+    path, features = sizes[EVEN]
     assert distance(kind, path, features, EVEN, "float32", process) < 1e-5
     if backend in BACKENDS:  # ONNX Runtime has no convolution in float64
-        path, features = strangers(name, ODD)
+        path, features = sizes[ODD]
         assert distance(kind, path, features, ODD, "float64", process) < 1e-10
