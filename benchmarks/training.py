@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure a training step, and the same network written by hand and with Keras' `fit`.
 
-    python benchmarks/training.py [-f tf -f mxnet ...] [--network fcn|unet] [--batch-size 8 ...]
+    python benchmarks/training.py [-f tf -f mxnet ...] [--network NAME] [--batch-size 8 ...]
                                   [--size 384] [--steps 6] [--repetitions 7] [--storage float32]
                                   [--device cpu] [--against FOLDER] [--json FILE]
 
@@ -9,7 +9,7 @@ The contenders for each framework are:
 
     ours      `run.py`'s own loop: batches shuffled and read from an HDF5 file, console, TensorBoard log
     by hand   benchmarks/by_hand: an expert's loop over batches that are in memory
-    keras     for tf: Keras 3 on TensorFlow, `compile` and `fit`
+    keras     for tf: Keras 3 on TensorFlow, `compile` and `fit` (networks "fcn" and "unet" only)
     before    with --against: `ours` of another checkout of this project, such as an earlier commit's
 
 Each is a process; they take turns of a few steps (`paired_timings.py`). The script prints images/s, the
@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the line above finds the project
+from by_hand.networks import IN_KERAS, NETWORKS  # noqa: E402
 from noise import write_noise  # noqa: E402
 from paired_timings import Contender, Turn, ratios, shown, spread, take_turns  # noqa: E402
 
@@ -58,7 +59,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-f", "--framework", action="append", metavar="NAME", help="may be repeated")
-    parser.add_argument("--network", choices=("fcn", "unet"), default="fcn")
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="fcn")
     parser.add_argument("--batch-size", type=int, action="append", metavar="N", help="may be repeated")
     parser.add_argument("--size", type=int, default=384, help="rows and columns of the images")
     parser.add_argument("--steps", type=int, default=6, help="of a turn")
@@ -107,7 +108,7 @@ def measure(arguments: argparse.Namespace, batch_size: int, path: Path) -> list[
         hand = (arguments.network, batch_size, arguments.size, arguments.device)
         if name in BY_HAND:
             contenders[name, "by hand"] = Contender(f"{name}, by hand", by_hand, BY_HAND[name], *hand)
-        if name == "tf":
+        if name == "tf" and arguments.network in IN_KERAS:
             contenders[name, "keras"] = Contender("keras", by_hand, "keras", *hand)
     take_turns(list(contenders.values()), arguments.steps, arguments.repetitions, WARM_UP)
     print(

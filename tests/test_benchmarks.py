@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
@@ -11,11 +12,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from selected import BACKENDS
 
 from benchmarks.facts.measures import Part, Script
 from benchmarks.facts.registry import FACTS
+from core.backend.contract import Implementation
+from core.backend.process import BackendProcess
+from core.conformance.cases import Case, case_of
+from core.experiment.configuration import load_configuration
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
 BY_HAND = [name for name in ("torch", "tf", "mxnet") if name in BACKENDS]
@@ -75,6 +82,32 @@ def test_a_benchmark_runs_and_leaves_a_record(words: str, tmp_path: Path) -> Non
     assert printed
     assert record
     check_rows(script, record, options)
+
+
+def by_hand_and_ours(
+    implementation: Implementation, module: str, network: str, case: Case, masks: NDArray[np.float32]
+) -> tuple[float, float]:
+    """Return the training loss of the loop written by hand and that of our model."""
+    sys.path.insert(0, str(SCRIPTS))
+    (images, whole), *_ = case.batches
+    arrays = [case.state[parameter.name] for parameter in case.plan.parameters]
+    loss = importlib.import_module(f"by_hand.{module}").loss_with(network, arrays, images, masks)
+    model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+    model.load_state(case.state)
+    return loss, model.gradients(images, whole, {})[0]
+
+
+@pytest.mark.parametrize("network", ["unet_resnet34", "unet_efficientnet_lite0"])
+@pytest.mark.parametrize("name", [name for name in ("tf", "torch", "jax", "mxnet") if name in BACKENDS])
+def test_a_network_by_hand_has_the_loss_of_ours(name: str, network: str) -> None:
+    module = {"tf": "tensorflow"}.get(name, name)
+    loss = ["training.loss={bce: 1.0, dice: 1.0}"]
+    # Small weights: through as many layers, larger ones would make a difference of one rounding large.
+    case = case_of(load_configuration(Path(network), loss), 64, 64, batches=(4,), lively=False)
+    with BackendProcess(name) as process:
+        masks = case.batches[0][1].astype(np.float32)
+        by_hand, ours = process.call(by_hand_and_ours, module, network, case, masks)
+    assert by_hand == pytest.approx(ours, rel=1e-4)
 
 
 @pytest.mark.skipif(not {"tf", "torch"} <= set(BACKENDS), reason="tf or torch is deselected")

@@ -77,6 +77,12 @@ def _convolve_groups(operation: GroupedConv2D, x: Tensor, kernel: Tensor) -> Ten
     """
     stride, dilation, groups = operation.stride, operation.dilation, operation.groups
     (rows, columns), filters = operation.kernel_size, operation.output.channels
+    if groups == x.shape[-1] and dilation == 1:
+        kernel = tf.reshape(kernel, [rows, columns, groups, filters // groups])
+        pads = _padding(operation, x)
+        if pads != "SAME":
+            x, pads = tf.pad(x, pads), "VALID"
+        return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], pads)
     height, width = operation.output.height, operation.output.width
     padded = tf.pad(x, _explicit(operation.pads))
     down, right = ((length - 1) * stride + 1 for length in (height, width))

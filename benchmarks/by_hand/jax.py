@@ -13,7 +13,7 @@ from jax import lax
 from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import NETWORKS
+from by_hand.networks import MEAN, NETWORKS, STD, Unit
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -41,16 +41,41 @@ class Layers:
     def up(self, x: Any, filters: int) -> Any:
         return self._finish(self._transposed(x, filters), filters)
 
-    def head(self, x: Any, stride: int) -> Any:
+    def head(self, x: Any, stride: int, kernel: int = 1) -> Any:
         if stride == 2:
             y = self._transposed(x, 1)
         else:
-            w = self._kernel((1, 1, x.shape[-1], 1), x.shape[-1])
+            w = self._kernel((kernel, kernel, x.shape[-1], 1), kernel * kernel * x.shape[-1])
             y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=LAYOUT)
         return y + self._array(lambda: np.zeros(1, np.float32))
 
     def concat(self, x: Any, skip: Any) -> Any:
         return jnp.concatenate([x, skip], axis=-1)
+
+    def three(self, x: Any) -> Any:
+        return (x - jnp.array(MEAN, x.dtype)) / jnp.array(STD, x.dtype)
+
+    def unit(self, x: Any, unit: Unit) -> Any:
+        channels, area, strides = x.shape[-1], unit.kernel**2, (unit.stride, unit.stride)
+        into, groups = (1, channels) if unit.depthwise else (channels, 1)
+        w = self._kernel((unit.kernel, unit.kernel, into, unit.filters), area * into)
+        pads = [unit.pads(length) for length in x.shape[1:3]]
+        y = lax.conv_general_dilated(
+            x, w, strides, pads, dimension_numbers=LAYOUT, feature_group_count=groups
+        )
+        y = self._normalise(y, unit.filters, unit.epsilon)
+        activation = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "none": lambda y: y}
+        return activation[unit.activation](y)
+
+    def pool(self, x: Any) -> Any:
+        pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+
+    def add(self, x: Any, y: Any, *, relu: bool) -> Any:
+        return jax.nn.relu(x + y) if relu else x + y
+
+    def nearest(self, x: Any) -> Any:
+        return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
     def _transposed(self, x: Any, filters: int) -> Any:
         w = self._kernel((3, 3, x.shape[-1], filters), 9 * x.shape[-1])
@@ -58,6 +83,9 @@ class Layers:
 
     def _finish(self, y: Any, filters: int) -> Any:
         y = jax.nn.relu(y + self._array(lambda: np.zeros(filters, np.float32)))
+        return self._normalise(y, filters, 1e-3)
+
+    def _normalise(self, y: Any, filters: int, epsilon: float) -> Any:
         gamma, beta = (
             self._array(lambda: np.ones(filters, np.float32)),
             self._array(lambda: np.zeros(filters, np.float32)),
@@ -66,7 +94,7 @@ class Layers:
             self.running += [np.zeros(filters, np.float32), np.ones(filters, np.float32)]
         mean, variance = jnp.mean(y, axis=(0, 1, 2)), jnp.var(y, axis=(0, 1, 2))
         self.found += [mean, variance]
-        return (y - mean) * (lax.rsqrt(variance + 1e-3) * gamma) + beta
+        return (y - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta
 
     def _kernel(self, shape: tuple[int, ...], fan_in: int) -> Any:
         rng = np.random.default_rng(self._next)
@@ -89,6 +117,13 @@ def loss_of(parameters: Arrays, running: Arrays, images: Any, masks: Any, networ
     overlap = 2 * jnp.sum(p * masks) + 1
     loss = bce + 1 - overlap / (jnp.sum(p) + jnp.sum(masks) + 1)
     return loss, [0.99 * old + 0.01 * new for old, new in zip(running, layers.found, strict=True)]
+
+
+def loss_with(network: str, arrays: Arrays, images: Any, masks: Any) -> float:
+    """Return the training loss with these parameters, whose kernels are (height, width, in, out)."""
+    _, running, *_ = first_state(network, images.shape[1])
+    loss, _ = jax.jit(loss_of, static_argnums=4)(arrays, running, images, masks, network)
+    return float(loss)
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)

@@ -10,7 +10,7 @@ import numpy as np
 from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import NETWORKS
+from by_hand.networks import MEAN, NETWORKS, STD, Unit
 
 # By default MXNet uses half of the cores.
 os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
@@ -47,9 +47,9 @@ class Layers:
         y = self._layer(lambda: nn.Conv2DTranspose(filters, 3, 2, 1, 1, activation="relu"), x)
         return self._layer(nn.BatchNorm, y)
 
-    def head(self, x: Any, stride: int) -> Any:
+    def head(self, x: Any, stride: int, kernel: int = 1) -> Any:
         if stride == 1:
-            return self._layer(lambda: nn.Conv2D(1, 1), x)
+            return self._layer(lambda: nn.Conv2D(1, kernel, 1, kernel // 2), x)
         # Conv2DTranspose with one filter fails in backward (1.9.1). Four interleaved phases are the same.
         y = self._layer(lambda: nn.Conv2D(4, 2, 1, 1), x)
         if self._operators is None:
@@ -59,6 +59,44 @@ class Layers:
 
     def concat(self, x: Any, skip: Any) -> Any:
         return None if self._operators is None else self._operators.concat(x, skip, dim=1)
+
+    def three(self, x: Any) -> Any:
+        if self._operators is None:
+            return None
+        scaled = [(x - mean) / std for mean, std in zip(MEAN, STD, strict=True)]
+        return self._operators.concat(*scaled, dim=1)
+
+    def unit(self, x: Any, unit: Unit) -> Any:
+        groups = unit.filters if unit.depthwise else 1
+        pad = unit.kernel // 2
+        if unit.padding == "same" and unit.stride == 2:  # sizes are even
+            begin, end = unit.pads(2 * unit.kernel)
+            pad = 0
+            if self._operators is not None:
+                widths = (0, 0, 0, 0, begin, end, begin, end)
+                x = self._operators.pad(x, mode="constant", pad_width=widths)
+        x = self._layer(
+            lambda: nn.Conv2D(unit.filters, unit.kernel, unit.stride, pad, groups=groups, use_bias=False), x
+        )
+        x = self._layer(lambda: nn.BatchNorm(momentum=unit.momentum, epsilon=unit.epsilon), x)
+        if self._operators is None or unit.activation == "none":
+            return x
+        if unit.activation == "relu6":
+            return self._operators.clip(x, 0, 6)
+        return self._operators.Activation(x, act_type="relu")
+
+    def pool(self, x: Any) -> Any:
+        return self._layer(lambda: nn.MaxPool2D(3, 2, 1), x)
+
+    def add(self, x: Any, y: Any, *, relu: bool) -> Any:
+        if self._operators is None:
+            return None
+        return self._operators.Activation(x + y, act_type="relu") if relu else x + y
+
+    def nearest(self, x: Any) -> Any:
+        if self._operators is None:
+            return None
+        return self._operators.UpSampling(x, scale=2, sample_type="nearest")
 
     def _layer(self, make: Any, x: Any) -> Any:
         if self._next is not None:
@@ -83,6 +121,19 @@ class Loss(mx.gluon.HybridBlock):
         bce = F.mean(F.Activation(logits, act_type="softrelu") - logits * masks)
         overlap = 2 * F.sum(p * masks) + 1
         return bce + 1 - overlap / (F.sum(p) + F.sum(masks) + 1)
+
+
+def loss_with(network: str, arrays: list[Any], images: Any, masks: Any) -> float:
+    """Return the training loss with these parameters, whose kernels are (height, width, in, out)."""
+    block = Loss(network)
+    block.initialize(mx.init.Xavier())
+    images, masks = (mx.nd.array(array.transpose(0, 3, 1, 2)) for array in (images, masks))
+    block(images, masks)
+    parameters = [one for one in block.collect_params().values() if one.grad_req != "null"]
+    for parameter, array in zip(parameters, arrays, strict=True):
+        parameter.set_data(mx.nd.array(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array))
+    with mx.autograd.record():
+        return float(block(images, masks).asscalar())
 
 
 def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:

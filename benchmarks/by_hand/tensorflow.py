@@ -9,7 +9,7 @@ from typing import Any
 from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import NETWORKS
+from by_hand.networks import MEAN, NETWORKS, STD, Unit
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -39,15 +39,45 @@ class Layers:
     def up(self, x: Any, filters: int) -> Any:
         return self._finish(self._transposed(x, filters), filters)
 
-    def head(self, x: Any, stride: int) -> Any:
+    def head(self, x: Any, stride: int, kernel: int = 1) -> Any:
         if stride == 2:
             y = self._transposed(x, 1)
         else:
-            y = tf.nn.conv2d(x, self._kernel((1, 1, x.shape[-1], 1), x.shape[-1]), 1, "SAME")
+            w = self._kernel((kernel, kernel, x.shape[-1], 1), kernel * kernel * x.shape[-1])
+            y = tf.nn.conv2d(x, w, 1, "SAME")
         return tf.nn.bias_add(y, self._variable(tf.zeros([1])))
 
     def concat(self, x: Any, skip: Any) -> Any:
         return tf.concat([x, skip], -1)
+
+    def three(self, x: Any) -> Any:
+        return (x - tf.constant(MEAN)) / tf.constant(STD)
+
+    def unit(self, x: Any, unit: Unit) -> Any:
+        channels, stride, padding = x.shape[-1], unit.stride, "SAME"
+        if unit.padding == "symmetric" and unit.kernel > 1 < stride:  # as Keras' networks pad
+            x = tf.pad(x, [[0, 0], *([*unit.pads(length)] for length in x.shape[1:3]), [0, 0]])
+            padding = "VALID"
+        area, filters = unit.kernel**2, unit.filters
+        if unit.depthwise:
+            w = self._kernel((unit.kernel, unit.kernel, channels, 1), area)
+            y = tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], padding)
+        else:
+            w = self._kernel((unit.kernel, unit.kernel, channels, filters), area * channels)
+            y = tf.nn.conv2d(x, w, stride, padding)
+        y = self._normalise(y, filters, unit.epsilon, unit.momentum)
+        activation = {"relu": tf.nn.relu, "relu6": tf.nn.relu6, "none": tf.identity}
+        return activation[unit.activation](y)
+
+    def pool(self, x: Any) -> Any:
+        # The numbers are those behind a ReLU, so zeros are as good as minus infinity.
+        return tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+
+    def add(self, x: Any, y: Any, *, relu: bool) -> Any:
+        return tf.nn.relu(x + y) if relu else x + y
+
+    def nearest(self, x: Any) -> Any:
+        return tf.raw_ops.ResizeNearestNeighbor(images=x, size=[2 * x.shape[1], 2 * x.shape[2]])
 
     def _transposed(self, x: Any, filters: int) -> Any:
         w = self._kernel((3, 3, filters, x.shape[-1]), 9 * x.shape[-1])
@@ -56,12 +86,15 @@ class Layers:
 
     def _finish(self, y: Any, filters: int) -> Any:
         y = tf.nn.relu(tf.nn.bias_add(y, self._variable(tf.zeros([filters]))))
+        return self._normalise(y, filters, 1e-3, 0.99)
+
+    def _normalise(self, y: Any, filters: int, epsilon: float, momentum: float) -> Any:
         gamma, beta = self._variable(tf.ones([filters])), self._variable(tf.zeros([filters]))
         mean = self._variable(tf.zeros([filters]), trainable=False)
         variance = self._variable(tf.ones([filters]), trainable=False)
-        y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=1e-3)
-        mean.assign(0.99 * mean + 0.01 * batch_mean)
-        variance.assign(0.99 * variance + 0.01 * batch_variance)
+        y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=epsilon)
+        mean.assign(momentum * mean + (1 - momentum) * batch_mean)
+        variance.assign(momentum * variance + (1 - momentum) * batch_variance)
         return y
 
     def _kernel(self, shape: tuple[int, ...], fan_in: int) -> Any:
@@ -72,6 +105,23 @@ class Layers:
             self._made.append(tf.Variable(value, trainable=trainable))
         self._next += 1
         return self._made[self._next - 1]
+
+
+def loss_of(logits: Any, masks: Any) -> Any:
+    """Return BCE and soft Dice of logits."""
+    p = tf.sigmoid(logits)
+    bce = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(masks, logits))
+    overlap = 2 * tf.reduce_sum(p * masks) + 1
+    return bce + 1 - overlap / (tf.reduce_sum(p) + tf.reduce_sum(masks) + 1)
+
+
+def loss_with(network: str, arrays: list[Any], images: Any, masks: Any) -> float:
+    """Return the training loss with these parameters, whose kernels are (height, width, in, out)."""
+    layers = Layers(network)
+    layers(tf.constant(images))
+    for variable, array in zip(layers.trained, arrays, strict=True):
+        variable.assign(tf.reshape(array, variable.shape))
+    return float(loss_of(layers(tf.constant(images)), tf.constant(masks)))
 
 
 def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
@@ -87,11 +137,7 @@ def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> 
         @tf.function(input_signature=[spec, spec])
         def step(images: Any, masks: Any) -> Any:
             with tf.GradientTape() as tape:
-                logits = layers(images)
-                p = tf.sigmoid(logits)
-                bce = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(masks, logits))
-                overlap = 2 * tf.reduce_sum(p * masks) + 1
-                loss = bce + 1 - overlap / (tf.reduce_sum(p) + tf.reduce_sum(masks) + 1)
+                loss = loss_of(layers(images), masks)
             gradients = tape.gradient(loss, layers.trained)
             t = steps.assign_add(1.0)
             for w, (m, v), gradient in zip(layers.trained, moments, gradients, strict=True):

@@ -80,7 +80,7 @@ def place(tmp_path: Path) -> Path:
         ("run.py predict --framework t", [name for name in backend_names() if name.startswith("t")]),
         ("run.py parity -f tf -f mx", ["mxnet"]),
         ("run.py config f", [name for name in OWN if name.startswith("f")]),
-        ("run.py -f tf --config u", ["unet"]),
+        ("run.py -f tf --config u", [name for name in OWN if name.startswith("u")]),
         ("run.py --config m", ["mine.yaml"]),
         ("run.py predict --device g", ["gpu", "gpu:0"]),
         ("run.py export --to ", EXPORTS),

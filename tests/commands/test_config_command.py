@@ -20,7 +20,7 @@ NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_printed_is_the_same_configuration(tmp_path: Path, name: str) -> None:
-    changes = ["training.batch_size=3", "network.blocks[0].filters=5", "training.optimizer.weight_decay=0.25"]
+    changes = ["training.batch_size=3", "network.blocks[0].kernel=5", "training.optimizer.weight_decay=0.25"]
     words = [word for change in changes for word in ("--set", change)]
     text = succeed("config", name, *words, cwd=tmp_path, how=run_here)
     (tmp_path / "saved.yaml").write_text(text)

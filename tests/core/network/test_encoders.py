@@ -32,13 +32,16 @@ CHANNELS = {
     "se_resnext50": (64, 256, 512, 1024, 2048),
     "efficientnet_lite0": (16, 24, 40, 112, 320),
 }
-# SHA-256 of plans before networks had more than four kinds of block.
+# SHA-256 of plans. The first five are those from before networks had more than four kinds of block.
 PLANS = {
     "demo": ("21e52502aa2753d9", "10201044f75de513"),
     "fcn": ("5a27da3ea970b54f", "bddf9bf42e75ddc3"),
     "fcn_skip": ("67a5afc197ee661b", "c7be86709eb96247"),
     "siim": ("305c0137ba9325d3", "ce60902c07a4c441"),
     "unet": ("3f8373a0f1bba0b6", "3cb7402ce6111365"),
+    "unet_efficientnet_lite0": ("511223978b5cd436", "f635e5b8e349f7e5"),
+    "unet_resnet34": ("5528c1926d692aa2", "6b671ccd722dbd36"),
+    "unet_se_resnext50": ("2aa1c32ca42fb846", "5e507c2fab183a5d"),
 }
 
 
@@ -62,6 +65,22 @@ def test_each_stage_is_half_as_large_as_the_one_before(kind: str) -> None:
     found = [tensors[last[name]] for name in stages_of(Encoder(kind=kind))]  # type: ignore[arg-type]
     assert [(one.height, one.width) for one in found] == [(128 >> n, 192 >> n) for n in range(1, 6)]
     assert tuple(one.channels for one in found) == CHANNELS[kind]
+
+
+@pytest.mark.parametrize("name", ["unet_resnet34", "unet_efficientnet_lite0", "unet_se_resnext50"])
+@pytest.mark.parametrize("size", [256, 384])
+def test_the_stages_of_a_configuration_at_its_sizes(name: str, size: int) -> None:
+    configuration = load_configuration(CONFIGS / f"{name}.yaml").network
+    assert configuration.encoder is not None
+    plan = lower(configuration, size, size)
+    blocks = dict(plan.blocks)
+    tensors = {op.output.name: op.output for op in plan.operations}
+    found = [tensors[blocks[stage]] for stage in stages_of(configuration.encoder)]
+    assert [(one.height, one.width) for one in found] == [(size >> n, size >> n) for n in range(1, 6)]
+    assert tuple(one.channels for one in found) == CHANNELS[configuration.encoder.kind]
+    decoded = [tensors[blocks[f"decoder_{level}b"]] for level in range(1, 6)]
+    assert [one.height for one in decoded] == [size >> n for n in range(4, -1, -1)]
+    assert (plan.output.output.height, plan.output.output.channels) == (size, 1)
 
 
 @pytest.mark.parametrize("upsampling", ["transpose", "nearest", "bilinear"])
