@@ -33,6 +33,7 @@ from core.conformance.cases import (
     reference_results,
     run_case,
 )
+from core.conformance.layers import every_operation
 from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
 from core.tolerance.differences import difference, differences
@@ -55,6 +56,7 @@ def mixed_checks() -> list[Check]:
         *_sums(),
         *_parts(),
         _network(),
+        _agreement(_SUBJECT, "operations of networks from the literature", every_operation()),
         *_rounded(),
         _gradients_are_bfloat16(),
         *_float32_checks(),

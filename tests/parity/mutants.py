@@ -8,12 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from backends.reference import losses, operations
+from backends.reference import layers, losses, operations
 from backends.reference.model import ReferenceModel
 from core.backend.contract import Array, DropoutMasks, Implementation, Precision, State
 from core.backend.training_rules import SgdRule, StepScalars, TrainingRules, step_scalars
 from core.base.rounding import to_bfloat16
-from core.network.plan import BatchNorm, Bias, Conv2D, ConvTranspose2D, Dropout, Operation, Parameter, Plan
+from core.network.plan import (
+    Activation,
+    Add,
+    Affine,
+    AveragePool2D,
+    BatchNorm,
+    Bias,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    GlobalMean,
+    GroupedConv2D,
+    MaxPool2D,
+    Multiply,
+    Operation,
+    Parameter,
+    Plan,
+    Upsample,
+)
 
 
 class Mutant:
@@ -389,3 +407,155 @@ class ActivationsInBfloat16(ReferenceModel):
     def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
         y = super()._apply(op, values, keep)
         return to_bfloat16(y) if isinstance(op, Bias | BatchNorm) else y
+
+
+def with_layer(
+    kind: type[Operation],
+    forward: Callable[..., Array] | None = None,
+    backward: Callable[..., list[Array]] | None = None,
+) -> type[ReferenceModel]:
+    """Return the reference with another function, or another gradient, of one kind of operation.
+
+    Both get the operation and its inputs; the gradient gets that of the result, too.
+    """
+
+    class Changed(ReferenceModel):
+        def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
+            if forward is not None and isinstance(op, kind):
+                return forward(op, *(values[name] for name in op.inputs))
+            return super()._apply(op, values, keep)
+
+        def _backward(self, op: Operation, values: Any, dy: Array, keep: Any, gradients: Any) -> Any:
+            if backward is not None and isinstance(op, kind):
+                return backward(op, *(values[name] for name in op.inputs), dy)
+            return super()._backward(op, values, dy, keep, gradients)
+
+    return Changed
+
+
+def last_of_equal_maxima(op: MaxPool2D, x: Array, dy: Array) -> list[Array]:
+    """The gradient at the last of equal numbers in row order: that of the turned image."""
+    turned = dataclasses.replace(op, pads=tuple((end, begin) for begin, end in op.pads))
+    found = layers.max_pool2d_backward(turned, x[:, ::-1, ::-1], dy[:, ::-1, ::-1])
+    whole = all(
+        (size + sum(pads) - op.kernel_size[0]) % op.stride == 0
+        for size, pads in zip(x.shape[1:], op.pads, strict=False)
+    )
+    return [found[0][:, ::-1, ::-1]] if whole else layers.max_pool2d_backward(op, x, dy)
+
+
+def shared_by_equal_maxima(op: MaxPool2D, x: Array, dy: Array) -> list[Array]:
+    """The gradient at every largest number of a window, as a comparison with the maximum gives it."""
+    padded, y = operations.pad(x, op.pads, -np.inf), layers.max_pool2d(op, x)
+    found = np.zeros_like(padded)
+    for _, _, tap in operations.taps(op):
+        found[tap] += np.where(padded[tap] == y, dy, 0)
+    return [operations.crop(found, op.pads, x.shape)]
+
+
+def padded_with_zeros(op: MaxPool2D, x: Array) -> Array:
+    """Pads of 0 take part in the maximum."""
+    return np.max(np.stack([operations.pad(x, op.pads)[tap] for _, _, tap in operations.taps(op)]), axis=0)
+
+
+def pads_counted(op: AveragePool2D, x: Array) -> Array:
+    """The sum is divided by the window's size (`count_include_pad`)."""
+    windows = [operations.pad(x, op.pads)[tap] for _, _, tap in operations.taps(op)]
+    return np.asarray(np.mean(np.stack(windows), axis=0), x.dtype)
+
+
+def slope_at_the_kinks(op: Activation, x: Array, dy: Array) -> list[Array]:
+    """ReLU6 passes the gradient on at 0 and at 6."""
+    if op.function != "relu6":
+        return layers.activation_backward(op, x, dy)
+    return [np.where((x >= 0) & (x <= 6), dy, 0)]
+
+
+def corners_aligned(op: Upsample, x: Array) -> Array:
+    """Bilinear interpolation between the centres of the corners' pixels (`align_corners=True`)."""
+    if op.method != "bilinear":
+        return layers.upsample(op, x)
+    for axis in (1, 2):
+        length = x.shape[axis]
+        places = np.linspace(0, length - 1, length * op.factor)
+        low = np.minimum(places.astype(int), max(length - 2, 0))
+        share = (places - low).reshape([-1 if n == axis else 1 for n in range(4)])
+        high = np.minimum(low + 1, length - 1)
+        x = np.asarray(x.take(low, axis) * (1 - share) + x.take(high, axis) * share, x.dtype)
+    return x
+
+
+def groups_interleaved(op: GroupedConv2D, x: Array) -> Array:
+    """Channels dealt out to the groups in turn."""
+    channels = x.shape[3]
+    return x[..., np.arange(channels).reshape(channels // op.groups, op.groups).T.reshape(-1)]
+
+
+class GroupsInterleaved(ReferenceModel):
+    """Channel c is in group c mod groups, not in consecutive parts."""
+
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
+        if isinstance(op, GroupedConv2D):
+            return operations.conv2d(op, groups_interleaved(op, values[op.input]), self._arrays[op.kernel])
+        return super()._apply(op, values, keep)
+
+
+class GroupsNotRounded(ReferenceModel):
+    """Convolutions with groups or a dilation in float32, all others in bfloat16."""
+
+    def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
+        self._mixed = not isinstance(op, GroupedConv2D)
+        try:
+            return super()._apply(op, values, keep)
+        finally:
+            self._mixed = True
+
+
+def sum_for_mean(op: GlobalMean, x: Array) -> Array:
+    """Squeeze-and-excitation sees sums."""
+    del op
+    return np.asarray(x.sum(axis=(1, 2), keepdims=True), x.dtype)
+
+
+def nothing_to_the_second(op: Operation, x: Array, other: Array, dy: Array) -> list[Array]:
+    """The gradient of the second input, a shortcut or a channel's scale, is forgotten."""
+    return [dy * other if isinstance(op, Multiply) else dy, np.zeros_like(other)]
+
+
+def shifted_first(op: Affine) -> Affine:
+    """The input is shifted before it is scaled."""
+    return dataclasses.replace(op, shift=tuple(m * s for m, s in zip(op.shift, op.scale, strict=True)))
+
+
+def changed(kind: type[Operation], **fields: Any) -> Mutant:
+    """Return the reference that reads other fields in every operation of one kind."""
+    return Mutant(each(kind, lambda op: dataclasses.replace(op, **fields)))
+
+
+def layer(
+    kind: type[Operation],
+    forward: Callable[..., Array] | None = None,
+    backward: Callable[..., list[Array]] | None = None,
+) -> Mutant:
+    """Return `with_layer` as a mutant."""
+    return Mutant(model=with_layer(kind, forward, backward))
+
+
+LAYER_MUTANTS: dict[str, tuple[str, Mutant]] = {
+    "gradient to the last of equal maxima": ("max pool", layer(MaxPool2D, None, last_of_equal_maxima)),
+    "gradient to all equal maxima": ("max pool", layer(MaxPool2D, None, shared_by_equal_maxima)),
+    "max pool padded with zeros": ("max pool", layer(MaxPool2D, padded_with_zeros)),
+    "average pool counts its pads": ("average pool", layer(AveragePool2D, pads_counted)),
+    "slope of ReLU6 at its kinks": ("activations", layer(Activation, None, slope_at_the_kinks)),
+    "slope of leaky ReLU": ("activations", changed(Activation, slope=0.2)),
+    "bilinear with aligned corners": ("upsampling", layer(Upsample, corners_aligned)),
+    "nearest for bilinear": ("upsampling", changed(Upsample, method="nearest")),
+    "groups interleaved": ("groups", Mutant(model=GroupsInterleaved)),
+    "pads of a grouped convolution shifted": ("groups", Mutant(each(GroupedConv2D, padding_shifted))),
+    "dilation forgotten": ("dilation", changed(GroupedConv2D, dilation=1)),
+    "no gradient to the shortcut": ("residual blocks", layer(Add, None, nothing_to_the_second)),
+    "no gradient to the squeeze": ("residual blocks", layer(Multiply, None, nothing_to_the_second)),
+    "squeeze sums": ("residual blocks", layer(GlobalMean, sum_for_mean)),
+    "input shifted before it is scaled": ("input", Mutant(each(Affine, shifted_first))),
+}
+"""Errors in the operations of networks from the literature."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from mutants import (
+    LAYER_MUTANTS,
     ActivationsInBfloat16,
     AddedPixelByPixel,
     BackwardNotRounded,
@@ -24,6 +25,7 @@ from mutants import (
     DropoutScaledAtInference,
     EmptyTruthLeftOut,
     EpsilonOutsideTheCorrection,
+    GroupsNotRounded,
     KernelFlipped,
     KernelTransposed,
     LastOfEqualsFirst,
@@ -59,6 +61,7 @@ MIXED_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
     "operands not rounded, in a network": ("convolution", OperandsNotRounded),
     "result not rounded, in a network": ("transposed convolution", ResultNotRounded),
     "gradients not rounded, in a network": ("SGD", BackwardNotRounded),
+    "convolutions with groups not rounded": ("products in bfloat16", GroupsNotRounded),
     "weights kept in bfloat16, in training": ("Adam", WeightsInBfloat16),
 }
 
@@ -91,6 +94,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     "Lovasz without empty images": ("losses", Mutant(model=EmptyTruthLeftOut)),
     "gradient at logit 0": ("losses at extreme logits", Mutant(model=NoSlopeAtZero)),
     "dropout scaled at inference": ("dropout, masks given", Mutant(model=DropoutScaledAtInference)),
+    **LAYER_MUTANTS,
 }
 
 
@@ -107,8 +111,18 @@ def caught(mutant: Mutant, subject: str, precision: str) -> list[str]:
     return [outcome.detail for outcome in outcomes if outcome.status == "failed"]
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("name", MUTANTS)
+def _runs() -> list[tuple[str, str]]:
+    """Return the mutants and precisions; some subjects are checked in float64 alone."""
+    checked = {(check.subject, check.precision) for check in CHECKS}
+    return [
+        (name, precision)
+        for name, (subject, _) in MUTANTS.items()
+        for precision in ("float64", "float32")
+        if (subject, precision) in checked
+    ]
+
+
+@pytest.mark.parametrize(("name", "precision"), _runs())
 def test_caught(name: str, precision: str, record_property: Callable[[str, object], None]) -> None:
     subject, mutant = MUTANTS[name]
     reasons = caught(mutant, subject, precision)
