@@ -103,7 +103,7 @@ def forward(
                     made = convolutions.in_bfloat16(op, input_tensor, x, kernel, b)
                 elif isinstance(op, Conv2D):
                     made = convolutions.conv2d(op, input_tensor, x, kernel, b, dtype)
-                elif op.input == plan.input.name or not convolutions.SEVERAL_CHANNELS.reached(
+                elif op.input not in plan.trained or not convolutions.SEVERAL_CHANNELS.reached(
                     op.output.channels
                 ):
                     # Deconvolution with one filter fails in backward from 16 input channels on: "could not

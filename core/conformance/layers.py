@@ -14,6 +14,7 @@ import numpy as np
 from core.backend.contract import Precision
 from core.conformance.cases import Case, make_case
 from core.conformance.numbers import agreement_check
+from core.conformance.random_networks import random_literature_case
 from core.conformance.suite import Check
 
 _FLOAT32 = frozenset({"groups", "padding", "residual blocks", "upsampling", "input", "whole networks"})
@@ -35,6 +36,7 @@ def layer_checks() -> list[Check]:
         *_upsampling(),
         *_inputs(),
         *_outputs(),
+        *_random_networks(),
         *_checks("whole networks", "operations of networks from the literature", every_operation()),
     ]
 
@@ -188,6 +190,12 @@ def _outputs() -> list[Check]:
             "skip", "two branches from a source", make_case([_FIRST, second, branch, joined, last], 9, 12)
         ),
     ]
+
+
+def _random_networks() -> list[Check]:
+    subject = "random networks from the literature"
+    cases = ((seed, random_literature_case(seed)) for seed in range(12))
+    return [agreement_check(subject, f"number {seed}", case, "float64") for seed, case in cases]
 
 
 def every_operation() -> Case:
