@@ -68,8 +68,8 @@ def _random_block(rng: np.random.Generator) -> dict[str, Any]:
             form = str(rng.choice(["basic", "bottleneck", "inverted"]))
             shape = {"form": form, "filters": filters, "kernel": int(rng.choice([3, 5])), "stride": stride}
             squeeze = {"squeeze": int(rng.integers(1, 4))} if rng.random() < 0.4 else {}
-            own = {"activation": str(rng.choice(_ACTIVATIONS)), "bias": bool(rng.random() < 0.3)}
-            return {"kind": "residual"} | shape | squeeze | own
+            activation, bias = str(rng.choice(_ACTIVATIONS)), bool(rng.random() < 0.3)
+            return {"kind": "residual", "activation": activation, "bias": bias} | shape | squeeze
         case "pool":
             settings = {"mode": str(rng.choice(["max", "average"])), "kernel": int(rng.integers(2, 5))}
             padding = str(rng.choice([*_PADDINGS, "ceil"]))
