@@ -1,10 +1,10 @@
 """The conformance suite on every backend under test; no backend may refuse a check.
 
 By default, slow checks are omitted if other checks cover the same errors: single convolutions in float64
-(checked in float32, and in float64 within networks), single paddings and pools (checked within networks),
-most random networks, the largest whole network, and the checks on the largest images. PNEUMOSEG_CHECKS=all
-runs all of them. PNEUMOSEG_CHECKS=today, which `.ci/run` uses, adds a seventh of them: each has its day of
-the week.
+(checked in float32, and in float64 within networks), paddings, groups, residual blocks and upsampling in one
+of both precisions, single pools (checked within networks), most random networks, the largest whole network,
+and the checks on the largest images. PNEUMOSEG_CHECKS=all runs all of them. PNEUMOSEG_CHECKS=today, which
+`.ci/run` uses, adds a seventh of them: each has its day of the week.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from core.conformance import Check, all_checks, examine
 LONG = re.compile(
     r"((transposed )?convolution|output block): kernel .*\(float64\)"
     r"|(padding|(max|average) pool): (same|symmetric|valid|ceil), kernel .*\(float64\)"
+    r"|groups: .*\(float64\)|(residual blocks|upsampling): .*\(float32\)"
     r"|random networks: number ([4-9]|\d\d) .*"
     r"|random networks from the literature: number ([2-9]|\d\d) .*"
     r"|whole networks: unet, ten .*"
@@ -37,7 +38,8 @@ def seldom() -> list[Check]:
     """Return the checks that are omitted by default."""
     usual = all_checks()
     long = [check for check in usual if LONG.fullmatch(str(check))]
-    assert len(long) == 60 + 57 + 20 + 10 + 1  # so that a renamed check is neither run nor omitted unnoticed
+    # So that a renamed check is neither run nor omitted unnoticed.
+    assert len(long) == 60 + 57 + 38 + 20 + 10 + 1
     return [*long, *all_checks(large=True)[len(usual) :]]
 
 
