@@ -10,10 +10,11 @@ from core.conformance.cases import Case, make_case
 from core.network.padding import same_crops, same_pads
 
 
-def random_case(seed: int) -> Case:
+def random_case(seed: int, *, existence: bool = False) -> Case:
     """Return a case with a random network, loss and optimiser, and three batches of different lengths.
 
     The network has two to seven blocks, skips where possible, and batch norm and dropout switched at random.
+    With `existence` it is the same network with an existence head on a random block.
     """
     rng = np.random.default_rng([seed, 2026])
     size = height, width = int(rng.integers(5, 25)), int(rng.integers(5, 25))
@@ -53,7 +54,13 @@ def random_case(seed: int) -> Case:
         "optimizer": optimizer | {"weight_decay": float(rng.choice([0.0, 0.1]))},
         "clip_norm": float(rng.choice([0.1, 10.0])) if rng.random() < 0.5 else None,
     }
-    return make_case(
+    network: dict[str, Any] = {}
+    if existence:
+        own = np.random.default_rng([seed, 2026, 23])
+        training["loss"]["existence"] = float(own.choice([0.5, 2.0]))
+        source = str(own.choice([block["name"] for block in blocks[:-1]]))
+        network["existence"] = {"source": source, "dropout": float(own.choice([0.0, 0.5]))}
+    case = make_case(
         blocks,
         height,
         width,
@@ -62,4 +69,9 @@ def random_case(seed: int) -> Case:
         training=training,
         batch_norm=bool(rng.random() < 0.5),
         dropout=float(rng.choice([0.0, 0.25])),
+        **network,
     )
+    if existence:
+        for _, masks in case.batches:
+            masks[1] = 0
+    return case
