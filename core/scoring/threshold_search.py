@@ -12,9 +12,9 @@ one step. Among triplets within 0.1 standard error of the best, it takes the one
 thresholds on the images themselves, the defaults are returned.
 
 With the existence head there is a fourth threshold, `existence`, of which 16 are tried. The Dice of each is
-that of the best neighbourhood of triplets, if the masks of images below it are empty. By the same rule, the
-neighbours one step away count too, and the one nearest to the centroid of those that are equally good is
-taken. Then the triplet is searched with it.
+that of the best neighbourhood of triplets in multiples of 1/32, if the masks of images below it are empty. By
+the same rule, the neighbours one step away count too, and the one nearest to the centroid of those that are
+equally good is taken. Then the triplet is searched with it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ AREAS = (
 EXISTENCE_STEPS = 16
 """Number of existence thresholds that are tried, from 0, which no image is below, in steps of 1 / 16."""
 
+_COARSE = 4  # levels between two triplets by which existence thresholds are compared
 _SURFACE_STEP = 4  # levels between two rows or columns of a surface
 _TOLERANCE = 0.1  # standard errors within which triplets count as equally good
 _PARTS = 5  # number of parts for cross-fitting
@@ -180,10 +181,12 @@ def search_thresholds(images: Histograms) -> SearchResult | None:
     if not images.positive.any():
         return None
     parts = _divided(images)
-    others = [
-        _concatenated([part for other, part in enumerate(parts) if other != number])
-        for number in range(_PARTS)
-    ]
+    others = []
+    if all(part.positive.any() for part in parts):
+        others = [
+            _concatenated([part for other, part in enumerate(parts) if other != number])
+            for number in range(_PARTS)
+        ]
     chosen = _existences(images, parts, others)
     tables = {existence: _tables(parts, existence) for existence in set(chosen)}
     found = _best_thresholds(images, np.sum(tables[chosen[0]], axis=0), chosen[0])
@@ -233,9 +236,14 @@ def _tables(parts: Sequence[Histograms], existence: float | None) -> Tables:
 def _existences(
     images: Histograms, parts: Sequence[Histograms], others: Sequence[Histograms]
 ) -> list[float | None]:
-    """Return the best existence threshold for all images, then those for the images outside each part.
+    """Return the best existence threshold for all images, then those for each of `others`.
 
     It is None without the existence head.
+
+    Args:
+        images: All images.
+        parts: The parts that they are divided into.
+        others: The images outside each part; or nothing, if they are not asked for.
     """
     sets = [images, *others]
     if images.head is None:
@@ -243,13 +251,15 @@ def _existences(
     steps = [number / EXISTENCE_STEPS for number in range(EXISTENCE_STEPS)]
     best = np.zeros((len(sets), len(steps)))
     for number, step in enumerate(steps):
+        if number and not ((images.head >= steps[number - 1]) & (images.head < step)).any():
+            best[:, number] = best[:, number - 1]  # the same images are below it
+            continue
         tables = _tables(parts, step)
         whole = np.sum(tables, axis=0)
         sums = [whole, *(whole - table for table in tables)]
-        for place, (some, of_some) in enumerate(zip(sets, sums, strict=True)):
-            if len(some):
-                means = of_some / len(some)
-                best[place, number] = np.nanmax(_neighbourhoods(means, _reach(some)))
+        for place, (some, of_some) in enumerate(zip(sets, sums, strict=False)):
+            coarse, reach = of_some[:, ::_COARSE, ::_COARSE], max(round(_reach(some) / _COARSE), 1)
+            best[place, number] = np.nanmax(_neighbourhoods(coarse / len(some), reach))
     return [steps[_middle_of_the_best(some, row)] for some, row in zip(sets, best, strict=True)]
 
 
@@ -257,8 +267,8 @@ def _middle_of_the_best(images: Histograms, dice: NDArray[np.float64]) -> int:
     """Return the step that is nearest to the centroid of those that are as good as the best one."""
     ones = _window_sums(np.ones_like(dice), 0, 1)
     smooth = _window_sums(dice, 0, 1) / ones
-    spread = images.dice(default_thresholds(head=True)).std() if len(images) else 0.0
-    tolerance = _TOLERANCE * float(spread) / math.sqrt(max(len(images), 1)) + 1e-9
+    spread = images.dice(default_thresholds(head=True)).std()
+    tolerance = _TOLERANCE * float(spread) / math.sqrt(len(images)) + 1e-9
     candidates = np.flatnonzero(smooth >= smooth.max() - tolerance)
     return int(candidates[np.argmin(np.abs(candidates - candidates.mean()))])
 
@@ -271,10 +281,10 @@ def _cross_fitted(
 ) -> float | None:
     """Return the mean Dice when each part is scored with the thresholds found on the other parts.
 
-    None with too few positives. No image influences its own thresholds, so the mean estimates the Dice on new
-    images.
+    None if there are no `others`, with too few positives. No image influences its own thresholds, so the mean
+    estimates the Dice on new images.
     """
-    if not all(part.positive.any() for part in parts):
+    if not others:
         return None
     total = 0.0
     for number, (inside, outside) in enumerate(zip(parts, others, strict=True)):
