@@ -20,7 +20,7 @@ from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.base.errors import UserError
 from core.prediction.predictor_process import BeginPrediction
-from core.prediction.trained_models import Member, Predictor, find_members
+from core.prediction.trained_models import Member, Predictor, find_members, has_existence
 from core.scoring.evaluation_record import Evaluation
 from core.scoring.thresholds import Thresholds
 from core.tasks.backend_choice import choose_predictor
@@ -49,10 +49,12 @@ class Prediction:
         id: The image's id.
         probability: (height, width) float32 in [0, 1], for each pixel that it belongs to a pneumothorax.
         mask: (height, width) uint8 in {0, 1}.
-        existence: The confidence that there is a pneumothorax, in [0, 1]; see `core.scoring.thresholds`.
+        existence: The confidence that there is a pneumothorax, in [0, 1]: the existence score of
+            `core.scoring.thresholds`.
         area_mm2: The area of the mask in mm2; None if the size of a pixel is unknown.
         box: The bounding box of the mask; None if the mask is empty.
         notes: Remarks on the image ("the first of 3 frames"), or "".
+        existence_probability: The existence head's probability, in [0, 1]; None if the network has none.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Prediction:
     area_mm2: float | None
     box: Box | None
     notes: str = ""
+    existence_probability: float | None = None
 
     @functools.cached_property
     def pixels(self) -> int:
@@ -169,14 +172,16 @@ class Model:
     def _predicted(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
         images = np.stack([one.resized(self.height, self.width) for one in radiographs])
         with self._lock:
-            found = self._predictor.predict(images[..., np.newaxis])
+            found = self._predictor.predict_with_existence(images[..., np.newaxis])
         return [
-            self._prediction(one, probability)
-            for one, probability in zip(radiographs, found[..., 0], strict=True)
+            self._prediction(one, found.masks[number, ..., 0], found.existence_of(number))
+            for number, one in enumerate(radiographs)
         ]
 
-    def _prediction(self, radiograph: Radiograph, probability: NDArray[np.float32]) -> Prediction:
-        found = segment_image(probability, radiograph.height, radiograph.width, self.thresholds)
+    def _prediction(
+        self, radiograph: Radiograph, probability: NDArray[np.float32], existence: float | None
+    ) -> Prediction:
+        found = segment_image(probability, radiograph.height, radiograph.width, self.thresholds, existence)
         return Prediction(
             id=radiograph.id,
             probability=found.probability,
@@ -185,6 +190,7 @@ class Model:
             area_mm2=area_in_mm2(radiograph.geometry, int(np.count_nonzero(found.mask))),
             box=box_around(found.mask),
             notes=radiograph.notes,
+            existence_probability=found.existence_probability,
         )
 
     def _evaluate(self, store: Store, split: SplitName, batch_size: int) -> Evaluation:
@@ -223,7 +229,8 @@ def load_model(
         device: "auto", "cpu", "gpu" or "gpu:N".
         tta: Whether to predict mirror images too (test-time augmentation). None does what the search of the
             saved thresholds did.
-        thresholds: The thresholds that turn probabilities into a mask. None takes those saved with the model.
+        thresholds: The thresholds that turn probabilities into a mask. None takes those saved with the model;
+            `existence=None` takes the model's own existence threshold.
 
     Raises:
         Error: The model, the backend or the device does not exist.
@@ -234,7 +241,7 @@ def load_model(
     folders = [Path(one) for one in several]
     members = find_members(folders)
     changes = {} if thresholds is None else asdict(thresholds)
-    decision = choose_settings(folders, changes, tta)
+    decision = choose_settings(folders, changes, tta, head=has_existence(members))
     descriptor, implementation = load_backend(backend or choose_predictor(members, device).name)
     chosen = choose_device(device, implementation.list_devices(), descriptor.title)
     return Model(folders, members, descriptor, implementation, chosen, decision)

@@ -67,7 +67,7 @@ def evaluation(
             found = np.zeros_like(truth)
             found[30:40, 20:31] = number % 2
         probability = (0.3 * random.random(image.shape) + 0.65 * found).astype(np.float32)
-        mask, existence = THRESHOLDS.mask(probability), THRESHOLDS.existence(probability)
+        mask, existence = THRESHOLDS.mask(probability), THRESHOLDS.existence_score(probability)
         counted = tally(name, probability, mask, existence, truth)
         for kind in scorer.add(number, counted):
             scorer.keep_pictures(number, kind, Sample(image, truth, probability, counted.row.dice), mask)

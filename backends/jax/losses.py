@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.jax.framework import jax
-from backends.jax.operations import Tensor
+from backends.jax.operations import Outputs, Tensor
 from core.backend.training_rules import LossRule
 
 jnp = jax.numpy
@@ -50,8 +50,8 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
     return _sum(jnp.reshape(jax.nn.relu(errors) * weights, logits.shape)) / truth.shape[0]
 
 
-def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
-    """Return the weighted sum of the rule's losses."""
+def total(rule: LossRule, logits: Outputs, masks: Tensor) -> Tensor:
+    """Return the weighted sum of the rule's losses, and of the existence head's if there are its logits."""
     losses: dict[str, Callable[..., Tensor]] = {
         "bce": bce,
         "dice": dice,
@@ -59,8 +59,13 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
         "tversky": tversky,
         "lovasz": lovasz,
     }
-    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
-    return sum(parts, start=jnp.zeros((), logits.dtype))
+    parts = [
+        weight * losses[name](logits.masks, masks, *constants) for weight, name, constants in rule.parts()
+    ]
+    if logits.existence is not None:
+        truth = jnp.max(masks, axis=(1, 2, 3), keepdims=True)
+        parts.append(rule.existence * bce(logits.existence, truth))
+    return sum(parts, start=jnp.zeros((), masks.dtype))
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -68,12 +68,17 @@ class JaxModel:
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
         logits, probabilities = self._infer(self._arrays, self._floats(images))
-        return self._loss(logits, self._bytes(masks)), np.array(probabilities)
+        return self._loss(logits, self._bytes(masks)), np.array(probabilities.masks)
 
     def predict(self, images: Array) -> Array:
         """Return probabilities."""
         _, probabilities = self._infer(self._arrays, self._floats(images))
-        return np.array(probabilities)
+        return np.array(probabilities.masks)
+
+    def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
+        """Return probabilities, and those of existence."""
+        _, (masks, existence) = self._infer(self._arrays, self._floats(images))
+        return np.array(masks), np.array(existence).reshape(-1)
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Return training loss and gradients, from an update of copies; change nothing."""
@@ -97,7 +102,8 @@ class JaxModel:
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model.stablehlo`, for `jax.export.deserialize`: `images` to `probabilities`, both float32.
 
-        It is called with `images=`, any number of them. It includes the weights and runs on all of
+        With the existence head there is `existence`, (N,), too. It is called with `images=`, any number of
+        them. It includes the weights and runs on all of
         `EXPORT_PLATFORMS`.
         """
         del metadata  # the format has no place for it
@@ -107,8 +113,11 @@ class JaxModel:
         arrays = {array.name: np.array(self._arrays[array.name]) for array in self._plan.arrays}
 
         def predict(images: Tensor) -> dict[str, Tensor]:
-            _, probabilities = self._pure_infer(arrays, images.astype(self._dtype))
-            return {"probabilities": probabilities.astype(np.float32)}
+            _, (masks, existence) = self._pure_infer(arrays, images.astype(self._dtype))
+            outputs = {"probabilities": masks.astype(np.float32)}
+            if existence is not None:
+                outputs["existence"] = existence.astype(np.float32).reshape(-1)
+            return outputs
 
         (count,) = jax.export.symbolic_shape("n")
         shape = (count, self._plan.input.height, self._plan.input.width, self._plan.input.channels)
@@ -142,7 +151,9 @@ class JaxModel:
         )
         return loss, gradients, new
 
-    def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Tensor, Arrays]:
+    def _forward(
+        self, arrays: Arrays, images: Tensor, keep: Arrays | None
+    ) -> tuple[operations.Outputs, Arrays]:
         return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._mixed)
 
     def _pure_draw(self, count: int, step: Tensor) -> Arrays:
@@ -188,13 +199,13 @@ class JaxModel:
                 new[name] = op.momentum * arrays[name] + (1 - op.momentum) * statistics[name]
         return loss, gradients, new
 
-    def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[operations.Outputs, operations.Outputs]:
         """Return logits and probabilities."""
         logits, _ = self._forward(arrays, images, None)
-        return logits, operations.sigmoid(logits)
+        return logits, operations.probabilities(logits)
 
-    def _pure_loss(self, logits: Tensor, masks: Tensor) -> Tensor:
-        return losses.total(self._rules.loss, logits, masks.astype(logits.dtype))
+    def _pure_loss(self, logits: operations.Outputs, masks: Tensor) -> Tensor:
+        return losses.total(self._rules.loss, logits, masks.astype(logits.masks.dtype))
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
@@ -203,8 +214,10 @@ def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision)
     return JaxModel(plan, rules, device, precision)
 
 
-def predict_exported(directory: Path, images: Array) -> Array:
+def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Array]:
     """Predict on the CPU with the file that `export` wrote."""
     predict = jax.export.deserialize(bytearray((directory / "model.stablehlo").read_bytes()))
     with jax.default_device(jax.devices("cpu")[0]):
-        return np.array(predict.call(images=np.asarray(images, np.float32))["probabilities"])
+        found = predict.call(images=np.asarray(images, np.float32))
+    probabilities = np.array(found["probabilities"])
+    return (probabilities, np.array(found["existence"])) if "existence" in found else probabilities

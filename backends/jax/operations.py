@@ -15,6 +15,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    Existence,
     GroupedConv2D,
     Operation,
     Pads,
@@ -25,7 +26,10 @@ from core.network.plan import (
 
 jnp, lax = jax.numpy, jax.lax
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
+OPERATIONS = (
+    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
+    *LAYERS,
+)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
@@ -53,6 +57,18 @@ class Algorithms(NamedTuple):
     convolve: Callable[[Tensor, Tensor, int, PadsOf2D], Tensor]
     transpose: Callable[[Tensor, Tensor, int, PadsOf2D, Size], Tensor]
     on_cpu: bool
+
+
+class Outputs(NamedTuple):
+    """Logits, or probabilities, of the two heads.
+
+    Attributes:
+        masks: (N, H, W, 1).
+        existence: (N, 1, 1, 1); None without the existence head.
+    """
+
+    masks: Tensor
+    existence: Tensor | None
 
 
 Product = Callable[[Any, Algorithms, Tensor, Tensor], Tensor]
@@ -161,6 +177,11 @@ def sigmoid(x: Tensor) -> Tensor:
     return jax.nn.sigmoid(x)
 
 
+def probabilities(logits: Outputs) -> Outputs:
+    """Return 1 / (1 + exp(-x)) of the logits of both heads."""
+    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+
+
 def forward(
     plan: Plan,
     images: Tensor,
@@ -168,7 +189,7 @@ def forward(
     keep: Mapping[str, Tensor] | None,
     on_cpu: bool,
     mixed: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Outputs, dict[str, Tensor]]:
     """Return the logits and, in training (with `keep`), the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
@@ -177,7 +198,7 @@ def forward(
     convolve, convolve_groups, transpose = (
         in_bfloat16(product, on_cpu) if mixed else product for product in products
     )
-    for op in plan.operations[:-1]:
+    for op in plan.forward:
         x = values[op.input]
         match op:
             case GroupedConv2D():
@@ -209,7 +230,8 @@ def forward(
             case _:
                 raise unknown_operation(op, "jax")
         values[op.output.name] = y
-    return values[plan.logits], statistics
+    existence = None if plan.existence_logit is None else values[plan.existence_logit]
+    return Outputs(values[plan.logits], existence), statistics
 
 
 def _fastest_algorithms(on_cpu: bool, dtype: Any) -> Algorithms:

@@ -63,8 +63,13 @@ def lovasz(logits: Symbol, masks: Symbol, dtype: str) -> Loss:
     return mx.sym.mean(value), _divided(slope, mx.sym.sum(mx.sym.ones_like(value)), dtype)
 
 
-def total(rule: LossRule, logits: Symbol, masks: Symbol, dtype: str) -> Loss:
-    """Return the weighted sum of the rule's losses."""
+def total(
+    rule: LossRule, logits: operations.Outputs, masks: Symbol, dtype: str
+) -> tuple[Symbol, operations.Outputs]:
+    """Return the weighted sum of the rule's losses, and its gradients for the logits.
+
+    It has the existence head's part if there are its logits.
+    """
     losses: dict[str, Callable[..., Loss]] = {
         "bce": bce,
         "dice": dice,
@@ -73,10 +78,16 @@ def total(rule: LossRule, logits: Symbol, masks: Symbol, dtype: str) -> Loss:
         "lovasz": lovasz,
     }
     parts = [
-        (weight, losses[name](logits, masks, dtype, *constants)) for weight, name, constants in rule.parts()
+        (weight, losses[name](logits.masks, masks, dtype, *constants))
+        for weight, name, constants in rule.parts()
     ]
-    value = mx.sym.add_n(*(weight * loss for weight, (loss, _) in parts))
-    return value, mx.sym.add_n(*(weight * slope for weight, (_, slope) in parts))
+    values = [weight * loss for weight, (loss, _) in parts]
+    slopes, of_existence = mx.sym.add_n(*(weight * slope for weight, (_, slope) in parts)), None
+    if logits.existence is not None:
+        loss, slope = bce(logits.existence, mx.sym.max(masks, axis=(1, 2, 3), keepdims=True), dtype)
+        values.append(rule.existence * loss)
+        of_existence = rule.existence * slope
+    return mx.sym.add_n(*values), operations.Outputs(slopes, of_existence)
 
 
 def _through_sigmoid(p: Symbol, masks: Symbol, slope: Symbol, offset: Symbol, dtype: str) -> Symbol:

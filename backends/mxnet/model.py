@@ -76,7 +76,13 @@ class MXNetModel:
 
     def predict(self, images: Array) -> Array:
         """Return probabilities."""
-        return self._unflipped(self._predict({_IMAGES: self._floats(images)}))
+        found = self._predict({_IMAGES: self._floats(images)})
+        return self._unflipped(found if self._plan.existence is None else found[0])
+
+    def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
+        """Return probabilities, and those of existence."""
+        masks, existence = self._predict({_IMAGES: self._floats(images)})
+        return self._unflipped(masks), existence.asnumpy()
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Return training loss and gradients; change nothing."""
@@ -95,7 +101,10 @@ class MXNetModel:
             array[:] = mx.nd.array(self._to_inner(state[name]), ctx=self._context, dtype=self._dtype)
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities."""
+        """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities.
+
+        With the existence head its probabilities, (N,), are a second output.
+        """
         del metadata  # the format has no place for it
         directory.mkdir(parents=True, exist_ok=True)
         symbol = self._exported_symbol()
@@ -165,8 +174,10 @@ class MXNetModel:
 
     def _symbols(
         self, *, training: bool
-    ) -> tuple[Symbol, Symbol, dict[str, Symbol], Callable[[Symbol], dict[str, Symbol]]]:
-        """Return logits and masks, both (N, 1, H, W), then the other results of `operations.forward`."""
+    ) -> tuple[
+        operations.Outputs, Symbol, dict[str, Symbol], Callable[[operations.Outputs], dict[str, Symbol]]
+    ]:
+        """Return logits and masks, (N, 1, H, W), then the other results of `operations.forward`."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         images = self._channels_first(_IMAGES)
@@ -182,21 +193,23 @@ class MXNetModel:
     def _evaluating_symbol(self) -> Symbol:
         logits, masks, *_ = self._symbols(training=False)
         loss, _ = losses.total(self._rules.loss, logits, masks, self._dtype)
-        return mx.sym.Group([loss, _probabilities(logits)])
+        return mx.sym.Group([loss, *_probabilities(logits)[:1]])
 
     def _predicting_symbol(self) -> Symbol:
         logits, *_ = self._symbols(training=False)
-        return _probabilities(logits)
+        return _grouped(_probabilities(logits))
 
     def _exported_symbol(self) -> Symbol:
         """Return the predicting symbol, which flips images and probabilities and casts them itself."""
-        axes, symbol = self._flip.axes, self._predicting_symbol()
+        logits, *_ = self._symbols(training=False)
+        axes, outputs = self._flip.axes, _probabilities(logits)
         if self._dtype != "float32":  # images may be of any type already
-            symbol = mx.sym.cast(symbol, dtype="float32")
+            outputs = [mx.sym.cast(output, dtype="float32") for output in outputs]
         if not axes:
-            return symbol
+            return _grouped(outputs)
         flipped = mx.sym.reverse(mx.sym.Variable(_IMAGES), axis=axes)
-        return mx.sym.reverse(symbol(**{_IMAGES: flipped}), axis=axes)
+        masks, *existence = _grouped(outputs)(**{_IMAGES: flipped})
+        return _grouped([mx.sym.reverse(masks, axis=axes), *existence])
 
 
 class _PredictionGraph:
@@ -281,12 +294,16 @@ def switches() -> tuple[Switch, ...]:
     return (sums.WINDOW_SIDE, convolutions.SEVERAL_CHANNELS, convolutions.FILTER_BLOCK)
 
 
-def predict_exported(directory: Path, images: Array) -> Array:
+def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Array]:
     """Predict on the CPU with the files that `export` wrote."""
     with utf8_name(directory) as name:
         symbol, arguments, statistics = mx.model.load_checkpoint(f"{name}/model", 0)
     graph = _PredictionGraph(symbol, arguments | statistics, mx.cpu())
-    probabilities: Array = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)}).asnumpy()
+    found = graph({_IMAGES: mx.nd.array(images, ctx=mx.cpu(), dtype=images.dtype)})
+    if isinstance(found, list):
+        masks, existence = found
+        return masks.asnumpy(), existence.asnumpy()
+    probabilities: Array = found.asnumpy()
     return probabilities
 
 
@@ -295,8 +312,15 @@ def _constants(symbol: Symbol, context: Any) -> dict[str, Any]:
     return {name: mx.nd.array(array, ctx=context, dtype=array.dtype) for name, array in found.items()}
 
 
-def _probabilities(logits: Symbol) -> Symbol:
-    return mx.sym.transpose(operations.sigmoid(logits), axes=(0, 2, 3, 1))
+def _probabilities(logits: operations.Outputs) -> list[Symbol]:
+    """Return probabilities (N, H, W, 1) and, with the existence head, those of existence (N,)."""
+    masks, existence = operations.probabilities(logits)
+    found = [mx.sym.transpose(masks, axes=(0, 2, 3, 1))]
+    return found if existence is None else [*found, mx.sym.reshape(existence, shape=(-1,))]
+
+
+def _grouped(symbols: list[Symbol]) -> Symbol:
+    return symbols[0] if len(symbols) == 1 else mx.sym.Group(symbols)
 
 
 def _inner_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

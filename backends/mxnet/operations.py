@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from backends.mxnet import convolutions
 from backends.mxnet.batch_norm import batch_norm_of_prediction, batch_norm_of_training
@@ -24,14 +25,30 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    Existence,
     GroupedConv2D,
     Plan,
     Relu,
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
+OPERATIONS = (
+    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
+    *LAYERS,
+)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
+
+
+class Outputs(NamedTuple):
+    """Logits, or probabilities, of the two heads.
+
+    Attributes:
+        masks: (N, 1, H, W).
+        existence: (N, 1, 1, 1); None without the existence head.
+    """
+
+    masks: Symbol
+    existence: Symbol | None
 
 
 def relu(_: Relu, x: Symbol) -> Result:
@@ -63,6 +80,11 @@ def sigmoid(x: Symbol) -> Symbol:
     return mx.sym.Activation(x, act_type="sigmoid")
 
 
+def probabilities(logits: Outputs) -> Outputs:
+    """Return 1 / (1 + exp(-x)) of the logits of both heads."""
+    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+
+
 def forward(
     plan: Plan,
     images: Symbol,
@@ -71,7 +93,7 @@ def forward(
     dtype: str,
     exact_sums: bool,
     mixed: bool,
-) -> tuple[Symbol, dict[str, Symbol], Callable[[Symbol], dict[str, Symbol]]]:
+) -> tuple[Outputs, dict[str, Symbol], Callable[[Outputs], dict[str, Symbol]]]:
     """Return the logits, the batch's statistics, and the function from the logits' gradient to all others.
 
     Args:
@@ -91,7 +113,7 @@ def forward(
     statistics: dict[str, Symbol] = {}
     tensors = {tensor.name: tensor for tensor in (plan.input, *(op.output for op in plan.operations))}
     biases = {op.input: op.bias for op in plan.operations if isinstance(op, Bias)}
-    for op in plan.operations[:-1]:
+    for op in plan.forward:
         x, input_tensor = values[op.input], tensors[op.input]
         names: tuple[str, ...] = ()
         match op:
@@ -140,8 +162,10 @@ def forward(
         values[op.output.name] = made.value
         tape.append((op, names, made.pullback))
 
-    def pullback(d_logits: Symbol) -> dict[str, Symbol]:
-        parts: dict[str, list[Symbol]] = {plan.logits: [d_logits]}
+    def pullback(d_logits: Outputs) -> dict[str, Symbol]:
+        parts: dict[str, list[Symbol]] = {plan.logits: [d_logits.masks]}
+        if plan.existence_logit is not None:
+            parts[plan.existence_logit] = [d_logits.existence]
         gradients: dict[str, Symbol] = {}
         for op, names, pullback_one in reversed(tape):
             results = pullback_one(_sum_of_gradients(parts.pop(op.output.name)))
@@ -150,7 +174,8 @@ def forward(
             gradients.update(zip(names, results[len(op.inputs) :], strict=False))
         return gradients
 
-    return values[plan.logits], statistics, pullback
+    existence = None if plan.existence_logit is None else values[plan.existence_logit]
+    return Outputs(values[plan.logits], existence), statistics, pullback
 
 
 def _sum_of_gradients(parts: Sequence[Symbol]) -> Symbol:

@@ -16,10 +16,11 @@ class Losses:
         graph: The graph that they are added to.
         logits: The name of the logits.
         masks: The name of the masks, in {0, 1}.
+        existence: The name of the existence head's logits, (N, 1, 1, 1) float32; None without the head.
     """
 
-    def __init__(self, graph: Graph, logits: Value, masks: Value) -> None:
-        self._graph, self._x, self._z = graph, logits, masks
+    def __init__(self, graph: Graph, logits: Value, masks: Value, existence: Value | None = None) -> None:
+        self._graph, self._x, self._z, self._existence = graph, logits, masks, existence
 
     def bce(self) -> Value:
         """Return the mean binary cross-entropy."""
@@ -66,7 +67,7 @@ class Losses:
         return self._mean(self._sum_of_each(self._do("Mul", self._do("Relu", errors), steps)))
 
     def total(self, rule: LossRule) -> Value:
-        """Return the weighted sum of the rule's losses."""
+        """Return the weighted sum of the rule's losses, and of the existence head's if there is one."""
         losses: dict[str, Callable[..., Value]] = {
             "bce": self.bce,
             "dice": self.dice,
@@ -78,6 +79,10 @@ class Losses:
             self._do("Mul", self._number(weight), losses[name](*constants))
             for weight, name, constants in rule.parts()
         ]
+        if self._existence is not None:
+            truth = self._graph.node("ReduceMax", self._z, axes=(1, 2, 3), keepdims=1)
+            loss = Losses(self._graph, self._existence, truth).bce()
+            weighted.append(self._do("Mul", self._number(rule.existence), loss))
         return self._graph.node("Sum", *weighted, name="loss")
 
     def _jaccard_steps(self, truth: Value) -> Value:

@@ -13,7 +13,7 @@ from backends.onnx.devices import list_devices
 from backends.onnx.framework import onnx, open_session
 from backends.onnx.graph import Graph, Shape
 from backends.onnx.losses import Losses
-from backends.onnx.operations import Value
+from backends.onnx.operations import Logits
 from core.backend.contract import Array, DropoutMasks, Precision, State
 from core.backend.state import check_state, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
@@ -25,7 +25,7 @@ __all__ = ["FILE", "ONNXModel", "compile", "list_devices", "predict_exported"]
 FILE = "model.onnx"
 """The name of the file that `export` writes."""
 
-_IMAGES, _MASKS, _PROBABILITIES = "images", "masks", "probabilities"
+_IMAGES, _MASKS, _PROBABILITIES, _EXISTENCE = "images", "masks", "probabilities", "existence"
 
 
 class ONNXModel:
@@ -59,19 +59,28 @@ class ONNXModel:
             graph, logits = self._predicting()
             truth = graph.input(_MASKS, np.uint8, self._shape(self._plan.output.output))
             truth = graph.node("Cast", _channels_first(graph, truth), to=onnx.TensorProto.FLOAT)
-            loss = Losses(graph, logits, truth).total(self._rules.loss)
+            loss = Losses(graph, logits.masks, truth, logits.existence).total(self._rules.loss)
             graph.output(loss, np.float32, ())
             self._sessions["evaluate"] = open_session(graph.model({}).SerializeToString(), self._device)
         inputs = {_IMAGES: _floats(images), _MASKS: np.ascontiguousarray(masks, np.uint8)}
-        probabilities, loss = self._sessions["evaluate"].run(None, inputs)
+        probabilities, *_, loss = self._sessions["evaluate"].run(None, inputs)
         return float(loss), probabilities
 
     def predict(self, images: Array) -> Array:
         """Return probabilities."""
+        return self._predict(images)[0]
+
+    def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
+        """Return probabilities, and those of existence."""
+        masks, existence = self._predict(images)
+        return masks, existence
+
+    def _predict(self, images: Array) -> list[Array]:
+        """Return the outputs of the graph from images to probabilities."""
         if "predict" not in self._sessions:
             model = self._predicting()[0].model({})
             self._sessions["predict"] = open_session(model.SerializeToString(), self._device)
-        return self._sessions["predict"].run(None, {_IMAGES: _floats(images)})[0]  # type: ignore[no-any-return]
+        return list(self._sessions["predict"].run(None, {_IMAGES: _floats(images)}))
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> NoReturn:
         """Raise `UserError`: ONNX Runtime does not train."""
@@ -92,25 +101,33 @@ class ONNXModel:
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model.onnx`: input `images`, output `probabilities`.
 
+        With the existence head `existence`, (N,), is a second output.
         N is dynamic, and so are height and width if the network allows it (`backends.onnx.sizes`). The
         metadata says of which number each must be a multiple.
         """
         found = {axis: sizes.step(self._plan, axis) for axis in sizes.AXES}
         steps = {f"{axis}_multiple": str(step) for axis, step in found.items() if step is not None}
         graph, _ = self._predicting()
-        model = graph.model({**metadata, **steps}, "images to probabilities, (N, H, W, 1) float32")
+        notes = "images to probabilities, (N, H, W, 1) float32"
+        if self._plan.existence is not None:
+            notes += ", and probabilities of existence, (N,) float32"
+        model = graph.model({**metadata, **steps}, notes)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / FILE).write_bytes(model.SerializeToString())
 
-    def _predicting(self) -> tuple[Graph, Value]:
-        """Return the graph from images to probabilities, and its logits (N, 1, H, W)."""
+    def _predicting(self) -> tuple[Graph, Logits]:
+        """Return the graph from images to probabilities, and its logits."""
         graph, plan = Graph(), self._plan
         images = _channels_first(graph, graph.input(_IMAGES, np.float32, self._shape(plan.input)))
         mixed = self._precision == "mixed_bfloat16"
         logits = operations.forward(plan, graph, images, self._arrays, mixed=mixed)
-        probabilities = operations.sigmoid(graph, logits, plan.output.name)
+        probabilities = operations.sigmoid(graph, logits.masks, plan.output.name)
         graph.node("Transpose", probabilities, name=_PROBABILITIES, perm=(0, 2, 3, 1))
         graph.output(_PROBABILITIES, np.float32, self._shape(plan.output.output))
+        if plan.existence is not None and logits.existence is not None:
+            existence = operations.sigmoid(graph, logits.existence, plan.existence.name)
+            graph.node("Reshape", existence, graph.integers(-1), name=_EXISTENCE)
+            graph.output(_EXISTENCE, np.float32, ["N"])
         return graph, logits
 
     def _shape(self, tensor: Any) -> Shape:
@@ -129,12 +146,13 @@ def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision)
     return ONNXModel(plan, rules, device, precision)
 
 
-def predict_exported(directory: Path, images: Array) -> Array:
+def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Array]:
     """Predict on the CPU with the file that `export` wrote, after ONNX's own checker has checked it."""
     model = (directory / FILE).read_bytes()
     onnx.checker.check_model(model, full_check=True)
     session = open_session(model, "cpu")
-    return session.run(None, {_IMAGES: _floats(images)})[0]  # type: ignore[no-any-return]
+    masks, *existence = session.run(None, {_IMAGES: _floats(images)})
+    return (masks, existence[0]) if existence else masks
 
 
 def _no_training() -> UserError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +18,33 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    Existence,
     GroupedConv2D,
     Plan,
     Relu,
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
+OPERATIONS = (
+    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
+    *LAYERS,
+)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Value = str
 """The name of one of the graph's values."""
+
+
+class Logits(NamedTuple):
+    """The logits of the two heads.
+
+    Attributes:
+        masks: (N, 1, H, W).
+        existence: (N, 1, 1, 1); None without the existence head.
+    """
+
+    masks: Value
+    existence: Value | None
 
 
 def conv2d(graph: Graph, operation: Conv2D, x: Value, kernel: Value, name: str) -> Value:
@@ -103,7 +119,7 @@ def sigmoid(graph: Graph, x: Value, name: str) -> Value:
 
 def forward(
     plan: Plan, graph: Graph, images: Value, arrays: Mapping[str, NDArray[Any]], *, mixed: bool
-) -> Value:
+) -> Logits:
     """Return the logits of images (N, 1, H, W); `arrays` are in the neutral layouts.
 
     With `mixed`, operands and results of the two products are rounded to bfloat16, as
@@ -121,7 +137,7 @@ def forward(
         x, kernel = _rounded(graph, x), _rounded(graph, array(op.kernel))
         return _rounded(graph, make(graph, op, x, kernel, op.output.name))
 
-    for op in plan.operations[:-1]:
+    for op in plan.forward:
         x = values[op.input]
         match op:
             case Conv2D():
@@ -147,7 +163,7 @@ def forward(
             case _:
                 raise unknown_operation(op, "onnx")
         values[op.output.name] = y
-    return values[plan.logits]
+    return Logits(values[plan.logits], None if plan.existence_logit is None else values[plan.existence_logit])
 
 
 def _divisor(op: BatchNorm, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:

@@ -80,6 +80,13 @@ def total(rule: LossRule, logits: Floats, masks: Floats) -> Loss:
     return value, gradient
 
 
+def existence(rule: LossRule, logits: Floats, masks: Floats) -> Loss:
+    """Return the weighted loss of the existence head from its logits, (N, 1, 1, 1)."""
+    value, slope = bce(logits, masks.max(axis=(1, 2, 3), keepdims=True))
+    weight = logits.dtype.type(rule.existence)
+    return weight * value, weight * slope
+
+
 def _jaccard_steps(truth: Floats) -> Floats:
     """Return what each pixel adds to the Jaccard loss; (pixels,), sorted from the largest error down."""
     positives = np.sum(truth)

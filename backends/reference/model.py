@@ -29,6 +29,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    Existence,
     GroupedConv2D,
     Operation,
     Plan,
@@ -39,7 +40,7 @@ from core.network.plan import (
 from core.tolerance.budget import Perturbation
 
 OPERATIONS = (
-    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu),
+    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
     *LAYERS,
 )
 """The operations that the model computes: all that may stand before the sigmoid."""
@@ -108,14 +109,21 @@ class ReferenceModel:
     @_without_warnings
     def evaluate(self, images: Array, masks: Array) -> tuple[float, NDArray[Any]]:
         """Return loss and probabilities with running statistics."""
-        logits = self._forward(images)[self._plan.logits]
-        loss, _ = losses.total(self._rules.loss, logits, masks.astype(self._dtype))
-        return float(loss), operations.sigmoid(logits)
+        values = self._forward(images)
+        loss, _ = self._loss(values, masks)
+        return float(loss), operations.sigmoid(values[self._plan.logits])
 
     @_without_warnings
     def predict(self, images: Array) -> NDArray[Any]:
         """Return probabilities."""
         return operations.sigmoid(self._forward(images)[self._plan.logits])
+
+    @_without_warnings
+    def predict_with_existence(self, images: Array) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return probabilities, and those of existence."""
+        values = self._forward(images)
+        existence = operations.sigmoid(values[self._plan.existence_logit or ""])
+        return operations.sigmoid(values[self._plan.logits]), existence.reshape(-1)
 
     @_without_warnings
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
@@ -147,7 +155,7 @@ class ReferenceModel:
     def _forward(self, images: Array, keep: DropoutMasks | None = None) -> dict[str, Floats]:
         """Return every tensor by name; in training (with `keep`), also the batch's statistics."""
         values: dict[str, Floats] = {self._plan.input.name: self._moved(images.astype(self._dtype))}
-        for op in self._plan.operations[:-1]:
+        for op in self._plan.forward:
             values[op.output.name] = self._apply(op, values, keep)
         return values
 
@@ -188,15 +196,25 @@ class ReferenceModel:
     ) -> tuple[float, dict[str, Floats], dict[str, Floats]]:
         """Return loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
         values = self._forward(images, keep)
-        loss, d_logits = losses.total(self._rules.loss, values[self._plan.logits], masks.astype(self._dtype))
-        flowing = {self._plan.logits: self._moved(d_logits)}
+        loss, d_logits = self._loss(values, masks)
+        flowing = {name: self._moved(slope) for name, slope in d_logits.items()}
         gradients: dict[str, Floats] = {}
-        for op in reversed(self._plan.operations[:-1]):
+        for op in reversed(self._plan.forward):
             dy = flowing.pop(op.output.name)
             for name, dx in zip(op.inputs, self._backward(op, values, dy, keep, gradients), strict=True):
                 flowing[name] = flowing[name] + dx if name in flowing else dx
         statistics = {array.name: values[array.name] for array in self._plan.statistics}
         return float(loss), gradients, statistics
+
+    def _loss(self, values: Mapping[str, Floats], masks: Array) -> tuple[np.floating[Any], dict[str, Floats]]:
+        """Return the loss, and its gradient for each of the logits by the name of their tensor."""
+        rule, truth = self._rules.loss, masks.astype(self._dtype)
+        loss, slope = losses.total(rule, values[self._plan.logits], truth)
+        slopes = {self._plan.logits: slope}
+        if (name := self._plan.existence_logit) is not None:
+            part, slopes[name] = losses.existence(rule, values[name], truth)
+            loss = loss + part
+        return loss, slopes
 
     def _backward(
         self,

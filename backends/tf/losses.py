@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.tf.framework import Tensor, tf
+from backends.tf.operations import Outputs
 from core.backend.training_rules import LossRule
 
 
@@ -47,8 +48,8 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
     return tf.reduce_sum(tf.nn.relu(errors) * weights) / tf.cast(tf.shape(truth)[0], errors.dtype)
 
 
-def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
-    """Return the weighted sum of the rule's losses."""
+def total(rule: LossRule, logits: Outputs, masks: Tensor) -> Tensor:
+    """Return the weighted sum of the rule's losses, and of the existence head's if there are its logits."""
     losses: dict[str, Callable[..., Tensor]] = {
         "bce": bce,
         "dice": dice,
@@ -56,7 +57,12 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
         "tversky": tversky,
         "lovasz": lovasz,
     }
-    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
+    parts = [
+        weight * losses[name](logits.masks, masks, *constants) for weight, name, constants in rule.parts()
+    ]
+    if logits.existence is not None:
+        truth = tf.reduce_max(masks, axis=(1, 2, 3), keepdims=True)
+        parts.append(rule.existence * bce(logits.existence, truth))
     return tf.add_n(parts)
 
 

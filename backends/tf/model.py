@@ -64,13 +64,19 @@ class TensorFlowModel:
         """Return loss and probabilities with running statistics."""
         with tf.device(self._device):
             loss, probabilities = self._evaluate(self._floats(images), tf.constant(masks, tf.uint8))
-        return loss, probabilities.numpy()
+        return loss, probabilities.masks.numpy()
 
     def predict(self, images: Array) -> Array:
         """Return probabilities."""
         with tf.device(self._device):
-            probabilities: Array = self._predict(self._floats(images)).numpy()
+            probabilities: Array = self._predict(self._floats(images)).masks.numpy()
         return probabilities
+
+    def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
+        """Return probabilities, and those of existence."""
+        with tf.device(self._device):
+            masks, existence = self._predict(self._floats(images))
+        return masks.numpy(), existence.numpy().reshape(-1)
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Return training loss and gradients; change nothing."""
@@ -90,7 +96,10 @@ class TensorFlowModel:
             variable.assign(tf.constant(state[name], self._dtype))
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
-        """Write a SavedModel: signature `serving_default`, `images` to `probabilities`, both float32."""
+        """Write a SavedModel: signature `serving_default`, `images` to `probabilities`, both float32.
+
+        With the existence head there is `existence`, (N,), too.
+        """
         del metadata  # the format has no place for it
         images = tf.TensorSpec(_shape(self._plan.input), tf.float32, name="images")
         module = tf.Module()
@@ -115,7 +124,9 @@ class TensorFlowModel:
     def _drawn_masks(self, count: int, step: int) -> dict[str, Tensor]:
         return self._draw(count, step) if self._plan.dropouts else {}  # saves a call that draws nothing
 
-    def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(
+        self, images: Tensor, keep: dict[str, Tensor] | None
+    ) -> tuple[operations.Outputs, dict[str, Tensor]]:
         training = keep is not None
         # Predictions on a CPU do not use bfloat16 products, so that an exported graph runs on any CPU.
         native = self._multiplies_bfloat16 and (training or not self._on_cpu)
@@ -167,17 +178,21 @@ class TensorFlowModel:
                 running.assign(momentum * running + (1 - momentum) * statistics[name])
         return loss
 
-    def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, operations.Outputs]:
         logits, _ = self._forward(images, None)
-        return losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype)), operations.sigmoid(logits)
+        loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
+        return loss, operations.probabilities(logits)
 
-    def _graph_predict(self, images: Tensor) -> Tensor:
+    def _graph_predict(self, images: Tensor) -> operations.Outputs:
         logits, _ = self._forward(images, None)
-        return operations.sigmoid(logits)
+        return operations.probabilities(logits)
 
     def _graph_export(self, images: Tensor) -> dict[str, Tensor]:
-        probabilities = self._graph_predict(tf.cast(images, self._dtype))
-        return {"probabilities": tf.cast(probabilities, tf.float32)}
+        masks, existence = self._graph_predict(tf.cast(images, self._dtype))
+        outputs = {"probabilities": tf.cast(masks, tf.float32)}
+        if existence is not None:
+            outputs["existence"] = tf.reshape(tf.cast(existence, tf.float32), (-1,))
+        return outputs
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TensorFlowModel:  # noqa: A001
@@ -197,12 +212,13 @@ def switches() -> tuple[Switch, ...]:
     )
 
 
-def predict_exported(directory: Path, images: Array) -> Array:
+def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Array]:
     """Predict on the CPU with the SavedModel that `export` wrote."""
     with tf.device("/CPU:0"), utf8_name(directory) as name:
         serve = tf.saved_model.load(name).signatures["serving_default"]
-        probabilities: Array = serve(images=tf.constant(images, tf.float32))["probabilities"].numpy()
-    return probabilities
+        found = serve(images=tf.constant(images, tf.float32))
+    probabilities: Array = found["probabilities"].numpy()
+    return (probabilities, found["existence"].numpy()) if "existence" in found else probabilities
 
 
 def _shape(tensor: plans.Tensor) -> tuple[int | None, ...]:

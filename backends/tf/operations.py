@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.tf import cpu, fused_batch_norm
 from backends.tf.framework import Tensor, tf
@@ -19,6 +19,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    Existence,
     GroupedConv2D,
     Operation,
     Pads,
@@ -27,7 +28,10 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
+OPERATIONS = (
+    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
+    *LAYERS,
+)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 ENOUGH_CHANNELS = Switch("windows with enough channels are unfolded", "channels", 16)
@@ -52,6 +56,18 @@ class Context:
     def trains_on_cpu(self) -> bool:
         """Whether the kernels are those of `backends.tf.cpu`."""
         return self.on_cpu and self.training
+
+
+class Outputs(NamedTuple):
+    """Logits, or probabilities, of the two heads.
+
+    Attributes:
+        masks: (N, H, W, 1).
+        existence: (N, 1, 1, 1); None without the existence head.
+    """
+
+    masks: Tensor
+    existence: Tensor | None
 
 
 Product = Callable[[Any, Tensor, Tensor, Context], Tensor]
@@ -185,6 +201,11 @@ def sigmoid(x: Tensor) -> Tensor:
     return tf.sigmoid(x)
 
 
+def probabilities(logits: Outputs) -> Outputs:
+    """Return 1 / (1 + exp(-x)) of the logits of both heads."""
+    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+
+
 def forward(
     plan: Plan,
     images: Tensor,
@@ -192,7 +213,7 @@ def forward(
     keep: Mapping[str, Tensor] | None,
     context: Context,
     mixed: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Outputs, dict[str, Tensor]]:
     """Return the logits and, in training, the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
@@ -202,7 +223,7 @@ def forward(
         convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
     rectified = {op.input for op in plan.operations if isinstance(op, Relu)}
     transposed = {op.output.name for op in plan.operations if isinstance(op, ConvTranspose2D)}
-    for op in plan.operations[:-1]:
+    for op in plan.forward:
         x = values[op.input]
         match op:
             case Conv2D():
@@ -233,7 +254,8 @@ def forward(
             case _:
                 raise unknown_operation(op, "tf")
         values[op.output.name] = y
-    return values[plan.logits], statistics
+    existence = None if plan.existence_logit is None else values[plan.existence_logit]
+    return Outputs(values[plan.logits], existence), statistics
 
 
 def _unfolds(windows: Windows, channels: int, dtype: Any) -> bool:

@@ -1,7 +1,8 @@
 """Export of a predicting network, with its metadata, to files that PyTorch's own loaders read.
 
 Each file takes images (N, H, W, C), float32, with any N, and returns probabilities (N, H, W, 1), float32,
-whatever the network computes in. It is written for the CPU, and does not need a processor with bfloat16
+whatever the network computes in. With the existence head it returns a pair of these and the probabilities of
+existence, (N,). It is written for the CPU, and does not need a processor with bfloat16
 products.
 
     pt2           model.pt2   `torch.export.load`
@@ -47,13 +48,15 @@ class Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's typ
         for name, array in arrays.items():
             self.register_buffer(name.replace("/", "_"), array)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return probabilities (N, H, W, 1) of images (N, H, W, C), both float32."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return probabilities (N, H, W, 1) of images (N, H, W, C), and those of existence (N,), float32."""
         arrays = {array.name: getattr(self, array.name.replace("/", "_")) for array in self._plan.arrays}
         dtype = next(self.buffers()).dtype
         inner = images.to(dtype).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
         logits, _ = operations.forward(self._plan, inner, arrays, None, self._products)
-        return operations.sigmoid(logits).permute(0, 2, 3, 1).to(torch.float32)
+        masks, existence = operations.probabilities(logits)
+        masks = masks.permute(0, 2, 3, 1).to(torch.float32)
+        return masks if existence is None else (masks, existence.flatten().to(torch.float32))
 
 
 def write(
@@ -85,7 +88,7 @@ def write(
         (directory / name).write_bytes(content)
 
 
-def predict(directory: Path, images: Array) -> Array:
+def predict(directory: Path, images: Array) -> Array | tuple[Array, Array]:
     """Predict on the CPU with the file that `write` wrote into a folder."""
     tensor = torch.from_numpy(np.array(images, np.float32))
     with _without_deprecations(), torch.inference_mode():
@@ -94,8 +97,12 @@ def predict(directory: Path, images: Array) -> Array:
         else:
             content = (directory / _FILES[TORCHSCRIPT]).read_bytes()
             network = torch.jit.load(io.BytesIO(content), map_location="cpu")
-        probabilities: Array = network(tensor).numpy()
-    return probabilities
+        found = network(tensor)
+    if isinstance(found, torch.Tensor):
+        probabilities: Array = found.numpy()
+        return probabilities
+    masks, existence = found
+    return masks.numpy(), existence.numpy()
 
 
 def _as_torchscript(prediction: Prediction, image: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.torch.framework import torch
-from backends.torch.operations import Tensor
+from backends.torch.operations import Outputs, Tensor
 from core.backend.training_rules import LossRule
 
 
@@ -48,8 +48,8 @@ def lovasz(logits: Tensor, masks: Tensor) -> Tensor:
     return torch.mean(torch.sum(torch.relu(errors) * weights, dim=1))
 
 
-def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
-    """Return the weighted sum of the rule's losses."""
+def total(rule: LossRule, logits: Outputs, masks: Tensor) -> Tensor:
+    """Return the weighted sum of the rule's losses, and of the existence head's if there are its logits."""
     losses: dict[str, Callable[..., Tensor]] = {
         "bce": bce,
         "dice": dice,
@@ -57,7 +57,12 @@ def total(rule: LossRule, logits: Tensor, masks: Tensor) -> Tensor:
         "tversky": tversky,
         "lovasz": lovasz,
     }
-    parts = [weight * losses[name](logits, masks, *constants) for weight, name, constants in rule.parts()]
+    parts = [
+        weight * losses[name](logits.masks, masks, *constants) for weight, name, constants in rule.parts()
+    ]
+    if logits.existence is not None:
+        truth = torch.amax(masks, dim=(1, 2, 3), keepdim=True)
+        parts.append(rule.existence * bce(logits.existence, truth))
     return sum(parts)
 
 

@@ -63,13 +63,20 @@ class TorchModel:
         with torch.no_grad():
             logits, _ = self._forward(self._floats(images), None)
             loss = losses.total(self._rules.loss, logits, self._floats(masks))
-        return loss, _to_neutral(operations.sigmoid(logits), (0, 2, 3, 1))
+        return loss, _to_neutral(operations.sigmoid(logits.masks), (0, 2, 3, 1))
 
     def predict(self, images: Array) -> Array:
         """Return probabilities."""
         with torch.no_grad():
             logits, _ = self._forward(self._floats(images), None)
-        return _to_neutral(operations.sigmoid(logits), (0, 2, 3, 1))
+        return _to_neutral(operations.sigmoid(logits.masks), (0, 2, 3, 1))
+
+    def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
+        """Return probabilities, and those of existence."""
+        with torch.no_grad():
+            logits, _ = self._forward(self._floats(images), None)
+        masks, existence = (_to_neutral(x, (0, 2, 3, 1)) for x in operations.probabilities(logits))
+        return masks, existence.reshape(-1)
 
     def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
         """Return training loss and gradients; change nothing."""
@@ -116,7 +123,9 @@ class TorchModel:
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def _forward(self, images: Tensor, keep: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(
+        self, images: Tensor, keep: Mapping[str, Tensor] | None
+    ) -> tuple[operations.Outputs, dict[str, Tensor]]:
         products = self._prediction_products if keep is None else self._products
         return operations.forward(self._plan, images, self._arrays, keep, products)
 
@@ -152,7 +161,7 @@ def switches() -> tuple[Switch, ...]:
     return (operations.SEVERAL_CHANNELS, operations.SEVERAL_PIXELS)
 
 
-def predict_exported(directory: Path, images: Array) -> Array:
+def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Array]:
     """Predict on the CPU with the file that `export` wrote."""
     return exports.predict(directory, images)
 

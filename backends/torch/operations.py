@@ -11,7 +11,7 @@ Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transpo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.torch.framework import torch
 from backends.torch.layers import LAYERS, per_channel
@@ -23,6 +23,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    Existence,
     GroupedConv2D,
     Operation,
     Pads,
@@ -31,11 +32,27 @@ from core.network.plan import (
     unknown_operation,
 )
 
-OPERATIONS = (BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, GroupedConv2D, Relu, *LAYERS)
+OPERATIONS = (
+    *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
+    *LAYERS,
+)
 """The operations that `forward` computes: all that may stand before the sigmoid."""
 
 Tensor = Any
 """A `torch.Tensor`; mypy skips PyTorch's own types, since they make it slow."""
+
+
+class Outputs(NamedTuple):
+    """Logits, or probabilities, of the two heads.
+
+    Attributes:
+        masks: (N, 1, H, W).
+        existence: (N, 1, 1, 1); None without the existence head.
+    """
+
+    masks: Tensor
+    existence: Tensor | None
+
 
 Product = Callable[[Any, Tensor, Tensor], Tensor]
 """One of the two convolutions, a function of its operation, the image and the kernel."""
@@ -159,19 +176,24 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
+def probabilities(logits: Outputs) -> Outputs:
+    """Return 1 / (1 + exp(-x)) of the logits of both heads."""
+    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+
+
 def forward(
     plan: Plan,
     images: Tensor,
     arrays: Mapping[str, Tensor],
     keep: Mapping[str, Tensor] | None,
     products: Products,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Outputs, dict[str, Tensor]]:
     """Return the logits and, in training (with `keep`), the batch's statistics by the running ones' names."""
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
     convolve, transpose = products
     last_readers = {name: op.name for op in plan.operations for name in op.inputs}
-    for op in plan.operations[:-1]:
+    for op in plan.forward:
         x = values[op.input]
         match op:
             case Conv2D():
@@ -204,7 +226,8 @@ def forward(
         for name in set(op.inputs):
             if last_readers[name] == op.name:  # autograd keeps what it needs of it
                 del values[name]
-    return values[plan.logits], statistics
+    existence = None if plan.existence_logit is None else values[plan.existence_logit]
+    return Outputs(values[plan.logits], existence), statistics
 
 
 def _in_bfloat16(product: Product, multiplies_bfloat16: bool) -> Product:

@@ -5,13 +5,17 @@ Its implementation is a module with these functions:
 
     list_devices() -> list[str]                                  "cpu", "gpu:0", …
     compile(plan, rules, device, precision) -> Model
-    predict_exported(directory, images) -> probabilities         if the backend exports
+    predict_exported(directory, images) -> probabilities         if the backend exports; with the existence
+                                                                 head also those of existence
     switches() -> tuple[Switch, ...]                             if it has any; see `kernel_switches`
 
-A `Model` has the seven methods of the protocol. Arrays at the boundary are NumPy arrays:
+A `Model` has the seven methods of the protocol; one of a plan with the existence head has those of
+`ExistenceModel`. A backend without the head refuses its operation `core.network.plan.Existence`. Arrays at
+the boundary are NumPy arrays:
 
     images    (N, H, W, 1) of the plan's size in [0, 1], float32 or float64
     masks     (N, H, W, 1) in {0, 1}, uint8
+    existence (N,) probabilities that an image's mask is not empty
     state     named arrays of the precision's `array_type`, in the layouts of `core.backend.state`
 
 The last batch of an epoch may be shorter than the others. A backend that cannot follow a rule exactly raises
@@ -100,6 +104,18 @@ class Model(Protocol):
         ...
 
 
+class ExistenceModel(Model, Protocol):
+    """A model of a plan with the existence head. Its losses have the head's part.
+
+    An export of it returns the existence probabilities, (N,), as its second output, called "existence" where
+    the format has names.
+    """
+
+    def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
+        """Return what `predict` returns, and the existence probabilities (N,) of the same type."""
+        ...
+
+
 class MultiFormatModel(Model, Protocol):
     """A model of a backend whose `Backend.exports` names several formats."""
 
@@ -129,8 +145,10 @@ class Implementation(Protocol):
         """Build the plan for one of `list_devices`; the weights are undefined until `load_state`."""
         ...
 
-    def predict_exported(self, directory: Path, images: Array) -> Array:
+    def predict_exported(self, directory: Path, images: Array) -> Array | tuple[Array, Array]:
         """Return probabilities computed on the CPU from what `Model.export` wrote.
+
+        Of a network with the existence head, return what `ExistenceModel.predict_with_existence` returns.
 
         The framework's own loader reads the files. A backend with `exports` needs this function:
         `run.py export` checks its files with it.

@@ -23,6 +23,12 @@ Loss, with logits x, ground truth z in {0, 1}, p = sigmoid(x), means and sums ov
     lovasz   mean over the images of sum_k max(e_k, 0) * w_k         (Berman et al., 2018, the hinge)
     loss = the sum of the parts, each times its weight
 
+Where the plan has the existence head (`core.network.plan.Existence`), with its logit x for each image and
+z = 1 where the image's mask has a positive pixel, else 0:
+
+    existence    mean over the images of softplus(x) - x*z
+    loss = the loss of the masks + the weight `existence` * existence
+
 Lovasz: e_k is the k-th largest of the image's errors 1 - x'. Pixels of equal error keep the order of their
 index (row by row). w_k is the increase of the Jaccard loss when the k-th pixel is wrong besides the first
 k - 1. With P positive pixels, t of them among the first k - 1 and n = k - 1 - t:
@@ -61,7 +67,10 @@ from core.base.rounding import to_float32
 
 @dataclass(frozen=True)
 class LossRule:
-    """Weights and constants of the parts of the loss; a part of weight 0 is omitted."""
+    """Weights and constants of the parts of the loss; a part of weight 0 is omitted.
+
+    `existence` is the weight of the existence head's part. It counts only where the plan has the head.
+    """
 
     bce: float
     dice: float
@@ -71,9 +80,10 @@ class LossRule:
     tversky_alpha: float = 0.3
     tversky_beta: float = 0.7
     lovasz: float = 0.0
+    existence: float = 1.0
 
     def parts(self) -> list[tuple[float, str, tuple[float, ...]]]:
-        """Return weight, name and the formula's constants of each part with a weight above 0, in order."""
+        """Return weight, name and constants of each part of the masks' loss with a weight above 0."""
         every: list[tuple[float, str, tuple[float, ...]]] = [
             (self.bce, "bce", ()),
             (self.dice, "dice", ()),

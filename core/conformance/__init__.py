@@ -23,6 +23,7 @@ from __future__ import annotations
 import functools
 
 from core.conformance.behaviour import behaviour_checks
+from core.conformance.existence import existence_checks
 from core.conformance.layers import layer_checks
 from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
@@ -56,6 +57,7 @@ def _checks() -> tuple[Check, ...]:
         *prediction_checks(),
         *number_checks(),
         *layer_checks(),
+        *existence_checks(),
         *mixed_checks(),
         *behaviour_checks(),
         *switch_checks(),

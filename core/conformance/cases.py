@@ -15,7 +15,15 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from core.backend.contract import Array, Implementation, Model, Precision, ReferenceImplementation, State
+from core.backend.contract import (
+    Array,
+    ExistenceModel,
+    Implementation,
+    Model,
+    Precision,
+    ReferenceImplementation,
+    State,
+)
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.registry import load_backend
 from core.backend.state import ArrayKind, by_kind, initial_state
@@ -120,7 +128,7 @@ def _lively(state: Mapping[str, Array], rng: np.random.Generator) -> State:
 
 @dataclass(frozen=True)
 class Results:
-    """All results of a model for a case."""
+    """All results of a model for a case; `both` is empty without the existence head."""
 
     predictions: Array
     probabilities: Array
@@ -129,6 +137,7 @@ class Results:
     gradients: State
     losses: list[float]
     state: State
+    both: Mapping[str, Array]
 
 
 def run_case(implementation: Implementation, case: Case, precision: Precision) -> Results:
@@ -138,14 +147,32 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
     images, masks = case.batches[0]
     loss, probabilities = model.evaluate(images, masks)
     predictions = model.predict(images)
+    both = predicted_with_existence(model, case)
     training_loss, gradients = model.gradients(images, masks, case.keep(0, len(images)))
     losses = [
         float(model.train_step(images, masks, case.scalars(step), case.keep(step, len(images))))
         for step, (images, masks) in enumerate(case.batches, start=1)
     ]
     return Results(
-        predictions, probabilities, float(loss), float(training_loss), gradients, losses, model.state()
+        predictions,
+        probabilities,
+        float(loss),
+        float(training_loss),
+        gradients,
+        losses,
+        model.state(),
+        both,
     )
+
+
+def predicted_with_existence(model: Model, case: Case) -> dict[str, Array]:
+    """Return what `predict_with_existence` gives for the first batch, by name; nothing without the head."""
+    if case.plan.existence is None:
+        return {}
+    masks, existence = cast(ExistenceModel, model).predict_with_existence(case.batches[0][0])
+    if existence.shape != (len(masks),):
+        raise Nonconformity(f"the existence probabilities have shape {existence.shape}, not {(len(masks),)}")
+    return {"probabilities with existence": masks, "existence": existence}
 
 
 CaseFunction: TypeAlias = Callable[[Implementation, Case, Precision], Sequence[ArraysByKind]]
@@ -170,6 +197,7 @@ def results_by_kind(results: Results) -> ArraysByKind:
         "prediction": {
             "predictions": results.predictions,
             "probabilities of evaluate": results.probabilities,
+            **results.both,
         },
     }
 

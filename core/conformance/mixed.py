@@ -63,7 +63,9 @@ def mixed_checks() -> list[Check]:
     ]
 
 
-def _agreement(subject: str, name: str, case: Case) -> Check:
+def agreement_in_bfloat16(subject: str, name: str, case: Case) -> Check:
+    """Return the check that all results of a case agree with the reference's; see the module."""
+
     def run(backend: BackendCaller) -> None:
         received, expected = _both(backend, case)
         far, medians = all_differences(received, expected), _medians(received, expected)
@@ -84,6 +86,7 @@ def all_differences(received: Results, expected: Results) -> dict[str, float]:
         "training loss": difference(received.training_loss, expected.training_loss),
         "losses of the steps": difference(np.array(received.losses), np.array(expected.losses)),
     }
+    found |= {name: difference(received.both[name], array) for name, array in expected.both.items()}
     gradients = differences(received.gradients, expected.gradients, share=1e-3)
     found |= {f"gradient of {name}": value for name, value in gradients.items()}
     arrays = differences(received.state, expected.state)
@@ -136,13 +139,15 @@ def _geometry() -> list[Check]:
                 {"name": "mask", "kind": "output", "kernel": 1, "stride": 1},
             ]
             case = make_case(blocks, height, width, batch_norm=False)
-            checks.append(_agreement(subject, f"kernel {kernel}, stride {stride}, {height}x{width}", case))
+            checks.append(
+                agreement_in_bfloat16(subject, f"kernel {kernel}, stride {stride}, {height}x{width}", case)
+            )
     many: list[dict[str, Any]] = [
         {"name": "many", "kind": "conv", "filters": 20},
         {"name": "mask", "kind": "output"},
     ]
     case = make_case(many, 10, 13, batch_norm=False)
-    return [*checks, _agreement("output block", "of 20 channels", case)]
+    return [*checks, agreement_in_bfloat16("output block", "of 20 channels", case)]
 
 
 def _sums() -> list[Check]:
@@ -158,7 +163,9 @@ def _sums() -> list[Check]:
             there = {"name": "there", "kind": kind, "filters": 3, "kernel": kernel, "stride": stride}
             mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
             case = make_case([there, mask], *size, batches=(4,), batch_norm=False)
-            checks.append(_agreement(subject, f"kernel {kernel}, {size[0]}x{size[1]}: many pixels", case))
+            checks.append(
+                agreement_in_bfloat16(subject, f"kernel {kernel}, {size[0]}x{size[1]}: many pixels", case)
+            )
     return checks
 
 
@@ -171,11 +178,17 @@ def _parts() -> list[Check]:
     short = make_case(_DOWN_UP, 9, 12, batches=(4, 1, 3, 4, 2), dropout=0.25)
     four = (3,) * 4
     return [
-        _agreement("batch norm", "on", make_case([first, second, mask], 9, 12)),
-        _agreement("skip", "with dropout", make_case(skipping, 9, 12, batch_norm=False, dropout=0.4)),
-        _agreement("Adam", "a step size of its own for each step", make_case(_DOWN_UP, 8, 10, batches=four)),
-        _agreement("SGD", "Nesterov's momentum", make_case(_DOWN_UP, 8, 10, batches=four, training=sgd)),
-        _agreement("short last batch", "batches of 4, 1, 3, 4 and 2", short),
+        agreement_in_bfloat16("batch norm", "on", make_case([first, second, mask], 9, 12)),
+        agreement_in_bfloat16(
+            "skip", "with dropout", make_case(skipping, 9, 12, batch_norm=False, dropout=0.4)
+        ),
+        agreement_in_bfloat16(
+            "Adam", "a step size of its own for each step", make_case(_DOWN_UP, 8, 10, batches=four)
+        ),
+        agreement_in_bfloat16(
+            "SGD", "Nesterov's momentum", make_case(_DOWN_UP, 8, 10, batches=four, training=sgd)
+        ),
+        agreement_in_bfloat16("short last batch", "batches of 4, 1, 3, 4 and 2", short),
     ]
 
 

@@ -10,7 +10,16 @@ import numpy as np
 
 from core.backend.contract import Array, Implementation, Precision, State
 from core.backend.registry import load_backend
-from core.conformance.cases import Case, Nonconformity, case_of, make_case, require_agreement
+from core.conformance.cases import (
+    Case,
+    Nonconformity,
+    case_of,
+    make_case,
+    predicted_with_existence,
+    require_agreement,
+)
+from core.conformance.existence import SUBJECT as EXISTENCE
+from core.conformance.existence import existence_case
 from core.conformance.layers import every_operation
 from core.conformance.mixed import LARGEST as LARGEST_MIXED
 from core.conformance.suite import BackendCaller, Check
@@ -30,11 +39,13 @@ def prediction_checks() -> list[Check]:
         ("every loss", _losses()),
         ("operations of networks from the literature", every_operation()),
     ]
-    checks = [
-        _agreement(name, case, precision) for precision in ("float64", "float32") for name, case in cases
-    ]
+    precisions: tuple[Precision, ...] = ("float64", "float32")
+    checks = [_agreement(SUBJECT, name, case, precision) for precision in precisions for name, case in cases]
+    head = existence_case()
     return [
         *checks,
+        *(_agreement(EXISTENCE, "predictions and their loss", head, precision) for precision in precisions),
+        Check(EXISTENCE, "predictions", "mixed_bfloat16", _existence_in_bfloat16),
         Check(SUBJECT, "products in bfloat16", "mixed_bfloat16", _products_in_bfloat16),
         Check(SUBJECT, "logits of 10,000", "float32", lambda backend: _require_extremes(backend, extreme)),
         Check(SUBJECT, "each image by itself, in any batch", "float32", _each_by_itself),
@@ -94,14 +105,29 @@ def _outputs(implementation: Implementation, case: Case, precision: Precision) -
 def _by_kind(implementation: Implementation, case: Case, precision: Precision) -> list[ArraysByKind]:
     predictions, probabilities, loss = _outputs(implementation, case, precision)
     found = {"predictions": predictions, "probabilities of evaluate": probabilities}
+    found |= _with_existence(implementation, case, precision)
     return [{"prediction": found, "loss": {"loss": loss}}]
 
 
-def _agreement(name: str, case: Case, precision: Precision) -> Check:
+def _with_existence(implementation: Implementation, case: Case, precision: Precision) -> State:
+    model = implementation.compile(case.plan, case.rules, "cpu", precision)
+    model.load_state(case.state)
+    return predicted_with_existence(model, case)
+
+
+def _agreement(subject: str, name: str, case: Case, precision: Precision) -> Check:
     def run(backend: BackendCaller) -> None:
         require_agreement(_by_kind, backend.call(_by_kind, case, precision), case, precision)
 
-    return Check(SUBJECT, name, precision, run)
+    return Check(subject, name, precision, run)
+
+
+def _existence_in_bfloat16(backend: BackendCaller) -> None:
+    case = existence_case()
+    received = backend.call(_with_existence, case, "mixed_bfloat16")
+    for name, expected in _with_existence(load_backend("reference")[1], case, "mixed_bfloat16").items():
+        if not (found := difference(received[name], expected)) <= LARGEST_MIXED:
+            raise Nonconformity(f"{name}: relative difference {found:.1e}, allowed {LARGEST_MIXED:g}")
 
 
 def _products_in_bfloat16(backend: BackendCaller) -> None:

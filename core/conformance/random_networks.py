@@ -79,10 +79,11 @@ def _random_block(rng: np.random.Generator) -> dict[str, Any]:
             return {"kind": "upsample", "factor": int(rng.integers(2, 4)), "method": method}
 
 
-def random_case(seed: int) -> Case:
+def random_case(seed: int, *, existence: bool = False) -> Case:
     """Return a case with a random network, loss and optimiser, and three batches of different lengths.
 
     The network has two to seven blocks, skips where possible, and batch norm and dropout switched at random.
+    With `existence` it is the same network with an existence head on a random block.
     """
     rng = np.random.default_rng([seed, 2026])
     size = height, width = int(rng.integers(5, 25)), int(rng.integers(5, 25))
@@ -122,7 +123,13 @@ def random_case(seed: int) -> Case:
         "optimizer": optimizer | {"weight_decay": float(rng.choice([0.0, 0.1]))},
         "clip_norm": float(rng.choice([0.1, 10.0])) if rng.random() < 0.5 else None,
     }
-    return make_case(
+    network: dict[str, Any] = {}
+    if existence:
+        own = np.random.default_rng([seed, 2026, 23])
+        training["loss"]["existence"] = float(own.choice([0.5, 2.0]))
+        source = str(own.choice([block["name"] for block in blocks[:-1]]))
+        network["existence"] = {"source": source, "dropout": float(own.choice([0.0, 0.5]))}
+    case = make_case(
         blocks,
         height,
         width,
@@ -131,4 +138,9 @@ def random_case(seed: int) -> Case:
         training=training,
         batch_norm=bool(rng.random() < 0.5),
         dropout=float(rng.choice([0.0, 0.25])),
+        **network,
     )
+    if existence:
+        for _, masks in case.batches:
+            masks[1] = 0
+    return case

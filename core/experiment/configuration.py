@@ -87,7 +87,10 @@ Optimizer = Annotated[Adam | AdamW | Sgd, Field(discriminator="name"), BeforeVal
 
 
 class Loss(Strict):
-    """Weights and constants of the parts of the loss. The formulas are in `core.backend.training_rules`."""
+    """Weights and constants of the parts of the loss. The formulas are in `core.backend.training_rules`.
+
+    `existence` is the weight of the existence head's part: None is 1 where the network has the head.
+    """
 
     bce: Weight = 1.0
     dice: Weight = 1.0
@@ -97,6 +100,7 @@ class Loss(Strict):
     tversky_alpha: Weight = 0.3
     tversky_beta: Weight = 0.7
     lovasz: Weight = 0.0
+    existence: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _has_a_part(self) -> Self:
@@ -110,7 +114,7 @@ class Loss(Strict):
 
     def rule(self) -> LossRule:
         """Return the weights and constants, rounded to float32 for the backends."""
-        return LossRule(**{name: to_float32(value) for name, value in self})
+        return LossRule(**{name: to_float32(1.0 if value is None else value) for name, value in self})
 
 
 class EarlyStop(Strict):
@@ -173,6 +177,15 @@ class Configuration(Strict):
 
     network: Network
     training: Training = Training()
+
+    @model_validator(mode="after")
+    def _weighs_a_head_that_is_there(self) -> Self:
+        if self.training.loss.existence is not None and self.network.existence is None:
+            raise UserError(
+                "training.loss.existence: the network has no existence head",
+                "Add network.existence={}, or leave this weight out.",
+            )
+        return self
 
 
 def load_configuration(path: Path, overrides: Sequence[str] = ()) -> Configuration:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from core.base.errors import UserError
 from core.base.rounding import to_float32
-from core.network.encoders import blocks_of
+from core.network.encoders import blocks_of, stages_of
 from core.network.padding import pads_of, same_crops
 from core.network.plan import (
     Activation,
@@ -28,6 +28,7 @@ from core.network.plan import (
     Conv2D,
     ConvTranspose2D,
     Dropout,
+    Existence,
     GlobalMean,
     GroupedConv2D,
     MaxPool2D,
@@ -43,9 +44,11 @@ from core.network.plan import (
     Upsample,
 )
 from core.network.specification import (
+    EXISTENCE,
     ActivationName,
     Block,
     ConvBlock,
+    ExistenceHead,
     Network,
     OutputBlock,
     Padding,
@@ -288,7 +291,32 @@ class _Builder:
                 "Use a smaller kernel, padding same, or larger images.",
             )
 
+    def _add_existence(self, head: ExistenceHead) -> None:
+        """The existence head: global mean, dropout if asked, a 1x1 convolution to one filter, its bias."""
+        x = self.outputs[head.source or self._smallest()]
+        self.where = "network.existence"
+        mean = Tensor(f"{EXISTENCE}/mean", 1, 1, x.channels)
+        self._append(GlobalMean(mean.name, (x.name,), mean))
+        if head.dropout > 0:
+            self._drop(EXISTENCE, head.dropout)
+        self._convolve(EXISTENCE, 1, 1, 1, "same", gain=1.0)
+        self._add_bias(EXISTENCE)
+        y = self._like(f"{EXISTENCE}/sigmoid")
+        self._append(Existence(y.name, (self.current.name,), y))
+        self.outputs[EXISTENCE] = y
+
+    def _smallest(self) -> str:
+        """The encoder's last block, or the first of the hidden blocks whose outputs are the smallest."""
+        if self.network.encoder is not None:
+            return stages_of(self.network.encoder)[-1]
+        hidden = list(self.outputs)[:-1]
+        return min(hidden, key=lambda name: self.outputs[name].height * self.outputs[name].width)
+
     def finish(self) -> Plan:
+        if self.network.existence is not None:
+            logits = self.current
+            self._add_existence(self.network.existence)
+            self.current = logits
         name = f"{self.network.blocks[-1].name}/sigmoid"
         self._append(Sigmoid(name, (self.current.name,), self._like(name)))
         self._check_all_is_read()
@@ -301,7 +329,7 @@ class _Builder:
         """Refuse a block that changes nothing: nothing reads it, so it could not be trained."""
         read = {name for op in self.operations for name in op.inputs}
         for op in self.operations[:-1]:
-            if op.output.name not in read:
+            if op.output.name not in read and not isinstance(op, Existence):
                 name = op.name.split("/")[0]
                 raise UserError(
                     f"network: no block reads the output of {name!r}",

@@ -261,6 +261,16 @@ class Upsample(Operation):
 
 
 @dataclass(frozen=True)
+class Existence(Operation):
+    """1 / (1 + exp(-x)) of a number for each image, (1, 1, 1): the probability that its mask is not empty.
+
+    A plan has it at most once, right before the `Sigmoid`. Its input is the logit of the existence head,
+    which has a part of the loss (`core.backend.training_rules`). It is an operation of its own so that a
+    backend without the head refuses the plan.
+    """
+
+
+@dataclass(frozen=True)
 class Sigmoid(Operation):
     """1 / (1 + exp(-x)); it occurs only at the end, after the logits."""
 
@@ -272,7 +282,7 @@ class Plan:
     Args:
         input: The images; its name is the input of the first operation.
         operations: The operations in topological order. The last is the `Sigmoid`, whose input are the
-            logits that training works on.
+            logits that training works on. The one before it is the `Existence`, if the network has the head.
         parameters: The trained arrays in the order of their first use.
         statistics: Running mean and variance of every batch normalisation.
         blocks: The name of each block of the specification, with the name of its last operation.
@@ -307,6 +317,21 @@ class Plan:
     def logits(self) -> str:
         """The name of the tensor that the loss is computed from."""
         return self.output.input
+
+    @property
+    def existence(self) -> Existence | None:
+        """The operation that computes the probability of the existence head; None without the head."""
+        return next((op for op in self.operations if isinstance(op, Existence)), None)
+
+    @property
+    def existence_logit(self) -> str | None:
+        """The name of the tensor, (1, 1, 1), that the existence head's loss is computed from."""
+        return None if self.existence is None else self.existence.input
+
+    @property
+    def forward(self) -> tuple[Operation, ...]:
+        """The operations up to all logits: without the `Sigmoid` and the `Existence`."""
+        return tuple(op for op in self.operations if not isinstance(op, Sigmoid | Existence))
 
     @property
     def dropouts(self) -> tuple[Dropout, ...]:

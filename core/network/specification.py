@@ -241,6 +241,26 @@ class Decoder(Strict):
     upsampling: Literal["transpose", "nearest", "bilinear"] = "nearest"
 
 
+EXISTENCE = "existence"
+"""The name that the operations and parameters of the existence head begin with."""
+
+
+class ExistenceHead(Strict):
+    """A second output: the probability that an image's mask is not empty.
+
+    It is the global mean of the output of one block, then dropout if asked, then a weighted sum of the
+    channels with a bias (a dense layer), and a sigmoid when predicting.
+
+    Args:
+        source: The block. None takes the encoder's last block or, without an encoder, the first of the
+            blocks whose outputs are the smallest.
+        dropout: The probability of dropping a channel's mean.
+    """
+
+    source: BlockName | None = None
+    dropout: Rate = 0.0
+
+
 class Network(Strict):
     """The blocks from input to output and what they share.
 
@@ -251,6 +271,7 @@ class Network(Strict):
     input: InputSettings = InputSettings()
     encoder: Encoder | None = None
     decoder: Decoder | None = None
+    existence: ExistenceHead | None = None
     batch_norm: bool = True
     dropout: Rate = 0.0
     bias: bool = True
@@ -283,7 +304,25 @@ class Network(Strict):
                     )
                 )
             seen.append(block.name)
+        if self.existence is not None:
+            self._check_existence(self.existence, seen)
         return self
+
+    def _check_existence(self, head: ExistenceHead, seen: list[str]) -> None:
+        if EXISTENCE in seen:
+            raise UserError(f"network.existence: a block is called {EXISTENCE!r} too", "Rename the block.")
+        *hidden, output = seen
+        if head.source is None and not hidden:
+            raise UserError(
+                f"network.existence: there is no block before {output!r} to read", "Add a block to `blocks`."
+            )
+        if head.source is not None and head.source not in hidden:
+            close = difflib.get_close_matches(head.source, hidden, n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(
+                f"network.existence.source: no block before the output block is called {head.source!r}; "
+                f"blocks: {hidden}{guess}"
+            )
 
     def _expanded_names(self) -> Iterator[str]:
         if self.encoder is not None:

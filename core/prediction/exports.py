@@ -1,5 +1,8 @@
 """Export of models: their metadata, and how an export is written and checked.
 
+An export takes images and returns probabilities; of a network with the existence head it returns the
+existence probabilities, (N,), too.
+
 Every export has the same metadata in every format, so that serving it needs nothing of this project. The
 metadata is in `metadata.json` beside the export, and in the exported file where its format allows. All values
 are strings, as the formats require:
@@ -9,7 +12,8 @@ are strings, as the formats require:
     classes                     JSON: the names of the output's channels
     height, width               size of the images that the network was trained on
     white                       the value of a white pixel in `images`, by which the graph divides
-    thresholds                  JSON: pixel, area, score (`core.scoring.thresholds`); absent if never searched
+    thresholds                  JSON: pixel, area, score and, with the existence head, existence
+                                (`core.scoring.thresholds`); absent if never searched
     mirror_images               "true" if the thresholds apply to the mean of the prediction for an image and
                                 the flipped prediction for its mirror image (left and right); else absent
     network, network_sha256     JSON: the specification's blocks and settings; the hash of that text
@@ -22,7 +26,6 @@ are strings, as the formats require:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -30,12 +33,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.backend.contract import Array, Implementation, MultiFormatModel, Precision, State
+from core.backend.contract import (
+    Array,
+    ExistenceModel,
+    Implementation,
+    MultiFormatModel,
+    Precision,
+    State,
+)
 from core.backend.state import state_shapes
 from core.backend.training_rules import TrainingRules
 from core.base.errors import UserError
@@ -121,6 +131,13 @@ def update_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> No
         write_metadata(folder, metadata | _threshold_facts(thresholds, flip=flip))
 
 
+class Outputs(NamedTuple):
+    """What an export returns: probabilities (N, H, W, 1), and those of existence, (N,), if there are any."""
+
+    masks: Array
+    existence: Array | None
+
+
 @dataclass(frozen=True)
 class ExportSource:
     """A network to export with its `state`; the other fields are as for `Implementation.compile`."""
@@ -201,10 +218,14 @@ def write_export(
         cast(MultiFormatModel, model).export(folder, metadata, form)
 
 
-def read_back(implementation: Implementation, folder: Path, images: Array) -> Array | None:
+def read_back(implementation: Implementation, folder: Path, images: Array) -> Outputs | None:
     """Return an export's predictions by the framework's own loader; None if the backend has no loader."""
     predict = getattr(implementation, "predict_exported", None)
-    return None if predict is None else np.asarray(predict(folder, images))
+    if predict is None:
+        return None
+    found = predict(folder, images)
+    masks, existence = found if isinstance(found, tuple) else (found, None)
+    return Outputs(np.asarray(masks), None if existence is None else np.asarray(existence))
 
 
 def probe_images(height: int, width: int) -> NDArray[np.float32]:
@@ -216,22 +237,29 @@ def probe_images(height: int, width: int) -> NDArray[np.float32]:
     return images
 
 
-def predict_reference(reference: Implementation, source: ExportSource, images: Array) -> Array:
+def predict_reference(reference: Implementation, source: ExportSource, images: Array) -> Outputs:
     """Return the reference's predictions for images in [0, 1] with the same network and precision."""
     model = reference.compile(source.plan, source.rules, "cpu", source.precision)
     model.load_state(source.state)
-    return model.predict(images)
+    if source.plan.existence is None:
+        return Outputs(model.predict(images), None)
+    return Outputs(*cast(ExistenceModel, model).predict_with_existence(images))
 
 
-def largest_difference(received: Array, expected: Array, precision: Precision, what: str) -> float:
+def largest_difference(received: Outputs, expected: Outputs, precision: Precision, what: str) -> float:
     """Return the largest difference of two sets of probabilities.
 
     Raises:
         UserError: The shapes differ, or the difference is larger than rounding explains.
     """
-    if received.shape != expected.shape:
-        raise UserError(f"{what} gives probabilities of {received.shape}; expected {expected.shape}")
-    found = float(np.abs(received.astype(np.float64) - expected).max())
+    found = _difference(received.masks, expected.masks, "probabilities", what)
+    if expected.existence is not None:
+        if received.existence is None:
+            raise UserError(
+                f"{what} gives no existence probabilities, and the network has the existence head"
+            )
+        name = "existence probabilities"
+        found = max(found, _difference(received.existence, expected.existence, name, what))
     if not found <= TOLERANCES[precision]:
         raise UserError(
             f"{what} is wrong: a probability differs from the reference's by {found:.2g}, allowed "
@@ -241,6 +269,12 @@ def largest_difference(received: Array, expected: Array, precision: Precision, w
     return found
 
 
+def _difference(received: Array, expected: Array, name: str, what: str) -> float:
+    if received.shape != expected.shape:
+        raise UserError(f"{what} gives {name} of {received.shape}; expected {expected.shape}")
+    return float(np.abs(received.astype(np.float64) - expected).max())
+
+
 def _threshold_facts(thresholds: Thresholds, *, flip: bool) -> dict[str, str]:
-    facts = {"thresholds": json.dumps(dataclasses.asdict(thresholds))}
+    facts = {"thresholds": json.dumps(thresholds.as_dict())}
     return {**facts, _MIRRORED: "true"} if flip else facts

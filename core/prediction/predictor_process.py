@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from core.backend.contract import Implementation
 from core.backend.devices import choose_device
 from core.backend.process import BackendProcess
-from core.prediction.trained_models import Member, Predictor
+from core.prediction.trained_models import Member, Prediction, Predictor
 
-Probabilities = NDArray[np.float32]
-BeginPrediction = Callable[[NDArray[np.float32]], Callable[[], Probabilities]]
-"""Starts to predict (n, h, w, 1) images; the returned function waits for the (n, h, w, 1) probabilities."""
+BeginPrediction = Callable[[NDArray[np.float32]], Callable[[], Prediction]]
+"""Starts to predict (n, h, w, 1) images; the returned function waits for the probabilities."""
 
 _opened: dict[str, Predictor] = {}  # the predictor of the current process
 
@@ -52,7 +51,7 @@ class RemotePredictor:
         self._process = process
         self.device = process.call(_open, title, list(members), device, flip)
 
-    def begin(self, images: NDArray[np.float32]) -> Callable[[], Probabilities]:
+    def begin(self, images: NDArray[np.float32]) -> Callable[[], Prediction]:
         """Start to predict: see `BeginPrediction`."""
         future = self._process.start(_predict, images)
         return lambda: self._process.wait(future)
@@ -65,6 +64,6 @@ def _open(implementation: Implementation, title: str, members: list[Member], dev
     return chosen
 
 
-def _predict(implementation: Implementation, images: NDArray[np.float32]) -> Probabilities:
+def _predict(implementation: Implementation, images: NDArray[np.float32]) -> Prediction:
     del implementation
-    return _opened["predictor"].predict(images)
+    return _opened["predictor"].predict_with_existence(images)

@@ -2,7 +2,8 @@
 
 The network, the size of its images and the weights come from the checkpoint in the model's folder, whichever
 backend wrote it. Several models form an ensemble, whose probability is the mean of the members'. With `flip`
-each member also predicts the mirror image (left and right exchanged), and the mean of both is used. A folder
+each member also predicts the mirror image (left and right exchanged), and the mean of both is used. The same
+holds for the existence probabilities; all members have the existence head, or none. A folder
 with `fold0/`, `fold1/`, … is the ensemble of the folds.
 """
 
@@ -12,11 +13,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.backend.contract import Implementation, Model
+from core.backend.contract import ExistenceModel, Implementation, Model
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.experiment.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
@@ -60,6 +62,22 @@ class Member:
     checkpoint: Checkpoint
 
 
+class Prediction(NamedTuple):
+    """The probabilities of some images.
+
+    Attributes:
+        masks: (n, height, width, 1) float32 in [0, 1], of a pneumothorax for each pixel.
+        existence: (n,) float32 in [0, 1], of any pneumothorax; None without the existence head.
+    """
+
+    masks: NDArray[np.float32]
+    existence: NDArray[np.float32] | None
+
+    def existence_of(self, number: int) -> float | None:
+        """Return the existence probability of one of the images; None without the existence head."""
+        return None if self.existence is None else float(self.existence[number])
+
+
 class Predictor:
     """An ensemble compiled on one device.
 
@@ -72,6 +90,7 @@ class Predictor:
     Attributes:
         height: Number of rows of its images.
         width: Number of columns of its images.
+        has_existence: Whether its models have the existence head.
     """
 
     def __init__(
@@ -80,6 +99,7 @@ class Predictor:
         self._flip = flip
         data = members[0].checkpoint.data
         self.height, self.width = data.height, data.width
+        self.has_existence = has_existence(members)
         self._models = [_compiled(member.checkpoint, implementation, device) for member in members]
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -91,13 +111,29 @@ class Predictor:
         Returns:
             (n, height, width, 1) float32 in [0, 1].
         """
+        return self.predict_with_existence(images).masks
+
+    def predict_with_existence(self, images: NDArray[np.float32]) -> Prediction:
+        """Return the probabilities of `predict`, and the existence probabilities if there is the head."""
         views = [images, np.ascontiguousarray(images[:, :, ::-1])] if self._flip else [images]
         total = np.zeros(images.shape, dtype=np.float64)
+        existence = np.zeros(len(images), dtype=np.float64)
         for model in self._models:
             for mirrored, view in enumerate(views):
-                found = model.predict(view)
+                if self.has_existence:
+                    found, of_images = cast(ExistenceModel, model).predict_with_existence(view)
+                    existence += of_images
+                else:
+                    found = model.predict(view)
                 total += found[:, :, ::-1] if mirrored else found
-        return (total / (len(self._models) * len(views))).astype(np.float32)
+        count = len(self._models) * len(views)
+        masks = (total / count).astype(np.float32)
+        return Prediction(masks, (existence / count).astype(np.float32) if self.has_existence else None)
+
+
+def has_existence(members: Sequence[Member]) -> bool:
+    """Return whether some models have the existence head."""
+    return members[0].checkpoint.configuration.network.existence is not None
 
 
 def model_folder(framework: str) -> Path:
@@ -109,13 +145,20 @@ def find_members(folders: Sequence[Path]) -> list[Member]:
     """Return the models in some folders; a folder of folds gives one model for each fold.
 
     Raises:
-        UserError: A folder holds no checkpoint, or the models take images of different sizes.
+        UserError: A folder holds no checkpoint, the models take images of different sizes, or some have the
+            existence head and others have not.
     """
     members = [_member(found) for folder in folders for found in (folds(folder) or [folder])]
     sizes = {(member.checkpoint.data.height, member.checkpoint.data.width): member for member in members}
     if len(sizes) > 1:
         listed = ", ".join(f"{height}x{width} ({one.folder})" for (height, width), one in sizes.items())
         raise UserError(f"models of different image sizes cannot predict together: {listed}")
+    heads = {has_existence([member]): member.folder for member in members}
+    if len(heads) > 1:
+        raise UserError(
+            "models with and without the existence head cannot predict together: "
+            f"{heads[True]} has it, {heads[False]} has not"
+        )
     return members
 
 
@@ -154,10 +197,12 @@ def mean_thresholds(found: Sequence[Thresholds | None]) -> Thresholds | None:
     known = [one for one in found if one is not None]
     if not known or len(known) < len(found):
         return None
+    heads = [one.existence for one in known if one.existence is not None]
     return Thresholds(
         pixel=sum(one.pixel for one in known) / len(known),
         area=sum(one.area for one in known) / len(known),
         score=sum(one.score for one in known) / len(known),
+        existence=sum(heads) / len(heads) if len(heads) == len(known) else None,
     )
 
 

@@ -43,6 +43,7 @@ class Summary:
         images: Number of images.
         positives: Number of positive images.
         thresholds: The thresholds of the predicted masks.
+        auroc_head: AUROC of the existence probability; None without the existence head too.
     """
 
     dice: float
@@ -60,6 +61,7 @@ class Summary:
     images: int
     positives: int
     thresholds: Thresholds
+    auroc_head: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class ImageRow:
         existence: The existence score: see `core.scoring.thresholds`.
         height: Number of rows at the original size.
         width: Number of columns at the original size.
+        existence_probability: The existence probability; None without the existence head.
     """
 
     id: str
@@ -142,6 +145,7 @@ class ImageRow:
     existence: float
     height: int
     width: int
+    existence_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,7 @@ class Evaluation:
         """
         return {
             **dataclasses.asdict(self.summary),
+            "thresholds": self.summary.thresholds.as_dict(),
             "calibration": {
                 "image": dataclasses.asdict(self.image_calibration),
                 "pixel": dataclasses.asdict(self.pixel_calibration),

@@ -7,6 +7,7 @@ serve the search of thresholds and its surfaces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +118,7 @@ def tally(
     mask: NDArray[np.uint8],
     existence: float,
     truth: NDArray[np.uint8],
+    existence_probability: float | None = None,
 ) -> Tally:
     """Compute the numbers to keep of an image.
 
@@ -126,6 +128,7 @@ def tally(
         mask: (H, W) predicted mask in {0, 1}.
         existence: The image's existence score.
         truth: (H, W) true mask in {0, 1}.
+        existence_probability: The image's existence probability; None without the existence head.
     """
     pixels, of_truth = histograms_of(probability, truth)
     counts = [np.array(np.count_nonzero(part)) for part in (mask & truth, mask, truth)]
@@ -138,6 +141,7 @@ def tally(
         existence=existence,
         height=truth.shape[0],
         width=truth.shape[1],
+        existence_probability=existence_probability,
     )
     return Tally(row, pixels, of_truth, ReliabilitySums.from_predictions(probability, truth))
 
@@ -190,7 +194,11 @@ class Scorer:
     def histograms(self) -> Histograms:
         """Return the histograms of all images, in the order of the data file."""
         found = self._in_order()
-        return Histograms(np.stack([one.pixels for one in found]), np.stack([one.truth for one in found]))
+        return Histograms(
+            np.stack([one.pixels for one in found]),
+            np.stack([one.truth for one in found]),
+            _head([one.row for one in found]),
+        )
 
     def evaluation(self, origin: Origin) -> Evaluation:
         """Return the record of all images that were added; at least one."""
@@ -227,6 +235,7 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
     iou = np.array([row.iou for row in rows])
     positive = np.array([row.truth_pixels > 0 for row in rows])
     scores = summarise(dice, positive)
+    head = _head(rows)
     confusion = Confusion.count(np.array([row.predicted_pixels > 0 for row in rows]), positive)
     return Summary(
         dice=scores.dice,
@@ -244,7 +253,14 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
         images=scores.images,
         positives=scores.positives,
         thresholds=thresholds,
+        auroc_head=None if head is None else auroc(head, positive),
     )
+
+
+def _head(rows: Sequence[ImageRow]) -> NDArray[np.float64] | None:
+    """Return the existence probabilities, (n,); None without the existence head."""
+    found = [row.existence_probability for row in rows if row.existence_probability is not None]
+    return np.array(found) if found and len(found) == len(rows) else None
 
 
 def _sort_keys(row: ImageRow) -> dict[CaseKind, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Search of the three thresholds that maximise the competition's mean Dice on scored images.
+"""Search of the thresholds that maximise the competition's mean Dice on scored images.
 
 Each image is reduced to two histograms of its probabilities with 128 levels each: over all pixels at the
 original size, and over the pixels of the true mask. They give the exact Dice of every triplet whose `pixel`
@@ -10,14 +10,19 @@ maximises the Dice averaged over neighbouring triplets: both probabilities up to
 one step. Among triplets within 0.1 standard error of the best, it takes the one nearest to their centroid.
 `reach` is larger the fewer images there are of the rarer class. If the result scores less than the default
 thresholds on the images themselves, the defaults are returned.
+
+With the existence head there is a fourth threshold, `existence`, of which 16 are tried. The Dice of each is
+that of the best neighbourhood of triplets in multiples of 1/32, if the masks of images below it are empty. By
+the same rule, the neighbours one step away count too, and the one nearest to the centroid of those that are
+equally good is taken. Then the triplet is searched with it.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +30,7 @@ from numpy.typing import NDArray
 
 from core.scoring.evaluation_record import Surface
 from core.scoring.metrics import dice_of_counts
-from core.scoring.thresholds import AREA_SIZE, Thresholds
+from core.scoring.thresholds import AREA_SIZE, Thresholds, default_thresholds
 
 N = TypeVar("N", np.int64, np.float64)
 
@@ -38,6 +43,10 @@ AREAS = (
 )
 """The areas that are tried, in pixels of a 1024x1024 image; the competition's winners used 1000 and 2000."""
 
+EXISTENCE_STEPS = 16
+"""Number of existence thresholds that are tried, from 0, which no image is below, in steps of 1 / 16."""
+
+_COARSE = 4  # levels between two triplets by which existence thresholds are compared
 _SURFACE_STEP = 4  # levels between two rows or columns of a surface
 _TOLERANCE = 0.1  # standard errors within which triplets count as equally good
 _PARTS = 5  # number of parts for cross-fitting
@@ -50,10 +59,14 @@ class Histograms:
     Args:
         pixels: (n, 128) int64, number of pixels at each level.
         truth: (n, 128) int64, number of pixels of the true mask at each level.
+        head: (n,) existence probabilities; None without the existence head.
+        least: The existence threshold: the masks of images below it are empty.
     """
 
     pixels: NDArray[np.int64]
     truth: NDArray[np.int64]
+    head: NDArray[np.float64] | None = None
+    least: float = 0.0
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -61,7 +74,12 @@ class Histograms:
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> Histograms:
         """Return some of the images, by (k,) indices."""
-        return Histograms(self.pixels[chosen], self.truth[chosen])
+        head = None if self.head is None else self.head[chosen]
+        return Histograms(self.pixels[chosen], self.truth[chosen], head, self.least)
+
+    def at(self, existence: float | None) -> Histograms:
+        """Return the same images with this existence threshold; None is that of images without the head."""
+        return replace(self, least=existence or 0.0)
 
     @functools.cached_property
     def positive(self) -> NDArray[np.bool_]:
@@ -78,7 +96,7 @@ class Histograms:
         """(n, 128) Dice of the mask of pixels of at least each level, minus the Dice of an empty mask."""
         dice = dice_of_counts(_from_above(self.truth), self.above, self.truth.sum(axis=1, keepdims=True))
         gain: NDArray[np.float64] = dice - ~self.positive[:, np.newaxis]
-        return gain
+        return gain if self.head is None else np.where(self.head[:, np.newaxis] >= self.least, gain, 0.0)
 
     def existence(self, area: float) -> NDArray[np.int64]:
         """Return the level of each image's existence score for an area, (n,)."""
@@ -89,6 +107,8 @@ class Histograms:
 
     def dice(self, thresholds: Thresholds) -> NDArray[np.float64]:
         """Return the Dice of each image, (n,), at the levels nearest to `pixel` and `score`."""
+        if self.least != (thresholds.existence or 0.0):
+            return self.at(thresholds.existence).dice(thresholds)
         pixel, score = nearest_level(thresholds.pixel), nearest_level(thresholds.score)
         found = self.existence(thresholds.area) >= score
         of_empty = np.where(self.positive, 0.0, 1.0)
@@ -161,14 +181,20 @@ def search_thresholds(images: Histograms) -> SearchResult | None:
     if not images.positive.any():
         return None
     parts = _divided(images)
-    tables = [np.stack([part.dice_sums(area) for area in AREAS]) for part in parts]
-    whole = np.sum(tables, axis=0)
-    found = _best_thresholds(images, whole)
+    others = []
+    if all(part.positive.any() for part in parts):
+        others = [
+            _concatenated([part for other, part in enumerate(parts) if other != number])
+            for number in range(_PARTS)
+        ]
+    chosen = _existences(images, parts, others)
+    tables = {existence: _tables(parts, existence) for existence in set(chosen)}
+    found = _best_thresholds(images, np.sum(tables[chosen[0]], axis=0), chosen[0])
     return SearchResult(
         thresholds=found,
         dice=float(images.dice(found).mean()),
-        dice_default=float(images.dice(Thresholds()).mean()),
-        dice_cross_fitted=_cross_fitted(parts, tables, whole),
+        dice_default=float(images.dice(default_thresholds(head=images.head is not None)).mean()),
+        dice_cross_fitted=_cross_fitted(parts, others, tables, chosen[1:]),
         dice_all_empty=float(1 - images.positive.mean()),
         images=len(images),
         positives=int(np.count_nonzero(images.positive)),
@@ -178,6 +204,7 @@ def search_thresholds(images: Histograms) -> SearchResult | None:
 
 def surfaces(images: Histograms, thresholds: Thresholds) -> tuple[Surface, Surface]:
     """Return the mean Dice over score and pixel (area fixed), and over area and score (pixel fixed)."""
+    images = images.at(thresholds.existence)
     shown = np.arange(_SURFACE_STEP, LEVELS, _SURFACE_STEP)
     values = tuple((shown / LEVELS).tolist())
     pixel = nearest_level(thresholds.pixel)
@@ -198,43 +225,104 @@ def _divided(images: Histograms) -> list[Histograms]:
     return [images[np.flatnonzero(part == number)] for number in range(_PARTS)]
 
 
+Tables = list[NDArray[np.float64]]
+"""For each part of the images, its `dice_sums` for each area, (areas, 128, 128)."""
+
+
+def _tables(parts: Sequence[Histograms], existence: float | None) -> Tables:
+    return [np.stack([part.at(existence).dice_sums(area) for area in AREAS]) for part in parts]
+
+
+def _existences(
+    images: Histograms, parts: Sequence[Histograms], others: Sequence[Histograms]
+) -> list[float | None]:
+    """Return the best existence threshold for all images, then those for each of `others`.
+
+    It is None without the existence head.
+
+    Args:
+        images: All images.
+        parts: The parts that they are divided into.
+        others: The images outside each part; or nothing, if they are not asked for.
+    """
+    sets = [images, *others]
+    if images.head is None:
+        return [None] * len(sets)
+    steps = [number / EXISTENCE_STEPS for number in range(EXISTENCE_STEPS)]
+    best = np.zeros((len(sets), len(steps)))
+    for number, step in enumerate(steps):
+        if number and not ((images.head >= steps[number - 1]) & (images.head < step)).any():
+            best[:, number] = best[:, number - 1]  # the same images are below it
+            continue
+        tables = _tables(parts, step)
+        whole = np.sum(tables, axis=0)
+        sums = [whole, *(whole - table for table in tables)]
+        for place, (some, of_some) in enumerate(zip(sets, sums, strict=False)):
+            coarse, reach = of_some[:, ::_COARSE, ::_COARSE], max(round(_reach(some) / _COARSE), 1)
+            best[place, number] = np.nanmax(_neighbourhoods(coarse / len(some), reach))
+    return [steps[_middle_of_the_best(some, row)] for some, row in zip(sets, best, strict=True)]
+
+
+def _middle_of_the_best(images: Histograms, dice: NDArray[np.float64]) -> int:
+    """Return the step that is nearest to the centroid of those that are as good as the best one."""
+    ones = _window_sums(np.ones_like(dice), 0, 1)
+    smooth = _window_sums(dice, 0, 1) / ones
+    spread = images.dice(default_thresholds(head=True)).std()
+    tolerance = _TOLERANCE * float(spread) / math.sqrt(len(images)) + 1e-9
+    candidates = np.flatnonzero(smooth >= smooth.max() - tolerance)
+    return int(candidates[np.argmin(np.abs(candidates - candidates.mean()))])
+
+
 def _cross_fitted(
-    parts: Sequence[Histograms], tables: Sequence[NDArray[np.float64]], whole: NDArray[np.float64]
+    parts: Sequence[Histograms],
+    others: Sequence[Histograms],
+    tables: Mapping[float | None, Tables],
+    existences: Sequence[float | None],
 ) -> float | None:
     """Return the mean Dice when each part is scored with the thresholds found on the other parts.
 
-    None with too few positives. No image influences its own thresholds, so the mean estimates the Dice on new
-    images.
+    None if there are no `others`, with too few positives. No image influences its own thresholds, so the mean
+    estimates the Dice on new images.
     """
-    if not all(part.positive.any() for part in parts):
+    if not others:
         return None
     total = 0.0
-    for number, (inside, table) in enumerate(zip(parts, tables, strict=True)):
-        outside = _concatenated([part for other, part in enumerate(parts) if other != number])
-        total += float(inside.dice(_best_thresholds(outside, whole - table)).sum())
+    for number, (inside, outside) in enumerate(zip(parts, others, strict=True)):
+        table = tables[existences[number]]
+        sums = np.sum(table, axis=0) - table[number]
+        total += float(inside.dice(_best_thresholds(outside, sums, existences[number])).sum())
     return total / sum(map(len, parts))
 
 
 def _concatenated(parts: Sequence[Histograms]) -> Histograms:
-    return Histograms(np.concatenate([p.pixels for p in parts]), np.concatenate([p.truth for p in parts]))
+    heads = [part.head for part in parts if part.head is not None]
+    return Histograms(
+        np.concatenate([p.pixels for p in parts]),
+        np.concatenate([p.truth for p in parts]),
+        np.concatenate(heads) if heads else None,
+    )
 
 
-def _best_thresholds(images: Histograms, sums: NDArray[np.float64]) -> Thresholds:
+def _best_thresholds(
+    images: Histograms, sums: NDArray[np.float64], existence: float | None = None
+) -> Thresholds:
     """Return the thresholds with the best neighbourhood, or the defaults if those score more.
 
     Args:
         images: The images.
-        sums: (areas, 128, 128) the images' `dice_sums` for each area.
+        sums: (areas, 128, 128) the images' `dice_sums` for each area, with the existence threshold.
+        existence: The existence threshold; None without the existence head.
     """
     smooth = _neighbourhoods(sums / len(images), _reach(images))
     area, score, pixel = (int(place) for place in np.unravel_index(np.nanargmax(smooth), smooth.shape))
-    spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS)).std()
+    spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)).std()
     tolerance = _TOLERANCE * float(spread) / math.sqrt(len(images)) + 1e-9
     candidates = np.argwhere(smooth >= smooth[area, score, pixel] - tolerance)
     scale = np.array([len(AREAS), LEVELS, LEVELS])
     distance = np.square((candidates - candidates.mean(axis=0)) / scale).sum(axis=1)
     area, score, pixel = candidates[np.argmin(distance)].tolist()
-    found, default = Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS), Thresholds()
+    found = Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)
+    default = default_thresholds(head=existence is not None)
     return found if images.dice(found).mean() >= images.dice(default).mean() else default
 
 

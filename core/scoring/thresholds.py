@@ -1,4 +1,4 @@
-"""The three thresholds that turn a probability map into a mask, for every command.
+"""The thresholds that turn a probability map into a mask, for every command.
 
 They are the triplet of the competition's winners (first place of SIIM-ACR, "triplet scheme of inference").
 They apply at the original size of an image, to a probability map that was resized to it.
@@ -10,7 +10,13 @@ They apply at the original size of an image, to a probability map that was resiz
              this probability; the mask of a negative image is empty
 
 The existence score of an image is its k-th largest probability, so the image is positive exactly when its
-existence score reaches `score`. Thresholds are rounded to float32 once, like all scalars, because they are
+existence score reaches `score`.
+
+A network with the existence head also gives each image an existence probability, and has a fourth threshold:
+
+    existence    an image whose existence probability is below it is negative, whatever its pixels say
+
+Thresholds are rounded to float32 once, like all scalars, because they are
 compared with float32 probabilities.
 """
 
@@ -41,12 +47,14 @@ AREA_SIZE = 1024
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The mask threshold, the minimum area and the image threshold: see the module.
+    """The mask threshold, the minimum area, the image threshold and the existence threshold: see the module.
 
     Args:
         pixel: Mask threshold: the least probability of a pixel of a positive image's mask, in (0, 1].
         area: Minimum area: the number of pixels of a 1024x1024 image that must reach `score`; at least 0.
         score: Image threshold: a probability from `pixel` to 1.
+        existence: Existence threshold: a probability from 0, which no image is below, to 1. None for a
+            network without the existence head.
 
     Raises:
         UserError: A number is outside its range.
@@ -55,9 +63,10 @@ class Thresholds:
     pixel: float = 0.5
     area: float = 0.0
     score: float = 0.5
+    existence: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        for name, value in self.as_dict().items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"threshold {name}: expected a number. Received: {value!r}")
             object.__setattr__(self, name, to_float32(value))
@@ -68,34 +77,60 @@ class Thresholds:
             )
         if not 0 <= self.area <= AREA_SIZE**2:
             raise UserError(f"threshold area: expected 0 to {AREA_SIZE**2} pixels. Received: {self.area:g}")
+        if self.existence is not None and not 0 <= self.existence <= 1:
+            raise UserError(f"threshold existence: expected 0 to 1. Received: {self.existence:g}")
 
     def __str__(self) -> str:
-        return f"pixel {self.pixel:.6g}, area {self.area:.6g}, score {self.score:.6g}"
+        return ", ".join(f"{name} {value:.6g}" for name, value in self.as_dict().items())
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the thresholds by their names, without `existence` if there is none."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
     def least_pixels(self, height: int, width: int) -> int:
         """Return k, the number of pixels of a (height, width) image that must reach `score`; at least 1."""
         return max(1, math.ceil(self.area * height * width / AREA_SIZE**2))
 
-    def existence(self, probability: NDArray[Any]) -> float:
+    def existence_score(self, probability: NDArray[Any]) -> float:
         """Return the existence score of an (H, W) probability map: its k-th largest value."""
         k = min(self.least_pixels(*probability.shape), probability.size)
         return float(np.partition(probability, probability.size - k, axis=None)[probability.size - k])
 
-    def decide(self, probability: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
-        """Return the mask, (H, W) in {0, 1}, and the existence score of an (H, W) probability map."""
-        existence = self.existence(probability)
-        if existence < self.score:
-            return np.zeros(probability.shape, dtype=np.uint8), existence
-        return (probability >= self.pixel).astype(np.uint8), existence
+    def decide(
+        self, probability: NDArray[Any], existence: float | None = None
+    ) -> tuple[NDArray[np.uint8], float]:
+        """Return the mask of an image, (H, W) in {0, 1}, and its existence score.
+
+        Args:
+            probability: (H, W).
+            existence: The existence probability; None without the existence head.
+        """
+        score = self.existence_score(probability)
+        if score < self.score or not self.passes(existence):
+            return np.zeros(probability.shape, dtype=np.uint8), score
+        return (probability >= self.pixel).astype(np.uint8), score
+
+    def passes(self, existence: float | None) -> bool:
+        """Return whether an existence probability, if there is one, reaches the existence threshold."""
+        return existence is None or self.existence is None or existence >= self.existence
 
     def mask(self, probability: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the mask, (H, W) in {0, 1}, of an (H, W) probability map."""
         return self.decide(probability)[0]
 
 
+WITH_HEAD = Thresholds(existence=0.5)
+"""The thresholds of a network with the existence head if none were searched."""
+
+
+def default_thresholds(*, head: bool) -> Thresholds:
+    """Return the thresholds that hold if none were searched, of a network with or without the head."""
+    return WITH_HEAD if head else Thresholds()
+
+
 def save_thresholds(folder: Path, thresholds: Thresholds, facts: dict[str, Any] | None = None) -> None:
     """Write a model's thresholds and `facts` about their search, such as the images and the scores."""
-    content = {**dataclasses.asdict(thresholds), **(facts or {})}
+    content = {**thresholds.as_dict(), **(facts or {})}
     write_text(folder / THRESHOLDS_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -132,7 +167,8 @@ def load_saved_thresholds(folder: Path) -> SavedThresholds | None:
         text = path.read_text(encoding="utf-8", errors="replace")
     try:
         content = json.loads(text)
-        found = {field.name: content[field.name] for field in dataclasses.fields(Thresholds)}
+        found = {name: content[name] for name in ("pixel", "area", "score")}
+        found["existence"] = content.get("existence")  # there only for a network with the head
         flip = content.get("flip")
         if not (flip is None or isinstance(flip, bool)):
             raise ValueError(f"flip is {flip!r}, which is neither true nor false")

@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from core.base.errors import UserError
 from core.base.programs import command_line
 from core.prediction.trained_models import Member, mean_thresholds, missing_folds
-from core.scoring.thresholds import SavedThresholds, Thresholds, load_saved_thresholds
+from core.scoring.thresholds import (
+    SavedThresholds,
+    Thresholds,
+    default_thresholds,
+    load_saved_thresholds,
+)
 from data.radiographs.resize import resize_image
 
 
@@ -43,19 +49,33 @@ class Segmentation:
         probability: (H, W) float32 in [0, 1], at the original size.
         mask: (H, W) uint8 in {0, 1}.
         existence: The existence score: see `core.scoring.thresholds`.
+        existence_probability: The existence probability; None without the existence head.
     """
 
     probability: NDArray[np.float32]
     mask: NDArray[np.uint8]
     existence: float
+    existence_probability: float | None = None
 
 
 def segment_image(
-    probability: NDArray[np.float32], height: int, width: int, thresholds: Thresholds
+    probability: NDArray[np.float32],
+    height: int,
+    width: int,
+    thresholds: Thresholds,
+    existence: float | None = None,
 ) -> Segmentation:
-    """Return the segmentation of an image of (height, width) from a network's (h, w) probabilities."""
+    """Return the segmentation of an image of (height, width) from what a network predicted.
+
+    Args:
+        probability: (h, w) at the network's size.
+        height: Rows of the image.
+        width: Columns of the image.
+        thresholds: The thresholds.
+        existence: The existence probability; None without the existence head.
+    """
     full = resize_image(probability, height, width)
-    return Segmentation(full, *thresholds.decide(full))
+    return Segmentation(full, *thresholds.decide(full, existence), existence)
 
 
 def box_around(mask: NDArray[np.uint8]) -> Box | None:
@@ -97,24 +117,35 @@ class PredictionSettings:
 
 
 def choose_settings(
-    folders: Sequence[Path], changes: Mapping[str, float | None], flip: bool | None = None
+    folders: Sequence[Path],
+    changes: Mapping[str, float | None],
+    flip: bool | None = None,
+    *,
+    head: bool = False,
 ) -> PredictionSettings:
     """Choose the settings from the models' saved thresholds and the user's changes.
 
     Args:
         folders: The models' folders.
-        changes: The user's number, or None, for each of "pixel", "area" and "score".
+        changes: The user's number, or None, for each of "pixel", "area", "score" and "existence".
         flip: Whether to use mirror images; None uses them if all saved thresholds were searched with them.
+        head: Whether the models have the existence head.
 
     Raises:
-        UserError: A thresholds file is damaged, or the numbers are not allowed together.
+        UserError: A thresholds file is damaged, the numbers are not allowed together, or there is one for an
+            existence head that the models do not have.
     """
     given = {name: value for name, value in changes.items() if value is not None}
+    if "existence" in given and not head:
+        raise UserError(
+            f"threshold existence: {', '.join(map(str, folders))} has no existence head",
+            "Leave this threshold out, or train a network with network.existence={}.",
+        )
     found = [load_saved_thresholds(folder) for folder in folders]
     tuned = mean_thresholds([None if one is None else one.thresholds for one in found])
-    thresholds = dataclasses.replace(tuned or Thresholds(), **given)
+    thresholds = dataclasses.replace(tuned or default_thresholds(head=head), **given)
     origin: ThresholdsOrigin = "given" if given else "tuned" if tuned else "default"
-    all_given = len(given) == len(dataclasses.fields(Thresholds))
+    all_given = len(given) == len(default_thresholds(head=head).as_dict())
     saved = {} if all_given else dict(zip(folders, found, strict=True))
     searched = {folder: one.flip for folder, one in saved.items() if one is not None} if tuned else {}
     followed = flip is None and bool(searched) and all(searched.values())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from core.backend.contract import Implementation
 from core.pictures.radiographs import Sample
 from core.prediction.predictor_process import BeginPrediction
-from core.prediction.trained_models import Member, Predictor
+from core.prediction.trained_models import Member, Prediction, Predictor
 from core.scoring.scorer import Scorer, Tally, tally
 from core.scoring.thresholds import Thresholds
 from core.tasks.predictions import Segmentation, segment_image
@@ -38,8 +38,8 @@ def open_here(
     """Compile models that predict in this process; the arguments are those of `Predictor`."""
     predictor = Predictor(members, implementation, device, flip=flip)
 
-    def begin(images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        found = predictor.predict(images)
+    def begin(images: NDArray[np.float32]) -> Callable[[], Prediction]:
+        found = predictor.predict_with_existence(images)
         return lambda: found
 
     return begin
@@ -75,8 +75,8 @@ def score(
             begin = open_models(group.members)
             clock.start()
             loader = Loader(store, group.indices, batch_size)
-            for batch, probabilities in _predicted(loader, begin):
-                _score_batch(scorer, store, batch, probabilities, pool)
+            for batch, predicted in _predicted(loader, begin):
+                _score_batch(scorer, store, batch, predicted, pool)
                 clock.count(len(batch.indices))
                 done(len(batch.indices))
     return ScoringResult(scorer, clock.rate())
@@ -106,7 +106,7 @@ class _SpeedMeter:
         return images / max(seconds, 1e-9)
 
 
-def _predicted(loader: Loader, begin: BeginPrediction) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+def _predicted(loader: Loader, begin: BeginPrediction) -> Iterator[tuple[Batch, Prediction]]:
     """Yield batches with their probabilities; the next batch is predicted while the caller uses one."""
     waiting = None
     with contextlib.closing(loader.epoch(0)) as batches:
@@ -128,7 +128,7 @@ def _score_batch(
     scorer: Scorer,
     store: Store,
     batch: Batch,
-    probabilities: NDArray[np.float32],
+    predicted: Prediction,
     pool: ThreadPoolExecutor,
 ) -> None:
     places = [int(index) for index in batch.indices]
@@ -137,16 +137,19 @@ def _score_batch(
     def examine(number: int) -> _ScoredImage:
         truth = truths[number]
         height, width = truth.shape
-        found = segment_image(probabilities[number, ..., 0], height, width, scorer.thresholds)
+        probability, existence = predicted.masks[number, ..., 0], predicted.existence_of(number)
+        found = segment_image(probability, height, width, scorer.thresholds, existence)
         name = store.ids[places[number]]
-        return _ScoredImage(found, tally(name, found.probability, found.mask, found.existence, truth))
+        return _ScoredImage(
+            found, tally(name, found.probability, found.mask, found.existence, truth, existence)
+        )
 
     for number, found in enumerate(pool.map(examine, range(len(places)))):
         for kind in scorer.add(places[number], found.tally):
             sample = Sample(
                 image=batch.images[number, ..., 0].copy(),
                 truth=batch.masks[number, ..., 0].copy(),
-                probability=probabilities[number, ..., 0].copy(),
+                probability=predicted.masks[number, ..., 0].copy(),
                 dice=found.tally.row.dice,
             )
             scorer.keep_pictures(

@@ -101,7 +101,8 @@ class _Walk:
     most: int = 0
 
     def __post_init__(self) -> None:
-        self._operations = self.plan.operations[:-1]  # the loss is computed from the logits
+        self._operations = self.plan.forward  # the loss is computed from the logits
+        self._logits = [name for name in (self.plan.logits, self.plan.existence_logit) if name is not None]
         self._same: dict[str, str] = {}  # a bias is added in place
         image = self.plan.input
         self._bytes = {image.name: self._size(image.height * image.width * image.channels)}
@@ -119,9 +120,8 @@ class _Walk:
         return kept, self.most
 
     def _forward(self) -> None:
-        kept = {name for op in self._operations for name in self._kept_by(op)} | {
-            self._name(self.plan.logits)
-        }
+        kept = {name for op in self._operations for name in self._kept_by(op)}
+        kept |= {self._name(name) for name in self._logits}
         last = {self._name(name): index for index, op in enumerate(self._operations) for name in op.inputs}
         self.alive = {self.plan.input.name}
         for index, op in enumerate(self._operations):
@@ -135,7 +135,7 @@ class _Walk:
         for index, op in enumerate(self._operations):
             for name in self._kept_by(op):
                 first.setdefault(name, index)
-        gradients = {self._name(self.plan.logits)}
+        gradients = {self._name(name) for name in self._logits}
         for index in reversed(range(len(self._operations))):
             op = self._operations[index]
             if isinstance(op, Bias):

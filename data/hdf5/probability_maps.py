@@ -6,6 +6,7 @@ The caller must write the file atomically.
     probabilities_<n>  (k, h, w, 1)  float32 in [0, 1], at the network's size
     ids_<n>            (k,)          UTF-8 strings: image ids
     sizes_<n>          (k, 2)        int32: height and width of the original image
+    existence_<n>      (k,)          float32 in [0, 1]: existence probabilities, if the network has that head
 
 As in `data.hdf5.file_format`, `n` counts from 0, k is the same in all datasets but the last, the layout is
 contiguous, and attributes are numbers or strings of fixed length.
@@ -53,24 +54,36 @@ class ProbabilityFile:
         with file_writing.as_os_errors():
             self._file = h5py.File(path, "w", locking=file_format.LOCKING)
             file_writing.set_attributes(self._file, attributes)
-        self._waiting: list[tuple[str, tuple[int, int], NDArray[np.float32]]] = []
+        self._waiting: list[tuple[str, tuple[int, int], NDArray[np.float32], float | None]] = []
         self._datasets = self._count = 0
 
-    def add(self, image_id: str, size: tuple[int, int], probability: NDArray[np.float32]) -> None:
-        """Append a map (height, width), with the original size of its image, (height, width)."""
-        self._waiting.append((image_id, size, probability))
+    def add(
+        self,
+        image_id: str,
+        size: tuple[int, int],
+        probability: NDArray[np.float32],
+        existence: float | None = None,
+    ) -> None:
+        """Append a map (height, width), with the original size of its image, (height, width).
+
+        `existence` is the existence probability: of every image, or of none.
+        """
+        self._waiting.append((image_id, size, probability, existence))
         self._count += 1
         if len(self._waiting) == self._each:
             self._flush()
 
     def _flush(self) -> None:
-        ids, sizes, maps = zip(*self._waiting, strict=True)
+        ids, sizes, maps, existences = zip(*self._waiting, strict=True)
         self._waiting = []
         with file_writing.as_os_errors():
             block = np.stack(maps)[..., np.newaxis]
             self._file.create_dataset(f"probabilities_{self._datasets}", data=block)
             file_writing.create_strings(self._file, f"ids_{self._datasets}", ids)
             self._file.create_dataset(f"sizes_{self._datasets}", data=np.array(sizes, dtype=np.int32))
+            if existences[0] is not None:
+                found = np.array(existences, dtype=np.float32)
+                self._file.create_dataset(f"existence_{self._datasets}", data=found)
         self._datasets += 1
 
     def __enter__(self) -> ProbabilityFile:

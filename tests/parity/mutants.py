@@ -344,6 +344,62 @@ class EmptyTruthLeftOut(OtherLovasz):
 LOVASZ = losses.lovasz
 
 
+def existence_unweighted(rules: TrainingRules) -> TrainingRules:
+    """Weigh the existence head's loss by 1, whatever the rules say."""
+    return dataclasses.replace(rules, loss=dataclasses.replace(rules.loss, existence=1.0))
+
+
+def existence_of_the_first_block(plan: Plan) -> Plan:
+    """Let the existence head read the first block's output where it has as many channels."""
+    tensors = {op.output.name: op.output for op in plan.operations}
+    first = tensors[plan.blocks[0][1]]
+
+    def changed(op: Operation) -> Operation:
+        is_head = isinstance(op, GlobalMean) and op.name.startswith("existence/")
+        fits = is_head and tensors[op.input].channels == first.channels
+        return dataclasses.replace(op, inputs=(first.name,)) if fits else op
+
+    return dataclasses.replace(plan, operations=tuple(map(changed, plan.operations)))
+
+
+class OtherExistence(ReferenceModel):
+    """Base class: the existence head is trained on `labels`, (N, 1, 1, 1), of the masks."""
+
+    labels: Callable[[Array], Array]
+
+    def _loss(self, values: Any, masks: Array) -> Any:
+        original, labels = losses.existence, type(self).labels
+        losses.existence = lambda rule, logits, masks: original(rule, logits, labels(masks))
+        try:
+            return super()._loss(values, masks)
+        finally:
+            losses.existence = original
+
+
+class LabelOfTheNextImage(OtherExistence):
+    """Each image's existence is trained on the mask of another one."""
+
+    @staticmethod
+    def labels(masks: Array) -> Array:
+        return np.roll(masks, 1, axis=0)
+
+
+class ShareOfPositivePixels(OtherExistence):
+    """The mean of a mask, in place of whether any pixel is positive."""
+
+    @staticmethod
+    def labels(masks: Array) -> Array:
+        return masks.mean(axis=(1, 2, 3), keepdims=True, dtype=masks.dtype)
+
+
+class ExistenceDetached(ReferenceModel):
+    """The existence head's gradient ends at the head, and does not reach the block that it reads."""
+
+    def _backward(self, op: Operation, *arguments: Any) -> Any:
+        found = super()._backward(op, *arguments)
+        return [0 * dx for dx in found] if op.name == "existence/mean" else found
+
+
 class AddedPixelByPixel(ReferenceModel):
     """Batch norm's sums in float32 one by one, as NumPy adds along the first axes."""
 

@@ -25,6 +25,7 @@ LONG = re.compile(
     r"|groups: .*\(float64\)|(residual blocks|upsampling): .*\(float32\)"
     r"|random networks: number ([4-9]|\d\d) .*"
     r"|random networks from the literature: number ([2-9]|\d\d) .*"
+    r"|existence head: random network [1-9] .*"
     r"|whole networks: unet, ten .*"
 )
 
@@ -39,7 +40,7 @@ def seldom() -> list[Check]:
     usual = all_checks()
     long = [check for check in usual if LONG.fullmatch(str(check))]
     # So that a renamed check is neither run nor omitted unnoticed.
-    assert len(long) == 60 + 57 + 38 + 20 + 10 + 1
+    assert len(long) == 60 + 57 + 38 + 20 + 10 + 2 + 1
     return [*long, *all_checks(large=True)[len(usual) :]]
 
 

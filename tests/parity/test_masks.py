@@ -61,7 +61,7 @@ def answers(
             predictor.begin(images[:9]),
             predictor.begin(images[9:]),
         )  # the second one waits its turn
-        found = np.concatenate([first(), second()])
+        found = np.concatenate([first().masks, second().masks])
     return [segment_image(one[..., 0], 131, 97, thresholds) for one in found]
 
 

@@ -23,7 +23,7 @@ from core.commands.shared.terminal import Terminal
 from core.commands.shared.training_console import ConsoleWatcher
 from core.files.atomic import write_text
 from core.prediction.predictor_process import BeginPrediction, RemotePredictor
-from core.prediction.trained_models import Member, find_members
+from core.prediction.trained_models import Member, find_members, has_existence
 from core.scoring.evaluation_record import Evaluation
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.evaluation import EvaluatedModel, evaluate
@@ -69,7 +69,8 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
-            decision = choose_settings(folders, given_thresholds(arguments), arguments.tta)
+            head = has_existence(members)
+            decision = choose_settings(folders, given_thresholds(arguments), arguments.tta, head=head)
             for note in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
                 console.print(visible(note))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
@@ -138,6 +139,7 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
 def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Return the rows of the table: a label, and one cell per evaluation."""
     lines: dict[str, list[str]] = {}
+    any_head = any(evaluation.summary.auroc_head is not None for evaluation in found)
     for evaluation in found:
         scores, origin = evaluation.summary, evaluation.origin
         of_images, of_pixels = evaluation.image_calibration, evaluation.pixel_calibration
@@ -146,6 +148,7 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
             "Dice on positives": _number(scores.dice_positive),
             "IoU, on positives": f"{scores.iou:.4f}, {_number(scores.iou_positive)}",
             "AUROC of existence": _number(scores.auroc),
+            **({"AUROC of the existence head": _number(scores.auroc_head)} if any_head else {}),
             "sensitivity, specificity": f"{_number(scores.sensitivity)}, {_number(scores.specificity)}",
             "TP, FP, FN, TN": f"{scores.tp}, {scores.fp}, {scores.fn}, {scores.tn}",
             "calibration error, images": f"{of_images.ece:.4f} (Brier {of_images.brier:.4f})",

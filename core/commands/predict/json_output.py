@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import platform
-from dataclasses import asdict
 from typing import Any
 
 from core.commands.predict.loaded_model import LoadedModel
@@ -27,7 +26,7 @@ def as_json(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "thresholds": {**asdict(model.thresholds), "origin": model.decision.origin},
+        "thresholds": {**model.thresholds.as_dict(), "origin": model.decision.origin},
         "model": {
             "framework": model.backend.name,
             "device": model.device,
@@ -73,6 +72,7 @@ def _image_as_json(result: ImageResult, arguments: argparse.Namespace) -> dict[s
         "width": source.width,
         "positive": result.positive,
         "existence": result.existence,
+        "existence_probability": result.existence_probability,
         "pixels": result.pixels,
         "share": share,
         "area_mm2": area_in_mm2(geometry, result.pixels),

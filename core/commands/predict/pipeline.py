@@ -148,12 +148,14 @@ class PredictionPipeline:
 
     def _predict(self, batch: Sequence[Reading], names: FileNames) -> Iterator[PredictedImage]:
         images = np.stack([reading.image for reading in batch if reading.image is not None])
-        found = self.predictor.predict(images[..., np.newaxis])
-        for (source, _), probability in zip(batch, found[..., 0], strict=True):
+        found = self.predictor.predict_with_existence(images[..., np.newaxis])
+        for number, (source, _) in enumerate(batch):
+            probability, existence = found.masks[number, ..., 0], found.existence_of(number)
             if self.maps is not None:
                 with explain_os_errors(self.maps.path, "write"):
-                    self.maps.file.add(source.image_id, (source.height, source.width), probability)
+                    size = source.height, source.width
+                    self.maps.file.add(source.image_id, size, probability, existence)
             name = names.take(source.image_id)
             if name != file_name(source.image_id):
                 self.outcomes.renamed.append((source, name))
-            yield PredictedImage(source, probability, name)
+            yield PredictedImage(source, probability, name, existence)

@@ -34,7 +34,7 @@ from core.commands.shared.statuses import Status
 from core.files.atomic import replacing
 from core.files.destinations import is_stream
 from core.files.system_errors import explain_os_errors
-from core.prediction.trained_models import Predictor, find_members
+from core.prediction.trained_models import Predictor, find_members, has_existence
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.predictions import choose_settings, remark_on_folds
 from data.annotations.annotation_file import Annotations, read_annotations
@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> Status:
     if arguments.dicom_seg:
         require(["highdicom"], "--dicom-seg")
     members = find_members(folders)
-    decision = choose_settings(folders, given_thresholds(arguments), arguments.tta)
+    head = has_existence(members)
+    decision = choose_settings(folders, given_thresholds(arguments), arguments.tta, head=head)
     files = _find(arguments.images)
     annotations = None
     if arguments.annotations is not None:

@@ -38,7 +38,8 @@ class ImageResult:
     Attributes:
         source: The file.
         encoding: Run-length encoding of the mask.
-        existence: The confidence that there is a pneumothorax; see `core.scoring.thresholds`.
+        existence: The existence score; see `core.scoring.thresholds`.
+        existence_probability: The existence probability; None without the existence head.
         pixels: The number of pixels in the mask.
         pixels_left: The number of these in the left half of the image; a middle column counts as right.
         box: The bounding box of the mask; None if it is empty.
@@ -56,6 +57,7 @@ class ImageResult:
     failure: str = ""
     no_segmentation: str = ""
     no_truth: str = ""
+    existence_probability: float | None = None
 
     @property
     def positive(self) -> bool:
@@ -64,11 +66,15 @@ class ImageResult:
 
 
 class PredictedImage(NamedTuple):
-    """An image, its probabilities, (h, w) at the network's size, and the name of its output files."""
+    """An image, its probabilities, (h, w) at the network's size, and the name of its output files.
+
+    `existence` is the existence probability; None without the existence head.
+    """
 
     source: ImageFile
     probability: NDArray[np.float32]
     name: str = ""
+    existence: float | None = None
 
     @property
     def file_name(self) -> str:
@@ -119,7 +125,9 @@ def make_result(image: PredictedImage) -> ImageResult:
     """
     assert _settings is not None
     source, settings = image.source, _settings
-    found = segment_image(image.probability, source.height, source.width, settings.thresholds)
+    found = segment_image(
+        image.probability, source.height, source.width, settings.thresholds, image.existence
+    )
     name = image.file_name
     if settings.masks is not None:
         _write_mask(settings.masks / f"{name}.png", found.mask)
@@ -137,6 +145,7 @@ def make_result(image: PredictedImage) -> ImageResult:
         box=box_around(found.mask),
         no_segmentation=no_segmentation,
         no_truth=no_truth,
+        existence_probability=found.existence_probability,
     )
 
 
@@ -187,8 +196,11 @@ def _caption(
     """Return the caption of an overlay, in one line."""
     pixels = int(np.count_nonzero(found.mask))
     words = ["PNEUMOTHORAX" if pixels else "no pneumothorax"]
-    compared = "at least" if pixels else "below"
+    compared = "at least" if found.existence >= thresholds.score else "below"
     words.append(f"existence {found.existence:.3f}, {compared} {thresholds.score:.3g}")
+    if found.existence_probability is not None and thresholds.existence is not None:
+        compared = "at least" if thresholds.passes(found.existence_probability) else "below"
+        words.append(f"head {found.existence_probability:.3f}, {compared} {thresholds.existence:.3g}")
     if pixels:
         words.append(f"{pixels / found.mask.size:.1%} of the image")
         if (area := area_in_mm2(source.geometry, pixels)) is not None:

@@ -133,7 +133,7 @@ def add_prediction_options(
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
-    """Add the thresholds --pixel, --area and --score; see `core.scoring.thresholds`."""
+    """Add the thresholds --pixel, --area, --score and --existence; see `core.scoring.thresholds`."""
     group = parser.add_argument_group(
         "thresholds", "each replaces the model's own (thresholds.json; without that file 0.5, 0, 0.5)"
     )
@@ -152,11 +152,18 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="image threshold: minimum probability of A pixels of a positive image",
     )
+    group.add_argument(
+        "--existence",
+        type=float,
+        metavar="E",
+        help="existence threshold: minimum existence probability of a positive image, for a network with "
+        "the existence head (without the file 0.5)",
+    )
 
 
 def given_thresholds(arguments: argparse.Namespace) -> dict[str, float | None]:
     """Return the thresholds that were given, by name; None where one was left out."""
-    return {name: getattr(arguments, name) for name in ("pixel", "area", "score")}
+    return {name: getattr(arguments, name) for name in ("pixel", "area", "score", "existence")}
 
 
 def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:

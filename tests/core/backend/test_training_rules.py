@@ -184,6 +184,25 @@ def test_lovasz_has_a_slope_that_ends_where_the_error_does() -> None:
     assert not gradient.any()
 
 
+def test_existence_is_the_cross_entropy_of_any_positive_pixel() -> None:
+    """One pixel of the first mask is positive, none of the second, all of the third."""
+    rule, logits = LossRule(1.0, 0.0, 0.0, 2.0, existence=2.5), np.reshape([0.0, 3.0, -2.0], (3, 1, 1, 1))
+    masks = np.zeros((3, 4, 5, 1))
+    masks[0, 3, 1], masks[2] = 1.0, 1.0
+    truth = np.reshape([1.0, 0.0, 1.0], (3, 1, 1, 1))
+    value, gradient = losses.existence(rule, logits, masks)
+    assert value == pytest.approx(2.5 * naive_bce(logits, truth), rel=1e-12)
+    for index in range(3):
+        there, back = logits.copy(), logits.copy()
+        there[index] += 1e-5
+        back[index] -= 1e-5
+        slope = 2.5 * (naive_bce(there, truth) - naive_bce(back, truth)) / 2e-5
+        assert gradient[index, 0, 0, 0] == pytest.approx(slope, rel=1e-6)
+    far, slope = losses.existence(rule, np.full((3, 1, 1, 1), 1e4), masks)
+    assert far == pytest.approx(2.5 * 1e4 / 3)
+    assert np.isfinite(slope).all()
+
+
 def test_parts_of_a_loss_are_those_of_a_weight() -> None:
     assert LossRule(1.0, 0.5, 0.0, 2.0).parts() == [(1.0, "bce", ()), (0.5, "dice", ())]
     focal = LossRule(0.0, 0.0, 0.25, 3.0, tversky=0.5, lovasz=2.0)

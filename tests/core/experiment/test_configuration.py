@@ -63,7 +63,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     assert mask == plain | {"skip": None, "source": None}
     assert found["network"] == {
         "input": {"channels": None, "mean": [0.0], "std": [1.0]},
-        **{"encoder": None, "decoder": None, "bias": True, "order": "activation_norm"},
+        **{"encoder": None, "decoder": None, "bias": True, "order": "activation_norm", "existence": None},
         **{"activation": "relu", "padding": "same"},
         "batch_norm": True,
         "dropout": 0.0,
@@ -76,7 +76,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     }
     assert training.pop("loss") == {
         **{"bce": 1.0, "dice": 1.0, "focal": 0.0, "focal_gamma": 2.0},
-        **{"tversky": 0.0, "tversky_alpha": 0.3, "tversky_beta": 0.7, "lovasz": 0.0},
+        **{"tversky": 0.0, "tversky_alpha": 0.3, "tversky_beta": 0.7, "lovasz": 0.0, "existence": None},
     }
     assert training.pop("augmentation") == {
         **dict.fromkeys(("horizontal_flip", "shift", "scale", "rotate"), 0.0),
@@ -133,6 +133,7 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "network.input.mean": (-1e6 - 1, -1e6, 1e6, 1e6 + 1),
     "network.input.std": (0.0, TINY, 1e6, 1e6 + 1),
     "network.decoder.filters": SIZE,
+    "network.existence.dropout": BELOW_ONE,
     "network.blocks[2].filters": SIZE,
     "network.blocks[2].dropout": BELOW_ONE,
     "network.blocks[3].dropout": BELOW_ONE,
@@ -162,6 +163,7 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "training.optimizer{name: sgd}.momentum": BELOW_ONE,
     **{f"training.loss.{key}": LARGE for key in ("bce", "dice", "focal", "tversky", "lovasz")},
     **{f"training.loss.{key}": LARGE for key in ("tversky_alpha", "tversky_beta")},
+    "training.loss.existence": (0.0, TINY, 1e6, 1e6 + 1),
     "training.loss.focal_gamma": (-TINY, 0.0, 10.0, 10.1),
     "training.early_stop.patience": (0, 1, BIG, np.inf),
     "training.early_stop.min_delta": (-TINY, 0.0, BIG, np.inf),
@@ -205,7 +207,7 @@ def with_number(place: str, number: float) -> Configuration:
     is_list = key in ("milestones", "mean", "std") or place == "network.decoder.filters"
     written = ".inf" if number == np.inf else json.dumps([number] if is_list else number)
     overrides = [f"{parent}={beside[0]}"] if beside else [f"{parent}={{}}"] if "sampling" in parent else []
-    network = {"blocks": blocks, "encoder": {"kind": "resnet18"}, "decoder": {}}
+    network = {"blocks": blocks, "encoder": {"kind": "resnet18"}, "decoder": {}, "existence": {}}
     return parse_configuration({"network": network}, [*overrides, f"{parent}.{key}={written}"])
 
 
@@ -391,5 +393,5 @@ def test_the_constants_of_each_part_reach_the_rules() -> None:
     loss = parse_configuration(minimal() | {"training": {"loss": wanted}}).training.rules().loss
     assert dataclasses.asdict(loss) == {
         name: float(np.float32(value))
-        for name, value in ({"dice": 1, "focal": 0, "focal_gamma": 2} | wanted).items()
+        for name, value in ({"dice": 1, "focal": 0, "focal_gamma": 2, "existence": 1} | wanted).items()
     }

@@ -40,7 +40,7 @@ def evaluate(
         truth = (random.random((21, 17)) < 0.3).astype(np.uint8) * (place % 4 == 0)
         probability = (random.random(truth.shape) ** 4 * 0.8 + 0.2 * truth).astype(np.float32)
         probability *= 1 if place % 3 else np.float32(0.3)
-        mask, existence = thresholds.mask(probability), thresholds.existence(probability)
+        mask, existence = thresholds.mask(probability), thresholds.existence_score(probability)
         for kind in scorer.add(place, tally(f"id-{place}", probability, mask, existence, truth)):
             scorer.keep_pictures(place, kind, Sample(probability, truth, probability, 0.0), mask)
     assert count == len(order)

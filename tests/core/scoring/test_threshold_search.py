@@ -78,7 +78,7 @@ def test_existence_is_that_of_the_thresholds() -> None:
     some = maps(12)
     for area in (0.0, 5000.0, 1024.0**2):
         levels = histograms(some).existence(area)
-        expected = [Thresholds(area=area).existence(probability) for probability, _ in some]
+        expected = [Thresholds(area=area).existence_score(probability) for probability, _ in some]
         np.testing.assert_array_equal(levels, np.minimum(np.floor(np.array(expected) * LEVELS), LEVELS - 1))
 
 

@@ -35,7 +35,7 @@ def test_masks_are_the_winners() -> None:
         mask = thresholds.mask(probability)
         assert mask.dtype == np.uint8
         np.testing.assert_array_equal(mask, expected)
-        existence = thresholds.existence(probability)
+        existence = thresholds.existence_score(probability)
         assert (existence >= thresholds.score) == bool(expected.any())
         assert existence == np.sort(probability, axis=None)[::-1][k - 1]
         kinds.add(bool(expected.any()))
@@ -49,7 +49,7 @@ def test_a_probability_at_the_threshold_counts(value: float) -> None:
     probability[2, 1] = value
     thresholds = Thresholds(value, 0, value)
     assert thresholds.mask(probability).sum() == 1
-    assert thresholds.existence(probability) >= thresholds.score
+    assert thresholds.existence_score(probability) >= thresholds.score
 
 
 def test_areas_are_scaled() -> None:
@@ -58,7 +58,7 @@ def test_areas_are_scaled() -> None:
     assert thresholds.least_pixels(512, 512) == 512
     assert thresholds.least_pixels(2048, 1024) == 4096
     assert thresholds.least_pixels(10, 10) == 1
-    assert Thresholds(area=1024**2).existence(np.full((3, 5), 0.25, np.float32)) == 0.25
+    assert Thresholds(area=1024**2).existence_score(np.full((3, 5), 0.25, np.float32)) == 0.25
 
 
 @pytest.mark.parametrize(

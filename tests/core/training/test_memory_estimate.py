@@ -46,6 +46,15 @@ def test_without_moments_and_dropout() -> None:
     assert found.activations == 2 * 4 * (140 + 210 + 210 + 140)
 
 
+def test_the_existence_head_keeps_its_means_and_its_logit() -> None:
+    content = {"network": {"blocks": [{**DOWN, "dropout": 0.0}, MASK], "existence": {}}}
+    configuration = parse_configuration(content, ["training.optimizer={name: sgd}"])
+    plan, rules = lower(configuration.network, 14, 10), configuration.training.rules()
+    found = estimate_training(plan, rules, 2, "float32")
+    assert found.state == 4 * (2 * (60 + 12 + 55 + 7) + 12)
+    assert found.activations == 2 * 4 * (140 + 210 + 210 + 140 + 6 + 1)
+
+
 def test_what_a_skip_joins_is_kept_twice() -> None:
     blocks = [
         {"name": "one", "kind": "conv", "filters": 3, "stride": 1, "batch_norm": False},
