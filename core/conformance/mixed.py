@@ -56,7 +56,7 @@ def mixed_checks() -> list[Check]:
         *_sums(),
         *_parts(),
         _network(),
-        _agreement(_SUBJECT, "operations of networks from the literature", every_operation()),
+        agreement_in_bfloat16(_SUBJECT, "operations of networks from the literature", every_operation()),
         *_rounded(),
         _gradients_are_bfloat16(),
         *_float32_checks(),
