@@ -90,7 +90,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     assert training == {
         **{"epochs": 100, "batch_size": 32, "seed": 0, "precision": "float32", "threshold": 0.5},
         **{"validation_fraction": 0.2, "folds": None, "fold": None, "average_best": 0},
-        **{"clip_norm": None, "sampling": None, "dropout_masks": "host"},
+        **{"clip_norm": None, "sampling": None, "start_from": None, "dropout_masks": "host"},
     }
 
 

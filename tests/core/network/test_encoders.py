@@ -39,7 +39,7 @@ PLANS = {
     "fcn_skip": ("67a5afc197ee661b", "c7be86709eb96247"),
     "siim": ("305c0137ba9325d3", "ce60902c07a4c441"),
     "unet": ("3f8373a0f1bba0b6", "3cb7402ce6111365"),
-    "unet_efficientnet_lite0": ("511223978b5cd436", "f635e5b8e349f7e5"),
+    "unet_efficientnet_lite0": ("21d3f5bd08c0dc1e", "acf01065cdde0173"),
     "unet_resnet34": ("5528c1926d692aa2", "6b671ccd722dbd36"),
     "unet_se_resnext50": ("2aa1c32ca42fb846", "5e507c2fab183a5d"),
 }
