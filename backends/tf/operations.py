@@ -76,12 +76,13 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Te
 def _convolve_groups(operation: GroupedConv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolve with groups or a dilation, for which TensorFlow has no gradient on the CPU.
 
-    It is one product for each group, of the kernel and the pixels of all taps. TensorFlow's depthwise
-    convolution ends the process by a segmentation fault for some sizes in float32 (2.21).
+    It is one product for each group, of the kernel and the pixels of all taps. For groups of one channel
+    TensorFlow has kernels. With explicit pads its fused kernel of depthwise convolution, bias and ReLU ends
+    the process (2.21), so pads are added before.
     """
     stride, dilation, groups = operation.stride, operation.dilation, operation.groups
     (rows, columns), filters = operation.kernel_size, operation.output.channels
-    if groups == x.shape[-1] and dilation == 1:
+    if groups == x.shape[-1] and dilation == 1:  # each channel alone
         kernel = tf.reshape(kernel, [rows, columns, groups, filters // groups])
         pads = _padding(operation, x)
         if pads != "SAME":

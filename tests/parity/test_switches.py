@@ -28,6 +28,7 @@ NO_CHOICE = {  # comparisons that choose no way of computing, or whose two ways 
     ("onnx/operations.py", "len(product.input) == 2"): "whether a node has a bias already",
     ("onnx/operations.py", "arrays[op.gamma] != 1"): "tests/backends/test_onnx.py has both",
     ("tf/devices.py", "counts == 1024"): "tests/backends/test_bfloat16.py has both",
+    ("tf/operations.py", "dilation == 1"): "the dilation and groups checks have both",
     ("tf/operations.py", "windows.stride > 1"): "the geometry checks have both",
     ("tf/im2col.py", "self.stride == 1"): "the geometry checks have both: kernels of 1, strides 1 to 3",
 }
