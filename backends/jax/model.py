@@ -97,7 +97,9 @@ class JaxModel:
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Put arrays back."""
         check_state(state, state_shapes(self._plan, self._rules))
-        self._arrays = {name: self._put(state[name], self._dtype) for name in self._arrays}
+        self._donated = {}
+        for name in self._arrays:  # one after the other, so that the memory of each is freed for the next
+            self._arrays[name] = self._put(state[name], self._dtype)
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model.stablehlo`, for `jax.export.deserialize`: `images` to `probabilities`, both float32.

@@ -37,7 +37,9 @@ def _activation(operation: Activation, _: Tensor, __: str, x: Symbol) -> Result:
     is_positive = x > 0
     match operation.function:
         case "relu6":
-            return Result(mx.sym.clip(x, 0, 6), lambda dy: (dy * is_positive * (x < 6),))
+            y = mx.sym.clip(x, 0, 6)
+            # The result is kept for the next operation in any case; the input is not.
+            return Result(y, lambda dy: (dy * ((y > 0) * (y < 6)),))
         case "leaky_relu":
             slope = is_positive + operation.slope * (1 - is_positive)
             return Result(positive + operation.slope * negative, lambda dy: (dy * slope,))

@@ -15,7 +15,7 @@ from backends.tf.im2col import Windows, fold_to_one_channel, kernel_gradient, ke
 from core.backend.kernel_switches import Switch
 
 Padding = str | list[list[int]]
-"""TensorFlow's padding argument: "SAME", or the pixels at both ends of the four axes."""
+"""TensorFlow's padding argument: "SAME", "VALID", or the pixels at both ends of the four axes."""
 
 ROW_PARTS = Switch("the rows are summed in parts, up to this number of them", "length of a side", 4)
 """Parts, because a part is more likely to stay in the caches than all rows."""

@@ -66,10 +66,22 @@ def _global_mean(_: GlobalMean, x: Tensor) -> Tensor:
 
 def _upsample(operation: Upsample, x: Tensor) -> Tensor:
     if operation.method == "nearest":
-        height, width, channels = x.shape[1:]
-        tiled = tf.tile(x[:, :, tf.newaxis, :, tf.newaxis], [1, 1, operation.factor, 1, operation.factor, 1])
-        return tf.reshape(tiled, [-1, height * operation.factor, width * operation.factor, channels])
+        return _nearest(x, operation.factor)
     return _stretched(_stretched(x, operation.factor, axis=1), operation.factor, axis=2)
+
+
+def _nearest(x: Tensor, factor: int) -> Tensor:
+    """Repeat every pixel; the gradient sums blocks as a pool, which is much faster than a sum over axes."""
+
+    def with_gradient(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        height, width, channels = x.shape[1:]
+        parted = tf.reshape(x, [-1, height, 1, width, 1, channels])
+        tiled = tf.tile(parted, [1, 1, factor, 1, factor, 1])
+        y = tf.reshape(tiled, [-1, height * factor, width * factor, channels])
+        return y, lambda dy: tf.nn.avg_pool2d(dy, factor, factor, "VALID") * tf.constant(factor**2, dy.dtype)
+
+    y: Tensor = tf.custom_gradient(with_gradient)(x)
+    return y
 
 
 def _stretched(x: Tensor, factor: int, axis: int) -> Tensor:

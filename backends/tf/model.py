@@ -40,7 +40,9 @@ class TensorFlowModel:
         masks = tf.TensorSpec(_shape(plan.output.output), tf.uint8)
         scalar, step = tf.TensorSpec((), self._dtype), tf.TensorSpec((), tf.int64)
         keep = {op.name: tf.TensorSpec(_shape(op.output), tf.uint8) for op in plan.dropouts}
-        self._update = tf.function(self._graph_update, [images, masks, scalar, scalar, keep])
+        self._update = tf.function(self._graph_update, [images, masks, scalar, keep, scalar])
+        # Without decay a pass over all weights is saved.
+        self._update_without_decay = tf.function(self._graph_update, [images, masks, scalar, keep])
         self._evaluate = tf.function(self._graph_evaluate, [images, masks])
         self._predict = tf.function(self._graph_predict, [images])
         self._differentiate = tf.function(self._graph_differentiate, [images, masks, keep])
@@ -52,13 +54,11 @@ class TensorFlowModel:
         """Update the model; return the loss before the update."""
         with tf.device(self._device):
             kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
-            return self._update(
-                self._floats(images),
-                tf.constant(masks, tf.uint8),
-                tf.constant(scalars.step_size, self._dtype),
-                tf.constant(scalars.decay, self._dtype),
-                kept,
-            )
+            step_size = tf.constant(scalars.step_size, self._dtype)
+            given = self._floats(images), tf.constant(masks, tf.uint8), step_size, kept
+            if not scalars.decay:
+                return self._update_without_decay(*given)
+            return self._update(*given, tf.constant(scalars.decay, self._dtype))
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
@@ -154,7 +154,12 @@ class TensorFlowModel:
         return loss, tape.gradient(loss, parameters), statistics
 
     def _graph_update(
-        self, images: Tensor, masks: Tensor, step_size: Tensor, decay: Tensor, keep: dict[str, Tensor]
+        self,
+        images: Tensor,
+        masks: Tensor,
+        step_size: Tensor,
+        keep: dict[str, Tensor],
+        decay: Tensor | None = None,
     ) -> Tensor:
         loss, gradients, statistics = self._graph_differentiate(images, masks, keep)
         if self._rules.clip_norm is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from backends.tf import cpu, fused_batch_norm
@@ -79,6 +79,10 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Te
     if isinstance(operation, GroupedConv2D):
         return _convolve_groups(operation, x, kernel)
     pads = _padding(operation, x)
+    if context.trains_on_cpu and pads != "SAME" and min(operation.kernel_size) >= operation.stride:
+        # Without pads the gradients have oneDNN's kernels, as with SAME.
+        x, pads = tf.pad(x, pads), "VALID"
+        operation = replace(operation, pads=((0, 0), (0, 0)))
     windows = _windows(operation, x)
     if context.trains_on_cpu and _unfolds(windows, x.shape[-1], x.dtype):
         return cpu.convolution(x, kernel, windows, pads)
@@ -88,12 +92,13 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Te
 def _convolve_groups(operation: GroupedConv2D, x: Tensor, kernel: Tensor) -> Tensor:
     """Convolve with groups or a dilation, for which TensorFlow has no gradient on the CPU.
 
-    It is one product for each group, of the kernel and the pixels of all taps. TensorFlow's depthwise
-    convolution ends the process by a segmentation fault for some sizes in float32 (2.21).
+    It is one product for each group, of the kernel and the pixels of all taps. For groups of one channel
+    TensorFlow has kernels. With explicit pads its fused kernel of depthwise convolution, bias and ReLU ends
+    the process (2.21), so pads are added before.
     """
     stride, dilation, groups = operation.stride, operation.dilation, operation.groups
     (rows, columns), filters = operation.kernel_size, operation.output.channels
-    if groups == x.shape[-1] and dilation == 1:
+    if groups == x.shape[-1] and dilation == 1:  # each channel alone
         kernel = tf.reshape(kernel, [rows, columns, groups, filters // groups])
         pads = _padding(operation, x)
         if pads != "SAME":

@@ -19,7 +19,7 @@ def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> di
 def adam(
     rule: AdamRule,
     step_size: Tensor,
-    decay: Tensor,
+    decay: Tensor | None,
     parameter: Parameter,
     w: Tensor,
     m: Tensor,
@@ -46,7 +46,7 @@ def adam(
 def sgd(
     rule: SgdRule,
     step_size: Tensor,
-    decay: Tensor,
+    decay: Tensor | None,
     parameter: Parameter,
     w: Tensor,
     velocity: Tensor,
@@ -71,6 +71,6 @@ def update_of(rule: OptimizerRule) -> Callable[..., None]:
     return update_for(rule, updates, "tf")
 
 
-def _decay(decay: Tensor, parameter: Parameter, w: Tensor) -> None:
-    if parameter.role == "kernel":
+def _decay(decay: Tensor | None, parameter: Parameter, w: Tensor) -> None:
+    if decay is not None and parameter.role == "kernel":
         w.assign_sub(decay * w)
