@@ -34,6 +34,11 @@ def slot_name(slot: str, parameter: str) -> str:
     return f"{_SLOTS}{slot}/{parameter}"
 
 
+def slot_of(name: str) -> str:
+    """Return the slot of one of the optimiser's arrays: the inverse of `slot_name`."""
+    return name.removeprefix(_SLOTS).split("/")[0]
+
+
 def state_shapes(plan: Plan, rules: TrainingRules) -> dict[str, tuple[int, ...]]:
     """Return the shape of every array by its name, in a fixed order."""
     shapes = {array.name: array.shape for array in plan.arrays}

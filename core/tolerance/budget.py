@@ -47,7 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import Precision, State
-from core.backend.state import ArrayKind
+from core.backend.state import ArrayKind, slot_of
 from core.tolerance.differences import difference
 
 ArraysByKind: TypeAlias = Mapping[ArrayKind, State]
@@ -90,7 +90,7 @@ def budget_floor(kind: ArrayKind, precision: Precision) -> float:
 
 
 _SMALLEST = 1e-3
-"""The least norm that counts, as a share of the largest array's norm (see `_scales`)."""
+"""The least norm that counts, as a share of a larger one (see `_scales`)."""
 
 
 class Perturbation:
@@ -181,12 +181,29 @@ class Budget:
 def _scales(kind: ArrayKind, reference: State) -> dict[str, float]:
     """Return the norm of each array, which distances are divided by.
 
-    For gradients, updates and weights it is at least a thousandth of the largest one. Otherwise an array that
-    is 0 except for rounding would have a large relative distance.
+    An array that is 0 except for rounding would have a large relative distance, so each norm is at least a
+    thousandth of a larger one:
+
+    - for gradients, updates and weights: of the largest array's;
+    - for moments: of the largest in the same slot. Adam's `v` are squares, so it is a millionth there;
+    - for a running mean: of the standard deviations that stand beside it. A mean is 0 for any weights where
+      batch norm, without an activation, comes before a convolution and another batch norm.
     """
     norms = {name: float(np.linalg.norm(array)) for name, array in reference.items()}
-    least = _SMALLEST * max(norms.values(), default=0.0) if kind in ("gradient", "update", "weight") else 0.0
-    return {name: max(norm, least, 1e-300) for name, norm in norms.items()}
+    return {name: max(norm, _least(kind, name, reference, norms), 1e-300) for name, norm in norms.items()}
+
+
+def _least(kind: ArrayKind, name: str, reference: State, norms: Mapping[str, float]) -> float:
+    if kind in ("gradient", "update", "weight"):
+        return _SMALLEST * max(norms.values())
+    if kind == "moment":
+        slot = slot_of(name)
+        largest = max(norm for other, norm in norms.items() if slot_of(other) == slot)
+        return float(_SMALLEST ** (2 if slot == "v" else 1) * largest)
+    variance = reference.get(name.removesuffix("moving_mean") + "moving_variance")
+    if kind == "statistic" and name.endswith("/moving_mean") and variance is not None:
+        return float(_SMALLEST * np.sqrt(np.sum(np.abs(variance))))
+    return 0.0
 
 
 def largest_share(found: Mapping[str, Distance]) -> tuple[str, Distance]:
