@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -227,18 +228,24 @@ class _Certification:
         started = [
             run.process.start(advance_run, run.name, images, batch.masks, scalars, keep) for run in runs
         ]
-        snapshots: dict[str, Snapshot] = {}
-        for run, future in zip(runs, started, strict=True):
+        waiting = deque(zip(runs, started, strict=True))
+        del started
+
+        def snapshot() -> Snapshot:
+            """Return the next run's results; nothing else keeps them, for they are large."""
+            run, future = waiting.popleft()
             result: StepResult = run.process.wait(future)
-            snapshots[run.name] = Snapshot(result, run.before)
-            run.before = result.state
-        base = snapshots[self._base.name]
+            before, run.before = run.before, result.state
+            return Snapshot(result, before)
+
+        base = snapshot()
         certificate.base_losses.append(base.step.loss)
-        self._comparer.advance(base, [snapshots[run.name] for run in self._perturbed])
+        self._comparer.advance(base, [snapshot() for _ in self._perturbed])
         already = {violation.run for violation in certificate.violations}
         for run in self._runs:
-            found = self._comparer.measure(snapshots[run.name])
-            certificate.runs[run.name].add(snapshots[run.name].step.loss, found)
+            of_run = snapshot()
+            found = self._comparer.measure(of_run)
+            certificate.runs[run.name].add(of_run.step.loss, found)
             if run.name not in already and (
                 violation := self._comparer.first_violation(run.name, step, found)
             ):
