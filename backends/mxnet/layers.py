@@ -220,7 +220,9 @@ def _spread(
     (top, _), (left, _) = operation.pads
     parts = (gradient("slice", tap, share)[0] for tap, share in zip(taps, shares, strict=True))
     end = (None, None, top + input_tensor.height, left + input_tensor.width)
-    return mx.sym.slice(mx.sym.add_n(*parts), begin=(None, None, top, left), end=end)
+    # One after the other, since each part is as large as the image.
+    total = functools.reduce(mx.sym.elemwise_add, parts)
+    return mx.sym.slice(total, begin=(None, None, top, left), end=end)
 
 
 LAYERS: Mapping[type[Operation], Callable[..., Result]] = {

@@ -22,7 +22,12 @@ from benchmarks.facts.layout import (
 from benchmarks.facts.records import Measurement, Record, Row
 from core.base.errors import UserError
 
-_NETWORKS = {"fcn": "default FCN", "unet": "U-Net"}
+_NETWORKS = {
+    "fcn": "default FCN",
+    "unet": "U-Net",
+    "unet_resnet34": "U-Net over ResNet34",
+    "unet_efficientnet_lite0": "U-Net over EfficientNet-lite0",
+}
 
 
 @dataclass(frozen=True)
