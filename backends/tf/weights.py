@@ -69,7 +69,7 @@ def _numbered(path: Path, root: Any) -> Iterator[tuple[str, list[tuple[str, NDAr
                 f"{path}: layers have no names, as in files of early versions of Keras 3",
                 "Save it again with a newer Keras, or as .h5.",
             )
-        parts = _NORM if len(variables) == 4 else ("kernel", "bias")
+        parts = _NORM if len(variables) == len(_NORM) else ("kernel", "bias")
         if len(variables) > len(parts):
             raise UserError(f"{path}: the layer {_text(variables.attrs['name'])} has {len(variables)} arrays")
         yield (

@@ -22,6 +22,7 @@ NO_CHOICE = {  # comparisons that choose no way of computing, or whose two ways 
     ("mxnet/layers.py", "axis == 2"): "the upsampling checks have both axes",
     ("mxnet/layers.py", "length == 1"): "the upsampling checks have sides of one pixel",
     ("mxnet/layers.py", "y < 6"): "a kink, which the activation checks meet",
+    ("mxnet/model.py", "len(symbols) == 1"): "whether there is an existence head",
     **{
         (f"{name}/layers.py", "x < 6"): "a kink, which the activation checks meet"
         for name in ("jax", "reference")
