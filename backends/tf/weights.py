@@ -22,7 +22,6 @@ from core.base.errors import UserError
 
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _MEMBER = "model.weights.h5"
-_LARGEST = 16 * 2**30  # bytes of a weights file in a .keras archive
 
 
 def read_weights(path: Path) -> FileLayers:
@@ -44,7 +43,7 @@ def _content(path: Path) -> Path | io.BytesIO:
     with zipfile.ZipFile(path) as archive:
         if _MEMBER not in archive.namelist():
             raise UserError(f"{path}: the archive has no {_MEMBER}; it is no file of Keras")
-        if archive.getinfo(_MEMBER).file_size > min(_LARGEST, 20 * path.stat().st_size):
+        if archive.getinfo(_MEMBER).file_size > 20 * path.stat().st_size:
             raise UserError(f"{path}: the archive declares more data than it can hold")
         return io.BytesIO(archive.read(_MEMBER))
 
