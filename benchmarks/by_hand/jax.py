@@ -13,7 +13,7 @@ from jax import lax
 from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import MEAN, NETWORKS, STD, Unit
+from by_hand.networks import NETWORKS, Scale, Unit
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -52,8 +52,8 @@ class Layers:
     def concat(self, x: Any, skip: Any) -> Any:
         return jnp.concatenate([x, skip], axis=-1)
 
-    def three(self, x: Any) -> Any:
-        return (x - jnp.array(MEAN, x.dtype)) / jnp.array(STD, x.dtype)
+    def three(self, x: Any, scale: Scale) -> Any:
+        return (x - jnp.array(scale.mean, x.dtype)) / jnp.array(scale.std, x.dtype)
 
     def unit(self, x: Any, unit: Unit) -> Any:
         channels, area, strides = x.shape[-1], unit.kernel**2, (unit.stride, unit.stride)

@@ -10,7 +10,7 @@ import numpy as np
 from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import MEAN, NETWORKS, STD, Unit
+from by_hand.networks import NETWORKS, Scale, Unit
 
 # By default MXNet uses half of the cores.
 os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
@@ -60,10 +60,10 @@ class Layers:
     def concat(self, x: Any, skip: Any) -> Any:
         return None if self._operators is None else self._operators.concat(x, skip, dim=1)
 
-    def three(self, x: Any) -> Any:
+    def three(self, x: Any, scale: Scale) -> Any:
         if self._operators is None:
             return None
-        scaled = [(x - mean) / std for mean, std in zip(MEAN, STD, strict=True)]
+        scaled = [(x - mean) / std for mean, std in zip(*scale, strict=True)]
         return self._operators.concat(*scaled, dim=1)
 
     def unit(self, x: Any, unit: Unit) -> Any:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+class Scale(NamedTuple):
+    """What the three channels are normalised by."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Scale((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EFFICIENTNET_LITE = Scale((0.498,) * 3, (0.502,) * 3)
 
 
 class Unit(NamedTuple):
@@ -53,8 +62,8 @@ class Layers(Protocol):
         """Join channels."""
         ...
 
-    def three(self, x: Any) -> Any:
-        """Copy one channel to three, and normalise them by `MEAN` and `STD`."""
+    def three(self, x: Any, scale: Scale) -> Any:
+        """Copy one channel to three, and normalise them."""
         ...
 
     def unit(self, x: Any, unit: Unit) -> Any:
@@ -98,7 +107,7 @@ def unet(layers: Layers, x: Any) -> Any:
 
 def unet_resnet34(layers: Layers, x: Any) -> Any:
     """Build the network of `configs/unet_resnet34.yaml`."""
-    x = layers.unit(layers.three(x), Unit(64, kernel=7, stride=2))
+    x = layers.unit(layers.three(x, IMAGENET), Unit(64, kernel=7, stride=2))
     skips = [x]
     x = layers.pool(x)
     for stage, repeats in enumerate((3, 4, 6, 3)):
@@ -116,7 +125,7 @@ def unet_resnet34(layers: Layers, x: Any) -> Any:
 def unet_efficientnet_lite0(layers: Layers, x: Any) -> Any:
     """Build the network of `configs/unet_efficientnet_lite0.yaml`."""
     kind = partial(Unit, padding="same", momentum=0.99, epsilon=1e-3)
-    x = layers.unit(layers.three(x), kind(32, stride=2, activation="relu6"))
+    x = layers.unit(layers.three(x, EFFICIENTNET_LITE), kind(32, stride=2, activation="relu6"))
     before, skips = 32, []
     stages = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3),
               (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))  # fmt: skip

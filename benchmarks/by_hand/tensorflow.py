@@ -9,7 +9,7 @@ from typing import Any
 from paired_timings import Turn
 
 from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import MEAN, NETWORKS, STD, Unit
+from by_hand.networks import NETWORKS, Scale, Unit
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -50,8 +50,8 @@ class Layers:
     def concat(self, x: Any, skip: Any) -> Any:
         return tf.concat([x, skip], -1)
 
-    def three(self, x: Any) -> Any:
-        return (x - tf.constant(MEAN)) / tf.constant(STD)
+    def three(self, x: Any, scale: Scale) -> Any:
+        return (x - tf.constant(scale.mean)) / tf.constant(scale.std)
 
     def unit(self, x: Any, unit: Unit) -> Any:
         channels, stride, padding = x.shape[-1], unit.stride, "SAME"

@@ -10,7 +10,7 @@ from paired_timings import Turn
 from torch import nn
 
 from by_hand.batches import LEARNING_RATE, batches
-from by_hand.networks import MEAN, NETWORKS, STD, Unit
+from by_hand.networks import NETWORKS, Scale, Unit
 
 
 class Layers(nn.Module):
@@ -43,8 +43,8 @@ class Layers(nn.Module):
     def concat(self, x: Any, skip: Any) -> Any:
         return torch.cat([x, skip], 1)
 
-    def three(self, x: Any) -> Any:
-        mean, std = (torch.tensor(numbers, device=x.device)[:, None, None] for numbers in (MEAN, STD))
+    def three(self, x: Any, scale: Scale) -> Any:
+        mean, std = (torch.tensor(numbers, device=x.device)[:, None, None] for numbers in scale)
         return (x - mean) / std
 
     def unit(self, x: Any, unit: Unit) -> Any:
