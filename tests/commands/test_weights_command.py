@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from command_line import prepare, refused, run_here, succeed
+from command_line import prepare, refused, run, run_here, succeed
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from selected import BACKENDS
@@ -311,7 +311,8 @@ def _bad_files(folder: Path, resnet18: Arrays) -> dict[str, tuple[str, ...]]:
 def test_bad_files_are_refused_and_run_nothing(tmp_path: Path, resnet18: Arrays) -> None:
     write_network(tmp_path, "resnet18")
     for name, says in _bad_files(tmp_path, resnet18).items():
-        refused("weights", name, "--config", "resnet18.yaml", cwd=tmp_path, says=says, how=run_here)
+        how = run if name.endswith(".params") else run_here  # this process does not import MXNet
+        refused("weights", name, "--config", "resnet18.yaml", cwd=tmp_path, says=says, how=how)
     assert not (tmp_path / "ran").exists()
     refused(
         "weights", "none.pth", "--config", "resnet18.yaml", cwd=tmp_path, says=("none.pth",), how=run_here

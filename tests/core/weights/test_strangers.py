@@ -13,7 +13,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from core.backend.contract import Implementation, Precision
 from core.backend.process import BackendProcess
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
+from core.backend.weight_files import FileLayers
 from core.experiment.configuration import Training
 from core.network.lowering import lower_blocks
 from core.network.plan import Plan
@@ -49,21 +50,36 @@ def chosen() -> list[tuple[str, str]]:
     return [(name, one) for name, one in PAIRS if (place[name] + PREDICTORS.index(one) + day) % 3 == 0]
 
 
+class Stranger(NamedTuple):
+    """A stranger's file, what is read of it, and the features that its own code computes."""
+
+    path: Path
+    layers: FileLayers
+    features: Features
+
+
+def read(implementation: Implementation, path: Path) -> FileLayers:
+    """Read a file in the process of its framework, which this process does not import."""
+    del implementation
+    return read_layers(path)
+
+
 class Strangers:
     """The strangers' files and features, each computed once, and one backend's process at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: BackendProcess | None = None
-        self._found: dict[tuple[str, tuple[int, int]], tuple[Path, Features]] = {}
+        self._found: dict[tuple[str, tuple[int, int]], Stranger] = {}
 
-    def __call__(self, name: str, size: tuple[int, int]) -> tuple[Path, Features]:
+    def __call__(self, name: str, size: tuple[int, int]) -> Stranger:
         if (name, size) not in self._found:
             backend, function, kind = STRANGERS[name]
             suffix = SUFFIXES.get(kind, ".params" if backend == "mxnet" else ".pth")
             path = self._folder / f"{name}-{size[0]}{suffix}"
             with BackendProcess(backend) as process:
-                self._found[name, size] = path, process.call(function, kind, path, *size)
+                features = process.call(function, kind, path, *size)
+                self._found[name, size] = Stranger(path, process.call(read, path), features)
         return self._found[name, size]
 
     def process(self, backend: str) -> BackendProcess:
@@ -84,13 +100,13 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strangers]:
     found.close()
 
 
-def fitted(plan: Plan, kind: str, path: Path) -> Fit:
+def fitted(plan: Plan, kind: str, stranger: Stranger) -> Fit:
     if kind != "squeezenet1_0":
-        return fit(plan, read_layers(path), source=str(path))
-    names = path.with_suffix(".yaml")
+        return fit(plan, stranger.layers)
+    names = stranger.path.with_suffix(".yaml")
     listed: NamesFile = squeezenet_names()
     names.write_text(listed.model_dump_json(), encoding="utf-8")  # JSON is YAML
-    return fit(plan, read_layers(path), str(names), str(path))
+    return fit(plan, stranger.layers, str(names))
 
 
 def tail(
@@ -145,16 +161,15 @@ def predicted(
 
 def distance(
     kind: str,
-    path: Path,
-    features: Features,
+    stranger: Stranger,
     size: tuple[int, int],
     precision: Precision,
     backend: BackendProcess | None,
 ) -> float:
     """Return how far a backend's logits are from the stranger's, relative to their norm."""
-    blocks, kernels = tail(kind, features, every_stage=size == EVEN and kind != "squeezenet1_0")
+    blocks, kernels = tail(kind, stranger.features, every_stage=size == EVEN and kind != "squeezenet1_0")
     plan = lower_blocks(network(kind, blocks), *size)
-    found = fitted(plan, kind, path)
+    found = fitted(plan, kind, stranger)
     assert not found.remarks
     state = initial_state(plan, RULES, 0) | found.arrays | kernels
     assert {layer.split("/")[0] for layer in kernels} | set(found.blocks) == {
@@ -164,7 +179,7 @@ def distance(
         map_ = predicted(load_backend("reference")[1], plan, state, size, precision)
     else:
         map_ = backend.call(predicted, plan, state, size, precision)
-    wanted = expected(features, kernels)
+    wanted = expected(stranger.features, kernels)
     logits = np.log(map_ / (1 - map_))
     assert logits.shape == wanted.shape
     return float(np.linalg.norm(logits - wanted) / np.linalg.norm(wanted))
@@ -174,8 +189,7 @@ def distance(
 def test_reference(strangers: Strangers, name: str) -> None:
     kind = STRANGERS[name][2]
     for size in (ODD, EVEN):
-        path, features = strangers(name, size)
-        assert distance(kind, path, features, size, "float64", None) < 1e-10
+        assert distance(kind, strangers(name, size), size, "float64", None) < 1e-10
 
 
 @pytest.mark.parametrize(("name", "backend"), chosen())
@@ -183,8 +197,6 @@ def test_backend(strangers: Strangers, name: str, backend: str) -> None:
     kind = STRANGERS[name][2]
     sizes = {size: strangers(name, size) for size in (EVEN, ODD)}
     process = strangers.process(backend)
-    path, features = sizes[EVEN]
-    assert distance(kind, path, features, EVEN, "float32", process) < 1e-5
+    assert distance(kind, sizes[EVEN], EVEN, "float32", process) < 1e-5
     if backend in BACKENDS:  # ONNX Runtime has no convolution in float64
-        path, features = sizes[ODD]
-        assert distance(kind, path, features, ODD, "float64", process) < 1e-10
+        assert distance(kind, sizes[ODD], ODD, "float64", process) < 1e-10
