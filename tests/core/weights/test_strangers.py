@@ -4,7 +4,7 @@ In float64 an odd size is compared at the last feature map, since a pad at the w
 float32 all stages are compared: each is projected to one channel, enlarged and added, so that the map shows
 an error of any stage. (SqueezeNet does not pad, so only its last stage is compared.)
 PNEUMOSEG_CHECKS=all compares every network on every backend; otherwise a third of the
-pairs has its turn each day, and the reference always computes all.
+pairs has its turn each day.
 """
 
 from __future__ import annotations
@@ -43,11 +43,14 @@ SUFFIXES = {"ResNet50": ".weights.h5", "MobileNetV2": ".keras"}
 
 def chosen() -> list[tuple[str, str]]:
     """Return the pairs whose turn it is."""
-    if os.environ.get("PNEUMOSEG_CHECKS") == "all":
-        return PAIRS
-    day = datetime.date.today().toordinal()
     place = {name: number for number, name in enumerate(STRANGERS)}
-    return [(name, one) for name, one in PAIRS if (place[name] + PREDICTORS.index(one) + day) % 3 == 0]
+    return [(name, one) for name, one in PAIRS if has_turn(place[name] + PREDICTORS.index(one))]
+
+
+def has_turn(place: int) -> bool:
+    """Return whether a place has its turn today: one of three, or all with PNEUMOSEG_CHECKS=all."""
+    day = datetime.date.today().toordinal()
+    return os.environ.get("PNEUMOSEG_CHECKS") == "all" or (place + day) % 3 == 0
 
 
 class Stranger(NamedTuple):
@@ -185,7 +188,7 @@ def distance(
     return float(np.linalg.norm(logits - wanted) / np.linalg.norm(wanted))
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", [name for place, name in enumerate(STRANGERS) if has_turn(place)])
 def test_reference(strangers: Strangers, name: str) -> None:
     kind = STRANGERS[name][2]
     for size in (ODD, EVEN):
