@@ -105,8 +105,7 @@ class JaxModel:
         """Write `model.stablehlo`, for `jax.export.deserialize`: `images` to `probabilities`, both float32.
 
         With the existence head there is `existence`, (N,), too. It is called with `images=`, any number of
-        them. It includes the weights and runs on all of
-        `EXPORT_PLATFORMS`.
+        them. It includes the weights and runs on all of `EXPORT_PLATFORMS`.
         """
         del metadata  # the format has no place for it
         importlib.import_module(

@@ -122,12 +122,9 @@ def _fit_named(plan: Plan, layers: FileLayers, name: str | None, source: str) ->
         )
     there = {layer for layer, one in found.items() if one.convolution in layers}
     encoder = [layer for layer in ours if layer.startswith("encoder_")]
-    if len(there) == len(ours):
-        wanted, part = list(ours), "the whole network"
-    elif there <= set(encoder):
+    wanted, part = list(ours), "the whole network"
+    if len(there) < len(ours) and there <= set(encoder):
         wanted, part = encoder, "the encoder"
-    else:
-        wanted, part = list(ours), "the whole network"
     if missing := [layer for layer in wanted if layer not in there]:
         named = [f"{layer} ({found[layer].convolution})" if layer in found else layer for layer in missing]
         raise UserError(
