@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.jax.framework import jax
-from backends.jax.operations import Outputs, Tensor
+from backends.jax.operations import Tensor
+from core.backend.outputs import Outputs
 from core.backend.training_rules import LossRule
 
 jnp = jax.numpy

@@ -19,6 +19,7 @@ from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
 from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -152,9 +153,7 @@ class JaxModel:
         )
         return loss, gradients, new
 
-    def _forward(
-        self, arrays: Arrays, images: Tensor, keep: Arrays | None
-    ) -> tuple[operations.Outputs, Arrays]:
+    def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Outputs, Arrays]:
         return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._mixed)
 
     def _pure_draw(self, count: int, step: Tensor) -> Arrays:
@@ -200,12 +199,12 @@ class JaxModel:
                 new[name] = op.momentum * arrays[name] + (1 - op.momentum) * statistics[name]
         return loss, gradients, new
 
-    def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[operations.Outputs, operations.Outputs]:
+    def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[Outputs, Outputs]:
         """Return logits and probabilities."""
         logits, _ = self._forward(arrays, images, None)
         return logits, operations.probabilities(logits)
 
-    def _pure_loss(self, logits: operations.Outputs, masks: Tensor) -> Tensor:
+    def _pure_loss(self, logits: Outputs, masks: Tensor) -> Tensor:
         return losses.total(self._rules.loss, logits, masks.astype(logits.masks.dtype))
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from backends.jax.framework import jax
 from backends.jax.layers import LAYERS
+from core.backend.outputs import Outputs
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -57,18 +58,6 @@ class Algorithms(NamedTuple):
     convolve: Callable[[Tensor, Tensor, int, PadsOf2D], Tensor]
     transpose: Callable[[Tensor, Tensor, int, PadsOf2D, Size], Tensor]
     on_cpu: bool
-
-
-class Outputs(NamedTuple):
-    """Logits, or probabilities, of the two heads.
-
-    Attributes:
-        masks: (N, H, W, 1).
-        existence: (N, 1, 1, 1); None without the existence head.
-    """
-
-    masks: Tensor
-    existence: Tensor | None
 
 
 Product = Callable[[Any, Algorithms, Tensor, Tensor], Tensor]
@@ -179,7 +168,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def probabilities(logits: Outputs) -> Outputs:
     """Return 1 / (1 + exp(-x)) of the logits of both heads."""
-    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+    return logits.mapped(sigmoid)
 
 
 def forward(
@@ -230,8 +219,7 @@ def forward(
             case _:
                 raise unknown_operation(op, "jax")
         values[op.output.name] = y
-    existence = None if plan.existence_logit is None else values[plan.existence_logit]
-    return Outputs(values[plan.logits], existence), statistics
+    return Outputs.of(plan, values), statistics
 
 
 def _fastest_algorithms(on_cpu: bool, dtype: Any) -> Algorithms:

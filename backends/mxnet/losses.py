@@ -10,6 +10,7 @@ from collections.abc import Callable
 from backends.mxnet import operations
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Symbol, gradient
+from core.backend.outputs import Outputs
 from core.backend.training_rules import LossRule
 
 Loss = tuple[Symbol, Symbol]
@@ -63,9 +64,7 @@ def lovasz(logits: Symbol, masks: Symbol, dtype: str) -> Loss:
     return mx.sym.mean(value), _divided(slope, mx.sym.sum(mx.sym.ones_like(value)), dtype)
 
 
-def total(
-    rule: LossRule, logits: operations.Outputs, masks: Symbol, dtype: str
-) -> tuple[Symbol, operations.Outputs]:
+def total(rule: LossRule, logits: Outputs, masks: Symbol, dtype: str) -> tuple[Symbol, Outputs]:
     """Return the weighted sum of the rule's losses, and its gradients for the logits.
 
     It has the existence head's part if there are its logits.
@@ -87,7 +86,7 @@ def total(
         loss, slope = bce(logits.existence, mx.sym.max(masks, axis=(1, 2, 3), keepdims=True), dtype)
         values.append(rule.existence * loss)
         of_existence = rule.existence * slope
-    return mx.sym.add_n(*values), operations.Outputs(slopes, of_existence)
+    return mx.sym.add_n(*values), Outputs(slopes, of_existence)
 
 
 def _through_sigmoid(p: Symbol, masks: Symbol, slope: Symbol, offset: Symbol, dtype: str) -> Symbol:

@@ -18,6 +18,7 @@ from backends.mxnet.limits import check_precision
 from backends.mxnet.symmetric_padding import best_flip
 from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
+from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -174,9 +175,7 @@ class MXNetModel:
 
     def _symbols(
         self, *, training: bool
-    ) -> tuple[
-        operations.Outputs, Symbol, dict[str, Symbol], Callable[[operations.Outputs], dict[str, Symbol]]
-    ]:
+    ) -> tuple[Outputs, Symbol, dict[str, Symbol], Callable[[Outputs], dict[str, Symbol]]]:
         """Return logits and masks, (N, 1, H, W), then the other results of `operations.forward`."""
         arrays = {array.name: mx.sym.Variable(array.name) for array in self._plan.arrays}
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
@@ -312,7 +311,7 @@ def _constants(symbol: Symbol, context: Any) -> dict[str, Any]:
     return {name: mx.nd.array(array, ctx=context, dtype=array.dtype) for name, array in found.items()}
 
 
-def _probabilities(logits: operations.Outputs) -> list[Symbol]:
+def _probabilities(logits: Outputs) -> list[Symbol]:
     """Return probabilities (N, H, W, 1) and, with the existence head, those of existence (N,)."""
     masks, existence = operations.probabilities(logits)
     found = [mx.sym.transpose(masks, axes=(0, 2, 3, 1))]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from backends.mxnet import convolutions
 from backends.mxnet.batch_norm import batch_norm_of_prediction, batch_norm_of_training
@@ -18,6 +17,7 @@ from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Result, Symbol, gradient, identity
 from backends.mxnet.layers import LAYERS
 from backends.mxnet.sums import plain_layout
+from core.backend.outputs import Outputs
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -37,18 +37,6 @@ OPERATIONS = (
     *LAYERS,
 )
 """The operations that `forward` computes: all that may stand before the sigmoid."""
-
-
-class Outputs(NamedTuple):
-    """Logits, or probabilities, of the two heads.
-
-    Attributes:
-        masks: (N, 1, H, W).
-        existence: (N, 1, 1, 1); None without the existence head.
-    """
-
-    masks: Symbol
-    existence: Symbol | None
 
 
 def relu(_: Relu, x: Symbol) -> Result:
@@ -82,7 +70,7 @@ def sigmoid(x: Symbol) -> Symbol:
 
 def probabilities(logits: Outputs) -> Outputs:
     """Return 1 / (1 + exp(-x)) of the logits of both heads."""
-    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+    return logits.mapped(sigmoid)
 
 
 def forward(
@@ -174,8 +162,7 @@ def forward(
             gradients.update(zip(names, results[len(op.inputs) :], strict=False))
         return gradients
 
-    existence = None if plan.existence_logit is None else values[plan.existence_logit]
-    return Outputs(values[plan.logits], existence), statistics, pullback
+    return Outputs.of(plan, values), statistics, pullback
 
 
 def _sum_of_gradients(parts: Sequence[Symbol]) -> Symbol:

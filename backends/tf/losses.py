@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.tf.framework import Tensor, tf
-from backends.tf.operations import Outputs
+from core.backend.outputs import Outputs
 from core.backend.training_rules import LossRule
 
 

@@ -12,6 +12,7 @@ from backends.tf.devices import framework_device, list_devices, multiplies_bfloa
 from backends.tf.framework import Tensor, tf
 from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
+from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -124,9 +125,7 @@ class TensorFlowModel:
     def _drawn_masks(self, count: int, step: int) -> dict[str, Tensor]:
         return self._draw(count, step) if self._plan.dropouts else {}  # saves a call that draws nothing
 
-    def _forward(
-        self, images: Tensor, keep: dict[str, Tensor] | None
-    ) -> tuple[operations.Outputs, dict[str, Tensor]]:
+    def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Outputs, dict[str, Tensor]]:
         training = keep is not None
         # Predictions on a CPU do not use bfloat16 products, so that an exported graph runs on any CPU.
         native = self._multiplies_bfloat16 and (training or not self._on_cpu)
@@ -183,12 +182,12 @@ class TensorFlowModel:
                 running.assign(momentum * running + (1 - momentum) * statistics[name])
         return loss
 
-    def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, operations.Outputs]:
+    def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Outputs]:
         logits, _ = self._forward(images, None)
         loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
         return loss, operations.probabilities(logits)
 
-    def _graph_predict(self, images: Tensor) -> operations.Outputs:
+    def _graph_predict(self, images: Tensor) -> Outputs:
         logits, _ = self._forward(images, None)
         return operations.probabilities(logits)
 

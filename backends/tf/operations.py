@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from backends.tf import cpu, fused_batch_norm
 from backends.tf.framework import Tensor, tf
 from backends.tf.im2col import Windows
 from backends.tf.layers import LAYERS
 from core.backend.kernel_switches import Switch
+from core.backend.outputs import Outputs
 from core.network.padding import same_pads
 from core.network.plan import (
     BatchNorm,
@@ -56,18 +57,6 @@ class Context:
     def trains_on_cpu(self) -> bool:
         """Whether the kernels are those of `backends.tf.cpu`."""
         return self.on_cpu and self.training
-
-
-class Outputs(NamedTuple):
-    """Logits, or probabilities, of the two heads.
-
-    Attributes:
-        masks: (N, H, W, 1).
-        existence: (N, 1, 1, 1); None without the existence head.
-    """
-
-    masks: Tensor
-    existence: Tensor | None
 
 
 Product = Callable[[Any, Tensor, Tensor, Context], Tensor]
@@ -208,7 +197,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def probabilities(logits: Outputs) -> Outputs:
     """Return 1 / (1 + exp(-x)) of the logits of both heads."""
-    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+    return logits.mapped(sigmoid)
 
 
 def forward(
@@ -259,8 +248,7 @@ def forward(
             case _:
                 raise unknown_operation(op, "tf")
         values[op.output.name] = y
-    existence = None if plan.existence_logit is None else values[plan.existence_logit]
-    return Outputs(values[plan.logits], existence), statistics
+    return Outputs.of(plan, values), statistics
 
 
 def _unfolds(windows: Windows, channels: int, dtype: Any) -> bool:

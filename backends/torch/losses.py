@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.torch.framework import torch
-from backends.torch.operations import Outputs, Tensor
+from backends.torch.operations import Tensor
+from core.backend.outputs import Outputs
 from core.backend.training_rules import LossRule
 
 

@@ -13,6 +13,7 @@ from backends.torch.framework import torch
 from backends.torch.operations import Tensor
 from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
+from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -125,7 +126,7 @@ class TorchModel:
 
     def _forward(
         self, images: Tensor, keep: Mapping[str, Tensor] | None
-    ) -> tuple[operations.Outputs, dict[str, Tensor]]:
+    ) -> tuple[Outputs, dict[str, Tensor]]:
         products = self._prediction_products if keep is None else self._products
         return operations.forward(self._plan, images, self._arrays, keep, products)
 

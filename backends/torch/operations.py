@@ -11,11 +11,12 @@ Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transpo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from backends.torch.framework import torch
 from backends.torch.layers import LAYERS, per_channel
 from core.backend.kernel_switches import Switch
+from core.backend.outputs import Outputs
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -40,18 +41,6 @@ OPERATIONS = (
 
 Tensor = Any
 """A `torch.Tensor`; mypy skips PyTorch's own types, since they make it slow."""
-
-
-class Outputs(NamedTuple):
-    """Logits, or probabilities, of the two heads.
-
-    Attributes:
-        masks: (N, 1, H, W).
-        existence: (N, 1, 1, 1); None without the existence head.
-    """
-
-    masks: Tensor
-    existence: Tensor | None
 
 
 Product = Callable[[Any, Tensor, Tensor], Tensor]
@@ -178,7 +167,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def probabilities(logits: Outputs) -> Outputs:
     """Return 1 / (1 + exp(-x)) of the logits of both heads."""
-    return Outputs(*(x if x is None else sigmoid(x) for x in logits))
+    return logits.mapped(sigmoid)
 
 
 def forward(
@@ -226,8 +215,7 @@ def forward(
         for name in set(op.inputs):
             if last_readers[name] == op.name:  # autograd keeps what it needs of it
                 del values[name]
-    existence = None if plan.existence_logit is None else values[plan.existence_logit]
-    return Outputs(values[plan.logits], existence), statistics
+    return Outputs.of(plan, values), statistics
 
 
 def _in_bfloat16(product: Product, multiplies_bfloat16: bool) -> Product:
