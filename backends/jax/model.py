@@ -18,7 +18,7 @@ from backends.jax import losses, operations, optimizers
 from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
@@ -51,6 +51,8 @@ class JaxModel:
         )
         # The first argument's arrays are donated: the new arrays use their memory.
         self._update = jit(self._pure_update, donate_argnums=0)
+        self._apply = jit(self._pure_apply, donate_argnums=0)
+        self._differentiate = jit(self._pure_differentiate)
         self._infer = jit(self._pure_infer)
         self._loss = jit(self._pure_loss)
         self._draw = jit(self._pure_draw, static_argnums=0)
@@ -61,7 +63,8 @@ class JaxModel:
         """Update the model; return the loss before the update."""
         kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
         arrays = self._arrays
-        loss, _, self._arrays = self._step(arrays, images, masks, scalars, kept)
+        given = (self._floats(images), self._bytes(masks), *self._scalars(scalars), kept)
+        loss, self._arrays = self._update(arrays, *given)
         # To free donated arrays waits for their step. So they are kept until the next step has begun.
         self._donated = arrays
         return loss
@@ -81,14 +84,29 @@ class JaxModel:
         _, (masks, existence) = self._infer(self._arrays, self._floats(images))
         return np.array(masks), np.array(existence).reshape(-1)
 
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Return training loss and gradients, from an update of copies; change nothing."""
-        kept = self._drawn_masks(len(images), 0) if keep is None else self._given_masks(keep)
-        copies = {name: self._put(array, self._dtype) for name, array in self._arrays.items()}
-        loss, gradients, _ = self._step(copies, images, masks, StepScalars(0, step_size=0.0), kept)
-        return float(loss), {
-            parameter.name: np.array(gradients[parameter.name]) for parameter in self._plan.parameters
-        }
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> Derivatives:
+        """Return training loss, gradients and the batch's statistics; change nothing."""
+        kept = self._drawn_masks(len(images), draw) if keep is None else self._given_masks(keep)
+        loss, gradients, statistics = self._differentiate(
+            self._arrays, self._floats(images), self._bytes(masks), kept
+        )
+        return Derivatives(
+            float(loss),
+            {parameter.name: np.array(gradients[parameter.name]) for parameter in self._plan.parameters},
+            {array.name: np.array(statistics[array.name]) for array in self._plan.statistics},
+        )
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        """Update the model with the gradients and statistics of a batch."""
+        given = (
+            {name: self._floats(array) for name, array in gradients.items()},
+            {name: self._floats(array) for name, array in statistics.items()},
+        )
+        arrays = self._arrays
+        self._arrays = self._apply(arrays, *given, *self._scalars(scalars))
+        self._donated = arrays
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -144,14 +162,8 @@ class JaxModel:
     def _drawn_masks(self, count: int, step: int) -> Arrays:
         return self._draw(count, self._put(np.array(step), np.uint32)) if self._plan.dropouts else {}
 
-    def _step(
-        self, arrays: Arrays, images: Array, masks: Array, scalars: StepScalars, keep: Arrays
-    ) -> tuple[Tensor, Arrays, Arrays]:
-        step_size, decay = self._dtype.type(scalars.step_size), self._dtype.type(scalars.decay)
-        loss, gradients, new = self._update(
-            arrays, self._floats(images), self._bytes(masks), step_size, decay, keep
-        )
-        return loss, gradients, new
+    def _scalars(self, scalars: StepScalars) -> tuple[Any, Any]:
+        return self._dtype.type(scalars.step_size), self._dtype.type(scalars.decay)
 
     def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Outputs, Arrays]:
         return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._mixed)
@@ -168,8 +180,15 @@ class JaxModel:
 
     def _pure_update(
         self, arrays: Arrays, images: Tensor, masks: Tensor, step_size: Tensor, decay: Tensor, keep: Arrays
+    ) -> tuple[Tensor, Arrays]:
+        """Return the loss and the new arrays."""
+        loss, gradients, statistics = self._pure_differentiate(arrays, images, masks, keep)
+        return loss, self._pure_apply(arrays, gradients, statistics, step_size, decay)
+
+    def _pure_differentiate(
+        self, arrays: Arrays, images: Tensor, masks: Tensor, keep: Arrays
     ) -> tuple[Tensor, Arrays, Arrays]:
-        """Return the loss, the gradients and the new arrays."""
+        """Return the loss, the gradients and the batch's statistics."""
 
         def loss_of(parameters: Arrays) -> tuple[Tensor, Arrays]:
             logits, statistics = self._forward(arrays | parameters, images, keep)
@@ -177,6 +196,12 @@ class JaxModel:
 
         parameters = {parameter.name: arrays[parameter.name] for parameter in self._plan.parameters}
         (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        return loss, gradients, statistics
+
+    def _pure_apply(
+        self, arrays: Arrays, gradients: Arrays, statistics: Arrays, step_size: Tensor, decay: Tensor
+    ) -> Arrays:
+        """Return the new arrays."""
         clipped, new = gradients, dict(arrays)
         if self._rules.clip_norm is not None:
             clipped = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
@@ -197,7 +222,7 @@ class JaxModel:
         for op in self._plan.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
                 new[name] = op.momentum * arrays[name] + (1 - op.momentum) * statistics[name]
-        return loss, gradients, new
+        return new
 
     def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[Outputs, Outputs]:
         """Return logits and probabilities."""

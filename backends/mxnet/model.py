@@ -16,7 +16,7 @@ from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Symbol, linked_graph
 from backends.mxnet.limits import check_precision
 from backends.mxnet.symmetric_padding import best_flip
-from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
@@ -55,6 +55,12 @@ class MXNetModel:
         """Update the model; return the loss before the update."""
         kept = self._draw(len(images), scalars.step) if keep is None else self._given_masks(keep)
         loss, gradients, statistics = self._differentiate(images, masks, kept)
+        self._update(gradients, statistics, scalars)
+        return loss
+
+    def _update(
+        self, gradients: Mapping[str, Any], statistics: Mapping[str, Any], scalars: StepScalars
+    ) -> None:
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
@@ -67,7 +73,6 @@ class MXNetModel:
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]
                 running[:] = running * op.momentum + statistics[name] * (1 - op.momentum)
-        return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[_Loss, Array]:
         """Return loss and probabilities with running statistics."""
@@ -85,11 +90,25 @@ class MXNetModel:
         masks, existence = self._predict({_IMAGES: self._floats(images)})
         return self._unflipped(masks), existence.asnumpy()
 
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Return training loss and gradients; change nothing."""
-        kept = self._draw(len(images), 0) if keep is None else self._given_masks(keep)
-        loss, gradients, _ = self._differentiate(images, masks, kept)
-        return float(loss), {name: self._to_neutral(gradient) for name, gradient in gradients.items()}
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> Derivatives:
+        """Return training loss, gradients and the batch's statistics; change nothing."""
+        kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
+        loss, gradients, statistics = self._differentiate(images, masks, kept)
+        return Derivatives(
+            float(loss),
+            {name: self._to_neutral(gradient) for name, gradient in gradients.items()},
+            {array.name: self._to_neutral(statistics[array.name]) for array in self._plan.statistics},
+        )
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        """Update the model with the gradients and statistics of a batch."""
+        self._update(
+            {name: self._sent(array) for name, array in gradients.items()},
+            {name: self._sent(array) for name, array in statistics.items()},
+            scalars,
+        )
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -99,7 +118,7 @@ class MXNetModel:
         """Put arrays back."""
         check_state(state, state_shapes(self._plan, self._rules))
         for name, array in self._arrays.items():
-            array[:] = mx.nd.array(self._to_inner(state[name]), ctx=self._context, dtype=self._dtype)
+            array[:] = self._sent(state[name])
 
     def export(self, directory: Path, metadata: Mapping[str, str]) -> None:
         """Write `model-symbol.json` and `model-0000.params`: input `images`, output probabilities.
@@ -134,8 +153,10 @@ class MXNetModel:
         """Return the probabilities as an array of NumPy, no longer flipped."""
         return np.ascontiguousarray(self._flip.pixels(probabilities.asnumpy()))
 
-    def _to_inner(self, array: Array) -> Array:
-        return self._flip.kernel(array).transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    def _sent(self, array: Array) -> Any:
+        """Send an array of the state to the device, in the inner layout."""
+        inner = self._flip.kernel(array).transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        return mx.nd.array(inner, ctx=self._context, dtype=self._dtype)
 
     def _to_neutral(self, array: Any) -> Array:
         host: Array = array.asnumpy()

@@ -82,9 +82,16 @@ class ONNXModel:
             self._sessions["predict"] = open_session(model.SerializeToString(), self._device)
         return list(self._sessions["predict"].run(None, {_IMAGES: _floats(images)}))
 
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> NoReturn:
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> NoReturn:
         """Raise `UserError`: ONNX Runtime does not train."""
-        del images, masks, keep
+        del images, masks, keep, draw
+        raise _no_training()
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> NoReturn:
+        """Raise `UserError`: ONNX Runtime does not train."""
+        del gradients, statistics, scalars
         raise _no_training()
 
     def state(self) -> State:

@@ -17,7 +17,7 @@ from backends.reference import losses, operations, optimizers
 from backends.reference.devices import list_devices
 from backends.reference.layers import LAYERS
 from backends.reference.operations import Floats
-from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
@@ -89,8 +89,13 @@ class ReferenceModel:
         """Update the model; return the loss and the gradients before the update."""
         if keep is None:
             keep = draw_dropout_masks(self._plan, self._rules.seed, scalars.step, len(images))
-        loss, unclipped, batch_statistics = self._differentiate(images, masks, keep)
-        gradients = unclipped
+        found = self._differentiate(images, masks, keep)
+        self.update(found.gradients, found.statistics, scalars)
+        return found.loss, found.gradients
+
+    @_without_warnings
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        """Update the model with the gradients and statistics of a batch."""
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
@@ -103,8 +108,7 @@ class ReferenceModel:
             momentum = self._dtype.type(operation.momentum)
             for name in (operation.moving_mean, operation.moving_variance):
                 running = self._arrays[name]
-                running[...] = momentum * running + (1 - momentum) * batch_statistics[name]
-        return loss, dict(unclipped)
+                running[...] = momentum * running + (1 - momentum) * statistics[name]
 
     @_without_warnings
     def evaluate(self, images: Array, masks: Array) -> tuple[float, NDArray[Any]]:
@@ -126,12 +130,13 @@ class ReferenceModel:
         return operations.sigmoid(values[self._plan.logits]), existence.reshape(-1)
 
     @_without_warnings
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Return training loss and gradients; change nothing."""
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> Derivatives:
+        """Return training loss, gradients and the batch's statistics; change nothing."""
         if keep is None:
-            keep = draw_dropout_masks(self._plan, self._rules.seed, 0, len(images))
-        loss, gradients, _ = self._differentiate(images, masks, keep)
-        return loss, dict(gradients)
+            keep = draw_dropout_masks(self._plan, self._rules.seed, draw, len(images))
+        return self._differentiate(images, masks, keep)
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -191,10 +196,7 @@ class ReferenceModel:
                 return self._moved(y) if layer.rounds else y
         raise unknown_operation(op, "reference")
 
-    def _differentiate(
-        self, images: Array, masks: Array, keep: DropoutMasks
-    ) -> tuple[float, dict[str, Floats], dict[str, Floats]]:
-        """Return loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Derivatives:
         values = self._forward(images, keep)
         loss, d_logits = self._loss(values, masks)
         flowing = {name: self._moved(slope) for name, slope in d_logits.items()}
@@ -204,7 +206,7 @@ class ReferenceModel:
             for name, dx in zip(op.inputs, self._backward(op, values, dy, keep, gradients), strict=True):
                 flowing[name] = flowing[name] + dx if name in flowing else dx
         statistics = {array.name: values[array.name] for array in self._plan.statistics}
-        return float(loss), gradients, statistics
+        return Derivatives(float(loss), dict(gradients), dict(statistics))
 
     def _loss(self, values: Mapping[str, Floats], masks: Array) -> tuple[np.floating[Any], dict[str, Floats]]:
         """Return the loss, and its gradient for each of the logits by the name of their tensor."""

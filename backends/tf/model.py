@@ -10,7 +10,7 @@ import numpy as np
 from backends.tf import cpu, im2col, losses, operations, optimizers
 from backends.tf.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.tf.framework import Tensor, tf
-from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
@@ -47,6 +47,12 @@ class TensorFlowModel:
         self._evaluate = tf.function(self._graph_evaluate, [images, masks])
         self._predict = tf.function(self._graph_predict, [images])
         self._differentiate = tf.function(self._graph_differentiate, [images, masks, keep])
+        gradients, statistics = (
+            {array.name: tf.TensorSpec(array.shape, self._dtype) for array in arrays}
+            for arrays in (plan.parameters, plan.statistics)
+        )
+        self._apply = tf.function(self._graph_apply, [gradients, statistics, scalar, scalar])
+        self._apply_without_decay = tf.function(self._graph_apply, [gradients, statistics, scalar])
         self._draw = tf.function(self._graph_draw, [tf.TensorSpec((), tf.int32), step])
 
     def train_step(
@@ -79,12 +85,28 @@ class TensorFlowModel:
             masks, existence = self._predict(self._floats(images))
         return masks.numpy(), existence.numpy().reshape(-1)
 
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Return training loss and gradients; change nothing."""
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> Derivatives:
+        """Return training loss, gradients and the batch's statistics; change nothing."""
         with tf.device(self._device):
-            kept = self._drawn_masks(len(images), 0) if keep is None else self._given_masks(keep)
-            loss, gradients, _ = self._differentiate(self._floats(images), tf.constant(masks, tf.uint8), kept)
-        return float(loss), {name: gradient.numpy() for name, gradient in gradients.items()}
+            kept = self._drawn_masks(len(images), draw) if keep is None else self._given_masks(keep)
+            found = self._differentiate(self._floats(images), tf.constant(masks, tf.uint8), kept)
+        loss, gradients, statistics = found
+        return Derivatives(float(loss), _on_host(gradients), _on_host(statistics))
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        """Update the model with the gradients and statistics of a batch."""
+        with tf.device(self._device):
+            given = (
+                {name: self._floats(array) for name, array in gradients.items()},
+                {name: self._floats(array) for name, array in statistics.items()},
+                tf.constant(scalars.step_size, self._dtype),
+            )
+            if scalars.decay:
+                self._apply(*given, tf.constant(scalars.decay, self._dtype))
+            else:
+                self._apply_without_decay(*given)
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -161,6 +183,16 @@ class TensorFlowModel:
         decay: Tensor | None = None,
     ) -> Tensor:
         loss, gradients, statistics = self._graph_differentiate(images, masks, keep)
+        self._graph_apply(gradients, statistics, step_size, decay)
+        return loss
+
+    def _graph_apply(
+        self,
+        gradients: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        step_size: Tensor,
+        decay: Tensor | None = None,
+    ) -> None:
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         for parameter in self._plan.parameters:
@@ -180,7 +212,6 @@ class TensorFlowModel:
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]
                 running.assign(momentum * running + (1 - momentum) * statistics[name])
-        return loss
 
     def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Outputs]:
         logits, _ = self._forward(images, None)
@@ -223,6 +254,10 @@ def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Arr
         found = serve(images=tf.constant(images, tf.float32))
     probabilities: Array = found["probabilities"].numpy()
     return (probabilities, found["existence"].numpy()) if "existence" in found else probabilities
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> State:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _shape(tensor: plans.Tensor) -> tuple[int | None, ...]:

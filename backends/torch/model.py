@@ -11,7 +11,7 @@ from backends.torch import exports, losses, operations, optimizers
 from backends.torch.devices import framework_device, list_devices, multiplies_bfloat16
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
@@ -45,6 +45,12 @@ class TorchModel:
         """Update the model; return the loss before the update."""
         kept = self._draw(len(images), scalars.step) if keep is None else self._given_masks(keep)
         loss, gradients, statistics = self._differentiate(images, masks, kept)
+        self._update(gradients, statistics, scalars)
+        return loss
+
+    def _update(
+        self, gradients: Mapping[str, Tensor], statistics: Mapping[str, Tensor], scalars: StepScalars
+    ) -> None:
         with torch.no_grad():
             if self._rules.clip_norm is not None:
                 gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
@@ -57,7 +63,6 @@ class TorchModel:
             for op in self._plan.batch_norms:
                 for name in (op.moving_mean, op.moving_variance):
                     self._arrays[name].mul_(op.momentum).add_(statistics[name], alpha=1 - op.momentum)
-        return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
@@ -79,11 +84,25 @@ class TorchModel:
         masks, existence = (_to_neutral(x, (0, 2, 3, 1)) for x in operations.probabilities(logits))
         return masks, existence.reshape(-1)
 
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Return training loss and gradients; change nothing."""
-        kept = self._draw(len(images), 0) if keep is None else self._given_masks(keep)
-        loss, gradients, _ = self._differentiate(images, masks, kept)
-        return float(loss), {name: _to_neutral(gradient) for name, gradient in gradients.items()}
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> Derivatives:
+        """Return training loss, gradients and the batch's statistics; change nothing."""
+        kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
+        loss, gradients, statistics = self._differentiate(images, masks, kept)
+        return Derivatives(
+            float(loss),
+            {name: _to_neutral(gradient) for name, gradient in gradients.items()},
+            {array.name: _to_neutral(statistics[array.name]) for array in self._plan.statistics},
+        )
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        """Update the model with the gradients and statistics of a batch."""
+        self._update(
+            {name: self._to_inner(array) for name, array in gradients.items()},
+            {name: self._to_inner(array) for name, array in statistics.items()},
+            scalars,
+        )
 
     def state(self) -> State:
         """Return copies of all arrays."""

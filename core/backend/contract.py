@@ -9,7 +9,7 @@ Its implementation is a module with these functions:
                                                                  head also those of existence
     switches() -> tuple[Switch, ...]                             if it has any; see `kernel_switches`
 
-A `Model` has the seven methods of the protocol; one of a plan with the existence head has those of
+A `Model` has the eight methods of the protocol; one of a plan with the existence head has those of
 `ExistenceModel`. A backend without the head refuses its operation `core.network.plan.Existence`. Arrays at
 the boundary are NumPy arrays:
 
@@ -17,6 +17,7 @@ the boundary are NumPy arrays:
     masks     (N, H, W, 1) in {0, 1}, uint8
     existence (N,) probabilities that an image's mask is not empty
     state     named arrays of the precision's `array_type`, in the layouts of `core.backend.state`
+    gradients, statistics    the same, by the names of the parameters and of the running statistics
 
 The last batch of an epoch may be shorter than the others. A backend that cannot follow a rule exactly raises
 `UserError` with the reason; it never approximates.
@@ -31,7 +32,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, SupportsFloat, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,20 @@ Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16"]
 def array_type(precision: Precision) -> Literal["float32", "float64"]:
     """Return the type of a model's arrays: of its state and of everything between its products."""
     return "float64" if precision == "float64" else "float32"
+
+
+class Derivatives(NamedTuple):
+    """What a batch, or one shard of it, contributes to an update.
+
+    Attributes:
+        loss: The training loss.
+        gradients: The gradient of each parameter, before clipping.
+        statistics: The batch's mean and biased variance of each batch norm, by the names of the running ones.
+    """
+
+    loss: float
+    gradients: State
+    statistics: State
 
 
 class Model(Protocol):
@@ -79,8 +94,30 @@ class Model(Protocol):
         """Return probabilities (N, H, W, 1); they are float64 if the model's precision is float64."""
         ...
 
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Return the training loss and the gradient of each parameter, before clipping; change nothing."""
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> Derivatives:
+        """Return what `train_step` computes before it updates the arrays; change nothing.
+
+        Args:
+            images: As for `train_step`.
+            masks: As for `train_step`.
+            keep: As for `train_step`.
+            draw: The number that takes the place of the step in the key of masks that the backend draws.
+        """
+        ...
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        """Clip the gradients, then update weights, moments and running statistics once.
+
+        `differentiate` with `draw=scalars.step` and then `update` give the bits of `train_step`, or differ
+        from them by rounding where the framework computes both in one graph.
+
+        Args:
+            gradients: The gradient of each parameter, before clipping.
+            statistics: The batch's statistics, by the names of the running ones.
+            scalars: The numbers of this step.
+        """
         ...
 
     def state(self) -> State:
@@ -166,7 +203,7 @@ class Float64Reference(Model, Protocol):
     def step_and_gradients(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> tuple[float, State]:
-        """Do `train_step`; return the loss and gradients that `gradients` would have returned before it."""
+        """Do `train_step`; return the loss and gradients that `differentiate` would have returned."""
         ...
 
 
@@ -179,7 +216,7 @@ def step_and_gradients(
     """
     if hasattr(model, "step_and_gradients"):
         return cast(Float64Reference, model).step_and_gradients(images, masks, scalars, keep)
-    _, gradients = model.gradients(images, masks, keep)
+    gradients = model.differentiate(images, masks, keep).gradients
     return float(model.train_step(images, masks, scalars, keep)), gradients
 
 
@@ -232,7 +269,8 @@ class Backend:
         implementation: The module with `list_devices` and `compile`; importing it imports the framework.
         exports: The names of the formats that `Model.export` writes, as `run.py export --to` takes them.
             If there are several, the models are `MultiFormatModel`.
-        trains: Whether it can train. If not, it refuses `train_step` and `gradients` with the reason.
+        trains: Whether it can train. If not, it refuses `train_step`, `differentiate` and `update` with the
+            reason.
         precisions: The precisions in which it can predict.
         weight_files: The files of weights that it reads; None if there are none.
     """

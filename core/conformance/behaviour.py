@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from core.backend.contract import Array, Implementation, Model, Precision, State
+from core.backend.state import by_kind
 from core.backend.training_rules import OptimizerRule, StepScalars
 from core.base.errors import UserError
-from core.conformance.cases import Case, Nonconformity, make_case
+from core.conformance.cases import FLOAT64_TOLERANCE, Case, Nonconformity, make_case
 from core.conformance.suite import BackendCaller, Check
+from core.tolerance.budget import ArraysByKind, Budget, largest_share
 
 
 class _Check(Protocol):
@@ -36,7 +38,7 @@ def behaviour_checks() -> list[Check]:
         ("devices", "the CPU comes first", _cpu_first),
         ("state", "comes back bit for bit", _round_trip),
         ("state", "a copy once taken does not move", _state_is_a_copy),
-        ("state", "gradients, evaluate and predict change nothing", _pure),
+        ("state", "differentiate, evaluate and predict change nothing", _pure),
         ("state", "an update of size 0 moves running statistics and no weight", _size_0),
         ("state", "what does not fit is refused by name", _refusals),
         ("state", "arrays given are left as they are, and views are read right", _inputs),
@@ -55,6 +57,7 @@ def behaviour_checks() -> list[Check]:
     ]
     return [
         *(Check(subject, name, "float32", run) for subject, name, run in checks),
+        Check("halves of a step", "differentiate and update do what train_step does", "float64", _in_halves),
         *(
             Check(subject, name, "mixed_bfloat16", partial(run, precision="mixed_bfloat16"))
             for subject, name, run in mixed
@@ -111,7 +114,7 @@ def _state_is_a_copy(backend: BackendCaller) -> None:
 def _around_questions(implementation: Implementation, case: Case) -> tuple[State, State]:
     model = _compiled(implementation, case)
     before = model.state()
-    model.gradients(*case.batches[0])
+    model.differentiate(*case.batches[0])
     model.evaluate(*case.batches[0])
     model.predict(case.batches[0][0])
     return before, model.state()
@@ -119,7 +122,7 @@ def _around_questions(implementation: Implementation, case: Case) -> tuple[State
 
 def _pure(backend: BackendCaller) -> None:
     before, after = backend.call(_around_questions, make_case(BLOCKS, 8, 12))
-    _require_equal(after, before, "state after gradients, evaluate and predict")
+    _require_equal(after, before, "state after differentiate, evaluate and predict")
 
 
 def _after_size_0(implementation: Implementation, case: Case) -> State:
@@ -184,7 +187,7 @@ def _read(implementation: Implementation, case: Case) -> tuple[bool, list[Array]
     kept_images, kept_masks = images.copy(), masks.copy()
     model.load_state(state)
     model.train_step(images, masks, case.scalars(1))
-    model.gradients(images, masks)
+    model.differentiate(images, masks)
     untouched = np.array_equal(images, kept_images) and np.array_equal(masks, kept_masks)
     untouched &= all(np.array_equal(array, case.state[name]) for name, array in state.items())
     model.load_state({name: np.asfortranarray(array) for name, array in state.items()})
@@ -235,6 +238,39 @@ def _restored(backend: BackendCaller, precision: Precision = "float32") -> None:
         _require_equal(parts, backend.call(_trained, case, precision), f"trained in parts by {name}")
 
 
+def _both_ways(
+    implementation: Implementation, case: Case, precision: Precision
+) -> tuple[Sequence[ArraysByKind], Sequence[ArraysByKind]]:
+    """Return loss and arrays of each step: of `train_step`, and of `differentiate` and `update`."""
+    whole, parted = _compiled(implementation, case, precision), _compiled(implementation, case, precision)
+    of_whole: list[ArraysByKind] = []
+    of_parted: list[ArraysByKind] = []
+    for step, (images, masks) in enumerate(case.batches, start=1):
+        loss = float(whole.train_step(images, masks, case.scalars(step)))
+        found = parted.differentiate(images, masks, draw=step)
+        parted.update(found.gradients, found.statistics, case.scalars(step))
+        of_whole.append({**by_kind(whole.state()), "loss": {"loss": np.array(loss)}})
+        of_parted.append({**by_kind(parted.state()), "loss": {"loss": np.array(found.loss)}})
+    return of_whole, of_parted
+
+
+def _in_halves(backend: BackendCaller) -> None:
+    """Check both in float64; a framework that computes a step in one graph may round differently."""
+    for name in ("adam", "sgd"):
+        training = {"optimizer": {"name": name, "weight_decay": 0.1}, "clip_norm": 0.05}
+        case = make_case(BLOCKS, 16, 24, batches=(3, 2), dropout=0.3, training=training)
+        whole, parted = backend.call(_both_ways, case, "float64")
+        budget = Budget(lambda _: FLOAT64_TOLERANCE)
+        for step, (expected, received) in enumerate(zip(whole, parted, strict=True), start=1):
+            budget.advance(expected)
+            for kind, found in budget.distances(received).items():
+                array, distance = largest_share(found)
+                if not distance.share <= 1:
+                    raise Nonconformity(
+                        f"{name}, step {step}: {kind} of {array} is {distance.value:.1e} from train_step's"
+                    )
+
+
 def _dropped(implementation: Implementation, case: Case, steps: list[int]) -> list[Array]:
     """Return, for each of `steps`, the output's kernel after one large step from the same state."""
     model = _compiled(implementation, case)
@@ -266,8 +302,8 @@ def _sums(implementation: Implementation, case: Case) -> tuple[float, float]:
     model = _compiled(implementation, case)
     images, masks = case.batches[0]
     ones = {"down/dropout": np.ones((16, 20, 28, 6), np.uint8)}
-    _, drawn = model.gradients(images, np.zeros_like(masks))
-    _, kept = model.gradients(images, np.zeros_like(masks), keep=ones)
+    drawn = model.differentiate(images, np.zeros_like(masks)).gradients
+    kept = model.differentiate(images, np.zeros_like(masks), keep=ones).gradients
     return float(drawn["mask/kernel"].sum()), float(kept["mask/kernel"].sum())
 
 

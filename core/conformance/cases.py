@@ -148,7 +148,7 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
     loss, probabilities = model.evaluate(images, masks)
     predictions = model.predict(images)
     both = predicted_with_existence(model, case)
-    training_loss, gradients = model.gradients(images, masks, case.keep(0, len(images)))
+    derivatives = model.differentiate(images, masks, case.keep(0, len(images)))
     losses = [
         float(model.train_step(images, masks, case.scalars(step), case.keep(step, len(images))))
         for step, (images, masks) in enumerate(case.batches, start=1)
@@ -157,8 +157,8 @@ def run_case(implementation: Implementation, case: Case, precision: Precision) -
         predictions,
         probabilities,
         float(loss),
-        float(training_loss),
-        gradients,
+        float(derivatives.loss),
+        derivatives.gradients,
         losses,
         model.state(),
         both,

@@ -21,7 +21,7 @@ from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_che
 from core.experiment.configuration import Configuration
 from core.network.plan import Plan
 from core.parity.measures import KINDS, Distances, RunComparer, Snapshot, Violation
-from core.parity.trajectory import StepResult, advance_run, begin_reference_run, begin_run
+from core.parity.trajectory import StepResult, advance_run, begin_reference_run, begin_run, state_of_run
 from core.tolerance.budget import DRAWS, Distance, largest_share
 from core.training.schedules import learning_rate
 from core.training.validation import BatchSource, LabelledBatch
@@ -101,7 +101,7 @@ class Certificate:
 
 @dataclass
 class _ActiveRun:
-    """A run in one of the processes; `before` is its state before the next step."""
+    """A run in one of the processes; `before` are its parameters before the next step."""
 
     name: str
     process: BackendProcess
@@ -210,12 +210,16 @@ class _Certification:
     def _begin(self, run: str, backend: str, state: State) -> _ActiveRun:
         process = self._processes[backend]
         process.call(begin_run, run, self._plan, self._rules, self._settings.precision, state)
-        return _ActiveRun(run, process, state)
+        return _ActiveRun(run, process, self._parameters(state))
 
     def _begin_reference(self, process: BackendProcess, run: str, draw: int | None) -> _ActiveRun:
         precision = self._settings.precision
         process.call(begin_reference_run, run, self._plan, self._rules, precision, self._state, draw)
-        return _ActiveRun(run, process, self._state)
+        return _ActiveRun(run, process, self._parameters(self._state))
+
+    def _parameters(self, state: State) -> State:
+        """Return the parameters of a state; to keep all arrays of every run would need too much memory."""
+        return {parameter.name: state[parameter.name] for parameter in self._plan.parameters}
 
     def advance(self, step: int, batch: LabelledBatch) -> None:
         """Train one step of every run and record the distances."""
@@ -235,12 +239,12 @@ class _Certification:
             """Return the next run's results; nothing else keeps them, for they are large."""
             run, future = waiting.popleft()
             result: StepResult = run.process.wait(future)
-            before, run.before = run.before, result.state
+            before, run.before = run.before, self._parameters(result.state)
             return Snapshot(result, before)
 
         base = snapshot()
         certificate.base_losses.append(base.step.loss)
-        self._comparer.advance(base, [snapshot() for _ in self._perturbed])
+        self._comparer.advance(base, (snapshot() for _ in self._perturbed))
         already = {violation.run for violation in certificate.violations}
         for run in self._runs:
             of_run = snapshot()
@@ -256,7 +260,7 @@ class _Certification:
         self.certificate.relay_step = step
         plain = {run.name: run for run in [self._base, *self._runs]}
         for giver in self._processes:
-            received = self._through_a_checkpoint(plain[giver].before, step)
+            received = self._through_a_checkpoint(plain[giver], step)
             for taker in self._processes:
                 if taker != giver:
                     name = f"{giver} > {taker}"
@@ -277,11 +281,12 @@ class _Certification:
         run, leg = self._round, self.certificate.round_steps
         if run is None or leg is None or step % leg or not self._ahead:
             return
-        received = self._through_a_checkpoint(run.before, step)
+        received = self._through_a_checkpoint(run, step)
         following = self._begin(run.name, self._ahead.pop(0), received)
         run.process, run.before = following.process, following.before
 
-    def _through_a_checkpoint(self, state: State, step: int) -> State:
+    def _through_a_checkpoint(self, run: _ActiveRun, step: int) -> State:
+        state = run.process.call(state_of_run, run.name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "handed-over.safetensors"
             save_checkpoint(path, Checkpoint(self._configuration, self._data, Progress(step=step), state))

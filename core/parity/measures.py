@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,7 +53,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The results of one step of a run, and the arrays before that step."""
+    """The results of one step of a run, and the parameters before that step."""
 
     step: StepResult
     before: State
@@ -72,9 +72,9 @@ class RunComparer:
             if (name := getattr(operation, key, None)) is not None
         }
 
-    def advance(self, reference: Snapshot, perturbed: Sequence[Snapshot]) -> None:
+    def advance(self, reference: Snapshot, perturbed: Iterable[Snapshot]) -> None:
         """Set the next step's reference and its perturbed copies (`core.tolerance.budget`)."""
-        self._budget.advance(self._by_kind(reference), list(map(self._by_kind, perturbed)))
+        self._budget.advance(self._by_kind(reference), map(self._by_kind, perturbed))
 
     def measure(self, run: Snapshot) -> Distances:
         """Return all distances of a run from the reference, sorted as an error within one step shows."""

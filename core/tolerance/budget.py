@@ -39,7 +39,7 @@ Reasons:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -143,26 +143,29 @@ class Budget:
         self._scales: dict[ArrayKind, dict[str, float]] = {}
         self._drifts: dict[tuple[ArrayKind, str], tuple[float, float]] = {}
 
-    def advance(self, reference: ArraysByKind, perturbed: Sequence[ArraysByKind] = ()) -> None:
+    def advance(self, reference: ArraysByKind, perturbed: Iterable[ArraysByKind] = ()) -> None:
         """Set the arrays of the next step.
 
         Args:
             reference: The reference's arrays.
-            perturbed: The same arrays for each draw of perturbations; none in float64.
+            perturbed: The same arrays for each draw of perturbations; none in float64. They are taken one
+                after the other, so that an iterator need not keep all of them.
         """
         self._reference = reference
         self._scales = {kind: _scales(kind, arrays) for kind, arrays in reference.items()}
-        if not perturbed:
-            return
-        for kind, arrays in reference.items():
-            for name, array in arrays.items():
-                drifts = [difference(draw[kind][name], array, self._scales[kind][name]) for draw in perturbed]
-                if not np.isfinite(drifts).all():  # the reference itself has NaN or infinity
-                    continue
-                smooth, jump = max(drifts[:_SMOOTH_DRAWS]), max(drifts[_SMOOTH_DRAWS:])
-                before = self._drifts.get((kind, name), (0.0, 0.0))
-                now = (SMOOTH / _SMALL * smooth, JUMP_FACTOR * jump)
-                self._drifts[kind, name] = max(before[0], now[0]), max(before[1], now[1])
+        drifts: dict[tuple[ArrayKind, str], list[float]] = {}
+        for draw in perturbed:
+            for kind, arrays in reference.items():
+                for name, array in arrays.items():
+                    drift = difference(draw[kind][name], array, self._scales[kind][name])
+                    drifts.setdefault((kind, name), []).append(drift)
+        for key, of_draws in drifts.items():
+            if not np.isfinite(of_draws).all():  # the reference itself has NaN or infinity
+                continue
+            smooth, jump = max(of_draws[:_SMOOTH_DRAWS]), max(of_draws[_SMOOTH_DRAWS:])
+            before = self._drifts.get(key, (0.0, 0.0))
+            now = (SMOOTH / _SMALL * smooth, JUMP_FACTOR * jump)
+            self._drifts[key] = max(before[0], now[0]), max(before[1], now[1])
 
     def distances(self, received: ArraysByKind) -> dict[ArrayKind, dict[str, Distance]]:
         """Return each array's distance at this step; infinite if a side lacks the array or shapes differ."""

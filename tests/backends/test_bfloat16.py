@@ -115,7 +115,7 @@ def multiplied(implementation: Implementation, name: str, case: Case) -> dict[st
     images, masks = case.batches[0]
     found = {}
     for what, call in (
-        ("training", lambda: model.gradients(images, masks)),
+        ("training", lambda: model.differentiate(images, masks)),
         ("predicting", lambda: model.predict(images)),
     ):
         seen.clear()

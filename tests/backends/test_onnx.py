@@ -240,7 +240,7 @@ def test_training_and_float64_are_refused_with_the_reason() -> None:
     before = model.state()
     for ask in (
         lambda: model.train_step(*case.batches[0], StepScalars(1, 0.1)),
-        lambda: model.gradients(*case.batches[0]),
+        lambda: model.differentiate(*case.batches[0]),
     ):
         with pytest.raises(UserError, match="predicts only") as refusal:
             ask()

@@ -125,8 +125,9 @@ class DecayTwice(ReferenceModel):
 
 class DividedTwiceByTheBatch(ReferenceModel):
     def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
-        loss, gradients, statistics = super()._differentiate(images, masks, keep)
-        return loss, {name: array / len(images) for name, array in gradients.items()}, statistics
+        found = super()._differentiate(images, masks, keep)
+        divided = {name: array / len(images) for name, array in found.gradients.items()}
+        return found._replace(gradients=divided)
 
 
 class NoSlopeAtZero(ReferenceModel):
@@ -228,13 +229,13 @@ class DecayInTheGradient(ReferenceModel):
         return super().train_step(images, masks, dataclasses.replace(scalars, decay=0.0), keep)
 
     def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
-        loss, gradients, statistics = super()._differentiate(images, masks, keep)
+        found = super()._differentiate(images, masks, keep)
         for parameter in self._plan.parameters:
             if parameter.role == "kernel":
-                gradients[parameter.name] = (
-                    gradients[parameter.name] + self._decay * self._arrays[parameter.name]
+                found.gradients[parameter.name] = (
+                    found.gradients[parameter.name] + self._decay * self._arrays[parameter.name]
                 )
-        return loss, gradients, statistics
+        return found
 
 
 def changed_sgd(**changes: Any) -> Callable[[TrainingRules], TrainingRules]:

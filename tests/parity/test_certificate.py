@@ -49,8 +49,10 @@ backend = Backend("foreign", "Foreign", None, ("numpy",), "-", "foreign")
 
 class Foreign(ReferenceModel):
     def _differentiate(self, images, masks, keep):
-        loss, gradients, statistics = super()._differentiate(images, masks, keep)
-        return loss, {name: array * array.dtype.type(1.001) for name, array in gradients.items()}, statistics
+        found = super()._differentiate(images, masks, keep)
+        return found._replace(
+            gradients={name: array * array.dtype.type(1.001) for name, array in found.gradients.items()}
+        )
 
 
 def compile(plan, rules, device, precision):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from autograd import value_and_grad
 
-from core.backend.contract import Array, DropoutMasks, Precision, State, array_type
+from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.state import check_state, slot_name, state_shapes
 from core.backend.training_rules import AdamRule, SgdRule, StepScalars, TrainingRules
@@ -39,7 +39,12 @@ class AutogradModel:
     ) -> float:
         """Update the arrays once; return the loss before the update."""
         keep = keep or self._draw(scalars.step, len(images))
-        loss, gradients, statistics = self._differentiate(images, masks, keep)
+        found = self._differentiate(images, masks, keep)
+        self.update(found.gradients, found.statistics, scalars)
+        return found.loss
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        """Update the arrays once with the gradients and statistics of a batch."""
         if self._rules.clip_norm is not None:
             norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients.values()))
             factor = self._dtype.type(min(1.0, self._rules.clip_norm / norm)) if norm > 0 else 1
@@ -51,7 +56,6 @@ class AutogradModel:
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]
                 self._arrays[name] = op.momentum * running + (1 - op.momentum) * statistics[name]
-        return loss
 
     def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
         """Return loss and probabilities with running statistics."""
@@ -64,10 +68,11 @@ class AutogradModel:
         probabilities: Array = operations.sigmoid(self._logits(images))
         return probabilities
 
-    def gradients(self, images: Array, masks: Array, keep: DropoutMasks | None = None) -> tuple[float, State]:
-        """Return the training loss and its gradients; change nothing."""
-        loss, gradients, _ = self._differentiate(images, masks, keep or self._draw(0, len(images)))
-        return loss, gradients
+    def differentiate(
+        self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
+    ) -> Derivatives:
+        """Return the training loss, its gradients and the batch's statistics; change nothing."""
+        return self._differentiate(images, masks, keep or self._draw(draw, len(images)))
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -94,7 +99,7 @@ class AutogradModel:
     def _draw(self, step: int, count: int) -> DropoutMasks:
         return draw_dropout_masks(self._plan, self._rules.seed, step, count)
 
-    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> tuple[float, State, State]:
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Derivatives:
         statistics: State = {}
 
         def loss_of(parameters: State) -> operations.Array:
@@ -106,7 +111,8 @@ class AutogradModel:
 
         names = [parameter.name for parameter in self._plan.parameters]
         loss, gradients = value_and_grad(loss_of)({name: self._arrays[name] for name in names})
-        return float(loss), {name: g.astype(self._dtype) for name, g in gradients.items()}, statistics
+        cast = {name: g.astype(self._dtype) for name, g in gradients.items()}
+        return Derivatives(float(loss), cast, statistics)
 
     def _update(self, name: str, gradient: Array, size: float, decay: float) -> None:
         rule, weights = self._rules.optimizer, self._arrays[name]

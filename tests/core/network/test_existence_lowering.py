@@ -152,10 +152,10 @@ def test_the_references_gradients_are_its_differences() -> None:
         moved = state[name].copy()
         moved[index] += by
         model.load_state({**state, name: moved})
-        return model.gradients(images, masks, keep)[0]
+        return model.differentiate(images, masks, keep).loss
 
     model.load_state(state)
-    _, gradients = model.gradients(images, masks, keep)
+    gradients = model.differentiate(images, masks, keep).gradients
     for parameter in given.plan.parameters:
         array = gradients[parameter.name]
         index = np.unravel_index(int(np.abs(array).argmax()), array.shape)
