@@ -284,8 +284,8 @@ class WatchedBatches:
     def __init__(self, loader: Any, turn: Turn) -> None:
         self._loader, self._turn = loader, turn
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[Any, None, None]:
-        batches = self._loader.epoch(epoch, start)
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Generator[Any, None, None]:
+        batches = self._loader.epoch(epoch, start, every)
         while True:
             began = time.perf_counter()
             batch = next(batches, None)

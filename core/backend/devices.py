@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from core.base.errors import UserError
 
 
-def choose_device(request: str, available: Sequence[str], title: str) -> str:
+def choose_device(request: str, available: Sequence[str], title: str, place: int = 0) -> str:
     """Return the one of `available` ("cpu", "gpu:0", …) that the user's `request` means.
 
-    `auto` means the first GPU that the framework sees, or the CPU if it sees none.
+    `auto` means a GPU that the framework sees, or the CPU if it sees none. `gpu` and `auto` mean the first
+    GPU for the first worker of a machine (`place` 0), the second for the next one, and so on.
 
     Raises:
         UserError: The request is invalid, or the framework does not see that device.
@@ -23,9 +24,10 @@ def choose_device(request: str, available: Sequence[str], title: str) -> str:
         raise UserError(f"--device: received {request!r}; expected auto, cpu, gpu or gpu:N")
     gpus = [device for device in available if device.startswith("gpu")]
     if request == "auto":
-        return gpus[0] if gpus else "cpu"
+        return gpus[place % len(gpus)] if gpus else "cpu"
     wanted = request.replace("cuda", "gpu")
-    wanted = "gpu:0" if wanted == "gpu" else wanted
+    if wanted == "gpu":
+        wanted = gpus[place % len(gpus)] if gpus else "gpu:0"
     if wanted not in available:
         seen = ", ".join(available)
         raise UserError(

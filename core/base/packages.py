@@ -46,7 +46,10 @@ PHANTOMS = {"cv2": "opencv-python-headless"}
 REPORT = {"jinja2": "Jinja2", "matplotlib": "matplotlib"}
 """Module to package: for `evaluate --report` and `parity --plot`."""
 
-USES = LIGHT, DICOM, SEGMENTATIONS, PHANTOMS, REPORT
+WORKERS = {"mpi4py": "mpi4py"}
+"""Module to package: for several workers."""
+
+USES = LIGHT, DICOM, SEGMENTATIONS, PHANTOMS, REPORT, WORKERS
 
 _DEPENDENCIES = {  # of the packages above; pip installs them unless it is told not to
     "annotated_types": "annotated-types",

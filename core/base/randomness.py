@@ -18,14 +18,19 @@ import statistics
 import numpy as np
 from numpy.typing import NDArray
 
+_WORDS_OF_COUNTER = 4
+"""Words that Philox-4x64 makes of each value of its counter."""
 
-def words(seed: int, *path: str | int, count: int) -> NDArray[np.uint64]:
-    """Return `count` uniform 64-bit words of the stream named by `seed` and `path`."""
+
+def words(seed: int, *path: str | int, count: int, start: int = 0) -> NDArray[np.uint64]:
+    """Return `count` uniform 64-bit words of the stream named by `seed` and `path`, from word `start` on."""
     text = "\x1f".join([str(int(seed)), *(f"{type(part).__name__}:{part}" for part in path)])
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
     generator = np.random.Philox(key=key)
-    return np.asarray(generator.random_raw(count), dtype=np.uint64)
+    skipped, extra = divmod(start, _WORDS_OF_COUNTER)
+    generator.advance(skipped)
+    return np.asarray(generator.random_raw(extra + count)[extra:], dtype=np.uint64)
 
 
 def uniform(seed: int, *path: str | int, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -50,19 +55,23 @@ def permutation(seed: int, *path: str | int, count: int) -> NDArray[np.int64]:
     return np.argsort(drawn, kind="stable").astype(np.int64)
 
 
-def dropout_mask(seed: int, *path: str | int, shape: tuple[int, ...], rate: float) -> NDArray[np.uint8]:
+def dropout_mask(
+    seed: int, *path: str | int, shape: tuple[int, ...], rate: float, start: int = 0
+) -> NDArray[np.uint8]:
     """Return a dropout mask: 1 with probability 1 - `rate`, else 0.
 
-    Sixteen random bits decide each element, so `rate` is exact to 2**-16.
+    Sixteen random bits decide each element, so `rate` is exact to 2**-16. With `start` these are the rows of
+    a larger mask from that row on.
     """
-    return (_sixteen_bits(seed, *path, shape=shape) >= round(rate * 65536)).astype(np.uint8)
+    return (_sixteen_bits(seed, *path, shape=shape, start=start) >= round(rate * 65536)).astype(np.uint8)
 
 
-def _sixteen_bits(seed: int, *path: str | int, shape: tuple[int, ...]) -> NDArray[np.uint16]:
-    """Return uniform integers from 0 to 65535. Each word gives four, the lowest bits first."""
-    count = int(np.prod(shape, dtype=np.int64))
-    drawn = words(seed, *path, count=-(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
-    return drawn.reshape(shape)
+def _sixteen_bits(seed: int, *path: str | int, shape: tuple[int, ...], start: int = 0) -> NDArray[np.uint16]:
+    """Return uniform integers from 0 to 65535, from row `start` on; a word gives four, the lowest first."""
+    count, skipped = (int(np.prod(shape[1:], dtype=np.int64)) * rows for rows in (shape[0], start))
+    word, extra = divmod(skipped, 4)
+    drawn = words(seed, *path, count=-(-(extra + count) // 4), start=word).astype("<u8", copy=False)
+    return drawn.view("<u2")[extra : extra + count].reshape(shape)
 
 
 @functools.cache

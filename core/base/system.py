@@ -7,7 +7,7 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -44,6 +44,13 @@ def limit_threads_to_quota(root: Path = Path("/")) -> None:
     if cores < _cores_to_run_on():
         for name in _THREADS:
             os.environ.setdefault(name, str(cores))
+
+
+def use_cores(cores: Sequence[int]) -> None:
+    """Run this process on these cores, and limit the threads of libraries that are imported later to them."""
+    os.sched_setaffinity(0, cores)
+    for name in _THREADS:
+        os.environ[name] = str(len(cores))
 
 
 def _cores_to_run_on() -> int:

@@ -136,6 +136,7 @@ class Training(Strict):
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    shards: Annotated[int, Field(ge=1, le=65536)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Precision = "float32"
     start_from: str | None = None
@@ -159,6 +160,16 @@ class Training(Strict):
             raise UserError(
                 f"training.fold must be one of the folds, from 0 to training.folds - 1; "
                 f"received fold={self.fold}, folds={self.folds}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_image_for_each_shard(self) -> Self:
+        if self.shards > self.batch_size:
+            raise UserError(
+                f"training.shards is {self.shards}, but a batch has {self.batch_size} images "
+                "(training.batch_size)",
+                "Each shard needs at least one image.",
             )
         return self
 

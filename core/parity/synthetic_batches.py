@@ -43,9 +43,9 @@ class SyntheticBatches:
         self._images = (0.4 * noise + shade + 0.3 * masks).astype(np.float32)
         self._masks = masks
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[SyntheticBatch, None, None]:
-        """Yield the batches of an epoch, without the first `start`."""
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Generator[SyntheticBatch, None, None]:
+        """Yield every `every`-th batch of an epoch, from batch `start` on."""
         order = permutation(self._seed, "order", epoch, count=self.images)
-        for number in range(start, self.batches):
+        for number in range(start, self.batches, every):
             chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
             yield SyntheticBatch(self._images[chosen], self._masks[chosen])

@@ -20,12 +20,12 @@ from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
 from core.base.errors import UserError
+from core.distribution.exchange import ALONE, Exchange
 from core.experiment.checkpoint import (
     AVERAGED,
     BEST,
     LAST,
     Checkpoint,
-    DataFacts,
     Progress,
     check_continuation,
 )
@@ -35,15 +35,15 @@ from core.network.lowering import lower
 from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
 from core.scoring.thresholds import THRESHOLDS_FILE
+from core.tasks.followers import begin_run, prepare_followers
 from core.tasks.progress import Watcher
-from core.tasks.training_batches import training_batches
+from core.tasks.training_batches import RunBatches
 from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.tuning import tune_after_training
-from core.tasks.validation_split import facts_of, split_of
+from core.tasks.validation_split import facts_of
 from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog
 from core.weights.start_files import StartFile, load_start
-from data.batches.loader import Loader
 from data.hdf5.store import Store
 
 
@@ -123,8 +123,9 @@ def train(
     data: str,
     device: str = "auto",
     stopping: StopContext = interruptible,
+    exchange: Exchange = ALONE,
 ) -> Interruption | None:
-    """Train all planned runs.
+    """Train all planned runs. Of several workers this is worker 0; the others `follow` (`followers`).
 
     Args:
         watcher: Receives the progress.
@@ -133,6 +134,7 @@ def train(
         data: The data file.
         device: As for `core.backend.devices.choose_device`.
         stopping: Tells when to stop.
+        exchange: The connection with the other workers.
 
     Returns:
         Where the training was stopped; None when everything is trained.
@@ -150,18 +152,26 @@ def train(
         plan = lower(configuration.network, store.height, store.width)
         start = _start(configuration.training, plan, planned)
         backend, implementation = load_backend(framework)
-        device = choose_device(device, implementation.list_devices(), backend.title)
+        device = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
         rules, precision = configuration.training.rules(), configuration.training.precision
         model = implementation.compile(plan, rules, device, precision)
         alone = len(planned.runs) == 1
-        session = _Session(watcher, store, plan, implementation, device, model, alone, stopping, start)
-        work = [(one, _RunData.of(store, one.configuration.training, facts)) for one in planned.runs]
+        session = _Session(
+            watcher, store, plan, implementation, device, model, alone, stopping, start, exchange
+        )
+        work = [(one, RunBatches.of(store, one.configuration.training, exchange)) for one in planned.runs]
+        others = prepare_followers(exchange, configuration, facts)
         watcher.network(plan)
         if start is not None:
             watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
+        if others:
+            of_batches = f"{configuration.training.shards} shards of each batch"
+            watcher.say(f"workers: {len(others) + 1}, for {of_batches}; worker 0 on {exchange.hosts[0]}")
+            for other in others:
+                watcher.say(str(other))
         planned.prepare(watcher.say, claim)
-        for one, images in work:
+        for one, batches in work:
             if len(work) > 1 and one.is_done():
                 watcher.say(f"{fold_label(one)}: finished already, {one.folder}")
                 if not one.has_after_training(THRESHOLDS_FILE):  # killed before the thresholds were found
@@ -169,8 +179,8 @@ def train(
                 continue
             if len(work) > 1:
                 watcher.say(f"{fold_label(one)}:")
-            watcher.say(images.describe(data))
-            if (interruption := session.train(one, images)) is not None:
+            watcher.say(batches.describe(data, facts))
+            if (interruption := session.train(one, batches)) is not None:
                 return interruption
         if configuration.training.folds is not None:
             session.tune_together(planned, configuration.training)
@@ -182,37 +192,6 @@ def _start(settings: Training, plan: Plan, planned: TrainingRuns) -> StartFile |
     if settings.start_from is None or all(one.source is not None for one in planned.runs):
         return None
     return load_start(Path(settings.start_from), plan)
-
-
-@dataclass(frozen=True)
-class _RunData:
-    """The training and validation batches of one run."""
-
-    facts: DataFacts
-    training: Loader
-    validation: Loader
-    held_out: bool
-
-    @classmethod
-    def of(cls, store: Store, settings: Training, facts: DataFacts) -> _RunData:
-        split = split_of(store, settings)
-        held_out = len(split.validation) > 0
-        return cls(
-            facts,
-            training_batches(store, split.training, settings),
-            Loader(store, split.validation if held_out else split.training, settings.batch_size),
-            held_out,
-        )
-
-    def describe(self, path: str) -> str:
-        share = f"{self.training.images} to train, {self.validation.images} held out"
-        if not self.held_out:
-            share = "all to train; none is held out, so the scores below are of the training images"
-        facts = self.facts
-        return (
-            f"data: {path}, {facts.images} images of {facts.height}x{facts.width}, "
-            f"{facts.positives} positive; {share}"
-        )
 
 
 @dataclass(frozen=True)
@@ -228,8 +207,9 @@ class _Session:
     alone: bool
     stopping: StopContext
     start: StartFile | None
+    exchange: Exchange
 
-    def train(self, one: TrainingRun, data: _RunData) -> Interruption | None:
+    def train(self, one: TrainingRun, batches: RunBatches) -> Interruption | None:
         """Train one run to its end or until a stop request."""
         settings, checkpoint = one.configuration.training, one.checkpoint()
         if checkpoint is not None:
@@ -241,7 +221,7 @@ class _Session:
                 progress = Progress(start=self.start.start)
         else:
             state, progress = checkpoint.arrays, checkpoint.progress
-        self.model.load_state(state)
+        begin_run(self.exchange, one.configuration)
         log = TensorBoardLog(one.logs, len(progress.history), settings.threshold)
         with self.watcher.epochs(settings) as shown:
             with self.stopping() as interrupted:
@@ -249,24 +229,27 @@ class _Session:
                     model=self.model,
                     plan=self.plan,
                     configuration=one.configuration,
-                    data=data.facts,
-                    training=data.training,
-                    validation=data.validation,
+                    data=facts_of(self.store),
+                    training=batches.training,
+                    validation=batches.validation,
                     folder=one.folder,
-                    held_out=data.held_out,
+                    held_out=batches.held_out,
                     observers=(shown, log),
                     interrupted=interrupted,
                     progress=progress,
+                    exchange=self.exchange,
                 )
+                trainer.begin(state)
                 try:
                     outcome = trainer.run()
                 finally:
                     log.close()
             if outcome.reason == "interrupted":
-                done, batches = outcome.progress, trainer.training.batches
+                done, number = outcome.progress, interrupted.number
                 epoch = len(done.history) + 1
-                return Interruption(one, self.alone, epoch, done.batch, batches, interrupted.number)
+                return Interruption(one, self.alone, epoch, done.batch, batches.training.batches, number)
             self._finish(trainer, outcome)
+            trainer.end()
         self.tune(one.folder, settings)
         names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS_FILE]
         written = ", ".join(name for name in names if (one.folder / name).exists())

@@ -1,22 +1,84 @@
-"""Construction of the training loader from the configuration."""
+"""Construction of the loaders of a run from its configuration."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.distribution.exchange import Exchange
+from core.distribution.shards import Shards
+from core.experiment.checkpoint import DataFacts
 from core.experiment.configuration import Training
+from core.tasks.validation_split import split_of
 from data.batches.augmentation import AugmentationSettings
 from data.batches.loader import Loader
 from data.batches.sampling import SamplingSchedule
 from data.hdf5.store import Store
 
 
-def training_batches(store: Store, indices: NDArray[np.int64], settings: Training) -> Loader:
-    """Return batches that are shuffled or sampled, and augmented, by the run's seed."""
+@dataclass(frozen=True)
+class RunBatches:
+    """The batches of a run, for one worker.
+
+    Args:
+        training: Of each batch to train on, the rows of this worker.
+        validation: The batches to score.
+        held_out: False if no image is held out, so that the training images are scored.
+    """
+
+    training: Loader
+    validation: Loader
+    held_out: bool
+
+    @classmethod
+    def of(cls, store: Store, settings: Training, exchange: Exchange) -> RunBatches:
+        """Return the batches of a run.
+
+        Raises:
+            UserError: The workers cannot share the shards.
+        """
+        split = split_of(store, settings)
+        held_out = len(split.validation) > 0
+        shards = Shards(settings.shards, settings.batch_size, len(exchange.hosts))
+        rows = functools.partial(shards.rows_of_worker, exchange.worker)
+        return cls(
+            training_batches(store, split.training, settings, rows),
+            Loader(store, split.validation if held_out else split.training, settings.batch_size),
+            held_out,
+        )
+
+    def describe(self, path: str, facts: DataFacts) -> str:
+        """Return a line about a data file and its division, for people."""
+        share = f"{self.training.images} to train, {self.validation.images} held out"
+        if not self.held_out:
+            share = "all to train; none is held out, so the scores below are of the training images"
+        return (
+            f"data: {path}, {facts.images} images of {facts.height}x{facts.width}, "
+            f"{facts.positives} positive; {share}"
+        )
+
+
+def training_batches(
+    store: Store,
+    indices: NDArray[np.int64],
+    settings: Training,
+    rows: Callable[[int], range] | None = None,
+) -> Loader:
+    """Return batches that are shuffled or sampled, and augmented, by the run's seed.
+
+    Args:
+        store: An open store.
+        indices: (n,) indices of the images to train on.
+        settings: The settings of the run.
+        rows: The rows of each batch to read, as for `Loader`.
+    """
     sampling = None
     if (wanted := settings.sampling) is not None:
         final = wanted.positives if wanted.final is None else wanted.final
         sampling = SamplingSchedule(wanted.positives, final, wanted.over_epochs or settings.epochs)
     augmentation = AugmentationSettings(**settings.augmentation.model_dump())
-    return Loader(store, indices, settings.batch_size, settings.seed, sampling, augmentation)
+    return Loader(store, indices, settings.batch_size, settings.seed, sampling, augmentation, rows)

@@ -30,11 +30,11 @@ from typing import Literal, SupportsFloat
 
 import numpy as np
 
-from core.backend.contract import Model
-from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.contract import Model, State
 from core.backend.training_rules import OptimizerRule, step_scalars
 from core.base.errors import UserError
 from core.base.packages import explain_missing
+from core.distribution.exchange import ALONE, Exchange
 from core.experiment.checkpoint import (
     AVERAGED,
     BEST,
@@ -54,7 +54,8 @@ from core.prediction.exports import EXPORT, export_metadata, write_metadata
 from core.training.best_epoch import best_epoch, monitored_score, should_stop
 from core.training.observers import Observer
 from core.training.schedules import learning_rate
-from core.training.validation import BatchSource, LabelledBatch, ValidationResult, validate
+from core.training.team import SharedBatch, Team
+from core.training.validation import BatchSource, ValidationResult
 from core.training.weight_averaging import KeptEpochs, average_kept_epochs
 
 
@@ -82,6 +83,7 @@ class Trainer:
         observers: They are told of everything that happens.
         interrupted: Called after each batch; True stops the run after writing a checkpoint.
         progress: How far the run has come.
+        exchange: The connection with the other workers that train the same network.
     """
 
     model: Model
@@ -95,6 +97,11 @@ class Trainer:
     observers: Sequence[Observer] = ()
     interrupted: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
+    exchange: Exchange = ALONE
+
+    def begin(self, state: State) -> None:
+        """Give all workers the state of `progress`."""
+        self._team.load_state(state)
 
     def run(self) -> TrainingOutcome:
         """Train until the last epoch, the early stop, or an interruption."""
@@ -121,12 +128,16 @@ class Trainer:
         self._average()
         chosen = AVERAGED if (self.folder / AVERAGED).is_file() else BEST
         checkpoint = load_checkpoint(self.folder / chosen)
-        self.model.load_state(checkpoint.arrays)
+        self._team.load_state(checkpoint.arrays)
         self._export(checkpoint, self.folder / chosen)
         found = self._validate(self._report_batch_scored)
         sheet = draw_sheet(found.samples, self.configuration.training.threshold)
         write_bytes(self.folder / "predictions.png", sheet)
         return found
+
+    def end(self) -> None:
+        """End the run for the other workers."""
+        self._team.end()
 
     def _export(self, checkpoint: Checkpoint, path: Path) -> None:
         """Export the model. A missing package that only the export needs does not fail the run."""
@@ -153,10 +164,10 @@ class Trainer:
         if len(self._kept_epochs.epochs(history)) > 1:
             to_beat = monitored_score(history[best_epoch(history, stop) - 1], stop)
             if (self.folder / AVERAGED).is_file():  # from before the run was resumed with more epochs
-                self.model.load_state(load_checkpoint(self.folder / AVERAGED).arrays)
+                self._team.load_state(load_checkpoint(self.folder / AVERAGED).arrays)
                 to_beat = min(to_beat, score())
             average = average_kept_epochs(
-                self._kept_epochs, history, self.model, self.plan, to_beat, self._zero_rate_updates, score
+                self._kept_epochs, history, self._team, self.plan, to_beat, self._zero_rate_updates, score
             )
             if average.is_better:
                 checkpoint = Checkpoint(self.configuration, self.data, self.progress, average.state)
@@ -169,13 +180,13 @@ class Trainer:
         """Yield one more epoch's updates at learning rate 0; they change only statistics and moments."""
         for observer in self.observers:
             observer.averaging_started(self.training.batches)
-        batches = self.training.epoch(len(self.progress.history) + 1)
+        batches = self._team.epoch(len(self.progress.history) + 1)
         for step, batch in enumerate(batches, start=self.progress.step + 1):
 
-            def update(batch: LabelledBatch = batch, step: int = step) -> int:
+            def update(batch: SharedBatch = batch, step: int = step) -> int:
                 float(self._train_step(batch, step, 0.0, 0.0))
                 self._report_batch_scored()
-                return len(batch.images)
+                return batch.images
 
             yield update
 
@@ -186,10 +197,10 @@ class Trainer:
             observer.epoch_started(epoch, self.progress.batch, self.training.batches)
         losses, decay = _Losses(self.progress), settings.optimizer.weight_decay
         began = time.perf_counter() - self.progress.seconds
-        for batch in self.training.epoch(epoch, start=self.progress.batch):
+        for batch in self._team.epoch(epoch, start=self.progress.batch):
             losses.step += 1
             loss = self._train_step(batch, losses.step, self._rate(losses.step), decay)
-            losses.add(loss, len(batch.images))
+            losses.add(loss, batch.images)
             self._read_losses(losses, leave=1)
             for observer in self.observers:
                 observer.batch_trained(losses.newest)
@@ -199,19 +210,14 @@ class Trainer:
         self.progress = replace(losses.progress(), seconds=time.perf_counter() - began)
         return self.progress.batch == self.training.batches and not self.interrupted()
 
-    def _train_step(self, batch: LabelledBatch, step: int, rate: float, decay: float) -> SupportsFloat:
+    def _train_step(self, batch: SharedBatch, step: int, rate: float, decay: float) -> SupportsFloat:
         """Make one update and return the loss before it."""
-        settings = self.configuration.training
-        scalars = step_scalars(self._optimizer, step, rate, decay)
-        keep = None
-        if settings.dropout_masks == "host":
-            keep = draw_dropout_masks(self.plan, settings.seed, step, len(batch.images))
-        return self.model.train_step(batch.images, batch.masks, scalars, keep)
+        return self._team.train_step(batch, step_scalars(self._optimizer, step, rate, decay))
 
     def _validate(self, after_batch: Callable[[], None]) -> ValidationResult:
         for observer in self.observers:
             observer.scoring_started(self.validation.batches)
-        return validate(self.model, self.validation, self.configuration.training.threshold, after_batch)
+        return self._team.validate(after_batch)
 
     def _score(self) -> ValidationResult | None:
         """Score the held-out images; return None when interrupted."""
@@ -274,11 +280,16 @@ class Trainer:
 
     def _checkpoint(self) -> Checkpoint:
         """Return a checkpoint of the current state, which must be finite."""
-        state = self.model.state()
+        state = self._team.state()
         for array, values in state.items():
             if not np.isfinite(values).all():
                 raise self._divergence_error(f"{array} is no longer finite")
         return Checkpoint(self.configuration, self.data, self.progress, state)
+
+    @functools.cached_property
+    def _team(self) -> Team:
+        settings = self.configuration.training
+        return Team(self.model, self.plan, settings, self.training, self.validation, self.exchange)
 
     @property
     def _kept_epochs(self) -> KeptEpochs:

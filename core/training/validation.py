@@ -1,12 +1,12 @@
 """Scoring of a model on labelled batches at the size of the network, as after every epoch of training.
 
-Provides `validate` and the types of the batches that training and scoring read. Scores at the original size
-of the images come from `core.tasks.scoring`.
+Provides `evaluate`, which scores a batch, `Summary` of all batches, and the types of the batches that
+training and scoring read. Scores at the original size of the images come from `core.tasks.scoring`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +47,8 @@ class BatchSource(Protocol):
         """Number of batches in an epoch."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[LabelledBatch, None, None]:
-        """Yield the batches of an epoch without the first `start`."""
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Generator[LabelledBatch, None, None]:
+        """Yield every `every`-th batch of an epoch, from batch `start` on."""
         ...
 
 
@@ -76,33 +76,63 @@ class ValidationResult:
         return self.scores.dice_positive
 
 
-def validate(
-    model: Model, batches: BatchSource, threshold: float, after_batch: Callable[[], None] = lambda: None
-) -> ValidationResult:
-    """Compute the loss (mean over images), the scores and a few samples of a set of images."""
-    dice: list[NDArray[np.float64]] = []
-    positive: list[NDArray[np.bool_]] = []
-    samples: dict[bool, list[Sample]] = {True: [], False: []}
-    loss_sum = 0.0
-    for batch in batches.epoch(0):
-        loss, probabilities = model.evaluate(batch.images, batch.masks)
-        loss_sum += float(loss) * len(batch.images)
-        dice.append(dice_per_image(probabilities >= threshold, batch.masks))
-        positive.append(np.asarray(batch.masks.any(axis=(1, 2, 3))))
-        for index, is_positive in enumerate(positive[-1]):
-            wanted = _POSITIVE_SAMPLES if is_positive else _NEGATIVE_SAMPLES
-            if len(samples[bool(is_positive)]) < wanted:
-                samples[bool(is_positive)].append(
-                    Sample(
-                        image=batch.images[index, ..., 0],
-                        truth=batch.masks[index, ..., 0],
-                        probability=probabilities[index, ..., 0],
-                        dice=float(dice[-1][index]),
-                    )
-                )
-        after_batch()
-    return ValidationResult(
-        loss_sum / batches.images,
-        summarise(np.concatenate(dice), np.concatenate(positive)),
-        (*samples[True], *samples[False]),
+@dataclass(frozen=True)
+class EvaluatedBatch:
+    """Scores of the images of a batch.
+
+    Args:
+        loss_sum: The loss, times the number of images.
+        dice: (n,), the Dice of each image.
+        positive: (n,), whether the image is positive.
+        samples: The first images of each class.
+    """
+
+    loss_sum: float
+    dice: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    samples: tuple[Sample, ...]
+
+
+def evaluate(model: Model, batch: LabelledBatch, threshold: float) -> EvaluatedBatch:
+    """Score the images of a batch."""
+    loss, probabilities = model.evaluate(batch.images, batch.masks)
+    dice = dice_per_image(probabilities >= threshold, batch.masks)
+    positive = np.asarray(batch.masks.any(axis=(1, 2, 3)))
+    chosen = [*np.flatnonzero(positive)[:_POSITIVE_SAMPLES], *np.flatnonzero(~positive)[:_NEGATIVE_SAMPLES]]
+    samples = tuple(
+        Sample(
+            image=batch.images[index, ..., 0],
+            truth=batch.masks[index, ..., 0],
+            probability=probabilities[index, ..., 0],
+            dice=float(dice[index]),
+        )
+        for index in sorted(chosen)
     )
+    return EvaluatedBatch(float(loss) * len(batch.images), dice, positive, samples)
+
+
+class Summary:
+    """The loss (mean over images), the scores and a few samples of batches that are added in their order."""
+
+    def __init__(self) -> None:
+        self._loss_sum = 0.0
+        self._dice: list[NDArray[np.float64]] = []
+        self._positive: list[NDArray[np.bool_]] = []
+        self._samples: dict[bool, list[Sample]] = {True: [], False: []}
+
+    def add(self, batch: EvaluatedBatch) -> None:
+        """Add the next batch."""
+        self._loss_sum += batch.loss_sum
+        self._dice.append(batch.dice)
+        self._positive.append(batch.positive)
+        for sample in batch.samples:
+            is_positive = bool(sample.truth.any())
+            wanted = _POSITIVE_SAMPLES if is_positive else _NEGATIVE_SAMPLES
+            if len(self._samples[is_positive]) < wanted:
+                self._samples[is_positive].append(sample)
+
+    def result(self) -> ValidationResult:
+        """Return the result over all batches added."""
+        dice, positive = np.concatenate(self._dice), np.concatenate(self._positive)
+        samples = (*self._samples[True], *self._samples[False])
+        return ValidationResult(self._loss_sum / len(dice), summarise(dice, positive), samples)

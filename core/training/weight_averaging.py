@@ -18,13 +18,14 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from core.backend.contract import Model, State
+from core.backend.contract import Array, State
 from core.experiment.checkpoint import Checkpoint, EpochRecord, load_checkpoint, save_checkpoint
 from core.experiment.configuration import EarlyStop
 from core.files.system_errors import explain_os_errors
@@ -32,6 +33,18 @@ from core.network.plan import Plan
 from core.training.best_epoch import monitored_score
 
 AVERAGING_FOLDER = "averaging"
+
+
+class StateHolder(Protocol):
+    """A model, or the models of a team."""
+
+    def state(self) -> State:
+        """Return copies of all arrays."""
+        ...
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Replace all arrays."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ class KeptEpochs:
 def average_kept_epochs(
     kept: KeptEpochs,
     history: Sequence[EpochRecord],
-    model: Model,
+    model: StateHolder,
     plan: Plan,
     to_beat: float,
     updates: Callable[[], Iterable[Callable[[], int]]],
@@ -144,7 +157,7 @@ def average_kept_epochs(
     Args:
         kept: The files, of one epoch at least.
         history: The run's finished epochs.
-        model: The model for scoring; its state afterwards is unspecified.
+        model: The model that is scored; its state afterwards is unspecified.
         plan: The plan that the model was compiled from.
         to_beat: The best score without the average.
         updates: Returns an epoch's updates. Calling an update runs it; it leaves the weights unchanged and
@@ -167,7 +180,7 @@ def average_kept_epochs(
 
 
 def recompute_statistics(
-    model: Model, plan: Plan, state: State, updates: Iterable[Callable[[], int]]
+    model: StateHolder, plan: Plan, state: State, updates: Iterable[Callable[[], int]]
 ) -> State:
     """Return the state with the mean of the batches' own statistics, weighted by their number of images."""
     shares = {

@@ -12,7 +12,7 @@ import contextlib
 import queue
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ _MOST_RECYCLED = _READ_AHEAD + 3  # also one being read, one in use, and one tha
 
 
 class Batch(NamedTuple):
-    """Some images of a store.
+    """Some images of a store: a batch, or the rows of it that the loader reads.
 
     Attributes:
         images: (n, H, W, 1) float32 in [0, 1].
@@ -53,6 +53,7 @@ class Loader:
         seed: Seed of the shuffling; None leaves the images in the given order.
         sampling: Share of positives in each batch; None takes every image once. Needs a seed.
         augmentation: Random changes of the images. Needs a seed.
+        rows: Returns, for the number of images in a batch, the places of those to read; None reads all.
 
     Raises:
         ValueError: A batch size below 1, no images, or no seed where one is needed.
@@ -67,6 +68,7 @@ class Loader:
         seed: int | None = None,
         sampling: SamplingSchedule | None = None,
         augmentation: AugmentationSettings | None = None,
+        rows: Callable[[int], range] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1. Received: {batch_size}")
@@ -78,7 +80,8 @@ class Loader:
         self.batch_size = batch_size
         self.seed = seed
         self._indices = np.array(indices, dtype=np.int64)
-        shape = (min(batch_size, len(indices)), store.height, store.width, 1)
+        self._rows = rows or range
+        shape = (len(self._rows(min(batch_size, len(indices)))), store.height, store.width, 1)
         self._memory = _Recycled(shape, np.float32), _Recycled(shape, np.uint8)
         self._sampling = sampling
         self._augmentation = augmentation if augmentation is not None and augmentation.alters else None
@@ -104,12 +107,13 @@ class Loader:
             return self._indices[shuffled(self.images, self.seed, epoch)]
         return self._indices[sampled(self._positive, self.batch_size, self._sampling, self.seed, epoch)]
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches of an epoch, read ahead by a thread that lives as long as the generator.
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Generator[Batch, None, None]:
+        """Yield batches of an epoch, read ahead by a thread that lives as long as the generator.
 
         Args:
             epoch: Number of the epoch; with a seed it determines the order.
             start: Number of batches to skip at the beginning.
+            every: Yield only every `every`-th batch from there on.
 
         Raises:
             UserError: The file could not be read (raised when the batch is requested).
@@ -121,11 +125,11 @@ class Loader:
         def read_ahead() -> None:
             try:
                 with self._helpers() as helpers:
-                    for number in range(start, self.batches):
+                    for number in range(start, self.batches, every):
                         if stop.is_set():
                             return
-                        batch = self._batch(order, number)
-                        self._alter(batch, epoch, number * self.batch_size, helpers)
+                        batch, first = self._batch(order, number)
+                        self._alter(batch, epoch, first, helpers)
                         ready.put(batch)
                 ready.put(None)
             except BaseException as error:  # raised in the consumer, which would otherwise wait forever
@@ -146,11 +150,15 @@ class Loader:
                     ready.get_nowait()  # makes room for one `put` that may be waiting
             thread.join()
 
-    def _batch(self, order: NDArray[np.int64], number: int) -> Batch:
-        indices = order[number * self.batch_size : (number + 1) * self.batch_size].copy()
+    def _batch(self, order: NDArray[np.int64], number: int) -> tuple[Batch, int]:
+        """Return a batch, and the place of its first row in the epoch."""
+        first = number * self.batch_size
+        count = min(self.batch_size, self.images - first)
+        rows = self._rows(count)
+        indices = order[first + rows.start : first + rows.stop].copy()
         images, masks = (recycled.array(len(indices)) for recycled in self._memory)
         self.store.read(indices, images, masks)
-        return Batch(images, masks, indices)
+        return Batch(images, masks, indices), first + rows.start
 
     def _helpers(self) -> ThreadPoolExecutor:
         """Return the threads for augmentation; they start with the first image to change."""

@@ -46,6 +46,32 @@ def add_workers_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_team_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of several workers that compute together; see `core.commands.shared.team`."""
+    group = parser.add_argument_group("several workers")
+    group.add_argument(
+        "-j",
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of workers on this machine; N must divide training.shards (default: 1, or those that "
+        "mpiexec or srun has started)",
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="cores of each worker (default: the workers of a machine share its cores equally)",
+    )
+    group.add_argument(
+        "--worker-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds without a sign of life of a worker, after which all end",
+    )
+
+
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite; see `core.commands.shared.outputs`."""
     parser.add_argument(

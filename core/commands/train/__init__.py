@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from core.commands.shared.options import (
     add_configuration_options,
     add_data_option,
     add_device_option,
     add_framework_option,
+    add_team_options,
 )
+
+if TYPE_CHECKING:
+    from core.distribution.exchange import Exchange
 
 HELP = "train a network (the default command)"
 
@@ -35,10 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL_DIR",
         help="continue NAME_model/, or the model in MODEL_DIR, of any backend",
     )
+    add_team_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train to the end, or until Ctrl-C or SIGTERM."""
-    from core.commands.train import training
+    from core.commands.shared.team import run_as_team
 
-    return training.run(arguments)
+    def work(exchange: Exchange) -> int:
+        from core.commands.train import training
+
+        return training.run(arguments, exchange)
+
+    def follow(exchange: Exchange) -> None:
+        from core.tasks.followers import follow
+
+        follow(exchange, arguments.framework, arguments.data, arguments.device)
+
+    return run_as_team(arguments, work, follow)

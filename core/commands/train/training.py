@@ -13,12 +13,13 @@ from core.commands.shared import terminal
 from core.commands.shared.options import overrides
 from core.commands.shared.statuses import Status, of_signal
 from core.commands.shared.training_console import ConsoleWatcher
+from core.distribution.exchange import Exchange
 from core.tasks.training import Interruption, interruptible, train
 from core.tasks.training_runs import plan_runs
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train as the command line says."""
+def run(arguments: argparse.Namespace, exchange: Exchange) -> int:
+    """Train as the command line says. Of several workers this is worker 0."""
     require_training(arguments.framework)  # checked first, so a misspelt name is reported at once
     console = terminal.console(soft_wrap=True)
     watcher = ConsoleWatcher(console)
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.resume,
     )
     interruption = train(
-        watcher, planned, arguments.framework, arguments.data, arguments.device, interruptible
+        watcher, planned, arguments.framework, arguments.data, arguments.device, interruptible, exchange
     )
     if interruption is not None:
         console.problem(visible(str(interruption)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from backends.reference.model import ReferenceModel
-from core.backend.contract import Array, DropoutMasks
+from core.backend.contract import Array, DropoutMasks, Model
 from core.backend.state import initial_state
 from core.backend.training_rules import StepScalars
 from core.experiment.checkpoint import LAST, DataFacts, EpochRecord, Progress, load_checkpoint
@@ -18,6 +18,7 @@ from core.network.lowering import lower
 from core.pictures.radiographs import Sample
 from core.training.loop import Trainer
 from core.training.observers import Observer
+from core.training.validation import Summary, ValidationResult, evaluate
 
 HEIGHT, WIDTH, IMAGES, HELD_OUT = 12, 8, 11, 5
 
@@ -41,13 +42,21 @@ class Shuffled:
         self._size, self._shuffle = size, shuffle
         self.images, self.batches = images, -(-images // size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Any:
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Any:
         order = (
             np.random.default_rng(epoch).permutation(self.images) if self._shuffle else np.arange(self.images)
         )
-        for number in range(start, self.batches):
+        for number in range(start, self.batches, every):
             chosen = order[number * self._size : (number + 1) * self._size]
             yield Batch(self._x[chosen], self._z[chosen])
+
+
+def validated(model: Model, batches: Shuffled) -> ValidationResult:
+    """Score all batches."""
+    summary = Summary()
+    for batch in batches.epoch(0):
+        summary.add(evaluate(model, batch, 0.5))
+    return summary.result()
 
 
 class Watcher(Observer):

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import Shuffled, configured, prepared
+from small_runs import Shuffled, configured, prepared, validated
 
 from core.scoring.metrics import dice_per_image
-from core.training.validation import validate
 
 
 def test_an_evaluation_weighs_every_image_alike(tmp_path: Path) -> None:
     trainer = prepared(tmp_path, configured())
     batches = list(Shuffled(5, 2, seed=2, shuffle=False).epoch(0))
     scored = [trainer.model.evaluate(batch.images, batch.masks) for batch in batches]
-    evaluation = validate(trainer.model, Shuffled(5, 2, seed=2, shuffle=False), 0.5)
+    evaluation = validated(trainer.model, Shuffled(5, 2, seed=2, shuffle=False))
     losses = [float(loss) for loss, _ in scored]
     assert evaluation.loss == pytest.approx((2 * losses[0] + 2 * losses[1] + losses[2]) / 5)
     masks = np.concatenate([batch.masks for batch in batches])
@@ -31,7 +30,7 @@ def test_the_first_four_positives_and_two_negatives_are_kept_to_be_drawn(tmp_pat
     model = prepared(tmp_path, configured()).model
     images = np.concatenate([batch.images for batch in batches.epoch(0)])
     masks = np.concatenate([batch.masks for batch in batches.epoch(0)])
-    samples = validate(model, batches, 0.5).samples
+    samples = validated(model, batches).samples
     for sample, place in zip(samples, (0, 2, 4, 6, 1, 3), strict=True):
         np.testing.assert_array_equal(sample.image, images[place, ..., 0])
         np.testing.assert_array_equal(sample.truth, masks[place, ..., 0])

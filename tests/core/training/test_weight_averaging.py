@@ -20,6 +20,7 @@ from small_runs import (
     configured,
     prepared,
     scripted,
+    validated,
 )
 
 from backends.reference.model import ReferenceModel
@@ -30,7 +31,6 @@ from core.network.lowering import lower
 from core.pictures.radiographs import Sample
 from core.training import loop, weight_averaging
 from core.training.loop import Trainer
-from core.training.validation import validate
 from core.training.weight_averaging import AVERAGING_FOLDER, KeptEpochs, WeightAverage
 
 AVERAGING = "training.average_best=3"
@@ -220,7 +220,7 @@ def test_what_is_drawn_is_what_the_average_predicts(tmp_path: Path) -> None:
     plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
     again = ReferenceModel(plan, rules, "float32")
     again.load_state(load_checkpoint(tmp_path / AVERAGED).arrays)
-    expected = validate(again, Shuffled(HELD_OUT, 2, seed=2, shuffle=False), 0.5)
+    expected = validated(again, Shuffled(HELD_OUT, 2, seed=2, shuffle=False))
     for found, wanted in zip(evaluation.samples, expected.samples, strict=True):
         np.testing.assert_array_equal(found.probability, wanted.probability)
 

@@ -1,0 +1,5 @@
+"""One batch divided into shards, and the workers that compute them together.
+
+`shards` is the rule: which images a shard has, and in which order the shards are added. `step` computes an
+update by it. `exchange` is what workers need of each other, `mpi` does it, and `launch` starts workers.
+"""

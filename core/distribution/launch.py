@@ -1,0 +1,148 @@
+"""Start a command line as several workers on this machine, and give each of them its cores.
+
+`run_workers` starts the command line again by MPI's `mpiexec`. On clusters the users' own `mpiexec` or `srun`
+starts it. In either case each worker `connect`s. This module imports no NumPy, whose threads start when it is
+imported, before `connect` has chosen the cores.
+
+Sources: mpiexec(1) of MPICH (Hydra); prctl(2), PR_SET_PDEATHSIG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING
+
+from core.base.errors import UserError
+from core.base.packages import require
+from core.base.system import use_cores
+
+if TYPE_CHECKING:
+    from core.distribution.mpi import MPIExchange
+
+DEFAULT_LIMIT_S = 60.0
+
+_LAUNCHERS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+_PARENT_DIED = 1  # PR_SET_PDEATHSIG
+
+_NOISE = re.compile(
+    r"^(=+|=   .*|\[mpiexec@.*|Abort\(\d+\) on node .*|This typically refers .*|Please see .*|)$"
+)
+_PROCESS = re.compile(r"^=   PID (\d+) RUNNING AT (\S+)")
+_REASON = re.compile(r"^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: (.+?)\s*$")
+
+
+def is_started_by_mpi() -> bool:
+    """Tell whether `mpiexec`, or a cluster's command in its place, has started this process."""
+    return any(name in os.environ for name in _LAUNCHERS)
+
+
+def connect(limit_s: float, threads: int | None = None) -> MPIExchange:
+    """Choose the cores of this worker, then return its connection with the other workers.
+
+    Args:
+        limit_s: The time limit of the watch: see `core.distribution.mpi`.
+        threads: Number of cores of each worker. By default the workers of a machine share its cores equally,
+            unless whatever started them has given each its own.
+
+    Raises:
+        UserError: mpi4py or MPI's library is not installed.
+    """
+    require(["mpi4py"], "several workers")
+    from mpi4py import MPI
+
+    machine = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    place, workers = machine.Get_rank(), machine.Get_size()
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        shared = workers > 1 and len({tuple(found) for found in machine.allgather(cores)}) == 1
+        if threads is None:
+            threads = max(len(cores) // workers, 1) if shared else len(cores)
+        first = place * threads if shared else 0
+        use_cores([cores[(first + number) % len(cores)] for number in range(threads)])
+    from core.distribution.mpi import MPIExchange
+
+    return MPIExchange(limit_s)
+
+
+def run_workers(workers: int) -> int:
+    """Run this process's command line as several workers on this machine; return its exit status.
+
+    Signals are passed on. MPI's report on a worker that ended by itself becomes one line.
+
+    Raises:
+        UserError: There is no `mpiexec`.
+    """
+    require(["mpi4py"], "--workers")
+    command = [_mpiexec(), "-n", str(workers), sys.executable, *sys.orig_argv[1:]]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # so that a terminal's Ctrl-C arrives once
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    ) as process:
+        assert process.stderr is not None
+        with _signals_forwarded(process):
+            reason = _show(process.stderr)
+            status = process.wait()
+    if reason is not None:
+        print(f"error: {reason}", file=sys.stderr)
+    return 1 if reason is not None or status < 0 else status
+
+
+def _mpiexec() -> str:
+    """Return the path of `mpiexec`: the environment's own, which belongs to its library, or the system's."""
+    own = Path(sys.executable).with_name("mpiexec")
+    found = str(own) if own.is_file() else shutil.which("mpiexec")
+    if found is None:
+        raise UserError("--workers needs MPI's mpiexec, which was not found", "pip install mpich")
+    return found
+
+
+def _end_with_parent() -> None:
+    """Make the system end this process when its parent ends, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _signals_forwarded(process: subprocess.Popen[str]) -> Iterator[None]:
+    def forward(number: int, frame: FrameType | None) -> None:
+        del frame
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in set(_FORWARDED)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show(lines: IO[str] | Iterable[str]) -> str | None:
+    """Print the workers' lines without those of `mpiexec`; return the reason if a worker ended by itself."""
+    process, reason, told = "a worker", None, False
+    for line in lines:
+        text = line.rstrip("\n")
+        if found := _PROCESS.match(text):
+            process = f"the worker with process number {found[1]} on {found[2]}"
+        elif found := _REASON.match(text):
+            reason = found[1]
+        elif not _NOISE.match(text):
+            told = told or text.startswith("error:")
+            print(text, file=sys.stderr, flush=True)
+    return None if reason is None or told else f"{process} ended: {reason}"

@@ -1,0 +1,165 @@
+"""Exchange between processes and machines by MPI (mpi4py), and the watch that ends all when one fails.
+
+MPI itself ends all workers when a process ends without a word. The watch notices the rest. Each second every
+worker sends a sign of life to worker 0, and worker 0 to all. A worker that hears nothing for the time limit,
+or waits ten times as long for a result of the others, ends the run: it prints one line and aborts.
+
+Source: MPI: A Message-Passing Interface Standard, version 4.1, chapters 6 (collective communication) and
+11 (threads, abort).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from core.base.errors import UserError
+
+_BEAT_S = 1.0
+_PATIENCE = 10  # time limits that a worker waits for a result, for which the others may have to compile
+_LAST_WORDS_S = 3.0  # for MPI to end all workers, before this one ends by itself
+
+
+class MPIExchange:
+    """`core.distribution.exchange.Exchange` between the processes that MPI has started.
+
+    As a context manager it keeps the watch, and it ends all workers if this one has an error: worker 0 by the
+    command `None` while the others wait for a command, else by aborting.
+
+    Args:
+        limit_s: The time limit: see the module.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._world, beats = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
+        self.worker = int(self._world.Get_rank())
+        self.hosts: Sequence[str] = tuple(self._world.allgather(socket.gethostname()))
+        self.place = self.hosts[: self.worker].count(self.hosts[self.worker])
+        """The number of this worker among those of its machine, from 0."""
+        self._watch = _Watch(beats, self.worker, self.hosts, limit_s, self.fail)
+        self._inside = False
+
+    def __enter__(self) -> MPIExchange:
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and (self._inside or self.worker > 0):
+            if not isinstance(error, UserError | KeyboardInterrupt):
+                traceback.print_exception(error)
+            self.fail(str(error) or "interrupted")
+        if self.worker == 0:
+            self.command(None)
+        self._watch.stop()
+
+    def command(self, command: Any = None) -> Any:
+        """Return what worker 0 gave; see `Exchange`."""
+        with self._exchanging(is_limited=self.worker == 0):
+            return self._world.bcast(command, root=0)
+
+    def collect(self, answer: Any) -> list[Any]:
+        """Return the answers of all workers on worker 0; see `Exchange`."""
+        with self._exchanging():
+            return list(self._world.gather(answer, root=0) or ())
+
+    def scatter(self, array: NDArray[Any], send: Sequence[int], receive: Sequence[int]) -> list[NDArray[Any]]:
+        """Send a part to each worker; see `Exchange`."""
+        received = np.empty(sum(receive), array.dtype)
+        with self._exchanging():
+            self._world.Alltoallv([array, send], [received, receive])
+        return np.split(received, np.cumsum(receive)[:-1])
+
+    def join(self, part: NDArray[Any], lengths: Sequence[int]) -> NDArray[Any]:
+        """Return the parts of all workers; see `Exchange`."""
+        joined = np.empty(sum(lengths), part.dtype)
+        with self._exchanging():
+            self._world.Allgatherv(part, [joined, lengths])
+        return joined
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which all workers rely on each other; see `Exchange`."""
+        return self._exchanging(is_limited=False)
+
+    def fail(self, reason: str) -> NoReturn:
+        """Print one line with the reason and end all workers."""
+        host = self.hosts[self.worker]
+        print(f"error: worker {self.worker} on {host}: {reason}", file=sys.stderr, flush=True)
+        self._abort()
+
+    @contextlib.contextmanager
+    def _exchanging(self, *, is_limited: bool = True) -> Iterator[None]:
+        outside = not self._inside
+        self._inside = True
+        with self._watch.waiting() if is_limited else contextlib.nullcontext():
+            yield  # after an error `_inside` stays True
+        if outside:
+            self._inside = False
+
+    def _abort(self) -> NoReturn:
+        """End all workers, at the latest this one, which may have lost the link to the others."""
+        end = threading.Timer(_LAST_WORDS_S, os._exit, (1,))
+        end.daemon = True
+        end.start()
+        MPI.COMM_WORLD.Abort(1)
+        raise SystemExit(1)
+
+
+class _Watch:
+    """A thread that sends and expects signs of life."""
+
+    def __init__(
+        self, beats: Any, worker: int, hosts: Sequence[str], limit_s: float, fail: Callable[[str], NoReturn]
+    ) -> None:
+        self._beats, self._hosts, self._limit_s, self._fail = beats, hosts, limit_s, fail
+        self._others = range(1, len(hosts)) if worker == 0 else range(1)
+        self._since: float | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Note how long the block takes, which waits for the other workers."""
+        before, self._since = self._since, time.monotonic()
+        yield
+        self._since = before
+
+    def _run(self) -> None:
+        heard = dict.fromkeys(self._others, time.monotonic())
+        sent: list[Any] = []
+        while not self._ended.wait(_BEAT_S):
+            sent = [request for request in sent if not request.Test()]
+            sent += [self._beats.Isend(b"", other) for other in self._others]
+            for other in self._others:
+                while self._beats.Iprobe(other):
+                    self._beats.Recv(bytearray(), other)
+                    heard[other] = time.monotonic()
+            now = time.monotonic()
+            for other, last in heard.items():
+                if now - last > self._limit_s:
+                    self._fail(
+                        f"no sign of life from worker {other} on {self._hosts[other]} for "
+                        f"{self._limit_s:g} s; it hangs, or its link is cut"
+                    )
+            if self._since is not None and now - self._since > _PATIENCE * self._limit_s:
+                self._fail(f"waited {_PATIENCE * self._limit_s:g} s for a result of the other workers")

@@ -1,0 +1,144 @@
+"""Training by several workers: what the workers other than worker 0 do.
+
+Worker 0 plans the runs, reads and writes all files but the data, and prints. The others get the configuration
+from it, compile the network with a backend of their own, and read the data file on their own machine.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.backend.contract import Model
+from core.backend.devices import choose_device
+from core.backend.registry import load_backend
+from core.base.errors import UserError
+from core.distribution.exchange import Exchange
+from core.experiment.checkpoint import DataFacts
+from core.experiment.configuration import Configuration
+from core.network.lowering import lower
+from core.network.plan import Plan
+from core.tasks.training_batches import RunBatches
+from core.tasks.validation_split import facts_of
+from core.training.team import Team
+from data.hdf5.store import Store
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Command: compile the network of a configuration; the answer is a `Ready`, or the text of an error."""
+
+    configuration: Configuration
+
+
+@dataclass(frozen=True)
+class BeginRun:
+    """Command: begin a run of the prepared network."""
+
+    configuration: Configuration
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker that has compiled the network.
+
+    Args:
+        worker: Its number.
+        host: Its machine.
+        process: Its process number there.
+        backend: Title and version of its framework.
+        device: Its device.
+        facts: The properties of the data that it reads.
+    """
+
+    worker: int
+    host: str
+    process: int
+    backend: str
+    device: str
+    facts: DataFacts
+
+    def __str__(self) -> str:
+        where = f"on {self.host} (process {self.process})"
+        return f"worker {self.worker} {where}: {self.backend}, device: {self.device}"
+
+
+def prepare_followers(exchange: Exchange, configuration: Configuration, facts: DataFacts) -> list[Ready]:
+    """Let all other workers compile the network; return them.
+
+    Raises:
+        UserError: One of them cannot, or reads other data; the message names the worker.
+    """
+    if len(exchange.hosts) == 1:
+        return []
+    with exchange.together():
+        exchange.command(Prepare(configuration))
+        answers = exchange.collect(None)[1:]
+    ready = []
+    for worker, answer in enumerate(answers, start=1):
+        where = f"worker {worker} on {exchange.hosts[worker]}"
+        if not isinstance(answer, Ready):
+            raise UserError(f"{where}: {answer}")
+        if answer.facts != facts:
+            raise UserError(f"{where} reads other data: {answer.facts}, worker 0 {facts}")
+        ready.append(answer)
+    return ready
+
+
+def begin_run(exchange: Exchange, configuration: Configuration) -> None:
+    """Let all other workers begin a run."""
+    if len(exchange.hosts) > 1:
+        exchange.command(BeginRun(configuration))
+
+
+def follow(exchange: Exchange, framework: str, data: str, device: str) -> None:
+    """Do what worker 0 commands, until it ends the work.
+
+    Args:
+        exchange: The connection with the other workers.
+        framework: The backend of this worker.
+        data: The data file.
+        device: As for `core.backend.devices.choose_device`.
+    """
+    network: _Network | None = None
+    while (command := exchange.command()) is not None:
+        match command:
+            case Prepare(configuration):
+                answer: Ready | str
+                try:
+                    network = _Network(exchange, framework, data, device, configuration)
+                    answer = network.ready
+                except UserError as error:
+                    answer = str(error)
+                exchange.collect(answer)
+            case BeginRun(configuration) if network is not None:
+                if not network.follow(configuration):
+                    return
+            case _:
+                raise AssertionError(f"{command} out of its order")
+
+
+class _Network:
+    """The compiled network and the data of a worker."""
+
+    def __init__(
+        self, exchange: Exchange, framework: str, data: str, device: str, configuration: Configuration
+    ) -> None:
+        self._exchange, self._store = exchange, Store.open(Path(data))
+        facts = facts_of(self._store)
+        self._plan: Plan = lower(configuration.network, facts.height, facts.width)
+        backend, implementation = load_backend(framework)
+        chosen = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
+        settings = configuration.training
+        self._model: Model = implementation.compile(self._plan, settings.rules(), chosen, settings.precision)
+        title = f"{backend.title} {backend.version()}"
+        host = exchange.hosts[exchange.worker]
+        self.ready = Ready(exchange.worker, host, os.getpid(), title, chosen, facts)
+
+    def follow(self, configuration: Configuration) -> bool:
+        """Follow worker 0 through a run; return False if the work ended before the run."""
+        settings = configuration.training
+        batches = RunBatches.of(self._store, settings, self._exchange)
+        team = Team(self._model, self._plan, settings, batches.training, batches.validation, self._exchange)
+        return team.follow()

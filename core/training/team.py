@@ -1,0 +1,200 @@
+"""The workers that train one network together.
+
+Worker 0 has a `Team`, which the training loop uses like a model, and decides all. The others `follow`: they
+get each of its commands and do the same with the same arrays. Each worker has a model, of any backend, and
+reads its own shards of each batch and its own batches of the held-out images. A team of one sends nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import SupportsFloat, TypeAlias
+
+from core.backend.contract import Array, Model, State
+from core.backend.training_rules import StepScalars
+from core.distribution.exchange import ALONE, Exchange
+from core.distribution.shards import Shards
+from core.distribution.step import ShardedUpdate
+from core.experiment.configuration import Training
+from core.network.plan import Plan
+from core.training.validation import (
+    BatchSource,
+    EvaluatedBatch,
+    LabelledBatch,
+    Summary,
+    ValidationResult,
+    evaluate,
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Command: replace the model's arrays."""
+
+    state: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class BeginEpoch:
+    """Command: read the training batches of an epoch, from batch `start` on."""
+
+    epoch: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Command: make an update from the next batch."""
+
+    scalars: StepScalars
+
+
+@dataclass(frozen=True)
+class BeginScoring:
+    """Command: read the held-out batches."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Command: score the next held-out batch."""
+
+
+@dataclass(frozen=True)
+class EndRun:
+    """Command: the run is over."""
+
+
+Command: TypeAlias = Load | BeginEpoch | Step | BeginScoring | Score | EndRun
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """A batch that all workers share.
+
+    Args:
+        rows: This worker's images and masks.
+        images: Number of images in the whole batch.
+    """
+
+    rows: LabelledBatch
+    images: int
+
+
+class Team:
+    """All workers of a run, seen from worker 0.
+
+    Args:
+        model: The compiled model of this worker.
+        plan: The plan that it was compiled from.
+        settings: The settings of the run.
+        training: The batches to train on; of each batch this worker's rows.
+        validation: The batches to score.
+        exchange: The connection with the other workers.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        settings: Training,
+        training: BatchSource,
+        validation: BatchSource,
+        exchange: Exchange = ALONE,
+    ) -> None:
+        self._model, self._training, self._validation = model, training, validation
+        self._settings, self._exchange = settings, exchange
+        self._workers = len(exchange.hosts)
+        self._update = ShardedUpdate(
+            model,
+            plan,
+            settings.precision,
+            Shards(settings.shards, settings.batch_size, self._workers),
+            exchange,
+            settings.seed if settings.dropout_masks == "host" else None,
+        )
+
+    def state(self) -> State:
+        """Return copies of all arrays, which all workers have alike."""
+        return self._model.state()
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Replace the arrays of all workers."""
+        with self._exchange.together():
+            self._command(Load(state))
+            self._model.load_state(state)
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[SharedBatch, None, None]:
+        """Yield the batches of an epoch without the first `start`."""
+        self._command(BeginEpoch(epoch, start))
+        yield from self._shared(epoch, start)
+
+    def train_step(self, batch: SharedBatch, scalars: StepScalars) -> SupportsFloat:
+        """Make an update from the next batch of `epoch`; return the loss of the whole batch before it."""
+        with self._exchange.together():
+            self._command(Step(scalars))
+            return self._update(batch.rows.images, batch.rows.masks, batch.images, scalars)
+
+    def validate(self, after_batch: Callable[[], None] = lambda: None) -> ValidationResult:
+        """Compute the loss, the scores and a few samples of the held-out images.
+
+        Each batch is scored by one worker, and the results are added in the order of the batches. So they are
+        those of one worker.
+        """
+        self._command(BeginScoring())
+        summary = Summary()
+        with contextlib.closing(self._validation.epoch(0, self._exchange.worker, self._workers)) as batches:
+            for _ in range(0, self._validation.batches, self._workers):
+                with self._exchange.together():
+                    self._command(Score())
+                    answers = self._exchange.collect(self._scored(batches))
+                for found in answers:
+                    if found is not None:
+                        summary.add(found)
+                        after_batch()
+        return summary.result()
+
+    def end(self) -> None:
+        """End the run for the other workers."""
+        self._command(EndRun())
+
+    def follow(self) -> bool:
+        """Do what worker 0 commands, until the run is over; return False if the work ended before that."""
+        with contextlib.ExitStack() as stack:
+            shared: Generator[SharedBatch, None, None] | None = None
+            held_out: Generator[LabelledBatch, None, None] | None = None
+            while True:
+                command: Command | None = self._exchange.command()
+                match command:
+                    case Load(state):
+                        self._model.load_state(state)
+                    case BeginEpoch(epoch, start):
+                        stack.close()
+                        shared = stack.enter_context(contextlib.closing(self._shared(epoch, start)))
+                    case Step(scalars) if shared is not None:
+                        batch = next(shared)
+                        float(self._update(batch.rows.images, batch.rows.masks, batch.images, scalars))
+                    case BeginScoring():
+                        stack.close()
+                        own = self._validation.epoch(0, self._exchange.worker, self._workers)
+                        held_out = stack.enter_context(contextlib.closing(own))
+                    case Score() if held_out is not None:
+                        self._exchange.collect(self._scored(held_out))
+                    case EndRun() | None:
+                        return command is not None
+                    case _:
+                        raise AssertionError(f"{command} out of its order")
+
+    def _shared(self, epoch: int, start: int) -> Generator[SharedBatch, None, None]:
+        size, images = self._settings.batch_size, self._training.images
+        for number, rows in enumerate(self._training.epoch(epoch, start), start=start):
+            yield SharedBatch(rows, min(size, images - number * size))
+
+    def _scored(self, batches: Generator[LabelledBatch, None, None]) -> EvaluatedBatch | None:
+        batch = next(batches, None)
+        return None if batch is None else evaluate(self._model, batch, self._settings.threshold)
+
+    def _command(self, command: Command) -> None:
+        if self._workers > 1:
+            self._exchange.command(command)
