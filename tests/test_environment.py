@@ -249,8 +249,8 @@ def test_a_second_environment_beside_the_first(machine: Machine) -> None:
     succeed(machine, **lowest)
     assert (machine.version(), machine.version(".venv-lowest")) == ("3.13.1", "3.11.1")
     first, second = (line for line in machine.asked() if " -e " in line)
-    assert first.endswith(" -c constraints.txt -e .[tf,mxnet,torch,jax,onnx,encoder,test]")
-    assert second.endswith(" -c constraints-lowest.txt -e .[tf,mxnet,torch,jax,onnx,encoder,test]")
+    assert first.endswith(" -c constraints.txt -e .[tf,mxnet,torch,jax,onnx,encoder,mpi,test]")
+    assert second.endswith(" -c constraints-lowest.txt -e .[tf,mxnet,torch,jax,onnx,encoder,mpi,test]")
 
 
 def test_mxnet_is_installed_without_what_its_metadata_ask_for(machine: Machine) -> None:
