@@ -22,7 +22,7 @@ from core.experiment.configuration import Configuration
 from core.network.plan import Plan
 from core.parity.measures import KINDS, Distances, RunComparer, Snapshot, Violation
 from core.parity.trajectory import StepResult, advance_run, begin_reference_run, begin_run, state_of_run
-from core.tolerance.budget import DRAWS, Distance, largest_share
+from core.tolerance.budget import LONG_RUN_DRAWS, Distance, largest_share
 from core.training.schedules import learning_rate
 from core.training.validation import BatchSource, LabelledBatch
 
@@ -200,7 +200,7 @@ class _Certification:
             self._base = self._begin_reference(references[0], TRUTH, None)
             self._perturbed = [
                 self._begin_reference(references[draw % _PROCESSES], f"perturbed {draw}", draw)
-                for draw in range(DRAWS)
+                for draw in range(LONG_RUN_DRAWS)
             ]
         self._runs = [self._begin(name, name, self._state) for name in others]
         self.certificate = Certificate(precision, base, runs={name: RunHistory() for name in others})
