@@ -36,7 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="NAME",
-        help=f"{NAMED_BACKEND}; give two or more",
+        help=f"{NAMED_BACKEND}; give two or more. With --workers one is enough, and tf+torch is a run whose "
+        "workers have these backends in turn",
+    )
+    parser.add_argument(
+        "-j",
+        "--workers",
+        action="append",
+        type=int,
+        metavar="N",
+        help="compare runs by these numbers of workers bit by bit; give it once for each run",
     )
     parser.add_argument("--config", default="configs/fcn.yaml", metavar="FILE", help="network and training")
     parser.add_argument(
@@ -90,8 +99,18 @@ def run(arguments: argparse.Namespace) -> Status:
     # Many processes share the cores, so idle OpenMP threads should sleep, not spin.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in arguments.framework:
-        require_training(name)
+        for of_worker in name.split("+"):
+            require_training(of_worker)
     check_at_least_one(arguments, "steps", "batch_size")
+    if arguments.workers:
+        if min(arguments.workers) < 1:
+            raise UserError(f"--workers must be at least 1. Received: {min(arguments.workers)}")
+        for option in ("relay", "round", "plot", "json"):
+            if getattr(arguments, option):
+                raise UserError(f"--{option} does not go with --workers")
+        return _compare_workers(console(), arguments)
+    if mixed := [name for name in arguments.framework if "+" in name]:
+        raise UserError(f"-f {mixed[0]}: workers of several backends need --workers")
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
         raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
     if arguments.plot:
@@ -118,6 +137,35 @@ def _run(console: Terminal, arguments: argparse.Namespace) -> Status:
 
         write_bytes(arguments.plot, draw(certificate, arguments.plot.suffix.lower()))
     return Status.of(not certificate.holds)
+
+
+def _compare_workers(console: Terminal, arguments: argparse.Namespace) -> Status:
+    from core.commands.shared.progress import progress_bar
+    from core.tasks.worker_runs import compare
+
+    names = [name.split("+") for name in arguments.framework]
+    teams = [
+        tuple(backends[worker % len(backends)] for worker in range(workers))
+        for backends in names
+        for workers in arguments.workers
+        if workers >= len(backends)
+    ]
+    configuration = _configuration(arguments)
+    data = Path(arguments.data) if arguments.data else None
+    failed = False
+    with progress_bar(console) as bar:
+        task = bar.add_task("runs", total=len(teams))
+        results = compare(teams, configuration, data, arguments.steps, lambda: bar.advance(task))
+    for result in results:
+        text = f"{result.run}: the same bits over {arguments.steps} steps"
+        if result.first_difference is not None:
+            text = (
+                f"{result.run}: a bit differs from step {result.first_difference} on; losses at most "
+                f"{result.loss:.1e}, arrays {result.arrays:.1e} from the first run's"
+            )
+        failed |= not result.holds
+        (console.result if result.holds else console.problem)(text)
+    return Status.of(failed)
 
 
 def _certify(arguments: argparse.Namespace, console: Terminal) -> Certificate:

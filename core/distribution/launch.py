@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING
@@ -83,8 +84,7 @@ def run_workers(workers: int) -> int:
     Raises:
         UserError: There is no `mpiexec`.
     """
-    require(["mpi4py"], "--workers")
-    command = [_mpiexec(), "-n", str(workers), sys.executable, *sys.orig_argv[1:]]
+    command = worker_command([[sys.executable, *sys.orig_argv[1:]]] * workers)
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -102,6 +102,19 @@ def run_workers(workers: int) -> int:
     if reason is not None:
         print(f"error: {reason}", file=sys.stderr)
     return 1 if reason is not None or status < 0 else status
+
+
+def worker_command(words: Sequence[Sequence[str]]) -> list[str]:
+    """Return the command that starts workers on this machine, each with a command line of its own.
+
+    Raises:
+        UserError: mpi4py is not installed, or there is no `mpiexec`.
+    """
+    require(["mpi4py"], "--workers")
+    command = [_mpiexec()]
+    for line, same in itertools.groupby(words):
+        command += ["-n", str(len(list(same))), *line, ":"]
+    return command[:-1]
 
 
 def _mpiexec() -> str:

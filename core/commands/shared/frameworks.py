@@ -27,7 +27,10 @@ def settle(arguments: argparse.Namespace) -> None:
         return
     from core.backend.registry import backend_name
 
-    arguments.framework = backend_name(given) if isinstance(given, str) else [*map(backend_name, given)]
+    if isinstance(given, str):
+        arguments.framework = backend_name(given)
+    else:  # of `parity`, where "tf+torch" names the backends of several workers
+        arguments.framework = ["+".join(map(backend_name, name.split("+"))) for name in given]
 
 
 def model_of(framework: str | None) -> Path:

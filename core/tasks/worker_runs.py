@@ -1,0 +1,237 @@
+"""Runs of one training by different numbers of workers, compared bit by bit.
+
+`compare` starts each run with MPI. A run trains as `train` does, by the same `Team`, and worker 0 records the
+loss of each step and a hash of all arrays after it. At the end all workers of one backend must have the same
+arrays. Runs of one backend must be equal in every bit. A run whose workers have several backends is compared
+by its losses and its last arrays, within the tolerance of float64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.backend.contract import State, array_type
+from core.backend.registry import load_backend
+from core.backend.state import by_kind, initial_state
+from core.backend.training_rules import step_scalars
+from core.base.errors import UserError
+from core.distribution.exchange import Exchange
+from core.distribution.launch import connect, worker_command
+from core.distribution.shards import Shards
+from core.experiment.configuration import Configuration, Training
+from core.network.lowering import lower
+from core.parity.synthetic_batches import SyntheticBatch, SyntheticBatches
+from core.tasks.training_batches import RunBatches
+from core.tasks.validation_split import facts_of
+from core.tolerance.budget import Budget, budget_floor, largest_share
+from core.training.schedules import learning_rate
+from core.training.team import SharedBatch, Team
+from core.training.validation import BatchSource
+from data.hdf5.store import Store
+
+SYNTHETIC = (64, 96)
+"""Height and width of synthetic images."""
+
+_LIMIT_S = 600.0  # a framework may compile for long on a loaded machine
+
+
+@dataclass(frozen=True)
+class WorkerRun:
+    """One training by some workers.
+
+    Args:
+        backends: The backend of each worker.
+        losses: The loss before each step.
+        digests: SHA-256 of all arrays after each step.
+        state: The arrays at the end.
+    """
+
+    backends: tuple[str, ...]
+    losses: list[float]
+    digests: list[str]
+    state: State
+
+    def __str__(self) -> str:
+        workers = f"{len(self.backends)} worker{'s' if len(self.backends) > 1 else ''}"
+        return f"{' + '.join(dict.fromkeys(self.backends))}, {workers}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of a run with the first one.
+
+    Args:
+        run: The run.
+        first_difference: The first step after which a bit differs; None if none does.
+        loss: The largest relative distance of a loss.
+        arrays: The largest relative distance of an array at the end.
+        holds: Whether the run is as near as it must be: see the module.
+    """
+
+    run: WorkerRun
+    first_difference: int | None
+    loss: float
+    arrays: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class _Work:
+    configuration: Configuration
+    data: Path | None
+    steps: int
+
+
+def compare(
+    teams: Sequence[tuple[str, ...]],
+    configuration: Configuration,
+    data: Path | None,
+    steps: int,
+    after_run: Callable[[], None] = lambda: None,
+) -> list[Comparison]:
+    """Train with each team of workers and compare all with the first.
+
+    Args:
+        teams: For each run, the backend of each worker.
+        configuration: The settings; `training.shards` is a multiple of the number of workers of each team.
+        data: A data file, which is split and read as for training; None for synthetic images.
+        steps: Number of updates.
+        after_run: Called after each run.
+
+    Raises:
+        UserError: The shards cannot be shared, or a worker has an error.
+    """
+    settings = configuration.training
+    for team in teams:
+        Shards(settings.shards, settings.batch_size, len(team))
+        if len(set(team)) > 1 and settings.precision != "float64":
+            raise UserError(
+                f"workers of several backends ({'+'.join(team)}) are compared in float64 only; "
+                f"received: {settings.precision}"
+            )
+    runs = []
+    for team in teams:
+        runs.append(_run(team, _Work(configuration, data, steps)))
+        after_run()
+    return [_compared(run, runs[0]) for run in runs[1:]]
+
+
+def _compared(run: WorkerRun, first: WorkerRun) -> Comparison:
+    pairs = list(zip(run.digests, first.digests, strict=True))
+    different = next((step for step, (a, b) in enumerate(pairs, start=1) if a != b), None)
+    losses = np.array(run.losses), np.array(first.losses)
+    if different is None and np.array_equal(*losses):
+        return Comparison(run, None, 0.0, 0.0, holds=True)
+    budget = Budget(lambda kind: budget_floor(kind, "float64"))
+    budget.advance({**by_kind(first.state), "loss": {"losses": losses[1]}})
+    found = budget.distances({**by_kind(run.state), "loss": {"losses": losses[0]}})
+    arrays = [largest_share(found[kind])[1] for kind in found if kind != "loss"]
+    of_losses = float(np.max(np.abs(losses[0] - losses[1]) / np.abs(losses[1])))
+    near = of_losses <= budget_floor("loss", "float64") and all(one.share <= 1 for one in arrays)
+    mixed = len(set(run.backends) | set(first.backends)) > 1
+    return Comparison(run, different, of_losses, max(one.value for one in arrays), holds=mixed and near)
+
+
+def _run(team: tuple[str, ...], work: _Work) -> WorkerRun:
+    """Start the workers of a run, and return what worker 0 recorded."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, recorded = Path(folder) / "work", Path(folder) / "record"
+        given.write_bytes(pickle.dumps(work))
+        words = [[sys.executable, "-m", __name__, str(given), str(recorded), backend] for backend in team]
+        ended = subprocess.run(worker_command(words), capture_output=True, text=True, errors="replace")
+        if ended.returncode or not recorded.is_file():
+            told = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+            reason = told[0].removeprefix("error: ") if told else ended.stderr.strip()[-2000:]
+            raise UserError(f"{' + '.join(team)}: {reason or 'the workers ended without a word'}")
+        losses, digests, state = pickle.loads(recorded.read_bytes())  # written by our own process
+        return WorkerRun(team, losses, digests, state)
+
+
+def _main(given: str, recorded: str, backend: str) -> None:
+    """Be one worker of a run."""
+    with connect(_LIMIT_S, threads=1) as exchange:
+        work: _Work = pickle.loads(Path(given).read_bytes())  # written by our own process
+        settings, rules = work.configuration.training, work.configuration.training.rules()
+        with _batches(work, exchange) as (training, height, width):
+            plan = lower(work.configuration.network, height, width)
+            model = load_backend(backend)[1].compile(plan, rules, "cpu", settings.precision)
+            team = Team(model, plan, settings, training, training, exchange)
+            if exchange.worker > 0:
+                team.follow()
+                exchange.collect((backend, _digest(model.state())))
+                return
+            first = initial_state(plan, rules, settings.seed)
+            kind = array_type(settings.precision)
+            team.load_state({name: array.astype(kind) for name, array in first.items()})
+            losses: list[float] = []
+            digests: list[str] = []
+            for step, batch in zip(range(1, work.steps + 1), _endless(team), strict=False):
+                rate = learning_rate(settings, step, training.batches)
+                scalars = step_scalars(rules.optimizer, step, rate, settings.optimizer.weight_decay)
+                losses.append(float(team.train_step(batch, scalars)))
+                digests.append(_digest(team.state()))
+            team.end()
+            ends = exchange.collect((backend, digests[-1]))
+            if len(set(ends)) > len({name for name, _ in ends}):
+                raise UserError("workers of one run, with one backend, have different arrays at its end")
+            Path(recorded).write_bytes(pickle.dumps((losses, digests, team.state())))
+
+
+def _endless(team: Team) -> Iterator[SharedBatch]:
+    epoch = 0
+    while True:
+        epoch += 1
+        yield from team.epoch(epoch)
+
+
+def _digest(state: State) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _batches(work: _Work, exchange: Exchange) -> Iterator[tuple[BatchSource, int, int]]:
+    """Yield this worker's rows of the batches, and the images' height and width."""
+    settings = work.configuration.training
+    if work.data is None:
+        whole = SyntheticBatches(*SYNTHETIC, settings.batch_size, settings.seed)
+        yield _Rows(whole, settings, exchange), *SYNTHETIC
+        return
+    with Store.open(work.data) as store:
+        facts = facts_of(store)
+        yield RunBatches.of(store, settings, exchange).training, facts.height, facts.width
+
+
+class _Rows:
+    """Of synthetic batches, the rows of one worker."""
+
+    def __init__(self, whole: SyntheticBatches, settings: Training, exchange: Exchange) -> None:
+        self._whole, self._worker = whole, exchange.worker
+        self._shards = Shards(settings.shards, settings.batch_size, len(exchange.hosts))
+        self.images, self.batches = whole.images, whole.batches
+
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Generator[SyntheticBatch, None, None]:
+        """Yield this worker's rows of the batches of an epoch."""
+        for batch in self._whole.epoch(epoch, start, every):
+            rows = self._shards.rows_of_worker(self._worker, len(batch.images))
+            yield SyntheticBatch(batch.images[rows.start : rows.stop], batch.masks[rows.start : rows.stop])
+
+
+if __name__ == "__main__":
+    try:
+        _main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
