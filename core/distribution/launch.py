@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -37,7 +38,7 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SI
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 
 _NOISE = re.compile(
-    r"^(=+|=   .*|\[mpiexec@.*|Abort\(\d+\) on node .*|This typically refers .*|Please see .*|)$"
+    r"^(=+|=   .*|\[mpiexec@.*|Abort\(\d+\) on node .*|This typically refers .*|Please see .*)$"
 )
 _PROCESS = re.compile(r"^=   PID (\d+) RUNNING AT (\S+)")
 _REASON = re.compile(r"^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: (.+?)\s*$")
@@ -85,21 +86,28 @@ def run_workers(workers: int) -> int:
         UserError: There is no `mpiexec`.
     """
     command = worker_command([[sys.executable, *sys.orig_argv[1:]]] * workers)
+    report = _Report()
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        errors="replace",
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        encoding="utf-8",
+        errors="surrogateescape",
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"},
         start_new_session=True,  # so that a terminal's Ctrl-C arrives once
         preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     ) as process:
-        assert process.stderr is not None
+        streams = ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+        threads = [threading.Thread(target=report.copy, args=pair) for pair in streams]
+        for thread in threads:
+            thread.start()
         with _signals_forwarded(process):
-            reason = _show(process.stderr)
+            for thread in threads:
+                thread.join()
             status = process.wait()
-    if reason is not None:
+    if (reason := report.reason) is not None:
         print(f"error: {reason}", file=sys.stderr)
     return 1 if reason is not None or status < 0 else status
 
@@ -146,16 +154,25 @@ def _signals_forwarded(process: subprocess.Popen[str]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show(lines: IO[str] | Iterable[str]) -> str | None:
-    """Print the workers' lines without those of `mpiexec`; return the reason if a worker ended by itself."""
-    process, reason, told = "a worker", None, False
-    for line in lines:
-        text = line.rstrip("\n")
-        if found := _PROCESS.match(text):
-            process = f"the worker with process number {found[1]} on {found[2]}"
-        elif found := _REASON.match(text):
-            reason = found[1]
-        elif not _NOISE.match(text):
-            told = told or text.startswith("error:")
-            print(text, file=sys.stderr, flush=True)
-    return None if reason is None or told else f"{process} ended: {reason}"
+class _Report:
+    """The lines of all workers, without those of `mpiexec`, which tell why a worker ended."""
+
+    def __init__(self) -> None:
+        self._process, self._ending, self._has_error = "a worker", "", False
+
+    @property
+    def reason(self) -> str | None:
+        """The reason why a worker ended without a word; None if none did."""
+        return f"{self._process} ended: {self._ending}" if self._ending and not self._has_error else None
+
+    def copy(self, lines: Iterable[str], to: IO[str]) -> None:
+        """Print the workers' lines as they come."""
+        for line in lines:
+            text = line.rstrip("\n")
+            if found := _PROCESS.match(text):
+                self._process = f"the worker with process number {found[1]} on {found[2]}"
+            elif found := _REASON.match(text):
+                self._ending = found[1]
+            elif text == "" or not _NOISE.match(text):
+                self._has_error |= text.startswith("error:")
+                print(text, file=to, flush=True)

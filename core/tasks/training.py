@@ -7,6 +7,7 @@ which the next one resumes as if there had been no stop.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -166,8 +167,9 @@ def train(
             watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
         if others:
-            of_batches = f"{configuration.training.shards} shards of each batch"
-            watcher.say(f"workers: {len(others) + 1}, for {of_batches}; worker 0 on {exchange.hosts[0]}")
+            shards = configuration.training.shards
+            watcher.say(f"workers: {len(others) + 1}, for {shards} shards of each batch")
+            watcher.say(f"worker 0 on {exchange.hosts[0]} (process {os.getpid()}): this one")
             for other in others:
                 watcher.say(str(other))
         planned.prepare(watcher.say, claim)

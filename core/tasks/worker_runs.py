@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import pickle
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from data.hdf5.store import Store
 SYNTHETIC = (64, 96)
 """Height and width of synthetic images."""
 
+_ROOT = Path(__file__).resolve().parents[2]
 _LIMIT_S = 600.0  # a framework may compile for long on a loaded machine
 
 
@@ -148,7 +150,14 @@ def _run(team: tuple[str, ...], work: _Work) -> WorkerRun:
         given, recorded = Path(folder) / "work", Path(folder) / "record"
         given.write_bytes(pickle.dumps(work))
         words = [[sys.executable, "-m", __name__, str(given), str(recorded), backend] for backend in team]
-        ended = subprocess.run(worker_command(words), capture_output=True, text=True, errors="replace")
+        path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        ended = subprocess.run(
+            worker_command(words),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": path},  # a checkout need not be installed
+        )
         if ended.returncode or not recorded.is_file():
             told = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
             reason = told[0].removeprefix("error: ") if told else ended.stderr.strip()[-2000:]

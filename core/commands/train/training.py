@@ -48,5 +48,6 @@ def _continuation(arguments: argparse.Namespace, interruption: Interruption) -> 
     out = [] if arguments.out == "." else ["--out", arguments.out]
     number = interruption.run.configuration.training.fold
     only = ["--fold", str(number)] if interruption.alone and number is not None else []
-    words = [*words_of("train"), "-f", arguments.framework, "--data", arguments.data, *out, *only]
+    workers = [] if arguments.workers is None else ["--workers", str(arguments.workers)]
+    words = [*words_of("train"), "-f", arguments.framework, "--data", arguments.data, *out, *only, *workers]
     return shlex.join([*words, "--resume"])
