@@ -70,7 +70,9 @@ def run(arguments: argparse.Namespace) -> Status:
         configuration = load_configuration(Path(arguments.name), overrides(arguments))
         training = configuration.training
         plan = lower(configuration.network, *_size(arguments.size))
-        estimate = estimate_training(plan, training.rules(), training.batch_size, training.precision)
+        estimate = estimate_training(
+            plan, training.rules(), training.batch_size, training.precision, training.shards
+        )
         found = _as_json(arguments.name, configuration, plan, estimate)
         text = _as_text(arguments, configuration, plan, estimate)
     print(json.dumps(found, indent=1) if arguments.json else text)

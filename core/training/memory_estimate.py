@@ -3,7 +3,7 @@
 `estimate_training` counts the arrays that every framework needs for one update:
 
     state           parameters, running statistics and the optimiser's moments
-    gradients       one number for each parameter
+    gradients       one number for each parameter; of a batch in shards, the sums of several
     batch           images (float32) and masks (uint8) of this update and of the batches read ahead
     activations     the arrays that the forward pass keeps for the backward pass: the input of every
                     convolution and batch normalisation, the output of every ReLU, dropout masks, the logits
@@ -73,16 +73,21 @@ class MemoryEstimate:
 
 
 def estimate_training(
-    plan: Plan, rules: TrainingRules, batch_size: int, precision: Precision
+    plan: Plan, rules: TrainingRules, batch_size: int, precision: Precision, shards: int = 1
 ) -> MemoryEstimate:
-    """Estimate the memory of one update with `batch_size` images."""
+    """Estimate the memory of one update with `batch_size` images, which one worker computes.
+
+    Of a batch in shards (`core.distribution.shards`), one shard is computed at a time, and the sums on the
+    way to the root of the tree are kept: at most one on each level, and the newest shard's.
+    """
     item = 8 if array_type(precision) == "float64" else 4
-    walk = _Walk(plan, batch_size, item)
+    sums = 1 if shards == 1 else 2 + (shards - 1).bit_length()
+    walk = _Walk(plan, -(-batch_size // shards), item)
     kept, most = walk.run()
     pixels = batch_size * plan.input.height * plan.input.width
     return MemoryEstimate(
         state=item * sum(map(math.prod, state_shapes(plan, rules).values())),
-        gradients=item * sum(parameter.size for parameter in plan.parameters),
+        gradients=item * sums * sum(parameter.size for parameter in plan.parameters),
         batch=BATCHES * pixels * (4 * plan.input.channels + 1),
         activations=kept,
         transient=most - kept,
