@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT_S = 60.0
 
 _LAUNCHERS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+_NUMBERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # of processes, the nearest first
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 
@@ -45,6 +46,12 @@ _REASON = re.compile(r"^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: (.+?)\
 def is_started_by_mpi() -> bool:
     """Tell whether `mpiexec`, or a cluster's command in its place, has started this process."""
     return any(name in os.environ for name in _LAUNCHERS)
+
+
+def has_started_several() -> bool:
+    """Tell whether the process is one of several that `mpiexec`, or a command in its place, has started."""
+    numbers = [os.environ[name] for name in _NUMBERS if name in os.environ]
+    return is_started_by_mpi() and numbers[:1] != ["1"]
 
 
 def connect(limit_s: float, threads: int | None = None) -> MPIExchange:
