@@ -1,10 +1,10 @@
 """One loop of work over several machines, with results in order and bounded memory.
 
 Each MPI worker stands for a machine: it has processes of its own. Worker 0 has a `Machines`, whose
-`map_in_order` does what `core.processes.pool.map_in_order` does and gives the same results. The items are given
-out in batches, to each machine as it becomes free. Worker 0 has processes too. The others `serve`: they write
-nothing but what their processes write, print nothing, and decide nothing. A process that dies costs what it
-costs on one machine. Several loops may run at once, one of them giving items to the next.
+`map_in_order` does what `core.processes.pool.map_in_order` does and gives the same results. The items are
+given out in batches, to each machine as it becomes free. Worker 0 has processes too. The others `serve`: they
+print nothing and decide nothing, and only their processes write. A process that dies costs what it costs on
+one machine. Several loops may run at once, one of them giving items to the next.
 
 While they wait, workers sleep for short times, because MPI's own waiting keeps a core busy.
 """
