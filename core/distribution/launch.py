@@ -91,7 +91,7 @@ def run_workers(workers: int) -> int:
         UserError: There is no `mpiexec`.
     """
     require(["mpi4py"], "--workers")
-    command = [_mpiexec(), "-n", str(workers), sys.executable, *sys.orig_argv[1:]]
+    command = [find_mpiexec(), "-n", str(workers), sys.executable, *sys.orig_argv[1:]]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -111,7 +111,7 @@ def run_workers(workers: int) -> int:
     return 1 if reason is not None or status < 0 else status
 
 
-def _mpiexec() -> str:
+def find_mpiexec() -> str:
     """Return the path of `mpiexec`: the environment's own, which belongs to its library, or the system's."""
     own = Path(sys.executable).with_name("mpiexec")
     found = str(own) if own.is_file() else shutil.which("mpiexec")
