@@ -140,6 +140,7 @@ def error(machines: Machines, folder: Path) -> Any:
 
 def refused(machines: Machines, folder: Path) -> Any:
     """Give work that worker 1 refuses."""
+    del folder
     return list(machines.spread(Refusal(), [1, 2, 3]))
 
 
