@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.commands.shared.options import add_overwrite_option, add_workers_option
+from core.commands.shared.options import add_machines_options, add_overwrite_option
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
 
 if TYPE_CHECKING:
     from core.commands.shared.terminal import Terminal
+    from core.distribution.machines import Machines
     from data.preprocessing.report import PreprocessingReport, Remark
 
 HELP = "convert DICOM radiographs and run-length-encoded masks to one HDF5 file"
@@ -62,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="type of the stored pixels; uint8 takes a quarter of the space",
     )
-    add_workers_option(parser)
     add_overwrite_option(parser)
     parser.add_argument(
         "--patient-key-file",
@@ -84,11 +84,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the status of every file as JSON; - prints it",
     )
+    add_machines_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> Status:
     """Write the data file and show a summary of all files."""
-    from core.processes.pool import warm_up
+    from core.commands.shared.team import run_over_machines
+
+    return run_over_machines(arguments, lambda machines: _preprocess(arguments, machines))
+
+
+def _preprocess(arguments: argparse.Namespace, machines: Machines | None) -> Status:
+    from core.processes.pool import map_in_order, warm_up
 
     warm_up("data.preprocessing.conversion")  # before this process imports the same modules
 
@@ -100,6 +107,7 @@ def run(arguments: argparse.Namespace) -> Status:
     shown = console(arguments.report)
     names = PreprocessingSettings.__annotations__
     settings = PreprocessingSettings(**{name: getattr(arguments, name) for name in names})
+    mapping = map_in_order if machines is None else machines.map_in_order
     try:
         with contextlib.ExitStack() as stack:
             bar = _progress(shown)
@@ -112,7 +120,7 @@ def run(arguments: argparse.Namespace) -> Status:
                     tasks[what] = bar.add_task(what, total=total)
                 bar.update(tasks[what], completed=done)
 
-            report = preprocess(settings, show)
+            report = preprocess(settings, show, mapping)
     except KeyboardInterrupt:
         out = visible(str(settings.out))
         print(

@@ -10,9 +10,10 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # NumPy is imported after the cores are chosen: see `core.distribution.launch`
+    from numpy.typing import NDArray
 
 
 class Exchange(Protocol):
@@ -61,6 +62,31 @@ class Exchange(Protocol):
         Args:
             part: (n,), this worker's part.
             lengths: The length of each worker's part.
+        """
+        ...
+
+
+class Messages(Protocol):
+    """The connection of one worker with each of the others, which need not be at the same place."""
+
+    @property
+    def place(self) -> int:
+        """The number of this worker among those of its machine, from 0."""
+        ...
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """The machine of each worker."""
+        ...
+
+    def send(self, message: Any, worker: int) -> None:
+        """Begin to send an object. It travels on while this worker sends or receives others."""
+        ...
+
+    def receive(self) -> tuple[int, Any] | None:
+        """Return the next object and the number of its sender, or None if there is none yet.
+
+        The objects of one sender come in the order in which it sent them.
         """
         ...
 

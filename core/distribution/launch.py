@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT_S = 60.0
 
 _LAUNCHERS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+_NUMBERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # of processes, the nearest first
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 
@@ -47,6 +48,12 @@ _REASON = re.compile(r"^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: (.+?)\
 def is_started_by_mpi() -> bool:
     """Tell whether `mpiexec`, or a cluster's command in its place, has started this process."""
     return any(name in os.environ for name in _LAUNCHERS)
+
+
+def has_started_several() -> bool:
+    """Tell whether the process is one of several that `mpiexec`, or a command in its place, has started."""
+    numbers = [os.environ[name] for name in _NUMBERS if name in os.environ]
+    return is_started_by_mpi() and numbers[:1] != ["1"]
 
 
 def connect(limit_s: float, threads: int | None = None) -> MPIExchange:
@@ -119,13 +126,13 @@ def worker_command(words: Sequence[Sequence[str]]) -> list[str]:
         UserError: mpi4py is not installed, or there is no `mpiexec`.
     """
     require(["mpi4py"], "--workers")
-    command = [_mpiexec()]
+    command = [find_mpiexec()]
     for line, same in itertools.groupby(words):
         command += ["-n", str(len(list(same))), *line, ":"]
     return command[:-1]
 
 
-def _mpiexec() -> str:
+def find_mpiexec() -> str:
     """Return the path of `mpiexec`: the environment's own, which belongs to its library, or the system's."""
     own = Path(sys.executable).with_name("mpiexec")
     found = str(own) if own.is_file() else shutil.which("mpiexec")

@@ -33,7 +33,7 @@ _LAST_WORDS_S = 3.0  # for MPI to end all workers, before this one ends by itsel
 
 
 class MPIExchange:
-    """`core.distribution.exchange.Exchange` between the processes that MPI has started.
+    """`Exchange` and `Messages` of `core.distribution.exchange` between the processes that MPI has started.
 
     As a context manager it keeps the watch, and it ends all workers if this one has an error: worker 0 by the
     command `None` while the others wait for a command, else by aborting.
@@ -43,7 +43,8 @@ class MPIExchange:
     """
 
     def __init__(self, limit_s: float) -> None:
-        self._world, beats = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
+        self._world, beats, self._messages = (MPI.COMM_WORLD.Dup() for _ in range(3))
+        self._sending: list[Any] = []
         self.worker = int(self._world.Get_rank())
         self.hosts: Sequence[str] = tuple(self._world.allgather(socket.gethostname()))
         self.place = self.hosts[: self.worker].count(self.hosts[self.worker])
@@ -90,6 +91,19 @@ class MPIExchange:
             self._world.Allgatherv(part, [joined, lengths])
         return joined
 
+    def send(self, message: Any, worker: int) -> None:
+        """Begin to send an object; see `Messages`."""
+        self._go_on_sending()
+        self._sending.append(self._messages.isend(message, worker))
+
+    def receive(self) -> tuple[int, Any] | None:
+        """Return the next object and its sender, or None; see `Messages`."""
+        self._go_on_sending()
+        status = MPI.Status()
+        if not self._messages.Iprobe(status=status):
+            return None
+        return status.Get_source(), self._messages.recv(source=status.Get_source())
+
     def together(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which all workers rely on each other; see `Exchange`."""
         return self._exchanging(is_limited=False)
@@ -99,6 +113,9 @@ class MPIExchange:
         host = self.hosts[self.worker]
         print(f"error: worker {self.worker} on {host}: {reason}", file=sys.stderr, flush=True)
         self._abort()
+
+    def _go_on_sending(self) -> None:
+        self._sending = [request for request in self._sending if not request.Test()]
 
     @contextlib.contextmanager
     def _exchanging(self, *, is_limited: bool = True) -> Iterator[None]:

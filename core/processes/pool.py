@@ -4,6 +4,8 @@
 dozen items per worker are in progress. A worker that dies (a decoder crashes, the system is out of memory)
 costs one item, for which `on_crash` makes a result. The other items are processed. Workers ignore Ctrl-C,
 which the parent handles. They print nothing at SIGTERM, and they end with the parent, even if it is killed.
+
+`OpenPool` does the same for batches that come at any time: `core.distribution.machines` has one per machine.
 """
 
 from __future__ import annotations
@@ -23,16 +25,19 @@ import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, util
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from core.processes.workers import WorkerPool, set_up_worker, start_resource_tracker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Outcome: TypeAlias = tuple[list[Any], Exception | None]
+"""The results of a batch of items up to the first that raises, and its exception."""
 
 _BATCH = 8  # most items that are sent at once; it takes as long as sending one
 _BATCHES_PER_WORKER = 3  # in progress
@@ -92,6 +97,108 @@ def map_in_order(
             waiting, taken = itertools.chain(taken, waiting), deque()
 
 
+class MapInOrder(Protocol):
+    """The type of `map_in_order`, and of what does the same with more machines."""
+
+    def __call__(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        workers: int,
+        on_crash: Callable[[Item], Result],
+        prepare: Callable[..., None] | None = None,
+        arguments: tuple[Any, ...] = (),
+    ) -> Generator[Result, None, None]:
+        """Apply a function to each item; see `map_in_order`."""
+        ...
+
+
+class OpenPool:
+    """Worker processes that take batches of items at any time.
+
+    Args:
+        function: See `map_in_order`, as for all others.
+        workers: Number of processes.
+        on_crash: Makes the result of an item whose process died again when it had this item alone.
+        prepare: Called once in each worker.
+        arguments: The arguments of `prepare`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        workers: int,
+        on_crash: Callable[[Any], Any],
+        prepare: Callable[..., None] | None = None,
+        arguments: tuple[Any, ...] = (),
+    ) -> None:
+        self._function, self._workers, self._on_crash = function, workers, on_crash
+        self._prepare, self._arguments = prepare, arguments
+        self._pool: WorkerPool | None = None
+        self._batches: dict[int, Sequence[Any]] = {}  # in progress
+        self._futures: dict[int, Future[Outcome]] = {}
+
+    def submit(self, number: int, items: Sequence[Any]) -> None:
+        """Take a batch of items. Batches are started in the order of their numbers."""
+        self._batches[number] = items
+        if self._pool is None:
+            context = _context(self._function.__module__)
+            self._pool = WorkerPool(self._workers, context, _start_worker, (self._prepare, self._arguments))
+        with contextlib.suppress(BrokenProcessPool), _interrupts_delayed():  # `finished` will notice
+            self._futures[number] = self._pool.submit(_run_batch, self._function, items)
+
+    def finished(self) -> Mapping[int, Outcome]:
+        """Return the outcomes that are there by now. It waits only after the death of a worker."""
+        found: dict[int, Outcome] = {}
+        broken = self._futures.keys() != self._batches.keys()
+        for number, future in self._futures.items():
+            if future.done():
+                try:
+                    found[number] = future.result()
+                except BrokenProcessPool:
+                    broken = True
+        for number in found:
+            del self._futures[number], self._batches[number]
+        if broken or (self._pool is not None and not self._pool.all_alive()):
+            found.update(self._done_again())
+        return found
+
+    def close(self) -> None:
+        """End the workers: at once if they still have a batch, else after they have closed their files."""
+        if self._pool is not None:
+            if self._batches:
+                self._pool.kill()
+            self._pool.shutdown(wait=True)
+            self._pool = None
+
+    def _done_again(self) -> Iterator[tuple[int, Outcome]]:
+        """Process what the broken pool had in progress; after an exception nothing more is needed."""
+        assert self._pool is not None
+        self._pool.kill()
+        self._pool, batches = None, self._batches
+        self._batches, self._futures = {}, {}
+        again = map_in_order(
+            self._function,
+            [item for items in batches.values() for item in items],
+            workers=self._workers,
+            on_crash=self._on_crash,
+            prepare=self._prepare,
+            arguments=self._arguments,
+        )
+        with contextlib.closing(again):
+            for number, items in batches.items():
+                results: list[Any] = []
+                try:
+                    for _ in items:
+                        results.append(next(again))  # noqa: PERF401  results before an exception are kept
+                except Exception as error:
+                    yield number, (results, error)
+                    return
+                yield number, (results, None)
+
+
 def _run_alone(
     function: Callable[[Item], Result],
     item: Item,
@@ -122,7 +229,7 @@ def _run(
     """
     context = _context(function.__module__)
     pool = WorkerPool(workers, context, _start_worker, (prepare, arguments))
-    batches = _batches(waiting, workers * _BATCHES_PER_WORKER)
+    batches = in_batches(waiting, workers * _BATCHES_PER_WORKER)
     in_progress: deque[Future[tuple[list[Result], Exception | None]]] = deque()
 
     def submit(count: int) -> None:
@@ -149,7 +256,7 @@ def _run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _batches(waiting: Iterator[Item], parts: int) -> Iterator[list[Item]]:
+def in_batches(waiting: Iterator[Item], parts: int) -> Iterator[list[Item]]:
     """Yield the items in batches that become smaller towards the end, so that all workers finish together.
 
     If the number of items is unknown, as for a generator, a batch has one item: the next may come late.

@@ -42,7 +42,7 @@ class WorkerPool(ProcessPoolExecutor):
         try:
             return super().submit(function, *args, **kwargs)
         except OSError as error:  # a worker died, and the pipe for the one being started is closed
-            if self._all_alive():
+            if self.all_alive():
                 raise
             raise BrokenProcessPool(str(error)) from error
 
@@ -53,9 +53,13 @@ class WorkerPool(ProcessPoolExecutor):
             BrokenProcessPool: A worker died.
         """
         while not wait([future], _POLL_S).done:
-            if not self._all_alive():
+            if not self.all_alive():
                 raise BrokenProcessPool("a worker ended")
         return future.result()
+
+    def all_alive(self) -> bool:
+        """Return whether no worker has ended."""
+        return all(process.is_alive() for process in self._started())
 
     def kill(self) -> None:
         """Kill all workers at once, whatever they do, and shut the pool down."""
@@ -68,9 +72,6 @@ class WorkerPool(ProcessPoolExecutor):
         if self._result_queue is not None:
             self._result_queue._writer.close()  # type: ignore[attr-defined]  # Python's own
         self.shutdown(wait=True, cancel_futures=True)
-
-    def _all_alive(self) -> bool:
-        return all(process.is_alive() for process in self._started())
 
     def _started(self) -> list[BaseProcess]:
         return list((self._processes or {}).values())  # None after `shutdown`

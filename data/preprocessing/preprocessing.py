@@ -46,7 +46,7 @@ from core.base.errors import UserError
 from core.base.system import available_cores
 from core.files.atomic import put_in_place, replacing, reserved
 from core.files.system_errors import explain_os_errors
-from core.processes.pool import map_in_order
+from core.processes.pool import MapInOrder, map_in_order
 from data.annotations.annotation_file import Annotations, read_annotations
 from data.annotations.image_ids import Identities, image_id, name_below
 from data.hdf5 import file_format, file_writing
@@ -77,12 +77,15 @@ _NO_RUNS = np.empty((0, 2), dtype=np.int64)
 _MOST_NAMED = 5  # faults that the error of --strict names; the report has all
 
 
-def preprocess(settings: PreprocessingSettings, progress: Progress | None = None) -> PreprocessingReport:
+def preprocess(
+    settings: PreprocessingSettings, progress: Progress | None = None, mapping: MapInOrder = map_in_order
+) -> PreprocessingReport:
     """Write the data file.
 
     Args:
         settings: The sources, the output and the options.
         progress: Called for each file read and each block written.
+        mapping: Does what `map_in_order` does.
 
     Raises:
         UserError: A bad setting, missing sources, an existing output, another process that writes it, no
@@ -95,7 +98,7 @@ def preprocess(settings: PreprocessingSettings, progress: Progress | None = None
         if settings.report is not None:
             stack.enter_context(reserved(settings.report, or_stream=True))
         check_outputs_absent(settings)  # another process may just have ended
-        return _preprocess(settings, progress or _silent)
+        return _preprocess(settings, progress or _silent, mapping)
 
 
 def staging_folder(out: Path) -> Path:
@@ -104,7 +107,9 @@ def staging_folder(out: Path) -> Path:
     return place.with_name(f"{place.name}.staging")
 
 
-def _preprocess(settings: PreprocessingSettings, progress: Progress) -> PreprocessingReport:
+def _preprocess(
+    settings: PreprocessingSettings, progress: Progress, mapping: MapInOrder
+) -> PreprocessingReport:
     files = dicom.find(settings.images)
     if not files:
         raise UserError(f"no DICOM file (.dcm) below {settings.images}.", sources_hint(settings))
@@ -132,7 +137,7 @@ def _preprocess(settings: PreprocessingSettings, progress: Progress) -> Preproce
             file_writing.reserve_space(folder / ROWS, staging.layout.end)
         context = WorkerContext(settings, identities, key or staging.key, folder / ROWS, staging.layout)
         sources = list(map(SourceFile, files, names, places))
-        _read_all(context, sources, staging, progress)
+        _read_all(context, sources, staging, progress, mapping)
         report = summarise(settings.out, staging.entries, annotations, resumed)
         _check_result(settings, report, staging)
         datasets = _assemble(settings, annotations, staging, progress)
@@ -187,11 +192,12 @@ def _read_all(
     sources: Sequence[SourceFile],
     staging: Staging,
     progress: Progress,
+    mapping: MapInOrder,
 ) -> None:
     """Convert and stage the files that are not staged yet."""
     seen = {entry.image_id for entry in staging.entries if entry.kept}
     progress("reading", len(staging.entries), len(sources))
-    entries = map_in_order(
+    entries = mapping(
         convert_and_store,
         sources[len(staging.entries) :],
         workers=context.settings.workers or available_cores(),

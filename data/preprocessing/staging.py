@@ -188,6 +188,11 @@ class Staging:
         """
         assert self._rows is not None
         with explain_os_errors(self.folder, "read"):
+            # A network file system shows what other machines have written only to a file opened after that.
+            if self._syncing is not None:
+                self._syncing.result()
+            self._rows.close()
+            self._rows = RowFile(self.folder / ROWS, self.layout)
             for place, entry in zip(self._places, self.entries, strict=True):
                 if entry.kept:
                     yield tuple(array[None] for array in self._rows.get(place))

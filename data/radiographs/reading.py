@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core.processes.pool import map_in_order
+from core.processes.pool import MapInOrder, map_in_order
 from data.annotations.image_ids import Identities, image_id, name_below, printable
 from data.radiographs import dicom
 from data.radiographs.headers import UNKNOWN_GEOMETRY, Geometry, geometry
@@ -71,7 +71,13 @@ _settings: _ReadSettings | None = None  # set only in the workers, before their 
 
 
 def read_all(
-    folder: Path, files: Sequence[Path], height: int, width: int, *, workers: int
+    folder: Path,
+    files: Sequence[Path],
+    height: int,
+    width: int,
+    *,
+    workers: int,
+    mapping: MapInOrder = map_in_order,
 ) -> Generator[Reading, None, None]:
     """Read image files in worker processes.
 
@@ -81,15 +87,14 @@ def read_all(
         height: Rows of the resized images.
         width: Columns of the resized images.
         workers: Number of worker processes.
+        mapping: Does what `map_in_order` does.
 
     Yields:
         One reading for each file, in their order.
     """
     settings = _ReadSettings(folder, Identities.of(None, files), height, width)
     crashed = functools.partial(_crashed, folder=folder)
-    return map_in_order(
-        _read, files, workers=workers, on_crash=crashed, prepare=_prepare, arguments=(settings,)
-    )
+    return mapping(_read, files, workers=workers, on_crash=crashed, prepare=_prepare, arguments=(settings,))
 
 
 def _prepare(settings: _ReadSettings) -> None:

@@ -184,6 +184,12 @@ def test_a_worker_that_reads_other_data_is_named(short: Path, tmp_path: Path) ->
     assert not (tmp_path / MODEL).exists()
 
 
+def test_another_number_of_workers_than_mpiexec_has_started_is_refused(short: Path, tmp_path: Path) -> None:
+    place_of(short, tmp_path)
+    words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *RECIPE, "-j", "4"]
+    assert_one_error(mpiexec(words, words, cwd=tmp_path), "--workers is 4, but mpiexec has started 2")
+
+
 def test_a_worker_without_its_data_is_named(short: Path, tmp_path: Path) -> None:
     place_of(short, tmp_path)
     words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *RECIPE]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.commands.shared.options import (
     add_framework_option,
+    add_machines_options,
     add_overwrite_option,
     add_prediction_options,
     add_threshold_options,
-    add_workers_option,
 )
 from core.commands.shared.parser import only_with
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
+
+if TYPE_CHECKING:
+    from core.distribution.machines import Machines
 
 HELP = "predict for DICOM files: submission, masks, pictures, DICOM Segmentation objects, JSON"
 
@@ -72,17 +76,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     only_with(parser, "--annotations", "--overlays")
     add_prediction_options(parser)
     add_threshold_options(parser)
-    add_workers_option(parser)
     add_overwrite_option(parser)
     parser.add_argument(
         "--strict",
         action="store_true",
         help="treat an unreadable image as an error: exit status 1 instead of 3",
     )
+    add_machines_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> Status:
     """Predict. An unreadable image is a fault, or with --strict an error."""
-    from core.commands.predict import prediction
+    from core.commands.shared.team import run_over_machines
 
-    return prediction.run(arguments)
+    def work(machines: Machines | None) -> Status:
+        from core.commands.predict import prediction
+
+        return prediction.run(arguments, machines)
+
+    return run_over_machines(arguments, work)

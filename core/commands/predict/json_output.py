@@ -11,16 +11,13 @@ from core.commands.predict.loaded_model import LoadedModel
 from core.commands.predict.pipeline import FileOutcomes
 from core.commands.predict.results import ImageResult
 from core.commands.shared.versions import TOOL
-from core.prediction.trained_models import Predictor
 from core.tasks.predictions import area_in_mm2
 
 FORMAT = "pneumoseg-prediction"
 FORMAT_VERSION = 1
 
 
-def as_json(
-    arguments: argparse.Namespace, outcomes: FileOutcomes, model: LoadedModel, predictor: Predictor
-) -> dict[str, Any]:
+def as_json(arguments: argparse.Namespace, outcomes: FileOutcomes, model: LoadedModel) -> dict[str, Any]:
     """Return the content of the JSON file; docs/prediction.md describes it."""
     left_out = outcomes.unreadable + outcomes.not_listed
     return {
@@ -35,8 +32,8 @@ def as_json(
                 for member, digest in zip(model.members, model.hashes, strict=True)
             ],
             "mirror_images": model.flip,
-            "height": predictor.height,
-            "width": predictor.width,
+            "height": model.size[0],
+            "width": model.size[1],
         },
         "versions": {
             TOOL: importlib.metadata.version(TOOL),

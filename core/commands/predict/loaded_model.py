@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One or more trained models, loaded on a device.
+    """One or more trained models, and how they predict.
 
     Args:
         backend: The framework's descriptor.
@@ -44,6 +44,12 @@ class LoadedModel:
     def flip(self) -> bool:
         """Whether mirror images are predicted too."""
         return self.decision.flip
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's images."""
+        data = self.members[0].checkpoint.data
+        return data.height, data.width
 
     @functools.cached_property
     def hashes(self) -> list[str]:

@@ -1,7 +1,8 @@
 """The stages of `predict`: read an image, run the network, write the image's files.
 
-Other processes read and finish images; the network runs in this one. Each stage is a few images ahead of the
-next, so memory does not grow with the number of images.
+Other processes read and finish images; the network runs in this one. If MPI has started several workers, the
+processes of all of them do all three. Each stage is a few images ahead of the next, so memory does not grow
+with the number of images.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.commands.predict.results import (
     ImageResult,
@@ -27,11 +30,14 @@ from core.commands.predict.results import (
 from core.files.checks import is_folder
 from core.files.names import FileNames, file_name
 from core.files.system_errors import explain_os_errors
-from core.prediction.trained_models import Predictor
-from core.processes.pool import map_in_order
+from core.prediction.trained_models import Prediction
+from core.processes.pool import MapInOrder
 from data.annotations import rle
 from data.hdf5.probability_maps import ProbabilityFile
 from data.radiographs.reading import ImageFile, Reading, read_all
+
+Predict: TypeAlias = Callable[[Iterator[NDArray[np.float32]]], Generator[Prediction, None, None]]
+"""Predicts batches of (n, h, w, 1) images, in their order."""
 
 
 @dataclass
@@ -74,9 +80,11 @@ class PredictionPipeline:
     Args:
         folder: The folder of the images.
         files: The files in it.
-        predictor: The network.
+        size: Height and width of the network's images.
+        predict: Runs the network.
         batch_size: The number of images that the network takes at a time.
         workers: The number of processes that read, and of those that finish images.
+        mapping: Reads and finishes images as `core.processes.pool.map_in_order` does.
         settings: The thresholds, and which files each image gets.
         maps: The file for the probability maps, or None.
         outcomes: Is filled with the outcome of every file.
@@ -85,9 +93,11 @@ class PredictionPipeline:
 
     folder: Path
     files: Sequence[Path]
-    predictor: Predictor
+    size: tuple[int, int]
+    predict: Predict
     batch_size: int
     workers: int
+    mapping: MapInOrder
     settings: OutputSettings
     maps: MapsOutput | None
     outcomes: FileOutcomes
@@ -96,7 +106,7 @@ class PredictionPipeline:
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield image id and run-length encoding of every image: the predicted ones, then the unreadable."""
         outcomes, started = self.outcomes, time.perf_counter()
-        results = map_in_order(
+        results = self.mapping(
             make_result,
             self._predicted_images(),
             workers=self.workers,
@@ -124,9 +134,22 @@ class PredictionPipeline:
 
     def _predicted_images(self) -> Iterator[PredictedImage]:
         """Yield every readable image once, with its probabilities."""
-        outcomes, seen, batch, names = self.outcomes, set[str](), list[Reading](), FileNames()
-        size = self.predictor.height, self.predictor.width
-        readings = read_all(self.folder, self.files, *size, workers=self.workers)
+        names, in_progress = FileNames(), deque[list[ImageFile]]()
+
+        def images() -> Iterator[NDArray[np.float32]]:
+            for batch in self._batches():
+                in_progress.append([reading.source for reading in batch])
+                stacked = np.stack([reading.image for reading in batch if reading.image is not None])
+                yield stacked[..., np.newaxis]
+
+        with contextlib.closing(self.predict(images())) as predictions:
+            for found in predictions:
+                yield from self._predicted(in_progress.popleft(), found, names)
+
+    def _batches(self) -> Iterator[list[Reading]]:
+        """Yield every readable image once, in batches."""
+        outcomes, seen, batch = self.outcomes, set[str](), list[Reading]()
+        readings = read_all(self.folder, self.files, *self.size, workers=self.workers, mapping=self.mapping)
         with contextlib.closing(readings):
             for reading in readings:
                 source = reading.source
@@ -138,18 +161,18 @@ class PredictionPipeline:
                     seen.add(source.image_id)
                     batch.append(reading)
                     if len(batch) == self.batch_size:
-                        yield from self._predict(batch, names)
+                        yield batch
                         batch = []
                     continue
                 group.append(source)
                 self.advance()
         if batch:
-            yield from self._predict(batch, names)
+            yield batch
 
-    def _predict(self, batch: Sequence[Reading], names: FileNames) -> Iterator[PredictedImage]:
-        images = np.stack([reading.image for reading in batch if reading.image is not None])
-        found = self.predictor.predict_with_existence(images[..., np.newaxis])
-        for number, (source, _) in enumerate(batch):
+    def _predicted(
+        self, sources: Sequence[ImageFile], found: Prediction, names: FileNames
+    ) -> Iterator[PredictedImage]:
+        for number, source in enumerate(sources):
             probability, existence = found.masks[number, ..., 0], found.existence_of(number)
             if self.maps is not None:
                 with explain_os_errors(self.maps.path, "write"):

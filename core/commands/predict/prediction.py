@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
+from core.backend.contract import Implementation
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend, require_backend
 from core.base.errors import UserError
@@ -22,7 +25,7 @@ from core.base.standard_streams import visible
 from core.base.system import available_cores
 from core.commands.predict.json_output import as_json
 from core.commands.predict.loaded_model import LoadedModel
-from core.commands.predict.pipeline import FileOutcomes, MapsOutput, PredictionPipeline
+from core.commands.predict.pipeline import FileOutcomes, MapsOutput, Predict, PredictionPipeline
 from core.commands.predict.results import OutputSettings
 from core.commands.predict.terminal_output import describe, show_annotation_problems, show_outcomes
 from core.commands.shared import outputs, terminal
@@ -31,10 +34,13 @@ from core.commands.shared.options import check_at_least_one, given_thresholds
 from core.commands.shared.outputs import Input, Output, OutputFile, OutputFolder, claimed
 from core.commands.shared.progress import progress_bar
 from core.commands.shared.statuses import Status
+from core.distribution.machines import Machines
 from core.files.atomic import replacing
 from core.files.destinations import is_stream
 from core.files.system_errors import explain_os_errors
-from core.prediction.trained_models import Predictor, find_members, has_existence
+from core.prediction.predictor_process import SharedPrediction
+from core.prediction.trained_models import Prediction, Predictor, find_members, has_existence
+from core.processes.pool import map_in_order
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.predictions import choose_settings, remark_on_folds
 from data.annotations.annotation_file import Annotations, read_annotations
@@ -44,8 +50,13 @@ from data.radiographs import dicom
 from data.submissions.submission_file import write_rows
 
 
-def run(arguments: argparse.Namespace) -> Status:
-    """Predict as the command line says."""
+def run(arguments: argparse.Namespace, machines: Machines | None = None) -> Status:
+    """Predict as the command line says.
+
+    Args:
+        arguments: The command line.
+        machines: The machines that predict; None for this one alone.
+    """
     framework = arguments.framework  # checked first, so a missing backend is reported at once
     if framework is not None:
         require_backend(framework)
@@ -66,14 +77,18 @@ def run(arguments: argparse.Namespace) -> Status:
         backend, implementation = load_backend(chosen)
         if framework is None:
             console.print(remark(backend))
-        device = choose_device(arguments.device, implementation.list_devices(), backend.title)
-        predictor = Predictor(members, implementation, device, flip=decision.flip)
+        place = 0 if machines is None else machines.place
+        device = choose_device(arguments.device, implementation.list_devices(), backend.title, place)
         model = LoadedModel(backend, device, members, decision)
+        if machines is None:
+            predict = _predict_here(model, implementation)
+        else:
+            predict = _predict_on(machines, model, arguments.device)
         console.print(describe(model, len(files)))
         for note in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
             console.print(visible(note))
         try:
-            outcomes = _predict(console, arguments, files, annotations, model, predictor)
+            outcomes = _predict(console, arguments, files, annotations, model, predict, machines)
         except KeyboardInterrupt:
             console.problem("Nothing was written.")
             raise
@@ -85,6 +100,24 @@ def run(arguments: argparse.Namespace) -> Status:
         what = f"{len(left_out)} of {len(files)} files could not be read"
         raise UserError(f"{what}, which --strict makes an error; everything else was written.")
     return Status.of(left_out)
+
+
+def _predict_here(model: LoadedModel, implementation: Implementation) -> Predict:
+    """Compile the models in this process."""
+    predictor = Predictor(model.members, implementation, model.device, flip=model.flip)
+
+    def predict(batches: Iterator[NDArray[np.float32]]) -> Generator[Prediction, None, None]:
+        for images in batches:
+            yield predictor.predict_with_existence(images)
+
+    return predict
+
+
+def _predict_on(machines: Machines, model: LoadedModel, asked: str) -> Predict:
+    """Let all machines compile the models and predict. If this one chose a GPU, all must have one."""
+    device = model.device.partition(":")[0] if asked == "auto" else asked
+    shared = SharedPrediction(model.backend.name, model.members, device, model.flip)
+    return lambda batches: machines.spread(shared, batches)
 
 
 def _find(folder: Path) -> list[Path]:
@@ -122,7 +155,8 @@ def _predict(
     files: Sequence[Path],
     annotations: Annotations | None,
     model: LoadedModel,
-    predictor: Predictor,
+    predict: Predict,
+    machines: Machines | None,
 ) -> FileOutcomes:
     """Predict all files and write every output. Outputs appear together at the end, or not at all."""
     outcomes = FileOutcomes()
@@ -135,7 +169,7 @@ def _predict(
             segmentations=_begin_folder(stack, arguments.dicom_seg),
             algorithm=model.algorithm() if arguments.dicom_seg else None,
         )
-        maps = _begin_maps(stack, arguments.probabilities, predictor, len(files), model)
+        maps = _begin_maps(stack, arguments.probabilities, len(files), model)
         # A stream is written when its context ends, which may fail. Contexts end in reverse order: streams
         # are entered last, so that such a failure comes before any file is replaced.
         texts = [path for path in (arguments.out, arguments.json) if path is not None]
@@ -151,9 +185,11 @@ def _predict(
         pipeline = PredictionPipeline(
             folder=arguments.images,
             files=files,
-            predictor=predictor,
+            size=model.size,
+            predict=predict,
             batch_size=arguments.batch_size,
             workers=arguments.workers or available_cores(),
+            mapping=map_in_order if machines is None else machines.map_in_order,
             settings=settings,
             maps=maps,
             outcomes=outcomes,
@@ -163,7 +199,7 @@ def _predict(
             write_rows(partials[arguments.out], pipeline.rows(), compressed=arguments.out.suffix == ".gz")
         if arguments.json is not None:
             with explain_os_errors(arguments.json, "write"):
-                text = json.dumps(as_json(arguments, outcomes, model, predictor), indent=1, allow_nan=False)
+                text = json.dumps(as_json(arguments, outcomes, model), indent=1, allow_nan=False)
                 partials[arguments.json].write_text(f"{text}\n", encoding="utf-8")
     return outcomes
 
@@ -178,7 +214,7 @@ def _begin_folder(stack: contextlib.ExitStack, path: Path | None) -> Path | None
 
 
 def _begin_maps(
-    stack: contextlib.ExitStack, path: Path | None, predictor: Predictor, most: int, model: LoadedModel
+    stack: contextlib.ExitStack, path: Path | None, most: int, model: LoadedModel
 ) -> MapsOutput | None:
     if path is None:
         return None
@@ -189,5 +225,5 @@ def _begin_maps(
         "flip": model.flip,
     }
     with explain_os_errors(path, "write"):
-        file = ProbabilityFile(partial, predictor.height, predictor.width, most, attributes)
+        file = ProbabilityFile(partial, *model.size, most, attributes)
     return MapsOutput(stack.enter_context(file), path)

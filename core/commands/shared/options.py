@@ -63,6 +63,23 @@ def add_team_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cores of each worker (default: the workers of a machine share its cores equally)",
     )
+    _add_timeout(group)
+
+
+def add_machines_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of work that several machines share; see `core.commands.shared.team`."""
+    group = parser.add_argument_group("processes and machines")
+    group.add_argument(
+        "-j",
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of processes, of each worker that mpiexec or srun has started (default: one per core)",
+    )
+    _add_timeout(group)
+
+
+def _add_timeout(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--worker-timeout",
         type=float,
