@@ -9,9 +9,19 @@ import numpy as np
 
 from backends.torch import exports, losses, operations, optimizers
 from backends.torch.devices import framework_device, list_devices, multiplies_bfloat16
+from backends.torch.distributed import DeviceEngine
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Engine,
+    Precision,
+    State,
+    Workers,
+    array_type,
+)
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
@@ -43,8 +53,7 @@ class TorchModel:
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
         """Update the model; return the loss before the update."""
-        kept = self._draw(len(images), scalars.step) if keep is None else self._given_masks(keep)
-        loss, gradients, statistics = self._differentiate(images, masks, kept)
+        loss, gradients, statistics = self._differentiate(images, masks, keep, scalars.step)
         self._update(gradients, statistics, scalars)
         return loss
 
@@ -88,8 +97,7 @@ class TorchModel:
         self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
     ) -> Derivatives:
         """Return training loss, gradients and the batch's statistics; change nothing."""
-        kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
-        loss, gradients, statistics = self._differentiate(images, masks, kept)
+        loss, gradients, statistics = self._differentiate(images, masks, keep, draw)
         return Derivatives(
             float(loss),
             {name: _to_neutral(gradient) for name, gradient in gradients.items()},
@@ -102,6 +110,22 @@ class TorchModel:
             {name: self._to_inner(array) for name, array in gradients.items()},
             {name: self._to_inner(array) for name, array in statistics.items()},
             scalars,
+        )
+
+    def connect(self, workers: Workers) -> Engine:
+        """Return an engine that keeps the derivatives on the device; see `backends.torch.distributed`."""
+        gradients, statistics = (
+            {array.name: self._arrays[array.name].shape for array in arrays}
+            for arrays in (self._plan.parameters, self._plan.statistics)
+        )
+        return DeviceEngine(
+            gradients,
+            statistics,
+            self._device,
+            self._dtype,
+            self._differentiate,
+            self._update,
+            workers,
         )
 
     def state(self) -> State:
@@ -160,10 +184,11 @@ class TorchModel:
         return masks
 
     def _differentiate(
-        self, images: Array, masks: Array, keep: Mapping[str, Tensor]
+        self, images: Array, masks: Array, keep: DropoutMasks | None, draw: int
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Return loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
-        logits, statistics = self._forward(self._floats(images), keep)
+        kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
+        logits, statistics = self._forward(self._floats(images), kept)
         loss = losses.total(self._rules.loss, logits, self._floats(masks))
         names = [parameter.name for parameter in self._plan.parameters]
         gradients = torch.autograd.grad(loss, [self._arrays[name] for name in names])

@@ -70,6 +70,12 @@ def add_team_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds without a sign of life of a worker, after which all end",
     )
+    group.add_argument(
+        "--exchange",
+        choices=["mpi", "backend"],
+        help="what exchanges the gradients: mpi on the hosts, for any backends, or the backend itself on the "
+        "devices, in the same order of addition (default: backend where it can, on GPUs, else mpi)",
+    )
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
