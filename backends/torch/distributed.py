@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
-
-import numpy as np
 
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
 from core.backend.contract import Array, DropoutMasks, ExchangeError, Workers
 from core.backend.training_rules import StepScalars
 from core.base.errors import UserError
-
-Shapes = Mapping[str, Sequence[int]]
 
 
 class DeviceEngine:
@@ -33,11 +30,9 @@ class DeviceEngine:
     A flat has the gradients and the statistics, each in the layout of the device, then the loss, then zeros.
 
     Args:
-        gradients: The shape of each gradient on the device.
-        statistics: The shape of each batch statistic on the device.
-        device: PyTorch's device.
-        dtype: The name of the arrays' type.
-        differentiate: Returns loss, gradients and statistics of a shard.
+        shapes: The shapes of all gradients and batch statistics on the device, by their names.
+        zero: (1,), a zero of the model's type on its device.
+        differentiate: Returns the loss of a shard, and its gradients and statistics.
         update: Updates the model with gradients and statistics.
         workers: The other workers. With one alone nothing is connected.
 
@@ -48,33 +43,29 @@ class DeviceEngine:
 
     def __init__(
         self,
-        gradients: Shapes,
-        statistics: Shapes,
-        device: Any,
-        dtype: str,
-        differentiate: Callable[..., tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]],
-        update: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], StepScalars], None],
+        shapes: Mapping[str, Sequence[int]],
+        zero: Tensor,
+        differentiate: Callable[..., tuple[Tensor, Mapping[str, Tensor]]],
+        update: Callable[[Mapping[str, Tensor], StepScalars], None],
         workers: Workers,
     ) -> None:
-        self._gradients, self._statistics = gradients, statistics
-        self._differentiate, self._update = differentiate, update
-        self._number_type, self._workers = np.dtype(dtype).type, len(workers.hosts)
-        sizes = [math.prod(shape) for shape in (*gradients.values(), *statistics.values())] + [1]
+        self._shapes, self._differentiate, self._update = shapes, differentiate, update
+        self._workers = len(workers.hosts)
+        sizes = [*map(math.prod, shapes.values()), 1]
         self._part = -(-sum(sizes) // self._workers)
         self._sizes = [*sizes, self._part * self._workers - sum(sizes)]
-        self._padding = torch.zeros(self._sizes[-1], dtype=getattr(torch, dtype), device=device)
+        self._padding = zero.repeat(self._sizes[-1])
         if self._workers > 1:
-            _connect(workers, device)
+            _connect(workers, zero.device)
 
     def derivatives(
         self, images: Array, masks: Array, keep: DropoutMasks | None, draw: int, weight: float
     ) -> Tensor:
         """Return the derivatives of a shard, times its weight."""
-        loss, gradients, statistics = self._differentiate(images, masks, keep, draw)
-        arrays = [gradients[name] for name in self._gradients]
-        arrays += [statistics[name] for name in self._statistics]
-        flat = torch.cat([*(array.detach().reshape(-1) for array in [*arrays, loss]), self._padding])
-        return flat.mul_(float(self._number_type(weight)))
+        loss, found = self._differentiate(images, masks, keep, draw)
+        arrays = [*(found[name] for name in self._shapes), loss, self._padding]
+        flat = torch.cat([array.detach().reshape(-1) for array in arrays])
+        return flat.mul_(torch.tensor(weight, dtype=flat.dtype).item())
 
     def add(self, left: Tensor, right: Tensor) -> Tensor:
         """Add to the left one."""
@@ -85,10 +76,9 @@ class DeviceEngine:
         sends = self._padding.new_empty(0) if flat is None else flat
         received = self._padding.new_empty(self._part * len(senders))
         receive = [self._part if worker in senders else 0 for worker in range(self._workers)]
+        send = [len(sends) // self._workers] * self._workers
         with _one_line():
-            torch.distributed.all_to_all_single(
-                received, sends, receive, [len(sends) // self._workers] * self._workers
-            )
+            torch.distributed.all_to_all_single(received, sends, receive, send)
         return list(received.split(self._part))
 
     def gather(self, part: Tensor) -> Tensor:
@@ -101,11 +91,8 @@ class DeviceEngine:
     def update(self, flat: Tensor, scalars: StepScalars) -> Tensor:
         """Update the model; return the loss, for which a GPU may still work."""
         *arrays, loss, _ = flat.split(self._sizes)
-        shapes = [*self._gradients.values(), *self._statistics.values()]
-        found = [array.view(*shape) for array, shape in zip(arrays, shapes, strict=True)]
-        count = len(self._gradients)
-        gradients = dict(zip(self._gradients, found[:count], strict=True))
-        self._update(gradients, dict(zip(self._statistics, found[count:], strict=True)), scalars)
+        of_shapes = zip(self._shapes.items(), arrays, strict=True)
+        self._update({name: array.view(*shape) for (name, shape), array in of_shapes}, scalars)
         return loss.clone().reshape(())  # a view would keep the memory of the whole flat
 
 
@@ -116,7 +103,7 @@ def _connect(workers: Workers, device: Any) -> None:
     """
     if not torch.distributed.is_available():
         raise UserError("--exchange backend: this build of PyTorch has no torch.distributed")
-    on_gpu = device.type != "cpu"
+    count, (kind, gpu) = len(workers.hosts), ("gloo", None) if device.type == "cpu" else ("nccl", device)
     limit = timedelta(seconds=workers.patience_s)
     with _one_line():
         if workers.worker == 0:
@@ -127,12 +114,7 @@ def _connect(workers: Workers, device: Any) -> None:
             host, port = workers.command()
             store = torch.distributed.TCPStore(host, port, is_master=False, timeout=limit)
         torch.distributed.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            store=store,
-            rank=workers.worker,
-            world_size=len(workers.hosts),
-            timeout=limit,
-            device_id=device if on_gpu else None,
+            kind, store=store, rank=workers.worker, world_size=count, timeout=limit, device_id=gpu
         )
     workers.at_end(torch.distributed.destroy_process_group)
 
@@ -143,5 +125,5 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\[\S*\] ", "", str(error).strip().splitlines()[0])  # without a file of C++
         raise ExchangeError(f"the exchange by torch.distributed failed: {reason}") from None
