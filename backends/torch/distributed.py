@@ -103,8 +103,8 @@ def _connect(workers: Workers, device: Any) -> None:
     """
     if not torch.distributed.is_available():
         raise UserError("--exchange backend: this build of PyTorch has no torch.distributed")
-    count, (kind, gpu) = len(workers.hosts), ("gloo", None) if device.type == "cpu" else ("nccl", device)
-    limit = timedelta(seconds=workers.patience_s)
+    kind, gpu = ("gloo", None) if device.type == "cpu" else ("nccl", device)
+    limit, count = timedelta(seconds=workers.patience_s), len(workers.hosts)
     with _one_line():
         if workers.worker == 0:
             host = "127.0.0.1" if len(set(workers.hosts)) == 1 else workers.hosts[0]
