@@ -9,9 +9,10 @@ import numpy as np
 
 from backends.torch import exports, losses, operations, optimizers
 from backends.torch.devices import framework_device, list_devices, multiplies_bfloat16
+from backends.torch.distributed import DeviceEngine
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, Workers, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
 from core.backend.state import check_state, slot_name, state_shapes
@@ -43,15 +44,13 @@ class TorchModel:
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
         """Update the model; return the loss before the update."""
-        kept = self._draw(len(images), scalars.step) if keep is None else self._given_masks(keep)
-        loss, gradients, statistics = self._differentiate(images, masks, kept)
-        self._update(gradients, statistics, scalars)
+        loss, derivatives = self._differentiate(images, masks, keep, scalars.step)
+        self._update(derivatives, scalars)
         return loss
 
-    def _update(
-        self, gradients: Mapping[str, Tensor], statistics: Mapping[str, Tensor], scalars: StepScalars
-    ) -> None:
+    def _update(self, derivatives: Mapping[str, Tensor], scalars: StepScalars) -> None:
         with torch.no_grad():
+            gradients = {parameter.name: derivatives[parameter.name] for parameter in self._plan.parameters}
             if self._rules.clip_norm is not None:
                 gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
             for parameter in self._plan.parameters:
@@ -62,7 +61,7 @@ class TorchModel:
                 )
             for op in self._plan.batch_norms:
                 for name in (op.moving_mean, op.moving_variance):
-                    self._arrays[name].mul_(op.momentum).add_(statistics[name], alpha=1 - op.momentum)
+                    self._arrays[name].mul_(op.momentum).add_(derivatives[name], alpha=1 - op.momentum)
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
@@ -88,21 +87,22 @@ class TorchModel:
         self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
     ) -> Derivatives:
         """Return training loss, gradients and the batch's statistics; change nothing."""
-        kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
-        loss, gradients, statistics = self._differentiate(images, masks, kept)
+        loss, derivatives = self._differentiate(images, masks, keep, draw)
         return Derivatives(
             float(loss),
-            {name: _to_neutral(gradient) for name, gradient in gradients.items()},
-            {array.name: _to_neutral(statistics[array.name]) for array in self._plan.statistics},
+            {array.name: _to_neutral(derivatives[array.name]) for array in self._plan.parameters},
+            {array.name: _to_neutral(derivatives[array.name]) for array in self._plan.statistics},
         )
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         """Update the model with the gradients and statistics of a batch."""
-        self._update(
-            {name: self._to_inner(array) for name, array in gradients.items()},
-            {name: self._to_inner(array) for name, array in statistics.items()},
-            scalars,
-        )
+        derivatives = {**gradients, **statistics}
+        self._update({name: self._to_inner(array) for name, array in derivatives.items()}, scalars)
+
+    def connect(self, workers: Workers) -> DeviceEngine:
+        """Return an engine that keeps the derivatives on the device; see `backends.torch.distributed`."""
+        shapes = {array.name: self._arrays[array.name].shape for array in self._plan.arrays}
+        return DeviceEngine(shapes, self._to_inner(np.zeros(1)), self._differentiate, self._update, workers)
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -160,14 +160,15 @@ class TorchModel:
         return masks
 
     def _differentiate(
-        self, images: Array, masks: Array, keep: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return loss, gradients of the parameters, and the batch's statistics by the running ones' names."""
-        logits, statistics = self._forward(self._floats(images), keep)
+        self, images: Array, masks: Array, keep: DropoutMasks | None, draw: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return loss, and the gradients of the parameters with the batch's statistics, by their names."""
+        kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
+        logits, statistics = self._forward(self._floats(images), kept)
         loss = losses.total(self._rules.loss, logits, self._floats(masks))
         names = [parameter.name for parameter in self._plan.parameters]
         gradients = torch.autograd.grad(loss, [self._arrays[name] for name in names])
-        return loss.detach(), dict(zip(names, gradients, strict=True)), statistics
+        return loss.detach(), {**statistics, **dict(zip(names, gradients, strict=True))}
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TorchModel:  # noqa: A001

@@ -10,8 +10,9 @@ Its implementation is a module with these functions:
     switches() -> tuple[Switch, ...]                             if it has any; see `kernel_switches`
 
 A `Model` has the eight methods of the protocol; one of a plan with the existence head has those of
-`ExistenceModel`. A backend without the head refuses its operation `core.network.plan.Existence`. Arrays at
-the boundary are NumPy arrays:
+`ExistenceModel`. A backend without the head refuses its operation `core.network.plan.Existence`. A model may
+be a `DistributedModel`, whose `Engine` keeps the sums of a batch in shards on the devices. Arrays at the
+boundary are NumPy arrays:
 
     images    (N, H, W, 1) of the plan's size in [0, 1], float32 or float64
     masks     (N, H, W, 1) in {0, 1}, uint8
@@ -29,7 +30,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast
@@ -38,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.errors import UserError
 from core.network.plan import Plan
 
 Array: TypeAlias = NDArray[Any]
@@ -45,6 +47,8 @@ State: TypeAlias = dict[str, NDArray[Any]]
 DropoutMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
 Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16"]
 """Precision of a model. "mixed_bfloat16" keeps all but the products in float32 (see `training_rules`)."""
+Flat: TypeAlias = Any
+"""The derivatives of some shards in one array of one axis, in an order that an `Engine` chooses."""
 
 
 def array_type(precision: Precision) -> Literal["float32", "float64"]:
@@ -150,6 +154,95 @@ class ExistenceModel(Model, Protocol):
 
     def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
         """Return what `predict` returns, and the existence probabilities (N,) of the same type."""
+        ...
+
+
+class Workers(Protocol):
+    """What an engine needs of the workers that train together, which MPI has started."""
+
+    @property
+    def worker(self) -> int:
+        """The number of this worker, from 0."""
+        ...
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """The machine of each worker."""
+        ...
+
+    @property
+    def patience_s(self) -> float:
+        """How long a worker waits for a result of the others before it ends the run."""
+        ...
+
+    def command(self, command: Any = None) -> Any:
+        """Return what worker 0 gave; the others give nothing. They may have to wait for long."""
+        ...
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Call a function when the work has ended in order, at about the same time in all workers."""
+        ...
+
+
+class ExchangeError(UserError):
+    """An exchange of an engine failed. The reason is often another worker's, which tells it itself."""
+
+
+class Engine(Protocol):
+    """Computes, adds and exchanges the derivatives of shards.
+
+    `core.distribution.step` calls it, in the order of `core.distribution.shards`. All numbers of a flat have
+    the precision's `array_type`. Their number is a multiple of the number of workers; zeros at the end fill
+    it up. What is added is added one by one, so that any two engines give the same bits.
+    """
+
+    def derivatives(
+        self, images: Array, masks: Array, keep: DropoutMasks | None, draw: int, weight: float
+    ) -> Flat:
+        """Return what `Model.differentiate` returns, times the weight, rounded once to the flat's type."""
+        ...
+
+    def add(self, left: Flat, right: Flat) -> Flat:
+        """Return the sum of two flats or parts; it may take the place of `left`."""
+        ...
+
+    def scatter(self, flat: Flat | None, senders: Sequence[int]) -> list[Flat]:
+        """Send to each worker its part of a flat, and return this worker's part of each sender's flat.
+
+        Args:
+            flat: It is divided into equal parts, one for each worker. None if this worker sends nothing.
+            senders: The workers that send, in order.
+
+        Raises:
+            ExchangeError: The exchange failed.
+        """
+        ...
+
+    def gather(self, part: Flat) -> Flat:
+        """Return the parts of all workers, one after the other.
+
+        Raises:
+            ExchangeError: The exchange failed.
+        """
+        ...
+
+    def update(self, flat: Flat, scalars: StepScalars) -> SupportsFloat:
+        """Do what `Model.update` does; return the loss in the flat, as `Model.train_step` does."""
+        ...
+
+
+class DistributedModel(Model, Protocol):
+    """A model with an engine of its own, which needs no copies to the host."""
+
+    def connect(self, workers: Workers) -> Engine:
+        """Return an engine for this model, connected with those of the other workers.
+
+        All workers call it together. They have models of the same backend in the same version, all on CPUs or
+        each on a GPU of its own.
+
+        Raises:
+            UserError: The framework or the machine cannot.
+        """
         ...
 
 

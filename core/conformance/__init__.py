@@ -28,6 +28,7 @@ from core.conformance.layers import layer_checks
 from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
 from core.conformance.predictions import prediction_checks
+from core.conformance.shards import shard_checks
 from core.conformance.suite import BackendCaller, Check, CheckOutcome, capabilities, examine
 from core.conformance.switches import switch_checks
 from core.conformance.training import LARGE, USUAL, training_checks
@@ -60,6 +61,7 @@ def _checks() -> tuple[Check, ...]:
         *existence_checks(),
         *mixed_checks(),
         *behaviour_checks(),
+        *shard_checks(),
         *switch_checks(),
         *training_checks(USUAL),
     )

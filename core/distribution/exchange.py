@@ -6,40 +6,30 @@ says (`core.training.team`). `ALONE` is the exchange of a single worker.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # NumPy is imported after the cores are chosen: see `core.distribution.launch`
     from numpy.typing import NDArray
 
+from core.backend.contract import Workers
 
-class Exchange(Protocol):
+
+class Exchange(Workers, Protocol):
     """The connection of one worker with all workers. All of them call the same methods in the same order."""
-
-    @property
-    def worker(self) -> int:
-        """The number of this worker."""
-        ...
 
     @property
     def place(self) -> int:
         """The number of this worker among those of its machine, from 0."""
         ...
 
-    @property
-    def hosts(self) -> Sequence[str]:
-        """The machine of each worker."""
-        ...
-
     def together(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which all workers rely on each other: an error in it ends all of them."""
-        ...
-
-    def command(self, command: Any = None) -> Any:
-        """Return what worker 0 gave; the others give nothing. They may have to wait for long."""
         ...
 
     def collect(self, answer: Any) -> list[Any]:
@@ -96,12 +86,16 @@ class _Alone:
     worker: int = 0
     place: int = 0
     hosts: Sequence[str] = (socket.gethostname(),)
+    patience_s: float = math.inf
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def command(self, command: Any = None) -> Any:
         return command
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        atexit.register(action)
 
     def collect(self, answer: Any) -> list[Any]:
         return [answer]

@@ -25,11 +25,13 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from core.backend.contract import ExchangeError
 from core.base.errors import UserError
 
 _BEAT_S = 1.0
 _PATIENCE = 10  # time limits that a worker waits for a result, for which the others may have to compile
 _LAST_WORDS_S = 3.0  # for MPI to end all workers, before this one ends by itself
+_REASON_S = 5.0  # for the worker that failed first to tell its reason, or for MPI to notice that it is gone
 
 
 class MPIExchange:
@@ -49,8 +51,11 @@ class MPIExchange:
         self.hosts: Sequence[str] = tuple(self._world.allgather(socket.gethostname()))
         self.place = self.hosts[: self.worker].count(self.hosts[self.worker])
         """The number of this worker among those of its machine, from 0."""
+        self.patience_s = _PATIENCE * limit_s
+        """How long a worker waits for a result of the others."""
         self._watch = _Watch(beats, self.worker, self.hosts, limit_s, self.fail)
         self._inside = False
+        self._at_end: list[Callable[[], None]] = []
 
     def __enter__(self) -> MPIExchange:
         self._watch.start()
@@ -60,11 +65,15 @@ class MPIExchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and (self._inside or self.worker > 0):
+            if isinstance(error, ExchangeError):
+                time.sleep(_REASON_S)
             if not isinstance(error, UserError | KeyboardInterrupt):
                 traceback.print_exception(error)
             self.fail(str(error) or "interrupted")
         if self.worker == 0:
             self.command(None)
+        for action in self._at_end:
+            action()
         self._watch.stop()
 
     def command(self, command: Any = None) -> Any:
@@ -103,6 +112,10 @@ class MPIExchange:
         if not self._messages.Iprobe(status=status):
             return None
         return status.Get_source(), self._messages.recv(source=status.Get_source())
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Call a function when the work has ended in order; see `Workers`."""
+        self._at_end.append(action)
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which all workers rely on each other; see `Exchange`."""

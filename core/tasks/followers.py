@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.backend.contract import Model
+from core.backend.contract import Engine, Model
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.base.errors import UserError
@@ -19,6 +19,7 @@ from core.experiment.checkpoint import DataFacts
 from core.experiment.configuration import Configuration
 from core.network.lowering import lower
 from core.network.plan import Plan
+from core.tasks.engines import WorkerDevice, connect_model
 from core.tasks.training_batches import RunBatches
 from core.tasks.validation_split import facts_of
 from core.training.team import Team
@@ -30,6 +31,11 @@ class Prepare:
     """Command: compile the network of a configuration; the answer is a `Ready`, or the text of an error."""
 
     configuration: Configuration
+
+
+@dataclass(frozen=True)
+class Connect:
+    """Command: exchange by the engine of the prepared network's model."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +53,19 @@ class Ready:
         worker: Its number.
         host: Its machine.
         process: Its process number there.
-        backend: Title and version of its framework.
-        device: Its device.
+        computes: With what it computes.
         facts: The properties of the data that it reads.
     """
 
     worker: int
     host: str
     process: int
-    backend: str
-    device: str
+    computes: WorkerDevice
     facts: DataFacts
 
     def __str__(self) -> str:
         where = f"on {self.host} (process {self.process})"
-        return f"worker {self.worker} {where}: {self.backend}, device: {self.device}"
+        return f"worker {self.worker} {where}: {self.computes.backend}, device: {self.computes.device}"
 
 
 def prepare_followers(exchange: Exchange, configuration: Configuration, facts: DataFacts) -> list[Ready]:
@@ -84,6 +88,18 @@ def prepare_followers(exchange: Exchange, configuration: Configuration, facts: D
             raise UserError(f"{where} reads other data: {answer.facts}, worker 0 {facts}")
         ready.append(answer)
     return ready
+
+
+def connect_all(exchange: Exchange, model: Model) -> Engine:
+    """Let all workers connect the engines of their models; return that of worker 0.
+
+    Raises:
+        UserError: The engines cannot connect.
+    """
+    with exchange.together():
+        if len(exchange.hosts) > 1:
+            exchange.command(Connect())
+        return connect_model(model, exchange)
 
 
 def begin_run(exchange: Exchange, configuration: Configuration) -> None:
@@ -112,6 +128,8 @@ def follow(exchange: Exchange, framework: str, data: str, device: str) -> None:
                 except UserError as error:
                     answer = str(error)
                 exchange.collect(answer)
+            case Connect() if network is not None:
+                network.connect()
             case BeginRun(configuration) if network is not None:
                 if not network.follow(configuration):
                     return
@@ -132,13 +150,26 @@ class _Network:
         chosen = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
         settings = configuration.training
         self._model: Model = implementation.compile(self._plan, settings.rules(), chosen, settings.precision)
-        title = f"{backend.title} {backend.version()}"
+        self._engine: Engine | None = None
         host = exchange.hosts[exchange.worker]
-        self.ready = Ready(exchange.worker, host, os.getpid(), title, chosen, facts)
+        computes = WorkerDevice.of(backend, self._model, chosen, host)
+        self.ready = Ready(exchange.worker, host, os.getpid(), computes, facts)
+
+    def connect(self) -> None:
+        """Exchange by the model's engine."""
+        self._engine = connect_model(self._model, self._exchange)
 
     def follow(self, configuration: Configuration) -> bool:
         """Follow worker 0 through a run; return False if the work ended before the run."""
         settings = configuration.training
         batches = RunBatches.of(self._store, settings, self._exchange)
-        team = Team(self._model, self._plan, settings, batches.training, batches.validation, self._exchange)
+        team = Team(
+            self._model,
+            self._plan,
+            settings,
+            batches.training,
+            batches.validation,
+            self._exchange,
+            self._engine,
+        )
         return team.follow()

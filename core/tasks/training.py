@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from core.backend.contract import Implementation, Model
+from core.backend.contract import Engine, Implementation, Model
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
@@ -36,7 +36,8 @@ from core.network.lowering import lower
 from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
 from core.scoring.thresholds import THRESHOLDS_FILE
-from core.tasks.followers import begin_run, prepare_followers
+from core.tasks.engines import Exchanger, WorkerDevice, uses_engine
+from core.tasks.followers import begin_run, connect_all, prepare_followers
 from core.tasks.progress import Watcher
 from core.tasks.training_batches import RunBatches
 from core.tasks.training_runs import TrainingRun, TrainingRuns
@@ -125,6 +126,7 @@ def train(
     device: str = "auto",
     stopping: StopContext = interruptible,
     exchange: Exchange = ALONE,
+    exchanger: Exchanger | None = None,
 ) -> Interruption | None:
     """Train all planned runs. Of several workers this is worker 0; the others `follow` (`followers`).
 
@@ -136,6 +138,7 @@ def train(
         device: As for `core.backend.devices.choose_device`.
         stopping: Tells when to stop.
         exchange: The connection with the other workers.
+        exchanger: Who exchanges between workers: see `core.tasks.engines`.
 
     Returns:
         Where the training was stopped; None when everything is trained.
@@ -157,11 +160,14 @@ def train(
         rules, precision = configuration.training.rules(), configuration.training.precision
         model = implementation.compile(plan, rules, device, precision)
         alone = len(planned.runs) == 1
-        session = _Session(
-            watcher, store, plan, implementation, device, model, alone, stopping, start, exchange
-        )
         work = [(one, RunBatches.of(store, one.configuration.training, exchange)) for one in planned.runs]
         others = prepare_followers(exchange, configuration, facts)
+        own = WorkerDevice.of(backend, model, device, exchange.hosts[0])
+        by_backend = uses_engine(exchanger, [own, *(other.computes for other in others)])
+        engine = connect_all(exchange, model) if by_backend else None
+        session = _Session(
+            watcher, store, plan, implementation, device, model, alone, stopping, start, exchange, engine
+        )
         watcher.network(plan)
         if start is not None:
             watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
@@ -172,6 +178,8 @@ def train(
             watcher.say(f"worker 0 on {exchange.hosts[0]} (process {os.getpid()}): this one")
             for other in others:
                 watcher.say(str(other))
+            if by_backend:
+                watcher.say(f"exchange: by {backend.title}, on the devices")
         planned.prepare(watcher.say, claim)
         for one, batches in work:
             if len(work) > 1 and one.is_done():
@@ -210,6 +218,7 @@ class _Session:
     stopping: StopContext
     start: StartFile | None
     exchange: Exchange
+    engine: Engine | None
 
     def train(self, one: TrainingRun, batches: RunBatches) -> Interruption | None:
         """Train one run to its end or until a stop request."""
@@ -240,6 +249,7 @@ class _Session:
                     interrupted=interrupted,
                     progress=progress,
                     exchange=self.exchange,
+                    engine=self.engine,
                 )
                 trainer.begin(state)
                 try:

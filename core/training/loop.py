@@ -30,7 +30,7 @@ from typing import Literal, SupportsFloat
 
 import numpy as np
 
-from core.backend.contract import Model, State
+from core.backend.contract import Engine, Model, State
 from core.backend.training_rules import OptimizerRule, step_scalars
 from core.base.errors import UserError
 from core.base.packages import explain_missing
@@ -84,6 +84,7 @@ class Trainer:
         interrupted: Called after each batch; True stops the run after writing a checkpoint.
         progress: How far the run has come.
         exchange: The connection with the other workers that train the same network.
+        engine: As for `core.training.team.Team`.
     """
 
     model: Model
@@ -98,6 +99,7 @@ class Trainer:
     interrupted: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
     exchange: Exchange = ALONE
+    engine: Engine | None = None
 
     def begin(self, state: State) -> None:
         """Give all workers the state of `progress`."""
@@ -289,7 +291,9 @@ class Trainer:
     @functools.cached_property
     def _team(self) -> Team:
         settings = self.configuration.training
-        return Team(self.model, self.plan, settings, self.training, self.validation, self.exchange)
+        return Team(
+            self.model, self.plan, settings, self.training, self.validation, self.exchange, self.engine
+        )
 
     @property
     def _kept_epochs(self) -> KeptEpochs:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import SupportsFloat, TypeAlias
 
-from core.backend.contract import Array, Model, State
+from core.backend.contract import Array, Engine, Model, State
 from core.backend.training_rules import StepScalars
 from core.distribution.exchange import ALONE, Exchange
+from core.distribution.host_engine import HostEngine
 from core.distribution.shards import Shards
 from core.distribution.step import ShardedUpdate
 from core.experiment.configuration import Training
@@ -92,6 +93,7 @@ class Team:
         training: The batches to train on; of each batch this worker's rows.
         validation: The batches to score.
         exchange: The connection with the other workers.
+        engine: Adds and exchanges the model's derivatives; all workers have the same kind. None: the host's.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Team:
         training: BatchSource,
         validation: BatchSource,
         exchange: Exchange = ALONE,
+        engine: Engine | None = None,
     ) -> None:
         self._model, self._training, self._validation = model, training, validation
         self._settings, self._exchange = settings, exchange
@@ -109,9 +112,9 @@ class Team:
         self._update = ShardedUpdate(
             model,
             plan,
-            settings.precision,
             Shards(settings.shards, settings.batch_size, self._workers),
-            exchange,
+            engine or HostEngine(model, plan, settings.precision, exchange),
+            exchange.worker,
             settings.seed if settings.dropout_masks == "host" else None,
         )
 

@@ -64,6 +64,12 @@ def add_team_options(parser: argparse.ArgumentParser) -> None:
         help="cores of each worker (default: the workers of a machine share its cores equally)",
     )
     _add_timeout(group)
+    group.add_argument(
+        "--exchange",
+        choices=["mpi", "backend"],
+        help="what exchanges the gradients: mpi on the hosts, for any backends, or the backend itself on the "
+        "devices, in the same order of addition (default: backend where it can, on GPUs, else mpi)",
+    )
 
 
 def add_machines_options(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,14 @@ def run(arguments: argparse.Namespace, exchange: Exchange) -> int:
         arguments.resume,
     )
     interruption = train(
-        watcher, planned, arguments.framework, arguments.data, arguments.device, interruptible, exchange
+        watcher,
+        planned,
+        arguments.framework,
+        arguments.data,
+        arguments.device,
+        interruptible,
+        exchange,
+        arguments.exchange,
     )
     if interruption is not None:
         console.problem(visible(str(interruption)))

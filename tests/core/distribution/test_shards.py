@@ -10,13 +10,13 @@ import pytest
 from threads import ThreadExchange, run_threads
 
 from backends.reference.model import ReferenceModel
-from core.backend.contract import Array, Derivatives, State
+from core.backend.contract import Array, State
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.errors import UserError
 from core.conformance.cases import Case, make_case
-from core.distribution import step as step_module
-from core.distribution.exchange import ALONE
+from core.distribution.exchange import ALONE, Exchange
+from core.distribution.host_engine import HostEngine
 from core.distribution.shards import Node, Shards
 from core.distribution.step import ShardedUpdate
 from core.network.plan import Plan
@@ -34,6 +34,13 @@ def case_of(*batches: int) -> Case:
     return make_case(BLOCKS, 10, 14, batches=batches, dropout=0.3, training=training)
 
 
+def sharded(
+    model: ReferenceModel, case: Case, division: Shards, exchange: Exchange, seed: int | None
+) -> ShardedUpdate:
+    engine = HostEngine(model, case.plan, "float64", exchange)
+    return ShardedUpdate(model, case.plan, division, engine, exchange.worker, seed)
+
+
 def trained(case: Case, shards: int, size: int, workers: int = 1, host: bool = True) -> list[State]:
     """Train on the case's batches; return the arrays of each worker."""
 
@@ -42,7 +49,7 @@ def trained(case: Case, shards: int, size: int, workers: int = 1, host: bool = T
         model.load_state(case.state)
         division = Shards(shards, size, workers)
         seed = SEED if host else None
-        update = ShardedUpdate(model, case.plan, "float64", division, exchange, seed)
+        update = sharded(model, case, division, exchange, seed)
         for step, (images, masks) in enumerate(case.batches, start=1):
             own = division.rows_of_worker(exchange.worker, len(images))
             rows = slice(own.start, own.stop)
@@ -138,7 +145,7 @@ def test_a_step_moves_twice_the_networks_size_whatever_the_number_of_workers(wor
         model.load_state(case.state)
         division = Shards(8, 8, workers)
         (images, masks), own = case.batches[0], division.rows_of_worker(exchange.worker, 8)
-        update = ShardedUpdate(model, case.plan, "float64", division, exchange, SEED)
+        update = sharded(model, case, division, exchange, SEED)
         update(images[own.start : own.stop], masks[own.start : own.stop], 8, case.scalars(1))
         return exchange.sent
 
@@ -176,19 +183,23 @@ def test_workers_that_cannot_share_the_shards_are_refused() -> None:
         Shards(4, 8, 3)
 
 
-def unweighted(self: Any, found: Derivatives, weight: float) -> Array:
+ORIGINAL = HostEngine.derivatives
+
+
+def unweighted(self: Any, images: Array, masks: Array, keep: Any, draw: int, weight: float) -> Array:
     del weight
-    return ORIGINAL(self, found, 1 / 3)  # as if all three shards had equally many images
+    return ORIGINAL(self, images, masks, keep, draw, 1 / 3)  # as if all three shards had equally many images
 
 
-def last_statistics(self: Any, found: Derivatives, weight: float) -> Array:
-    flat = ORIGINAL(self, found, weight)
-    count = sum(int(np.prod(shape)) for shape in self._statistics.values())
-    flat[-1 - count : -1] = flat[-1 - count : -1] / weight if weight < 0.3 else 0
+def last_statistics(self: Any, images: Array, masks: Array, keep: Any, draw: int, weight: float) -> Array:
+    flat = ORIGINAL(self, images, masks, keep, draw, weight)
+    sizes = [
+        sum(int(np.prod(shape)) for shape in shapes.values())
+        for shapes in (self._gradients, self._statistics)
+    ]
+    statistics = slice(sizes[0], sum(sizes))
+    flat[statistics] = flat[statistics] / weight if weight < 0.3 else 0
     return flat
-
-
-ORIGINAL = step_module._FlatDerivatives.weighted
 
 
 def own_places(plan: Plan, seed: int, step: int, count: int, first: int = 0) -> dict[str, Any]:
@@ -199,9 +210,9 @@ def own_places(plan: Plan, seed: int, step: int, count: int, first: int = 0) -> 
 @pytest.mark.parametrize(
     ("name", "place", "fault"),
     [
-        ("short shards weigh as much as full ones", "_FlatDerivatives.weighted", unweighted),
-        ("the statistics are the last shard's", "_FlatDerivatives.weighted", last_statistics),
-        ("dropout is keyed by the place in the shard", "draw_dropout_masks", own_places),
+        ("short shards weigh as much as full ones", "host_engine.HostEngine.derivatives", unweighted),
+        ("the statistics are the last shard's", "host_engine.HostEngine.derivatives", last_statistics),
+        ("dropout is keyed by the place in the shard", "step.draw_dropout_masks", own_places),
     ],
 )
 def test_faults_put_in_on_purpose_are_seen(
@@ -209,7 +220,7 @@ def test_faults_put_in_on_purpose_are_seen(
 ) -> None:
     case = case_of(7, 5)
     expected = written_out(case, 3, 7)
-    monkeypatch.setattr(f"core.distribution.step.{place}", fault)
+    monkeypatch.setattr(f"core.distribution.{place}", fault)
     assert largest_difference(trained(case, 3, 7)[0], expected) > 1e-6, name
 
 
@@ -241,7 +252,5 @@ def test_the_update_gets_the_scalars_of_its_step() -> None:
     rules: TrainingRules = case.rules
     model = Noting(case.plan, rules, "float64")
     model.load_state(case.state)
-    ShardedUpdate(model, case.plan, "float64", Shards(2, 4), ALONE, SEED)(
-        *case.batches[0], 4, case.scalars(9)
-    )
+    sharded(model, case, Shards(2, 4), ALONE, SEED)(*case.batches[0], 4, case.scalars(9))
     assert seen == [case.scalars(9)]

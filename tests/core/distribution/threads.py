@@ -46,6 +46,13 @@ class ThreadExchange:
     """Numbers sent to other workers by `scatter` and `join`."""
 
     @property
+    def patience_s(self) -> float:
+        return 60.0
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        action()
+
+    @property
     def hosts(self) -> Sequence[str]:
         return ["here"] * self.table.workers
 

@@ -1,0 +1,158 @@
+"""`train --exchange backend` of several workers: the bits of `--exchange mpi`, its refusals, and its end.
+
+Each worker is a process that MPI starts. PyTorch exchanges by gloo here; NCCL would need several GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import assert_same_run, environment, prepare, run, succeed, words_of
+from processes import wait_until_ended
+
+from core.base.errors import UserError
+from core.tasks.engines import WorkerDevice, uses_engine
+
+# Twelve shards of one image, so that each of four workers has two nodes of the tree. In the last batch of an
+# epoch some shards, and all of a worker's, are empty.
+SETTINGS = [
+    *("--config", "network.yaml", "--data", "data.h5", "--batch-size", "12", "--threads", "1"),
+    *("--set", "training.shards=12", "--set", "training.dropout_masks=host"),
+    *("--set", "training.clip_norm=0.1", "-q"),
+]
+LIMIT_S = 15
+
+
+def trained(folder: Path, precision: str, workers: int, exchange: str) -> Path:
+    """Train; return the model."""
+    pytest.importorskip("torch")
+    pytest.importorskip("mpi4py")
+    out = f"{precision}-{workers}-{exchange}"
+    options = ["--precision", precision, "-j", str(workers), "--exchange", exchange, "-o", out]
+    succeed("-f", "torch", *SETTINGS, *options, cwd=folder)
+    return folder / out / "torch_model"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all trainings of this module."""
+    folder = tmp_path_factory.mktemp("exchange")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def alone(request: pytest.FixtureRequest, shared: Path) -> Path:
+    """The model that one worker trained, whose sums are NumPy's."""
+    return trained(shared, request.param, 1, "mpi")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_bits_are_those_of_mpi_and_of_one_worker(shared: Path, alone: Path, workers: int) -> None:
+    precision = alone.parent.name.split("-")[0]
+    assert_same_run(trained(shared, precision, workers, "backend"), alone)
+    if workers > 1:
+        assert_same_run(trained(shared, precision, workers, "mpi"), alone)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it finds the workers by /proc")
+def test_a_killed_worker_ends_all(folder: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("mpi4py")
+    words = ["-f", "torch", *SETTINGS[:-1], "-j", "2", "--exchange", "backend", "--no-progress"]
+    with (
+        (folder / "errors").open("w") as errors,
+        subprocess.Popen(
+            words_of("run.py", *words, "--epochs", "100000"),
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as started,
+    ):
+        assert started.stdout is not None
+        pids = []
+        for line in started.stdout:
+            if found := re.match(r"worker 1 on .* \(process (\d+)\)", line):
+                pids = _workers_beside(int(found[1]))
+                assert len(pids) == 2
+            if re.match(r"epoch +2/", line):
+                break
+        os.kill(pids[-1], signal.SIGKILL)
+        begun = time.monotonic()
+        started.stdout.read()
+        assert started.wait(LIMIT_S) != 0
+    wait_until_ended(pids, LIMIT_S)
+    assert time.monotonic() - begun < LIMIT_S
+    assert "Traceback" not in (folder / "errors").read_text()
+
+
+def test_a_backend_without_an_exchange_is_refused(folder: Path) -> None:
+    done = run("-f", "reference", *SETTINGS[:4], "--exchange", "backend", "-q", cwd=folder)
+    assert done.returncode == 1
+    assert "--exchange backend: NumPy" in done.stderr
+    assert "has no exchange of its own" in done.stderr
+    assert not list(folder.glob("reference_model/*"))
+
+
+CPU = WorkerDevice("PyTorch 2", True, "cpu", "a")
+GPU = WorkerDevice("PyTorch 2", True, "gpu:0", "a")
+SECOND = WorkerDevice("PyTorch 2", True, "gpu:1", "a")
+OTHER = WorkerDevice("JAX 1", False, "cpu", "b")
+
+
+@pytest.mark.parametrize(
+    ("workers", "used"),
+    [
+        ([CPU], False),
+        ([CPU, CPU], False),
+        ([GPU], True),
+        ([GPU, SECOND], True),
+        ([GPU, GPU], False),
+        ([GPU, CPU], False),
+        ([OTHER, CPU], False),
+    ],
+)
+def test_by_default_the_engine_is_used_on_gpus(workers: list[WorkerDevice], used: bool) -> None:
+    assert uses_engine(None, workers) is used
+    assert not uses_engine("mpi", workers)
+
+
+@pytest.mark.parametrize(
+    ("workers", "says"),
+    [
+        ([OTHER, CPU], "JAX 1 has no exchange of its own"),
+        ([CPU, OTHER], "worker 0 has PyTorch 2, worker 1 JAX 1; all need the same"),
+        ([GPU, CPU], "worker 0 computes on gpu:0, worker 1 on cpu"),
+        ([GPU, SECOND, GPU], "worker 2 shares gpu:0 of a; each needs a GPU of its own"),
+    ],
+)
+def test_workers_that_do_not_fit_are_refused(workers: list[WorkerDevice], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        uses_engine("backend", workers)
+
+
+def test_workers_that_fit_may_use_the_engine() -> None:
+    assert uses_engine("backend", [CPU, CPU])
+
+
+def _workers_beside(pid: int) -> list[int]:
+    """Return the processes with the same parent; the given one is the last."""
+    parent = _parent(pid)
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _parent(int(path.name)) == parent]
+    return [*(number for number in found if number != pid), pid]
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
