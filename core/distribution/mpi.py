@@ -51,7 +51,7 @@ class MPIExchange:
         self.hosts: Sequence[str] = tuple(self._world.allgather(socket.gethostname()))
         self.place = self.hosts[: self.worker].count(self.hosts[self.worker])
         """The number of this worker among those of its machine, from 0."""
-        self.patience_s = _PATIENCE * limit_s
+        self._limit_s, self.patience_s = limit_s, _PATIENCE * limit_s
         """How long a worker waits for a result of the others."""
         self._watch = _Watch(beats, self.worker, self.hosts, limit_s, self.fail)
         self._inside = False
@@ -74,7 +74,17 @@ class MPIExchange:
             self.command(None)
         for action in self._at_end:
             action()
+        self._finish()
+
+    def _finish(self) -> None:
+        """End MPI; wait for the other workers no longer than the time limit."""
+        told = f"error: worker {self.worker} on {self.hosts[self.worker]}: lost the others at the very end"
+        end = threading.Timer(self._limit_s, _leave, (told,))
+        end.daemon = True
+        end.start()
         self._watch.stop()
+        MPI.Finalize()
+        end.cancel()
 
     def command(self, command: Any = None) -> Any:
         """Return what worker 0 gave; see `Exchange`."""
@@ -148,6 +158,11 @@ class MPIExchange:
         raise SystemExit(1)
 
 
+def _leave(told: str) -> None:
+    print(told, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 class _Watch:
     """A thread that sends and expects signs of life."""
 
@@ -164,8 +179,13 @@ class _Watch:
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread of all workers, and take the signs of life that are still on their way."""
         self._ended.set()
         self._thread.join()
+        self._beats.Barrier()
+        for other in self._others:
+            while self._beats.Iprobe(other):
+                self._beats.Recv(bytearray(), other)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
