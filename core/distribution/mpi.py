@@ -30,6 +30,7 @@ from core.base.errors import UserError
 
 _BEAT_S = 1.0
 _PATIENCE = 10  # time limits that a worker waits for a result, for which the others may have to compile
+_BUSY_S, _PAUSE_S = 0.02, 0.002  # waiting for a command: so long at once, then with pauses
 _LAST_WORDS_S = 3.0  # for MPI to end all workers, before this one ends by itself
 _REASON_S = 5.0  # for the worker that failed first to tell its reason, or for MPI to notice that it is gone
 
@@ -89,6 +90,7 @@ class MPIExchange:
     def command(self, command: Any = None) -> Any:
         """Return what worker 0 gave; see `Exchange`."""
         with self._exchanging(is_limited=self.worker == 0):
+            self._wait_idly(self._world.Ibarrier())
             return self._world.bcast(command, root=0)
 
     def collect(self, answer: Any) -> list[Any]:
@@ -136,6 +138,14 @@ class MPIExchange:
         host = self.hosts[self.worker]
         print(f"error: worker {self.worker} on {host}: {reason}", file=sys.stderr, flush=True)
         self._abort()
+
+    @staticmethod
+    def _wait_idly(request: MPI.Request) -> None:
+        """Wait without using a core for long: MPI's own waiting does, and worker 0 may need minutes."""
+        began = time.monotonic()
+        while not request.Test():
+            if time.monotonic() - began > _BUSY_S:
+                time.sleep(_PAUSE_S)
 
     def _go_on_sending(self) -> None:
         self._sending = [request for request in self._sending if not request.Test()]
