@@ -271,6 +271,21 @@ def scaling_rows(record: Mapping[str, Sequence[Mapping[str, Any]]], part: Part) 
     ]
 
 
+def worker_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
+    """Return a row of `benchmarks/workers.py` for each framework."""
+    del part
+    ratios_of = ("workers", "exchange", "time_of_shards", "memory_of_shards")
+    return [
+        {
+            "framework": one["framework"],
+            "network": one["network"],
+            **{name: [median(one[name]), min(one[name]), max(one[name])] for name in ratios_of},
+            "expected": one["expected"],
+        }
+        for one in record
+    ]
+
+
 def preprocessing_rows(record: Mapping[str, Any], part: Part) -> list[Row]:
     """Return the row of `benchmarks/preprocess.py`."""
     del part

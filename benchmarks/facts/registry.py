@@ -310,6 +310,16 @@ _ALL = (
         ("what",),
     ),
     Fact(
+        "speed_workers",
+        Script("benchmarks/workers.py", measures.worker_rows),
+        (
+            Part(("tf", "torch"), "-f tf -f torch"),
+            Part(("tf", "torch"), "-f tf -f torch --network unet --size 192"),
+        ),
+        ("backends/{backend}/**/*.py", "core/distribution/*.py", *_STEP, "benchmarks/workers.py"),
+        ("framework", "network"),
+    ),
+    Fact(
         "speed_preprocessing",
         Script("benchmarks/preprocess.py", measures.preprocessing_rows),
         (Part((), ""),),

@@ -216,6 +216,31 @@ def scaling(records: Records) -> str:
     return on_machines(record_of(records, "speed_scaling"), ["", "ms", "MB"], cells)
 
 
+def workers(records: Records) -> str:
+    """Return the table of docs/speed.md for several workers, and for a batch in shards."""
+
+    def cells(row: Row) -> list[str]:
+        return [
+            f"`{row['framework']}`, {_NETWORKS[row['network']]}",
+            *(ratio(row[name]) for name in ("workers", "exchange", "time_of_shards", "memory_of_shards")),
+        ]
+
+    header = ["", "2 workers over 1", "exchange", "4 shards, time", "4 shards, memory"]
+    return on_machines(record_of(records, "speed_workers"), header, cells)
+
+
+def expected_workers(records: Records) -> str:
+    """Return the table of docs/speed.md with the expected efficiency of many cards."""
+    record = record_of(records, "speed_workers")
+    cases = list(record[0].rows[0]["expected"])
+
+    def cells(row: Row) -> list[str]:
+        efficiencies = [f"{row['expected'][case]:.2f}" for case in cases]
+        return [f"`{row['framework']}`, {_NETWORKS[row['network']]}", *efficiencies]
+
+    return on_machines(record, ["", *cases], cells)
+
+
 def preprocessing(records: Records) -> str:
     """Return the table of docs/speed.md for preprocessing by the whole command, for each core."""
 

@@ -165,6 +165,8 @@ TABLES: Mapping[str, Callable[[Records], str]] = {
     "speed-predict-command": speed_tables.predict_command,
     "speed-start": speed_tables.start,
     "speed-scaling": speed_tables.scaling,
+    "speed-workers": speed_tables.workers,
+    "speed-workers-expected": speed_tables.expected_workers,
     "speed-preprocessing": speed_tables.preprocessing,
 }
 """Functions by the table's name in a document's mark."""
