@@ -70,7 +70,7 @@ class WorkerRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of a run with the first one.
+    """The comparison of a run with the first one whose worker 0 has the same backend.
 
     Args:
         run: The run.
@@ -101,7 +101,7 @@ def compare(
     steps: int,
     after_run: Callable[[], None] = lambda: None,
 ) -> list[Comparison]:
-    """Train with each team of workers and compare all with the first.
+    """Train with each team of workers; compare each with the first whose worker 0 has the same backend.
 
     Args:
         teams: For each run, the backend of each worker.
@@ -125,7 +125,10 @@ def compare(
     for team in teams:
         runs.append(_run(team, _Work(configuration, data, steps)))
         after_run()
-    return [_compared(run, runs[0]) for run in runs[1:]]
+    firsts: dict[str, WorkerRun] = {}
+    for run in runs:
+        firsts.setdefault(run.backends[0], run)
+    return [_compared(run, first) for run in runs if run is not (first := firsts[run.backends[0]])]
 
 
 def _compared(run: WorkerRun, first: WorkerRun) -> Comparison:
