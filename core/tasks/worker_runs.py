@@ -181,6 +181,7 @@ def _main(given: str, recorded: str, backend: str) -> None:
             if exchange.worker > 0:
                 team.follow()
                 exchange.collect((backend, _digest(model.state())))
+                exchange.command()  # None, by which worker 0 ends the exchange
                 return
             first = initial_state(plan, rules, settings.seed)
             kind = array_type(settings.precision)
