@@ -48,7 +48,8 @@ def limit_threads_to_quota(root: Path = Path("/")) -> None:
 
 def use_cores(cores: Sequence[int]) -> None:
     """Run this process on these cores, and limit the threads of libraries that are imported later to them."""
-    os.sched_setaffinity(0, cores)
+    with contextlib.suppress(OSError):  # some sandboxes do not allow it; the threads are limited even so
+        os.sched_setaffinity(0, cores)
     for name in _THREADS:
         os.environ[name] = str(len(cores))
 
