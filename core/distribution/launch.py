@@ -29,6 +29,8 @@ from core.base.packages import require
 from core.base.system import use_cores
 
 if TYPE_CHECKING:
+    from mpi4py.MPI import Comm
+
     from core.distribution.mpi import MPIExchange
 
 DEFAULT_LIMIT_S = 60.0
@@ -72,6 +74,7 @@ def connect(limit_s: float, threads: int | None = None) -> MPIExchange:
 
     machine = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
     place, workers = machine.Get_rank(), machine.Get_size()
+    _take_names_from_shared_memory(machine)
     if hasattr(os, "sched_getaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         shared = workers > 1 and len({tuple(found) for found in machine.allgather(cores)}) == 1
@@ -82,6 +85,18 @@ def connect(limit_s: float, threads: int | None = None) -> MPIExchange:
     from core.distribution.mpi import MPIExchange
 
     return MPIExchange(limit_s)
+
+
+def _take_names_from_shared_memory(machine: Comm) -> None:
+    """Remove the files of MPICH's shared memory, which all workers of a machine have opened by now.
+
+    The memory stays as long as a process has it. MPICH removes the files at its end, but not if it is killed.
+    """
+    machine.Barrier()
+    maps = Path("/proc/self/maps")
+    if machine.Get_rank() == 0 and maps.is_file():
+        for name in set(re.findall(r"(?<= )/dev/shm/mpich_shm\S*$", maps.read_text(), re.MULTILINE)):
+            Path(name).unlink(missing_ok=True)
 
 
 def run_workers(workers: int) -> int:

@@ -164,8 +164,11 @@ class MPIExchange:
         end = threading.Timer(_LAST_WORDS_S, os._exit, (1,))
         end.daemon = True
         end.start()
-        MPI.COMM_WORLD.Abort(1)
-        raise SystemExit(1)
+        try:
+            MPI.COMM_WORLD.Abort(1)
+        finally:  # MPI may take a moment; nothing else is to be done or said meanwhile
+            while True:
+                time.sleep(_LAST_WORDS_S)
 
 
 def _leave(told: str) -> None:
