@@ -55,7 +55,7 @@ class DeviceEngine:
         self._part = -(-sum(sizes) // self._workers)
         self._sizes = [*sizes, self._part * self._workers - sum(sizes)]
         self._padding = zero.repeat(self._sizes[-1])
-        if self._workers > 1:
+        if workers.hosts[1:]:
             _connect(workers, zero.device)
 
     def derivatives(
@@ -107,7 +107,8 @@ def _connect(workers: Workers, device: Any) -> None:
     limit, count = timedelta(seconds=workers.patience_s), len(workers.hosts)
     with _one_line():
         if workers.worker == 0:
-            host = "127.0.0.1" if len(set(workers.hosts)) == 1 else workers.hosts[0]
+            one, *others = set(workers.hosts)
+            host = workers.hosts[0] if others else "127.0.0.1"
             store = torch.distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=limit)
             workers.command((host, store.port))
         else:

@@ -88,7 +88,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     }
     assert training.pop("schedule") == {"name": "constant", "warmup_epochs": 0.0}
     assert training == {
-        **{"epochs": 100, "batch_size": 32, "seed": 0, "precision": "float32", "threshold": 0.5},
+        **{"epochs": 100, "batch_size": 32, "shards": 1, "seed": 0, "precision": "float32", "threshold": 0.5},
         **{"validation_fraction": 0.2, "folds": None, "fold": None, "average_best": 0},
         **{"clip_norm": None, "sampling": None, "start_from": None, "dropout_masks": "host"},
     }
@@ -141,6 +141,7 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "network.batch_norm_settings.epsilon": (1e-5 - TINY, 1e-5, 1.0, 1 + 1e-9),
     "training.epochs": EPOCHS,
     "training.batch_size": (0, 1, 65536, 65537),
+    "training{batch_size: 65536}.shards": (0, 1, 65536, 65537),
     "training.seed": (-1, 0, 2**63 - 1, 2**63),
     "training.validation_fraction": (-TINY, 0.0, 0.9, 0.9 + 1e-9),
     "training.folds": (1, 2, 100, 101),
