@@ -107,7 +107,7 @@ def _connect(workers: Workers, device: Any) -> None:
     limit, count = timedelta(seconds=workers.patience_s), len(workers.hosts)
     with _one_line():
         if workers.worker == 0:
-            one, *others = set(workers.hosts)
+            _, *others = set(workers.hosts)
             host = workers.hosts[0] if others else "127.0.0.1"
             store = torch.distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=limit)
             workers.command((host, store.port))
