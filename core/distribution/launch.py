@@ -43,7 +43,7 @@ _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 _NOISE = re.compile(
     r"^(=+|=   .*|\[mpiexec@.*|Abort\(\d+\) on node .*|This typically refers .*|Please see .*)$"
 )
-_PROCESS = re.compile(r"^=   PID (\d+) RUNNING AT (\S+)")
+_PLACE = re.compile(r"^=   PID \d+ RUNNING AT (\S+)")  # of any process that ended, not always the first
 _REASON = re.compile(r"^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: (.+?)\s*$")
 
 
@@ -180,19 +180,19 @@ class _Report:
     """The lines of all workers, without those of `mpiexec`, which tell why a worker ended."""
 
     def __init__(self) -> None:
-        self._process, self._ending, self._has_error = "a worker", "", False
+        self._worker, self._ending, self._has_error = "a worker", "", False
 
     @property
     def reason(self) -> str | None:
         """The reason why a worker ended without a word; None if none did."""
-        return f"{self._process} ended: {self._ending}" if self._ending and not self._has_error else None
+        return f"{self._worker} ended: {self._ending}" if self._ending and not self._has_error else None
 
     def copy(self, lines: Iterable[str], to: IO[str]) -> None:
         """Print the workers' lines as they come."""
         for line in lines:
             text = line.rstrip("\n")
-            if found := _PROCESS.match(text):
-                self._process = f"the worker with process number {found[1]} on {found[2]}"
+            if found := _PLACE.match(text):
+                self._worker = f"a worker on {found[1]}"
             elif found := _REASON.match(text):
                 self._ending = found[1]
             elif text == "" or not _NOISE.match(text):
