@@ -2,7 +2,7 @@
 """Measure training by several workers, and a batch in shards by one.
 
     python benchmarks/workers.py [-f NAME ...] [--network NAME] [--size 384] [--batch-size 8] [--shards 4]
-                                 [--steps 8] [--rounds 5] [--json FILE]
+                                 [--steps 6] [--rounds 3] [--json FILE]
 
 Four things are measured, each in turns of whole runs, so that other work on the machine affects all alike:
 
@@ -51,8 +51,8 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=384, help="rows and columns of the images")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--shards", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=8, help="of a turn")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--card", type=float, metavar="X", help="images/s that a card computes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a record")
     arguments = parser.parse_args()
