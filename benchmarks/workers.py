@@ -214,7 +214,6 @@ def be_a_worker(work: dict[str, Any]) -> None:
         team = Team(model, plan, settings, Source(), Source(), exchange)  # type: ignore[arg-type]
         if exchange.worker > 0:
             team.follow()
-            exchange.command()  # None, by which worker 0 ends the exchange
             return
         team.load_state(initial_state(plan, rules, 0))
         seconds, exchanging = [], []

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 HELP = "train on several backends in step and show how much their numbers differ"
 
-_SYNTHETIC = (64, 96)
 _DEFAULTS = {"batch_size": "8", "precision": "float64"}  # not the configuration's own
 _PLOTS = (".png", ".svg", ".pdf")
 
@@ -208,7 +207,7 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iterator[Any]:
     """Yield the batches and facts about the data: of the data file, split as for training, or synthetic."""
     from core.experiment.checkpoint import DataFacts
-    from core.parity.synthetic_batches import SyntheticBatches
+    from core.parity.synthetic_batches import SYNTHETIC_SIZE, SyntheticBatches
     from core.tasks.training_batches import training_batches
     from core.tasks.validation_split import facts_of, split_of
     from data.hdf5.store import Store
@@ -216,8 +215,8 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
     settings = configuration.training
 
     if arguments.data is None:
-        drawn = SyntheticBatches(*_SYNTHETIC, settings.batch_size, settings.seed)
-        yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *_SYNTHETIC)
+        drawn = SyntheticBatches(*SYNTHETIC_SIZE, settings.batch_size, settings.seed)
+        yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *SYNTHETIC_SIZE)
         return
     with Store.open(Path(arguments.data)) as store:
         loader = training_batches(store, split_of(store, settings).training, settings)

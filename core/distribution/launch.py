@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from core.distribution.mpi import MPIExchange
 
-DEFAULT_LIMIT_S = 60.0
-
 _LAUNCHERS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 _NUMBERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # of processes, the nearest first
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))

@@ -38,8 +38,9 @@ _REASON_S = 5.0  # for the worker that failed first to tell its reason, or for M
 class MPIExchange:
     """`Exchange` and `Messages` of `core.distribution.exchange` between the processes that MPI has started.
 
-    As a context manager it keeps the watch, and it ends all workers if this one has an error: worker 0 by the
-    command `None` while the others wait for a command, else by aborting.
+    As a context manager it keeps the watch, and ends MPI for all workers together: worker 0 gives the command
+    `None`, and a worker that has not taken it yet takes it then. If a worker has an error, all of them end:
+    by that command if worker 0 has it while the others wait for one, else by aborting.
 
     Args:
         limit_s: The time limit: see the module.
@@ -55,7 +56,7 @@ class MPIExchange:
         self._limit_s, self.patience_s = limit_s, _PATIENCE * limit_s
         """How long a worker waits for a result of the others."""
         self._watch = _Watch(beats, self.worker, self.hosts, limit_s, self.fail)
-        self._inside = False
+        self._inside = self._is_over = False
         self._at_end: list[Callable[[], None]] = []
 
     def __enter__(self) -> MPIExchange:
@@ -71,7 +72,7 @@ class MPIExchange:
             if not isinstance(error, UserError | KeyboardInterrupt):
                 traceback.print_exception(error)
             self.fail(str(error) or "interrupted")
-        if self.worker == 0:
+        if not self._is_over:
             self.command(None)
         for action in self._at_end:
             action()
@@ -79,10 +80,7 @@ class MPIExchange:
 
     def _finish(self) -> None:
         """End MPI; wait for the other workers no longer than the time limit."""
-        told = f"error: worker {self.worker} on {self.hosts[self.worker]}: lost the others at the very end"
-        end = threading.Timer(self._limit_s, _leave, (told,))
-        end.daemon = True
-        end.start()
+        end = self._end_after(self._limit_s, "lost the others at the very end")
         self._watch.stop()
         MPI.Finalize()
         end.cancel()
@@ -91,7 +89,9 @@ class MPIExchange:
         """Return what worker 0 gave; see `Exchange`."""
         with self._exchanging(is_limited=self.worker == 0):
             self._wait_idly(self._world.Ibarrier())
-            return self._world.bcast(command, root=0)
+            received = self._world.bcast(command, root=0)
+        self._is_over = received is None
+        return received
 
     def collect(self, answer: Any) -> list[Any]:
         """Return the answers of all workers on worker 0; see `Exchange`."""
@@ -135,9 +135,30 @@ class MPIExchange:
 
     def fail(self, reason: str) -> NoReturn:
         """Print one line with the reason and end all workers."""
+        self._tell(reason)
+        self._end_after(_LAST_WORDS_S)  # this worker may have lost the link to the others
+        try:
+            MPI.COMM_WORLD.Abort(1)
+        finally:  # MPI may take a moment; nothing else is to be done or said meanwhile
+            while True:
+                time.sleep(_LAST_WORDS_S)
+
+    def _tell(self, reason: str) -> None:
         host = self.hosts[self.worker]
         print(f"error: worker {self.worker} on {host}: {reason}", file=sys.stderr, flush=True)
-        self._abort()
+
+    def _end_after(self, seconds: float, reason: str | None = None) -> threading.Timer:
+        """Begin to wait, and then end this process alone; return the timer, which can be cancelled."""
+
+        def end() -> None:
+            if reason is not None:
+                self._tell(reason)
+            os._exit(1)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        return timer
 
     @staticmethod
     def _wait_idly(request: MPI.Request) -> None:
@@ -158,22 +179,6 @@ class MPIExchange:
             yield  # after an error `_inside` stays True
         if outside:
             self._inside = False
-
-    def _abort(self) -> NoReturn:
-        """End all workers, at the latest this one, which may have lost the link to the others."""
-        end = threading.Timer(_LAST_WORDS_S, os._exit, (1,))
-        end.daemon = True
-        end.start()
-        try:
-            MPI.COMM_WORLD.Abort(1)
-        finally:  # MPI may take a moment; nothing else is to be done or said meanwhile
-            while True:
-                time.sleep(_LAST_WORDS_S)
-
-
-def _leave(told: str) -> None:
-    print(told, file=sys.stderr, flush=True)
-    os._exit(1)
 
 
 class _Watch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,14 @@ from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_che
 from core.experiment.configuration import Configuration
 from core.network.plan import Plan
 from core.parity.measures import KINDS, Distances, RunComparer, Snapshot, Violation
-from core.parity.trajectory import StepResult, advance_run, begin_reference_run, begin_run, state_of_run
+from core.parity.trajectory import (
+    StepResult,
+    advance_run,
+    begin_reference_run,
+    begin_run,
+    endless,
+    state_of_run,
+)
 from core.tolerance.budget import LONG_RUN_DRAWS, Distance, largest_share
 from core.training.schedules import learning_rate
 from core.training.validation import BatchSource, LabelledBatch
@@ -151,7 +158,7 @@ def certify(
         work = _Certification(processes, plan, configuration, batches.batches, data, stack)
         if round_trip:
             work.begin_round(-(-steps // (len(names) + 1)))
-        for step, batch in enumerate(_endless(batches), start=1):
+        for step, batch in enumerate(endless(batches.epoch), start=1):
             work.advance(step, batch)
             if relay and step == steps // 2:
                 work.hand_over(step)
@@ -160,13 +167,6 @@ def certify(
             if step == steps:
                 break
         return work.certificate
-
-
-def _endless(batches: BatchSource) -> Iterator[LabelledBatch]:
-    epoch = 0
-    while True:
-        epoch += 1
-        yield from batches.epoch(epoch)
 
 
 class _Certification:

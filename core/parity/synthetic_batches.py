@@ -18,6 +18,10 @@ class SyntheticBatch(NamedTuple):
     masks: NDArray[np.uint8]
 
 
+SYNTHETIC_SIZE = (64, 96)
+"""Height and width of the images where no data file is given."""
+
+
 class SyntheticBatches:
     """Three full batches and a short one in each epoch; every second image has a bright patch, its mask.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from core.backend.contract import (
     Array,
@@ -18,7 +20,14 @@ from core.backend.contract import (
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.network.plan import Plan
 
+Batch = TypeVar("Batch")
+
 _models: dict[str, Model] = {}  # the models in this process, by the name of their run
+
+
+def endless(epoch: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
+    """Yield the batches of epoch 1, 2 and so on; `epoch` returns those of an epoch."""
+    return itertools.chain.from_iterable(map(epoch, itertools.count(1)))
 
 
 @dataclass(frozen=True)

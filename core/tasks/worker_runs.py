@@ -31,17 +31,15 @@ from core.distribution.launch import connect, worker_command
 from core.distribution.shards import Shards
 from core.experiment.configuration import Configuration, Training
 from core.network.lowering import lower
-from core.parity.synthetic_batches import SyntheticBatch, SyntheticBatches
+from core.parity.synthetic_batches import SYNTHETIC_SIZE, SyntheticBatch, SyntheticBatches
+from core.parity.trajectory import endless
 from core.tasks.training_batches import RunBatches
 from core.tasks.validation_split import facts_of
 from core.tolerance.budget import Budget, budget_floor, largest_share
 from core.training.schedules import learning_rate
-from core.training.team import SharedBatch, Team
+from core.training.team import Team
 from core.training.validation import BatchSource
 from data.hdf5.store import Store
-
-SYNTHETIC = (64, 96)
-"""Height and width of synthetic images."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LIMIT_S = 600.0  # a framework may compile for long on a loaded machine
@@ -181,14 +179,13 @@ def _main(given: str, recorded: str, backend: str) -> None:
             if exchange.worker > 0:
                 team.follow()
                 exchange.collect((backend, _digest(model.state())))
-                exchange.command()  # None, by which worker 0 ends the exchange
                 return
             first = initial_state(plan, rules, settings.seed)
             kind = array_type(settings.precision)
             team.load_state({name: array.astype(kind) for name, array in first.items()})
             losses: list[float] = []
             digests: list[str] = []
-            for step, batch in zip(range(1, work.steps + 1), _endless(team), strict=False):
+            for step, batch in zip(range(1, work.steps + 1), endless(team.epoch), strict=False):
                 rate = learning_rate(settings, step, training.batches)
                 scalars = step_scalars(rules.optimizer, step, rate, settings.optimizer.weight_decay)
                 losses.append(float(team.train_step(batch, scalars)))
@@ -198,13 +195,6 @@ def _main(given: str, recorded: str, backend: str) -> None:
             if len(set(ends)) > len({name for name, _ in ends}):
                 raise UserError("workers of one run, with one backend, have different arrays at its end")
             Path(recorded).write_bytes(pickle.dumps((losses, digests, team.state())))
-
-
-def _endless(team: Team) -> Iterator[SharedBatch]:
-    epoch = 0
-    while True:
-        epoch += 1
-        yield from team.epoch(epoch)
 
 
 def _digest(state: State) -> str:
@@ -220,8 +210,8 @@ def _batches(work: _Work, exchange: Exchange) -> Iterator[tuple[BatchSource, int
     """Yield this worker's rows of the batches, and the images' height and width."""
     settings = work.configuration.training
     if work.data is None:
-        whole = SyntheticBatches(*SYNTHETIC, settings.batch_size, settings.seed)
-        yield _Rows(whole, settings, exchange), *SYNTHETIC
+        whole = SyntheticBatches(*SYNTHETIC_SIZE, settings.batch_size, settings.seed)
+        yield _Rows(whole, settings, exchange), *SYNTHETIC_SIZE
         return
     with Store.open(work.data) as store:
         facts = facts_of(store)

@@ -81,7 +81,6 @@ def run_over_machines(arguments: argparse.Namespace, work: Callable[[Machines | 
     def follow(exchange: MPIExchange) -> None:
         exchange.collect(own)
         serve(exchange, own)
-        exchange.command()  # None, by which worker 0 ends the exchange
 
     _follow(exchange, follow)
     return Status.DONE
