@@ -15,7 +15,8 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import h5py
 import numpy as np
 from hidden_packages import hide
 from numpy.typing import NDArray
+from processes import interruptible
 from safetensors.numpy import load_file
 
 from core.backend.registry import backend_names, find_backend
@@ -118,6 +120,28 @@ def run(
         timeout=TIMEOUT_S,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def started(cwd: Path, words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a command of `run.py`; kill it at the end of the block, or if it takes too long."""
+    with interruptible():
+        process = subprocess.Popen(
+            words_of("run.py", *words),
+            cwd=cwd,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+    watchdog = threading.Timer(TIMEOUT_S, process.kill)
+    watchdog.start()
+    try:
+        yield process
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
 
 
 def run_here(*words: str, cwd: Path, program: str = "run.py") -> subprocess.CompletedProcess[str]:

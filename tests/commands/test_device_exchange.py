@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from command_line import assert_same_run, environment, prepare, run, succeed, words_of
+from command_line import assert_same_run, prepare, run, succeed
 from processes import wait_until_ended
+from teams import started_team
 
 from core.base.errors import UserError
 from core.tasks.engines import WorkerDevice, uses_engine
@@ -58,32 +58,15 @@ def test_the_bits_are_those_of_one_worker_whose_sums_are_numpys(
 @pytest.mark.skipif(sys.platform != "linux", reason="it finds the workers by /proc")
 def test_a_killed_worker_ends_all(folder: Path) -> None:
     words = ["-f", "torch", *SETTINGS[:-1], "-j", "2", "--exchange", "backend", "--no-progress"]
-    with (
-        (folder / "errors").open("w") as errors,
-        subprocess.Popen(
-            words_of("run.py", *words, "--epochs", "100000"),
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as started,
-    ):
-        assert started.stdout is not None
-        pids = []
-        for line in started.stdout:
-            if found := re.match(r"worker 1 on .* \(process (\d+)\)", line):
-                pids = _workers_beside(int(found[1]))
-                assert len(pids) == 2
-            if re.match(r"epoch +2/", line):
-                break
-        os.kill(pids[-1], signal.SIGKILL)
+    with started_team(folder, [*words, "--epochs", "100000"], until=r"epoch +2/") as (process, workers):
+        assert len(workers) == 2
+        os.kill(workers[1], signal.SIGKILL)
         begun = time.monotonic()
-        started.stdout.read()
-        assert started.wait(LIMIT_S) != 0
-    wait_until_ended(pids, LIMIT_S)
-    assert time.monotonic() - begun < LIMIT_S
-    assert "Traceback" not in (folder / "errors").read_text()
+        _, errors = process.communicate(timeout=LIMIT_S)
+        assert process.returncode != 0
+        wait_until_ended(workers, LIMIT_S)
+        assert time.monotonic() - begun < LIMIT_S
+    assert "Traceback" not in errors
 
 
 def test_a_backend_without_an_exchange_is_refused(folder: Path) -> None:
@@ -133,17 +116,3 @@ def test_workers_that_do_not_fit_are_refused(workers: list[WorkerDevice], says: 
 
 def test_workers_that_fit_may_use_the_engine() -> None:
     assert uses_engine("backend", [CPU, CPU])
-
-
-def _workers_beside(pid: int) -> list[int]:
-    """Return the processes with the same parent; the given one is the last."""
-    parent = _parent(pid)
-    found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _parent(int(path.name)) == parent]
-    return [*(number for number in found if number != pid), pid]
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return None

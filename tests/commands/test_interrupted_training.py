@@ -16,7 +16,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,7 @@ from command_line import (
     prepare,
     run,
     run_here,
+    started,
     succeed,
     train,
     words_of,
@@ -61,28 +61,6 @@ def place(whole: Path, tmp_path: Path) -> Path:
     prepare(tmp_path, images=240)
     assert (tmp_path / "data.h5").stat().st_size == (whole.parent / "data.h5").stat().st_size
     return tmp_path
-
-
-@contextlib.contextmanager
-def started(cwd: Path, words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """Start a training; kill it at the end of the block."""
-    with interruptible():
-        process = subprocess.Popen(
-            words_of("run.py", *words),
-            cwd=cwd,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-    watchdog = threading.Timer(TIMEOUT_S, process.kill)
-    watchdog.start()
-    try:
-        yield process
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.communicate()
 
 
 def wait_for_line(process: subprocess.Popen[str], start: str) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import pytest
 from command_line import (
-    ROOT,
     TIMEOUT_S,
     assert_one_error,
     assert_same_run,
@@ -28,7 +26,10 @@ from command_line import (
     train,
     words_of,
 )
-from processes import alive, interruptible, wait_until_ended
+from processes import alive, wait_until_ended
+from teams import started_team
+
+from core.distribution.launch import worker_command
 
 MODEL = "reference_model"
 RECIPE = [
@@ -69,35 +70,6 @@ def test_any_number_of_workers_trains_the_same_bits(short: Path, tmp_path: Path,
     assert_same_run(short / MODEL, tmp_path / MODEL)
 
 
-@contextlib.contextmanager
-def started(cwd: Path, words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """Start a training by several workers; yield it with its processes once it trains."""
-    with interruptible():
-        process = subprocess.Popen(
-            words_of("run.py", *words),
-            cwd=cwd,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-    workers: list[int] = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.match(r"worker \d+ on \S+ \(process (\d+)\)", line):
-                workers.append(int(found[1]))
-            if line.startswith("epoch "):
-                break
-        yield process, workers
-    finally:
-        process.kill()
-        process.communicate()
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-
-
 def place_of(whole: Path, folder: Path) -> Path:
     for name in ("data.h5", "network.yaml"):
         shutil.copy(whole / name, folder)
@@ -107,7 +79,7 @@ def place_of(whole: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_worker_ends_all_and_the_run_resumes(whole: Path, tmp_path: Path, victim: int) -> None:
     place_of(whole, tmp_path)
-    with started(tmp_path, [*BEGIN, "-j", "3"]) as (process, workers):
+    with started_team(tmp_path, [*BEGIN, "-j", "3"]) as (process, workers):
         assert len(workers) == 3
         time.sleep(random.Random(victim).uniform(0, 0.3))
         os.kill(workers[victim], signal.SIGKILL)
@@ -124,7 +96,7 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(whole: Path, tmp_path: Pat
 
 def test_a_worker_that_hangs_ends_all_within_the_limit(whole: Path, tmp_path: Path) -> None:
     place_of(whole, tmp_path)
-    with started(tmp_path, [*BEGIN, "-j", "2", "--worker-timeout", "3"]) as (process, workers):
+    with started_team(tmp_path, [*BEGIN, "-j", "2", "--worker-timeout", "3"]) as (process, workers):
         os.kill(workers[1], signal.SIGSTOP)
         output, errors = process.communicate(timeout=15)
         wait_until_ended(workers, 5)
@@ -138,7 +110,7 @@ def test_an_interrupted_team_leaves_a_checkpoint_that_one_worker_continues(
     whole: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:
     place_of(whole, tmp_path)
-    with started(tmp_path, [*BEGIN, "-j", "2"]) as (process, workers):
+    with started_team(tmp_path, [*BEGIN, "-j", "2"]) as (process, workers):
         process.send_signal(sent)
         output, errors = process.communicate(timeout=TIMEOUT_S)
         wait_until_ended(workers, 5)
@@ -150,7 +122,7 @@ def test_an_interrupted_team_leaves_a_checkpoint_that_one_worker_continues(
 
 def test_workers_end_when_the_command_that_started_them_is_killed(whole: Path, tmp_path: Path) -> None:
     place_of(whole, tmp_path)
-    with started(tmp_path, [*BEGIN, "-j", "2"]) as (process, workers):
+    with started_team(tmp_path, [*BEGIN, "-j", "2"]) as (process, workers):
         process.kill()
         process.communicate()
         wait_until_ended(workers, 15)
@@ -159,9 +131,7 @@ def test_workers_end_when_the_command_that_started_them_is_killed(whole: Path, t
 
 def mpiexec(*commands: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run each command as one worker."""
-    words = [str(Path(sys.executable).with_name("mpiexec"))]
-    for command in commands:
-        words += [*(":" if len(words) > 1 else ()), "-n", "1", sys.executable, str(ROOT / "run.py"), *command]
+    words = worker_command([words_of("run.py", *command) for command in commands])
     return subprocess.run(
         words,
         cwd=cwd,
@@ -200,13 +170,10 @@ def test_a_worker_without_its_data_is_named(short: Path, tmp_path: Path) -> None
 
 def test_an_error_in_the_middle_of_a_run_names_the_worker(short: Path, tmp_path: Path) -> None:
     place_of(short, tmp_path)
-    content = bytearray((tmp_path / "data.h5").read_bytes())
     whole = (tmp_path / "data.h5").stat().st_size
-    (tmp_path / "broken.h5").write_bytes(content)
+    shutil.copy(tmp_path / "data.h5", tmp_path / "broken.h5")
     words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *RECIPE]
     other = ["broken.h5" if word == "data.h5" else word for word in words]
-    import h5py
-
     with h5py.File(tmp_path / "broken.h5", "r") as file:
         places = [file[f"images_{number}"].id.get_offset() for number in range(4)]
     with (tmp_path / "broken.h5").open("r+b") as file:
