@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -26,12 +27,13 @@ def run(
     folder: Path,
     workers: int = 2,
     mpiexec: Sequence[str] = (),
-    variables: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
-    command = [*(mpiexec or [find_mpiexec()]), "-n", str(workers), sys.executable, str(HERE / "machine_jobs.py")]
+    program = [sys.executable, str(HERE / "machine_jobs.py")]
+    command = [*(mpiexec or [find_mpiexec()]), "-n", str(workers), *program]
     return subprocess.run(
         [*command, job, str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         encoding="utf-8",
         timeout=100,
