@@ -1,4 +1,6 @@
-"""Execution of the runs planned by `core.tasks.training_runs`, one by one with one compiled model.
+"""Execution of the runs planned by `core.tasks.training_runs`, one by one.
+
+The folds share one compiled model. A stage that differs in what is compiled has a model of its own.
 
 All errors of the input are raised before a folder is changed. A run that is stopped leaves a checkpoint from
 which the next one resumes as if there had been no stop.
@@ -15,8 +17,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from core.backend.contract import Engine, Implementation, Model
+from core.backend.contract import Backend, Engine, Implementation, Model, State
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
@@ -27,6 +30,7 @@ from core.experiment.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
+    DataFacts,
     Progress,
     check_continuation,
 )
@@ -37,12 +41,12 @@ from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
 from core.scoring.thresholds import THRESHOLDS_FILE
 from core.tasks.engines import Exchanger, WorkerDevice, uses_engine
-from core.tasks.followers import begin_run, connect_all, prepare_followers
+from core.tasks.followers import Ready, begin_run, connect_all, prepare_followers
 from core.tasks.progress import Watcher
 from core.tasks.training_batches import RunBatches
 from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.tuning import tune_after_training
-from core.tasks.validation_split import facts_of
+from core.tasks.validation_split import facts_of, store_for
 from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog
 from core.weights.start_files import StartFile, load_start
@@ -89,8 +93,10 @@ class Interruption:
     number: int
 
     def __str__(self) -> str:
-        fold = "" if self.alone else f"{fold_label(self.run)}, "
-        where = f"{fold}epoch {self.epoch}, after {self.batch} of {self.batches} batches"
+        label = str(self.run) if not self.alone or self.run.configuration.training.stages else ""
+        where = (
+            f"{label + ', ' if label else ''}epoch {self.epoch}, after {self.batch} of {self.batches} batches"
+        )
         return f"Interrupted in {where}; the checkpoint is {self.run.folder / LAST}"
 
 
@@ -148,108 +154,166 @@ def train(
             the training diverged.
     """
     with planned.claimed() as claim, Store.open(Path(data)) as store:
-        facts = facts_of(store)
-        for one in planned.runs:
-            if (checkpoint := one.checkpoint()) is not None:
-                check_continuation(checkpoint, one.configuration, facts)
-        configuration = planned.runs[0].configuration
-        plan = lower(configuration.network, store.height, store.width)
-        start = _start(configuration.training, plan, planned)
+        work = [_check(one, store, exchange) for one in planned.runs]
+        first = work[0]
+        start = _start(planned, first.plan)
         backend, implementation = load_backend(framework)
         device = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
-        rules, precision = configuration.training.rules(), configuration.training.precision
-        model = implementation.compile(plan, rules, device, precision)
-        alone = len(planned.runs) == 1
-        work = [(one, RunBatches.of(store, one.configuration.training, exchange)) for one in planned.runs]
-        others = prepare_followers(exchange, configuration, facts)
-        own = WorkerDevice.of(backend, model, device, exchange.hosts[0])
-        by_backend = uses_engine(exchanger, [own, *(other.computes for other in others)])
-        engine = connect_all(exchange, model) if by_backend else None
-        session = _Session(
-            watcher, store, plan, implementation, device, model, alone, stopping, start, exchange, engine
-        )
-        watcher.network(plan)
+        network = _Networks(backend, implementation, device, exchange, exchanger)
+        alone = planned.folds == 1
+        session = _Session(watcher, network, alone, stopping, start)
+        others = network.compile(first)
+        watcher.network(first.plan)
         if start is not None:
             watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
         if others:
-            shards = configuration.training.shards
+            shards = first.settings.shards
             watcher.say(f"workers: {len(others) + 1}, for {shards} shards of each batch")
             watcher.say(f"worker 0 on {exchange.hosts[0]} (process {os.getpid()}): this one")
             for other in others:
                 watcher.say(str(other))
-            if by_backend:
+            if network.engine is not None:
                 watcher.say(f"exchange: by {backend.title}, on the devices")
         planned.prepare(watcher.say, claim)
-        for one, batches in work:
-            if len(work) > 1 and one.is_done():
-                watcher.say(f"{fold_label(one)}: finished already, {one.folder}")
-                if not one.has_after_training(THRESHOLDS_FILE):  # killed before the thresholds were found
-                    session.tune(one.folder, one.configuration.training)
+        for one in work:
+            if len(work) > 1 and one.run.is_done():
+                watcher.say(f"{one.run}: finished already, {one.run.folder}")
+                if one.run.is_last_stage and not one.run.has_after_training(THRESHOLDS_FILE):
+                    session.tune(one, one.run.folder)  # killed before the thresholds were found
                 continue
             if len(work) > 1:
-                watcher.say(f"{fold_label(one)}:")
-            watcher.say(batches.describe(data, facts))
-            if (interruption := session.train(one, batches)) is not None:
+                watcher.say(f"{one.run}:")
+            watcher.say(one.batches.describe(data, one.facts))
+            if (interruption := session.train(one)) is not None:
                 return interruption
-        if configuration.training.folds is not None:
-            session.tune_together(planned, configuration.training)
+        if first.settings.folds is not None:
+            session.tune_together(planned, work[-1])
     return None
 
 
-def _start(settings: Training, plan: Plan, planned: TrainingRuns) -> StartFile | None:
+@dataclass(frozen=True)
+class _Work:
+    """A run, with the data that it reads and the plan of its network."""
+
+    run: TrainingRun
+    store: Store
+    facts: DataFacts
+    plan: Plan
+    batches: RunBatches
+
+    @property
+    def settings(self) -> Training:
+        return self.run.configuration.training
+
+
+def _check(one: TrainingRun, store: Store, exchange: Exchange) -> _Work:
+    """Return a run with its data.
+
+    Raises:
+        UserError: They do not fit each other.
+    """
+    settings = one.configuration.training
+    reduced = store_for(store, settings)
+    facts = facts_of(reduced)
+    if (checkpoint := one.checkpoint()) is not None:
+        check_continuation(checkpoint, one.configuration, facts)
+    plan = lower(one.configuration.network, reduced.height, reduced.width)
+    return _Work(one, reduced, facts, plan, RunBatches.of(reduced, settings, exchange))
+
+
+def _start(planned: TrainingRuns, plan: Plan) -> StartFile | None:
     """Return the weights that new runs begin with; None where all begin at random or are resumed."""
-    if settings.start_from is None or all(one.source is not None for one in planned.runs):
+    settings = planned.runs[0].configuration.training
+    beginning = [one for one in planned.runs if one.before is None]
+    if settings.start_from is None or all(one.source is not None for one in beginning):
         return None
     return load_start(Path(settings.start_from), plan)
 
 
+class _Networks:
+    """The compiled network of the current run, on all workers.
+
+    Args:
+        backend: The backend of this worker.
+        implementation: Its implementation.
+        device: The device of this worker.
+        exchange: The connection with the other workers.
+        exchanger: Who exchanges between workers: see `core.tasks.engines`.
+
+    Attributes:
+        model: The compiled model.
+        engine: The model's engine, if it exchanges.
+    """
+
+    model: Model
+    engine: Engine | None
+
+    def __init__(
+        self,
+        backend: Backend,
+        implementation: Implementation,
+        device: str,
+        exchange: Exchange,
+        exchanger: Exchanger | None,
+    ) -> None:
+        self.implementation, self.device, self.exchange = implementation, device, exchange
+        self._backend, self._exchanger = backend, exchanger
+        self._compiled: tuple[Any, ...] | None = None
+
+    def compile(self, one: _Work) -> list[Ready]:
+        """Compile the network of a run, if it is not that of the run before; return the other workers."""
+        compiled = one.plan, one.settings.rules(), one.settings.precision
+        if compiled == self._compiled:
+            return []
+        if self._compiled is not None:
+            del self.model, self.engine  # their memory is needed
+        self._compiled = compiled
+        self.model = self.implementation.compile(one.plan, one.settings.rules(), self.device, compiled[2])
+        others = prepare_followers(self.exchange, one.run.configuration, one.facts)
+        own = WorkerDevice.of(self._backend, self.model, self.device, self.exchange.hosts[0])
+        by_backend = uses_engine(self._exchanger, [own, *(other.computes for other in others)])
+        self.engine = connect_all(self.exchange, self.model) if by_backend else None
+        return others
+
+
 @dataclass(frozen=True)
 class _Session:
-    """Executes runs one after another with one compiled model."""
+    """Executes runs one after another."""
 
     watcher: Watcher
-    store: Store
-    plan: Plan
-    implementation: Implementation
-    device: str
-    model: Model
+    networks: _Networks
     alone: bool
     stopping: StopContext
     start: StartFile | None
-    exchange: Exchange
-    engine: Engine | None
 
-    def train(self, one: TrainingRun, batches: RunBatches) -> Interruption | None:
+    def train(self, one: _Work) -> Interruption | None:
         """Train one run to its end or until a stop request."""
-        settings, checkpoint = one.configuration.training, one.checkpoint()
+        settings, run, checkpoint = one.settings, one.run, one.run.checkpoint()
+        self.networks.compile(one)
         if checkpoint is not None:
             self._tell_changes(checkpoint, settings)
-        if checkpoint is None:
-            state, progress = initial_state(self.plan, settings.rules(), settings.seed), Progress()
-            if self.start is not None:
-                state |= self.start.arrays
-                progress = Progress(start=self.start.start)
-        else:
             state, progress = checkpoint.arrays, checkpoint.progress
-        begin_run(self.exchange, one.configuration)
-        log = TensorBoardLog(one.logs, len(progress.history), settings.threshold)
+        else:
+            state, progress = self._beginning(one)
+        begin_run(self.networks.exchange, run.configuration)
+        log = TensorBoardLog(run.logs, len(progress.history), settings.threshold)
         with self.watcher.epochs(settings) as shown:
             with self.stopping() as interrupted:
                 trainer = Trainer(
-                    model=self.model,
-                    plan=self.plan,
-                    configuration=one.configuration,
-                    data=facts_of(self.store),
-                    training=batches.training,
-                    validation=batches.validation,
-                    folder=one.folder,
-                    held_out=batches.held_out,
+                    model=self.networks.model,
+                    plan=one.plan,
+                    configuration=run.configuration,
+                    data=one.facts,
+                    training=one.batches.training,
+                    validation=one.batches.validation,
+                    folder=run.folder,
+                    held_out=one.batches.held_out,
                     observers=(shown, log),
                     interrupted=interrupted,
                     progress=progress,
-                    exchange=self.exchange,
-                    engine=self.engine,
+                    exchange=self.networks.exchange,
+                    engine=self.networks.engine,
                 )
                 trainer.begin(state)
                 try:
@@ -259,28 +323,43 @@ class _Session:
             if outcome.reason == "interrupted":
                 done, number = outcome.progress, interrupted.number
                 epoch = len(done.history) + 1
-                return Interruption(one, self.alone, epoch, done.batch, batches.training.batches, number)
+                return Interruption(run, self.alone, epoch, done.batch, one.batches.training.batches, number)
             self._finish(trainer, outcome)
             trainer.end()
-        self.tune(one.folder, settings)
+        if run.is_last_stage:
+            self.tune(one, run.folder)
         names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS_FILE]
-        written = ", ".join(name for name in names if (one.folder / name).exists())
-        self.watcher.say(f"Written: {one.folder}/ ({written}) and logs")
+        written = ", ".join(name for name in names if (run.folder / name).exists())
+        self.watcher.say(f"Written: {run.folder}/ ({written}) and logs")
         return None
 
-    def tune(self, folder: Path, settings: Training) -> None:
+    def tune(self, one: _Work, folder: Path) -> None:
         """Search the thresholds of the model or the folds in a folder."""
         tune_after_training(
-            self.watcher, self.store, folder, self.implementation, self.device, settings.batch_size
+            self.watcher,
+            one.store,
+            folder,
+            self.networks.implementation,
+            self.networks.device,
+            one.settings.batch_size,
         )
 
-    def tune_together(self, planned: TrainingRuns, settings: Training) -> None:
+    def tune_together(self, planned: TrainingRuns, one: _Work) -> None:
         """Search the thresholds of all folds together if all are trained; otherwise remove old thresholds."""
-        folders = (fold_folder(planned.folder, number) for number in range(settings.folds or 0))
+        folders = (fold_folder(planned.folder, number) for number in range(one.settings.folds or 0))
         if all((folder / BEST).is_file() for folder in folders):
-            self.tune(planned.folder, settings)
+            self.tune(one, planned.folder)
         else:
             (planned.folder / THRESHOLDS_FILE).unlink(missing_ok=True)
+
+    def _beginning(self, one: _Work) -> tuple[State, Progress]:
+        """Return the state and progress that a new run begins with."""
+        settings = one.settings
+        state: State = dict(initial_state(one.plan, settings.rules(), settings.seed))
+        start = self.start if one.run.before is None else load_start(one.run.before, one.plan)
+        if start is None:
+            return state, Progress()
+        return state | start.arrays, Progress(start=start.start)
 
     def _tell_changes(self, checkpoint: Checkpoint, settings: Training) -> None:
         """Report settings that depend on the number of epochs, if a resumed run has another number."""
@@ -310,8 +389,3 @@ class _Session:
             f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
             f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
         )
-
-
-def fold_label(one: TrainingRun) -> str:
-    """Return the name of a run's fold, for people."""
-    return f"fold {one.configuration.training.fold}"

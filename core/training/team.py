@@ -115,7 +115,7 @@ class Team:
             Shards(settings.shards, settings.batch_size, self._workers),
             engine or HostEngine(model, plan, settings.precision, exchange),
             exchange.worker,
-            settings.seed if settings.dropout_masks == "host" else None,
+            settings.draws_seed if settings.dropout_masks == "host" else None,
         )
 
     def state(self) -> State:
