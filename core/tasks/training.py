@@ -17,12 +17,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from core.backend.contract import Backend, Engine, Implementation, Model, State
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
-from core.backend.state import initial_state
 from core.base.errors import UserError
 from core.distribution.exchange import ALONE, Exchange
 from core.experiment.checkpoint import (
@@ -30,26 +27,20 @@ from core.experiment.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
-    DataFacts,
-    Progress,
-    check_continuation,
 )
 from core.experiment.configuration import Training
 from core.experiment.recipe import CosineSchedule
-from core.network.lowering import lower
-from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
 from core.scoring.thresholds import THRESHOLDS_FILE
-from core.tasks.engines import Exchanger, WorkerDevice, uses_engine
-from core.tasks.followers import Ready, begin_run, connect_all, prepare_followers
+from core.tasks.engines import Exchanger
+from core.tasks.followers import begin_run
+from core.tasks.prepared_runs import Networks, PreparedRun, beginning, prepare_run, start_of
 from core.tasks.progress import Watcher
-from core.tasks.training_batches import RunBatches
 from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.tuning import tune_after_training
-from core.tasks.validation_split import facts_of, store_for
 from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog
-from core.weights.start_files import StartFile, load_start
+from core.weights.start_files import StartFile
 from data.hdf5.store import Store
 
 
@@ -154,12 +145,12 @@ def train(
             the training diverged.
     """
     with planned.claimed() as claim, Store.open(Path(data)) as store:
-        work = [_check(one, store, exchange) for one in planned.runs]
+        work = [prepare_run(one, store, exchange) for one in planned.runs]
         first = work[0]
-        start = _start(planned, first.plan)
+        start = start_of(planned, first.plan)
         backend, implementation = load_backend(framework)
         device = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
-        network = _Networks(backend, implementation, device, exchange, exchanger)
+        network = Networks(backend, implementation, device, exchange, exchanger)
         alone = planned.folds == 1
         session = _Session(watcher, network, alone, stopping, start)
         others = network.compile(first)
@@ -193,101 +184,16 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A run, with the data that it reads and the plan of its network."""
-
-    run: TrainingRun
-    store: Store
-    facts: DataFacts
-    plan: Plan
-    batches: RunBatches
-
-    @property
-    def settings(self) -> Training:
-        return self.run.configuration.training
-
-
-def _check(one: TrainingRun, store: Store, exchange: Exchange) -> _Work:
-    """Return a run with its data.
-
-    Raises:
-        UserError: They do not fit each other.
-    """
-    settings = one.configuration.training
-    reduced = store_for(store, settings)
-    facts = facts_of(reduced)
-    if (checkpoint := one.checkpoint()) is not None:
-        check_continuation(checkpoint, one.configuration, facts)
-    plan = lower(one.configuration.network, reduced.height, reduced.width)
-    return _Work(one, reduced, facts, plan, RunBatches.of(reduced, settings, exchange))
-
-
-def _start(planned: TrainingRuns, plan: Plan) -> StartFile | None:
-    """Return the weights that new runs begin with; None where all begin at random or are resumed."""
-    settings = planned.runs[0].configuration.training
-    beginning = [one for one in planned.runs if one.before is None]
-    if settings.start_from is None or all(one.source is not None for one in beginning):
-        return None
-    return load_start(Path(settings.start_from), plan)
-
-
-class _Networks:
-    """The compiled network of the current run, on all workers.
-
-    Args:
-        backend: The backend of this worker.
-        implementation: Its implementation.
-        device: The device of this worker.
-        exchange: The connection with the other workers.
-        exchanger: Who exchanges between workers: see `core.tasks.engines`.
-
-    Attributes:
-        model: The compiled model.
-        engine: The model's engine, if it exchanges.
-    """
-
-    model: Model
-    engine: Engine | None
-
-    def __init__(
-        self,
-        backend: Backend,
-        implementation: Implementation,
-        device: str,
-        exchange: Exchange,
-        exchanger: Exchanger | None,
-    ) -> None:
-        self.implementation, self.device, self.exchange = implementation, device, exchange
-        self._backend, self._exchanger = backend, exchanger
-        self._compiled: tuple[Any, ...] | None = None
-
-    def compile(self, one: _Work) -> list[Ready]:
-        """Compile the network of a run, if it is not that of the run before; return the other workers."""
-        compiled = one.plan, one.settings.rules(), one.settings.precision
-        if compiled == self._compiled:
-            return []
-        if self._compiled is not None:
-            del self.model, self.engine  # their memory is needed
-        self._compiled = compiled
-        self.model = self.implementation.compile(one.plan, one.settings.rules(), self.device, compiled[2])
-        others = prepare_followers(self.exchange, one.run.configuration, one.facts)
-        own = WorkerDevice.of(self._backend, self.model, self.device, self.exchange.hosts[0])
-        by_backend = uses_engine(self._exchanger, [own, *(other.computes for other in others)])
-        self.engine = connect_all(self.exchange, self.model) if by_backend else None
-        return others
-
-
-@dataclass(frozen=True)
 class _Session:
     """Executes runs one after another."""
 
     watcher: Watcher
-    networks: _Networks
+    networks: Networks
     alone: bool
     stopping: StopContext
     start: StartFile | None
 
-    def train(self, one: _Work) -> Interruption | None:
+    def train(self, one: PreparedRun) -> Interruption | None:
         """Train one run to its end or until a stop request."""
         settings, run, checkpoint = one.settings, one.run, one.run.checkpoint()
         self.networks.compile(one)
@@ -295,7 +201,7 @@ class _Session:
             self._tell_changes(checkpoint, settings)
             state, progress = checkpoint.arrays, checkpoint.progress
         else:
-            state, progress = self._beginning(one)
+            state, progress = beginning(one, self.start)
         begin_run(self.networks.exchange, run.configuration)
         log = TensorBoardLog(run.logs, len(progress.history), settings.threshold)
         with self.watcher.epochs(settings) as shown:
@@ -333,7 +239,7 @@ class _Session:
         self.watcher.say(f"Written: {run.folder}/ ({written}) and logs")
         return None
 
-    def tune(self, one: _Work, folder: Path) -> None:
+    def tune(self, one: PreparedRun, folder: Path) -> None:
         """Search the thresholds of the model or the folds in a folder."""
         tune_after_training(
             self.watcher,
@@ -344,22 +250,13 @@ class _Session:
             one.settings.batch_size,
         )
 
-    def tune_together(self, planned: TrainingRuns, one: _Work) -> None:
+    def tune_together(self, planned: TrainingRuns, one: PreparedRun) -> None:
         """Search the thresholds of all folds together if all are trained; otherwise remove old thresholds."""
         folders = (fold_folder(planned.folder, number) for number in range(one.settings.folds or 0))
         if all((folder / BEST).is_file() for folder in folders):
             self.tune(one, planned.folder)
         else:
             (planned.folder / THRESHOLDS_FILE).unlink(missing_ok=True)
-
-    def _beginning(self, one: _Work) -> tuple[State, Progress]:
-        """Return the state and progress that a new run begins with."""
-        settings = one.settings
-        state: State = dict(initial_state(one.plan, settings.rules(), settings.seed))
-        start = self.start if one.run.before is None else load_start(one.run.before, one.plan)
-        if start is None:
-            return state, Progress()
-        return state | start.arrays, Progress(start=start.start)
 
     def _tell_changes(self, checkpoint: Checkpoint, settings: Training) -> None:
         """Report settings that depend on the number of epochs, if a resumed run has another number."""
