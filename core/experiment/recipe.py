@@ -95,3 +95,12 @@ class AugmentationSettings(Strict):
     intensity_probability: Fraction = 1.0
     noise: Fraction = 0.0
     noise_probability: Fraction = 1.0
+    elastic: Fraction = 0.0
+    elastic_smoothness: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    elastic_probability: Fraction = 1.0
+    grid_distortion: Fraction = 0.0
+    grid_cells: Annotated[int, Field(ge=1, le=1000)] = 5
+    grid_probability: Fraction = 1.0
+    clahe: Annotated[float, Field(ge=0.0, le=255.0)] = 0.0
+    clahe_tiles: Annotated[int, Field(ge=1, le=256)] = 8
+    clahe_probability: Fraction = 1.0
