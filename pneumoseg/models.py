@@ -36,7 +36,9 @@ from core.tasks.predictions import (
 )
 from core.tasks.progress import Watcher
 from core.tasks.scoring import open_here
+from core.tasks.validation_split import clahe_of
 from data.hdf5.store import Store
+from data.radiographs.network_image import network_image
 from pneumoseg.data_files import DataFile
 from pneumoseg.radiographs import PathLike, Radiograph, Source, UnreadableImage, read_radiograph
 
@@ -170,7 +172,8 @@ class Model:
             yield from self._predicted(waiting)
 
     def _predicted(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
-        images = np.stack([one.resized(self.height, self.width) for one in radiographs])
+        size, clahe = (self.height, self.width), clahe_of(self._members)
+        images = np.stack([network_image(one.values, *size, one.full, clahe) for one in radiographs])
         with self._lock:
             found = self._predictor.predict_with_existence(images[..., np.newaxis])
         return [

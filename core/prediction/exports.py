@@ -11,6 +11,8 @@ are strings, as the formats require:
     written_by                  this project and its version, and the framework with its version
     classes                     JSON: the names of the output's channels
     height, width               size of the images that the network was trained on
+    clahe                       JSON: limit and tiles of the equalisation (CLAHE) of the training images;
+                                `images` must be equalised in the same way. Absent if none
     white                       the value of a white pixel in `images`, by which the graph divides
     thresholds                  JSON: pixel, area, score and, with the existence head, existence
                                 (`core.scoring.thresholds`); absent if never searched
@@ -102,6 +104,8 @@ def export_metadata(
         "checkpoint": path.name,
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
+    if (clahe := checkpoint.data.clahe) is not None:
+        facts["clahe"] = json.dumps({"limit": clahe[0], "tiles": clahe[1]})
     return facts if saved is None else facts | _threshold_facts(saved.thresholds, flip=bool(saved.flip))
 
 

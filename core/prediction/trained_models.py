@@ -145,14 +145,18 @@ def find_members(folders: Sequence[Path]) -> list[Member]:
     """Return the models in some folders; a folder of folds gives one model for each fold.
 
     Raises:
-        UserError: A folder holds no checkpoint, the models take images of different sizes, or some have the
-            existence head and others have not.
+        UserError: A folder holds no checkpoint, the models take images of different sizes or contrast, or
+            some have the existence head and others have not.
     """
     members = [_member(found) for folder in folders for found in (folds(folder) or [folder])]
     sizes = {(member.checkpoint.data.height, member.checkpoint.data.width): member for member in members}
     if len(sizes) > 1:
         listed = ", ".join(f"{height}x{width} ({one.folder})" for (height, width), one in sizes.items())
         raise UserError(f"models of different image sizes cannot predict together: {listed}")
+    contrasts = {member.checkpoint.data.contrast: member.folder for member in members}
+    if len(contrasts) > 1:
+        listed = ", ".join(f"{contrast} ({folder})" for contrast, folder in contrasts.items())
+        raise UserError(f"models for images of different contrast cannot predict together: {listed}")
     heads = {has_existence([member]): member.folder for member in members}
     if len(heads) > 1:
         raise UserError(

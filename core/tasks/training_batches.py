@@ -56,9 +56,10 @@ class RunBatches:
         share = f"{self.training.images} to train, {self.validation.images} held out"
         if not self.held_out:
             share = "all to train; none is held out, so the scores below are of the training images"
+        contrast = "" if facts.clahe is None else f", {facts.contrast}"
         return (
             f"data: {path}, {facts.images} images of {facts.height}x{facts.width}, "
-            f"{facts.positives} positive; {share}"
+            f"{facts.positives} positive{contrast}; {share}"
         )
 
 

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5.file_format import (
+    CLAHE,
     READ_ERRORS,
     checked_dataset,
     damage_error,
     dataset_numbers,
+    equalization,
     format_error,
     image_scale,
     is_annotated,
@@ -67,6 +69,7 @@ class Store:
         sizes: (count, 2) int32, original height and width.
         annotated: Whether there are masks.
         patients: Names of the images' patients, in order; "" where the patient is unknown.
+        clahe: How the images were equalised; None if they were not.
         attributes: The file's attributes as Python values; only those that are single values.
     """
 
@@ -85,6 +88,14 @@ class Store:
         self._positive = self._read_positive() if self.annotated else None
         self._runs_read: dict[int, NDArray[np.int64]] = {}
         self.attributes = read_attributes(file)
+        try:
+            self.clahe = equalization(self.attributes)
+        except ValueError as error:
+            found = [self.attributes.get(name) for name in CLAHE]
+            raise UserError(
+                f"{path}, attributes {' and '.join(CLAHE)}: found {found}, expected {error}.",
+                preprocess_hint(),
+            ) from error
 
     @property
     def positive(self) -> NDArray[np.bool_]:

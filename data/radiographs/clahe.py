@@ -21,6 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+DEFAULT_TILES = 8
+"""Number of tiles along each side, as in OpenCV."""
+
+LIMITS = 1.0, 256.0
+"""The least limit, and the one from which nothing is clipped."""
+
+MOST_TILES = 256
+
 _LEVELS = 256
 _TABLE = (
     _LEVELS + 1
@@ -37,10 +45,7 @@ class Clahe(NamedTuple):
     """
 
     limit: float
-    tiles: int = 8
-
-    def __str__(self) -> str:
-        return f"CLAHE with limit {self.limit:g} and {self.tiles}x{self.tiles} tiles"
+    tiles: int = DEFAULT_TILES
 
 
 def equalize(image: NDArray[np.float32], clahe: Clahe) -> NDArray[np.float32]:

@@ -43,6 +43,7 @@ from core.prediction.trained_models import Prediction, Predictor, find_members, 
 from core.processes.pool import map_in_order
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.predictions import choose_settings, remark_on_folds
+from core.tasks.validation_split import clahe_of
 from data.annotations.annotation_file import Annotations, read_annotations
 from data.annotations.image_ids import Identities, image_id
 from data.hdf5.probability_maps import ProbabilityFile
@@ -186,6 +187,7 @@ def _predict(
             folder=arguments.images,
             files=files,
             size=model.size,
+            clahe=clahe_of(model.members),
             predict=predict,
             batch_size=arguments.batch_size,
             workers=arguments.workers or available_cores(),

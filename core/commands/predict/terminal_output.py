@@ -27,9 +27,11 @@ def describe(model: LoadedModel, files: int) -> str:
     mirrored = ", with mirror images" if model.flip else ""
     if model.decision.followed:
         mirrored += " (as the thresholds were searched)"
+    data = model.members[0].checkpoint.data
+    contrast = "" if data.clahe is None else f", {data.contrast}"
     return (
         f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}{mirrored}\n"
-        f"thresholds: {model.thresholds} ({model.decision.origin}); {number}"
+        f"thresholds: {model.thresholds} ({model.decision.origin}); {number}{contrast}"
     )
 
 

@@ -226,3 +226,6 @@ def test_other_data_are_refused() -> None:
         UserError, match=r"20 images \(3 positive\) of 32x48, --data holds 20 images \(4 positive\)"
     ):
         check_continuation(CHECKPOINT, CHECKPOINT.configuration, other)
+    equalised = replace(CHECKPOINT.data, clahe=(2.0, 8))
+    with pytest.raises(UserError, match=r"of 32x48, --data .* of 32x48, CLAHE with limit 2 and 8x8 tiles"):
+        check_continuation(CHECKPOINT, CHECKPOINT.configuration, equalised)
