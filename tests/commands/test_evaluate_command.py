@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import backends.reference
 from core.prediction.trained_models import Predictor, find_members
 from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
+from core.scoring.views import Views
 from data.annotations import rle
 from data.batches.splits import split_store
 from data.hdf5.file_writing import ImageMetadata, write
@@ -82,7 +83,7 @@ def by_hand(
 ) -> list[tuple[NDArray[Any], NDArray[Any], float]]:
     """Return mask, truth and existence of images: one image at a time, with the winners' threshold rule."""
     members = find_members([folder / "reference_model"])
-    predictor = Predictor(members, backends.reference.backend.load(), "cpu", flip=flip)
+    predictor = Predictor(members, backends.reference.backend.load(), "cpu", views=Views(flip))
     found = []
     with Store.open(folder / "data.h5") as store:
         for index in chosen.tolist():

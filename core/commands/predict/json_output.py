@@ -32,7 +32,8 @@ def as_json(arguments: argparse.Namespace, outcomes: FileOutcomes, model: Loaded
                 {"checkpoint": str(member.path), "sha256": digest}
                 for member, digest in zip(model.members, model.hashes, strict=True)
             ],
-            "mirror_images": model.flip,
+            "mirror_images": model.views.flip,
+            "scales": list(model.views.scales),
             "height": model.size[0],
             "width": model.size[1],
             "clahe": None if clahe is None else {"limit": clahe[0], "tiles": clahe[1]},
