@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from core.backend.contract import Engine, Implementation, Model
+from core.backend.contract import Engine, Implementation
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
@@ -30,16 +30,15 @@ from core.experiment.checkpoint import (
     Progress,
     check_continuation,
 )
-from core.experiment.configuration import Training
+from core.experiment.configuration import Configuration, Training
 from core.experiment.recipe import CosineSchedule
-from core.network.lowering import lower
-from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
 from core.scoring.thresholds import THRESHOLDS_FILE
 from core.tasks.engines import Exchanger, WorkerDevice, uses_engine
 from core.tasks.followers import begin_run, connect_all, prepare_followers
 from core.tasks.progress import Watcher
 from core.tasks.training_batches import RunBatches
+from core.tasks.training_models import TrainingModels
 from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.tuning import tune_after_training
 from core.tasks.validation_split import facts_of
@@ -153,12 +152,11 @@ def train(
             if (checkpoint := one.checkpoint()) is not None:
                 check_continuation(checkpoint, one.configuration, facts)
         configuration = planned.runs[0].configuration
-        plan = lower(configuration.network, store.height, store.width)
-        start = _start(configuration.training, plan, planned)
+        start = _start(configuration, store, planned)
         backend, implementation = load_backend(framework)
         device = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
-        rules, precision = configuration.training.rules(), configuration.training.precision
-        model = implementation.compile(plan, rules, device, precision)
+        models = TrainingModels.compile(implementation, configuration, store.height, store.width, device)
+        model = models.model
         alone = len(planned.runs) == 1
         work = [(one, RunBatches.of(store, one.configuration.training, exchange)) for one in planned.runs]
         others = prepare_followers(exchange, configuration, facts)
@@ -166,9 +164,9 @@ def train(
         by_backend = uses_engine(exchanger, [own, *(other.computes for other in others)])
         engine = connect_all(exchange, model) if by_backend else None
         session = _Session(
-            watcher, store, plan, implementation, device, model, alone, stopping, start, exchange, engine
+            watcher, store, models, implementation, device, alone, stopping, start, exchange, engine
         )
-        watcher.network(plan)
+        watcher.network(models.whole)
         if start is not None:
             watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
@@ -197,23 +195,26 @@ def train(
     return None
 
 
-def _start(settings: Training, plan: Plan, planned: TrainingRuns) -> StartFile | None:
-    """Return the weights that new runs begin with; None where all begin at random or are resumed."""
-    if settings.start_from is None or all(one.source is not None for one in planned.runs):
+def _start(configuration: Configuration, store: Store, planned: TrainingRuns) -> StartFile | None:
+    """Return the weights that new runs begin with; None where all begin at random or are resumed.
+
+    A network that does not take the images or the crops is refused here, before a framework is imported.
+    """
+    plan, file = configuration.training_plan(store.height, store.width), configuration.training.start_from
+    if file is None or all(one.source is not None for one in planned.runs):
         return None
-    return load_start(Path(settings.start_from), plan)
+    return load_start(Path(file), plan)
 
 
 @dataclass(frozen=True)
 class _Session:
-    """Executes runs one after another with one compiled model."""
+    """Executes runs one after another with the same compiled models."""
 
     watcher: Watcher
     store: Store
-    plan: Plan
+    models: TrainingModels
     implementation: Implementation
     device: str
-    model: Model
     alone: bool
     stopping: StopContext
     start: StartFile | None
@@ -226,7 +227,7 @@ class _Session:
         if checkpoint is not None:
             self._tell_changes(checkpoint, settings)
         if checkpoint is None:
-            state, progress = initial_state(self.plan, settings.rules(), settings.seed), Progress()
+            state, progress = initial_state(self.models.plan, settings.rules(), settings.seed), Progress()
             if self.start is not None:
                 state |= self.start.arrays
                 progress = Progress(start=self.start.start)
@@ -237,8 +238,8 @@ class _Session:
         with self.watcher.epochs(settings) as shown:
             with self.stopping() as interrupted:
                 trainer = Trainer(
-                    model=self.model,
-                    plan=self.plan,
+                    model=self.models.model,
+                    plan=self.models.plan,
                     configuration=one.configuration,
                     data=facts_of(self.store),
                     training=batches.training,
@@ -250,6 +251,7 @@ class _Session:
                     progress=progress,
                     exchange=self.exchange,
                     engine=self.engine,
+                    scoring=self.models.scoring,
                 )
                 trainer.begin(state)
                 try:

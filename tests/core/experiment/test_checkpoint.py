@@ -214,7 +214,7 @@ def test_what_a_continuation_may_not_change_is_named(override: str, message: str
 
 def test_a_checkpoint_from_before_the_recipe_is_continued() -> None:
     content = CHECKPOINT.configuration.model_dump(mode="json")
-    for key in ("schedule", "sampling", "augmentation", "average_best", "folds", "fold"):
+    for key in ("schedule", "sampling", "augmentation", "average_best", "folds", "fold", "crop"):
         del content["training"][key]
     old = replace(CHECKPOINT, configuration=parse_configuration(content))
     check_continuation(old, CHECKPOINT.configuration, CHECKPOINT.data)

@@ -93,7 +93,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     assert training == {
         **{"epochs": 100, "batch_size": 32, "shards": 1, "seed": 0, "precision": "float32", "threshold": 0.5},
         **{"validation_fraction": 0.2, "folds": None, "fold": None, "average_best": 0},
-        **{"clip_norm": None, "sampling": None, "start_from": None, "dropout_masks": "host"},
+        **{"clip_norm": None, "sampling": None, "start_from": None, "dropout_masks": "host", "crop": None},
     }
 
 
@@ -182,6 +182,8 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "training.schedule{name: plateau}.factor": INSIDE,
     "training.schedule{name: plateau}.patience": (0, 1, BIG, np.inf),
     "training.schedule{name: plateau}.min_rate": (-TINY, 0.0, 100.0, 100.1),
+    "training.crop.size": (0, 1, 8192, 8193),
+    "training.crop{size: 64}.positives": SHARE,
     "training.sampling.positives": SHARE,
     "training.sampling{positives: 0.5}.final": SHARE,
     "training.sampling{positives: 0.5}.over_epochs": EPOCHS,
