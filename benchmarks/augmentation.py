@@ -12,6 +12,7 @@ In one run, on a file of noise stored as uint8, batches of 32:
     grid        a displaced grid for every image
     moved       an affine map, an elastic displacement and a displaced grid, in one, for every image
     clahe       an equalisation for every image
+    crop        a crop of half the size of every image
     everything  every kind of alteration for every image
 
 They take turns, so that other work on the machine affects all of them alike. The script prints the median
@@ -58,6 +59,7 @@ KINDS = {
             "clahe": "clahe: 3",
         }.items()
     },
+    "crop": [*OFF, "training.crop={size: 192}"],
     "everything": ["training.sampling=null", f"training.augmentation={EVERYTHING}"],
 }
 

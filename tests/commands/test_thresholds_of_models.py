@@ -195,6 +195,12 @@ def test_an_export_says_that_its_thresholds_want_mirror_images(place: Path) -> N
         facts = json.loads((place / f"out{flip}" / "metadata.json").read_text())
         assert facts.get("mirror_images") == ("true" if flip else None)
         assert ("mirror image" in said) is flip
+        assert "clahe" not in facts
+    write_model(place / "equalised", clahe=(3.0, 4))
+    succeed("export", "--model", "equalised", "--to", "onnx", "--out", "equal", cwd=place, how=run_here)
+    assert (
+        json.loads((place / "equal" / "metadata.json").read_text())["clahe"] == '{"limit": 3.0, "tiles": 4}'
+    )
     write_metadata(place / "bare", {"format": "pneumoseg-export"})
     update_thresholds(place / "bare", SEARCHED, Views(flip=True, scales=(0.5, 1.0)))
     facts = json.loads((place / "bare" / "metadata.json").read_text())
