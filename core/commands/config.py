@@ -69,9 +69,14 @@ def run(arguments: argparse.Namespace) -> Status:
 
         configuration = load_configuration(Path(arguments.name), overrides(arguments))
         training = configuration.training
-        plan = lower(configuration.network, *_size(arguments.size))
+        size = _size(arguments.size)
+        plan = lower(configuration.network, *size)
         estimate = estimate_training(
-            plan, training.rules(), training.batch_size, training.precision, training.shards
+            configuration.training_plan(*size),
+            training.rules(),
+            training.batch_size,
+            training.precision,
+            training.shards,
         )
         found = _as_json(arguments.name, configuration, plan, estimate)
         text = _as_text(arguments, configuration, plan, estimate)

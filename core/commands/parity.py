@@ -169,12 +169,11 @@ def _compare_workers(console: Terminal, arguments: argparse.Namespace) -> Status
 
 def _certify(arguments: argparse.Namespace, console: Terminal) -> Certificate:
     from core.commands.shared.progress import progress_bar
-    from core.network.lowering import lower
     from core.parity import certify
 
     configuration = _configuration(arguments)
     with _images(arguments, configuration) as (batches, data):
-        plan = lower(configuration.network, data.height, data.width)
+        plan = configuration.training_plan(data.height, data.width)
         with progress_bar(console) as bar:
             task = bar.add_task("steps", total=arguments.steps)
             return certify(

@@ -23,10 +23,18 @@ from core.base.errors import UserError
 from core.base.randomness import words
 from core.base.rounding import to_float32
 from core.experiment.configuration_keys import Key, explain_error, key_path, keys_of_schema
-from core.experiment.recipe import AugmentationSettings, ConstantSchedule, SamplingSettings, Schedule
+from core.experiment.recipe import (
+    AugmentationSettings,
+    ConstantSchedule,
+    CropSettings,
+    SamplingSettings,
+    Schedule,
+)
 from core.experiment.shipped_configurations import FOLDER, shipped_configurations
 from core.experiment.stages import FIXED_KEYS, changed_by, stage_contents
 from core.files.system_errors import explain_os_errors
+from core.network.lowering import lower
+from core.network.plan import Plan
 from core.network.specification import Network, Strict
 
 # PyYAML raises Python's own errors for impossible dates and numbers and for nesting that is too deep.
@@ -159,6 +167,7 @@ class Training(Strict):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     sampling: SamplingSettings | None = None
     augmentation: AugmentationSettings = AugmentationSettings()
+    crop: CropSettings | None = None
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
     average_best: Annotated[int, Field(ge=0, le=100)] = 0
@@ -253,6 +262,32 @@ class Configuration(Strict):
                 raise UserError(f"training.stages[{number}]: {error.message}", error.hint) from error
             found.append(Configuration(network=network, training=training))
         return tuple(found)
+
+    def training_plan(self, height: int, width: int) -> Plan:
+        """Return the plan that is trained, for crops if there are any.
+
+        Args:
+            height: Rows of the training images.
+            width: Columns of the training images.
+
+        Raises:
+            UserError: The images are smaller than the crops, or the network does not take either.
+        """
+        plan, crop = lower(self.network, height, width), self.training.crop
+        if crop is None:
+            return plan
+        if crop.size > min(height, width):
+            raise UserError(
+                f"training.crop.size: {crop.size}, but the images have only {height}x{width}",
+                "Choose smaller crops, or preprocess with a larger --size.",
+            )
+        try:
+            return lower(self.network, crop.size, crop.size)
+        except UserError as error:
+            raise UserError(
+                f"training.crop.size: {crop.size}: {error.message}",
+                "It must be a multiple of the network's largest reduction.",
+            ) from error
 
 
 def load_configuration(path: Path, overrides: Sequence[str] = ()) -> Configuration:

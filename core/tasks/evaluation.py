@@ -30,7 +30,7 @@ class EvaluatedModel:
         backend: The framework's descriptor.
         folders: The models' folders, as the user named them.
         members: The models.
-        settings: The thresholds and the use of mirror images.
+        settings: The thresholds and the views.
     """
 
     backend: Backend
@@ -84,7 +84,8 @@ def evaluate(
         members=tuple(map(_record, subject.members)),
         data=data,
         split=split,
-        flip=subject.settings.flip,
+        flip=subject.settings.views.flip,
+        scales=subject.settings.views.scales,
         thresholds=subject.settings.origin,
         height=store.height,
         width=store.width,

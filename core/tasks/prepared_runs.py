@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.backend.contract import Backend, Engine, Implementation, Model, State
+from core.backend.contract import Backend, Engine, Implementation, State
 from core.backend.state import initial_state
 from core.distribution.exchange import Exchange
 from core.experiment.checkpoint import DataFacts, Progress, check_continuation
 from core.experiment.configuration import Training
-from core.network.lowering import lower
 from core.network.plan import Plan
 from core.tasks.engines import Exchanger, WorkerDevice, uses_engine
 from core.tasks.followers import Ready, connect_all, prepare_followers
 from core.tasks.training_batches import RunBatches
+from core.tasks.training_models import TrainingModels
 from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.validation_split import facts_of, store_for
 from core.weights.start_files import StartFile, load_start
@@ -30,7 +30,7 @@ class PreparedRun:
         run: The run.
         store: The data file, at the size of the run's images.
         facts: The properties of the data that the run depends on.
-        plan: The plan of the network.
+        plan: The plan that is trained, for crops if there are any.
         batches: The batches of this worker.
     """
 
@@ -57,7 +57,7 @@ def prepare_run(one: TrainingRun, store: Store, exchange: Exchange) -> PreparedR
     facts = facts_of(reduced)
     if (checkpoint := one.checkpoint()) is not None:
         check_continuation(checkpoint, one.configuration, facts)
-    plan = lower(one.configuration.network, reduced.height, reduced.width)
+    plan = one.configuration.training_plan(reduced.height, reduced.width)
     return PreparedRun(one, reduced, facts, plan, RunBatches.of(reduced, settings, exchange))
 
 
@@ -72,11 +72,11 @@ class Networks:
         exchanger: Who exchanges between workers: see `core.tasks.engines`.
 
     Attributes:
-        model: The compiled model.
-        engine: The model's engine, if it exchanges.
+        models: The compiled models.
+        engine: The engine of the model that is trained, if it exchanges.
     """
 
-    model: Model
+    models: TrainingModels
     engine: Engine | None
 
     def __init__(
@@ -93,17 +93,18 @@ class Networks:
 
     def compile(self, one: PreparedRun) -> list[Ready]:
         """Compile the network of a run, if it is not that of the run before; return the other workers."""
-        compiled = one.plan, one.settings.rules(), one.settings.precision
+        size = one.store.height, one.store.width
+        compiled = size, one.plan, one.settings.rules(), one.settings.precision
         if compiled == self._compiled:
             return []
         if self._compiled is not None:
-            del self.model, self.engine  # their memory is needed
+            del self.models, self.engine  # their memory is needed
         self._compiled = compiled
-        self.model = self.implementation.compile(one.plan, one.settings.rules(), self.device, compiled[2])
+        self.models = TrainingModels.compile(self.implementation, one.run.configuration, *size, self.device)
         others = prepare_followers(self.exchange, one.run.configuration, one.facts)
-        own = WorkerDevice.of(self._backend, self.model, self.device, self.exchange.hosts[0])
+        own = WorkerDevice.of(self._backend, self.models.model, self.device, self.exchange.hosts[0])
         by_backend = uses_engine(self._exchanger, [own, *(other.computes for other in others)])
-        self.engine = connect_all(self.exchange, self.model) if by_backend else None
+        self.engine = connect_all(self.exchange, self.models.model) if by_backend else None
         return others
 
 

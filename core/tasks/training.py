@@ -154,7 +154,7 @@ def train(
         alone = planned.folds == 1
         session = _Session(watcher, network, alone, stopping, start)
         others = network.compile(first)
-        watcher.network(first.plan)
+        watcher.network(network.models.whole)
         if start is not None:
             watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
@@ -207,7 +207,7 @@ class _Session:
         with self.watcher.epochs(settings) as shown:
             with self.stopping() as interrupted:
                 trainer = Trainer(
-                    model=self.networks.model,
+                    model=self.networks.models.model,
                     plan=one.plan,
                     configuration=run.configuration,
                     data=one.facts,
@@ -220,6 +220,7 @@ class _Session:
                     progress=progress,
                     exchange=self.networks.exchange,
                     engine=self.networks.engine,
+                    scoring=self.networks.models.scoring,
                 )
                 trainer.begin(state)
                 try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.backend.contract import Model, State
+from core.backend.contract import State
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
@@ -94,7 +94,7 @@ def rehearse(
             watcher.say(f"trying {one.run or 'some batches'}")
             reset_peak_memory()
             networks.compile(one)
-            found.append(_rehearsed(one, team_of(one), networks.model))
+            found.append(_rehearsed(one, team_of(one)))
     return found
 
 
@@ -130,7 +130,15 @@ def _opened(
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {chosen}")
 
         def team_of(one: PreparedRun) -> Team:
-            team = Team(networks.model, one.plan, one.settings, one.batches.training, one.batches.validation)
+            models = networks.models
+            team = Team(
+                models.model,
+                models.plan,
+                one.settings,
+                one.batches.training,
+                one.batches.validation,
+                scoring=models.scoring,
+            )
             state: State = dict(initial_state(one.plan, one.settings.rules(), one.settings.seed))
             if start is not None and one.run.before is None:
                 state |= start.arrays
@@ -140,7 +148,7 @@ def _opened(
         yield work, networks, team_of
 
 
-def _rehearsed(one: PreparedRun, team: Team, model: Model) -> StageRehearsal:
+def _rehearsed(one: PreparedRun, team: Team) -> StageRehearsal:
     settings, rule = one.settings, one.settings.rules().optimizer
     batches, losses = _endless(team), list[float]()
 
@@ -165,7 +173,7 @@ def _rehearsed(one: PreparedRun, team: Team, model: Model) -> StageRehearsal:
         batches=one.batches.training.batches,
         epochs=settings.epochs,
         seconds_per_update=per_update,
-        seconds_of_scoring=_scoring_time(one, model),
+        seconds_of_scoring=_scoring_time(one, team),
         estimated_bytes=estimate_training(
             plan, rules, settings.batch_size, settings.precision, settings.shards
         ).process,
@@ -174,9 +182,9 @@ def _rehearsed(one: PreparedRun, team: Team, model: Model) -> StageRehearsal:
     )
 
 
-def _scoring_time(one: PreparedRun, model: Model) -> float:
+def _scoring_time(one: PreparedRun, team: Team) -> float:
     """Return the time of scoring all held-out images, from the second and third batch of them."""
-    scored, began = 0, time.perf_counter()
+    scored, began, model = 0, time.perf_counter(), team.scorer()
     batches = one.batches.validation
     with contextlib.closing(batches.epoch(0)) as held_out:
         for number, batch in enumerate(itertools.islice(held_out, 3)):

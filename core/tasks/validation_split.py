@@ -19,6 +19,7 @@ from core.experiment.configuration import Training
 from core.prediction.trained_models import Member
 from data.batches.splits import Split, fold_of_store, split_store
 from data.hdf5.store import Store
+from data.radiographs.clahe import Clahe
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,14 @@ def store_for_models(store: Store, members: Sequence[Member]) -> Store:
 
 def facts_of(store: Store) -> DataFacts:
     """Return the properties of the data that a run depends on."""
-    return DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
+    clahe = None if store.clahe is None else (store.clahe.limit, store.clahe.tiles)
+    return DataFacts(store.count, int(store.positive.sum()), store.height, store.width, clahe)
+
+
+def clahe_of(members: Sequence[Member]) -> Clahe | None:
+    """Return how the images of some models are equalised; all of them in the same way (`find_members`)."""
+    found = members[0].checkpoint.data.clahe
+    return None if found is None else Clahe(*found)
 
 
 def scoring_groups(
@@ -75,8 +83,8 @@ def scoring_groups(
             it held out; with folds each image is scored by the one model that was not trained on it.
 
     Raises:
-        UserError: The images are smaller than the model's, are not those of the training ("validation"), are
-            not annotated, or none was held out.
+        UserError: The images are smaller than the model's or have another contrast, are not those of the
+            training ("validation"), are not annotated, or none was held out.
     """
     facts = facts_of(store)
     for member in members:
@@ -88,6 +96,13 @@ def scoring_groups(
                 f"Preprocess with --size {trained.height}."
                 if trained.height == trained.width
                 else "Preprocess to that size.",
+            )
+        if trained.clahe != facts.clahe:
+            option = "" if trained.clahe is None else " --clahe {:g} --clahe-tiles {}".format(*trained.clahe)
+            raise UserError(
+                f"{member.folder} takes images with {trained.contrast}; those of {store.path} have "
+                f"{facts.contrast}.",
+                f"Preprocess with{option}." if option else "Preprocess without --clahe.",
             )
         if split == "validation" and trained != facts:
             raise UserError(

@@ -30,7 +30,6 @@ from core.distribution.exchange import Exchange
 from core.distribution.launch import connect, worker_command
 from core.distribution.shards import Shards
 from core.experiment.configuration import Configuration, Training
-from core.network.lowering import lower
 from core.parity.synthetic_batches import SYNTHETIC_SIZE, SyntheticBatch, SyntheticBatches
 from core.parity.trajectory import endless
 from core.tasks.training_batches import RunBatches
@@ -173,7 +172,7 @@ def _main(given: str, recorded: str, backend: str) -> None:
         work: _Work = pickle.loads(Path(given).read_bytes())  # written by our own process
         settings, rules = work.configuration.training, work.configuration.training.rules()
         with _batches(work, exchange) as (training, height, width):
-            plan = lower(work.configuration.network, height, width)
+            plan = work.configuration.training_plan(height, width)
             model = load_backend(backend)[1].compile(plan, rules, "cpu", settings.precision)
             team = Team(model, plan, settings, training, training, exchange)
             if exchange.worker > 0:

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5.file_format import (
+    CLAHE,
     READ_ERRORS,
     checked_dataset,
     damage_error,
     dataset_numbers,
+    equalization,
     format_error,
     image_scale,
     is_annotated,
@@ -77,6 +79,7 @@ class Store:
         sizes: (count, 2) int32, original height and width.
         annotated: Whether there are masks.
         patients: Names of the images' patients, in order; "" where the patient is unknown.
+        clahe: How the images were equalised; None if they were not.
         attributes: The file's attributes as Python values; only those that are single values.
     """
 
@@ -95,6 +98,14 @@ class Store:
         self._positive = self._read_positive() if self.annotated else None
         self._runs_read: dict[int, NDArray[np.int64]] = {}
         self.attributes = read_attributes(file)
+        try:
+            self.clahe = equalization(self.attributes)
+        except ValueError as error:
+            found = [self.attributes.get(name) for name in CLAHE]
+            raise UserError(
+                f"{path}, attributes {' and '.join(CLAHE)}: found {found}, expected {error}.",
+                preprocess_hint(),
+            ) from error
 
     @property
     def positive(self) -> NDArray[np.bool_]:
@@ -130,9 +141,14 @@ class Store:
         Both read the same file, and are closed together. Annotations keep their original size (`truth`).
 
         Raises:
-            UserError: The file's images are smaller.
+            UserError: The file's images are smaller, or are equalised, which depends on the size.
         """
         own_height, own_width = self._parts[0].images.dataset.shape[1:3]
+        if self.clahe is not None and (height, width) != (own_height, own_width):
+            raise UserError(
+                f"{self.path} has images that were equalised at {own_height}x{own_width} (--clahe)",
+                f"Equalising depends on the size: preprocess to {height}x{width}.",
+            )
         if height > own_height or width > own_width:
             raise UserError(
                 f"{self.path} has images of {own_height}x{own_width}, smaller than {height}x{width}",

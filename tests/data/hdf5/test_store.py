@@ -198,3 +198,13 @@ def test_images_and_masks_at_a_smaller_size(tmp_path: Path, storage: str) -> Non
         assert (store.height, store.width) == (HEIGHT, WIDTH)
         with pytest.raises(UserError, match=f"smaller than {HEIGHT + 1}x{WIDTH}"):
             store.at_size(HEIGHT + 1, WIDTH)
+
+
+def test_equalised_images_keep_their_size(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.h5", "uint8", 3, 2)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["clahe_limit"], file.attrs["clahe_tiles"] = 2.0, 4
+    with Store.open(tmp_path / "a.h5") as store:
+        assert store.at_size(HEIGHT, WIDTH).height == HEIGHT
+        with pytest.raises(UserError, match="equalised at"):
+            store.at_size(HEIGHT - 1, WIDTH)
