@@ -82,7 +82,9 @@ def main() -> int:
                 kind: training_batches(
                     store,
                     np.arange(store.count),
-                    load_configuration(ROOT / "configs/siim.yaml", ["training.batch_size=32", *how]).training,
+                    load_configuration(
+                        ROOT / "configs/siim.yaml", ["training.stages=[]", "training.batch_size=32", *how]
+                    ).training,
                 )
                 for kind, how in KINDS.items()
             }

@@ -31,7 +31,7 @@ from core.experiment.recipe import (
     Schedule,
 )
 from core.experiment.shipped_configurations import FOLDER, shipped_configurations
-from core.experiment.stages import FIXED_KEYS, changed_by, stage_contents
+from core.experiment.stages import FIXED_KEYS, stage_contents
 from core.files.system_errors import explain_os_errors
 from core.network.lowering import lower
 from core.network.plan import Plan
@@ -320,9 +320,9 @@ def parse_configuration(
 ) -> Configuration:
     """Set the keys in `overrides` in a configuration of plain dictionaries, and validate the result."""
     _refuse_contradictions(overrides)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda override: override.startswith("training.stages")):
         _set_key(content, override)
-    _refuse_overridden(content, overrides)
+        _set_in_stages(content, override)
     origin = f"{source} with {', '.join(overrides)}" if overrides else source
     try:
         return Configuration.model_validate(content)
@@ -389,20 +389,15 @@ def _refuse_contradictions(overrides: Sequence[str]) -> None:
             raise UserError(f"{key} is set to {values[key]} and to {value}", "Give one of them.")
 
 
-def _refuse_overridden(content: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuse a value that every stage would replace by its own before it is used."""
-    training = content.get("training") if isinstance(content, Mapping) else None
+def _set_in_stages(content: Mapping[str, Any], override: str) -> None:
+    """Set a key of `training` also in the stages that would change it: an override holds in all of them."""
+    training = content.get("training")
     stages = training.get("stages") if isinstance(training, Mapping) else None
-    if not isinstance(stages, Sequence):
-        return
-    for override in overrides:
-        section, *path = override.partition("=")[0].split(".")
-        if section == "training" and path and (stage := changed_by(stages, path)) is not None:
-            key = ".".join(path)
-            raise UserError(
-                f"training.{key} is set, but stage {stage} has a value of its own",
-                f"Set training.stages[{stage - 1}].{key}=…, for each stage that has one.",
-            )
+    section, first, *_ = [*re.split(r"[.=]", override, maxsplit=2), ""]
+    if section == "training" and isinstance(stages, list | tuple):
+        for changes in stages:
+            if isinstance(changes, dict) and first in changes:
+                _set_key({"training": changes}, override)
 
 
 def _explain_in_stage(error: ValidationError, number: int) -> list[str]:

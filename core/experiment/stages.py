@@ -11,7 +11,7 @@ of the first stage all others follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 FIXED_KEYS = ("seed", "folds", "fold", "validation_fraction", "start_from", "stage", "stages")
@@ -32,19 +32,6 @@ def stage_contents(training: Mapping[str, Any]) -> list[Content]:
         settings = {**_changed(settings, changes), "stage": number}
         found.append(settings)
     return found
-
-
-def changed_by(stages: Sequence[Any], path: Sequence[str]) -> int | None:
-    """Return the number of the first stage that changes a key of `training`; None if none does."""
-    for number, changes in enumerate(stages, start=1):
-        here: Any = changes
-        for part in path:
-            if not isinstance(here, Mapping) or part not in here:
-                break
-            here = here[part]
-        else:
-            return number
-    return None
 
 
 def _changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Content:

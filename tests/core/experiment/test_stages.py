@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ STAGES: list[dict[str, Any]] = [
 
 
 def configuration(stages: object = STAGES, overrides: tuple[str, ...] = (), **training: Any) -> Configuration:
-    section = {"epochs": 7, "optimizer": {"beta1": 0.75}, "loss": {"dice": 2.0}, **training, "stages": stages}
+    section = {"epochs": 7, "optimizer": {"beta1": 0.75}, "loss": {"dice": 2.0}, **training}
+    section["stages"] = copy.deepcopy(stages)
     return parse_configuration({"network": {"blocks": BLOCKS}, "training": section}, overrides)
 
 
@@ -111,6 +113,15 @@ def test_a_key_of_a_stage_is_set() -> None:
         (3, 8),
         (4, 8),
     ]
+
+
+def test_an_override_holds_in_all_stages_but_where_a_stage_is_named() -> None:
+    overrides = ("training.stages[3].epochs=5", "training.epochs=4", "training.optimizer.learning_rate=0.25")
+    found = [each.training for each in configuration(STAGES, overrides).in_stages()]
+    assert [each.epochs for each in found] == [4, 4, 4, 5]
+    assert [each.optimizer.name for each in found] == ["adam", "sgd", "sgd", "sgd"]
+    assert [each.optimizer.learning_rate for each in found] == [0.25, 0.25, 0.25, 0.25]
+    assert STAGES[0]["epochs"] == 2
 
 
 def test_the_number_of_the_stage_is_not_for_a_file(tmp_path: Any) -> None:
