@@ -91,12 +91,6 @@ def test_a_training_without_stages_is_its_only_one() -> None:
         ([{"seed": 3}], (), "training.stages[0].seed: this key is the same in all stages"),
         ([{"folds": 3}], (), "training.stages[0].folds: this key is the same in all stages"),
         ([{"shards": 64}], (), "training.shards is 64, but a batch has 32 images"),
-        (
-            [{}, {"epochs": 3}],
-            ("training.epochs=4",),
-            "training.epochs is set, but stage 2 has a value of its own",
-        ),
-        ([{"loss": {"bce": 3}}], ("training.loss.bce=1",), "Set training.stages[0].loss.bce"),
         (3, (), "training.stages: Input should be a valid tuple"),
         ([3], (), "training.stages[0]: Input should be a valid dictionary"),
     ],
