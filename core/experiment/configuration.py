@@ -17,11 +17,18 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from core.backend.contract import Precision
+from core.backend.trained_part import divide_blocks
 from core.backend.training_rules import AdamRule, LossRule, OptimizerRule, SgdRule, TrainingRules
 from core.base.errors import UserError
 from core.base.rounding import to_float32
 from core.experiment.configuration_keys import Key, explain_error, key_path, keys_of_schema
-from core.experiment.recipe import AugmentationSettings, ConstantSchedule, SamplingSettings, Schedule
+from core.experiment.recipe import (
+    AugmentationSettings,
+    AverageSettings,
+    ConstantSchedule,
+    SamplingSettings,
+    Schedule,
+)
 from core.experiment.shipped_configurations import FOLDER, shipped_configurations
 from core.files.system_errors import explain_os_errors
 from core.network.specification import Network, Strict
@@ -146,6 +153,8 @@ class Training(Strict):
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     optimizer: Optimizer = Adam()
     schedule: Schedule = ConstantSchedule()
+    freeze: tuple[str, ...] = ()
+    rates: dict[str, Annotated[float, Field(gt=0.0, le=100.0)]] = Field(default_factory=dict)
     loss: Loss = Loss()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     sampling: SamplingSettings | None = None
@@ -153,6 +162,7 @@ class Training(Strict):
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
     average_best: Annotated[int, Field(ge=0, le=100)] = 0
+    ema: AverageSettings | None = None
 
     @model_validator(mode="after")
     def _fold_is_one_of_folds(self) -> Self:
@@ -173,6 +183,15 @@ class Training(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _averages_once(self) -> Self:
+        if self.ema is not None and self.average_best > 1:
+            raise UserError(
+                f"training.ema and training.average_best={self.average_best} both average the weights",
+                "Choose one of them: leave ema out, or set training.average_best=0.",
+            )
+        return self
+
     def rules(self) -> TrainingRules:
         """Return the arithmetic of this training, with constants rounded to float32 for the backends."""
         return TrainingRules(
@@ -180,6 +199,9 @@ class Training(Strict):
             optimizer=self.optimizer.rule(),
             clip_norm=None if self.clip_norm is None else to_float32(self.clip_norm),
             seed=self.seed,
+            frozen=self.freeze,
+            rates=tuple(self.rates.items()),
+            average_decay=None if self.ema is None else self.ema.decay,
         )
 
 
@@ -196,6 +218,11 @@ class Configuration(Strict):
                 "training.loss.existence: the network has no existence head",
                 "Add network.existence={}, or leave this weight out.",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_blocks(self) -> Self:
+        divide_blocks(self.training.freeze, list(self.training.rates), self.network.block_names())
         return self
 
 

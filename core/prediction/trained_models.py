@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import ExistenceModel, Implementation, Model
+from core.backend.state import averaged_state
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.experiment.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
@@ -221,5 +222,5 @@ def _compiled(checkpoint: Checkpoint, implementation: Implementation, device: st
     settings = checkpoint.configuration.training
     plan = lower(checkpoint.configuration.network, checkpoint.data.height, checkpoint.data.width)
     model = implementation.compile(plan, settings.rules(), device, settings.precision)
-    model.load_state(checkpoint.arrays)
+    model.load_state(averaged_state(checkpoint.arrays))
     return model

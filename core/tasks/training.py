@@ -226,10 +226,9 @@ class _Session:
         if checkpoint is not None:
             self._tell_changes(checkpoint, settings)
         if checkpoint is None:
-            state, progress = initial_state(self.plan, settings.rules(), settings.seed), Progress()
-            if self.start is not None:
-                state |= self.start.arrays
-                progress = Progress(start=self.start.start)
+            given, began = (None, None) if self.start is None else (self.start.arrays, self.start.start)
+            state = initial_state(self.plan, settings.rules(), settings.seed, given)
+            progress = Progress(start=began)
         else:
             state, progress = checkpoint.arrays, checkpoint.progress
         begin_run(self.exchange, one.configuration)
@@ -286,7 +285,7 @@ class _Session:
         """Report settings that depend on the number of epochs, if a resumed run has another number."""
         before, after = checkpoint.configuration.training.epochs, settings.epochs
         spans = []
-        if isinstance(settings.schedule, CosineSchedule):
+        if isinstance(settings.schedule, CosineSchedule) and settings.schedule.cycle_epochs is None:
             spans.append("the learning rate (schedule: cosine)")
         if settings.sampling is not None and settings.sampling.over_epochs is None:
             spans.append("the share of positives (sampling.over_epochs: null)")

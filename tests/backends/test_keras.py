@@ -130,7 +130,7 @@ def ours(
     model = implementation.compile(plan, rules, "cpu", "float64")
     model.load_state(state)
     losses = [
-        float(model.train_step(x, z.astype(np.uint8), step_scalars(rules.optimizer, step, 1e-2)))
+        float(model.train_step(x, z.astype(np.uint8), step_scalars(rules, step, 1e-2)))
         for step, (x, z) in enumerate(batches, start=1)
     ]
     return losses, model.state(), model.predict(images)

@@ -195,7 +195,7 @@ class CorrectionOffByOne(ReferenceModel):
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
-        rule = self._rules.optimizer
+        rule = self._rules
         wrong = (
             step_scalars(rule, scalars.step + 1, 1.0).step_size
             / step_scalars(rule, scalars.step, 1.0).step_size
