@@ -103,11 +103,8 @@ def test_the_arrays_are_the_same_whatever_is_frozen_and_an_average_begins_as_its
     rules = configured({"ema": {}}).training.rules()
     given = {"down/kernel": np.full((3, 3, 1, 2), 7, np.float32)}
     state = initial_state(plan, rules, 1, given)
-    assert (
-        list(state)
-        == list(state_shapes(plan, rules))
-        == [*shapes, *(f"optimizer/average/{array.name}" for array in plan.arrays)]
-    )
+    averages = [f"optimizer/average/{array.name}" for array in plan.arrays]
+    assert list(state) == list(state_shapes(plan, rules)) == [*shapes, *averages]
     for array in plan.arrays:
         np.testing.assert_array_equal(state[f"optimizer/average/{array.name}"], state[array.name])
     assert (state["optimizer/average/down/kernel"] == 7).all()

@@ -1,4 +1,4 @@
-"""A run with a moving average scores, keeps, exports and predicts it, as a loop written by hand computes it."""
+"""A run with a moving average scores, keeps, exports and predicts it, as a loop by hand computes it."""
 
 from __future__ import annotations
 
