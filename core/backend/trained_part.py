@@ -107,7 +107,8 @@ def _meant(name: str, blocks: Collection[str], key: str) -> list[str]:
         return found
     starts = [block.rsplit("_", count)[0] for block in blocks for count in (1, 2)]
     close = difflib.get_close_matches(name, [*blocks, *starts], n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else f"; blocks: {list(blocks)}"
+    more = f" and {len(blocks) - 8} more" if len(blocks) > 8 else ""
+    guess = f"; did you mean {close[0]!r}?" if close else f"; blocks: {', '.join([*blocks][:8])}{more}"
     raise UserError(f"{key}: no block is called {name!r}, and none begins with {name + '_'!r}{guess}")
 
 

@@ -48,7 +48,7 @@ def test_a_name_is_a_block_or_the_beginning_of_the_names_of_some() -> None:
     [
         ({"freeze": ["dwon"]}, "training.freeze: no block is called 'dwon', and none begins with 'dwon_'; "),
         ({"freeze": ["dwon"]}, "did you mean 'down'?"),
-        ({"freeze": ["x"]}, "; blocks: ['down', 'down_2', 'up', 'mask']"),
+        ({"freeze": ["x"]}, "; blocks: down, down_2, up, mask"),
         ({"rates": {"masks": 2}}, "training.rates: no block is called 'masks'"),
         ({"freeze": ["down"], "rates": {"down": 2}}, "training.rates.down: the block 'down' is frozen"),
         ({"freeze": "down"}, "training.freeze: "),
