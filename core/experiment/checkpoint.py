@@ -40,6 +40,7 @@ _FREE_KEYS = (
     "training.early_stop",
     "training.optimizer.learning_rate",
     "training.average_best",
+    "training.stages",  # what they say of this stage is in the other keys
 )
 
 

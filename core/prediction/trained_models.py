@@ -30,6 +30,7 @@ CHECKPOINTS = (AVERAGED, BEST)
 """Checkpoints that can predict; the first one that a model's folder holds is used."""
 
 _FOLD = re.compile(r"fold(0|[1-9][0-9]*)")  # names as those of `fold_folder`
+_STAGE = re.compile(r"stage([1-9][0-9]*)")  # as those of `stage_folder`
 _FILES_OF_A_MODEL = (THRESHOLDS_FILE, "history.json", "predictions.png")
 _FOLDERS_OF_A_MODEL = ("export", "averaging")
 
@@ -38,13 +39,14 @@ def belongs_to_model(file: Path) -> bool:
     """Tell by its name whether a file belongs to a model.
 
     Args:
-        file: Path relative to the model's folder, which may be a folder of folds.
+        file: Path relative to the model's folder, which may be a folder of folds, or have stages in it.
     """
     if file.suffix == ".safetensors" or file.name in _FILES_OF_A_MODEL:
         return True
     folders = file.parts[:-1]
-    if folders and _FOLD.fullmatch(folders[0]):
-        folders = folders[1:]
+    for name in (_FOLD, _STAGE):
+        if folders and name.fullmatch(folders[0]):
+            folders = folders[1:]
     return folders[:1] in {(name,) for name in _FOLDERS_OF_A_MODEL}
 
 
@@ -166,6 +168,11 @@ def find_members(folders: Sequence[Path]) -> list[Member]:
 def fold_folder(folder: Path, number: int) -> Path:
     """Return the folder of a fold in a model's or a log's folder."""
     return folder / f"fold{number}"
+
+
+def stage_folder(folder: Path, number: int) -> Path:
+    """Return the folder of a stage before the last one, in a model's or a log's folder."""
+    return folder / f"stage{number}"
 
 
 def folds(folder: Path) -> list[Path]:

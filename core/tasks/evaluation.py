@@ -15,7 +15,7 @@ from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
 from core.tasks.predictions import PredictionSettings
 from core.tasks.progress import Watcher
 from core.tasks.scoring import score
-from core.tasks.validation_split import scoring_groups
+from core.tasks.validation_split import scoring_groups, store_for_models
 from data.hdf5.store import Store
 
 SplitName = Literal["validation", "all"]
@@ -54,7 +54,7 @@ def evaluate(
 
     Args:
         watcher: Receives the progress.
-        store: The open file.
+        store: The open file; its images are reduced to the model's size.
         subject: The model.
         open_models: Compiles some members; returns how they predict, and their device.
         data: The file as the user named it.
@@ -65,6 +65,7 @@ def evaluate(
     Raises:
         UserError: The images do not fit the models (`validation_split.scoring_groups`), or are unreadable.
     """
+    store = store_for_models(store, subject.members)
     parts = scoring_groups(store, subject.members, split)
     devices = set()
 

@@ -21,7 +21,7 @@ from core.network.lowering import lower
 from core.network.plan import Plan
 from core.tasks.engines import WorkerDevice, connect_model
 from core.tasks.training_batches import RunBatches
-from core.tasks.validation_split import facts_of
+from core.tasks.validation_split import facts_of, store_for
 from core.training.team import Team
 from data.hdf5.store import Store
 
@@ -143,7 +143,8 @@ class _Network:
     def __init__(
         self, exchange: Exchange, framework: str, data: str, device: str, configuration: Configuration
     ) -> None:
-        self._exchange, self._store = exchange, Store.open(Path(data))
+        self._exchange = exchange
+        self._store = store_for(Store.open(Path(data)), configuration.training)
         facts = facts_of(self._store)
         self._plan: Plan = lower(configuration.network, facts.height, facts.width)
         backend, implementation = load_backend(framework)

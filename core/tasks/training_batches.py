@@ -68,7 +68,7 @@ def training_batches(
     settings: Training,
     rows: Callable[[int], range] | None = None,
 ) -> Loader:
-    """Return batches that are shuffled or sampled, and augmented, by the run's seed.
+    """Return batches that are shuffled or sampled, and augmented, by the seed of the run's stage.
 
     Args:
         store: An open store.
@@ -81,4 +81,4 @@ def training_batches(
         final = wanted.positives if wanted.final is None else wanted.final
         sampling = SamplingSchedule(wanted.positives, final, wanted.over_epochs or settings.epochs)
     augmentation = AugmentationSettings(**settings.augmentation.model_dump())
-    return Loader(store, indices, settings.batch_size, settings.seed, sampling, augmentation, rows)
+    return Loader(store, indices, settings.batch_size, settings.draws_seed, sampling, augmentation, rows)

@@ -17,7 +17,7 @@ from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
 from core.tasks.predictions import remark_on_folds
 from core.tasks.progress import Watcher
 from core.tasks.scoring import OpenModels, open_here, score
-from core.tasks.validation_split import scoring_groups
+from core.tasks.validation_split import scoring_groups, store_for_models
 from data.hdf5.store import Store
 
 
@@ -59,6 +59,7 @@ def tune_thresholds(
     members = find_members([folder])
     if remark := remark_on_folds([folder], members):
         watcher.say(remark)
+    store = store_for_models(store, members)
     parts = scoring_groups(store, members, "validation")
     scored = score(watcher, store, parts, open_models, Thresholds(), batch_size, "thresholds")
     histograms = scored.scorer.histograms()

@@ -41,6 +41,23 @@ def split_of(store: Store, settings: Training) -> Split:
     return split_store(store, settings.validation_fraction, settings.seed)
 
 
+def store_for(store: Store, settings: Training) -> Store:
+    """Return a store with its images at the size that a training takes.
+
+    Raises:
+        UserError: They are smaller.
+    """
+    return store if settings.size is None else store.at_size(settings.size, settings.size)
+
+
+def store_for_models(store: Store, members: Sequence[Member]) -> Store:
+    """Return a store with its images at the size that some models take, if it is not larger than theirs."""
+    trained = members[0].checkpoint.data
+    if store.height >= trained.height and store.width >= trained.width:
+        return store.at_size(trained.height, trained.width)
+    return store
+
+
 def facts_of(store: Store) -> DataFacts:
     """Return the properties of the data that a run depends on."""
     return DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
@@ -58,8 +75,8 @@ def scoring_groups(
             it held out; with folds each image is scored by the one model that was not trained on it.
 
     Raises:
-        UserError: The images have another size, are not those of the training ("validation"), are not
-            annotated, or none was held out.
+        UserError: The images are smaller than the model's, are not those of the training ("validation"), are
+            not annotated, or none was held out.
     """
     facts = facts_of(store)
     for member in members:

@@ -34,7 +34,7 @@ from core.network.lowering import lower
 from core.parity.synthetic_batches import SYNTHETIC_SIZE, SyntheticBatch, SyntheticBatches
 from core.parity.trajectory import endless
 from core.tasks.training_batches import RunBatches
-from core.tasks.validation_split import facts_of
+from core.tasks.validation_split import facts_of, store_for
 from core.tolerance.budget import Budget, budget_floor, largest_share
 from core.training.schedules import learning_rate
 from core.training.team import Team
@@ -213,7 +213,8 @@ def _batches(work: _Work, exchange: Exchange) -> Iterator[tuple[BatchSource, int
         whole = SyntheticBatches(*SYNTHETIC_SIZE, settings.batch_size, settings.seed)
         yield _Rows(whole, settings, exchange), *SYNTHETIC_SIZE
         return
-    with Store.open(work.data) as store:
+    with Store.open(work.data) as file:
+        store = store_for(file, settings)
         facts = facts_of(store)
         yield RunBatches.of(store, settings, exchange).training, facts.height, facts.width
 

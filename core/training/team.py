@@ -116,7 +116,7 @@ class Team:
             Shards(settings.shards, settings.batch_size, self._workers),
             engine or HostEngine(model, trained_part(plan, settings.rules()), settings.precision, exchange),
             exchange.worker,
-            settings.seed if settings.dropout_masks == "host" else None,
+            settings.draws_seed if settings.dropout_masks == "host" else None,
         )
 
     def state(self) -> State:

@@ -95,7 +95,7 @@ def _add_timeout(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+def add_overwrite_option(parser: argparse._ActionsContainer) -> None:
     """Add --overwrite; see `core.commands.shared.outputs`."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace outputs that exist; without it they are an error"

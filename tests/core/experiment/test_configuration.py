@@ -92,6 +92,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
         **{"epochs": 100, "batch_size": 32, "shards": 1, "seed": 0, "precision": "float32", "threshold": 0.5},
         **{"validation_fraction": 0.2, "folds": None, "fold": None, "average_best": 0},
         **{"clip_norm": None, "sampling": None, "start_from": None, "dropout_masks": "host"},
+        **{"size": None, "stages": [], "stage": None},
     }
 
 
@@ -140,6 +141,8 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "network.blocks[3].dropout": BELOW_ONE,
     "network.batch_norm_settings.momentum": BETA,
     "network.batch_norm_settings.epsilon": (1e-5 - TINY, 1e-5, 1.0, 1 + 1e-9),
+    "training.size": (0, 1, 65535, 65536),
+    "training{stages: [{}, {}, {}]}.stage": (0, 1, 3, 4),
     "training.epochs": EPOCHS,
     "training.batch_size": (0, 1, 65536, 65537),
     "training{batch_size: 65536}.shards": (0, 1, 65536, 65537),
