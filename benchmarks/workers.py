@@ -219,7 +219,7 @@ def be_a_worker(work: dict[str, Any]) -> None:
         seconds, exchanging = [], []
         for step, batch in enumerate(team.epoch(1), start=1):
             before, waited_before = time.perf_counter(), waited
-            float(team.train_step(batch, step_scalars(rules.optimizer, step, 1e-3)))
+            float(team.train_step(batch, step_scalars(rules, step, 1e-3)))
             seconds.append(time.perf_counter() - before)
             exchanging.append(waited - waited_before)
             if step == WARM_UP + work["steps"]:

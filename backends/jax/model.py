@@ -10,7 +10,7 @@ import functools
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from backends.jax.framework import jax
 from backends.jax.operations import Tensor
 from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.outputs import Outputs
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
 from core.network.plan import Plan, require_operations
@@ -33,11 +34,26 @@ Arrays = dict[str, Tensor]
 """Arrays by their names."""
 
 
+class Scalars(NamedTuple):
+    """The scalars of a step.
+
+    Attributes:
+        step_sizes: Of each group (`StepScalars.groups`).
+        decays: The same.
+        average_share: Of `StepScalars`.
+    """
+
+    step_sizes: tuple[Any, ...]
+    decays: tuple[Any, ...]
+    average_share: Any
+
+
 class JaxModel:
     """Model in JAX; `core.backend.contract.Model` specifies the methods."""
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
+        self._trained = trained_part(plan, rules)
         self._on_cpu, self._mixed = device == "cpu", precision == "mixed_bfloat16"
         self._dtype = np.dtype(array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
@@ -63,7 +79,7 @@ class JaxModel:
         """Update the model; return the loss before the update."""
         kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
         arrays = self._arrays
-        given = (self._floats(images), self._bytes(masks), *self._scalars(scalars), kept)
+        given = (self._floats(images), self._bytes(masks), self._scalars(scalars), kept)
         loss, self._arrays = self._update(arrays, *given)
         # To free donated arrays waits for their step. So they are kept until the next step has begun.
         self._donated = arrays
@@ -94,8 +110,8 @@ class JaxModel:
         )
         return Derivatives(
             float(loss),
-            {parameter.name: np.array(gradients[parameter.name]) for parameter in self._plan.parameters},
-            {array.name: np.array(statistics[array.name]) for array in self._plan.statistics},
+            {array.name: np.array(gradients[array.name]) for array in self._trained.parameters},
+            {array.name: np.array(statistics[array.name]) for array in self._trained.statistics},
         )
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
@@ -105,7 +121,7 @@ class JaxModel:
             {name: self._floats(array) for name, array in statistics.items()},
         )
         arrays = self._arrays
-        self._arrays = self._apply(arrays, *given, *self._scalars(scalars))
+        self._arrays = self._apply(arrays, *given, self._scalars(scalars))
         self._donated = arrays
 
     def state(self) -> State:
@@ -162,11 +178,17 @@ class JaxModel:
     def _drawn_masks(self, count: int, step: int) -> Arrays:
         return self._draw(count, self._put(np.array(step), np.uint32)) if self._plan.dropouts else {}
 
-    def _scalars(self, scalars: StepScalars) -> tuple[Any, Any]:
-        return self._dtype.type(scalars.step_size), self._dtype.type(scalars.decay)
+    def _scalars(self, scalars: StepScalars) -> Scalars:
+        number, groups = self._dtype.type, scalars.groups
+        step_sizes, decays = (
+            tuple(map(number, column))
+            for column in zip(*((one.step_size, one.decay) for one in groups), strict=True)
+        )
+        return Scalars(step_sizes, decays, number(scalars.average_share))
 
     def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Outputs, Arrays]:
-        return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._mixed)
+        by_batch = frozenset() if keep is None else self._trained.by_batch
+        return operations.forward(self._plan, images, arrays, keep, by_batch, self._on_cpu, self._mixed)
 
     def _pure_draw(self, count: int, step: Tensor) -> Arrays:
         """Draw dropout masks from JAX's own generator, keyed by seed, name and step."""
@@ -179,11 +201,11 @@ class JaxModel:
         return masks
 
     def _pure_update(
-        self, arrays: Arrays, images: Tensor, masks: Tensor, step_size: Tensor, decay: Tensor, keep: Arrays
+        self, arrays: Arrays, images: Tensor, masks: Tensor, scalars: Scalars, keep: Arrays
     ) -> tuple[Tensor, Arrays]:
         """Return the loss and the new arrays."""
         loss, gradients, statistics = self._pure_differentiate(arrays, images, masks, keep)
-        return loss, self._pure_apply(arrays, gradients, statistics, step_size, decay)
+        return loss, self._pure_apply(arrays, gradients, statistics, scalars)
 
     def _pure_differentiate(
         self, arrays: Arrays, images: Tensor, masks: Tensor, keep: Arrays
@@ -194,35 +216,43 @@ class JaxModel:
             logits, statistics = self._forward(arrays | parameters, images, keep)
             return self._pure_loss(logits, masks), statistics
 
-        parameters = {parameter.name: arrays[parameter.name] for parameter in self._plan.parameters}
+        parameters = {parameter.name: arrays[parameter.name] for parameter in self._trained.parameters}
         (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
-        return loss, gradients, statistics
+        return loss, gradients, {array.name: statistics[array.name] for array in self._trained.statistics}
 
-    def _pure_apply(
-        self, arrays: Arrays, gradients: Arrays, statistics: Arrays, step_size: Tensor, decay: Tensor
-    ) -> Arrays:
+    def _pure_apply(self, arrays: Arrays, gradients: Arrays, statistics: Arrays, scalars: Scalars) -> Arrays:
         """Return the new arrays."""
         clipped, new = gradients, dict(arrays)
         if self._rules.clip_norm is not None:
             clipped = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
-        for parameter in self._plan.parameters:
+        for parameter in self._trained.parameters:
+            group = self._trained.groups[parameter.name]
             names = [
                 parameter.name,
                 *(slot_name(slot, parameter.name) for slot in self._rules.optimizer.slots),
             ]
             updated = self._optimize(
                 self._rules.optimizer,
-                step_size,
-                decay,
+                scalars.step_sizes[group],
+                scalars.decays[group],
                 parameter,
                 *(arrays[name] for name in names),
                 clipped[parameter.name],
             )
             new |= zip(names, updated, strict=True)
-        for op in self._plan.batch_norms:
+        for op in self._trained.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
                 new[name] = op.momentum * arrays[name] + (1 - op.momentum) * statistics[name]
-        return new
+        return new if self._rules.average_decay is None else new | self._pure_average(new, scalars)
+
+    def _pure_average(self, arrays: Arrays, scalars: Scalars) -> Arrays:
+        """Return the moving averages after a step towards their arrays."""
+        averages = {}
+        for array in self._plan.arrays:
+            average = arrays[average_name(array.name)]
+            moved = average + scalars.average_share * (arrays[array.name] - average)
+            averages[average_name(array.name)] = moved
+        return averages
 
     def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[Outputs, Outputs]:
         """Return logits and probabilities."""

@@ -41,6 +41,29 @@ def batch_norm_of_prediction(
     return mx.sym.BatchNorm(x, gamma, beta, mean, variance, **_settings(operation))
 
 
+def frozen_batch_norm(
+    operation: BatchNorm,
+    x: Symbol,
+    gamma: Symbol,
+    beta: Symbol,
+    mean: Symbol,
+    variance: Symbol,
+    dtype: str,
+) -> Result:
+    """Return the input normalised in training by a given mean and variance, which are constants."""
+    settings = {**_settings(operation), "use_global_stats": "True"}
+    y = mx.sym.BatchNorm(x, gamma, beta, mean, variance, **settings)
+
+    def pullback(dy: Symbol) -> tuple[Symbol, ...]:
+        scale = gamma / mx.sym.sqrt(variance + operation.epsilon)
+        if dtype == "float64":
+            return (mx.sym.broadcast_mul(dy, mx.sym.reshape(scale, shape=(1, -1, 1, 1))),)
+        name = f"{operation.name}/of_gradient"
+        return (scale_and_shift(name, operation, dy, scale, mx.sym.zeros_like(scale)),)
+
+    return Result(y, pullback)
+
+
 def scale_and_shift(name: str, operation: Operation, x: Symbol, scale: Symbol, shift: Symbol) -> Symbol:
     """Multiply every channel by its scale and add its shift: a batch norm with mean 0 and variance 1."""
     return mx.sym.BatchNorm(

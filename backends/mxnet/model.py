@@ -19,7 +19,8 @@ from backends.mxnet.symmetric_padding import best_flip
 from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
 from core.base.system import hidden_stderr, utf8_name
@@ -35,6 +36,7 @@ class MXNetModel:
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
+        self._trained = trained_part(plan, rules)
         self._dtype, self._optimize = array_type(precision), optimizers.update_of(rules.optimizer)
         self._mixed = precision == "mixed_bfloat16"
         self._flip = best_flip(plan)
@@ -63,16 +65,26 @@ class MXNetModel:
     ) -> None:
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
-        for parameter in self._plan.parameters:
+        groups = scalars.groups
+        for parameter in self._trained.parameters:
             name = parameter.name
             slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
+            of_group = groups[self._trained.groups[name]]
             self._optimize(
-                self._rules.optimizer, scalars, parameter, self._arrays[name], *slots, gradients[name]
+                self._rules.optimizer, of_group, parameter, self._arrays[name], *slots, gradients[name]
             )
-        for op in self._plan.batch_norms:
+        for op in self._trained.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]
                 running[:] = running * op.momentum + statistics[name] * (1 - op.momentum)
+        if self._rules.average_decay is not None:
+            self._average(scalars)
+
+    def _average(self, scalars: StepScalars) -> None:
+        """Move the moving averages towards their arrays."""
+        for array in self._plan.arrays:
+            average = self._arrays[average_name(array.name)]
+            average += (self._arrays[array.name] - average) * scalars.average_share
 
     def evaluate(self, images: Array, masks: Array) -> tuple[_Loss, Array]:
         """Return loss and probabilities with running statistics."""
@@ -99,7 +111,7 @@ class MXNetModel:
         return Derivatives(
             float(loss),
             {name: self._to_neutral(gradient) for name, gradient in gradients.items()},
-            {array.name: self._to_neutral(statistics[array.name]) for array in self._plan.statistics},
+            {array.name: self._to_neutral(statistics[array.name]) for array in self._trained.statistics},
         )
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
@@ -202,7 +214,14 @@ class MXNetModel:
         keep = {op.name: self._channels_first(op.name) for op in self._plan.dropouts} if training else None
         images = self._channels_first(_IMAGES)
         logits, statistics, pullback = operations.forward(
-            self._flipped_plan, images, arrays, keep, self._dtype, self._exact_sums, self._mixed
+            self._flipped_plan,
+            self._trained,
+            images,
+            arrays,
+            keep,
+            self._dtype,
+            self._exact_sums,
+            self._mixed,
         )
         return logits, self._channels_first(_MASKS), statistics, pullback
 

@@ -12,12 +12,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from backends.mxnet import convolutions
-from backends.mxnet.batch_norm import batch_norm_of_prediction, batch_norm_of_training
+from backends.mxnet.batch_norm import batch_norm_of_prediction, batch_norm_of_training, frozen_batch_norm
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Result, Symbol, gradient, identity
 from backends.mxnet.layers import LAYERS
 from backends.mxnet.sums import plain_layout
 from core.backend.outputs import Outputs
+from core.backend.trained_part import TrainedPart
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -75,6 +76,7 @@ def probabilities(logits: Outputs) -> Outputs:
 
 def forward(
     plan: Plan,
+    trained: TrainedPart,
     images: Symbol,
     arrays: Mapping[str, Symbol],
     keep: Mapping[str, Symbol] | None,
@@ -86,6 +88,7 @@ def forward(
 
     Args:
         plan: What to compute.
+        trained: What is trained of it.
         images: (N, C, H, W).
         arrays: Parameters and running statistics, by their names.
         keep: Dropout masks by the operation's name; None for a prediction.
@@ -95,7 +98,7 @@ def forward(
 
     Returns:
         The logits; in training, the batch's statistics by the running ones' names, else none; and a function
-        that takes the gradient of the logits and returns those of the parameters, by their names.
+        that takes the gradient of the logits and returns those of the trained parameters, by their names.
     """
     values, tape = {plan.input.name: images}, []
     statistics: dict[str, Symbol] = {}
@@ -113,7 +116,7 @@ def forward(
                     made = convolutions.in_bfloat16(op, input_tensor, x, kernel, b)
                 elif isinstance(op, Conv2D):
                     made = convolutions.conv2d(op, input_tensor, x, kernel, b, dtype)
-                elif op.input not in plan.trained or not convolutions.SEVERAL_CHANNELS.reached(
+                elif op.input not in trained.tensors or not convolutions.SEVERAL_CHANNELS.reached(
                     op.output.channels
                 ):
                     # Deconvolution with one filter fails in backward from 16 input channels on: "could not
@@ -130,9 +133,11 @@ def forward(
                 names = op.gamma, op.beta
                 gamma, beta = (arrays[name] for name in names)
                 running = op.moving_mean, op.moving_variance
+                mean, variance = (arrays[name] for name in running)
                 if keep is None:
-                    mean, variance = (arrays[name] for name in running)
                     made = identity(batch_norm_of_prediction(op, x, gamma, beta, mean, variance))
+                elif op.name not in trained.by_batch:
+                    made = frozen_batch_norm(op, x, gamma, beta, mean, variance, dtype)
                 else:
                     made, *found = batch_norm_of_training(op, x, gamma, beta, dtype, exact_sums)
                     statistics.update(zip(running, found, strict=True))
@@ -156,11 +161,14 @@ def forward(
             parts[plan.existence_logit] = [d_logits.existence]
         gradients: dict[str, Symbol] = {}
         for op, names, pullback_one in reversed(tape):
-            results = pullback_one(_sum_of_gradients(parts.pop(op.output.name)))
+            found = parts.pop(op.output.name, [])
+            if op.output.name not in trained.tensors:
+                continue
+            results = pullback_one(_sum_of_gradients(found))
             for name, result in zip(op.inputs, results, strict=False):
                 parts.setdefault(name, []).append(result)
             gradients.update(zip(names, results[len(op.inputs) :], strict=False))
-        return gradients
+        return {name: found for name, found in gradients.items() if name in trained.groups}
 
     return Outputs.of(plan, values), statistics, pullback
 

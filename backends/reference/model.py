@@ -19,7 +19,8 @@ from backends.reference.layers import LAYERS
 from backends.reference.operations import Floats
 from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.rounding import to_bfloat16
 from core.network.plan import (
@@ -66,7 +67,7 @@ class ReferenceModel:
         dtype: Literal["float32", "float64"] | None = None,
         moves: Perturbation | None = None,
     ) -> None:
-        self._plan, self._rules = plan, rules
+        self._plan, self._rules, self._trained = plan, rules, trained_part(plan, rules)
         self._dtype = np.dtype(dtype or array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
         self._mixed, self._moves = precision == "mixed_bfloat16", moves
@@ -98,17 +99,27 @@ class ReferenceModel:
         """Update the model with the gradients and statistics of a batch."""
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
-        for parameter in self._plan.parameters:
+        groups = scalars.groups
+        for parameter in self._trained.parameters:
             name = parameter.name
             slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
+            of_group = groups[self._trained.groups[name]]
             self._optimize(
-                self._rules.optimizer, scalars, parameter, self._arrays[name], *slots, gradients[name]
+                self._rules.optimizer, of_group, parameter, self._arrays[name], *slots, gradients[name]
             )
-        for operation in self._plan.batch_norms:
+        for operation in self._trained.batch_norms:
             momentum = self._dtype.type(operation.momentum)
             for name in (operation.moving_mean, operation.moving_variance):
                 running = self._arrays[name]
                 running[...] = momentum * running + (1 - momentum) * statistics[name]
+        if self._rules.average_decay is not None:
+            self._average(scalars)
+
+    def _average(self, scalars: StepScalars) -> None:
+        """Move the moving averages towards their arrays."""
+        for array in self._plan.arrays:
+            average = self._arrays[average_name(array.name)]
+            average += self._dtype.type(scalars.average_share) * (self._arrays[array.name] - average)
 
     @_without_warnings
     def evaluate(self, images: Array, masks: Array) -> tuple[float, NDArray[Any]]:
@@ -183,7 +194,7 @@ class ReferenceModel:
                     arrays[op.beta],
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
-                    training=keep is not None,
+                    training=keep is not None and op.name in self._trained.by_batch,
                     rounded=self._moved,
                 )
                 return y
@@ -202,11 +213,14 @@ class ReferenceModel:
         flowing = {name: self._moved(slope) for name, slope in d_logits.items()}
         gradients: dict[str, Floats] = {}
         for op in reversed(self._plan.forward):
-            dy = flowing.pop(op.output.name)
+            dy = flowing.pop(op.output.name, None)
+            if dy is None or op.output.name not in self._trained.tensors:
+                continue
             for name, dx in zip(op.inputs, self._backward(op, values, dy, keep, gradients), strict=True):
                 flowing[name] = flowing[name] + dx if name in flowing else dx
-        statistics = {array.name: values[array.name] for array in self._plan.statistics}
-        return Derivatives(float(loss), dict(gradients), dict(statistics))
+        trained = {name: array for name, array in gradients.items() if name in self._trained.groups}
+        statistics = {array.name: values[array.name] for array in self._trained.statistics}
+        return Derivatives(float(loss), trained, statistics)
 
     def _loss(self, values: Mapping[str, Floats], masks: Array) -> tuple[np.floating[Any], dict[str, Floats]]:
         """Return the loss, and its gradient for each of the logits by the name of their tensor."""
@@ -241,9 +255,15 @@ class ReferenceModel:
             case Relu():
                 dx = operations.relu_backward(x, dy)
             case BatchNorm():
-                dx, gradients[op.gamma], gradients[op.beta] = operations.batch_norm_backward(
-                    op, x, arrays[op.gamma], dy, self._moved
-                )
+                if op.name in self._trained.by_batch:
+                    dx, gradients[op.gamma], gradients[op.beta] = operations.batch_norm_backward(
+                        op, x, arrays[op.gamma], dy, self._moved
+                    )
+                else:
+                    variance = arrays[op.moving_variance]
+                    dx = operations.frozen_batch_norm_backward(
+                        op, arrays[op.gamma], variance, dy, self._moved
+                    )
             case Dropout():
                 dx = operations.dropout(op, dy, keep[op.name])
             case Concat():

@@ -131,6 +131,13 @@ def batch_norm_backward(
     return rounded(dx), d_gamma, d_beta
 
 
+def frozen_batch_norm_backward(
+    operation: BatchNorm, gamma: Floats, variance: Floats, dy: Floats, rounded: Rounding
+) -> Floats:
+    """Return the gradient of the input where running statistics normalised; see `batch_norm`."""
+    return rounded(dy * (gamma / np.sqrt(variance + dy.dtype.type(operation.epsilon))))
+
+
 def dropout(operation: Dropout, x: Floats, keep: NDArray[np.uint8]) -> Floats:
     """Scale the elements to keep (1) up, and set the others (0) to 0. Backward is the same function of dy."""
     return x * keep.astype(x.dtype) * x.dtype.type(operation.scale)

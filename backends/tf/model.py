@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from backends.tf.framework import Tensor, tf
 from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
 from core.base.system import utf8_name
@@ -23,11 +25,26 @@ from core.network.plan import Plan, require_operations
 __all__ = ["TensorFlowModel", "compile", "list_devices", "predict_exported", "switches"]
 
 
+class Scalars(NamedTuple):
+    """The scalars of a step as tensors, or the specifications of these.
+
+    Attributes:
+        step_sizes: Of each group (`StepScalars.groups`).
+        decays: The same; none where there is no decay, which saves a pass over all weights.
+        average_share: Of `StepScalars`.
+    """
+
+    step_sizes: tuple[Tensor, ...]
+    decays: tuple[Tensor, ...]
+    average_share: Tensor
+
+
 class TensorFlowModel:
     """Model in TensorFlow; `core.backend.contract.Model` specifies the methods."""
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
+        self._trained = trained_part(plan, rules)
         self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
         self._mixed = precision == "mixed_bfloat16"
         self._multiplies_bfloat16 = self._mixed and multiplies_bfloat16(device)
@@ -41,18 +58,20 @@ class TensorFlowModel:
         masks = tf.TensorSpec(_shape(plan.output.output), tf.uint8)
         scalar, step = tf.TensorSpec((), self._dtype), tf.TensorSpec((), tf.int64)
         keep = {op.name: tf.TensorSpec(_shape(op.output), tf.uint8) for op in plan.dropouts}
-        self._update = tf.function(self._graph_update, [images, masks, scalar, keep, scalar])
-        # Without decay a pass over all weights is saved.
-        self._update_without_decay = tf.function(self._graph_update, [images, masks, scalar, keep])
+        of_groups = (scalar,) * (1 + len(rules.rates))
+        scalars = Scalars(of_groups, of_groups, scalar)
+        without_decay = scalars._replace(decays=())
+        self._update = tf.function(self._graph_update, [images, masks, scalars, keep])
+        self._update_without_decay = tf.function(self._graph_update, [images, masks, without_decay, keep])
         self._evaluate = tf.function(self._graph_evaluate, [images, masks])
         self._predict = tf.function(self._graph_predict, [images])
         self._differentiate = tf.function(self._graph_differentiate, [images, masks, keep])
         gradients, statistics = (
             {array.name: tf.TensorSpec(array.shape, self._dtype) for array in arrays}
-            for arrays in (plan.parameters, plan.statistics)
+            for arrays in (self._trained.parameters, self._trained.statistics)
         )
-        self._apply = tf.function(self._graph_apply, [gradients, statistics, scalar, scalar])
-        self._apply_without_decay = tf.function(self._graph_apply, [gradients, statistics, scalar])
+        self._apply = tf.function(self._graph_apply, [gradients, statistics, scalars])
+        self._apply_without_decay = tf.function(self._graph_apply, [gradients, statistics, without_decay])
         self._draw = tf.function(self._graph_draw, [tf.TensorSpec((), tf.int32), step])
 
     def train_step(
@@ -61,11 +80,9 @@ class TensorFlowModel:
         """Update the model; return the loss before the update."""
         with tf.device(self._device):
             kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
-            step_size = tf.constant(scalars.step_size, self._dtype)
-            given = self._floats(images), tf.constant(masks, tf.uint8), step_size, kept
-            if not scalars.decay:
-                return self._update_without_decay(*given)
-            return self._update(*given, tf.constant(scalars.decay, self._dtype))
+            sent = self._scalars(scalars)
+            update = self._update if sent.decays else self._update_without_decay
+            return update(self._floats(images), tf.constant(masks, tf.uint8), sent, kept)
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
@@ -101,12 +118,9 @@ class TensorFlowModel:
             given = (
                 {name: self._floats(array) for name, array in gradients.items()},
                 {name: self._floats(array) for name, array in statistics.items()},
-                tf.constant(scalars.step_size, self._dtype),
+                self._scalars(scalars),
             )
-            if scalars.decay:
-                self._apply(*given, tf.constant(scalars.decay, self._dtype))
-            else:
-                self._apply_without_decay(*given)
+            (self._apply if given[-1].decays else self._apply_without_decay)(*given)
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -141,6 +155,13 @@ class TensorFlowModel:
     def _floats(self, images: Array) -> Tensor:
         return tf.constant(images, self._dtype)
 
+    def _scalars(self, scalars: StepScalars) -> Scalars:
+        groups, decays = scalars.groups, ()
+        if any(one.decay for one in groups):
+            decays = tuple(tf.constant(one.decay, self._dtype) for one in groups)
+        step_sizes = tuple(tf.constant(one.step_size, self._dtype) for one in groups)
+        return Scalars(step_sizes, decays, tf.constant(scalars.average_share, self._dtype))
+
     def _given_masks(self, keep: DropoutMasks) -> dict[str, Tensor]:
         return {op.name: tf.constant(keep[op.name], tf.uint8) for op in self._plan.dropouts}
 
@@ -152,7 +173,8 @@ class TensorFlowModel:
         # Predictions on a CPU do not use bfloat16 products, so that an exported graph runs on any CPU.
         native = self._multiplies_bfloat16 and (training or not self._on_cpu)
         context = operations.Context(self._on_cpu, training, multiplies_bfloat16=native)
-        return operations.forward(self._plan, images, self._arrays, keep, context, self._mixed)
+        by_batch = self._trained.by_batch if training else frozenset()
+        return operations.forward(self._plan, images, self._arrays, keep, by_batch, context, self._mixed)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Draw dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
@@ -167,51 +189,52 @@ class TensorFlowModel:
     def _graph_differentiate(
         self, images: Tensor, masks: Tensor, keep: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        parameters = {parameter.name: self._arrays[parameter.name] for parameter in self._plan.parameters}
+        parameters = {parameter.name: self._arrays[parameter.name] for parameter in self._trained.parameters}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parameters)
             logits, statistics = self._forward(images, keep)
             loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
-        return loss, tape.gradient(loss, parameters), statistics
+        moving = {array.name: statistics[array.name] for array in self._trained.statistics}
+        return loss, tape.gradient(loss, parameters), moving
 
     def _graph_update(
-        self,
-        images: Tensor,
-        masks: Tensor,
-        step_size: Tensor,
-        keep: dict[str, Tensor],
-        decay: Tensor | None = None,
+        self, images: Tensor, masks: Tensor, scalars: Scalars, keep: dict[str, Tensor]
     ) -> Tensor:
         loss, gradients, statistics = self._graph_differentiate(images, masks, keep)
-        self._graph_apply(gradients, statistics, step_size, decay)
+        self._graph_apply(gradients, statistics, scalars)
         return loss
 
     def _graph_apply(
-        self,
-        gradients: dict[str, Tensor],
-        statistics: dict[str, Tensor],
-        step_size: Tensor,
-        decay: Tensor | None = None,
+        self, gradients: dict[str, Tensor], statistics: dict[str, Tensor], scalars: Scalars
     ) -> None:
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
-        for parameter in self._plan.parameters:
+        for parameter in self._trained.parameters:
             name = parameter.name
             slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
+            group = self._trained.groups[name]
             self._optimize(
                 self._rules.optimizer,
-                step_size,
-                decay,
+                scalars.step_sizes[group],
+                scalars.decays[group] if scalars.decays else None,
                 parameter,
                 self._arrays[name],
                 *slots,
                 gradients[name],
             )
-        for op in self._plan.batch_norms:
+        for op in self._trained.batch_norms:
             momentum = tf.constant(op.momentum, self._dtype)
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]
                 running.assign(momentum * running + (1 - momentum) * statistics[name])
+        if self._rules.average_decay is not None:
+            self._graph_average(scalars)
+
+    def _graph_average(self, scalars: Scalars) -> None:
+        """Move the moving averages towards their arrays."""
+        for array in self._plan.arrays:
+            average = self._arrays[average_name(array.name)]
+            average.assign_add(scalars.average_share * (self._arrays[array.name] - average))
 
     def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Outputs]:
         logits, _ = self._forward(images, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,14 +167,15 @@ def batch_norm(
     mean: Tensor,
     variance: Tensor,
     context: Context,
+    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normalised input, and the mean and biased variance that normalised it."""
     epsilon = operation.epsilon
     if x.dtype == tf.float64:  # the fused kernel has no float64
-        if context.training:
+        if training:
             mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
         return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon), mean, variance
-    if not context.training:
+    if not training:
         return fused_batch_norm.normalize(x, gamma, beta, mean, variance, epsilon), mean, variance
     by_batch = cpu.batch_norm if context.on_cpu else fused_batch_norm.normalize_by_batch
     return by_batch(x, gamma, beta, epsilon)
@@ -205,10 +206,14 @@ def forward(
     images: Tensor,
     arrays: Mapping[str, Tensor],
     keep: Mapping[str, Tensor] | None,
+    by_batch: Collection[str],
     context: Context,
     mixed: bool,
 ) -> tuple[Outputs, dict[str, Tensor]]:
-    """Return the logits and, in training, the batch's statistics by the running ones' names."""
+    """Return the logits, and the statistics that normalised by the running ones' names.
+
+    These are the batch's for the batch norms in `by_batch`. In training there is `keep`.
+    """
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
     convolve: Product = conv2d
@@ -238,6 +243,7 @@ def forward(
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
                     context,
+                    training=op.name in by_batch,
                 )
             case Dropout():
                 y = x if keep is None else dropout(op, x, keep[op.name])

@@ -53,7 +53,7 @@ class Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's typ
         arrays = {array.name: getattr(self, array.name.replace("/", "_")) for array in self._plan.arrays}
         dtype = next(self.buffers()).dtype
         inner = images.to(dtype).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-        logits, _ = operations.forward(self._plan, inner, arrays, None, self._products)
+        logits, _ = operations.forward(self._plan, inner, arrays, None, (), self._products)
         masks, existence = operations.probabilities(logits)
         masks = masks.permute(0, 2, 3, 1).to(torch.float32)
         return masks if existence is None else (masks, existence.flatten().to(torch.float32))

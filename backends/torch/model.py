@@ -15,7 +15,8 @@ from backends.torch.operations import Tensor
 from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, Workers, array_type
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
 from core.network.plan import Plan, require_operations
@@ -28,6 +29,7 @@ class TorchModel:
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
+        self._trained = trained_part(plan, rules)
         self._dtype, self._mixed = array_type(precision), precision == "mixed_bfloat16"
         multiplies = self._mixed and multiplies_bfloat16(device)
         self._products = operations.products(self._mixed, multiplies)
@@ -37,7 +39,7 @@ class TorchModel:
         self._arrays = {
             name: self._to_inner(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
         }
-        for parameter in plan.parameters:
+        for parameter in self._trained.parameters:
             self._arrays[parameter.name].requires_grad_()
 
     def train_step(
@@ -50,18 +52,27 @@ class TorchModel:
 
     def _update(self, derivatives: Mapping[str, Tensor], scalars: StepScalars) -> None:
         with torch.no_grad():
-            gradients = {parameter.name: derivatives[parameter.name] for parameter in self._plan.parameters}
+            trained, groups = self._trained, scalars.groups
+            gradients = {parameter.name: derivatives[parameter.name] for parameter in trained.parameters}
             if self._rules.clip_norm is not None:
                 gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
-            for parameter in self._plan.parameters:
+            for parameter in trained.parameters:
                 name = parameter.name
                 slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
+                of_group = groups[trained.groups[name]]
                 self._optimize(
-                    self._rules.optimizer, scalars, parameter, self._arrays[name], *slots, gradients[name]
+                    self._rules.optimizer, of_group, parameter, self._arrays[name], *slots, gradients[name]
                 )
-            for op in self._plan.batch_norms:
+            for op in trained.batch_norms:
                 for name in (op.moving_mean, op.moving_variance):
                     self._arrays[name].mul_(op.momentum).add_(derivatives[name], alpha=1 - op.momentum)
+            if self._rules.average_decay is not None:
+                self._average(scalars)
+
+    def _average(self, scalars: StepScalars) -> None:
+        """Move the moving averages towards their arrays."""
+        for array in self._plan.arrays:
+            self._arrays[average_name(array.name)].lerp_(self._arrays[array.name], scalars.average_share)
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
@@ -90,8 +101,8 @@ class TorchModel:
         loss, derivatives = self._differentiate(images, masks, keep, draw)
         return Derivatives(
             float(loss),
-            {array.name: _to_neutral(derivatives[array.name]) for array in self._plan.parameters},
-            {array.name: _to_neutral(derivatives[array.name]) for array in self._plan.statistics},
+            {array.name: _to_neutral(derivatives[array.name]) for array in self._trained.parameters},
+            {array.name: _to_neutral(derivatives[array.name]) for array in self._trained.statistics},
         )
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
@@ -101,7 +112,9 @@ class TorchModel:
 
     def connect(self, workers: Workers) -> DeviceEngine:
         """Return an engine that keeps the derivatives on the device; see `backends.torch.distributed`."""
-        shapes = {array.name: self._arrays[array.name].shape for array in self._plan.arrays}
+        names = [array.name for array in self._trained.parameters]
+        names += [array.name for array in self._trained.statistics]
+        shapes = {name: self._arrays[name].shape for name in names}
         return DeviceEngine(shapes, self._to_inner(np.zeros(1)), self._differentiate, self._update, workers)
 
     def state(self) -> State:
@@ -146,8 +159,10 @@ class TorchModel:
     def _forward(
         self, images: Tensor, keep: Mapping[str, Tensor] | None
     ) -> tuple[Outputs, dict[str, Tensor]]:
-        products = self._prediction_products if keep is None else self._products
-        return operations.forward(self._plan, images, self._arrays, keep, products)
+        products, by_batch = self._products, self._trained.by_batch
+        if keep is None:
+            products, by_batch = self._prediction_products, frozenset()
+        return operations.forward(self._plan, images, self._arrays, keep, by_batch, products)
 
     def _draw(self, count: int, step: int) -> dict[str, Tensor]:
         """Draw dropout masks from PyTorch's own generator, keyed by seed, name and step."""
@@ -166,7 +181,7 @@ class TorchModel:
         kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
         logits, statistics = self._forward(self._floats(images), kept)
         loss = losses.total(self._rules.loss, logits, self._floats(masks))
-        names = [parameter.name for parameter in self._plan.parameters]
+        names = [parameter.name for parameter in self._trained.parameters]
         gradients = torch.autograd.grad(loss, [self._arrays[name] for name in names])
         return loss.detach(), {**statistics, **dict(zip(names, gradients, strict=True))}
 

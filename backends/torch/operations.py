@@ -10,7 +10,7 @@ Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transpo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from backends.torch.framework import torch
@@ -175,9 +175,13 @@ def forward(
     images: Tensor,
     arrays: Mapping[str, Tensor],
     keep: Mapping[str, Tensor] | None,
+    by_batch: Collection[str],
     products: Products,
 ) -> tuple[Outputs, dict[str, Tensor]]:
-    """Return the logits and, in training (with `keep`), the batch's statistics by the running ones' names."""
+    """Return the logits, and the statistics that normalised by the running ones' names.
+
+    These are the batch's for the batch norms in `by_batch`. In training there is `keep`.
+    """
     values = {plan.input.name: images}
     statistics: dict[str, Tensor] = {}
     convolve, transpose = products
@@ -201,7 +205,7 @@ def forward(
                     arrays[op.beta],
                     arrays[op.moving_mean],
                     arrays[op.moving_variance],
-                    training=keep is not None,
+                    training=op.name in by_batch,
                 )
             case Dropout():
                 y = x if keep is None else dropout(op, x, keep[op.name])

@@ -61,8 +61,9 @@ class Derivatives(NamedTuple):
 
     Attributes:
         loss: The training loss.
-        gradients: The gradient of each parameter, before clipping.
-        statistics: The batch's mean and biased variance of each batch norm, by the names of the running ones.
+        gradients: The gradient of each trained parameter (`core.backend.trained_part`), before clipping.
+        statistics: The batch's mean and biased variance of each trained batch norm, by the names of the
+            running ones.
     """
 
     loss: float
@@ -112,14 +113,14 @@ class Model(Protocol):
         ...
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
-        """Clip the gradients, then update weights, moments and running statistics once.
+        """Clip the gradients, then update weights, moments, running statistics and averages once.
 
         `differentiate` with `draw=scalars.step` and then `update` give the bits of `train_step`, or differ
         from them by rounding where the framework computes both in one graph.
 
         Args:
-            gradients: The gradient of each parameter, before clipping.
-            statistics: The batch's statistics, by the names of the running ones.
+            gradients: The gradient of each trained parameter, before clipping.
+            statistics: The statistics of `Derivatives`.
             scalars: The numbers of this step.
         """
         ...

@@ -6,6 +6,7 @@ missing, unknown or of a wrong shape.
     <block>/kernel, /bias, /gamma, /beta             parameters
     <block>/moving_mean, /moving_variance            running statistics
     optimizer/<slot>/<parameter>                     the optimiser's moments, one for each slot of its rule
+    optimizer/average/<array>                        the moving averages of parameters and statistics, if any
 
 Kernels are (kh, kw, in, out) for convolutions and (kh, kw, out, in) for transposed ones.
 """
@@ -26,7 +27,7 @@ from core.network.plan import Constant, Parameter, Plan, Statistic
 ArrayKind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weight", "moment", "prediction"]
 """The role of an array in a training step or a prediction."""
 
-_SLOTS = "optimizer/"
+_SLOTS, _AVERAGE = "optimizer/", "average"
 
 
 def slot_name(slot: str, parameter: str) -> str:
@@ -39,11 +40,23 @@ def slot_of(name: str) -> str:
     return name.removeprefix(_SLOTS).split("/")[0]
 
 
+def average_name(array: str) -> str:
+    """Return the name of the moving average of a parameter or a running statistic."""
+    return slot_name(_AVERAGE, array)
+
+
+def averaged_state(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the state with every array replaced by its moving average, where there is one."""
+    return {name: state.get(average_name(name), array) for name, array in state.items()}
+
+
 def state_shapes(plan: Plan, rules: TrainingRules) -> dict[str, tuple[int, ...]]:
     """Return the shape of every array by its name, in a fixed order."""
     shapes = {array.name: array.shape for array in plan.arrays}
     for slot in rules.optimizer.slots:
         shapes |= {slot_name(slot, parameter.name): parameter.shape for parameter in plan.parameters}
+    if rules.average_decay is not None:
+        shapes |= {average_name(array.name): array.shape for array in plan.arrays}
     return shapes
 
 
@@ -60,15 +73,24 @@ def by_kind(state: Mapping[str, NDArray[Any]]) -> dict[ArrayKind, dict[str, NDAr
     return found
 
 
-def initial_state(plan: Plan, rules: TrainingRules, seed: int) -> dict[str, NDArray[np.float32]]:
+def initial_state(
+    plan: Plan, rules: TrainingRules, seed: int, given: Mapping[str, NDArray[np.float32]] | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Return the state before the first step, in float32.
 
     Each kernel has a random stream keyed by the seed and its own name, so an additional block does not change
-    the weights of other blocks.
+    the weights of other blocks. Moments are 0, and a moving average is its array.
+
+    Args:
+        plan: The network.
+        rules: The rules of training.
+        seed: The seed of the random weights.
+        given: Weights and statistics to begin with in place of these; None for none.
     """
-    state = {array.name: _initial(array, seed) for array in plan.arrays}
+    state = {array.name: _initial(array, seed) for array in plan.arrays} | dict(given or {})
+    averages = {average_name(name): array for name, array in state.items()}
     for name, shape in state_shapes(plan, rules).items():
-        state.setdefault(name, np.zeros(shape, np.float32))
+        state.setdefault(name, averages[name].copy() if name in averages else np.zeros(shape, np.float32))
     return state
 
 

@@ -52,13 +52,22 @@ Stochastic gradient descent with momentum, plain or Nesterov's (Sutskever et al.
 of the velocity, as in PyTorch, so that a change of the rate acts at once:
     velocity = momentum * velocity + g
     direction = velocity, or g + momentum * velocity with Nesterov's momentum;    size = rate
+
+Of frozen blocks nothing is updated, and the norm does not count them. Where a block has a factor of its own,
+its rate is the rate times this factor, in `size` and in `decay` (`core.backend.trained_part`).
+
+Moving average of all parameters and running statistics w, frozen ones too, after each update (Polyak and
+Juditsky, 1992, in the exponential form; running statistics as timm's ModelEmaV2):
+    e = e + share * (w - e);    share = 1 - min(average_decay, (1 + step) / (10 + step))
+At the beginning e = w. The smaller decay of the first steps lets e forget them. An array that does not change
+is its own average, bit for bit, because w - e is 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from core.base.errors import UserError
@@ -139,12 +148,18 @@ class TrainingRules:
         optimizer: The optimiser and its constants.
         clip_norm: Largest global norm of the gradients; None for no clipping.
         seed: Seed of the dropout masks that a backend draws itself.
+        frozen: Names of blocks that are not trained (`core.backend.trained_part`).
+        rates: Names of blocks, and the factor of their learning rate.
+        average_decay: Decay of the moving average of the arrays; None for no average.
     """
 
     loss: LossRule
     optimizer: OptimizerRule
     clip_norm: float | None = None
     seed: int = 0
+    frozen: tuple[str, ...] = ()
+    rates: tuple[tuple[str, float], ...] = ()
+    average_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,16 +170,32 @@ class StepScalars:
         step: Number of this update, from 1.
         step_size: The learning rate; for Adam, multiplied by its bias correction.
         decay: Share of each kernel that weight decay subtracts.
+        rated: Step size and decay of the blocks of each name in `TrainingRules.rates`, in their order.
+        average_share: Share of an array's distance from its moving average that the average moves.
     """
 
     step: int
     step_size: float
     decay: float = 0.0
+    rated: tuple[tuple[float, float], ...] = ()
+    average_share: float = 0.0
+
+    @property
+    def groups(self) -> tuple[StepScalars, ...]:
+        """These scalars, then those of each name in `TrainingRules.rates` (see `TrainedPart.groups`)."""
+        return self, *(replace(self, step_size=size, decay=decay) for size, decay in self.rated)
 
 
-def step_scalars(rule: OptimizerRule, step: int, rate: float, weight_decay: float = 0.0) -> StepScalars:
+def step_scalars(rules: TrainingRules, step: int, rate: float, weight_decay: float = 0.0) -> StepScalars:
     """Return the scalars of update number `step` (from 1) at learning rate `rate`."""
-    correction = 1.0
+    rule, correction, share = rules.optimizer, 1.0, 0.0
     if isinstance(rule, AdamRule):
         correction = math.sqrt(1.0 - rule.beta2**step) / (1.0 - rule.beta1**step)
-    return StepScalars(step, to_float32(rate * correction), to_float32(rate * weight_decay))
+    if rules.average_decay is not None:
+        share = to_float32(1.0 - min(rules.average_decay, (1.0 + step) / (10.0 + step)))
+
+    def of_rate(rate: float) -> tuple[float, float]:
+        return to_float32(rate * correction), to_float32(rate * weight_decay)
+
+    rated = tuple(of_rate(rate * factor) for _, factor in rules.rates)
+    return StepScalars(step, *of_rate(rate), rated, share)

@@ -27,6 +27,7 @@ from core.conformance.existence import existence_checks
 from core.conformance.layers import layer_checks
 from core.conformance.mixed import mixed_checks
 from core.conformance.numbers import number_checks
+from core.conformance.partial_training import partial_training_checks
 from core.conformance.predictions import prediction_checks
 from core.conformance.shards import shard_checks
 from core.conformance.suite import BackendCaller, Check, CheckOutcome, capabilities, examine
@@ -59,6 +60,7 @@ def _checks() -> tuple[Check, ...]:
         *number_checks(),
         *layer_checks(),
         *existence_checks(),
+        *partial_training_checks(),
         *mixed_checks(),
         *behaviour_checks(),
         *shard_checks(),

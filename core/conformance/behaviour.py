@@ -256,8 +256,8 @@ def _both_ways(
 
 def _in_halves(backend: BackendCaller) -> None:
     """Check both in float64; a framework that computes a step in one graph may round differently."""
-    for name in ("adam", "sgd"):
-        training = {"optimizer": {"name": name, "weight_decay": 0.1}, "clip_norm": 0.05}
+    for name, more in (("adam", {}), ("sgd", {"freeze": ["down"], "rates": {"mask": 0.5}, "ema": {}})):
+        training = {"optimizer": {"name": name, "weight_decay": 0.1}, "clip_norm": 0.05, **more}
         case = make_case(BLOCKS, 16, 24, batches=(3, 2), dropout=0.3, training=training)
         whole, parted = backend.call(_both_ways, case, "float64")
         budget = Budget(lambda _: FLOAT64_TOLERANCE)

@@ -56,7 +56,7 @@ class Case:
 
     def scalars(self, step: int) -> StepScalars:
         """Return the scalars of update number `step`, from 1."""
-        return step_scalars(self.rules.optimizer, step, self.learning_rate / step, self.weight_decay)
+        return step_scalars(self.rules, step, self.learning_rate / step, self.weight_decay)
 
     def keep(self, step: int, count: int) -> dict[str, NDArray[np.uint8]]:
         """Return the dropout masks of a step for `count` images."""

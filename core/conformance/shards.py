@@ -10,6 +10,7 @@ import numpy as np
 from core.backend.contract import Array, Implementation, Precision
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.state import by_kind
+from core.backend.trained_part import trained_part
 from core.conformance.cases import Case, make_case, require_agreement
 from core.conformance.suite import BackendCaller, Check
 from core.distribution.exchange import ALONE
@@ -37,7 +38,13 @@ def shard_checks() -> list[Check]:
 
 
 def _agree(backend: BackendCaller, precision: Precision) -> None:
-    training = {"clip_norm": 0.5, "optimizer": {"name": "adamw"}, "loss": {"bce": 1.0, "dice": 0.5}}
+    training: dict[str, Any] = {
+        "clip_norm": 0.5,
+        "optimizer": {"name": "adamw"},
+        "loss": {"bce": 1.0, "dice": 0.5},
+    }
+    if precision == "float64":
+        training |= {"freeze": ["middle"], "rates": {"mask": 0.5}, "ema": {"decay": 0.9}}
     case = make_case(_BLOCKS, 18, 26, batches=(_IMAGES, 5, 2), dropout=0.3, training=training)
     require_agreement(_written_out, backend.call(_in_shards, case, precision), case, precision)
 
@@ -46,7 +53,7 @@ def _in_shards(implementation: Implementation, case: Case, precision: Precision)
     """Train as `core.distribution` does; return the loss and all arrays of each step."""
     model = implementation.compile(case.plan, case.rules, "cpu", precision)
     model.load_state(case.state)
-    engine = HostEngine(model, case.plan, precision, ALONE)
+    engine = HostEngine(model, trained_part(case.plan, case.rules), precision, ALONE)
     update = ShardedUpdate(model, case.plan, Shards(_SHARDS, _IMAGES), engine, 0, _SEED)
     steps: list[ArraysByKind] = []
     for step, (images, masks) in enumerate(case.batches, start=1):
@@ -59,6 +66,7 @@ def _written_out(implementation: Implementation, case: Case, precision: Precisio
     """Train by the formula alone: image i of a full batch of B belongs to shard i*S // B."""
     model = implementation.compile(case.plan, case.rules, "cpu", precision)
     model.load_state(case.state)
+    trained = trained_part(case.plan, case.rules)
     steps: list[ArraysByKind] = []
     for step, (images, masks) in enumerate(case.batches, start=1):
         keep = draw_dropout_masks(case.plan, _SEED, step, len(images))
@@ -73,8 +81,8 @@ def _written_out(implementation: Implementation, case: Case, precision: Precisio
             for name, array in parts.items():
                 total[name] = total.get(name, np.zeros_like(array)) + rows.mean() * array
         model.update(
-            {parameter.name: total[parameter.name] for parameter in case.plan.parameters},
-            {statistic.name: total[statistic.name] for statistic in case.plan.statistics},
+            {parameter.name: total[parameter.name] for parameter in trained.parameters},
+            {statistic.name: total[statistic.name] for statistic in trained.statistics},
             case.scalars(step),
         )
         steps.append({**by_kind(model.state()), "loss": {"loss": total["loss"]}})

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import Array, DropoutMasks, Model, Precision, State, array_type
+from core.backend.trained_part import TrainedPart
 from core.backend.training_rules import StepScalars
 from core.distribution.exchange import Exchange
-from core.network.plan import Plan
 
 HostFlat = NDArray[Any]
-"""Gradients and statistics in the order of the plan, then the loss, then zeros."""
+"""Gradients and statistics of what is trained, in the order of the plan, then the loss, then zeros."""
 
 
 class HostEngine:
@@ -22,16 +22,16 @@ class HostEngine:
 
     Args:
         model: The model of this worker.
-        plan: The plan that it was compiled from.
+        trained: What is trained of the plan that it was compiled from.
         precision: Its precision.
         exchange: The connection with the other workers.
     """
 
-    def __init__(self, model: Model, plan: Plan, precision: Precision, exchange: Exchange) -> None:
+    def __init__(self, model: Model, trained: TrainedPart, precision: Precision, exchange: Exchange) -> None:
         self._model, self._exchange = model, exchange
         self._dtype = np.dtype(array_type(precision))
-        self._gradients = {parameter.name: parameter.shape for parameter in plan.parameters}
-        self._statistics = {statistic.name: statistic.shape for statistic in plan.statistics}
+        self._gradients = {parameter.name: parameter.shape for parameter in trained.parameters}
+        self._statistics = {statistic.name: statistic.shape for statistic in trained.statistics}
         shapes = [*self._gradients.values(), *self._statistics.values()]
         self._workers = len(exchange.hosts)
         self._part = -(-(1 + sum(int(np.prod(shape)) for shape in shapes)) // self._workers)

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from core.backend.contract import Precision
+from core.backend.trained_part import divide_blocks
 from core.backend.training_rules import AdamRule, LossRule, OptimizerRule, SgdRule, TrainingRules
 from core.base.errors import UserError
 from core.base.randomness import words
@@ -25,6 +26,7 @@ from core.base.rounding import to_float32
 from core.experiment.configuration_keys import Key, explain_error, key_path, keys_of_schema
 from core.experiment.recipe import (
     AugmentationSettings,
+    AverageSettings,
     ConstantSchedule,
     CropSettings,
     SamplingSettings,
@@ -163,6 +165,8 @@ class Training(Strict):
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     optimizer: Optimizer = Adam()
     schedule: Schedule = ConstantSchedule()
+    freeze: tuple[str, ...] = ()
+    rates: dict[str, Annotated[float, Field(gt=0.0, le=100.0)]] = Field(default_factory=dict)
     loss: Loss = Loss()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     sampling: SamplingSettings | None = None
@@ -171,6 +175,7 @@ class Training(Strict):
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
     average_best: Annotated[int, Field(ge=0, le=100)] = 0
+    ema: AverageSettings | None = None
     stages: tuple[dict[str, Any], ...] = ()
     stage: Annotated[int, Field(ge=1)] | None = None
 
@@ -205,6 +210,15 @@ class Training(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _averages_once(self) -> Self:
+        if self.ema is not None and self.average_best > 1:
+            raise UserError(
+                f"training.ema and training.average_best={self.average_best} both average the weights",
+                "Choose one of them: leave ema out, or set training.average_best=0.",
+            )
+        return self
+
     @property
     def draws_seed(self) -> int:
         """The seed of all that is drawn while the network is trained; it is another one in each stage."""
@@ -219,6 +233,9 @@ class Training(Strict):
             optimizer=self.optimizer.rule(),
             clip_norm=None if self.clip_norm is None else to_float32(self.clip_norm),
             seed=self.draws_seed,
+            frozen=self.freeze,
+            rates=tuple(self.rates.items()),
+            average_decay=None if self.ema is None else self.ema.decay,
         )
 
 
@@ -235,6 +252,11 @@ class Configuration(Strict):
                 "training.loss.existence: the network has no existence head",
                 "Add network.existence={}, or leave this weight out.",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_blocks(self) -> Self:
+        divide_blocks(self.training.freeze, list(self.training.rates), self.network.block_names())
         return self
 
     @model_validator(mode="after")
@@ -256,11 +278,11 @@ class Configuration(Strict):
         for number, content in enumerate(stage_contents(self.training.model_dump())):
             try:
                 training = Training.model_validate(content)
+                found.append(Configuration(network=network, training=training))
             except ValidationError as error:
                 raise UserError("\n  ".join(_explain_in_stage(error, number))) from error
             except UserError as error:
                 raise UserError(f"training.stages[{number}]: {error.message}", error.hint) from error
-            found.append(Configuration(network=network, training=training))
         return tuple(found)
 
     def training_plan(self, height: int, width: int) -> Plan:

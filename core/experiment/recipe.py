@@ -50,10 +50,25 @@ class StepSchedule(_Schedule):
 
 
 class CosineSchedule(_Schedule):
-    """Reduce the rate along half a cosine, to the fraction `final` of it at the end of the run."""
+    """Reduce the rate along half a cosine, to the fraction `final` of it at the end of the run.
+
+    With `cycle_epochs` this is the length of the first of several cycles, each of which begins at the whole
+    rate again (a warm restart) and is `cycle_factor` times as long as the one before it.
+    """
 
     name: Literal["cosine"] = "cosine"
     final: Fraction = 0.0
+    cycle_epochs: Epochs | None = None
+    cycle_factor: Annotated[int, Field(ge=1, le=100)] = 1
+
+    @model_validator(mode="after")
+    def _has_cycles(self) -> Self:
+        if self.cycle_epochs is None and self.cycle_factor != 1:
+            raise UserError(
+                f"training.schedule.cycle_factor: received {self.cycle_factor}, but there are no cycles",
+                "Set training.schedule.cycle_epochs too, the length of the first one.",
+            )
+        return self
 
 
 class PlateauSchedule(_Schedule):
@@ -68,6 +83,12 @@ class PlateauSchedule(_Schedule):
 Schedule: TypeAlias = Annotated[
     ConstantSchedule | StepSchedule | CosineSchedule | PlateauSchedule, Field(discriminator="name")
 ]
+
+
+class AverageSettings(Strict):
+    """The moving average of weights and running statistics, which scores and predicts in place of them."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
 
 
 class SamplingSettings(Strict):

@@ -1,9 +1,10 @@
 """Stages of a training: one after the other, each with settings of its own.
 
 `training.stages` is a list. Each entry names keys of `training` that change in its stage; a section in it
-changes only the keys that it names, or is replaced if it has another `name`. All else stays as in the stage
-before. Each stage begins with the model that the stage before ends with (its averaged or best epoch), with
-new moments and the learning rate's schedule from its beginning.
+changes only the keys that it names, or is replaced if it has another `name`. `rates`, whose keys are names of
+blocks, is replaced. All else stays as in the stage before. Each stage begins with the model that the stage
+before ends with (its averaged or best epoch), with new moments and the learning rate's schedule from its
+beginning.
 
 A checkpoint has the settings of its stage, in which `training.stage` is the stage's number from 1. From those
 of the first stage all others follow.
@@ -39,7 +40,12 @@ def _changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Content
     found = dict(settings)
     for key, value in changes.items():
         before = found.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping) and _is_alike(before, value):
+        if (
+            isinstance(before, Mapping)
+            and isinstance(value, Mapping)
+            and key != "rates"
+            and _is_alike(before, value)
+        ):
             found[key] = _changed(before, value)
         else:
             found[key] = value

@@ -9,7 +9,6 @@ Shapes are (height, width, channels). Every array has a batch axis before them, 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -298,15 +297,6 @@ class Plan:
     def arrays(self) -> tuple[Parameter | Statistic, ...]:
         """All arrays that a prediction depends on: parameters, then statistics."""
         return (*self.parameters, *self.statistics)
-
-    @functools.cached_property
-    def trained(self) -> frozenset[str]:
-        """Names of the tensors that depend on a parameter: the others need no gradient."""
-        found: set[str] = set()
-        for op in self.operations:
-            if isinstance(op, Conv2D | ConvTranspose2D | Bias | BatchNorm) or found.intersection(op.inputs):
-                found.add(op.output.name)
-        return frozenset(found)
 
     @property
     def output(self) -> Operation:

@@ -324,6 +324,11 @@ class Network(Strict):
                 f"blocks: {hidden}{guess}"
             )
 
+    def block_names(self) -> list[str]:
+        """Return the names of all blocks in order: the encoder's, the decoder's, `blocks`, the head's."""
+        own = [block.name for block in self.blocks]
+        return [*self._expanded_names(), *own, *([EXISTENCE] if self.existence is not None else [])]
+
     def _expanded_names(self) -> Iterator[str]:
         if self.encoder is not None:
             from core.network.encoders import blocks_of  # it is written in these blocks

@@ -15,6 +15,7 @@ from core.backend.contract import Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.process import BackendProcess
 from core.backend.state import ArrayKind, initial_state
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import step_scalars
 from core.base.errors import UserError
 from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
@@ -183,7 +184,7 @@ class _Certification:
         self._batches, self._settings = batches, configuration.training
         self._rules = self._settings.rules()
         precision = self._settings.precision
-        self._comparer = RunComparer(plan, precision)
+        self._comparer = RunComparer(plan, trained_part(plan, self._rules), precision)
         # In float64 the initial weights are the same float32 numbers.
         self._state: State = {
             name: array.astype(array_type(precision))
@@ -225,7 +226,7 @@ class _Certification:
         """Train one step of every run and record the distances."""
         settings, certificate = self._settings, self.certificate
         rate = learning_rate(settings, step, self._batches)  # no validation, so no plateau
-        scalars = step_scalars(self._rules.optimizer, step, rate, settings.optimizer.weight_decay)
+        scalars = step_scalars(self._rules, step, rate, settings.optimizer.weight_decay)
         keep = draw_dropout_masks(self._plan, settings.seed, step, len(batch.images))
         images = np.asarray(batch.images, array_type(settings.precision))
         runs = [self._base, *self._perturbed, *self._runs]

@@ -10,6 +10,7 @@ import numpy as np
 
 from core.backend.contract import Precision, State
 from core.backend.state import ArrayKind, by_kind
+from core.backend.trained_part import TrainedPart
 from core.network.plan import Plan
 from core.parity.trajectory import StepResult
 from core.tolerance.budget import KINDS as ALL_KINDS
@@ -62,9 +63,10 @@ class Snapshot:
 class RunComparer:
     """Compares runs of one plan with the reference, step by step."""
 
-    def __init__(self, plan: Plan, precision: Precision) -> None:
+    def __init__(self, plan: Plan, trained: TrainedPart, precision: Precision) -> None:
         self._budget = Budget(partial(budget_floor, precision=precision))
         self._parameters = [parameter.name for parameter in plan.parameters]
+        self._trained = [parameter.name for parameter in trained.parameters]
         self._owners = {
             name: operation.name
             for operation in plan.operations
@@ -94,6 +96,6 @@ class RunComparer:
         return {
             **by_kind(after),
             "loss": {"loss": np.array(run.step.loss)},
-            "gradient": {name: run.step.gradients[name] for name in reversed(self._parameters)},
+            "gradient": {name: run.step.gradients[name] for name in reversed(self._trained)},
             "update": {name: after[name] - run.before[name] for name in self._parameters},
         }

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import ExistenceModel, Implementation, Model
+from core.backend.state import averaged_state
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.experiment.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
@@ -281,5 +282,5 @@ def _compiled(
     settings = checkpoint.configuration.training
     plan = lower(checkpoint.configuration.network, *size)
     model = implementation.compile(plan, settings.rules(), device, settings.precision)
-    model.load_state(checkpoint.arrays)
+    model.load_state(averaged_state(checkpoint.arrays))
     return model

@@ -125,8 +125,6 @@ def beginning(one: PreparedRun, start: StartFile | None) -> tuple[State, Progres
         start: The weights that the first stage begins with; None for random ones.
     """
     settings = one.settings
-    state: State = dict(initial_state(one.plan, settings.rules(), settings.seed))
     found = start if one.run.before is None else load_start(one.run.before, one.plan)
-    if found is None:
-        return state, Progress()
-    return state | found.arrays, Progress(start=found.start)
+    given, began = (None, None) if found is None else (found.arrays, found.start)
+    return dict(initial_state(one.plan, settings.rules(), settings.seed, given)), Progress(start=began)

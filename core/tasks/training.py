@@ -263,7 +263,7 @@ class _Session:
         """Report settings that depend on the number of epochs, if a resumed run has another number."""
         before, after = checkpoint.configuration.training.epochs, settings.epochs
         spans = []
-        if isinstance(settings.schedule, CosineSchedule):
+        if isinstance(settings.schedule, CosineSchedule) and settings.schedule.cycle_epochs is None:
             spans.append("the learning rate (schedule: cosine)")
         if settings.sampling is not None and settings.sampling.over_epochs is None:
             spans.append("the share of positives (sampling.over_epochs: null)")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.backend.contract import State
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
@@ -105,13 +104,13 @@ def try_rates(
     with _opened(watcher, planned, framework, data, device) as (work, networks, team_of):
         one = work[0]
         networks.compile(one)
-        team, rule = team_of(one), one.settings.rules().optimizer
+        team, rules = team_of(one), one.settings.rules()
         batches = _endless(team)
 
         def update(number: int, rate: float) -> float:
             done(1)
             decay = one.settings.optimizer.weight_decay
-            return float(team.train_step(next(batches), step_scalars(rule, number, rate, decay)))
+            return float(team.train_step(next(batches), step_scalars(rules, number, rate, decay)))
 
         with watcher.images("updates", UPDATES) as done:
             return find_rates(update)
@@ -139,23 +138,21 @@ def _opened(
                 one.batches.validation,
                 scoring=models.scoring,
             )
-            state: State = dict(initial_state(one.plan, one.settings.rules(), one.settings.seed))
-            if start is not None and one.run.before is None:
-                state |= start.arrays
-            team.load_state(state)
+            given = start.arrays if start is not None and one.run.before is None else None
+            team.load_state(initial_state(one.plan, one.settings.rules(), one.settings.seed, given))
             return team
 
         yield work, networks, team_of
 
 
 def _rehearsed(one: PreparedRun, team: Team) -> StageRehearsal:
-    settings, rule = one.settings, one.settings.rules().optimizer
+    settings, rules = one.settings, one.settings.rules()
     batches, losses = _endless(team), list[float]()
 
     def update() -> None:
         step = len(losses) + 1
         rate = learning_rate(settings, step, one.batches.training.batches)
-        scalars = step_scalars(rule, step, rate, settings.optimizer.weight_decay)
+        scalars = step_scalars(rules, step, rate, settings.optimizer.weight_decay)
         losses.append(float(team.train_step(next(batches), scalars)))
 
     for _ in range(_WARM_UP):
@@ -164,7 +161,6 @@ def _rehearsed(one: PreparedRun, team: Team) -> StageRehearsal:
     while len(losses) - before < _LEAST or time.perf_counter() - began < _LEAST_S:
         update()
     per_update = (time.perf_counter() - began) / (len(losses) - before)
-    plan, rules = one.plan, settings.rules()
     return StageRehearsal(
         name=str(one.run),
         height=one.facts.height,
@@ -175,7 +171,7 @@ def _rehearsed(one: PreparedRun, team: Team) -> StageRehearsal:
         seconds_per_update=per_update,
         seconds_of_scoring=_scoring_time(one, team),
         estimated_bytes=estimate_training(
-            plan, rules, settings.batch_size, settings.precision, settings.shards
+            one.plan, rules, settings.batch_size, settings.precision, settings.shards
         ).process,
         peak_bytes=peak_memory(),
         loss=losses[0],

@@ -186,7 +186,7 @@ def _main(given: str, recorded: str, backend: str) -> None:
             digests: list[str] = []
             for step, batch in zip(range(1, work.steps + 1), endless(team.epoch), strict=False):
                 rate = learning_rate(settings, step, training.batches)
-                scalars = step_scalars(rules.optimizer, step, rate, settings.optimizer.weight_decay)
+                scalars = step_scalars(rules, step, rate, settings.optimizer.weight_decay)
                 losses.append(float(team.train_step(batch, scalars)))
                 digests.append(_digest(team.state()))
             team.end()

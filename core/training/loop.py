@@ -31,7 +31,9 @@ from typing import Literal, SupportsFloat
 import numpy as np
 
 from core.backend.contract import Engine, Model, State
-from core.backend.training_rules import OptimizerRule, step_scalars
+from core.backend.state import averaged_state
+from core.backend.trained_part import trained_part
+from core.backend.training_rules import TrainingRules, step_scalars
 from core.base.errors import UserError
 from core.base.packages import explain_missing
 from core.distribution.exchange import ALONE, Exchange
@@ -132,7 +134,7 @@ class Trainer:
         self._average()
         chosen = AVERAGED if (self.folder / AVERAGED).is_file() else BEST
         checkpoint = load_checkpoint(self.folder / chosen)
-        self._team.load_state(checkpoint.arrays)
+        self._team.load_state(averaged_state(checkpoint.arrays))
         self._export(checkpoint, self.folder / chosen)
         found = self._validate(self._report_batch_scored)
         sheet = draw_sheet(found.samples, self.configuration.training.threshold)
@@ -171,7 +173,13 @@ class Trainer:
                 self._team.load_state(load_checkpoint(self.folder / AVERAGED).arrays)
                 to_beat = min(to_beat, score())
             average = average_kept_epochs(
-                self._kept_epochs, history, self._team, self.plan, to_beat, self._zero_rate_updates, score
+                self._kept_epochs,
+                history,
+                self._team,
+                trained_part(self.plan, self._rules),
+                to_beat,
+                self._zero_rate_updates,
+                score,
             )
             if average.is_better:
                 checkpoint = Checkpoint(self.configuration, self.data, self.progress, average.state)
@@ -216,7 +224,7 @@ class Trainer:
 
     def _train_step(self, batch: SharedBatch, step: int, rate: float, decay: float) -> SupportsFloat:
         """Make one update and return the loss before it."""
-        return self._team.train_step(batch, step_scalars(self._optimizer, step, rate, decay))
+        return self._team.train_step(batch, step_scalars(self._rules, step, rate, decay))
 
     def _validate(self, after_batch: Callable[[], None]) -> ValidationResult:
         for observer in self.observers:
@@ -224,10 +232,22 @@ class Trainer:
         return self._team.validate(after_batch)
 
     def _score(self) -> ValidationResult | None:
-        """Score the held-out images; return None when interrupted."""
+        """Score the held-out images; return None when interrupted.
+
+        The moving average is scored in place of the weights, if there is one. Copies of all arrays are kept
+        meanwhile and put back, so that the run goes on with the same bits.
+        """
+        averages = self._rules.average_decay is not None
+        state = self._team.state() if averages else {}
+        if averages:
+            self._team.load_state(averaged_state(state))
         try:
             found = self._validate(self._after_scored_batch)
         except _InterruptedError:
+            found = None
+        if averages:
+            self._team.load_state(state)
+        if found is None:
             return None
         if not math.isfinite(found.loss):
             raise self._divergence_error(f"the loss is {found.loss} on the scored images")
@@ -310,8 +330,8 @@ class Trainer:
         return KeptEpochs(self.folder, settings.average_best, settings.early_stop)
 
     @functools.cached_property
-    def _optimizer(self) -> OptimizerRule:
-        return self.configuration.training.rules().optimizer
+    def _rules(self) -> TrainingRules:
+        return self.configuration.training.rules()
 
     def _write_history(self) -> None:
         records = [dataclasses.asdict(record) for record in self.progress.history]

@@ -2,8 +2,8 @@
 
 `estimate_training` counts the arrays that every framework needs for one update:
 
-    state           parameters, running statistics and the optimiser's moments
-    gradients       one number for each parameter; of a batch in shards, the sums of several
+    state           parameters, running statistics, the optimiser's moments and moving averages
+    gradients       one number for each trained parameter; of a batch in shards, the sums of several
     batch           images (float32) and masks (uint8) of this update and of the batches read ahead
     activations     the arrays that the forward pass keeps for the backward pass: the input of every
                     convolution and batch normalisation, the output of every ReLU, dropout masks, the logits
@@ -12,8 +12,9 @@
 
 The last two come from a walk through the plan, forwards and backwards, in which an array is freed after its
 last use (reverse-mode differentiation without recomputation: Griewank and Walther, Evaluating Derivatives,
-2008, chapter 4). The peak of PyTorch's allocator in a step is 0.92 to 1.01 times the estimate. A process
-takes more: see `PROCESS_FACTOR`. `tests/backends/test_memory.py` measures both.
+2008, chapter 4). Blocks before the first trained one keep nothing, and the walk backwards ends there. The
+peak of PyTorch's allocator in a step is 0.92 to 1.01 times the estimate. A process takes more: see
+`PROCESS_FACTOR`. `tests/backends/test_memory.py` measures both.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 
 from core.backend.contract import Precision, array_type
 from core.backend.state import state_shapes
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import TrainingRules
 from core.network.plan import (
     Activation,
@@ -82,12 +84,13 @@ def estimate_training(
     """
     item = 8 if array_type(precision) == "float64" else 4
     sums = 1 if shards == 1 else 2 + (shards - 1).bit_length()
-    walk = _Walk(plan, -(-batch_size // shards), item)
+    trained = trained_part(plan, rules)
+    walk = _Walk(plan, trained.tensors, -(-batch_size // shards), item)
     kept, most = walk.run()
     pixels = batch_size * plan.input.height * plan.input.width
     return MemoryEstimate(
         state=item * sum(map(math.prod, state_shapes(plan, rules).values())),
-        gradients=item * sums * sum(parameter.size for parameter in plan.parameters),
+        gradients=item * sums * sum(parameter.size for parameter in trained.parameters),
         batch=BATCHES * pixels * (4 * plan.input.channels + 1),
         activations=kept,
         transient=most - kept,
@@ -99,6 +102,7 @@ class _Walk:
     """A walk through one update that tracks which activations and gradients are alive, and their bytes."""
 
     plan: Plan
+    trained: frozenset[str]
     batch: int
     item: int
     alive: set[str] = field(default_factory=set)
@@ -143,7 +147,7 @@ class _Walk:
         gradients = {self._name(name) for name in self._logits}
         for index in reversed(range(len(self._operations))):
             op = self._operations[index]
-            if isinstance(op, Bias):
+            if isinstance(op, Bias) or op.output.name not in self.trained:
                 continue
             wanted = [name for name in self._inputs(op) if name != self.plan.input.name]
             # Two operations may read a tensor: both gradients exist before they are added.
@@ -159,6 +163,8 @@ class _Walk:
 
     def _kept_by(self, op: Operation) -> list[str]:
         """Return the tensors that an operation's gradient needs, besides the gradient of its result."""
+        if op.output.name not in self.trained:
+            return []
         if isinstance(op, (*_CONVOLUTIONS, BatchNorm, Activation, MaxPool2D, Multiply)):
             return self._inputs(op)
         return [self._name(op.output.name)] if isinstance(op, Relu) else []

@@ -12,6 +12,9 @@ the epochs of the run, and w = warmup_epochs * n:
     step        shape = factor ** (e // every), or factor ** (number of milestones <= e)
     cosine      shape = final + (1 - final) * (1 + cos(pi * (t - 1 - w) / (E * n - w))) / 2 after the
                 warm-up, 1 during it        (Loshchilov and Hutter, 2017, without restarts)
+    cosine with cycle_epochs    the same with (updates since the cycle began) / (the cycle's updates) after
+                pi; the cycles follow the warm-up, and cycle k = 0, 1, ... has n * cycle_epochs *
+                cycle_factor ** k updates   (the same paper, with T_0 and T_mult)
     plateau     shape = factor ** (plateaus so far); the rate without the warm-up's factor is at least
                 min(min_rate, optimizer.learning_rate)
 
@@ -56,10 +59,29 @@ def _shape(schedule: Schedule, step: int, batches: int, epochs: int, warmup: flo
         passed = sum(milestone <= finished for milestone in schedule.milestones)
         return schedule.factor ** (passed if schedule.every is None else finished // schedule.every)
     if isinstance(schedule, CosineSchedule):
-        left = epochs * batches - warmup
-        done = min(max(step - 1 - warmup, 0.0) / left, 1.0) if left > 0 else 0.0
+        done = _done(schedule, max(step - 1 - warmup, 0.0), batches, epochs * batches - warmup)
         return schedule.final + (1.0 - schedule.final) * (1.0 + math.cos(math.pi * done)) / 2.0
     return 1.0
+
+
+def _done(schedule: CosineSchedule, updates: float, batches: int, left: float) -> float:
+    """Return how much of its half cosine is done after some updates since the warm-up, from 0 to 1.
+
+    Args:
+        schedule: The settings.
+        updates: The updates since the warm-up.
+        batches: Number of batches in an epoch.
+        left: All updates of the run after the warm-up.
+    """
+    if schedule.cycle_epochs is None:
+        return min(updates / left, 1.0) if left > 0 else 0.0
+    cycle = schedule.cycle_epochs * batches
+    if schedule.cycle_factor == 1:
+        return updates % cycle / cycle
+    while updates >= cycle:
+        updates -= cycle
+        cycle *= schedule.cycle_factor
+    return updates / cycle
 
 
 def _plateaus(history: Sequence[EpochRecord], monitor: EarlyStop, patience: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import SupportsFloat, TypeAlias
 
 from core.backend.contract import Array, Engine, Model, State
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars
 from core.distribution.exchange import ALONE, Exchange
 from core.distribution.host_engine import HostEngine
@@ -117,7 +118,7 @@ class Team:
             model,
             plan,
             Shards(settings.shards, settings.batch_size, self._workers),
-            engine or HostEngine(model, plan, settings.precision, exchange),
+            engine or HostEngine(model, trained_part(plan, settings.rules()), settings.precision, exchange),
             exchange.worker,
             settings.draws_seed if settings.dropout_masks == "host" else None,
         )

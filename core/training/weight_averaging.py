@@ -26,6 +26,7 @@ from typing import Protocol
 import numpy as np
 
 from core.backend.contract import Array, State
+from core.backend.trained_part import TrainedPart
 from core.experiment.checkpoint import Checkpoint, EpochRecord, load_checkpoint, save_checkpoint
 from core.experiment.configuration import EarlyStop
 from core.files.system_errors import explain_os_errors
@@ -147,7 +148,7 @@ def average_kept_epochs(
     kept: KeptEpochs,
     history: Sequence[EpochRecord],
     model: StateHolder,
-    plan: Plan,
+    trained: TrainedPart,
     to_beat: float,
     updates: Callable[[], Iterable[Callable[[], int]]],
     score: Callable[[], float],
@@ -158,7 +159,7 @@ def average_kept_epochs(
         kept: The files, of one epoch at least.
         history: The run's finished epochs.
         model: The model that is scored; its state afterwards is unspecified.
-        plan: The plan that the model was compiled from.
+        trained: What the run has trained of the plan.
         to_beat: The best score without the average.
         updates: Returns an epoch's updates. Calling an update runs it; it leaves the weights unchanged and
             returns its number of images.
@@ -168,8 +169,8 @@ def average_kept_epochs(
     mean = kept.mean(epochs)
     state = {name: mean.get(name, np.zeros_like(array)) for name, array in model.state().items()}
     candidates = [(state, False)]
-    if plan.batch_norms:
-        candidates.append((recompute_statistics(model, plan, state, updates()), True))
+    if trained.batch_norms:
+        candidates.append((recompute_statistics(model, trained, state, updates()), True))
     found = []
     for candidate, recomputed_statistics in candidates:
         model.load_state(candidate)
@@ -180,12 +181,15 @@ def average_kept_epochs(
 
 
 def recompute_statistics(
-    model: StateHolder, plan: Plan, state: State, updates: Iterable[Callable[[], int]]
+    model: StateHolder, trained: TrainedPart, state: State, updates: Iterable[Callable[[], int]]
 ) -> State:
-    """Return the state with the mean of the batches' own statistics, weighted by their number of images."""
+    """Return the state with the mean of the batches' own statistics, weighted by their number of images.
+
+    Those of frozen blocks stay.
+    """
     shares = {
         name: 1.0 - norm.momentum
-        for norm in plan.batch_norms
+        for norm in trained.batch_norms
         for name in (norm.moving_mean, norm.moving_variance)
     }
     blank = {name: np.zeros_like(state[name]) for name in shares}

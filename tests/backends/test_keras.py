@@ -5,6 +5,7 @@ Only `tf` is compared. Parity extends the result to every other backend.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,11 @@ def test_same_is_tensorflows_same_at_every_size(tf: BackendProcess, up: bool) ->
 
 
 def hand_written(
-    _: Implementation, state: dict[str, NDArray[Any]], batches: list[Arrays], images: NDArray[Any]
+    _: Implementation,
+    frozen: list[str],
+    state: dict[str, NDArray[Any]],
+    batches: list[Arrays],
+    images: NDArray[Any],
 ) -> tuple[list[float], dict[str, NDArray[Any]], NDArray[Any]]:
     """Train the default network with Keras's own layers and Adam, and a loss in plain TensorFlow."""
     import keras
@@ -90,6 +95,7 @@ def hand_written(
         normalise = layers.BatchNormalization(
             momentum=float(np.float32(0.99)), epsilon=float(np.float32(1e-3))
         )
+        convolution.trainable = normalise.trainable = name not in frozen
         x = normalise(layers.ReLU()(convolution(x)))
         parts = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
         for layer, names in zip((convolution, normalise), parts, strict=True):
@@ -130,15 +136,17 @@ def ours(
     model = implementation.compile(plan, rules, "cpu", "float64")
     model.load_state(state)
     losses = [
-        float(model.train_step(x, z.astype(np.uint8), step_scalars(rules.optimizer, step, 1e-2)))
+        float(model.train_step(x, z.astype(np.uint8), step_scalars(rules, step, 1e-2)))
         for step, (x, z) in enumerate(batches, start=1)
     ]
     return losses, model.state(), model.predict(images)
 
 
-def test_training_follows_a_network_written_by_hand_in_keras(tf: BackendProcess) -> None:
+@pytest.mark.parametrize("frozen", [[], ["conv1", "bottleneck"]], ids=["whole", "frozen"])
+def test_training_follows_a_network_written_by_hand_in_keras(tf: BackendProcess, frozen: list[str]) -> None:
     filters = {0: 4, 1: 6, 2: 5, 4: 3, 5: 4}
     overrides = [f"network.blocks.{block}.filters={count}" for block, count in filters.items()]
+    overrides.append(f"training.freeze={json.dumps(frozen)}")
     configuration = load_configuration(Path("configs/fcn.yaml"), overrides)
     plan = lower(configuration.network, 32, 48)
     state: dict[str, NDArray[Any]] = dict(initial_state(plan, configuration.training.rules(), 5))
@@ -149,7 +157,7 @@ def test_training_follows_a_network_written_by_hand_in_keras(tf: BackendProcess)
     ]
     images = rng.random((2, 32, 48, 1))
     losses, after, predicted = tf.call(ours, overrides, state, batches, images)
-    by_hand, expected, expected_prediction = tf.call(hand_written, state, batches, images)
+    by_hand, expected, expected_prediction = tf.call(hand_written, frozen, state, batches, images)
     np.testing.assert_allclose(losses, by_hand, rtol=1e-7)  # Adam's step size is float32 with us
     for name, array in expected.items():
         np.testing.assert_allclose(after[name], array, rtol=1e-5, atol=1e-7, err_msg=name)

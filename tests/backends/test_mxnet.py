@@ -167,7 +167,7 @@ def megabytes_of_a_step(
     masks = (images > 0.9).astype(np.uint8)
     before = megabytes_at_most()
     for step in (1, 2):
-        float(model.train_step(images, masks, step_scalars(rules.optimizer, step, 1e-3)))
+        float(model.train_step(images, masks, step_scalars(rules, step, 1e-3)))
     return megabytes_at_most() - before
 
 

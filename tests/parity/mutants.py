@@ -11,6 +11,8 @@ import numpy as np
 from backends.reference import layers, losses, operations
 from backends.reference.model import ReferenceModel
 from core.backend.contract import Array, DropoutMasks, Implementation, Precision, State
+from core.backend.state import average_name
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import SgdRule, StepScalars, TrainingRules, step_scalars
 from core.base.rounding import to_bfloat16
 from core.network.plan import (
@@ -195,7 +197,7 @@ class CorrectionOffByOne(ReferenceModel):
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> float:
-        rule = self._rules.optimizer
+        rule = self._rules
         wrong = (
             step_scalars(rule, scalars.step + 1, 1.0).step_size
             / step_scalars(rule, scalars.step, 1.0).step_size
@@ -236,6 +238,125 @@ class DecayInTheGradient(ReferenceModel):
                     found.gradients[parameter.name] + self._decay * self._arrays[parameter.name]
                 )
         return found
+
+
+class FrozenNormalisesByTheBatch(ReferenceModel):
+    """Batch norms of frozen blocks normalise by the batch in training, though their statistics stay."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        whole = frozenset(op.name for op in self._plan.batch_norms)
+        vars(self._trained)["by_batch"] = whole  # a cached property
+
+
+class FrozenStatisticsMove(ReferenceModel):
+    """The running statistics of frozen blocks move towards the batch's."""
+
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
+        for op in self._plan.batch_norms:
+            if op.name not in self._trained.by_batch:
+                x = self._forward(images, keep)[op.input]
+                running = self._arrays[op.moving_mean]
+                running[...] = op.momentum * running + (1 - op.momentum) * x.mean(axis=(0, 1, 2))
+        return super()._differentiate(images, masks, keep)
+
+
+class DecayOfFrozenKernels(ReferenceModel):
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        for parameter in self._plan.parameters:
+            if parameter.role == "kernel" and parameter.name not in self._trained.groups:
+                self._arrays[parameter.name] *= 1 - scalars.decay
+        super().update(gradients, statistics, scalars)
+
+
+class ClippingCountsFrozen(ReferenceModel):
+    """The norm of clipping counts the gradients of frozen blocks too."""
+
+    def __init__(self, plan: Plan, rules: TrainingRules, precision: Precision) -> None:
+        super().__init__(plan, rules, precision)
+        whole = trained_part(plan, dataclasses.replace(rules, frozen=(), rates=()))
+        vars(whole)["by_batch"] = self._trained.by_batch
+        self._counted = dataclasses.replace(self._trained, tensors=whole.tensors, groups=whole.groups)
+        vars(self._counted)["by_batch"] = self._trained.by_batch
+
+    def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Any:
+        trained, self._trained = self._trained, self._counted
+        found = super()._differentiate(images, masks, keep)
+        self._trained = trained
+        self._extra = {name: g for name, g in found.gradients.items() if name not in trained.groups}
+        return found._replace(gradients={name: found.gradients[name] for name in trained.groups})
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        super().update({**gradients, **self._extra}, statistics, scalars)
+
+
+class NothingThroughFrozen(ReferenceModel):
+    """The gradient ends at a frozen block, and does not reach those before it."""
+
+    def _backward(self, op: Operation, *arguments: Any) -> Any:
+        found = super()._backward(op, *arguments)
+        frozen = op.name.split("/")[0] in self._rules.frozen
+        return [0 * dx for dx in found] if frozen else found
+
+
+class RateWithoutDecay(ReferenceModel):
+    """A block's factor multiplies its step and not its decay."""
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        rated = tuple((size, scalars.decay) for size, _ in scalars.rated)
+        super().update(gradients, statistics, dataclasses.replace(scalars, rated=rated))
+
+
+class RatesExchanged(ReferenceModel):
+    """The factors of two blocks are exchanged."""
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        exchanged = dataclasses.replace(scalars, rated=scalars.rated[::-1])
+        super().update(gradients, statistics, exchanged)
+
+
+class AverageBeforeTheUpdate(ReferenceModel):
+    """The moving average takes in the arrays before the update."""
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        if self._rules.average_decay is not None:
+            super()._average(scalars)
+        super().update(gradients, statistics, scalars)
+
+    def _average(self, scalars: StepScalars) -> None:
+        pass
+
+
+class AverageOfWeightsAlone(ReferenceModel):
+    """The moving average of running statistics is the statistics themselves."""
+
+    def _average(self, scalars: StepScalars) -> None:
+        super()._average(scalars)
+        for array in self._plan.statistics:
+            self._arrays[average_name(array.name)][...] = self._arrays[array.name]
+
+
+class AverageWithoutWarmUp(ReferenceModel):
+    """The moving average has its full decay from the first step on."""
+
+    def _average(self, scalars: StepScalars) -> None:
+        share = 1 - (self._rules.average_decay or 0.0)
+        super()._average(dataclasses.replace(scalars, average_share=share))
+
+
+PARTIAL_MUTANTS: dict[str, tuple[str, Mutant]] = {
+    "frozen batch norm by the batch": ("frozen blocks", Mutant(model=FrozenNormalisesByTheBatch)),
+    "frozen statistics move": ("frozen blocks", Mutant(model=FrozenStatisticsMove)),
+    "frozen kernels decay": ("frozen blocks", Mutant(model=DecayOfFrozenKernels)),
+    "clipping counts frozen blocks": ("frozen blocks", Mutant(model=ClippingCountsFrozen)),
+    "no gradient through frozen blocks": ("frozen blocks", Mutant(model=NothingThroughFrozen)),
+    "a block's rate without its decay": ("rates by block", Mutant(model=RateWithoutDecay)),
+    "rates of two blocks exchanged": ("rates by block", Mutant(model=RatesExchanged)),
+    "average before the update": ("moving average", Mutant(model=AverageBeforeTheUpdate)),
+    "average of weights alone": ("moving average", Mutant(model=AverageOfWeightsAlone)),
+    "average without its warm-up": ("moving average", Mutant(model=AverageWithoutWarmUp)),
+}
+"""Errors in frozen blocks, in rates by block, and in the moving average."""
 
 
 def changed_sgd(**changes: Any) -> Callable[[TrainingRules], TrainingRules]:

@@ -42,9 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for epoch in range(6):
             for batch in batches.epoch(epoch):
                 step += 1
-                model.train_step(
-                    batch.images, batch.masks, step_scalars(settings.rules().optimizer, step, 0.01, 0)
-                )
+                model.train_step(batch.images, batch.masks, step_scalars(settings.rules(), step, 0.01, 0))
         folders.append(tmp_path_factory.mktemp(f"model{seed}"))
         data = DataFacts(batches.images, batches.images // 2, HEIGHT, WIDTH)
         checkpoint = Checkpoint(configuration, data, Progress(step=step), model.state())

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from mutants import (
     LAYER_MUTANTS,
+    PARTIAL_MUTANTS,
     ActivationsInBfloat16,
     AddedPixelByPixel,
     BackwardNotRounded,
@@ -105,6 +106,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     "existence that trains its head alone": ("existence head", Mutant(model=ExistenceDetached)),
     "dropout scaled at inference": ("dropout, masks given", Mutant(model=DropoutScaledAtInference)),
     **LAYER_MUTANTS,
+    **PARTIAL_MUTANTS,
 }
 
 

@@ -11,7 +11,8 @@ from autograd import value_and_grad
 
 from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import AdamRule, SgdRule, StepScalars, TrainingRules
 from core.base.errors import UserError
 from core.network.plan import Plan, require_operations
@@ -31,7 +32,7 @@ class AutogradModel:
             raise UserError(f"autograd has no optimiser {type(rules.optimizer).__name__}")
         self._plan, self._rules, self._dtype = plan, rules, np.dtype(array_type(precision))
         self._mixed = precision == "mixed_bfloat16"
-        shapes = state_shapes(plan, rules)
+        self._trained, shapes = trained_part(plan, rules), state_shapes(plan, rules)
         self._arrays = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
 
     def train_step(
@@ -49,13 +50,19 @@ class AutogradModel:
             norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients.values()))
             factor = self._dtype.type(min(1.0, self._rules.clip_norm / norm)) if norm > 0 else 1
             gradients = {name: g * factor for name, g in gradients.items()}
-        for parameter in self._plan.parameters:
-            decay = scalars.decay if parameter.role == "kernel" else 0.0
-            self._update(parameter.name, gradients[parameter.name], scalars.step_size, decay)
-        for op in self._plan.batch_norms:
+        groups = scalars.groups
+        for parameter in self._trained.parameters:
+            of_group = groups[self._trained.groups[parameter.name]]
+            decay = of_group.decay if parameter.role == "kernel" else 0.0
+            self._update(parameter.name, gradients[parameter.name], of_group.step_size, decay)
+        for op in self._trained.batch_norms:
             for name in (op.moving_mean, op.moving_variance):
                 running = self._arrays[name]
                 self._arrays[name] = op.momentum * running + (1 - op.momentum) * statistics[name]
+        for array in self._plan.arrays if self._rules.average_decay is not None else ():
+            average = self._arrays[average_name(array.name)]
+            moved = average + scalars.average_share * (self._arrays[array.name] - average)
+            self._arrays[average_name(array.name)] = moved
 
     def evaluate(self, images: Array, masks: Array) -> tuple[float, Array]:
         """Return loss and probabilities with running statistics."""
@@ -93,7 +100,7 @@ class AutogradModel:
     def _logits(self, images: Array) -> Array:
         floats = images.astype(self._dtype)
         logits: Array
-        logits, _ = operations.forward(self._plan, floats, self._arrays, None, self._mixed)
+        logits, _ = operations.forward(self._plan, floats, self._arrays, None, (), self._mixed)
         return logits
 
     def _draw(self, step: int, count: int) -> DropoutMasks:
@@ -105,11 +112,12 @@ class AutogradModel:
         def loss_of(parameters: State) -> operations.Array:
             arrays = {**self._arrays, **{name: parameters[name] for name in names}}
             floats = images.astype(self._dtype)
-            logits, found = operations.forward(self._plan, floats, arrays, keep, self._mixed)
+            by_batch = self._trained.by_batch
+            logits, found = operations.forward(self._plan, floats, arrays, keep, by_batch, self._mixed)
             statistics.update(found)
             return losses.total(self._rules.loss, logits, masks.astype(self._dtype))
 
-        names = [parameter.name for parameter in self._plan.parameters]
+        names = [parameter.name for parameter in self._trained.parameters]
         loss, gradients = value_and_grad(loss_of)({name: self._arrays[name] for name in names})
         cast = {name: g.astype(self._dtype) for name, g in gradients.items()}
         return Derivatives(float(loss), cast, statistics)

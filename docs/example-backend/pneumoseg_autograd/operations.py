@@ -5,7 +5,7 @@ Only the forward pass is written here; autograd derives the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import autograd.numpy as np
@@ -83,11 +83,16 @@ def softplus(x: Array) -> Array:
 
 
 def forward(
-    plan: Plan, images: Array, arrays: Mapping[str, Array], keep: Mapping[str, Array] | None, mixed: bool
+    plan: Plan,
+    images: Array,
+    arrays: Mapping[str, Array],
+    keep: Mapping[str, Array] | None,
+    by_batch: Collection[str],
+    mixed: bool,
 ) -> tuple[Array, dict[str, Array]]:
-    """Return the logits and, if `keep` is given as in training, the batch's statistics.
+    """Return the logits, and the batch's statistics of the batch norms in `by_batch`.
 
-    The statistics have the names of the running ones.
+    The statistics have the names of the running ones. In training there is `keep`.
     """
     values = {plan.input.name: images}
     statistics: dict[str, Array] = {}
@@ -104,8 +109,9 @@ def forward(
             case Relu():
                 y = np.where(x > 0, x, 0 * x)
             case BatchNorm():
-                y, mean, variance = batch_norm(op, x, arrays, training=keep is not None)
-                statistics |= {op.moving_mean: getval(mean), op.moving_variance: getval(variance)}
+                y, mean, variance = batch_norm(op, x, arrays, training=op.name in by_batch)
+                if op.name in by_batch:
+                    statistics |= {op.moving_mean: getval(mean), op.moving_variance: getval(variance)}
             case Dropout():
                 y = x if keep is None else x * (keep[op.name] * x.dtype.type(op.scale))
             case Concat():

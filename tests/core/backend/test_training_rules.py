@@ -10,12 +10,24 @@ import pytest
 from numpy.typing import NDArray
 
 from backends.reference import losses, optimizers
-from core.backend.training_rules import AdamRule, LossRule, SgdRule, step_scalars
+from core.backend.training_rules import (
+    AdamRule,
+    LossRule,
+    OptimizerRule,
+    SgdRule,
+    TrainingRules,
+    step_scalars,
+)
 from core.network.plan import Constant, Parameter
 
 ADAM = AdamRule(beta1=float(np.float32(0.9)), beta2=float(np.float32(0.999)), epsilon=float(np.float32(1e-7)))
 LOGITS = np.random.default_rng(0).normal(scale=3.0, size=(2, 5, 4, 1))
+LOSS = LossRule(1.0, 1.0, 0.0, 2.0)
 MASKS = (np.random.default_rng(1).random((2, 5, 4, 1)) < 0.3).astype(float)
+
+
+def rules(optimizer: OptimizerRule, **others: Any) -> TrainingRules:
+    return TrainingRules(LOSS, optimizer, **others)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])
@@ -28,7 +40,9 @@ def test_updates_are_those_of_the_paper(role: Any, decay: float) -> None:
     parameter = Parameter("x", (3, 2), role, Constant(0.0))
     for step in range(1, 8):
         gradient, rate = rng.normal(size=(3, 2)), 0.1 / step
-        optimizers.adam(ADAM, step_scalars(ADAM, step, rate, decay), parameter, weights, m, v, gradient)
+        optimizers.adam(
+            ADAM, step_scalars(rules(ADAM), step, rate, decay), parameter, weights, m, v, gradient
+        )
         first = ADAM.beta1 * first + (1 - ADAM.beta1) * gradient
         second = ADAM.beta2 * second + (1 - ADAM.beta2) * gradient**2
         m_hat, v_hat = first / (1 - ADAM.beta1**step), second / (1 - ADAM.beta2**step)
@@ -47,7 +61,7 @@ def test_momentum_remembers_gradients_and_not_rates(role: Any) -> None:
     expected = weights.copy()
     for step, gradient in enumerate(gradients, start=1):
         rate = 0.1 / step
-        scalars = step_scalars(rule, step, rate, 0.01)
+        scalars = step_scalars(rules(rule), step, rate, 0.01)
         optimizers.sgd(rule, scalars, parameter, weights, velocity, gradient)
         seen = sum(0.75 ** (step - past) * gradients[past - 1] for past in range(1, step + 1))
         expected = expected - rate * seen - (0.01 * rate * expected if role == "kernel" else 0.0)
@@ -63,20 +77,45 @@ def test_nesterovs_weights_are_the_points_at_which_sutskever_looks_ahead() -> No
     theta, v = weights.copy(), np.zeros(3)
     for step in range(1, 20):
         np.testing.assert_allclose(weights, theta + 0.75 * v, rtol=1e-12)
-        optimizers.sgd(rule, step_scalars(rule, step, rate), parameter, weights, velocity, a * weights)
+        optimizers.sgd(rule, step_scalars(rules(rule), step, rate), parameter, weights, velocity, a * weights)
         v = 0.75 * v - rate * a * (theta + 0.75 * v)
         theta = theta + v
     assert abs(v).max() > 1e-3
 
 
 def test_scalars_are_float32_numbers_and_the_first_step_counts_from_one() -> None:
-    scalars = step_scalars(ADAM, 1, 1e-3, 0.05)
+    scalars = step_scalars(rules(ADAM), 1, 1e-3, 0.05)
     assert scalars.step == 1
     assert scalars.step_size == float(np.float32(scalars.step_size))
     assert scalars.step_size == pytest.approx(1e-3 * (1 - ADAM.beta2) ** 0.5 / (1 - ADAM.beta1), rel=1e-7)
     assert scalars.decay == pytest.approx(5e-5, rel=1e-7)
-    assert step_scalars(ADAM, 100_000, 1e-3).step_size == pytest.approx(1e-3, rel=1e-6)
-    assert step_scalars(SgdRule(0.9, False), 1, 1e-3).step_size == float(np.float32(1e-3))
+    assert step_scalars(rules(ADAM), 100_000, 1e-3).step_size == pytest.approx(1e-3, rel=1e-6)
+    assert step_scalars(rules(SgdRule(0.9, False)), 1, 1e-3).step_size == float(np.float32(1e-3))
+
+
+def test_a_block_s_factor_multiplies_its_rate_before_anything_is_rounded() -> None:
+    of_two = rules(ADAM, rates=(("encoder", 0.1), ("mask", 3.0)))
+    for step, rate, decay in ((1, 1e-3, 0.05), (7, 2.5e-4, 0.3)):
+        plain, slow, fast = step_scalars(of_two, step, rate, decay).groups
+        assert (plain.step_size, plain.decay) == (
+            step_scalars(rules(ADAM), step, rate, decay).step_size,
+            step_scalars(rules(ADAM), step, rate, decay).decay,
+        )
+        correction = (1 - ADAM.beta2**step) ** 0.5 / (1 - ADAM.beta1**step)
+        for factor, scalars in ((0.1, slow), (3.0, fast)):
+            assert scalars.step_size == float(np.float32(rate * factor * correction))
+            assert scalars.decay == float(np.float32(rate * factor * decay))
+            assert scalars.step == step
+    assert all(one.step_size == one.decay == 0 for one in step_scalars(of_two, 3, 0.0).groups)
+
+
+def test_the_average_s_share_is_large_at_the_beginning() -> None:
+    averaging = rules(ADAM, average_decay=0.9)
+    shares = [step_scalars(averaging, step, 1e-3).average_share for step in (1, 2, 50, 79, 80, 81, 1000)]
+    expected = [9 / 11, 9 / 12, 9 / 60, 9 / 89, 0.1, 0.1, 0.1]
+    assert shares == pytest.approx(expected, rel=1e-7)
+    assert all(share == float(np.float32(share)) for share in shares)
+    assert step_scalars(rules(ADAM), 1, 1e-3).average_share == 0.0
 
 
 def clip(gradients: dict[str, NDArray[Any]], norm: float) -> float:

@@ -12,6 +12,7 @@ from threads import ThreadExchange, run_threads
 from backends.reference.model import ReferenceModel
 from core.backend.contract import Array, State
 from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.errors import UserError
 from core.conformance.cases import Case, make_case
@@ -37,7 +38,7 @@ def case_of(*batches: int) -> Case:
 def sharded(
     model: ReferenceModel, case: Case, division: Shards, exchange: Exchange, seed: int | None
 ) -> ShardedUpdate:
-    engine = HostEngine(model, case.plan, "float64", exchange)
+    engine = HostEngine(model, trained_part(case.plan, case.rules), "float64", exchange)
     return ShardedUpdate(model, case.plan, division, engine, exchange.worker, seed)
 
 

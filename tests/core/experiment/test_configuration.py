@@ -89,6 +89,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     assert training.pop("early_stop") == {
         **{"monitor": "validation_loss", "patience": 15, "min_delta": 0.0, "enabled": True},
     }
+    assert (training.pop("freeze"), training.pop("rates"), training.pop("ema")) == ([], {}, None)
     assert training.pop("schedule") == {"name": "constant", "warmup_epochs": 0.0}
     assert training == {
         **{"epochs": 100, "batch_size": 32, "shards": 1, "seed": 0, "precision": "float32", "threshold": 0.5},
@@ -102,7 +103,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     ("schedule", "defaults"),
     [
         ("{name: step, every: 3}", {"factor": 0.1, "milestones": []}),
-        ("{name: cosine}", {"final": 0.0}),
+        ("{name: cosine}", {"final": 0.0, "cycle_epochs": None, "cycle_factor": 1}),
         ("{name: plateau}", {"factor": 0.5, "patience": 5, "min_rate": 0.0}),
     ],
 )
@@ -155,6 +156,8 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "training.threshold": INSIDE,
     "training.clip_norm": (0.0, TINY, BIG, np.inf),
     "training.average_best": (-1, 0, 100, 101),
+    "training.ema.decay": INSIDE,
+    "training.rates": RATE,
     "training.optimizer{name: adam}.learning_rate": RATE,
     "training.optimizer{name: adam}.weight_decay": SHARE,
     "training.optimizer{name: adam}.beta1": BETA,
@@ -181,6 +184,8 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "training.schedule{name: step}.milestones": EPOCHS,
     "training.schedule{name: cosine}.warmup_epochs": LARGE,
     "training.schedule{name: cosine}.final": SHARE,
+    "training.schedule{name: cosine}.cycle_epochs": EPOCHS,
+    "training.schedule{name: cosine, cycle_epochs: 2}.cycle_factor": (0, 1, 100, 101),
     "training.schedule{name: plateau}.warmup_epochs": LARGE,
     "training.schedule{name: plateau}.factor": INSIDE,
     "training.schedule{name: plateau}.patience": (0, 1, BIG, np.inf),
@@ -220,8 +225,15 @@ def with_number(place: str, number: float) -> Configuration:
     beside = re.search(r"\{(.*)\}", place)
     parent, key = re.sub(r"\{.*\}", "", place).rsplit(".", 1)
     is_list = key in ("milestones", "mean", "std") or place == "network.decoder.filters"
-    written = ".inf" if number == np.inf else json.dumps([number] if is_list else number)
-    overrides = [f"{parent}={beside[0]}"] if beside else [f"{parent}={{}}"] if "sampling" in parent else []
+    content = {"a": number} if key == "rates" else [number] if is_list else number
+    written = ".inf" if number == np.inf else json.dumps(content)
+    overrides = (
+        [f"{parent}={beside[0]}"]
+        if beside
+        else [f"{parent}={{}}"]
+        if re.search("sampling|ema", parent)
+        else []
+    )
     network = {"blocks": blocks, "encoder": {"kind": "resnet18"}, "decoder": {}, "existence": {}}
     return parse_configuration({"network": network}, [*overrides, f"{parent}.{key}={written}"])
 

@@ -44,8 +44,23 @@ def test_each_stage_changes_what_it_names_and_keeps_the_rest_of_the_stage_before
     assert (two.sampling.positives, two.sampling.final) == (0.8, None)
     assert (three.sampling.positives, three.sampling.final) == (0.8, 0.25)
     assert four.sampling is None
-    assert three.schedule.model_dump() == {"name": "cosine", "warmup_epochs": 0.0, "final": 0.0}
-    assert four.schedule.model_dump() == {"name": "cosine", "warmup_epochs": 0.0, "final": 0.5}
+    cosine = {"name": "cosine", "warmup_epochs": 0.0, "cycle_epochs": None, "cycle_factor": 1}
+    assert three.schedule.model_dump() == {**cosine, "final": 0.0}
+    assert four.schedule.model_dump() == {**cosine, "final": 0.5}
+
+
+def test_blocks_thaw_and_get_other_rates_from_stage_to_stage() -> None:
+    stages = [
+        {"freeze": ["down"], "rates": {"mask": 2.0}, "ema": {"decay": 0.9}},
+        {"freeze": [], "rates": {"down": 0.1}},
+        {"rates": {}, "ema": None},
+    ]
+    found = [each.training for each in configuration(stages).in_stages()]
+    assert [each.freeze for each in found] == [("down",), (), ()]
+    assert [each.rates for each in found] == [{"mask": 2.0}, {"down": 0.1}, {}]
+    assert [each.rules().average_decay for each in found] == [0.9, 0.9, None]
+    with pytest.raises(UserError, match=r"training\.stages\[1\]: training\.freeze: no block is called 'dwn'"):
+        configuration([{"epochs": 1}, {"freeze": ["dwn"]}])
 
 
 def test_the_stages_follow_from_the_first_ones_checkpoint() -> None:

@@ -54,7 +54,7 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
         for batch in data.epoch(epoch):
             step += 1
             keep = draw_dropout_masks(plan, 0, step, len(batch.images))
-            scalars = step_scalars(rules.optimizer, step, 0.02)
+            scalars = step_scalars(rules, step, 0.02)
             losses += [model.train_step(batch.images, batch.masks, scalars, keep)] * len(batch.images)
         record = outcome.progress.history[epoch - 1]
         assert (record.epoch, record.step) == (epoch, 3 * epoch)
@@ -93,7 +93,7 @@ def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
     outcome = prepared(tmp_path, configuration, model=model).run()
     falling = [0.01 * (1 + math.cos(math.pi * done / 6)) for done in range(6)]
     rates = [0.02 / 3, 0.04 / 3, 0.02, *falling]
-    assert model.scalars == [step_scalars(rules.optimizer, n, rate) for n, rate in enumerate(rates, 1)]
+    assert model.scalars == [step_scalars(rules, n, rate) for n, rate in enumerate(rates, 1)]
     recorded = [record.learning_rate for record in outcome.progress.history]
     assert recorded == pytest.approx([0.02, falling[2], falling[5]])
 
@@ -113,12 +113,14 @@ def test_a_plateau_lowers_the_rate_of_the_next_epoch(tmp_path: Path) -> None:
         "training.dropout_masks=device",
         "training.schedule={name: cosine, warmup_epochs: 0.5}",
         "training.schedule={name: plateau, factor: 0.1, patience: 1}",
+        "training.ema={decay: 0.7}",
     ],
 )
 def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, override: str) -> None:
     # No epoch is better by a half than the first: a plateau.
     stop = ["training.early_stop={min_delta: 0.5, enabled: false}"] if "plateau" in override else []
-    configuration = configured(override, *stop)
+    parts = ["training.freeze=[down]", "training.rates={mask: 0.5}"] if "ema" in override else []
+    configuration = configured(override, *stop, *parts)
     whole = prepared(tmp_path / "whole", configuration).run()
     rates = {record.learning_rate for record in whole.progress.history}
     assert (len(rates) > 1) == ("schedule" in override)

@@ -46,6 +46,14 @@ def test_without_moments_and_dropout() -> None:
     assert found.activations == 2 * 4 * (140 + 210 + 210 + 140)
 
 
+def test_frozen_blocks_at_the_beginning_have_no_gradients_and_keep_nothing() -> None:
+    blocks = [{**DOWN, "dropout": 0.0, "batch_norm": False}, MASK]
+    found = estimate(blocks, 2, (14, 10), optimizer={"name": "sgd"}, freeze=["down"], ema={})
+    assert found.state == 4 * 3 * (60 + 55)  # parameters, velocities and averages
+    assert found.gradients == 4 * 55
+    assert found.activations == 2 * 4 * (210 + 140)  # what the output reads, and the logits
+
+
 def test_the_existence_head_keeps_its_means_and_its_logit() -> None:
     content = {"network": {"blocks": [{**DOWN, "dropout": 0.0}, MASK], "existence": {}}}
     configuration = parse_configuration(content, ["training.optimizer={name: sgd}"])

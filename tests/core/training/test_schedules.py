@@ -72,6 +72,32 @@ def test_a_cosine_s_steps_are_those_of_the_recursion() -> None:
     assert rates(training, 7) == pytest.approx(expected, rel=1e-12)
 
 
+def test_warm_restarts_at_their_known_angles() -> None:
+    """Cycles of 1, 2 and 4 epochs of two updates: angles 0, 90; 0, 45, 90, 135; 0, 22.5, ... degrees."""
+    training = settings(6, rate=2.0, name="cosine", cycle_epochs=1, cycle_factor=2)
+    root = math.sqrt(0.5)
+    eighth = [1 + math.cos(math.radians(22.5 * n)) for n in range(6)]
+    assert rates(training, 2) == pytest.approx([2, 1, 2, 1 + root, 1, 1 - root, *eighth], rel=1e-12)
+
+
+def test_warm_restarts_follow_the_paper_s_formula() -> None:
+    """Loshchilov and Hutter's equation 5, with T_cur counted up by hand, after a warm-up of half an epoch."""
+    training = settings(7, rate=0.3, name="cosine", final=0.1, cycle_epochs=2, warmup_epochs=0.5)
+    expected, current = [0.3 * t / 2 for t in (1, 2)], 0
+    while len(expected) < 28:
+        expected.append(0.03 + 0.5 * (0.3 - 0.03) * (1 + math.cos(current / 8 * math.pi)))
+        current = 0 if current == 7 else current + 1
+    assert rates(training, 4) == pytest.approx(expected, rel=1e-12)
+
+
+def test_warm_restarts_do_not_depend_on_the_number_of_epochs() -> None:
+    cycles: dict[str, Any] = {"name": "cosine", "cycle_epochs": 2, "cycle_factor": 3}
+    assert rates(settings(4, **cycles), 3) == rates(settings(9, **cycles), 3)[:12]
+    # Far beyond the first cycle too: a million cycles of two epochs, then three updates of the next.
+    far = settings(4, rate=1.0, name="cosine", cycle_epochs=2)
+    assert learning_rate(far, 6_000_000 + 4, 3) == rates(far, 3)[3]
+
+
 def test_a_warm_up_rises_by_equal_steps_to_the_rate() -> None:
     assert rates(settings(2, rate=0.8, name="constant", warmup_epochs=1), 4) == pytest.approx(
         [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8]
@@ -146,6 +172,11 @@ def test_a_plateau_s_least_rate_raises_no_rate() -> None:
         ({"name": "step", "every": 2, "milestones": [3]}, "received every=2, milestones=[3]"),
         ({"name": "step", "every": 0}, "training.schedule.every: "),
         ({"name": "cosine", "factor": 0.5}, "training.schedule.factor: "),
+        (
+            {"name": "cosine", "cycle_factor": 2},
+            "training.schedule.cycle_factor: received 2, but",
+        ),
+        ({"name": "cosine", "cycle_epochs": 0}, "training.schedule.cycle_epochs: "),
         ({"name": "cosine", "final": 1.5}, "training.schedule.final: "),
         ({"name": "plateau", "factor": 1}, "training.schedule.factor: "),
         ({"name": "linear"}, "training.schedule"),
