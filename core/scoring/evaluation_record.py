@@ -18,9 +18,35 @@ from numpy.typing import NDArray
 
 from core.experiment.checkpoint import EpochRecord
 from core.pictures.radiographs import Sample
+from core.scoring.intervals import Interval
 from core.scoring.thresholds import Thresholds
 
 CaseKind = Literal["worst positive", "false positive", "best positive", "for comparison"]
+
+
+@dataclass(frozen=True)
+class ScoreIntervals:
+    """95 % confidence intervals of scores: see `core.scoring.intervals`. None where there is none.
+
+    Args:
+        dice: Of the mean Dice over all images; bootstrap.
+        dice_positive: Of the mean Dice over the positive images; bootstrap.
+        auroc: Of the AUROC of the existence score; DeLong.
+        auroc_head: Of the AUROC of the existence probability; DeLong.
+        sensitivity: Wilson.
+        specificity: Wilson.
+        ppv: Wilson.
+        npv: Wilson.
+    """
+
+    dice: Interval | None
+    dice_positive: Interval | None
+    auroc: Interval | None
+    auroc_head: Interval | None
+    sensitivity: Interval | None
+    specificity: Interval | None
+    ppv: Interval | None
+    npv: Interval | None
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,9 @@ class Summary:
         tn: Number of images with neither.
         sensitivity: tp / (tp + fn); None where there is no positive image.
         specificity: tn / (tn + fp); None where there is no negative image.
+        ppv: Positive predictive value, tp / (tp + fp); None where no mask was predicted.
+        npv: Negative predictive value, tn / (tn + fn); None where every image has a predicted mask.
+        intervals: The scores' confidence intervals.
         images: Number of images.
         positives: Number of positive images.
         thresholds: The thresholds of the predicted masks.
@@ -58,6 +87,9 @@ class Summary:
     tn: int
     sensitivity: float | None
     specificity: float | None
+    ppv: float | None
+    npv: float | None
+    intervals: ScoreIntervals
     images: int
     positives: int
     thresholds: Thresholds

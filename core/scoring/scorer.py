@@ -23,10 +23,13 @@ from core.scoring.evaluation_record import (
     Origin,
     PicturedCase,
     ReliabilityBin,
+    ScoreIntervals,
     Summary,
 )
+from core.scoring.histograms import Histograms, histograms_of
+from core.scoring.intervals import auroc_interval, mean_interval
 from core.scoring.metrics import Confusion, auroc, dice_of_counts, iou_of_counts, summarise
-from core.scoring.threshold_search import Histograms, histograms_of, surfaces
+from core.scoring.threshold_search import surfaces
 from core.scoring.thresholds import Thresholds
 
 BINS = 15
@@ -101,7 +104,7 @@ class Tally:
 
     Args:
         row: Its scores.
-        pixels: (128,) histogram of its probabilities: see `core.scoring.threshold_search`.
+        pixels: (128,) histogram of its probabilities: see `core.scoring.histograms`.
         truth: (128,) histogram over the pixels of the true mask.
         reliability: Calibration sums of its pixels.
     """
@@ -236,6 +239,7 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
     positive = np.array([row.truth_pixels > 0 for row in rows])
     scores = summarise(dice, positive)
     head = _head(rows)
+    existence = np.array([row.existence for row in rows])
     confusion = Confusion.count(np.array([row.predicted_pixels > 0 for row in rows]), positive)
     return Summary(
         dice=scores.dice,
@@ -243,13 +247,25 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
         dice_positive=scores.dice_positive,
         iou=float(iou.mean()),
         iou_positive=float(iou[positive].mean()) if positive.any() else None,
-        auroc=auroc(np.array([row.existence for row in rows]), positive),
+        auroc=auroc(existence, positive),
         tp=confusion.tp,
         fp=confusion.fp,
         fn=confusion.fn,
         tn=confusion.tn,
-        sensitivity=confusion.sensitivity,
-        specificity=confusion.specificity,
+        sensitivity=confusion.sensitivity.share,
+        specificity=confusion.specificity.share,
+        ppv=confusion.ppv.share,
+        npv=confusion.npv.share,
+        intervals=ScoreIntervals(
+            dice=mean_interval(dice),
+            dice_positive=mean_interval(dice, positive),
+            auroc=auroc_interval(existence, positive),
+            auroc_head=None if head is None else auroc_interval(head, positive),
+            sensitivity=confusion.sensitivity.interval,
+            specificity=confusion.specificity.interval,
+            ppv=confusion.ppv.interval,
+            npv=confusion.npv.interval,
+        ),
         images=scores.images,
         positives=scores.positives,
         thresholds=thresholds,

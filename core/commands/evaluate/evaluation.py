@@ -25,6 +25,7 @@ from core.files.atomic import write_text
 from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members, has_existence
 from core.scoring.evaluation_record import Evaluation
+from core.scoring.intervals import Interval
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.evaluation import EvaluatedModel, evaluate
 from core.tasks.predictions import PredictionSettings, choose_settings, remark_on_folds
@@ -130,6 +131,7 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
         "",
         *(visible(evaluation.name) for evaluation in found),
         title=visible(f"{arguments.data}: {first.images} {which}, {first.positives} positive"),
+        caption="in brackets: 95 % confidence intervals",
     )
     for label, values in _lines(found):
         table.add_row(label, *map(visible, values))
@@ -142,14 +144,23 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     any_head = any(evaluation.summary.auroc_head is not None for evaluation in found)
     for evaluation in found:
         scores, origin = evaluation.summary, evaluation.origin
+        between = scores.intervals
         of_images, of_pixels = evaluation.image_calibration, evaluation.pixel_calibration
         cells = {
-            "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})",
-            "Dice on positives": _number(scores.dice_positive),
+            "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})"
+            + _range(between.dice),
+            "Dice on positives": _number(scores.dice_positive, between.dice_positive),
             "IoU, on positives": f"{scores.iou:.4f}, {_number(scores.iou_positive)}",
-            "AUROC of existence": _number(scores.auroc),
-            **({"AUROC of the existence head": _number(scores.auroc_head)} if any_head else {}),
-            "sensitivity, specificity": f"{_number(scores.sensitivity)}, {_number(scores.specificity)}",
+            "AUROC of existence": _number(scores.auroc, between.auroc),
+            **(
+                {"AUROC of the existence head": _number(scores.auroc_head, between.auroc_head)}
+                if any_head
+                else {}
+            ),
+            "sensitivity": _number(scores.sensitivity, between.sensitivity),
+            "specificity": _number(scores.specificity, between.specificity),
+            "PPV": _number(scores.ppv, between.ppv),
+            "NPV": _number(scores.npv, between.npv),
             "TP, FP, FN, TN": f"{scores.tp}, {scores.fp}, {scores.fn}, {scores.tn}",
             "calibration error, images": f"{of_images.ece:.4f} (Brier {of_images.brier:.4f})",
             "calibration error, pixels": f"{of_pixels.ece:.4f} (Brier {of_pixels.brier:.4f})",
@@ -163,5 +174,9 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     return list(lines.items())
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, interval: Interval | None = None) -> str:
+    return "-" if value is None else f"{value:.4f}{_range(interval)}"
+
+
+def _range(interval: Interval | None) -> str:
+    return "" if interval is None else f" [{interval.lower:.4f}, {interval.upper:.4f}]"

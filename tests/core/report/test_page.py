@@ -97,9 +97,18 @@ def test_the_numbers_are_the_records(first: Evaluation, second: Evaluation, both
             "IoU, positives": scores.iou_positive,
             "AUROC": scores.auroc,
         }.items():
-            assert shown[name][place] == f"{value:.4f}"
-        assert scores.sensitivity is not None
-        assert shown["sensitivity"][place].startswith(f"{100 * scores.sensitivity:.1f} % ")
+            assert shown[name][place].split()[0] == f"{value:.4f}"
+        for name, between in {
+            "Dice": scores.intervals.dice,
+            "Dice, positives": scores.intervals.dice_positive,
+            "AUROC": scores.intervals.auroc,
+        }.items():
+            assert between is not None
+            assert shown[name][place].endswith(f" {between.lower:.4f} to {between.upper:.4f}")
+        for name in ("sensitivity", "specificity", "PPV", "NPV"):
+            value, between = (getattr(of, name.lower()) for of in (scores, scores.intervals))
+            ends = " to ".join(f"{100 * end:.1f}" for end in between)
+            assert shown[name][place] == f"{100 * value:.1f} % {ends}"
         assert [shown[f"threshold: {name}"][place] for name in ("pixel", "area", "score")] == [
             "0.4",
             "6000",

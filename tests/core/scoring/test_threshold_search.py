@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.scoring.histograms import AREAS, LEVELS, Histograms, histograms_of
 from core.scoring.metrics import dice_per_image
-from core.scoring.threshold_search import (
-    AREAS,
-    LEVELS,
-    Histograms,
-    histograms_of,
-    search_thresholds,
-    surfaces,
-)
+from core.scoring.threshold_search import search_thresholds, surfaces
 from core.scoring.thresholds import Thresholds
 
 Maps = list[tuple[Any, Any]]
