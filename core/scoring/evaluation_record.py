@@ -33,6 +33,7 @@ class ScoreIntervals:
         dice_positive: Of the mean Dice over the positive images; bootstrap.
         auroc: Of the AUROC of the existence score; DeLong.
         auroc_head: Of the AUROC of the existence probability; DeLong.
+        nsd: Of the mean normalised surface distance over the positive images; bootstrap.
         sensitivity: Wilson.
         specificity: Wilson.
         ppv: Wilson.
@@ -43,6 +44,7 @@ class ScoreIntervals:
     dice_positive: Interval | None
     auroc: Interval | None
     auroc_head: Interval | None
+    nsd: Interval | None
     sensitivity: Interval | None
     specificity: Interval | None
     ppv: Interval | None
@@ -73,6 +75,8 @@ class Summary:
         positives: Number of positive images.
         thresholds: The thresholds of the predicted masks.
         auroc_head: AUROC of the existence probability; None without the existence head too.
+        nsd: Mean normalised surface distance over the positive images (`core.scoring.surface_distance`); None
+            without any.
     """
 
     dice: float
@@ -94,6 +98,7 @@ class Summary:
     positives: int
     thresholds: Thresholds
     auroc_head: float | None = None
+    nsd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,7 @@ class ImageRow:
         height: Number of rows at the original size.
         width: Number of columns at the original size.
         existence_probability: The existence probability; None without the existence head.
+        nsd: Normalised surface distance (`core.scoring.surface_distance`); None for a negative image.
     """
 
     id: str
@@ -178,6 +184,7 @@ class ImageRow:
     height: int
     width: int
     existence_probability: float | None = None
+    nsd: float | None = None
 
 
 @dataclass(frozen=True)

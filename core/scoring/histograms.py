@@ -65,6 +65,11 @@ class Histograms:
         return np.asarray(self.truth.any(axis=1))
 
     @functools.cached_property
+    def passing(self) -> NDArray[np.bool_]:
+        """(n,) bool, whether the existence probability reaches the existence threshold; all without it."""
+        return np.ones(len(self), dtype=bool) if self.head is None else self.head >= self.least
+
+    @functools.cached_property
     def above(self) -> NDArray[np.int64]:
         """(n, 128) number of pixels of at least each level."""
         return from_above(self.pixels)
@@ -74,7 +79,7 @@ class Histograms:
         """(n, 128) Dice of the mask of pixels of at least each level, minus the Dice of an empty mask."""
         dice = dice_of_counts(from_above(self.truth), self.above, self.truth.sum(axis=1, keepdims=True))
         gain: NDArray[np.float64] = dice - ~self.positive[:, np.newaxis]
-        return gain if self.head is None else np.where(self.head[:, np.newaxis] >= self.least, gain, 0.0)
+        return np.where(self.passing[:, np.newaxis], gain, 0.0)
 
     def existence(self, area: float) -> NDArray[np.int64]:
         """Return the level of each image's existence score for an area, (n,)."""
@@ -83,14 +88,19 @@ class Histograms:
         levels: NDArray[np.int64] = np.count_nonzero(self.above >= least, axis=1) - 1
         return levels
 
+    def decisions(self, thresholds: Thresholds) -> NDArray[np.bool_]:
+        """Return whether each image is predicted positive, (n,), at the level nearest to `score`."""
+        if self.least != (thresholds.existence or 0.0):
+            return self.at(thresholds.existence).decisions(thresholds)
+        return self.passing & (self.existence(thresholds.area) >= nearest_level(thresholds.score))
+
     def dice(self, thresholds: Thresholds) -> NDArray[np.float64]:
         """Return the Dice of each image, (n,), at the levels nearest to `pixel` and `score`."""
         if self.least != (thresholds.existence or 0.0):
             return self.at(thresholds.existence).dice(thresholds)
-        pixel, score = nearest_level(thresholds.pixel), nearest_level(thresholds.score)
-        found = self.existence(thresholds.area) >= score
         of_empty = np.where(self.positive, 0.0, 1.0)
-        dice: NDArray[np.float64] = of_empty + np.where(found, self.gain[:, pixel], 0.0)
+        gained = self.gain[:, nearest_level(thresholds.pixel)]
+        dice: NDArray[np.float64] = of_empty + np.where(self.decisions(thresholds), gained, 0.0)
         return dice
 
     def dice_sums(self, area: float) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ from core.scoring.evaluation_record import (
 from core.scoring.histograms import Histograms, histograms_of
 from core.scoring.intervals import auroc_interval, mean_interval
 from core.scoring.metrics import Confusion, auroc, dice_of_counts, iou_of_counts, summarise
+from core.scoring.surface_distance import surface_distance, tolerance_of
 from core.scoring.threshold_search import surfaces
 from core.scoring.thresholds import Thresholds
 
@@ -145,6 +146,7 @@ def tally(
         height=truth.shape[0],
         width=truth.shape[1],
         existence_probability=existence_probability,
+        nsd=surface_distance(mask, truth, tolerance_of(*truth.shape)) if truth.any() else None,
     )
     return Tally(row, pixels, of_truth, ReliabilitySums.from_predictions(probability, truth))
 
@@ -239,6 +241,7 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
     positive = np.array([row.truth_pixels > 0 for row in rows])
     scores = summarise(dice, positive)
     head = _head(rows)
+    nsd = np.array([row.nsd or 0.0 for row in rows])
     existence = np.array([row.existence for row in rows])
     confusion = Confusion.count(np.array([row.predicted_pixels > 0 for row in rows]), positive)
     return Summary(
@@ -261,6 +264,7 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
             dice_positive=mean_interval(dice, positive),
             auroc=auroc_interval(existence, positive),
             auroc_head=None if head is None else auroc_interval(head, positive),
+            nsd=mean_interval(nsd, positive),
             sensitivity=confusion.sensitivity.interval,
             specificity=confusion.specificity.interval,
             ppv=confusion.ppv.interval,
@@ -270,6 +274,7 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
         positives=scores.positives,
         thresholds=thresholds,
         auroc_head=None if head is None else auroc(head, positive),
+        nsd=float(nsd[positive].mean()) if positive.any() else None,
     )
 
 

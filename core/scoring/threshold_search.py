@@ -13,23 +13,26 @@ With the existence head there is a fourth threshold, `existence`, of which 16 ar
 that of the best neighbourhood of triplets in multiples of 1/32, if the masks of images below it are empty. By
 the same rule, the neighbours one step away count too, and the one nearest to the centroid of those that are
 equally good is taken. Then the triplet is searched with it.
+
+An operating point (`core.scoring.operating_points`) leaves some areas and image thresholds, and an existence
+threshold. Among these triplets the search is the same, and the defaults are no choice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.scoring.evaluation_record import Surface
 from core.scoring.histograms import AREAS, LEVELS, Histograms, nearest_level
+from core.scoring.intervals import QUANTILE, Interval
+from core.scoring.metrics import Confusion
+from core.scoring.operating_points import OperatingPoint, admissible
 from core.scoring.thresholds import Thresholds, default_thresholds
-
-N = TypeVar("N", np.int64, np.float64)
 
 EXISTENCE_STEPS = 16
 """Number of existence thresholds that are tried, from 0, which no image is below, in steps of 1 / 16."""
@@ -41,6 +44,28 @@ _PARTS = 5  # number of parts for cross-fitting
 
 
 @dataclass(frozen=True)
+class CrossFitted:
+    """Estimates for new images: each fifth is scored with the thresholds found on the other four fifths.
+
+    No image influences its own thresholds, so the scores are free of the luck of the search. The interval has
+    two parts. The first is the standard error of the mean of these scores over images (Bayle et al.,
+    "Cross-validation confidence intervals for test error", NeurIPS 2020). It is for the mean of the five
+    thresholds. Those found on all images differ from that by about as much as the five among themselves, so
+    the standard deviation of the five mean scores on all images is the second. benchmarks/threshold_intervals
+    measures how often the interval holds.
+
+    Args:
+        dice: Mean Dice.
+        gain: Mean difference from the Dice of empty masks, the all-negative baseline, image by image.
+        gain_interval: Its 95 % interval.
+    """
+
+    dice: float
+    gain: float
+    gain_interval: Interval
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """The thresholds that a search found, with scores.
 
@@ -48,9 +73,11 @@ class SearchResult:
         thresholds: The thresholds.
         dice: Mean Dice with them on the images of the search.
         dice_default: Mean Dice with the default thresholds.
-        dice_cross_fitted: Estimate of the mean Dice on other images: each fifth of the images is scored with
-            the thresholds found on the other four fifths; None with fewer than five positive images.
         dice_all_empty: Mean Dice of empty masks, the all-negative baseline.
+        confusion: Numbers of these images by prediction and truth.
+        cross_fitted: Estimates for other images; None with fewer than five positive images, and if the
+            operating point cannot be reached without one of the fifths.
+        point: The operating point; None if the thresholds were to have the best Dice.
         images: Number of images.
         positives: Number of positive images.
         reach: Size of the neighbourhood in levels: see the module.
@@ -59,15 +86,30 @@ class SearchResult:
     thresholds: Thresholds
     dice: float
     dice_default: float
-    dice_cross_fitted: float | None
     dice_all_empty: float
+    confusion: Confusion
+    cross_fitted: CrossFitted | None
+    point: OperatingPoint | None
     images: int
     positives: int
     reach: int
 
+    @property
+    def dice_cross_fitted(self) -> float | None:
+        """The cross-fitted mean Dice; None without cross-fitting."""
+        return None if self.cross_fitted is None else self.cross_fitted.dice
 
-def search_thresholds(images: Histograms) -> SearchResult | None:
-    """Search the best thresholds for some images; None if no image is positive."""
+
+def search_thresholds(images: Histograms, point: OperatingPoint | None = None) -> SearchResult | None:
+    """Search the best thresholds for some images.
+
+    Args:
+        images: The images.
+        point: An operating point that the thresholds must reach; None for the best Dice.
+
+    Returns:
+        The result; None if no image is positive, or no thresholds reach the operating point.
+    """
     if not images.positive.any():
         return None
     parts = _divided(images)
@@ -77,15 +119,22 @@ def search_thresholds(images: Histograms) -> SearchResult | None:
             _concatenated([part for other, part in enumerate(parts) if other != number])
             for number in range(_PARTS)
         ]
-    chosen = _existences(images, parts, others)
-    tables = {existence: _tables(parts, existence) for existence in set(chosen)}
-    found = _best_thresholds(images, np.sum(tables[chosen[0]], axis=0), chosen[0])
+    chosen: Sequence[Thresholds | None]
+    if point is None:
+        chosen = _with_best_dice(images, parts, others)
+    else:
+        chosen = [_at_point(some, point) for some in (images, *others)]
+    found, *of_others = chosen
+    if found is None:
+        return None
     return SearchResult(
         thresholds=found,
         dice=float(images.dice(found).mean()),
         dice_default=float(images.dice(default_thresholds(head=images.head is not None)).mean()),
-        dice_cross_fitted=_cross_fitted(parts, others, tables, chosen[1:]),
         dice_all_empty=float(1 - images.positive.mean()),
+        confusion=Confusion.count(images.decisions(found), images.positive),
+        cross_fitted=_cross_fitted(parts, of_others),
+        point=point,
         images=len(images),
         positives=int(np.count_nonzero(images.positive)),
         reach=_reach(images),
@@ -163,25 +212,39 @@ def _middle_of_the_best(images: Histograms, dice: NDArray[np.float64]) -> int:
     return int(candidates[np.argmin(np.abs(candidates - candidates.mean()))])
 
 
-def _cross_fitted(
-    parts: Sequence[Histograms],
-    others: Sequence[Histograms],
-    tables: Mapping[float | None, Tables],
-    existences: Sequence[float | None],
-) -> float | None:
-    """Return the mean Dice when each part is scored with the thresholds found on the other parts.
+def _with_best_dice(
+    images: Histograms, parts: Sequence[Histograms], others: Sequence[Histograms]
+) -> list[Thresholds]:
+    """Return the best thresholds for all images, then those for each of `others`; see `_existences`."""
+    existences = _existences(images, parts, others)
+    tables = {existence: _tables(parts, existence) for existence in set(existences)}
+    sums = [np.sum(tables[existences[0]], axis=0)]
+    for number, existence in enumerate(existences[1:]):
+        sums.append(np.sum(tables[existence], axis=0) - tables[existence][number])
+    sets = zip((images, *others), sums, existences, strict=True)
+    return [_best_thresholds(some, of_some, existence) for some, of_some, existence in sets]
 
-    None if there are no `others`, with too few positives. No image influences its own thresholds, so the mean
-    estimates the Dice on new images.
-    """
-    if not others:
+
+def _at_point(images: Histograms, point: OperatingPoint) -> Thresholds | None:
+    """Return the thresholds with the best Dice at an operating point; None if it cannot be reached."""
+    found = admissible(images, point)
+    if found is None:
         return None
-    total = 0.0
-    for number, (inside, outside) in enumerate(zip(parts, others, strict=True)):
-        table = tables[existences[number]]
-        sums = np.sum(table, axis=0) - table[number]
-        total += float(inside.dice(_best_thresholds(outside, sums, existences[number])).sum())
-    return total / sum(map(len, parts))
+    (sums,) = _tables([images], found.existence)
+    return _best_thresholds(images, sums, found.existence, found.triplets)
+
+
+def _cross_fitted(parts: Sequence[Histograms], thresholds: Sequence[Thresholds | None]) -> CrossFitted | None:
+    """Score each part with the thresholds found on the other parts; None if there are not all of these."""
+    known = [one for one in thresholds if one is not None]
+    if len(known) < _PARTS:
+        return None
+    dice = np.concatenate([part.dice(found) for part, found in zip(parts, known, strict=True)])
+    gain = dice - ~np.concatenate([part.positive for part in parts])
+    on_all = [sum(float(part.dice(found).sum()) for part in parts) / len(dice) for found in known]
+    error = math.sqrt(gain.var(ddof=1) / len(gain) + np.var(on_all, ddof=1))
+    middle, reach = float(gain.mean()), QUANTILE * error
+    return CrossFitted(float(dice.mean()), middle, Interval(middle - reach, middle + reach))
 
 
 def _concatenated(parts: Sequence[Histograms]) -> Histograms:
@@ -194,7 +257,10 @@ def _concatenated(parts: Sequence[Histograms]) -> Histograms:
 
 
 def _best_thresholds(
-    images: Histograms, sums: NDArray[np.float64], existence: float | None = None
+    images: Histograms,
+    sums: NDArray[np.float64],
+    existence: float | None = None,
+    triplets: NDArray[np.bool_] | None = None,
 ) -> Thresholds:
     """Return the thresholds with the best neighbourhood, or the defaults if those score more.
 
@@ -202,8 +268,12 @@ def _best_thresholds(
         images: The images.
         sums: (areas, 128, 128) the images' `dice_sums` for each area, with the existence threshold.
         existence: The existence threshold; None without the existence head.
+        triplets: (areas, 128) bool, the areas and image thresholds of an operating point, which exclude the
+            others and the defaults; None allows all.
     """
     smooth = _neighbourhoods(sums / len(images), _reach(images))
+    if triplets is not None:
+        smooth[~triplets] = np.nan
     area, score, pixel = (int(place) for place in np.unravel_index(np.nanargmax(smooth), smooth.shape))
     spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)).std()
     tolerance = _TOLERANCE * float(spread) / math.sqrt(len(images)) + 1e-9
@@ -212,6 +282,8 @@ def _best_thresholds(
     distance = np.square((candidates - candidates.mean(axis=0)) / scale).sum(axis=1)
     area, score, pixel = candidates[np.argmin(distance)].tolist()
     found = Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)
+    if triplets is not None:
+        return found
     default = default_thresholds(head=existence is not None)
     return found if images.dice(found).mean() >= images.dice(default).mean() else default
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from core.backend.contract import Backend
-from core.experiment.checkpoint import LAST, load_checkpoint
 from core.prediction.predictor_process import BeginPrediction
-from core.prediction.trained_models import Member
+from core.prediction.trained_models import Member, history_of_run
 from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
 from core.tasks.predictions import PredictionSettings
 from core.tasks.progress import Watcher
@@ -93,14 +92,12 @@ def evaluate(
 
 
 def _record(member: Member) -> MemberRecord:
-    """Return the record of a model, with the history of its newest checkpoint."""
+    """Return the record of a model, with the history of its whole run."""
     progress = member.checkpoint.progress
-    last = member.folder / LAST
-    newest = load_checkpoint(last).progress if last.is_file() else progress
     return MemberRecord(
         folder=str(member.folder),
         checkpoint=member.path.name,
         epoch=len(progress.history),
         step=progress.step,
-        history=newest.history,
+        history=history_of_run(member),
     )

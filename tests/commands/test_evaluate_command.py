@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from command_line import NETWORK, history, prepare, refused, run, run_here, succ
 from numpy.typing import NDArray
 
 import backends.reference
+from core.experiment.checkpoint import load_checkpoint, save_checkpoint
 from core.prediction.trained_models import Predictor, find_members
 from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
 from data.annotations import rle
@@ -213,6 +215,43 @@ def test_tune_writes_what_it_found(folder: Path) -> None:
     default = Thresholds()
     words = [f"--{name}={getattr(default, name)}" for name in ("pixel", "area", "score")]
     assert evaluate(*words, cwd=folder)["dice"] == pytest.approx(saved["dice_default"], abs=1e-9)
+
+
+@pytest.mark.parametrize(("rate", "least"), [("sensitivity", 0.9), ("specificity", 0.85)])
+def test_an_operating_point_is_reached_and_recorded(folder: Path, rate: str, least: float) -> None:
+    words = ["tune", "-f", "reference", "--data", "data.h5", f"--{rate}", str(least)]
+    text = succeed(*words, cwd=folder, how=run_here)
+    saved = json.loads((folder / "reference_model" / THRESHOLDS_FILE).read_text())
+    assert saved["operating_point"] == {rate: least}
+    assert saved[rate]["value"] >= least
+    assert (saved["sensitivity"]["images"], saved["specificity"]["images"]) == (10, 20)
+    scores = evaluate(cwd=folder)
+    for name in ("sensitivity", "specificity"):
+        assert scores[name] == saved[name]["value"]
+        assert scores["intervals"][name] == saved[name]["interval"]
+        assert f"{name} {scores[name]:.4f} [" in text
+    assert f"(asked: {rate} of at least {least:g})" in text
+    assert scores["dice"] == pytest.approx(saved["dice"], abs=1e-9)
+    lower, upper = saved["above_all_empty"]["interval"]
+    assert lower < saved["above_all_empty"]["value"] < upper
+    assert saved["epochs"] == [8]
+    assert f"[{lower:.4f}, {upper:.4f}] against the all-empty floor" in text
+    assert "not in it: the choice among 8 epochs" in text
+
+
+def test_an_operating_point_that_cannot_be_is_refused(folder: Path) -> None:
+    words = ["tune", "-f", "reference", "--data", "data.h5"]
+    before = (folder / "reference_model" / THRESHOLDS_FILE).read_bytes()
+    refused(*words, "--sensitivity", "95", cwd=folder, how=run_here, says=["--sensitivity", "Received: 95"])
+    both = run_here(*words, "--sensitivity", "0.9", "--specificity", "0.9", cwd=folder)
+    assert both.returncode == 2
+    assert "argument --specificity: not allowed with argument --sensitivity" in both.stderr
+    state = load_checkpoint(folder / "reference_model" / "best.safetensors")
+    arrays = {name: 0 * array + 50 * name.endswith("bias") for name, array in state.arrays.items()}
+    save_checkpoint(folder / "reference_model" / "best.safetensors", replace(state, arrays=arrays))
+    says = ["no thresholds reach a specificity of at least 0.9 on the 20 negative held-out images", "0.0000"]
+    refused(*words, "--specificity", "0.9", cwd=folder, how=run_here, says=says)
+    assert (folder / "reference_model" / THRESHOLDS_FILE).read_bytes() == before
 
 
 def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> None:

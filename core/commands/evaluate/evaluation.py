@@ -150,6 +150,7 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
             "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})"
             + _range(between.dice),
             "Dice on positives": _number(scores.dice_positive, between.dice_positive),
+            "NSD on positives": _number(scores.nsd, between.nsd),
             "IoU, on positives": f"{scores.iou:.4f}, {_number(scores.iou_positive)}",
             "AUROC of existence": _number(scores.auroc, between.auroc),
             **(
