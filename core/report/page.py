@@ -30,6 +30,7 @@ from core.report.svg import SERIES
 from core.report.threshold_figures import surface
 from core.report.training_figures import TRAINING
 from core.scoring.evaluation_record import CaseKind, Evaluation, ImageRow, PicturedCase
+from core.scoring.groups import FEW
 from core.scoring.intervals import RESAMPLES
 
 TABLE_ROWS = 5000
@@ -75,6 +76,7 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
             now=now,
             series=len(SERIES),
             resamples=RESAMPLES,
+            few=FEW,
             same_images=all(findings.same_images(evaluations[0], other) for other in evaluations[1:]),
             comparisons=[(model, findings.compare(evaluations[0], model.record)) for model in models[1:]],
             training=_present([draw(evaluations) for draw in TRAINING]),

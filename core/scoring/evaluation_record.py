@@ -102,6 +102,29 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class GroupScores:
+    """The scores of a group of images.
+
+    Args:
+        division: What divides the images: "view", "sex", "age", a column of a table, …
+        name: The group: "PA", "60 to 79", …
+        small: Whether it has too few images to say much: see `core.scoring.groups.FEW`.
+        scores: Its scores.
+    """
+
+    division: str
+    name: str
+    small: bool
+    scores: Summary
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the group and its scores on one level, without the thresholds."""
+        scores = dataclasses.asdict(self.scores)
+        del scores["thresholds"]
+        return {"division": self.division, "name": self.name, "small": self.small, **scores}
+
+
+@dataclass(frozen=True)
 class ReliabilityBin:
     """One bin of a reliability diagram: predictions in [lower, upper); the last bin includes 1.
 
@@ -273,6 +296,7 @@ class Evaluation:
         surfaces: Mean Dice on these images over the thresholds; empty if not requested.
         cases: Worst positives (lowest Dice first), then false positives (highest existence score first),
             then best positives (highest Dice first), then those for comparison (in the order of the rows).
+        groups: The scores of groups of the images: see `core.scoring.groups`.
     """
 
     origin: Origin
@@ -282,6 +306,7 @@ class Evaluation:
     rows: tuple[ImageRow, ...]
     surfaces: tuple[Surface, ...] = ()
     cases: tuple[PicturedCase, ...] = ()
+    groups: tuple[GroupScores, ...] = ()
 
     @property
     def name(self) -> str:
@@ -295,7 +320,7 @@ class Evaluation:
         """Return all but the pictures as plain numbers, strings, lists and dictionaries.
 
         The scores are keys of the dictionary itself ("dice", "auroc", "thresholds", …), beside "origin",
-        "calibration" ("image" and "pixel"), "rows" and "surfaces".
+        "calibration" ("image" and "pixel"), "groups", "rows" and "surfaces".
         """
         return {
             **dataclasses.asdict(self.summary),
@@ -305,6 +330,7 @@ class Evaluation:
                 "pixel": dataclasses.asdict(self.pixel_calibration),
             },
             "origin": dataclasses.asdict(self.origin),
+            "groups": [group.as_json() for group in self.groups],
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "surfaces": [dataclasses.asdict(surface) for surface in self.surfaces],
         }

@@ -26,6 +26,7 @@ from core.scoring.evaluation_record import (
     ScoreIntervals,
     Summary,
 )
+from core.scoring.groups import Labels, scores_by_group
 from core.scoring.histograms import Histograms, histograms_of
 from core.scoring.intervals import auroc_interval, mean_interval
 from core.scoring.metrics import Confusion, auroc, dice_of_counts, iou_of_counts, summarise
@@ -205,8 +206,15 @@ class Scorer:
             _head([one.row for one in found]),
         )
 
-    def evaluation(self, origin: Origin) -> Evaluation:
-        """Return the record of all images that were added; at least one."""
+    def evaluation(self, origin: Origin, labels: Labels | None = None) -> Evaluation:
+        """Return the record of all images that were added; at least one.
+
+        Args:
+            origin: How the evaluation was made.
+            labels: Groups of all images of the data file.
+        """
+        places = sorted(self._tallies)
+        of_these = {name: [groups[place] for place in places] for name, groups in (labels or {}).items()}
         rows = tuple(one.row for one in self._in_order())
         existence = np.array([row.existence for row in rows])
         positive = np.array([row.truth_pixels > 0 for row in rows])
@@ -218,6 +226,7 @@ class Scorer:
             rows=rows,
             surfaces=surfaces(self.histograms(), self.thresholds),
             cases=self._chosen_cases(),
+            groups=scores_by_group(rows, of_these, lambda some: summary(some, self.thresholds)),
         )
 
     def _in_order(self) -> list[Tally]:
@@ -234,7 +243,7 @@ class Scorer:
         return (*own, *(case for case in compared if case.row.id not in ids))
 
 
-def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
+def summary(rows: Sequence[ImageRow], thresholds: Thresholds) -> Summary:
     """Return the scores of a set of images."""
     dice = np.array([row.dice for row in rows])
     iou = np.array([row.iou for row in rows])

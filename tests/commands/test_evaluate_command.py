@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from command_line import NETWORK, history, prepare, refused, run, run_here, succeed, train, write_data
@@ -311,6 +312,45 @@ def test_damaged_thresholds_are_named(folder: Path) -> None:
     (folder / "reference_model" / THRESHOLDS_FILE).write_text("{")
     says = [f"reference_model/{THRESHOLDS_FILE} is damaged"]
     refused("evaluate", "-f", "reference", "--data", "data.h5", cwd=folder, how=run_here, says=says)
+
+
+def test_groups_of_images_are_scored_on_their_own(folder: Path) -> None:
+    with h5py.File(folder / "data.h5", "r+") as file:
+        place = 0
+        while f"images_{place}" in file:
+            numbers = [int(name[6:]) for name in file[f"ids_{place}"].asstr()]
+            file[f"views_{place}"] = ["AP" if number % 2 else "PA" for number in numbers]
+            file[f"ages_{place}"] = np.array([number - 1 for number in numbers], np.int16)
+            place += 1
+    table = ["Image_ID;Hospital;age", *(f"image-{n}.dcm;{'AB'[n % 5 == 0]};{2 * n}" for n in range(70))]
+    (folder / "groups.csv").write_text("\n".join(table))
+    scores = evaluate("--groups", "groups.csv", "--report", "e.html", cwd=folder)
+    found = {(group["division"], group["name"]): group for group in scores["groups"]}
+    assert [name for division, name in found if division == "view"] == ["AP", "PA"]
+    assert [name for division, name in found if division == "hospital"][:2] == ["A", "B"]
+    names = [name for division, name in found if division == "age"]
+    assert names[:2] == ["0 to 17", "18 to 39"]
+    known = [row for row in scores["rows"] if int(row["id"][6:]) % 2]
+    group = found["view", "AP"]
+    assert group["images"] == len(known)
+    assert group["dice"] == pytest.approx(np.mean([row["dice"] for row in known]))
+    positive = [row for row in known if row["truth_pixels"]]
+    assert group["tp"] == sum(row["predicted_pixels"] > 0 for row in positive)
+    assert group["positives"] == len(positive) < 10
+    assert group["small"] is True
+    assert group["intervals"]["sensitivity"][0] < group["sensitivity"]
+    assert sum(count["images"] for (division, _), count in found.items() if division == "hospital") == 30
+    sizes = {name: one for (division, name), one in found.items() if division.startswith("size")}
+    assert sum(one["positives"] for one in sizes.values()) == 10
+    assert all(one["specificity"] is None for one in sizes.values())
+    page = (folder / "e.html").read_text(encoding="utf-8")
+    assert "hospital: B" in page
+    plain = evaluate(cwd=folder)
+    assert {group["division"] for group in plain["groups"]} == {"view", "age", "size of the pneumothorax"}
+    (folder / "groups.csv").write_text("image_id,hospital\nIMAGE-3,A\n")
+    says = ["none of its 1 rows", "'IMAGE-3'", "'image-3'"]
+    words = ["evaluate", "-f", "reference", "--data", "data.h5", "--groups", "groups.csv"]
+    refused(*words, cwd=folder, how=run_here, says=says)
 
 
 def test_it_runs_as_a_program(folder: Path) -> None:

@@ -25,10 +25,12 @@ from core.files.atomic import write_text
 from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members, has_existence
 from core.scoring.evaluation_record import Evaluation
+from core.scoring.groups import FEW, Labels
 from core.scoring.intervals import Interval
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.evaluation import EvaluatedModel, evaluate
-from core.tasks.predictions import PredictionSettings, choose_settings, remark_on_folds
+from core.tasks.groups import group_labels
+from core.tasks.predictions import choose_settings, remark_on_folds
 from data.hdf5.store import Store
 
 
@@ -41,6 +43,8 @@ def run(arguments: argparse.Namespace) -> Status:
     reports = {"--json": arguments.json, "--report": arguments.report}
     folders = [folder for name in names for some in _models(arguments, name) for folder in some]
     inputs = [Input("the data file", Path(arguments.data)), *map(model, folders)]
+    if arguments.groups is not None:
+        inputs.append(Input("the table of groups", arguments.groups))
     with claimed_reports(reports, inputs, overwrite=arguments.overwrite):
         console = terminal.console(*reports.values(), soft_wrap=True)
         if note:
@@ -67,6 +71,7 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
     """Score every model, show the table and write the requested files."""
     found: list[Evaluation] = []
     with Store.open(Path(arguments.data)) as store:
+        labels = group_labels(store, arguments.groups)
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
@@ -75,7 +80,8 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
             for note in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
                 console.print(visible(note))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
-            found.append(_evaluate(console, arguments, store, name, folders, members, decision, compared))
+            subject = EvaluatedModel(require_backend(name), folders, members, decision)
+            found.append(_evaluate(console, arguments, store, subject, compared, labels))
     _print(console, arguments, found)
     if arguments.json is not None:
         content = [evaluation.as_json() for evaluation in found]
@@ -98,18 +104,16 @@ def _evaluate(
     console: Console,
     arguments: argparse.Namespace,
     store: Store,
-    name: str,
-    folders: Sequence[Path],
-    members: Sequence[Member],
-    decision: PredictionSettings,
+    subject: EvaluatedModel,
     compared: frozenset[str],
+    labels: Labels,
 ) -> Evaluation:
-    backend = require_backend(name)
-    subject = EvaluatedModel(backend, folders, members, decision)
-    with BackendProcess(name) as process:
+    with BackendProcess(subject.backend.name) as process:
 
         def open_models(some: Sequence[Member]) -> tuple[BeginPrediction, str]:
-            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=decision.flip)
+            predictor = RemotePredictor(
+                process, subject.backend.title, some, arguments.device, flip=subject.settings.flip
+            )
             return predictor.begin, predictor.device
 
         return evaluate(
@@ -121,6 +125,7 @@ def _evaluate(
             split=arguments.split,
             batch_size=arguments.batch_size,
             also=compared,
+            labels=labels,
         )
 
 
@@ -136,6 +141,33 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
     for label, values in _lines(found):
         table.add_row(label, *map(visible, values))
     console.result(table)
+    for evaluation in found:
+        if evaluation.groups:
+            console.result(_groups(evaluation))
+
+
+def _groups(evaluation: Evaluation) -> Table:
+    """Return the table of the groups of images."""
+    table = Table(
+        *("", "images", "positive", "Dice", "on positives", "sensitivity", "specificity"),
+        title=visible(f"{evaluation.name}: groups of images"),
+        caption=f"* fewer than {FEW} positive or {FEW} negative images: hardly anything can be said",
+    )
+    division = None
+    for group in evaluation.groups:
+        if group.division != division:
+            division = group.division
+            table.add_section()
+            table.add_row(visible(division))
+        scores, between = group.scores, group.scores.intervals
+        table.add_row(
+            visible(f"  {group.name}{' *' if group.small else ''}"),
+            *(str(scores.images), str(scores.positives), f"{scores.dice:.4f}{_range(between.dice)}"),
+            _number(scores.dice_positive, between.dice_positive),
+            _number(scores.sensitivity, between.sensitivity),
+            _number(scores.specificity, between.specificity),
+        )
+    return table
 
 
 def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
