@@ -131,11 +131,12 @@ def test_the_numbers_are_the_records(first: Evaluation, second: Evaluation, both
 def test_groups_have_their_numbers(first: Evaluation, both: Page) -> None:
     table = next(rows for rows in both.tables if rows[0][0].startswith("Group"))[1:]
     assert len(table) == len(first.groups) > 1
-    for cells, group in zip(table, first.groups, strict=True):
+    for row, group in zip(table, first.groups, strict=True):
+        cells = [cell.strip() for cell in row]
         scores = group.scores
         assert scores.dice_positive is not None
         assert scores.sensitivity is not None
-        assert cells[0].strip() == f"{group.division}: {group.name}{' *' if group.small else ''}"
+        assert cells[0] == f"{group.division}: {group.name}{' *' if group.small else ''}"
         assert cells[1:3] == [str(scores.images), str(scores.positives)]
         assert cells[3].split()[0] == f"{scores.dice:.4f}"
         assert cells[4].split()[0] == f"{scores.dice_positive:.4f}"
