@@ -132,10 +132,13 @@ COUNTS = ["attribute images: found 7", "attribute positives: found 6"]
         (add("positive_3", np.ones(1, np.uint8)), ["positive_3: there is no images_3"]),
         (add("patients_1", np.array([b"a", b"b", b""])), ["patients_0: missing", "patients_2: missing"]),
         (
-            add("ages_0", np.array([-2, 90, 91], np.int16)),
-            ["ages_1: missing", "ages_2: missing", "ages_0: an age outside -1 to 90 in image 0 and 1 more"],
+            add("ages_0", np.array([-2, 90, -7], np.int16)),
+            ["ages_1: missing", "ages_2: missing", "ages_0: an age below -1 in image 0 and 1 more"],
         ),
-        (add("sexes_0", np.array([1, 2, 3])), ["sexes_1: missing", "sexes_0: type int64, expected strings"]),
+        (
+            add("sexes_0", np.array([1, 2, 3])),
+            ["sexes_1: missing", "sexes_2: missing", "sexes_0: type int64, expected strings"],
+        ),
         (without("ids"), ["ids_0: missing", "ids_1: missing", "ids_2: missing"]),
         (replace("ann_1", data=np.zeros((2, 5, 4, 1), np.uint8)), ["ann_1", "(2, 5, 4, 1)"]),
         (replace("ann_2", data=np.zeros((1, 5, 4, 1), np.int32)), ["ann_2: type int32, expected uint8"]),
