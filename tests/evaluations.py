@@ -88,4 +88,5 @@ def evaluation(
         width=WIDTH,
         images_per_second=12.5,
     )
-    return scorer.evaluation(origin)
+    views = {"view": [("PA", "AP", "")[number % 3] for number in range(count)]}
+    return scorer.evaluation(origin, views)

@@ -23,7 +23,7 @@ from core.backend.contract import ExistenceModel, Implementation, Model
 from core.backend.state import averaged_state
 from core.base.errors import UserError
 from core.base.programs import command_line
-from core.experiment.checkpoint import AVERAGED, BEST, Checkpoint, load_checkpoint
+from core.experiment.checkpoint import AVERAGED, BEST, LAST, Checkpoint, EpochRecord, load_checkpoint
 from core.network.lowering import lower
 from core.network.sizes import scaled_size
 from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, load_thresholds
@@ -168,6 +168,12 @@ class Predictor:
 def has_existence(members: Sequence[Member]) -> bool:
     """Return whether some models have the existence head."""
     return members[0].checkpoint.configuration.network.existence is not None
+
+
+def history_of_run(member: Member) -> tuple[EpochRecord, ...]:
+    """Return the epochs of the whole run, from the newest checkpoint in the model's folder."""
+    last = member.folder / LAST
+    return (load_checkpoint(last) if last.is_file() else member.checkpoint).progress.history
 
 
 def model_folder(framework: str) -> Path:

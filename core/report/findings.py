@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.scoring.evaluation_record import Evaluation, ImageRow
-
-_QUANTILE = 1.959963984540054  # of the standard normal distribution, two-sided 95 %
+from core.scoring.intervals import QUANTILE
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,6 @@ def same_images(first: Evaluation, second: Evaluation) -> bool:
     ]
 
 
-def proportion_interval(successes: int, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share (JASA 22, 1927): valid for few images and near 0 and 1."""
-    share, z = successes / count, _QUANTILE
-    centre = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max((centre - reach) / scale, 0.0), min((centre + reach) / scale, 1.0)
-
-
 def roc_curve(rows: Sequence[ImageRow]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return false and true positive rates for all thresholds of the existence score, (0, 0) to (1, 1).
 
@@ -103,7 +93,7 @@ def roc_curve(rows: Sequence[ImageRow]) -> tuple[NDArray[np.float64], NDArray[np
 
 def _difference(values: NDArray[np.float64]) -> Difference:
     count = len(values)
-    margin = _QUANTILE * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    margin = QUANTILE * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
     return Difference(float(values.mean()), margin)
 
 

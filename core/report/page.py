@@ -30,6 +30,8 @@ from core.report.svg import SERIES
 from core.report.threshold_figures import surface
 from core.report.training_figures import TRAINING
 from core.scoring.evaluation_record import CaseKind, Evaluation, ImageRow, PicturedCase
+from core.scoring.groups import FEW
+from core.scoring.intervals import RESAMPLES
 
 TABLE_ROWS = 5000
 """Largest number of images in the table."""
@@ -73,6 +75,8 @@ def render(evaluations: Sequence[Evaluation], now: datetime) -> str:
             models=models,
             now=now,
             series=len(SERIES),
+            resamples=RESAMPLES,
+            few=FEW,
             same_images=all(findings.same_images(evaluations[0], other) for other in evaluations[1:]),
             comparisons=[(model, findings.compare(evaluations[0], model.record)) for model in models[1:]],
             training=_present([draw(evaluations) for draw in TRAINING]),
@@ -123,18 +127,6 @@ class ReportModel:
             for grid in self.record.surfaces
             if any(value is not None for row in grid.dice for value in row)
         ]
-
-    @property
-    def sensitivity_interval(self) -> tuple[float, float]:
-        """95 % interval; requires positive images."""
-        summary = self.record.summary
-        return findings.proportion_interval(summary.tp, summary.tp + summary.fn)
-
-    @property
-    def specificity_interval(self) -> tuple[float, float]:
-        """95 % interval; requires negative images."""
-        summary = self.record.summary
-        return findings.proportion_interval(summary.tn, summary.tn + summary.fp)
 
 
 @dataclass(frozen=True)

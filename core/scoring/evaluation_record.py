@@ -18,9 +18,37 @@ from numpy.typing import NDArray
 
 from core.experiment.checkpoint import EpochRecord
 from core.pictures.radiographs import Sample
+from core.scoring.intervals import Interval
 from core.scoring.thresholds import Thresholds
 
 CaseKind = Literal["worst positive", "false positive", "best positive", "for comparison"]
+
+
+@dataclass(frozen=True)
+class ScoreIntervals:
+    """95 % confidence intervals of scores: see `core.scoring.intervals`. None where there is none.
+
+    Args:
+        dice: Of the mean Dice over all images; bootstrap.
+        dice_positive: Of the mean Dice over the positive images; bootstrap.
+        auroc: Of the AUROC of the existence score; DeLong.
+        auroc_head: Of the AUROC of the existence probability; DeLong.
+        nsd: Of the mean normalised surface distance over the positive images; bootstrap.
+        sensitivity: Wilson.
+        specificity: Wilson.
+        ppv: Wilson.
+        npv: Wilson.
+    """
+
+    dice: Interval | None
+    dice_positive: Interval | None
+    auroc: Interval | None
+    auroc_head: Interval | None
+    nsd: Interval | None
+    sensitivity: Interval | None
+    specificity: Interval | None
+    ppv: Interval | None
+    npv: Interval | None
 
 
 @dataclass(frozen=True)
@@ -40,10 +68,15 @@ class Summary:
         tn: Number of images with neither.
         sensitivity: tp / (tp + fn); None where there is no positive image.
         specificity: tn / (tn + fp); None where there is no negative image.
+        ppv: Positive predictive value, tp / (tp + fp); None where no mask was predicted.
+        npv: Negative predictive value, tn / (tn + fn); None where every image has a predicted mask.
+        intervals: The scores' confidence intervals.
         images: Number of images.
         positives: Number of positive images.
         thresholds: The thresholds of the predicted masks.
         auroc_head: AUROC of the existence probability; None without the existence head too.
+        nsd: Mean normalised surface distance over the positive images (`core.scoring.surface_distance`); None
+            without any.
     """
 
     dice: float
@@ -58,10 +91,37 @@ class Summary:
     tn: int
     sensitivity: float | None
     specificity: float | None
+    ppv: float | None
+    npv: float | None
+    intervals: ScoreIntervals
     images: int
     positives: int
     thresholds: Thresholds
     auroc_head: float | None = None
+    nsd: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """The scores of a group of images.
+
+    Args:
+        division: What divides the images: "view", "sex", "age", a column of a table, …
+        name: The group: "PA", "60 to 79", …
+        small: Whether it has too few images to say much: see `core.scoring.groups.FEW`.
+        scores: Its scores.
+    """
+
+    division: str
+    name: str
+    small: bool
+    scores: Summary
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the group and its scores on one level, without the thresholds."""
+        scores = dataclasses.asdict(self.scores)
+        del scores["thresholds"]
+        return {"division": self.division, "name": self.name, "small": self.small, **scores}
 
 
 @dataclass(frozen=True)
@@ -135,6 +195,7 @@ class ImageRow:
         height: Number of rows at the original size.
         width: Number of columns at the original size.
         existence_probability: The existence probability; None without the existence head.
+        nsd: Normalised surface distance (`core.scoring.surface_distance`); None for a negative image.
     """
 
     id: str
@@ -146,6 +207,7 @@ class ImageRow:
     height: int
     width: int
     existence_probability: float | None = None
+    nsd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +298,7 @@ class Evaluation:
         surfaces: Mean Dice on these images over the thresholds; empty if not requested.
         cases: Worst positives (lowest Dice first), then false positives (highest existence score first),
             then best positives (highest Dice first), then those for comparison (in the order of the rows).
+        groups: The scores of groups of the images: see `core.scoring.groups`.
     """
 
     origin: Origin
@@ -245,6 +308,7 @@ class Evaluation:
     rows: tuple[ImageRow, ...]
     surfaces: tuple[Surface, ...] = ()
     cases: tuple[PicturedCase, ...] = ()
+    groups: tuple[GroupScores, ...] = ()
 
     @property
     def name(self) -> str:
@@ -258,7 +322,7 @@ class Evaluation:
         """Return all but the pictures as plain numbers, strings, lists and dictionaries.
 
         The scores are keys of the dictionary itself ("dice", "auroc", "thresholds", …), beside "origin",
-        "calibration" ("image" and "pixel"), "rows" and "surfaces".
+        "calibration" ("image" and "pixel"), "groups", "rows" and "surfaces".
         """
         return {
             **dataclasses.asdict(self.summary),
@@ -268,6 +332,7 @@ class Evaluation:
                 "pixel": dataclasses.asdict(self.pixel_calibration),
             },
             "origin": dataclasses.asdict(self.origin),
+            "groups": [group.as_json() for group in self.groups],
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "surfaces": [dataclasses.asdict(surface) for surface in self.surfaces],
         }

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.scoring.intervals import Proportion
+
 Counts = NDArray[np.integer[Any]]
 
 
@@ -98,14 +100,24 @@ class Confusion:
         )
 
     @property
-    def sensitivity(self) -> float | None:
-        """Share of positive images predicted positive, tp / (tp + fn); None where there are none."""
-        return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
+    def sensitivity(self) -> Proportion:
+        """The positive images predicted positive: tp of tp + fn."""
+        return Proportion(self.tp, self.tp + self.fn)
 
     @property
-    def specificity(self) -> float | None:
-        """Share of negative images predicted negative, tn / (tn + fp); None where there are none."""
-        return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
+    def specificity(self) -> Proportion:
+        """The negative images predicted negative: tn of tn + fp."""
+        return Proportion(self.tn, self.tn + self.fp)
+
+    @property
+    def ppv(self) -> Proportion:
+        """Positive predictive value, the images predicted positive that are positive: tp of tp + fp."""
+        return Proportion(self.tp, self.tp + self.fp)
+
+    @property
+    def npv(self) -> Proportion:
+        """Negative predictive value, the images predicted negative that are negative: tn of tn + fn."""
+        return Proportion(self.tn, self.tn + self.fn)
 
 
 def summarise(dice: NDArray[np.float64], positive: NDArray[np.bool_]) -> Scores:

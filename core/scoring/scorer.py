@@ -23,10 +23,15 @@ from core.scoring.evaluation_record import (
     Origin,
     PicturedCase,
     ReliabilityBin,
+    ScoreIntervals,
     Summary,
 )
+from core.scoring.groups import Labels, scores_by_group
+from core.scoring.histograms import Histograms, histograms_of
+from core.scoring.intervals import auroc_interval, mean_interval
 from core.scoring.metrics import Confusion, auroc, dice_of_counts, iou_of_counts, summarise
-from core.scoring.threshold_search import Histograms, histograms_of, surfaces
+from core.scoring.surface_distance import surface_distance, tolerance_of
+from core.scoring.threshold_search import surfaces
 from core.scoring.thresholds import Thresholds
 
 BINS = 15
@@ -101,7 +106,7 @@ class Tally:
 
     Args:
         row: Its scores.
-        pixels: (128,) histogram of its probabilities: see `core.scoring.threshold_search`.
+        pixels: (128,) histogram of its probabilities: see `core.scoring.histograms`.
         truth: (128,) histogram over the pixels of the true mask.
         reliability: Calibration sums of its pixels.
     """
@@ -142,6 +147,7 @@ def tally(
         height=truth.shape[0],
         width=truth.shape[1],
         existence_probability=existence_probability,
+        nsd=surface_distance(mask, truth, tolerance_of(*truth.shape)) if truth.any() else None,
     )
     return Tally(row, pixels, of_truth, ReliabilitySums.from_predictions(probability, truth))
 
@@ -200,8 +206,15 @@ class Scorer:
             _head([one.row for one in found]),
         )
 
-    def evaluation(self, origin: Origin) -> Evaluation:
-        """Return the record of all images that were added; at least one."""
+    def evaluation(self, origin: Origin, labels: Labels | None = None) -> Evaluation:
+        """Return the record of all images that were added; at least one.
+
+        Args:
+            origin: How the evaluation was made.
+            labels: Groups of all images of the data file.
+        """
+        places = sorted(self._tallies)
+        of_these = {name: [groups[place] for place in places] for name, groups in (labels or {}).items()}
         rows = tuple(one.row for one in self._in_order())
         existence = np.array([row.existence for row in rows])
         positive = np.array([row.truth_pixels > 0 for row in rows])
@@ -213,6 +226,7 @@ class Scorer:
             rows=rows,
             surfaces=surfaces(self.histograms(), self.thresholds),
             cases=self._chosen_cases(),
+            groups=scores_by_group(rows, of_these, lambda some: summary(some, self.thresholds)),
         )
 
     def _in_order(self) -> list[Tally]:
@@ -229,13 +243,15 @@ class Scorer:
         return (*own, *(case for case in compared if case.row.id not in ids))
 
 
-def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
+def summary(rows: Sequence[ImageRow], thresholds: Thresholds) -> Summary:
     """Return the scores of a set of images."""
     dice = np.array([row.dice for row in rows])
     iou = np.array([row.iou for row in rows])
     positive = np.array([row.truth_pixels > 0 for row in rows])
     scores = summarise(dice, positive)
     head = _head(rows)
+    nsd = np.array([row.nsd or 0.0 for row in rows])
+    existence = np.array([row.existence for row in rows])
     confusion = Confusion.count(np.array([row.predicted_pixels > 0 for row in rows]), positive)
     return Summary(
         dice=scores.dice,
@@ -243,17 +259,31 @@ def summary(rows: tuple[ImageRow, ...], thresholds: Thresholds) -> Summary:
         dice_positive=scores.dice_positive,
         iou=float(iou.mean()),
         iou_positive=float(iou[positive].mean()) if positive.any() else None,
-        auroc=auroc(np.array([row.existence for row in rows]), positive),
+        auroc=auroc(existence, positive),
         tp=confusion.tp,
         fp=confusion.fp,
         fn=confusion.fn,
         tn=confusion.tn,
-        sensitivity=confusion.sensitivity,
-        specificity=confusion.specificity,
+        sensitivity=confusion.sensitivity.share,
+        specificity=confusion.specificity.share,
+        ppv=confusion.ppv.share,
+        npv=confusion.npv.share,
+        intervals=ScoreIntervals(
+            dice=mean_interval(dice),
+            dice_positive=mean_interval(dice, positive),
+            auroc=auroc_interval(existence, positive),
+            auroc_head=None if head is None else auroc_interval(head, positive),
+            nsd=mean_interval(nsd, positive),
+            sensitivity=confusion.sensitivity.interval,
+            specificity=confusion.specificity.interval,
+            ppv=confusion.ppv.interval,
+            npv=confusion.npv.interval,
+        ),
         images=scores.images,
         positives=scores.positives,
         thresholds=thresholds,
         auroc_head=None if head is None else auroc(head, positive),
+        nsd=float(nsd[positive].mean()) if positive.any() else None,
     )
 
 

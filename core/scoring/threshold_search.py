@@ -1,9 +1,7 @@
 """Search of the thresholds that maximise the competition's mean Dice on scored images.
 
-Each image is reduced to two histograms of its probabilities with 128 levels each: over all pixels at the
-original size, and over the pixels of the true mask. They give the exact Dice of every triplet whose `pixel`
-and `score` are multiples of 1/128, so no probability map is needed again, and an image takes a few KiB. All
-such triplets are tried with every area of `AREAS`.
+All triplets whose `pixel` and `score` are multiples of 1/128 are tried with every area of `AREAS`. The
+histograms of `core.scoring.histograms` give their exact Dice.
 
 The best triplet of a small set is often an isolated peak that another set does not have. So the search
 maximises the Dice averaged over neighbouring triplets: both probabilities up to `reach` levels away, the area
@@ -15,33 +13,26 @@ With the existence head there is a fourth threshold, `existence`, of which 16 ar
 that of the best neighbourhood of triplets in multiples of 1/32, if the masks of images below it are empty. By
 the same rule, the neighbours one step away count too, and the one nearest to the centroid of those that are
 equally good is taken. Then the triplet is searched with it.
+
+An operating point (`core.scoring.operating_points`) leaves some areas and image thresholds, and an existence
+threshold. Among these triplets the search is the same, and the defaults are no choice.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.scoring.evaluation_record import Surface
-from core.scoring.metrics import dice_of_counts
-from core.scoring.thresholds import AREA_SIZE, Thresholds, default_thresholds
-
-N = TypeVar("N", np.int64, np.float64)
-
-LEVELS = 128
-"""Number of probability levels: level k is [k / 128, (k + 1) / 128), and the last one includes 1."""
-
-AREAS = (
-    *(0, 50, 100, 150, 200, 300, 400, 500, 750, 1000, 1250, 1500, 1750, 2000),
-    *(2500, 3000, 4000, 5000, 6000, 8000, 10000, 12000, 16000),
-)
-"""The areas that are tried, in pixels of a 1024x1024 image; the competition's winners used 1000 and 2000."""
+from core.scoring.histograms import AREAS, LEVELS, Histograms, nearest_level
+from core.scoring.intervals import QUANTILE, Interval
+from core.scoring.metrics import Confusion
+from core.scoring.operating_points import OperatingPoint, admissible
+from core.scoring.thresholds import Thresholds, default_thresholds
 
 EXISTENCE_STEPS = 16
 """Number of existence thresholds that are tried, from 0, which no image is below, in steps of 1 / 16."""
@@ -53,84 +44,25 @@ _PARTS = 5  # number of parts for cross-fitting
 
 
 @dataclass(frozen=True)
-class Histograms:
-    """Histograms of the probabilities of some images.
+class CrossFitted:
+    """Estimates for new images: each fifth is scored with the thresholds found on the other four fifths.
+
+    No image influences its own thresholds, so the scores are free of the luck of the search. The interval has
+    two parts. The first is the standard error of the mean of these scores over images (Bayle et al.,
+    "Cross-validation confidence intervals for test error", NeurIPS 2020). It is for the mean of the five
+    thresholds. Those found on all images differ from that by about as much as the five among themselves, so
+    the standard deviation of the five mean scores on all images is the second. benchmarks/threshold_intervals
+    measures how often the interval holds.
 
     Args:
-        pixels: (n, 128) int64, number of pixels at each level.
-        truth: (n, 128) int64, number of pixels of the true mask at each level.
-        head: (n,) existence probabilities; None without the existence head.
-        least: The existence threshold: the masks of images below it are empty.
+        dice: Mean Dice.
+        gain: Mean difference from the Dice of empty masks, the all-negative baseline, image by image.
+        gain_interval: Its 95 % interval.
     """
 
-    pixels: NDArray[np.int64]
-    truth: NDArray[np.int64]
-    head: NDArray[np.float64] | None = None
-    least: float = 0.0
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.pixels)
-
-    def __getitem__(self, chosen: NDArray[np.int64]) -> Histograms:
-        """Return some of the images, by (k,) indices."""
-        head = None if self.head is None else self.head[chosen]
-        return Histograms(self.pixels[chosen], self.truth[chosen], head, self.least)
-
-    def at(self, existence: float | None) -> Histograms:
-        """Return the same images with this existence threshold; None is that of images without the head."""
-        return replace(self, least=existence or 0.0)
-
-    @functools.cached_property
-    def positive(self) -> NDArray[np.bool_]:
-        """(n,) bool, whether the true mask is not empty."""
-        return np.asarray(self.truth.any(axis=1))
-
-    @functools.cached_property
-    def above(self) -> NDArray[np.int64]:
-        """(n, 128) number of pixels of at least each level."""
-        return _from_above(self.pixels)
-
-    @functools.cached_property
-    def gain(self) -> NDArray[np.float64]:
-        """(n, 128) Dice of the mask of pixels of at least each level, minus the Dice of an empty mask."""
-        dice = dice_of_counts(_from_above(self.truth), self.above, self.truth.sum(axis=1, keepdims=True))
-        gain: NDArray[np.float64] = dice - ~self.positive[:, np.newaxis]
-        return gain if self.head is None else np.where(self.head[:, np.newaxis] >= self.least, gain, 0.0)
-
-    def existence(self, area: float) -> NDArray[np.int64]:
-        """Return the level of each image's existence score for an area, (n,)."""
-        size = self.above[:, :1]
-        least = np.minimum(np.maximum(np.ceil(area * size / AREA_SIZE**2), 1), size)
-        levels: NDArray[np.int64] = np.count_nonzero(self.above >= least, axis=1) - 1
-        return levels
-
-    def dice(self, thresholds: Thresholds) -> NDArray[np.float64]:
-        """Return the Dice of each image, (n,), at the levels nearest to `pixel` and `score`."""
-        if self.least != (thresholds.existence or 0.0):
-            return self.at(thresholds.existence).dice(thresholds)
-        pixel, score = nearest_level(thresholds.pixel), nearest_level(thresholds.score)
-        found = self.existence(thresholds.area) >= score
-        of_empty = np.where(self.positive, 0.0, 1.0)
-        dice: NDArray[np.float64] = of_empty + np.where(found, self.gain[:, pixel], 0.0)
-        return dice
-
-    def dice_sums(self, area: float) -> NDArray[np.float64]:
-        """Return the sum of Dice for all pairs of levels, (128, 128): [score, pixel]; NaN for invalid pairs.
-
-        An image differs from the empty mask only if its existence score reaches `score`. So the gains are
-        summed by the level of the existence score, then accumulated from the highest level down.
-        """
-        existence = self.existence(area)
-        order = np.argsort(existence, kind="stable")
-        levels, starts = np.unique(existence[order], return_index=True)
-        gained = np.zeros((LEVELS, LEVELS))
-        if len(self):
-            gained[levels] = np.add.reduceat(self.gain[order], starts, axis=0)
-        sums: NDArray[np.float64] = np.count_nonzero(~self.positive) + _from_above(gained, axis=0)
-        sums[np.triu_indices(LEVELS, 1)] = np.nan  # score < pixel
-        sums[:, 0] = np.nan  # a threshold of 0 is not allowed
-        return sums
+    dice: float
+    gain: float
+    gain_interval: Interval
 
 
 @dataclass(frozen=True)
@@ -141,9 +73,11 @@ class SearchResult:
         thresholds: The thresholds.
         dice: Mean Dice with them on the images of the search.
         dice_default: Mean Dice with the default thresholds.
-        dice_cross_fitted: Estimate of the mean Dice on other images: each fifth of the images is scored with
-            the thresholds found on the other four fifths; None with fewer than five positive images.
         dice_all_empty: Mean Dice of empty masks, the all-negative baseline.
+        confusion: Numbers of these images by prediction and truth.
+        cross_fitted: Estimates for other images; None with fewer than five positive images, and if the
+            operating point cannot be reached without one of the fifths.
+        point: The operating point; None if the thresholds were to have the best Dice.
         images: Number of images.
         positives: Number of positive images.
         reach: Size of the neighbourhood in levels: see the module.
@@ -152,32 +86,30 @@ class SearchResult:
     thresholds: Thresholds
     dice: float
     dice_default: float
-    dice_cross_fitted: float | None
     dice_all_empty: float
+    confusion: Confusion
+    cross_fitted: CrossFitted | None
+    point: OperatingPoint | None
     images: int
     positives: int
     reach: int
 
+    @property
+    def dice_cross_fitted(self) -> float | None:
+        """The cross-fitted mean Dice; None without cross-fitting."""
+        return None if self.cross_fitted is None else self.cross_fitted.dice
 
-def histograms_of(
-    probability: NDArray[np.float32], truth: NDArray[np.uint8]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the two histograms of an image, (128,) each, from its (H, W) probabilities and true mask.
 
-    A multiplication by 128 is exact in float32, so comparing levels equals comparing with the threshold.
+def search_thresholds(images: Histograms, point: OperatingPoint | None = None) -> SearchResult | None:
+    """Search the best thresholds for some images.
+
+    Args:
+        images: The images.
+        point: An operating point that the thresholds must reach; None for the best Dice.
+
+    Returns:
+        The result; None if no image is positive, or no thresholds reach the operating point.
     """
-    level = np.minimum(probability * np.float32(LEVELS), LEVELS - 1).astype(np.uint8)
-    pixels = np.bincount(level.ravel(), minlength=LEVELS)
-    return pixels, np.bincount(level[truth.astype(bool)], minlength=LEVELS)
-
-
-def nearest_level(value: float) -> int:
-    """Return the level, at least 1, whose lower end is nearest to a threshold."""
-    return min(max(round(value * LEVELS), 1), LEVELS - 1)
-
-
-def search_thresholds(images: Histograms) -> SearchResult | None:
-    """Search the best thresholds for some images; None if no image is positive."""
     if not images.positive.any():
         return None
     parts = _divided(images)
@@ -187,15 +119,22 @@ def search_thresholds(images: Histograms) -> SearchResult | None:
             _concatenated([part for other, part in enumerate(parts) if other != number])
             for number in range(_PARTS)
         ]
-    chosen = _existences(images, parts, others)
-    tables = {existence: _tables(parts, existence) for existence in set(chosen)}
-    found = _best_thresholds(images, np.sum(tables[chosen[0]], axis=0), chosen[0])
+    chosen: Sequence[Thresholds | None]
+    if point is None:
+        chosen = _with_best_dice(images, parts, others)
+    else:
+        chosen = [_at_point(some, point) for some in (images, *others)]
+    found, *of_others = chosen
+    if found is None:
+        return None
     return SearchResult(
         thresholds=found,
         dice=float(images.dice(found).mean()),
         dice_default=float(images.dice(default_thresholds(head=images.head is not None)).mean()),
-        dice_cross_fitted=_cross_fitted(parts, others, tables, chosen[1:]),
         dice_all_empty=float(1 - images.positive.mean()),
+        confusion=Confusion.count(images.decisions(found), images.positive),
+        cross_fitted=_cross_fitted(parts, of_others),
+        point=point,
         images=len(images),
         positives=int(np.count_nonzero(images.positive)),
         reach=_reach(images),
@@ -273,25 +212,39 @@ def _middle_of_the_best(images: Histograms, dice: NDArray[np.float64]) -> int:
     return int(candidates[np.argmin(np.abs(candidates - candidates.mean()))])
 
 
-def _cross_fitted(
-    parts: Sequence[Histograms],
-    others: Sequence[Histograms],
-    tables: Mapping[float | None, Tables],
-    existences: Sequence[float | None],
-) -> float | None:
-    """Return the mean Dice when each part is scored with the thresholds found on the other parts.
+def _with_best_dice(
+    images: Histograms, parts: Sequence[Histograms], others: Sequence[Histograms]
+) -> list[Thresholds]:
+    """Return the best thresholds for all images, then those for each of `others`; see `_existences`."""
+    existences = _existences(images, parts, others)
+    tables = {existence: _tables(parts, existence) for existence in set(existences)}
+    sums = [np.sum(tables[existences[0]], axis=0)]
+    for number, existence in enumerate(existences[1:]):
+        sums.append(np.sum(tables[existence], axis=0) - tables[existence][number])
+    sets = zip((images, *others), sums, existences, strict=True)
+    return [_best_thresholds(some, of_some, existence) for some, of_some, existence in sets]
 
-    None if there are no `others`, with too few positives. No image influences its own thresholds, so the mean
-    estimates the Dice on new images.
-    """
-    if not others:
+
+def _at_point(images: Histograms, point: OperatingPoint) -> Thresholds | None:
+    """Return the thresholds with the best Dice at an operating point; None if it cannot be reached."""
+    found = admissible(images, point)
+    if found is None:
         return None
-    total = 0.0
-    for number, (inside, outside) in enumerate(zip(parts, others, strict=True)):
-        table = tables[existences[number]]
-        sums = np.sum(table, axis=0) - table[number]
-        total += float(inside.dice(_best_thresholds(outside, sums, existences[number])).sum())
-    return total / sum(map(len, parts))
+    (sums,) = _tables([images], found.existence)
+    return _best_thresholds(images, sums, found.existence, found.triplets)
+
+
+def _cross_fitted(parts: Sequence[Histograms], thresholds: Sequence[Thresholds | None]) -> CrossFitted | None:
+    """Score each part with the thresholds found on the other parts; None if there are not all of these."""
+    known = [one for one in thresholds if one is not None]
+    if len(known) < _PARTS:
+        return None
+    dice = np.concatenate([part.dice(found) for part, found in zip(parts, known, strict=True)])
+    gain = dice - ~np.concatenate([part.positive for part in parts])
+    on_all = [sum(float(part.dice(found).sum()) for part in parts) / len(dice) for found in known]
+    error = math.sqrt(gain.var(ddof=1) / len(gain) + np.var(on_all, ddof=1))
+    middle, reach = float(gain.mean()), QUANTILE * error
+    return CrossFitted(float(dice.mean()), middle, Interval(middle - reach, middle + reach))
 
 
 def _concatenated(parts: Sequence[Histograms]) -> Histograms:
@@ -304,7 +257,10 @@ def _concatenated(parts: Sequence[Histograms]) -> Histograms:
 
 
 def _best_thresholds(
-    images: Histograms, sums: NDArray[np.float64], existence: float | None = None
+    images: Histograms,
+    sums: NDArray[np.float64],
+    existence: float | None = None,
+    triplets: NDArray[np.bool_] | None = None,
 ) -> Thresholds:
     """Return the thresholds with the best neighbourhood, or the defaults if those score more.
 
@@ -312,8 +268,12 @@ def _best_thresholds(
         images: The images.
         sums: (areas, 128, 128) the images' `dice_sums` for each area, with the existence threshold.
         existence: The existence threshold; None without the existence head.
+        triplets: (areas, 128) bool, the areas and image thresholds of an operating point, which exclude the
+            others and the defaults; None allows all.
     """
     smooth = _neighbourhoods(sums / len(images), _reach(images))
+    if triplets is not None:
+        smooth[~triplets] = np.nan
     area, score, pixel = (int(place) for place in np.unravel_index(np.nanargmax(smooth), smooth.shape))
     spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)).std()
     tolerance = _TOLERANCE * float(spread) / math.sqrt(len(images)) + 1e-9
@@ -322,6 +282,8 @@ def _best_thresholds(
     distance = np.square((candidates - candidates.mean(axis=0)) / scale).sum(axis=1)
     area, score, pixel = candidates[np.argmin(distance)].tolist()
     found = Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)
+    if triplets is not None:
+        return found
     default = default_thresholds(head=existence is not None)
     return found if images.dice(found).mean() >= images.dice(default).mean() else default
 
@@ -351,12 +313,6 @@ def _window_sums(values: NDArray[np.float64], axis: int, width: int) -> NDArray[
     windows = sums[np.minimum(ends, len(sums) - 1)]
     windows[width + 1 :] -= sums[: -width - 1]
     return np.moveaxis(windows, 0, axis)
-
-
-def _from_above(values: NDArray[N], axis: int = 1) -> NDArray[N]:
-    """Return for each level the sum over it and all higher levels."""
-    sums: NDArray[N] = np.flip(np.cumsum(np.flip(values, axis), axis), axis)
-    return sums
 
 
 def _with_none(dice: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:

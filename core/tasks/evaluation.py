@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from core.backend.contract import Backend
-from core.experiment.checkpoint import LAST, load_checkpoint
 from core.prediction.predictor_process import BeginPrediction
-from core.prediction.trained_models import Member
+from core.prediction.trained_models import Member, history_of_run
 from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
+from core.scoring.groups import Labels
+from core.tasks.groups import group_labels
 from core.tasks.predictions import PredictionSettings
 from core.tasks.progress import Watcher
 from core.tasks.scoring import score
@@ -49,6 +50,7 @@ def evaluate(
     split: SplitName,
     batch_size: int,
     also: frozenset[str] = frozenset(),
+    labels: Labels | None = None,
 ) -> Evaluation:
     """Score a model on images of an open file.
 
@@ -61,6 +63,7 @@ def evaluate(
         split: The images to score.
         batch_size: Images at a time.
         also: Ids of images to keep for comparison: see `core.scoring.scorer.Scorer`.
+        labels: Groups of the images of the file; None for those that the file has.
 
     Raises:
         UserError: The images do not fit the models (`validation_split.scoring_groups`), or are unreadable.
@@ -91,18 +94,16 @@ def evaluate(
         width=store.width,
         images_per_second=scored.images_per_second,
     )
-    return scored.scorer.evaluation(origin)
+    return scored.scorer.evaluation(origin, group_labels(store) if labels is None else labels)
 
 
 def _record(member: Member) -> MemberRecord:
-    """Return the record of a model, with the history of its newest checkpoint."""
+    """Return the record of a model, with the history of its whole run."""
     progress = member.checkpoint.progress
-    last = member.folder / LAST
-    newest = load_checkpoint(last).progress if last.is_file() else progress
     return MemberRecord(
         folder=str(member.folder),
         checkpoint=member.path.name,
         epoch=len(progress.history),
         step=progress.step,
-        history=newest.history,
+        history=history_of_run(member),
     )

@@ -10,6 +10,9 @@ This module has the names and limits of the format and the checks that readers s
     sizes_<n>     (k, 2)        int32: height and width of the original image
     positive_<n>  (k,)          uint8: 1 if the annotation at the original size is not empty
     patients_<n>  (k,)          UTF-8 strings: equal for images of one patient, "" if the patient is unknown
+    views_<n>     (k,)          UTF-8 strings: the view, "AP" or "PA" or another term of DICOM, "" if unknown
+    sexes_<n>     (k,)          UTF-8 strings: the patient's sex, "F", "M" or "O", "" if unknown
+    ages_<n>      (k,)          int16: the patient's age in years, at most 90; -1 if unknown
     runs_<n>      (m, 3)        int64: the annotations at the original size, as runs of pixels
 
 A row of `runs_<n>` has the index of an image in `images_<n>`, the index of the first pixel of a run, and the
@@ -20,6 +23,8 @@ computed against them.
 Patient names do not identify a person. By default they are numbers, counted in the order in which patients
 first appear, so the same sources always give the same numbers. If the user keeps a key, they are keyed hashes
 (`data.radiographs.headers.patient_hash`), which are equal in all files made with that key.
+
+`views_<n>`, `sexes_<n>` and `ages_<n>` are there if any image has a value (`data.radiographs.headers`).
 
 A file of images without annotations has the attribute `annotated` = false and no `ann_<n>`, `positive_<n>`
 or `runs_<n>`: empty masks would claim that nobody is ill. It can be read for prediction; asking it for masks
@@ -64,7 +69,7 @@ or EOPNOTSUPP instead of ENOSYS."""
 READ_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 """The exceptions that h5py raises for a damaged file."""
 
-COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients", "runs")
+COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients", "views", "sexes", "ages", "runs")
 """The names of the datasets, without their numbers."""
 
 CLAHE = "clahe_limit", "clahe_tiles"

@@ -38,6 +38,10 @@ class ImageMetadata:
         patients: Names of the k patients, "" where unknown; empty if no patient is known.
         runs: For each image the runs of its annotation at the original size, (m, 2) as
             `data.annotations.rle.union` returns them; empty if nothing is annotated.
+        views: The views of the k images, "" where unknown. A column without any known value is not written;
+            the same holds for the next two.
+        sexes: The patients' sexes, "" where unknown.
+        ages: (k,) the patients' ages in years, -1 where unknown.
     """
 
     ids: Sequence[str]
@@ -45,6 +49,9 @@ class ImageMetadata:
     positive: NDArray[np.bool_] | None
     patients: Sequence[str] = ()
     runs: Sequence[NDArray[np.int64]] = ()
+    views: Sequence[str] = ()
+    sexes: Sequence[str] = ()
+    ages: NDArray[np.int16] | None = None
 
 
 def write(
@@ -254,10 +261,11 @@ def _create_row_datasets(
 
 def _metadata_size(rows: ImageMetadata, layout: Layout) -> int:
     """Return an upper bound of the bytes of everything but the rows."""
-    longest = sum(max(len(text.encode()) for text in texts) for texts in (rows.ids, rows.patients or [""]))
+    strings = [texts or [""] for texts in (rows.ids, rows.patients, rows.views, rows.sexes)]
+    longest = sum(max(len(text.encode()) for text in texts) for texts in strings)
     datasets = len(COLUMNS) * len(layout.starts)
     runs = 24 * sum(map(len, rows.runs))
-    return layout.count * (longest + 9) + runs + datasets * _OVERHEAD
+    return layout.count * (longest + 11) + runs + datasets * _OVERHEAD
 
 
 def _create_metadata(
@@ -287,6 +295,11 @@ def _create_metadata_datasets(file: h5py.File, number: int, part: slice, rows: I
     create_strings(file, f"ids_{number}", rows.ids[part])
     if rows.patients:
         create_strings(file, f"patients_{number}", rows.patients[part])
+    for name, texts in (("views", rows.views), ("sexes", rows.sexes)):
+        if any(texts):
+            create_strings(file, f"{name}_{number}", texts[part])
+    if rows.ages is not None and (rows.ages >= 0).any():
+        file.create_dataset(f"ages_{number}", data=rows.ages[part].astype(np.int16))
     file.create_dataset(f"sizes_{number}", data=rows.sizes[part].astype(np.int32))
     if rows.positive is None:
         return

@@ -80,6 +80,9 @@ class Store:
         annotated: Whether there are masks.
         patients: Names of the images' patients, in order; "" where the patient is unknown.
         clahe: How the images were equalised; None if they were not.
+        views: The images' views, in order; "" where unknown. See `data.hdf5.file_format`, also for the next.
+        sexes: The patients' sexes, in order; "" where unknown.
+        ages: (count,) int16, the patients' ages in years; -1 where unknown.
         attributes: The file's attributes as Python values; only those that are single values.
     """
 
@@ -93,6 +96,9 @@ class Store:
         self.height, self.width = map(int, first.images.dataset.shape[1:3])
         self.ids = self._read_strings("ids") or tuple(map(str, range(self.count)))
         self.patients = self._read_strings("patients") or ("",) * self.count
+        self.views = self._read_strings("views") or ("",) * self.count
+        self.sexes = self._read_strings("sexes") or ("",) * self.count
+        self.ages = self._read_ages()
         self.sizes = self._read_sizes()
         self.annotated = first.masks is not None
         self._positive = self._read_positive() if self.annotated else None
@@ -321,6 +327,15 @@ class Store:
         ]
         sizes: NDArray[np.int32] = np.concatenate(found).astype(np.int32)
         return sizes
+
+    def _read_ages(self) -> NDArray[np.int16]:
+        if not self._has_column("ages"):
+            return np.full(self.count, -1, dtype=np.int16)
+        parts = [
+            self._column("ages", number, (len(part.images),))[:] for number, part in enumerate(self._parts)
+        ]
+        ages: NDArray[np.int16] = np.concatenate(parts).astype(np.int16)
+        return ages
 
     def _read_positive(self) -> NDArray[np.bool_]:
         if self._has_column("positive"):

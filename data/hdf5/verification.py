@@ -22,6 +22,7 @@ from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5.file_format import (
     CLAHE,
+    COLUMNS,
     FORMAT,
     FORMAT_VERSION,
     GREATEST_SIZE,
@@ -41,7 +42,12 @@ Progress = Callable[[int, int], None]
 
 _LABELS = ("ann", "positive", "runs")
 _BLOCK_BYTES = 32_000_000
-_TYPES = {"sizes": np.dtype(np.int32), "positive": np.dtype(np.uint8), "runs": np.dtype(np.int64)}
+_TYPES = {
+    "sizes": np.dtype(np.int32),
+    "positive": np.dtype(np.uint8),
+    "ages": np.dtype(np.int16),
+    "runs": np.dtype(np.int64),
+}
 _HALF_TOLERANCE = 1e-3  # of a pixel's area; older files, made with OpenCV's sums of areas, lack up to 0.0005
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -104,11 +110,12 @@ class _Inspection:
                 self._check_values(number, dataset)
                 done += len(dataset)
                 progress(done, total)
-        for name in ("ids", "sizes", "positive", "patients", "runs"):
+        for name in COLUMNS[2:]:
             self.columns[name] = self._column(name)
         self._check_ids()
         self._check_sizes()
         self._check_positives()
+        self._check_ages()
         self._check_runs()
         if self.ours:
             self._check_attributes()
@@ -290,6 +297,12 @@ class _Inspection:
                 wrong = _FaultyImages(f"positive_{number}", f"0, but a mask in ann_{number}")
                 wrong.add(0, (flags == 0) & self.nonempty[number])
                 self.faults += wrong.fault()
+
+    def _check_ages(self) -> None:
+        for number, ages in self.columns["ages"].items():
+            wrong = _FaultyImages(f"ages_{number}", "an age below -1")
+            wrong.add(0, ages < -1)
+            self.faults += wrong.fault()
 
     def _check_runs(self) -> None:
         """Check the annotations at the original size, and that the stored masks were made from them.

@@ -91,7 +91,13 @@ def convert(file: Path, name: str, context: WorkerContext) -> ConvertedFile:
         dataset = dicom.read_dataset(file)
         chosen = context.identities.choose(file, dicom.sop_instance_uid(dataset))
         patient = "" if settings.ignore_patients else headers.patient_hash(dataset, context.patient_key)
-        entry = replace(entry, image_id=chosen, patient=patient, **headers.coding(dataset)._asdict())
+        entry = replace(
+            entry,
+            image_id=chosen,
+            patient=patient,
+            **headers.coding(dataset)._asdict(),
+            **headers.examination(dataset)._asdict(),
+        )
         if rows_of is not None and chosen not in rows_of:
             dicom.check(file, dataset)
             return ConvertedFile(replace(entry, status="without annotation"))

@@ -316,6 +316,9 @@ def _assemble(
         positive=positive,
         patients=patients,
         runs=runs,
+        views=[entry.view for entry in kept],
+        sexes=[entry.sex for entry in kept],
+        ages=np.array([entry.age for entry in kept], dtype=np.int16),
     )
 
     progress("writing", 0, len(kept))

@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from core.files.locks import locked
 from core.files.system_errors import explain_os_errors
 from data.hdf5.row_layout import Layout, RowFile, write_all
-from data.radiographs.headers import UNKNOWN
+from data.radiographs.headers import UNKNOWN, UNKNOWN_AGE
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """The version of the folder's content; part of the fingerprint, so that an older folder is not continued."""
 
 ROWS = "rows"
@@ -63,6 +63,7 @@ class JournalEntry:
         syntax: Name of the file's transfer syntax, see `data.radiographs.headers`.
         bits: Stored bits of its pixels; 0 if unknown.
         patient: Keyed hash of the patient; "" if the patient is unknown.
+        view, sex, age: See `data.radiographs.headers.Examination`.
         checksum: XXH3 of the row's image, followed by its mask if it has one; 0 without a row.
     """
 
@@ -77,6 +78,9 @@ class JournalEntry:
     syntax: str = UNKNOWN
     bits: int = 0
     patient: str = ""
+    view: str = ""
+    sex: str = ""
+    age: int = UNKNOWN_AGE
     checksum: int = 0
 
     @property

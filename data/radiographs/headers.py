@@ -1,4 +1,4 @@
-"""Header fields besides the image: coding of the pixels, patient, pixel size and orientation.
+"""Header fields besides the image: coding of the pixels, patient, pixel size, orientation, view, sex, age.
 
 Every function returns a value for any data set, however wrong its header is, and never raises.
 `data.radiographs.dicom` decides if the image can be read.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import re
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
@@ -84,6 +85,49 @@ def geometry(dataset: Dataset) -> Geometry:
         if 0 < rows < math.inf and 0 < columns < math.inf:
             return Geometry((rows, columns), keyword, left, right)
     return Geometry(left=left, right=right)
+
+
+UNKNOWN_AGE = -1
+"""The age of a patient of whom it is not known."""
+
+GREATEST_AGE = 90
+"""The age that is given for everybody who is older: an age above 89 may identify a person (the "safe harbor"
+list of the HIPAA privacy rule, 45 CFR 164.514(b)(2)(i)(C))."""
+
+_VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")  # PS3.3 C.8.1.1, defined terms
+_SEXES = ("F", "M", "O")
+_LONGEST_LIFE = 125
+_AGE = re.compile(r"([0-9]{1,3})([DWMY]?)")
+_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
+
+
+class Examination(NamedTuple):
+    """The view of an image, and sex and age of the patient.
+
+    Attributes:
+        view: View Position (0018,5101), "AP" or "PA" and other defined terms; "" if unknown.
+        sex: Patient's Sex (0010,0040), "F", "M" or "O" (other); "" if unknown.
+        age: Patient's Age (0010,1010) in whole years, at most `GREATEST_AGE`; `UNKNOWN_AGE` if unknown. A
+            number without its unit counts as years, as the competition's files have it.
+    """
+
+    view: str = ""
+    sex: str = ""
+    age: int = UNKNOWN_AGE
+
+
+def examination(dataset: Dataset) -> Examination:
+    """Return view, sex and age from a data set's header."""
+    view, sex = (_text(dataset, keyword).upper() for keyword in ("ViewPosition", "PatientSex"))
+    return Examination(view if view in _VIEWS else "", sex if sex in _SEXES else "", _age(dataset))
+
+
+def _age(dataset: Dataset) -> int:
+    match = _AGE.fullmatch(_text(dataset, "PatientAge").upper())
+    if match is None:
+        return UNKNOWN_AGE
+    years = int(int(match[1]) / _PER_YEAR[match[2]])
+    return min(years, GREATEST_AGE) if years <= _LONGEST_LIFE else UNKNOWN_AGE
 
 
 def patient_hash(dataset: Dataset, key: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from command_line import NETWORK, history, prepare, refused, run, run_here, succ
 from numpy.typing import NDArray
 
 import backends.reference
+from core.experiment.checkpoint import load_checkpoint, save_checkpoint
 from core.prediction.trained_models import Predictor, find_members
 from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
 from core.scoring.views import Views
@@ -217,6 +219,43 @@ def test_tune_writes_what_it_found(folder: Path) -> None:
     assert evaluate(*words, cwd=folder)["dice"] == pytest.approx(saved["dice_default"], abs=1e-9)
 
 
+@pytest.mark.parametrize(("rate", "least"), [("sensitivity", 0.9), ("specificity", 0.85)])
+def test_an_operating_point_is_reached_and_recorded(folder: Path, rate: str, least: float) -> None:
+    words = ["tune", "-f", "reference", "--data", "data.h5", f"--{rate}", str(least)]
+    text = succeed(*words, cwd=folder, how=run_here)
+    saved = json.loads((folder / "reference_model" / THRESHOLDS_FILE).read_text())
+    assert saved["operating_point"] == {rate: least}
+    assert saved[rate]["value"] >= least
+    assert (saved["sensitivity"]["images"], saved["specificity"]["images"]) == (10, 20)
+    scores = evaluate(cwd=folder)
+    for name in ("sensitivity", "specificity"):
+        assert scores[name] == saved[name]["value"]
+        assert scores["intervals"][name] == saved[name]["interval"]
+        assert f"{name} {scores[name]:.4f} [" in text
+    assert f"(asked: {rate} of at least {least:g})" in text
+    assert scores["dice"] == pytest.approx(saved["dice"], abs=1e-9)
+    lower, upper = saved["above_all_empty"]["interval"]
+    assert lower < saved["above_all_empty"]["value"] < upper
+    assert saved["epochs"] == [8]
+    assert f"[{lower:.4f}, {upper:.4f}] against the all-empty floor" in text
+    assert "not in it: the choice among 8 epochs" in text
+
+
+def test_an_operating_point_that_cannot_be_is_refused(folder: Path) -> None:
+    words = ["tune", "-f", "reference", "--data", "data.h5"]
+    before = (folder / "reference_model" / THRESHOLDS_FILE).read_bytes()
+    refused(*words, "--sensitivity", "95", cwd=folder, how=run_here, says=["--sensitivity", "Received: 95"])
+    both = run_here(*words, "--sensitivity", "0.9", "--specificity", "0.9", cwd=folder)
+    assert both.returncode == 2
+    assert "argument --specificity: not allowed with argument --sensitivity" in both.stderr
+    state = load_checkpoint(folder / "reference_model" / "best.safetensors")
+    arrays = {name: 0 * array + 50 * name.endswith("bias") for name, array in state.arrays.items()}
+    save_checkpoint(folder / "reference_model" / "best.safetensors", replace(state, arrays=arrays))
+    says = ["no thresholds reach a specificity of at least 0.9 on the 20 negative held-out images", "0.0000"]
+    refused(*words, "--specificity", "0.9", cwd=folder, how=run_here, says=says)
+    assert (folder / "reference_model" / THRESHOLDS_FILE).read_bytes() == before
+
+
 def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> None:
     prepare(tmp_path)
     text = train("--set", "training.validation_fraction=0", cwd=tmp_path, how=run_here)
@@ -288,6 +327,45 @@ def test_damaged_thresholds_are_named(folder: Path) -> None:
     (folder / "reference_model" / THRESHOLDS_FILE).write_text("{")
     says = [f"reference_model/{THRESHOLDS_FILE} is damaged"]
     refused("evaluate", "-f", "reference", "--data", "data.h5", cwd=folder, how=run_here, says=says)
+
+
+def test_groups_of_images_are_scored_on_their_own(folder: Path) -> None:
+    with h5py.File(folder / "data.h5", "r+") as file:
+        place = 0
+        while f"images_{place}" in file:
+            numbers = [int(name[6:]) for name in file[f"ids_{place}"].asstr()]
+            file[f"views_{place}"] = ["AP" if number % 2 else "PA" for number in numbers]
+            file[f"ages_{place}"] = np.array([number - 1 for number in numbers], np.int16)
+            place += 1
+    table = ["Image_ID;Hospital;age", *(f"image-{n}.dcm;{'AB'[n % 5 == 0]};{2 * n}" for n in range(70))]
+    (folder / "groups.csv").write_text("\n".join(table))
+    scores = evaluate("--groups", "groups.csv", "--report", "e.html", cwd=folder)
+    found = {(group["division"], group["name"]): group for group in scores["groups"]}
+    assert [name for division, name in found if division == "view"] == ["AP", "PA"]
+    assert [name for division, name in found if division == "hospital"][:2] == ["A", "B"]
+    names = [name for division, name in found if division == "age"]
+    assert names[:2] == ["0 to 17", "18 to 39"]
+    known = [row for row in scores["rows"] if int(row["id"][6:]) % 2]
+    group = found["view", "AP"]
+    assert group["images"] == len(known)
+    assert group["dice"] == pytest.approx(np.mean([row["dice"] for row in known]))
+    positive = [row for row in known if row["truth_pixels"]]
+    assert group["tp"] == sum(row["predicted_pixels"] > 0 for row in positive)
+    assert group["positives"] == len(positive) < 10
+    assert group["small"] is True
+    assert group["intervals"]["sensitivity"][0] < group["sensitivity"]
+    assert sum(count["images"] for (division, _), count in found.items() if division == "hospital") == 30
+    sizes = {name: one for (division, name), one in found.items() if division.startswith("size")}
+    assert sum(one["positives"] for one in sizes.values()) == 10
+    assert all(one["specificity"] is None for one in sizes.values())
+    page = (folder / "e.html").read_text(encoding="utf-8")
+    assert "hospital: B" in page
+    plain = evaluate(cwd=folder)
+    assert {group["division"] for group in plain["groups"]} == {"view", "age", "size of the pneumothorax"}
+    (folder / "groups.csv").write_text("image_id,hospital\nIMAGE-3,A\n")
+    says = ["none of its 1 rows", "'IMAGE-3'", "'image-3'"]
+    words = ["evaluate", "-f", "reference", "--data", "data.h5", "--groups", "groups.csv"]
+    refused(*words, cwd=folder, how=run_here, says=says)
 
 
 def test_it_runs_as_a_program(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from core.commands.shared.options import (
     CHOSEN_BACKEND,
@@ -41,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("validation", "all"),
         default="validation",
         help="validation: the images that training held out; all: every image of the data file",
+    )
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help="a table with a column image_id and further columns: images with the same value are a group, "
+        "whose scores are told too (as are those by view, sex and age, where the data file has them)",
     )
     add_prediction_options(parser)
     add_threshold_options(parser)

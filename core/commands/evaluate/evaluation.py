@@ -25,10 +25,13 @@ from core.files.atomic import write_text
 from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members, has_existence
 from core.scoring.evaluation_record import Evaluation
+from core.scoring.groups import FEW, Labels
+from core.scoring.intervals import Interval
 from core.scoring.views import PLAIN, shown
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.evaluation import EvaluatedModel, evaluate
-from core.tasks.predictions import PredictionSettings, choose_settings, remark_on_folds
+from core.tasks.groups import group_labels
+from core.tasks.predictions import choose_settings, remark_on_folds
 from data.hdf5.store import Store
 from data.radiographs.resize import resize_image
 
@@ -42,6 +45,8 @@ def run(arguments: argparse.Namespace) -> Status:
     reports = {"--json": arguments.json, "--report": arguments.report}
     folders = [folder for name in names for some in _models(arguments, name) for folder in some]
     inputs = [Input("the data file", Path(arguments.data)), *map(model, folders)]
+    if arguments.groups is not None:
+        inputs.append(Input("the table of groups", arguments.groups))
     with claimed_reports(reports, inputs, overwrite=arguments.overwrite):
         console = terminal.console(*reports.values(), soft_wrap=True)
         if note:
@@ -68,6 +73,7 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
     """Score every model, show the table and write the requested files."""
     found: list[Evaluation] = []
     with Store.open(Path(arguments.data)) as store:
+        labels = group_labels(store, arguments.groups)
         wanted = [(name, folders) for name in names for folders in _models(arguments, name)]
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
@@ -78,7 +84,8 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
             for note in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
                 console.print(visible(note))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
-            found.append(_evaluate(console, arguments, store, name, folders, members, decision, compared))
+            subject = EvaluatedModel(require_backend(name), folders, members, decision)
+            found.append(_evaluate(console, arguments, store, subject, compared, labels))
     _print(console, arguments, found)
     if arguments.json is not None:
         content = [evaluation.as_json() for evaluation in found]
@@ -101,19 +108,20 @@ def _evaluate(
     console: Console,
     arguments: argparse.Namespace,
     store: Store,
-    name: str,
-    folders: Sequence[Path],
-    members: Sequence[Member],
-    decision: PredictionSettings,
+    subject: EvaluatedModel,
     compared: frozenset[str],
+    labels: Labels,
 ) -> Evaluation:
-    backend = require_backend(name)
-    subject = EvaluatedModel(backend, folders, members, decision)
-    with BackendProcess(name) as process:
+    with BackendProcess(subject.backend.name) as process:
 
         def open_models(some: Sequence[Member]) -> tuple[BeginPrediction, str]:
             predictor = RemotePredictor(
-                process, backend.title, some, arguments.device, views=decision.views, resize=resize_image
+                process,
+                subject.backend.title,
+                some,
+                arguments.device,
+                views=subject.settings.views,
+                resize=resize_image,
             )
             return predictor.begin, predictor.device
 
@@ -126,6 +134,7 @@ def _evaluate(
             split=arguments.split,
             batch_size=arguments.batch_size,
             also=compared,
+            labels=labels,
         )
 
 
@@ -136,10 +145,38 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
         "",
         *(visible(evaluation.name) for evaluation in found),
         title=visible(f"{arguments.data}: {first.images} {which}, {first.positives} positive"),
+        caption="in brackets: 95 % confidence intervals",
     )
     for label, values in _lines(found):
         table.add_row(label, *map(visible, values))
     console.result(table)
+    for evaluation in found:
+        if evaluation.groups:
+            console.result(_groups(evaluation))
+
+
+def _groups(evaluation: Evaluation) -> Table:
+    """Return the table of the groups of images."""
+    table = Table(
+        *("", "images", "positive", "Dice", "on positives", "sensitivity", "specificity"),
+        title=visible(f"{evaluation.name}: groups of images"),
+        caption=f"* fewer than {FEW} positive or {FEW} negative images: hardly anything can be said",
+    )
+    division = None
+    for group in evaluation.groups:
+        if group.division != division:
+            division = group.division
+            table.add_section()
+            table.add_row(visible(division))
+        scores, between = group.scores, group.scores.intervals
+        table.add_row(
+            visible(f"  {group.name}{' *' if group.small else ''}"),
+            *(str(scores.images), str(scores.positives), f"{scores.dice:.4f}{_range(between.dice)}"),
+            _number(scores.dice_positive, between.dice_positive),
+            _number(scores.sensitivity, between.sensitivity),
+            _number(scores.specificity, between.specificity),
+        )
+    return table
 
 
 def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
@@ -149,14 +186,24 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     any_head = any(evaluation.summary.auroc_head is not None for evaluation in found)
     for evaluation in found:
         scores, origin = evaluation.summary, evaluation.origin
+        between = scores.intervals
         of_images, of_pixels = evaluation.image_calibration, evaluation.pixel_calibration
         cells = {
-            "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})",
-            "Dice on positives": _number(scores.dice_positive),
+            "Dice (all-empty floor)": f"{scores.dice:.4f} ({scores.dice_all_empty:.4f})"
+            + _range(between.dice),
+            "Dice on positives": _number(scores.dice_positive, between.dice_positive),
+            "NSD on positives": _number(scores.nsd, between.nsd),
             "IoU, on positives": f"{scores.iou:.4f}, {_number(scores.iou_positive)}",
-            "AUROC of existence": _number(scores.auroc),
-            **({"AUROC of the existence head": _number(scores.auroc_head)} if any_head else {}),
-            "sensitivity, specificity": f"{_number(scores.sensitivity)}, {_number(scores.specificity)}",
+            "AUROC of existence": _number(scores.auroc, between.auroc),
+            **(
+                {"AUROC of the existence head": _number(scores.auroc_head, between.auroc_head)}
+                if any_head
+                else {}
+            ),
+            "sensitivity": _number(scores.sensitivity, between.sensitivity),
+            "specificity": _number(scores.specificity, between.specificity),
+            "PPV": _number(scores.ppv, between.ppv),
+            "NPV": _number(scores.npv, between.npv),
             "TP, FP, FN, TN": f"{scores.tp}, {scores.fp}, {scores.fn}, {scores.tn}",
             "calibration error, images": f"{of_images.ece:.4f} (Brier {of_images.brier:.4f})",
             "calibration error, pixels": f"{of_pixels.ece:.4f} (Brier {of_pixels.brier:.4f})",
@@ -171,5 +218,9 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     return list(lines.items())
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, interval: Interval | None = None) -> str:
+    return "-" if value is None else f"{value:.4f}{_range(interval)}"
+
+
+def _range(interval: Interval | None) -> str:
+    return "" if interval is None else f" [{interval.lower:.4f}, {interval.upper:.4f}]"

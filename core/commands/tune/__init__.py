@@ -19,6 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a model, or of folds (default: NAME_model, or the only one there)",
     )
     add_data_option(parser)
+    points = parser.add_mutually_exclusive_group()
+    for rate, kind in (("sensitivity", "with"), ("specificity", "without")):
+        points.add_argument(
+            f"--{rate}",
+            type=float,
+            metavar="S",
+            help=f"decide at least this share of the images {kind} a pneumothorax rightly, as in 0.95, and "
+            "as many of the others as that allows (default: the best Dice)",
+        )
     add_prediction_options(parser, *["no; the choice is saved with the thresholds", "1; saved too"])
 
 

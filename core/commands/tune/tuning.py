@@ -21,11 +21,10 @@ from core.commands.shared.training_console import ConsoleWatcher
 from core.files.atomic import reserved
 from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members
-from core.scoring.evaluation_record import Surface
-from core.scoring.threshold_search import SearchResult
+from core.scoring.operating_points import OperatingPoint
 from core.scoring.views import Views, checked_scales
 from core.tasks.backend_choice import choose_predictor
-from core.tasks.tuning import describe, tune_thresholds
+from core.tasks.tuning import Tuned, describe, describe_gain, describe_rates, tune_thresholds
 from data.hdf5.store import Store
 from data.radiographs.resize import resize_image
 
@@ -35,6 +34,7 @@ def run(arguments: argparse.Namespace) -> Status:
     console = terminal.console(soft_wrap=True)
     watcher = ConsoleWatcher(console)
     check_at_least_one(arguments, "batch_size")
+    point = _operating_point(arguments)
     views = Views(bool(arguments.tta))
     if arguments.scales is not None:
         views = Views(views.flip, checked_scales(arguments.scales))
@@ -54,10 +54,22 @@ def run(arguments: argparse.Namespace) -> Status:
                 process, backend.title, members, arguments.device, views=views, resize=resize_image
             ).begin
 
-        found, shown = tune_thresholds(watcher, store, folder, open_models, arguments.batch_size, views=views)
-    _print(console, found, shown)
-    console.result(visible(describe(folder, found)))
+        tuned = tune_thresholds(
+            watcher, store, folder, open_models, arguments.batch_size, views=views, point=point
+        )
+    _print(console, tuned)
+    console.result(visible(describe(folder, tuned.search)))
+    console.result(describe_rates(tuned.search))
+    if gain := describe_gain(tuned):
+        console.result(gain)
     return Status.DONE
+
+
+def _operating_point(arguments: argparse.Namespace) -> OperatingPoint | None:
+    """Return the operating point of the command line; None if there is none."""
+    if arguments.sensitivity is not None:
+        return OperatingPoint("sensitivity", arguments.sensitivity)
+    return None if arguments.specificity is None else OperatingPoint("specificity", arguments.specificity)
 
 
 @contextlib.contextmanager
@@ -67,10 +79,10 @@ def _model_reserved(folder: Path) -> Iterator[None]:
         yield
 
 
-def _print(console: Terminal, found: SearchResult, shown: Sequence[Surface]) -> None:
+def _print(console: Terminal, tuned: Tuned) -> None:
     """Show the surfaces on a coarse grid."""
-    console.result(f"{found.images} held-out images, {found.positives} positive")
-    for surface in shown:
+    console.result(f"{tuned.search.images} held-out images, {tuned.search.positives} positive")
+    for surface in tuned.surfaces:
         rows = _spread(surface.rows, 4 if surface.row_name == "score" else 3)
         columns = _spread(surface.columns, 4)
         table = Table(

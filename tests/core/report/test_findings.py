@@ -45,18 +45,3 @@ def test_a_comparison_counts_images(first: Evaluation, second: Evaluation) -> No
         bool(a.predicted_pixels) != bool(b.predicted_pixels) for a, b in pairs
     )
     assert found.decided_otherwise > 0
-
-
-@pytest.mark.parametrize(
-    ("successes", "count", "expected"),  # Newcombe, Statistics in Medicine 17, 1998, table I, method 3
-    [
-        (81, 263, (0.2553, 0.3662)),
-        (15, 148, (0.0624, 0.1605)),
-        (0, 20, (0.0, 0.1611)),
-        (1, 29, (0.0061, 0.1718)),
-    ],
-)
-def test_intervals_of_shares_are_those_of_the_literature(
-    successes: int, count: int, expected: tuple[float, float]
-) -> None:
-    assert findings.proportion_interval(successes, count) == pytest.approx(expected, abs=5e-5)

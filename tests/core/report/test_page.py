@@ -97,9 +97,18 @@ def test_the_numbers_are_the_records(first: Evaluation, second: Evaluation, both
             "IoU, positives": scores.iou_positive,
             "AUROC": scores.auroc,
         }.items():
-            assert shown[name][place] == f"{value:.4f}"
-        assert scores.sensitivity is not None
-        assert shown["sensitivity"][place].startswith(f"{100 * scores.sensitivity:.1f} % ")
+            assert shown[name][place].split()[0] == f"{value:.4f}"
+        for name, between in {
+            "Dice": scores.intervals.dice,
+            "Dice, positives": scores.intervals.dice_positive,
+            "AUROC": scores.intervals.auroc,
+        }.items():
+            assert between is not None
+            assert shown[name][place].endswith(f" {between.lower:.4f} to {between.upper:.4f}")
+        for name in ("sensitivity", "specificity", "PPV", "NPV"):
+            value, between = (getattr(of, name.lower()) for of in (scores, scores.intervals))
+            ends = " to ".join(f"{100 * end:.1f}" for end in between)
+            assert shown[name][place] == f"{100 * value:.1f} % {ends}"
         assert [shown[f"threshold: {name}"][place] for name in ("pixel", "area", "score")] == [
             "0.4",
             "6000",
@@ -117,6 +126,21 @@ def test_the_numbers_are_the_records(first: Evaluation, second: Evaluation, both
             f"Dice {scores.dice:.3f} ; an empty mask for every image scores {scores.dice_all_empty:.3f}"
             in (both.text)
         )
+
+
+def test_groups_have_their_numbers(first: Evaluation, both: Page) -> None:
+    table = next(rows for rows in both.tables if rows[0][0].startswith("Group"))[1:]
+    assert len(table) == len(first.groups) > 1
+    for row, group in zip(table, first.groups, strict=True):
+        cells = [cell.strip() for cell in row]
+        scores = group.scores
+        assert scores.dice_positive is not None
+        assert scores.sensitivity is not None
+        assert cells[0] == f"{group.division}: {group.name}{' *' if group.small else ''}"
+        assert cells[1:3] == [str(scores.images), str(scores.positives)]
+        assert cells[3].split()[0] == f"{scores.dice:.4f}"
+        assert cells[4].split()[0] == f"{scores.dice_positive:.4f}"
+        assert cells[6].startswith(f"{100 * scores.sensitivity:.1f} %")
 
 
 def test_the_table_has_every_image(first: Evaluation, second: Evaluation, both: Page) -> None:

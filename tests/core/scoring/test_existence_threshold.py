@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from test_threshold_search import Maps, cross_fitted, histograms, maps
 
 from core.base.errors import UserError
+from core.scoring.histograms import Histograms
 from core.scoring.metrics import auroc, dice_per_image
 from core.scoring.scorer import Scorer, summary, tally
-from core.scoring.threshold_search import EXISTENCE_STEPS, Histograms, search_thresholds, surfaces
+from core.scoring.threshold_search import EXISTENCE_STEPS, search_thresholds, surfaces
 from core.scoring.thresholds import (
     THRESHOLDS_FILE,
     SavedThresholds,

@@ -77,8 +77,14 @@ def test_confusion() -> None:
     truth = np.array([1, 1, 0, 1, 0, 0, 0], bool)
     confusion = Confusion.count(predicted, truth)
     assert confusion == Confusion(tp=2, fp=1, fn=1, tn=3)
-    assert (confusion.sensitivity, confusion.specificity) == (2 / 3, 0.75)
-    assert (Confusion(3, 0, 0, 4).sensitivity, Confusion(3, 0, 0, 4).specificity) == (1.0, 1.0)
-    assert (Confusion(0, 4, 3, 0).sensitivity, Confusion(0, 4, 3, 0).specificity) == (0.0, 0.0)
-    assert Confusion.count(predicted, np.ones(7, bool)).specificity is None
-    assert Confusion.count(predicted, np.zeros(7, bool)).sensitivity is None
+    assert (confusion.sensitivity.share, confusion.specificity.share) == (2 / 3, 0.75)
+    assert (confusion.ppv.share, confusion.npv.share) == (2 / 3, 0.75)
+    lopsided = Confusion(tp=2, fp=3, fn=5, tn=7)
+    assert (lopsided.sensitivity.share, lopsided.specificity.share) == (2 / 7, 7 / 10)
+    assert (lopsided.ppv.share, lopsided.npv.share) == (2 / 5, 7 / 12)
+    assert (Confusion(3, 0, 0, 4).sensitivity.share, Confusion(3, 0, 0, 4).specificity.share) == (1.0, 1.0)
+    assert (Confusion(0, 4, 3, 0).sensitivity.share, Confusion(0, 4, 3, 0).specificity.share) == (0.0, 0.0)
+    assert Confusion.count(predicted, np.ones(7, bool)).specificity.share is None
+    assert Confusion.count(predicted, np.zeros(7, bool)).sensitivity.share is None
+    assert Confusion.count(np.zeros(7, bool), truth).ppv.share is None
+    assert Confusion.count(np.ones(7, bool), truth).npv.share is None

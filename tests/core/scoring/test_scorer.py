@@ -96,6 +96,8 @@ def test_the_summary_is_that_of_the_rows() -> None:
     positive = [row for row in rows if row.truth_pixels]
     assert scores.dice_positive == pytest.approx(np.mean([row.dice for row in positive]))
     assert scores.iou_positive == pytest.approx(np.mean([row.dice / (2 - row.dice) for row in positive]))
+    assert scores.nsd == pytest.approx(np.mean([row.nsd or 0.0 for row in positive]))
+    assert {row.nsd is None for row in rows if not row.truth_pixels} == {True}
     assert scores.dice_all_empty == pytest.approx(1 - len(positive) / 50)
     said = [bool(row.predicted_pixels) for row in rows]
     assert said == [row.existence >= np.float32(0.6) for row in rows]

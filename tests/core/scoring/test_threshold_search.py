@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.threshold_intervals import coverage, population
+from core.scoring.histograms import AREAS, LEVELS, Histograms, histograms_of
 from core.scoring.metrics import dice_per_image
-from core.scoring.threshold_search import (
-    AREAS,
-    LEVELS,
-    Histograms,
-    histograms_of,
-    search_thresholds,
-    surfaces,
-)
+from core.scoring.threshold_search import search_thresholds, surfaces
 from core.scoring.thresholds import Thresholds
 
 Maps = list[tuple[Any, Any]]
@@ -141,6 +136,41 @@ def test_cross_fitting_judges_each_fifth_by_the_others() -> None:
     found = search_thresholds(images)
     assert found is not None
     assert found.dice_cross_fitted == pytest.approx(cross_fitted(images))
+
+
+def test_the_gain_is_that_over_empty_masks_and_its_interval_has_two_parts() -> None:
+    images = histograms(maps(41, seed=5, blur=0.3))
+    found = search_thresholds(images)
+    assert found is not None
+    fitted = found.cross_fitted
+    assert fitted is not None
+    assert fitted.gain == pytest.approx(fitted.dice - found.dice_all_empty)
+    assert fitted.dice == found.dice_cross_fitted
+    assert np.mean(fitted.gain_interval) == pytest.approx(fitted.gain)
+    part = np.empty(len(images), int)
+    for label in (True, False):
+        members = np.flatnonzero(images.positive == label)
+        part[members] = np.arange(len(members)) % 5
+    gains, on_all = [], []
+    for number in range(5):
+        others = search_thresholds(images[np.flatnonzero(part != number)])
+        assert others is not None
+        gain = images.dice(others.thresholds) - ~images.positive
+        gains.extend(gain[part == number])
+        on_all.append(gain.mean())
+    error = np.sqrt(np.var(gains, ddof=1) / 41 + np.var(on_all, ddof=1))
+    assert fitted.gain_interval.upper - fitted.gain == pytest.approx(1.959964 * error)
+    assert np.var(on_all) > 0
+
+
+def test_intervals_hold_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 100 samples of 100 simulated images, with fewer areas; benchmarks/threshold_intervals has more."""
+    monkeypatch.setattr("core.scoring.threshold_search.AREAS", (0, 1500, 12000))
+    found = coverage(population(4000), 100, 100)
+    assert 0.92 <= found.gain <= 0.98
+    assert 0.9 <= found.sensitivity <= 0.99
+    assert 0.9 <= found.specificity <= 0.99
+    assert abs(found.bias) < 0.5 * found.optimism
 
 
 def test_the_areas_that_are_tried() -> None:

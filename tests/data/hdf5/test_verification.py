@@ -131,6 +131,14 @@ COUNTS = ["attribute images: found 7", "attribute positives: found 6"]
         (put("ann_1", (0, 4, 3, 0), 1 - content()[1][3, 4, 3]), ["runs_1: not the mask of ann_1 in image 0"]),
         (add("positive_3", np.ones(1, np.uint8)), ["positive_3: there is no images_3"]),
         (add("patients_1", np.array([b"a", b"b", b""])), ["patients_0: missing", "patients_2: missing"]),
+        (
+            add("ages_0", np.array([-2, 90, -7], np.int16)),
+            ["ages_1: missing", "ages_2: missing", "ages_0: an age below -1 in image 0 and 1 more"],
+        ),
+        (
+            add("sexes_0", np.array([1, 2, 3])),
+            ["sexes_1: missing", "sexes_2: missing", "sexes_0: type int64, expected strings"],
+        ),
         (without("ids"), ["ids_0: missing", "ids_1: missing", "ids_2: missing"]),
         (replace("ann_1", data=np.zeros((2, 5, 4, 1), np.uint8)), ["ann_1", "(2, 5, 4, 1)"]),
         (replace("ann_2", data=np.zeros((1, 5, 4, 1), np.int32)), ["ann_2: type int32, expected uint8"]),

@@ -32,6 +32,7 @@ from data.annotations import rle
 from data.annotations.annotation_file import Annotations, combined_mask, read_annotations
 from data.hdf5 import file_format
 from data.hdf5.store import Store
+from data.hdf5.verification import verify
 from data.phantoms.data_set import PhantomSettings, write_phantoms
 from data.preprocessing.preprocessing import preprocess
 from data.preprocessing.report import PreprocessingReport
@@ -321,7 +322,9 @@ def test_a_folder_without_annotations(ugly: tuple[Path, PreprocessingReport], tm
     assert report.without_annotation == report.bad_annotation == report.without_image == ()
     assert [remark.file for remark in report.unreadable] == ["torn.dcm"]
     found = arrays(report.out)
-    assert {name.split("_")[0] for name in found} == {"images", "ids", "sizes", "patients"}
+    assert {name.split("_")[0] for name in found} == {
+        *("images", "ids", "sizes", "patients", "views", "sexes", "ages")
+    }
     ids = dict(zip(every(found, "ids"), every(found, "images"), strict=True))
     assert {b"outside", b"blank", b"zzz-again"} < ids.keys()
     known = arrays(labelled.out)
@@ -401,6 +404,21 @@ def test_patients_are_numbered(family: Path, tmp_path: Path) -> None:
         assert hashlib.sha256(word.encode()).hexdigest() not in journal
     assert preprocess(settings(family, out, per_dataset=4)).resumed == 7
     assert_same(tmp_path / "a.h5", out)
+
+
+def test_view_sex_and_age_are_kept(family: Path, tmp_path: Path) -> None:
+    written = [("AP", "F", "034Y"), ("PA", "M", "051"), ("", "", ""), ("PA", "O", "093Y")]
+    for number, path in enumerate(dicom.find(family)):
+        dataset = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            dataset.ViewPosition, dataset.PatientSex, dataset.PatientAge = written[number % 4]
+        dataset.save_as(path)
+    report = preprocess(settings(family, tmp_path / "a.h5", per_dataset=4))
+    with Store.open(report.out) as store:
+        assert store.views == tuple(["AP", "PA", "", "PA"][number % 4] for number in range(11))
+        assert store.sexes == tuple(["F", "M", "", "O"][number % 4] for number in range(11))
+        assert store.ages.tolist() == [[34, 51, -1, 90][number % 4] for number in range(11)]
+    assert verify(report.out).faults == ()
 
 
 def test_without_its_key_a_staging_folder_is_begun_anew(family: Path, tmp_path: Path) -> None:

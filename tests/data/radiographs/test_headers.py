@@ -11,7 +11,16 @@ from dicom_files import make_dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from data.radiographs.headers import UNKNOWN, Coding, Geometry, coding, geometry, patient_hash
+from data.radiographs.headers import (
+    UNKNOWN,
+    Coding,
+    Examination,
+    Geometry,
+    coding,
+    examination,
+    geometry,
+    patient_hash,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,16 +57,59 @@ def test_geometry(elements: dict[str, Any], expected: Geometry) -> None:
     assert geometry(dataset) == expected
 
 
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({}, Examination()),
+        (
+            {"ViewPosition": "AP", "PatientSex": "F", "PatientAge": "057Y"},
+            Examination("AP", "F", 57),
+        ),
+        ({"ViewPosition": "pa ", "PatientSex": "m"}, Examination("PA", "M")),
+        ({"ViewPosition": "SITTING", "PatientSex": "?"}, Examination()),
+        *(
+            ({"PatientAge": written}, Examination(age=age))
+            for written, age in {
+                "51": 51,  # as in the competition's files
+                "018M": 1,
+                "011M": 0,
+                "100W": 1,
+                "800D": 2,
+                "089Y": 89,
+                "090Y": 90,
+                "104Y": 90,
+                "148": -1,
+                "413": -1,
+                "-5": -1,
+                "Y": -1,
+                "": -1,
+            }.items()
+        ),
+    ],
+    ids=str,
+)
+def test_examination(elements: dict[str, Any], expected: Examination) -> None:
+    dataset = make_dataset(np.zeros((4, 5), np.uint8))
+    for keyword in ("ViewPosition", "PatientSex", "PatientAge"):
+        if keyword in dataset:
+            del dataset[keyword]
+    with pydicom.config.disable_value_validation():
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+    assert examination(dataset) == expected
+
+
 def test_an_element_that_cannot_be_parsed_is_as_if_it_were_not_there() -> None:
     """An image is not refused because of other elements."""
     dataset = make_dataset(np.zeros((4, 5), np.uint8))
     dataset.PixelSpacing = [0.2, 0.3]
-    for keyword in ("PatientOrientation", "PatientID", "IssuerOfPatientID"):
+    for keyword in ("PatientOrientation", "PatientID", "IssuerOfPatientID", "ViewPosition", "PatientAge"):
         tag = Tag(keyword)
         dataset[tag] = RawDataElement(tag, "ZZ", 4, b"L\\F ", 0, False, True)
     with pytest.raises(NotImplementedError, match="Unknown Value Representation"):
         dataset.get("PatientID")
     assert geometry(dataset) == Geometry((0.2, 0.3), "PixelSpacing")
+    assert examination(dataset)[::2] == ("", -1)
     assert patient_hash(dataset, b"key") == ""
 
 
