@@ -284,4 +284,4 @@ def test_headings_outline_the_page(opened: webdriver.Chrome) -> None:
         tops.append(opened.find_element(By.ID, target).location["y"])
     assert all(above < below for above, below in itertools.pairwise(tops))
     assert tops[0] < 900, "the scores begin on the first screen"
-    assert len(links) == 10
+    assert len(links) == 11
