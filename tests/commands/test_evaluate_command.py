@@ -277,7 +277,7 @@ def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> No
                 ["--data", f"{size}.h5", *split],
                 ["takes images of 32x32", f"{size}.h5 holds {size}.", "--size 32"],
             )
-            for size in ("48x48", "16x16", "32x48", "48x32", "32x20", "20x32", "20x40")
+            for size in ("16x16", "32x20", "20x32", "20x40")
             for split in ([], ["--split", "all"])
         ),
         *(
