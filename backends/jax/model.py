@@ -18,9 +18,17 @@ from backends.jax import losses, operations, optimizers
 from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    array_type,
+    product_type,
+)
 from core.backend.outputs import Outputs
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import LOSS_SCALE, check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
 from core.network.plan import Plan, require_operations
@@ -38,7 +46,7 @@ class JaxModel:
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
-        self._on_cpu, self._mixed = device == "cpu", precision == "mixed_bfloat16"
+        self._on_cpu, self._half = device == "cpu", product_type(precision)
         self._dtype = np.dtype(array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays: Arrays = {
@@ -51,7 +59,7 @@ class JaxModel:
         )
         # The first argument's arrays are donated: the new arrays use their memory.
         self._update = jit(self._pure_update, donate_argnums=0)
-        self._apply = jit(self._pure_apply, donate_argnums=0)
+        self._apply = jit(self._pure_apply_or_skip, donate_argnums=0)
         self._differentiate = jit(self._pure_differentiate)
         self._infer = jit(self._pure_infer)
         self._loss = jit(self._pure_loss)
@@ -166,7 +174,7 @@ class JaxModel:
         return self._dtype.type(scalars.step_size), self._dtype.type(scalars.decay)
 
     def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Outputs, Arrays]:
-        return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._mixed)
+        return operations.forward(self._plan, images, arrays, keep, self._on_cpu, self._half)
 
     def _pure_draw(self, count: int, step: Tensor) -> Arrays:
         """Draw dropout masks from JAX's own generator, keyed by seed, name and step."""
@@ -183,20 +191,33 @@ class JaxModel:
     ) -> tuple[Tensor, Arrays]:
         """Return the loss and the new arrays."""
         loss, gradients, statistics = self._pure_differentiate(arrays, images, masks, keep)
-        return loss, self._pure_apply(arrays, gradients, statistics, step_size, decay)
+        return loss, self._pure_apply_or_skip(arrays, gradients, statistics, step_size, decay)
 
     def _pure_differentiate(
         self, arrays: Arrays, images: Tensor, masks: Tensor, keep: Arrays
     ) -> tuple[Tensor, Arrays, Arrays]:
         """Return the loss, the gradients and the batch's statistics."""
+        scale = arrays[LOSS_SCALE][0] if self._rules.loss_scale is not None else None
 
-        def loss_of(parameters: Arrays) -> tuple[Tensor, Arrays]:
+        def loss_of(parameters: Arrays) -> tuple[Tensor, tuple[Tensor, Arrays]]:
             logits, statistics = self._forward(arrays | parameters, images, keep)
-            return self._pure_loss(logits, masks), statistics
+            loss = self._pure_loss(logits, masks)
+            return loss if scale is None else loss * scale, (loss, statistics)
 
         parameters = {parameter.name: arrays[parameter.name] for parameter in self._plan.parameters}
-        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        gradients, (loss, statistics) = jax.grad(loss_of, has_aux=True)(parameters)
+        if scale is not None:
+            gradients = {name: gradient / scale for name, gradient in gradients.items()}
         return loss, gradients, statistics
+
+    def _pure_apply_or_skip(self, arrays: Arrays, gradients: Arrays, *given: Any) -> Arrays:
+        """Return the new arrays; with a loss scale, the old ones if a gradient is not finite."""
+        new, rule = self._pure_apply(arrays, gradients, *given), self._rules.loss_scale
+        if rule is None:
+            return new
+        finite = optimizers.all_finite(gradients)
+        kept = {name: jax.numpy.where(finite, array, arrays[name]) for name, array in new.items()}
+        return kept | optimizers.adapted_loss_scale(rule, arrays, finite)
 
     def _pure_apply(
         self, arrays: Arrays, gradients: Arrays, statistics: Arrays, step_size: Tensor, decay: Tensor

@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from backends.tf import cpu, im2col, losses, operations, optimizers
-from backends.tf.devices import framework_device, list_devices, multiplies_bfloat16
+from backends.tf.devices import framework_device, list_devices, multiplies_half
 from backends.tf.framework import Tensor, tf
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    array_type,
+    product_type,
+)
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.backend.state import check_state, slot_name, state_shapes
+from core.backend.state import LOSS_SCALE, check_state, slot_name, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
 from core.base.system import utf8_name
@@ -29,8 +37,8 @@ class TensorFlowModel:
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
-        self._mixed = precision == "mixed_bfloat16"
-        self._multiplies_bfloat16 = self._mixed and multiplies_bfloat16(device)
+        self._half = product_type(precision)
+        self._multiplies_half = self._half is not None and multiplies_half(self._half, device)
         self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
             self._arrays = {
@@ -51,8 +59,8 @@ class TensorFlowModel:
             {array.name: tf.TensorSpec(array.shape, self._dtype) for array in arrays}
             for arrays in (plan.parameters, plan.statistics)
         )
-        self._apply = tf.function(self._graph_apply, [gradients, statistics, scalar, scalar])
-        self._apply_without_decay = tf.function(self._graph_apply, [gradients, statistics, scalar])
+        self._apply = tf.function(self._graph_apply_or_skip, [gradients, statistics, scalar, scalar])
+        self._apply_without_decay = tf.function(self._graph_apply_or_skip, [gradients, statistics, scalar])
         self._draw = tf.function(self._graph_draw, [tf.TensorSpec((), tf.int32), step])
 
     def train_step(
@@ -150,9 +158,9 @@ class TensorFlowModel:
     def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Outputs, dict[str, Tensor]]:
         training = keep is not None
         # Predictions on a CPU do not use bfloat16 products, so that an exported graph runs on any CPU.
-        native = self._multiplies_bfloat16 and (training or not self._on_cpu)
-        context = operations.Context(self._on_cpu, training, multiplies_bfloat16=native)
-        return operations.forward(self._plan, images, self._arrays, keep, context, self._mixed)
+        native = self._multiplies_half and (training or not self._on_cpu)
+        context = operations.Context(self._on_cpu, training, multiplies_half=native)
+        return operations.forward(self._plan, images, self._arrays, keep, context, self._half)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Draw dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
@@ -172,7 +180,11 @@ class TensorFlowModel:
             tape.watch(parameters)
             logits, statistics = self._forward(images, keep)
             loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
-        return loss, tape.gradient(loss, parameters), statistics
+        if self._rules.loss_scale is None:
+            return loss, tape.gradient(loss, parameters), statistics
+        scale = tf.reshape(self._arrays[LOSS_SCALE], ())
+        scaled = tape.gradient(loss, parameters, output_gradients=scale)
+        return loss, {name: gradient / scale for name, gradient in scaled.items()}, statistics
 
     def _graph_update(
         self,
@@ -183,8 +195,27 @@ class TensorFlowModel:
         decay: Tensor | None = None,
     ) -> Tensor:
         loss, gradients, statistics = self._graph_differentiate(images, masks, keep)
-        self._graph_apply(gradients, statistics, step_size, decay)
+        self._graph_apply_or_skip(gradients, statistics, step_size, decay)
         return loss
+
+    def _graph_apply_or_skip(
+        self,
+        gradients: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        step_size: Tensor,
+        decay: Tensor | None = None,
+    ) -> None:
+        """Update the model; with a loss scale, keep the arrays if a gradient is not finite."""
+        rule = self._rules.loss_scale
+        if rule is None:
+            self._graph_apply(gradients, statistics, step_size, decay)
+            return
+        before = {name: variable.read_value() for name, variable in self._arrays.items()}
+        finite = optimizers.all_finite(gradients)
+        self._graph_apply(gradients, statistics, step_size, decay)
+        for name, variable in self._arrays.items():
+            variable.assign(tf.where(finite, variable, before[name]))
+        optimizers.adapt_loss_scale(rule, self._arrays, finite)
 
     def _graph_apply(
         self,
