@@ -325,7 +325,8 @@ def _rounded(rounding: Rounding) -> list[Check]:
 
 
 def _middles(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Array:
-    return ((2 * rng.integers(2 ** (bits - 1), 2**bits, shape) + 1) / 2 ** (bits + 1)).astype(np.float32)
+    odd = 2 * rng.integers(2 ** (bits - 1), 2**bits, shape) + 1
+    return (odd / 2.0 ** (bits + 1)).astype(np.float32)
 
 
 def _exactly(case: Case, rounding: Rounding) -> Callable[[BackendCaller], None]:

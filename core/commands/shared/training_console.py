@@ -153,4 +153,5 @@ def _skipped(record: EpochRecord) -> str:
     """Return what an epoch's line says of skipped updates; nothing if there were none."""
     if not record.skipped_steps:
         return ""
-    return f"  {record.skipped_steps} updates skipped (overflow), loss scale {record.loss_scale:g}"
+    updates = "1 update" if record.skipped_steps == 1 else f"{record.skipped_steps} updates"
+    return f"  {updates} skipped (overflow), loss scale {record.loss_scale:g}"

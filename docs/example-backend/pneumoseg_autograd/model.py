@@ -123,6 +123,7 @@ class AutogradModel:
     def _draw(self, step: int, count: int) -> DropoutMasks:
         return draw_dropout_masks(self._plan, self._rules.seed, step, count)
 
+    @np.errstate(over="ignore", invalid="ignore")  # an overflow is skipped, or shows in the loss
     def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Derivatives:
         statistics: State = {}
 
