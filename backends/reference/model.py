@@ -45,7 +45,7 @@ from core.network.plan import (
     require_operations,
     unknown_operation,
 )
-from core.tolerance.budget import Perturbation
+from core.tolerance.budget import Perturbation, jump_units
 
 OPERATIONS = (
     *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
@@ -316,4 +316,5 @@ def compile_reference(
     plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None
 ) -> Float64Reference:
     """Return the reference for a model of this precision. `draw` perturbs it (`core.tolerance.budget`)."""
-    return Float64Reference(plan, rules, precision, None if draw is None else Perturbation(draw))
+    moves = None if draw is None else Perturbation(draw, jump_units(precision))
+    return Float64Reference(plan, rules, precision, moves)
