@@ -8,6 +8,11 @@ In one run, on a file of noise stored as uint8, batches of 32:
     plain       shuffled
     sampled     a share of positives, falling
     siim        the augmentation of configs/siim.yaml
+    elastic     an elastic displacement for every image
+    grid        a displaced grid for every image
+    moved       an affine map, an elastic displacement and a displaced grid, in one, for every image
+    clahe       an equalisation for every image
+    crop        a crop of half the size of every image
     everything  every kind of alteration for every image
 
 They take turns, so that other work on the machine affects all of them alike. The script prints the median
@@ -38,13 +43,23 @@ from data.hdf5.store import Store  # noqa: E402
 
 EVERYTHING = (
     "{horizontal_flip: 0.5, shift: 0.0625, scale: 0.1, rotate: 15, "
-    "brightness: 0.2, contrast: 0.2, gamma: 0.25, noise: 0.02}"
+    "brightness: 0.2, contrast: 0.2, gamma: 0.25, noise: 0.02, elastic: 0.05, grid_distortion: 0.2, clahe: 3}"
 )
 OFF = ["training.sampling=null", "training.augmentation={}"]
 KINDS = {
     "plain": OFF,
     "sampled": ["training.augmentation={}"],
     "siim": ["training.sampling=null"],
+    **{
+        kind: ["training.sampling=null", f"training.augmentation={{{keys}}}"]
+        for kind, keys in {
+            "elastic": "elastic: 0.05",
+            "grid": "grid_distortion: 0.2",
+            "moved": "shift: 0.0625, scale: 0.1, rotate: 15, elastic: 0.05, grid_distortion: 0.2",
+            "clahe": "clahe: 3",
+        }.items()
+    },
+    "crop": [*OFF, "training.crop={size: 192}"],
     "everything": ["training.sampling=null", f"training.augmentation={EVERYTHING}"],
 }
 
@@ -67,7 +82,9 @@ def main() -> int:
                 kind: training_batches(
                     store,
                     np.arange(store.count),
-                    load_configuration(ROOT / "configs/siim.yaml", ["training.batch_size=32", *how]).training,
+                    load_configuration(
+                        ROOT / "configs/siim.yaml", ["training.stages=[]", "training.batch_size=32", *how]
+                    ).training,
                 )
                 for kind, how in KINDS.items()
             }

@@ -36,7 +36,10 @@ from core.tasks.predictions import (
 )
 from core.tasks.progress import Watcher
 from core.tasks.scoring import open_here
+from core.tasks.validation_split import clahe_of
 from data.hdf5.store import Store
+from data.radiographs.network_image import network_image
+from data.radiographs.resize import resize_image
 from pneumoseg.data_files import DataFile
 from pneumoseg.radiographs import PathLike, Radiograph, Source, UnreadableImage, read_radiograph
 
@@ -104,7 +107,9 @@ class Model:
         self.thresholds, self.thresholds_from = decision.thresholds, decision.origin
         self._members, self._descriptor, self._implementation = members, backend, implementation
         self._decision, self._lock = decision, threading.Lock()
-        self._predictor = Predictor(members, implementation, device, flip=decision.flip)
+        self._predictor = Predictor(
+            members, implementation, device, views=decision.views, resize=resize_image
+        )
         self.height, self.width = self._predictor.height, self._predictor.width
 
     def __repr__(self) -> str:
@@ -170,7 +175,8 @@ class Model:
             yield from self._predicted(waiting)
 
     def _predicted(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
-        images = np.stack([one.resized(self.height, self.width) for one in radiographs])
+        size, clahe = (self.height, self.width), clahe_of(self._members)
+        images = np.stack([network_image(one.values, *size, one.full, clahe) for one in radiographs])
         with self._lock:
             found = self._predictor.predict_with_existence(images[..., np.newaxis])
         return [
@@ -195,7 +201,7 @@ class Model:
 
     def _evaluate(self, store: Store, split: SplitName, batch_size: int) -> Evaluation:
         def open_models(some: Sequence[Member]) -> tuple[BeginPrediction, str]:
-            begin = open_here(some, self._implementation, self.device, flip=self._decision.flip)
+            begin = open_here(some, self._implementation, self.device, views=self._decision.views)
             return begin, self.device
 
         subject = EvaluatedModel(self._descriptor, self.folders, self._members, self._decision)
@@ -217,6 +223,7 @@ def load_model(
     backend: str | None = None,
     device: str = "auto",
     tta: bool | None = None,
+    scales: Sequence[float] | None = None,
     thresholds: Thresholds | None = None,
 ) -> Model:
     """Load a trained model.
@@ -229,6 +236,8 @@ def load_model(
         device: "auto", "cpu", "gpu" or "gpu:N".
         tta: Whether to predict mirror images too (test-time augmentation). None does what the search of the
             saved thresholds did.
+        scales: Multiples of the image's size at which to predict; the mean is taken. None does what the
+            search of the saved thresholds did.
         thresholds: The thresholds that turn probabilities into a mask. None takes those saved with the model;
             `existence=None` takes the model's own existence threshold.
 
@@ -241,7 +250,7 @@ def load_model(
     folders = [Path(one) for one in several]
     members = find_members(folders)
     changes = {} if thresholds is None else asdict(thresholds)
-    decision = choose_settings(folders, changes, tta, head=has_existence(members))
+    decision = choose_settings(folders, changes, tta, scales, head=has_existence(members))
     descriptor, implementation = load_backend(backend or choose_predictor(members, device).name)
     chosen = choose_device(device, implementation.list_devices(), descriptor.title)
     return Model(folders, members, descriptor, implementation, chosen, decision)

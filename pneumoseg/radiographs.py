@@ -118,7 +118,10 @@ class Radiograph:
         return self.geometry.spacing
 
     def resized(self, height: int, width: int) -> NDArray[np.float32]:
-        """Return the image at another size, as a network gets it: (height, width) float32 in [0, 1]."""
+        """Return the image at another size: (height, width) float32 in [0, 1].
+
+        A network gets it so, unless it was trained on equalised images (`preprocess --clahe`).
+        """
         return resize_image(self.values, height, width, self.full)
 
 

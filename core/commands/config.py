@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.base.programs import command_line
 from core.commands.shared.options import add_configuration_options, overrides
@@ -13,7 +13,7 @@ from core.commands.shared.parser import only_with
 from core.commands.shared.statuses import Status
 
 if TYPE_CHECKING:
-    from core.experiment.configuration import Configuration
+    from core.experiment.configuration import Configuration, Training
     from core.network.plan import Plan
     from core.training.memory_estimate import MemoryEstimate
 
@@ -65,18 +65,62 @@ def run(arguments: argparse.Namespace) -> Status:
     else:
         from core.experiment.configuration import load_configuration
         from core.network.lowering import lower
-        from core.training.memory_estimate import estimate_training
 
         configuration = load_configuration(Path(arguments.name), overrides(arguments))
-        training = configuration.training
-        plan = lower(configuration.network, *_size(arguments.size))
-        estimate = estimate_training(
-            plan, training.rules(), training.batch_size, training.precision, training.shards
-        )
-        found = _as_json(arguments.name, configuration, plan, estimate)
-        text = _as_text(arguments, configuration, plan, estimate)
+        given = _size(arguments.size)
+        stages = [_StageMemory.of(one, given) for one in configuration.in_stages()]
+        plan = lower(configuration.network, *stages[-1].size)
+        found = _as_json(arguments.name, configuration, plan, stages)
+        text = _as_text(arguments, configuration, plan, stages)
     print(json.dumps(found, indent=1) if arguments.json else text)
     return Status.DONE
+
+
+class _StageMemory(NamedTuple):
+    """The memory of training one stage, or a training without stages.
+
+    Attributes:
+        name: "stage 1 of 2, images of 256x256"; "" without stages.
+        training: Its settings.
+        size: Height and width of its images.
+        estimate: The estimate.
+    """
+
+    name: str
+    training: Training
+    size: tuple[int, int]
+    estimate: MemoryEstimate
+
+    @classmethod
+    def of(cls, configuration: Configuration, given: tuple[int, int]) -> _StageMemory:
+        """Return the memory of a configuration, for images of the given size if it names no other."""
+        from core.training.memory_estimate import estimate_training
+
+        training = configuration.training
+        size = given if training.size is None else (training.size, training.size)
+        estimate = estimate_training(
+            configuration.training_plan(*size),
+            training.rules(),
+            training.batch_size,
+            training.precision,
+            training.shards,
+        )
+        name = ""
+        if training.stage is not None:
+            name = f"stage {training.stage} of {len(training.stages)}, images of {size[0]}x{size[1]}"
+        return cls(name, training, size, estimate)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content for programs."""
+        import dataclasses
+
+        return {
+            "batch_size": self.training.batch_size,
+            "precision": self.training.precision,
+            "bytes": dataclasses.asdict(self.estimate),
+            "bytes_of_arrays": self.estimate.arrays,
+            "bytes_of_process_on_cpu": self.estimate.process,
+        }
 
 
 def _own() -> list[dict[str, str]]:
@@ -108,9 +152,9 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: MemoryEstimate) -> dict[str, Any]:
-    import dataclasses
-
+def _as_json(
+    name: str, configuration: Configuration, plan: Plan, stages: Sequence[_StageMemory]
+) -> dict[str, Any]:
     from core.network.summary import summarise_plan
 
     outputs = {block: op.output for block, last in plan.blocks for op in plan.operations if op.name == last}
@@ -131,25 +175,27 @@ def _as_json(name: str, configuration: Configuration, plan: Plan, estimate: Memo
             "blocks": blocks,
             "parameters": sum(parameter.size for parameter in plan.parameters),
         },
-        "memory": {
-            "batch_size": configuration.training.batch_size,
-            "precision": configuration.training.precision,
-            "bytes": dataclasses.asdict(estimate),
-            "bytes_of_arrays": estimate.arrays,
-            "bytes_of_process_on_cpu": estimate.process,
-        },
+        "memory": max(stages, key=lambda stage: stage.estimate.arrays).as_json(),
+        "stages": [
+            {"height": stage.size[0], "width": stage.size[1], **stage.as_json()}
+            for stage in stages
+            if stage.name
+        ],
     }
 
 
 def _as_text(
-    arguments: argparse.Namespace, configuration: Configuration, plan: Plan, estimate: MemoryEstimate
+    arguments: argparse.Namespace, configuration: Configuration, plan: Plan, stages: Sequence[_StageMemory]
 ) -> str:
     """Return the configuration as YAML, with network and memory as comments, so the text is valid YAML."""
     from core.base.standard_streams import visible
     from core.experiment.configuration import as_yaml
 
     title = " with ".join(filter(None, (arguments.name, ", ".join(overrides(arguments)))))
-    comments = [*_network(plan), "", *_memory(configuration, estimate)]
+    comments = [*_network(plan), ""]
+    for stage in stages:
+        comments += [*_memory(stage), ""]
+    comments += _NOT_COVERED.splitlines()
     shown = "\n".join(f"# {line}".rstrip() for line in comments)
     return f"# {visible(title)}: every key\n{as_yaml(configuration)}\n{shown}"
 
@@ -172,15 +218,14 @@ def _network(plan: Plan) -> list[str]:
     ]
 
 
-def _memory(configuration: Configuration, estimate: MemoryEstimate) -> list[str]:
-    training = configuration.training
+def _memory(stage: _StageMemory) -> list[str]:
+    training, estimate = stage.training, stage.estimate
     parts = [(what, getattr(estimate, name)) for name, what in _PARTS.items()]
     lines = [*parts, ("all arrays", estimate.arrays), ("process on a CPU, about", estimate.process)]
     width = max(len(what) for what, _ in lines)
+    where = f", {stage.name}" if stage.name else ""
     return [
-        f"Memory of training in batches of {training.batch_size}, {training.precision}: an estimate",
+        f"Memory of training in batches of {training.batch_size}, {training.precision}{where}: an estimate",
         "",
         *(f"{what:<{width}}  {number / 1e6:>10,.1f} MB" for what, number in lines),
-        "",
-        *_NOT_COVERED.splitlines(),
     ]

@@ -169,12 +169,11 @@ def _compare_workers(console: Terminal, arguments: argparse.Namespace) -> Status
 
 def _certify(arguments: argparse.Namespace, console: Terminal) -> Certificate:
     from core.commands.shared.progress import progress_bar
-    from core.network.lowering import lower
     from core.parity import certify
 
     configuration = _configuration(arguments)
     with _images(arguments, configuration) as (batches, data):
-        plan = lower(configuration.network, data.height, data.width)
+        plan = configuration.training_plan(data.height, data.width)
         with progress_bar(console) as bar:
             task = bar.add_task("steps", total=arguments.steps)
             return certify(
@@ -209,7 +208,7 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
     from core.experiment.checkpoint import DataFacts
     from core.parity.synthetic_batches import SYNTHETIC_SIZE, SyntheticBatches
     from core.tasks.training_batches import training_batches
-    from core.tasks.validation_split import facts_of, split_of
+    from core.tasks.validation_split import facts_of, split_of, store_for
     from data.hdf5.store import Store
 
     settings = configuration.training
@@ -218,7 +217,8 @@ def _images(arguments: argparse.Namespace, configuration: Configuration) -> Iter
         drawn = SyntheticBatches(*SYNTHETIC_SIZE, settings.batch_size, settings.seed)
         yield drawn, DataFacts(drawn.images, (drawn.images + 1) // 2, *SYNTHETIC_SIZE)
         return
-    with Store.open(Path(arguments.data)) as store:
+    with Store.open(Path(arguments.data)) as file:
+        store = store_for(file, settings)
         loader = training_batches(store, split_of(store, settings).training, settings)
         yield loader, facts_of(store)
 

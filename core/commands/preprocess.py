@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.commands.shared.options import add_machines_options, add_overwrite_option
+from core.commands.shared.parser import only_with
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
 
@@ -63,6 +64,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="type of the stored pixels; uint8 takes a quarter of the space",
     )
+    parser.add_argument(
+        "--clahe",
+        type=float,
+        metavar="LIMIT",
+        help="equalise the contrast of each image (CLAHE), with this limit, such as 2 "
+        "(default: leave it as it is)",
+    )
+    parser.add_argument(
+        "--clahe-tiles", type=int, default=8, metavar="N", help="number of tiles along each side for --clahe"
+    )
+    only_with(parser, "--clahe-tiles", "--clahe")
     add_overwrite_option(parser)
     parser.add_argument(
         "--patient-key-file",

@@ -56,6 +56,11 @@ class Exchange(Workers, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What comes last from a worker that is gone, if the connection survives that."""
+
+
 class Messages(Protocol):
     """The connection of one worker with each of the others, which need not be at the same place."""
 
@@ -76,7 +81,8 @@ class Messages(Protocol):
     def receive(self) -> tuple[int, Any] | None:
         """Return the next object and the number of its sender, or None if there is none yet.
 
-        The objects of one sender come in the order in which it sent them.
+        The objects of one sender come in the order in which it sent them. `Lost` is the last one of a worker
+        that is gone; what is sent to it is dropped.
         """
         ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import itertools
 import os
 import re
@@ -25,7 +26,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from core.base.errors import UserError
-from core.base.packages import require
+from core.base.programs import installation
 from core.base.system import use_cores
 
 if TYPE_CHECKING:
@@ -56,18 +57,19 @@ def has_started_several() -> bool:
     return is_started_by_mpi() and numbers[:1] != ["1"]
 
 
-def connect(limit_s: float, threads: int | None = None) -> MPIExchange:
+def connect(limit_s: float, threads: int | None = None, *, survive: bool = False) -> MPIExchange:
     """Choose the cores of this worker, then return its connection with the other workers.
 
     Args:
         limit_s: The time limit of the watch: see `core.distribution.mpi`.
         threads: Number of cores of each worker. By default the workers of a machine share its cores equally,
             unless whatever started them has given each its own.
+        survive: Whether the work can go on without a lost worker: see there.
 
     Raises:
         UserError: mpi4py or MPI's library is not installed.
     """
-    require(["mpi4py"], "several workers")
+    _require_mpi("several workers")
     from mpi4py import MPI
 
     machine = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
@@ -82,7 +84,7 @@ def connect(limit_s: float, threads: int | None = None) -> MPIExchange:
         use_cores([cores[(first + number) % len(cores)] for number in range(threads)])
     from core.distribution.mpi import MPIExchange
 
-    return MPIExchange(limit_s)
+    return MPIExchange(limit_s, survive=survive)
 
 
 def _take_names_from_shared_memory(machine: Comm) -> None:
@@ -138,7 +140,7 @@ def worker_command(words: Sequence[Sequence[str]]) -> list[str]:
     Raises:
         UserError: mpi4py is not installed, or there is no `mpiexec`.
     """
-    require(["mpi4py"], "--workers")
+    _require_mpi("--workers")
     command = [find_mpiexec()]
     for line, same in itertools.groupby(words):
         command += ["-n", str(len(list(same))), *line, ":"]
@@ -150,8 +152,13 @@ def find_mpiexec() -> str:
     own = Path(sys.executable).with_name("mpiexec")
     found = str(own) if own.is_file() else shutil.which("mpiexec")
     if found is None:
-        raise UserError("--workers needs MPI's mpiexec, which was not found", "pip install mpich")
+        raise UserError("--workers needs MPI's mpiexec, which was not found", f"Run: {installation('mpi')}")
     return found
+
+
+def _require_mpi(what: str) -> None:
+    if importlib.util.find_spec("mpi4py") is None:
+        raise UserError(f"{what} needs mpi4py, which is not installed", f"Run: {installation('mpi')}")
 
 
 def _end_with_parent() -> None:

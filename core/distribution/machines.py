@@ -4,7 +4,8 @@ Each MPI worker stands for a machine: it has processes of its own. Worker 0 has 
 `map_in_order` does what `core.processes.pool.map_in_order` does and gives the same results. The items are
 given out in batches, to each machine as it becomes free. Worker 0 has processes too. The others `serve`: they
 print nothing and decide nothing, and only their processes write. A process that dies costs what it costs on
-one machine. Several loops may run at once, one of them giving items to the next.
+one machine. If a whole machine is lost, and MPI survives it (`core.distribution.mpi`), the others do what it
+had not finished. Several loops may run at once, one of them giving items to the next.
 
 While they wait, workers sleep for short times, because MPI's own waiting keeps a core busy.
 """
@@ -14,12 +15,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from core.distribution.exchange import Messages
+from core.distribution.exchange import Lost, Messages
 from core.processes.pool import OpenPool, Outcome, in_batches
 
 Item = TypeVar("Item")
@@ -134,7 +136,7 @@ class Machines:
 
     def __init__(self, messages: Messages, processes: Sequence[int]) -> None:
         self._messages, self._processes = messages, processes
-        self._others = range(1, len(processes))
+        self._others = set(range(1, len(processes)))
         self._numbers, self._loops = itertools.count(), dict[int, _Loop]()
         self._left, self._pause = set[int](), _Pause()
 
@@ -148,7 +150,7 @@ class Machines:
             self._end(loop)
         self._loops.clear()
         self._tell(_Leave())
-        while len(self._left) < len(self._others):  # all that was sent has then arrived
+        while not self._left >= self._others:  # all that was sent has then arrived
             self._go_on()
 
     @property
@@ -199,7 +201,7 @@ class Machines:
     ) -> Generator[Any, None, None]:
         number = next(self._numbers)
         self._tell(_Begin(number, work))
-        loop = _Loop(number, work, items, processes, self._messages)
+        loop = _Loop(number, work, items, processes, self._others, self._messages)
         self._loops[number] = loop
         try:
             while loop.give():
@@ -211,7 +213,7 @@ class Machines:
                 if error is not None:
                     raise error
             self._end(loop)
-            while len(loop.ended) < len(self._others):  # then they have closed their files
+            while not loop.ended >= self._others:  # then they have closed their files
                 self._go_on()
         finally:
             self._end(loop)
@@ -238,6 +240,12 @@ class Machines:
         while (received := self._messages.receive()) is not None:
             idle = False
             match received:
+                case other, Lost() if other in self._others:
+                    self._others.remove(other)
+                    for loop in self._loops.values():
+                        loop.lose(other)
+                case other, _ if other not in self._others:
+                    pass  # it was lost, and others do its work
                 case other, _Done(number, batch, outcome) if number in self._loops:
                     self._loops[number].put(other, batch, outcome)
                 case other, _End(number) if number in self._loops:
@@ -253,12 +261,20 @@ class _Loop:
     """A loop in progress, on worker 0."""
 
     def __init__(
-        self, number: int, work: Work, items: Iterable[Any], processes: Sequence[int], messages: Messages
+        self,
+        number: int,
+        work: Work,
+        items: Iterable[Any],
+        processes: Sequence[int],
+        others: Iterable[int],
+        messages: Messages,
     ) -> None:
         self.number, self._messages = number, messages
-        self._slots = [work.slots(one) for one in processes]
-        self._batches: Iterator[list[Any]] = in_batches(iter(items), sum(self._slots) * _AHEAD)
-        self._loads = [0] * len(processes)
+        self._slots = {worker: work.slots(processes[worker]) for worker in (0, *sorted(others))}
+        self._ahead = sum(self._slots.values()) * _AHEAD
+        self._batches: Iterator[list[Any]] = in_batches(iter(items), self._ahead)
+        self._in_work = {worker: dict[int, list[Any]]() for worker in self._slots}
+        self._again = deque[tuple[int, list[Any]]]()  # batches of lost workers
         self._given = self._taken = 0
         self._outcomes: dict[int, Outcome] = {}
         self.own = work.open(processes[0], messages.place)
@@ -266,22 +282,25 @@ class _Loop:
 
     def give(self) -> bool:
         """Give batches to the machines that are free; return whether any batch is in progress."""
-        while self._given - self._taken < sum(self._slots) * _AHEAD and self._relative_load(self._free()) < 1:
-            if (batch := next(self._batches, None)) is None:
-                break
+        while self._relative_load(self._free()) < 1 and (given := self._next()) is not None:
+            number, batch = given
             worker = self._free()  # while the batch was made, others may have become free
-            self._loads[worker] += 1
+            self._in_work[worker][number] = batch
             if worker == 0:
-                self.own.submit(self._given, batch)
+                self.own.submit(number, batch)
             else:
-                self._messages.send(_Give(self.number, self._given, batch), worker)
-            self._given += 1
+                self._messages.send(_Give(self.number, number, batch), worker)
         return self._taken < self._given
 
     def put(self, worker: int, number: int, outcome: Outcome) -> None:
         """Take the outcome of a batch from a worker."""
-        self._loads[worker] -= 1
+        del self._in_work[worker][number]
         self._outcomes[number] = outcome
+
+    def lose(self, worker: int) -> None:
+        """Give what a worker had not finished to others."""
+        self._slots.pop(worker, None)
+        self._again.extend(self._in_work.pop(worker, {}).items())
 
     def take(self) -> Outcome | None:
         """Return the next outcome in the order of the items; None if it is not there yet."""
@@ -289,11 +308,20 @@ class _Loop:
         self._taken += outcome is not None
         return outcome
 
+    def _next(self) -> tuple[int, list[Any]] | None:
+        """Return the next batch and its number; None if there is none, or if too many are in progress."""
+        if self._again:
+            return self._again.popleft()
+        if self._given - self._taken >= self._ahead or (batch := next(self._batches, None)) is None:
+            return None
+        self._given += 1
+        return self._given - 1, batch
+
     def _free(self) -> int:
-        return min(range(len(self._loads)), key=self._relative_load)
+        return min(self._slots, key=self._relative_load)
 
     def _relative_load(self, worker: int) -> float:
-        return self._loads[worker] / (self._slots[worker] * _GIVEN)
+        return len(self._in_work[worker]) / (self._slots[worker] * _GIVEN)
 
 
 def serve(messages: Messages, processes: int) -> None:

@@ -40,6 +40,7 @@ _FREE_KEYS = (
     "training.early_stop",
     "training.optimizer.learning_rate",
     "training.average_best",
+    "training.stages",  # what they say of this stage is in the other keys
 )
 
 
@@ -78,12 +79,29 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Facts about the training data, used to refuse resuming a run on other data."""
+    """Facts about the training data: a run is resumed on no other data, and new images are made like these.
+
+    Args:
+        images: Number of images.
+        positives: How many of them are positive.
+        height: Rows of an image.
+        width: Columns of an image.
+        clahe: Limit and tiles of the images' equalisation (`data.radiographs.clahe`); None if there is none.
+    """
 
     images: int
     positives: int
     height: int
     width: int
+    clahe: tuple[float, int] | None = None
+
+    @property
+    def contrast(self) -> str:
+        """The images' equalisation, for people."""
+        if self.clahe is None:
+            return "no CLAHE"
+        limit, tiles = self.clahe
+        return f"CLAHE with limit {limit:g} and {tiles}x{tiles} tiles"
 
 
 @dataclass(frozen=True)
@@ -231,4 +249,5 @@ def _first_difference(old: Any, new: Any, path: tuple[str | int, ...]) -> tuple[
 
 
 def _describe(data: DataFacts) -> str:
-    return f"{data.images} images ({data.positives} positive) of {data.height}x{data.width}"
+    contrast = "" if data.clahe is None else f", {data.contrast}"
+    return f"{data.images} images ({data.positives} positive) of {data.height}x{data.width}{contrast}"

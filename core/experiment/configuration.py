@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -28,11 +29,21 @@ from core.backend.training_rules import (
     TrainingRules,
 )
 from core.base.errors import UserError
+from core.base.randomness import words
 from core.base.rounding import to_float32
 from core.experiment.configuration_keys import Key, explain_error, key_path, keys_of_schema
-from core.experiment.recipe import AugmentationSettings, ConstantSchedule, SamplingSettings, Schedule
+from core.experiment.recipe import (
+    AugmentationSettings,
+    ConstantSchedule,
+    CropSettings,
+    SamplingSettings,
+    Schedule,
+)
 from core.experiment.shipped_configurations import FOLDER, shipped_configurations
+from core.experiment.stages import FIXED_KEYS, stage_contents
 from core.files.system_errors import explain_os_errors
+from core.network.lowering import lower
+from core.network.plan import Plan
 from core.network.specification import Network, Strict
 
 # PyYAML raises Python's own errors for impossible dates and numbers and for nesting that is too deep.
@@ -169,8 +180,14 @@ class EarlyStop(Strict):
 
 
 class Training(Strict):
-    """The section `training`: how the network is trained."""
+    """The section `training`: how the network is trained.
 
+    `size` is the height and width to which the data file's images are reduced; None takes them as they are.
+    `stages` are changes of the other keys (`core.experiment.stages`), and `stage` is the number of the
+    current one.
+    """
+
+    size: Annotated[int, Field(ge=1, le=65535)] | None = None
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     shards: Annotated[int, Field(ge=1, le=65536)] = 1
@@ -188,9 +205,24 @@ class Training(Strict):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     sampling: SamplingSettings | None = None
     augmentation: AugmentationSettings = AugmentationSettings()
+    crop: CropSettings | None = None
     dropout_masks: Literal["host", "device"] = "host"
     early_stop: EarlyStop = EarlyStop()
     average_best: Annotated[int, Field(ge=0, le=100)] = 0
+    stages: tuple[dict[str, Any], ...] = ()
+    stage: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _stage_is_one_of_stages(self) -> Self:
+        if self.stage is not None and self.stage > len(self.stages):
+            raise UserError(f"training.stage is {self.stage}, but there are {len(self.stages)} stages")
+        for number, changes in enumerate(self.stages):
+            if fixed := [key for key in FIXED_KEYS if key in changes]:
+                raise UserError(
+                    f"training.stages[{number}].{fixed[0]}: this key is the same in all stages",
+                    f"Set training.{fixed[0]}.",
+                )
+        return self
 
     @model_validator(mode="after")
     def _fold_is_one_of_folds(self) -> Self:
@@ -211,13 +243,20 @@ class Training(Strict):
             )
         return self
 
+    @property
+    def draws_seed(self) -> int:
+        """The seed of all that is drawn while the network is trained; it is another one in each stage."""
+        if self.stage is None or self.stage == 1:
+            return self.seed
+        return int(words(self.seed, "stage", self.stage, count=1)[0] >> np.uint64(1))
+
     def rules(self) -> TrainingRules:
         """Return the arithmetic of this training, with constants rounded to float32 for the backends."""
         return TrainingRules(
             loss=self.loss.rule(),
             optimizer=self.optimizer.rule(),
             clip_norm=None if self.clip_norm is None else to_float32(self.clip_norm),
-            seed=self.seed,
+            seed=self.draws_seed,
             loss_scale=self.loss_scale.rule() if self.precision == "mixed_float16" else None,
         )
 
@@ -236,6 +275,58 @@ class Configuration(Strict):
                 "Add network.existence={}, or leave this weight out.",
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_stages_that_are_right(self) -> Self:
+        if self.training.stage is None:
+            self.in_stages()
+        return self
+
+    def in_stages(self) -> tuple[Configuration, ...]:
+        """Return the configuration of each stage; this one, if there are no stages.
+
+        Raises:
+            UserError: A stage is wrong; there is one line for each wrong key.
+        """
+        if not self.training.stages:
+            return (self,)
+        network = self.network
+        found = []
+        for number, content in enumerate(stage_contents(self.training.model_dump())):
+            try:
+                training = Training.model_validate(content)
+            except ValidationError as error:
+                raise UserError("\n  ".join(_explain_in_stage(error, number))) from error
+            except UserError as error:
+                raise UserError(f"training.stages[{number}]: {error.message}", error.hint) from error
+            found.append(Configuration(network=network, training=training))
+        return tuple(found)
+
+    def training_plan(self, height: int, width: int) -> Plan:
+        """Return the plan that is trained, for crops if there are any.
+
+        Args:
+            height: Rows of the training images.
+            width: Columns of the training images.
+
+        Raises:
+            UserError: The images are smaller than the crops, or the network does not take either.
+        """
+        plan, crop = lower(self.network, height, width), self.training.crop
+        if crop is None:
+            return plan
+        if crop.size > min(height, width):
+            raise UserError(
+                f"training.crop.size: {crop.size}, but the images have only {height}x{width}",
+                "Choose smaller crops, or preprocess with a larger --size.",
+            )
+        try:
+            return lower(self.network, crop.size, crop.size)
+        except UserError as error:
+            raise UserError(
+                f"training.crop.size: {crop.size}: {error.message}",
+                "It must be a multiple of the network's largest reduction.",
+            ) from error
 
 
 def load_configuration(path: Path, overrides: Sequence[str] = ()) -> Configuration:
@@ -257,7 +348,10 @@ def load_configuration(path: Path, overrides: Sequence[str] = ()) -> Configurati
         raise UserError(f"{found}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{found}: expected the keys 'network' and 'training'; received {content!r}")
-    return parse_configuration(content, overrides, source=str(found))
+    configuration = parse_configuration(content, overrides, source=str(found))
+    if configuration.training.stage is not None:
+        raise UserError(f"{found}: training.stage is set by the toolkit alone", "Leave it out.")
+    return configuration
 
 
 def parse_configuration(
@@ -265,8 +359,9 @@ def parse_configuration(
 ) -> Configuration:
     """Set the keys in `overrides` in a configuration of plain dictionaries, and validate the result."""
     _refuse_contradictions(overrides)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda override: override.startswith("training.stages")):
         _set_key(content, override)
+        _set_in_stages(content, override)
     origin = f"{source} with {', '.join(overrides)}" if overrides else source
     try:
         return Configuration.model_validate(content)
@@ -280,7 +375,9 @@ def parse_configuration(
 
 def known_keys() -> list[Key]:
     """Return every key that a configuration may have, of all kinds of blocks, optimisers and schedules."""
-    return keys_of_schema(Configuration.model_json_schema())
+    keys = keys_of_schema(Configuration.model_json_schema())
+    of_stages = [key[1:] for key in keys if key[0] == "training" and key[1:2] and key[1] not in FIXED_KEYS]
+    return [*keys, *(("training", "stages", None, *key) for key in of_stages)]
 
 
 def description(path: Path) -> str:
@@ -329,6 +426,24 @@ def _refuse_contradictions(overrides: Sequence[str]) -> None:
     for key, _, value in (override.partition("=") for override in overrides):
         if values.setdefault(key, value) != value:
             raise UserError(f"{key} is set to {values[key]} and to {value}", "Give one of them.")
+
+
+def _set_in_stages(content: Mapping[str, Any], override: str) -> None:
+    """Set a key of `training` also in the stages that would change it: an override holds in all of them."""
+    training = content.get("training")
+    stages = training.get("stages") if isinstance(training, Mapping) else None
+    section, first, *_ = [*re.split(r"[.=]", override, maxsplit=2), ""]
+    if section == "training" and isinstance(stages, list | tuple):
+        for changes in stages:
+            if isinstance(changes, dict) and first in changes:
+                _set_key({"training": changes}, override)
+
+
+def _explain_in_stage(error: ValidationError, number: int) -> list[str]:
+    """Return one line for each wrong key of a stage."""
+    known, stage = known_keys(), ("training", "stages", number)
+    items: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
+    return [explain_error({**item, "loc": (*stage, *item["loc"])}, known) for item in items]
 
 
 def _set_key(content: dict[str, Any], override: str) -> None:

@@ -105,6 +105,11 @@ def _common_parts(key: Key, location: Sequence[str | int]) -> int:
     return same
 
 
+def _is_in_stage(location: Sequence[str | int | None]) -> bool:
+    """Whether a key is in one of the stages, where all keys of `training` are once more."""
+    return tuple(location[:2]) == ("training", "stages") and len(location) > 2
+
+
 def _suggestions(location: Sequence[str | int], known: Sequence[Key]) -> list[str]:
     """Return the paths of the keys that were probably meant.
 
@@ -112,6 +117,8 @@ def _suggestions(location: Sequence[str | int], known: Sequence[Key]) -> list[st
     """
     name = str(location[-1]).lower()
     name = _ALIASES.get(name, name)
+    in_stage = _is_in_stage(location)
+    known = [key for key in known if _is_in_stage(key) == in_stage]
 
     def similarity(key: Key) -> float:
         found = difflib.SequenceMatcher(None, name, str(key[-1])).ratio()

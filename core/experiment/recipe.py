@@ -1,7 +1,8 @@
-"""Settings of learning-rate schedules, of sampling and of augmentation.
+"""Settings of learning-rate schedules, of sampling, of augmentation and of crops.
 
 Each class is the value of one key of `training` (see `docs/training.md`). The defaults have no effect.
-`core.training.schedules`, `data.batches.sampling` and `data.batches.augmentation` say what the numbers do.
+`core.training.schedules`, `data.batches.sampling`, `data.batches.augmentation` and `data.batches.crops` say
+what the numbers do.
 """
 
 from __future__ import annotations
@@ -95,3 +96,22 @@ class AugmentationSettings(Strict):
     intensity_probability: Fraction = 1.0
     noise: Fraction = 0.0
     noise_probability: Fraction = 1.0
+    elastic: Fraction = 0.0
+    elastic_smoothness: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    elastic_probability: Fraction = 1.0
+    grid_distortion: Fraction = 0.0
+    grid_cells: Annotated[int, Field(ge=1, le=1000)] = 5
+    grid_probability: Fraction = 1.0
+    clahe: Annotated[float, Field(ge=0.0, le=255.0)] = 0.0
+    clahe_tiles: Annotated[int, Field(ge=1, le=256)] = 8
+    clahe_probability: Fraction = 1.0
+
+
+class CropSettings(Strict):
+    """Train on crops of `size` x `size` pixels, the share `positives` of them with a mask in view.
+
+    See `data.batches.crops`.
+    """
+
+    size: Annotated[int, Field(ge=1, le=8192)]
+    positives: Fraction = 0.8

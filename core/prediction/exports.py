@@ -11,11 +11,15 @@ are strings, as the formats require:
     written_by                  this project and its version, and the framework with its version
     classes                     JSON: the names of the output's channels
     height, width               size of the images that the network was trained on
+    clahe                       JSON: limit and tiles of the equalisation (CLAHE) of the training images;
+                                `images` must be equalised in the same way. Absent if none
     white                       the value of a white pixel in `images`, by which the graph divides
     thresholds                  JSON: pixel, area, score and, with the existence head, existence
                                 (`core.scoring.thresholds`); absent if never searched
     mirror_images               "true" if the thresholds apply to the mean of the prediction for an image and
                                 the flipped prediction for its mirror image (left and right); else absent
+    scales                      JSON: the scales, if the thresholds apply to the mean of the predictions for
+                                several sizes of an image, resized back; else absent
     network, network_sha256     JSON: the specification's blocks and settings; the hash of that text
     precision                   the network's precision, such as "float32"
     epoch, step                 number of finished epochs and updates
@@ -56,6 +60,7 @@ from core.experiment.checkpoint import Checkpoint
 from core.files.atomic import write_text
 from core.network.plan import BatchNorm, Constant, Parameter, Plan, Statistic, Tensor
 from core.scoring.thresholds import SavedThresholds, Thresholds
+from core.scoring.views import PLAIN, Views
 
 EXPORT = "export"
 """Folder in a model's folder with the export that training wrote, in the framework's own format."""
@@ -74,7 +79,7 @@ TOLERANCES: Mapping[Precision, float] = {
 
 Rounding causes 1e-6 to 1e-5, more on images unlike the training images. A wrong export differs by more."""
 
-_MIRRORED = "mirror_images"
+_MIRRORED, _SCALES = "mirror_images", "scales"
 _WHITE = "white-level"  # no block can have this name
 
 
@@ -107,7 +112,9 @@ def export_metadata(
         "checkpoint": path.name,
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    return facts if saved is None else facts | _threshold_facts(saved.thresholds, flip=bool(saved.flip))
+    if (clahe := checkpoint.data.clahe) is not None:
+        facts["clahe"] = json.dumps({"limit": clahe[0], "tiles": clahe[1]})
+    return facts if saved is None else facts | _threshold_facts(saved.thresholds, saved.views or PLAIN)
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, str]) -> None:
@@ -123,17 +130,18 @@ def read_metadata(folder: Path) -> dict[str, str] | None:
     return None
 
 
-def update_thresholds(folder: Path, thresholds: Thresholds, *, flip: bool) -> None:
+def update_thresholds(folder: Path, thresholds: Thresholds, views: Views) -> None:
     """Write new thresholds into the metadata of an export, if the folder holds one.
 
     Args:
         folder: The export's folder.
         thresholds: The thresholds.
-        flip: Whether they were searched with mirror images.
+        views: The views on whose mean probabilities they were searched.
     """
     if (metadata := read_metadata(folder)) is not None:
-        metadata.pop(_MIRRORED, None)
-        write_metadata(folder, metadata | _threshold_facts(thresholds, flip=flip))
+        for name in (_MIRRORED, _SCALES):
+            metadata.pop(name, None)
+        write_metadata(folder, metadata | _threshold_facts(thresholds, views))
 
 
 class Outputs(NamedTuple):
@@ -280,6 +288,10 @@ def _difference(received: Array, expected: Array, name: str, what: str) -> float
     return float(np.abs(received.astype(np.float64) - expected).max())
 
 
-def _threshold_facts(thresholds: Thresholds, *, flip: bool) -> dict[str, str]:
+def _threshold_facts(thresholds: Thresholds, views: Views) -> dict[str, str]:
     facts = {"thresholds": json.dumps(thresholds.as_dict())}
-    return {**facts, _MIRRORED: "true"} if flip else facts
+    if views.flip:
+        facts[_MIRRORED] = "true"
+    if views.scaled:
+        facts[_SCALES] = json.dumps(views.scales)
+    return facts

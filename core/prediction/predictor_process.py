@@ -18,8 +18,9 @@ from core.backend.contract import Implementation
 from core.backend.devices import choose_device
 from core.backend.process import BackendProcess
 from core.backend.registry import require_backend
-from core.prediction.trained_models import Member, Prediction, Predictor
+from core.prediction.trained_models import Member, Prediction, Predictor, Resize
 from core.processes.pool import Outcome
+from core.scoring.views import PLAIN, Views
 
 BeginPrediction = Callable[[NDArray[np.float32]], Callable[[], Prediction]]
 """Starts to predict (n, h, w, 1) images; the returned function waits for the probabilities."""
@@ -35,7 +36,8 @@ class RemotePredictor:
         title: The framework's name for people.
         members: The models.
         device: The device that the user asked for: see `core.backend.devices`.
-        flip: Whether predictions are averaged with those of mirror images.
+        views: The views of each image, and `resize` as for `Predictor`.
+        resize: A function of a module, which the process imports.
         place: The number of this worker among those of its machine, which may each have a GPU.
 
     Attributes:
@@ -52,11 +54,12 @@ class RemotePredictor:
         members: Sequence[Member],
         device: str,
         *,
-        flip: bool = False,
+        views: Views = PLAIN,
+        resize: Resize | None = None,
         place: int = 0,
     ) -> None:
         self._process = process
-        self.device = process.call(_open, title, list(members), device, flip, place)
+        self.device = process.call(_open, title, list(members), device, views, resize, place)
 
     def begin(self, images: NDArray[np.float32]) -> Callable[[], Prediction]:
         """Start to predict: see `BeginPrediction`."""
@@ -79,13 +82,15 @@ class SharedPrediction:
         framework: The backend's registered name.
         members: The models.
         device: The device that each machine asks for: see `core.backend.devices`.
-        flip: Whether predictions are averaged with those of mirror images.
+        views: The views of each image.
+        resize: As for `Predictor`; a function of a module, which the machines import.
     """
 
     framework: str
     members: Sequence[Member]
     device: str
-    flip: bool
+    views: Views
+    resize: Resize | None
 
     def slots(self, processes: int) -> int:
         """Return 1: a machine predicts one batch at a time, on all its cores or on its GPU."""
@@ -119,7 +124,13 @@ class OpenPredictor:
         title = require_backend(shared.framework).title
         try:
             self._predictor = RemotePredictor(
-                self._process, title, shared.members, shared.device, flip=shared.flip, place=place
+                self._process,
+                title,
+                shared.members,
+                shared.device,
+                views=shared.views,
+                resize=shared.resize,
+                place=place,
             )
         except BaseException:
             self._process.close()
@@ -147,11 +158,17 @@ class OpenPredictor:
 
 
 def _open(
-    implementation: Implementation, title: str, members: list[Member], device: str, flip: bool, place: int
+    implementation: Implementation,
+    title: str,
+    members: list[Member],
+    device: str,
+    views: Views,
+    resize: Resize | None,
+    place: int,
 ) -> str:
     chosen = choose_device(device, implementation.list_devices(), title, place)
     _opened.clear()
-    _opened["predictor"] = Predictor(members, implementation, chosen, flip=flip)
+    _opened["predictor"] = Predictor(members, implementation, chosen, views=views, resize=resize)
     return chosen
 
 

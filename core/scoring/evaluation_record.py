@@ -184,6 +184,7 @@ class Origin:
         height: Number of rows of the network's input.
         width: Number of columns of the network's input.
         images_per_second: Number of scored images over the time taken, without compilation.
+        scales: The scales whose predictions were averaged.
     """
 
     backend: str
@@ -198,6 +199,7 @@ class Origin:
     height: int
     width: int
     images_per_second: float
+    scales: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from core.base.programs import command_line
 from core.base.rounding import to_float32
 from core.files.atomic import write_text
 from core.files.system_errors import explain_os_errors
+from core.scoring.views import Views, checked_scales
 
 THRESHOLDS_FILE = "thresholds.json"
 """File name of the thresholds in a model's folder."""
@@ -140,12 +141,11 @@ class SavedThresholds:
 
     Args:
         thresholds: The thresholds.
-        flip: Whether they were searched on probabilities averaged with those of mirror images; None if the
-            file does not tell.
+        views: The views on whose mean probabilities they were searched; None if the file does not tell.
     """
 
     thresholds: Thresholds
-    flip: bool | None
+    views: Views | None
 
 
 def load_thresholds(folder: Path) -> Thresholds | None:
@@ -169,15 +169,18 @@ def load_saved_thresholds(folder: Path) -> SavedThresholds | None:
         content = json.loads(text)
         found = {name: content[name] for name in ("pixel", "area", "score")}
         found["existence"] = content.get("existence")  # there only for a network with the head
-        flip = content.get("flip")
+        flip, scales = content.get("flip"), content.get("scales", [1.0])
         if not (flip is None or isinstance(flip, bool)):
             raise ValueError(f"flip is {flip!r}, which is neither true nor false")
+        if not isinstance(scales, list):
+            raise ValueError(f"scales is {scales!r}, which is no list")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: expected JSON with pixel, area and score; {error!r}",
             f"Search them again: {command_line('tune', '-f NAME')}; or remove the file.",
         ) from error
     try:
-        return SavedThresholds(Thresholds(**found), flip)
+        views = None if flip is None else Views(flip, checked_scales(scales))
+        return SavedThresholds(Thresholds(**found), views)
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error

@@ -15,7 +15,7 @@ from core.scoring.evaluation_record import Evaluation, MemberRecord, Origin
 from core.tasks.predictions import PredictionSettings
 from core.tasks.progress import Watcher
 from core.tasks.scoring import score
-from core.tasks.validation_split import scoring_groups
+from core.tasks.validation_split import scoring_groups, store_for_models
 from data.hdf5.store import Store
 
 SplitName = Literal["validation", "all"]
@@ -30,7 +30,7 @@ class EvaluatedModel:
         backend: The framework's descriptor.
         folders: The models' folders, as the user named them.
         members: The models.
-        settings: The thresholds and the use of mirror images.
+        settings: The thresholds and the views.
     """
 
     backend: Backend
@@ -54,7 +54,7 @@ def evaluate(
 
     Args:
         watcher: Receives the progress.
-        store: The open file.
+        store: The open file; its images are reduced to the model's size.
         subject: The model.
         open_models: Compiles some members; returns how they predict, and their device.
         data: The file as the user named it.
@@ -65,6 +65,7 @@ def evaluate(
     Raises:
         UserError: The images do not fit the models (`validation_split.scoring_groups`), or are unreadable.
     """
+    store = store_for_models(store, subject.members)
     parts = scoring_groups(store, subject.members, split)
     devices = set()
 
@@ -83,7 +84,8 @@ def evaluate(
         members=tuple(map(_record, subject.members)),
         data=data,
         split=split,
-        flip=subject.settings.flip,
+        flip=subject.settings.views.flip,
+        scales=subject.settings.views.scales,
         thresholds=subject.settings.origin,
         height=store.height,
         width=store.width,

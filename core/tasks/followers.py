@@ -17,11 +17,10 @@ from core.base.errors import UserError
 from core.distribution.exchange import Exchange
 from core.experiment.checkpoint import DataFacts
 from core.experiment.configuration import Configuration
-from core.network.lowering import lower
-from core.network.plan import Plan
 from core.tasks.engines import WorkerDevice, connect_model
 from core.tasks.training_batches import RunBatches
-from core.tasks.validation_split import facts_of
+from core.tasks.training_models import TrainingModels
+from core.tasks.validation_split import facts_of, store_for
 from core.training.team import Team
 from data.hdf5.store import Store
 
@@ -143,33 +142,35 @@ class _Network:
     def __init__(
         self, exchange: Exchange, framework: str, data: str, device: str, configuration: Configuration
     ) -> None:
-        self._exchange, self._store = exchange, Store.open(Path(data))
+        self._exchange = exchange
+        self._store = store_for(Store.open(Path(data)), configuration.training)
         facts = facts_of(self._store)
-        self._plan: Plan = lower(configuration.network, facts.height, facts.width)
         backend, implementation = load_backend(framework)
         chosen = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
-        settings = configuration.training
-        self._model: Model = implementation.compile(self._plan, settings.rules(), chosen, settings.precision)
+        self._models = TrainingModels.compile(
+            implementation, configuration, facts.height, facts.width, chosen
+        )
         self._engine: Engine | None = None
         host = exchange.hosts[exchange.worker]
-        computes = WorkerDevice.of(backend, self._model, chosen, host)
+        computes = WorkerDevice.of(backend, self._models.model, chosen, host)
         self.ready = Ready(exchange.worker, host, os.getpid(), computes, facts)
 
     def connect(self) -> None:
         """Exchange by the model's engine."""
-        self._engine = connect_model(self._model, self._exchange)
+        self._engine = connect_model(self._models.model, self._exchange)
 
     def follow(self, configuration: Configuration) -> bool:
         """Follow worker 0 through a run; return False if the work ended before the run."""
         settings = configuration.training
         batches = RunBatches.of(self._store, settings, self._exchange)
         team = Team(
-            self._model,
-            self._plan,
+            self._models.model,
+            self._models.plan,
             settings,
             batches.training,
             batches.validation,
             self._exchange,
             self._engine,
+            self._models.scoring,
         )
         return team.follow()

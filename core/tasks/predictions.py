@@ -25,6 +25,7 @@ from core.scoring.thresholds import (
     default_thresholds,
     load_saved_thresholds,
 )
+from core.scoring.views import PLAIN, Views, checked_scales, shown
 from data.radiographs.resize import resize_image
 
 
@@ -99,19 +100,20 @@ ThresholdsOrigin = Literal["tuned", "default", "given"]
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """How some models predict: the thresholds, and the use of mirror images.
+    """How some models predict: the thresholds, and the views of an image.
 
     Args:
         thresholds: The thresholds.
         origin: Origin of the thresholds.
-        flip: Whether predictions are averaged with those of mirror images.
-        followed: Whether `flip` is true because the thresholds were searched so, not because the user asked.
+        views: The views whose predictions are averaged.
+        followed: Whether any views are used because the thresholds were searched so, not because the user
+            asked.
         remarks: Remarks for the user, one line each.
     """
 
     thresholds: Thresholds
     origin: ThresholdsOrigin
-    flip: bool
+    views: Views
     followed: bool
     remarks: tuple[str, ...]
 
@@ -120,6 +122,7 @@ def choose_settings(
     folders: Sequence[Path],
     changes: Mapping[str, float | None],
     flip: bool | None = None,
+    scales: Sequence[float] | None = None,
     *,
     head: bool = False,
 ) -> PredictionSettings:
@@ -129,11 +132,12 @@ def choose_settings(
         folders: The models' folders.
         changes: The user's number, or None, for each of "pixel", "area", "score" and "existence".
         flip: Whether to use mirror images; None uses them if all saved thresholds were searched with them.
+        scales: The scales; None uses those with which all saved thresholds were searched, if they agree.
         head: Whether the models have the existence head.
 
     Raises:
-        UserError: A thresholds file is damaged, the numbers are not allowed together, or there is one for an
-            existence head that the models do not have.
+        UserError: A thresholds file is damaged, the scales or the numbers together are not allowed, or there
+            is a number for an existence head that the models do not have.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     if "existence" in given and not head:
@@ -147,11 +151,19 @@ def choose_settings(
     origin: ThresholdsOrigin = "given" if given else "tuned" if tuned else "default"
     all_given = len(given) == len(default_thresholds(head=head).as_dict())
     saved = {} if all_given else dict(zip(folders, found, strict=True))
-    searched = {folder: one.flip for folder, one in saved.items() if one is not None} if tuned else {}
-    followed = flip is None and bool(searched) and all(searched.values())
-    mirrored = followed or bool(flip)
-    remarks = [*_on_missing(saved), *_on_mirror_images(searched, mirrored)]
-    return PredictionSettings(thresholds, origin, mirrored, followed, tuple(remarks))
+    searched = {folder: one.views for folder, one in saved.items() if one is not None} if tuned else {}
+    known = [views or PLAIN for views in searched.values()] or [PLAIN]
+    agreed = Views(
+        all(views.flip for views in known),
+        known[0].scales if len({views.scales for views in known}) == 1 else PLAIN.scales,
+    )
+    views = Views(
+        agreed.flip if flip is None else flip,
+        agreed.scales if scales is None else checked_scales(scales),
+    )
+    followed = (flip is None and agreed.flip) or (scales is None and agreed.scaled)
+    remarks = [*_on_missing(saved), *_on_views(searched, views)]
+    return PredictionSettings(thresholds, origin, views, followed, tuple(remarks))
 
 
 def _on_missing(saved: Mapping[Path, SavedThresholds | None]) -> list[str]:
@@ -161,23 +173,32 @@ def _on_missing(saved: Mapping[Path, SavedThresholds | None]) -> list[str]:
         return []
     return [
         f"thresholds of {', '.join(without)} were never searched, so the defaults hold for all models; "
-        f"search them: {_command(without[0], flip=False)}"
+        f"search them: {_command(without[0], PLAIN)}"
     ]
 
 
-def _on_mirror_images(searched: Mapping[Path, bool | None], flip: bool) -> list[str]:
-    """Return remarks on thresholds that are used with mirror images but searched without, or vice versa."""
+def _on_views(searched: Mapping[Path, Views | None], views: Views) -> list[str]:
+    """Return remarks on thresholds that are used with other views than they were searched with."""
     words = {True: "with", False: "without"}
-    return [
-        f"thresholds of {folder} were searched {words[not flip]} mirror images, and are used {words[flip]} "
-        f"them; search them again: {_command(str(folder), flip=flip)}"
-        for folder, found in searched.items()
-        if found is not None and found != flip
-    ]
+    remarks = []
+    for folder, found in searched.items():
+        if found is None or found == views:
+            continue
+        differences = []
+        if found.flip != views.flip:
+            differences.append(f"{words[found.flip]} mirror images, and are used {words[views.flip]} them")
+        if found.scales != views.scales:
+            differences.append(f"with scales {shown(found.scales)}, and are used with {shown(views.scales)}")
+        remarks.append(
+            f"thresholds of {folder} were searched {'; '.join(differences)}; "
+            f"search them again: {_command(str(folder), views)}"
+        )
+    return remarks
 
 
-def _command(folder: str, *, flip: bool) -> str:
-    return command_line("tune", "-f", "NAME", "--model", shlex.quote(folder), *["--tta"] * flip)
+def _command(folder: str, views: Views) -> str:
+    options = ["--tta"] * views.flip + ["--scales", shown(views.scales)] * views.scaled
+    return command_line("tune", "-f", "NAME", "--model", shlex.quote(folder), *options)
 
 
 def remark_on_folds(folders: Sequence[Path], members: Sequence[Member]) -> str:

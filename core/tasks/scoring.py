@@ -21,22 +21,23 @@ from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member, Prediction, Predictor
 from core.scoring.scorer import Scorer, Tally, tally
 from core.scoring.thresholds import Thresholds
+from core.scoring.views import PLAIN, Views
 from core.tasks.predictions import Segmentation, segment_image
 from core.tasks.progress import Watcher
 from core.tasks.validation_split import ScoringGroup
 from data.batches.loader import Batch, Loader
 from data.hdf5.store import Store
-from data.radiographs.resize import resize_mask
+from data.radiographs.resize import resize_image, resize_mask
 
 OpenModels = Callable[[Sequence[Member]], BeginPrediction]
 """Compiles some models and returns how they predict."""
 
 
 def open_here(
-    members: Sequence[Member], implementation: Implementation, device: str, *, flip: bool = False
+    members: Sequence[Member], implementation: Implementation, device: str, *, views: Views = PLAIN
 ) -> BeginPrediction:
     """Compile models that predict in this process; the arguments are those of `Predictor`."""
-    predictor = Predictor(members, implementation, device, flip=flip)
+    predictor = Predictor(members, implementation, device, views=views, resize=resize_image)
 
     def begin(images: NDArray[np.float32]) -> Callable[[], Prediction]:
         found = predictor.predict_with_existence(images)

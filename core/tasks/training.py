@@ -1,4 +1,6 @@
-"""Execution of the runs planned by `core.tasks.training_runs`, one by one with one compiled model.
+"""Execution of the runs planned by `core.tasks.training_runs`, one by one.
+
+The folds share one compiled model. A stage that differs in what is compiled has a model of its own.
 
 All errors of the input are raised before a folder is changed. A run that is stopped leaves a checkpoint from
 which the next one resumes as if there had been no stop.
@@ -16,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from core.backend.contract import Engine, Implementation, Model
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
-from core.backend.state import initial_state
 from core.base.errors import UserError
 from core.distribution.exchange import ALONE, Exchange
 from core.experiment.checkpoint import (
@@ -27,25 +27,20 @@ from core.experiment.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
-    Progress,
-    check_continuation,
 )
 from core.experiment.configuration import Training
 from core.experiment.recipe import CosineSchedule
-from core.network.lowering import lower
-from core.network.plan import Plan
 from core.prediction.trained_models import fold_folder
 from core.scoring.thresholds import THRESHOLDS_FILE
-from core.tasks.engines import Exchanger, WorkerDevice, uses_engine
-from core.tasks.followers import begin_run, connect_all, prepare_followers
+from core.tasks.engines import Exchanger
+from core.tasks.followers import begin_run
+from core.tasks.prepared_runs import Networks, PreparedRun, beginning, prepare_run, start_of
 from core.tasks.progress import Watcher
-from core.tasks.training_batches import RunBatches
 from core.tasks.training_runs import TrainingRun, TrainingRuns
 from core.tasks.tuning import tune_after_training
-from core.tasks.validation_split import facts_of
 from core.training.loop import Trainer, TrainingOutcome
 from core.training.tensorboard import TensorBoardLog
-from core.weights.start_files import StartFile, load_start
+from core.weights.start_files import StartFile
 from data.hdf5.store import Store
 
 
@@ -89,8 +84,10 @@ class Interruption:
     number: int
 
     def __str__(self) -> str:
-        fold = "" if self.alone else f"{fold_label(self.run)}, "
-        where = f"{fold}epoch {self.epoch}, after {self.batch} of {self.batches} batches"
+        label = str(self.run) if not self.alone or self.run.configuration.training.stages else ""
+        where = (
+            f"{label + ', ' if label else ''}epoch {self.epoch}, after {self.batch} of {self.batches} batches"
+        )
         return f"Interrupted in {where}; the checkpoint is {self.run.folder / LAST}"
 
 
@@ -148,108 +145,82 @@ def train(
             the training diverged.
     """
     with planned.claimed() as claim, Store.open(Path(data)) as store:
-        facts = facts_of(store)
-        for one in planned.runs:
-            if (checkpoint := one.checkpoint()) is not None:
-                check_continuation(checkpoint, one.configuration, facts)
-        configuration = planned.runs[0].configuration
-        plan = lower(configuration.network, store.height, store.width)
-        start = _start(configuration.training, plan, planned)
+        work = [prepare_run(one, store, exchange) for one in planned.runs]
+        first = work[0]
+        start = start_of(planned, first.plan)
         backend, implementation = load_backend(framework)
         device = choose_device(device, implementation.list_devices(), backend.title, exchange.place)
-        rules, precision = configuration.training.rules(), configuration.training.precision
-        model = implementation.compile(plan, rules, device, precision)
-        alone = len(planned.runs) == 1
-        work = [(one, RunBatches.of(store, one.configuration.training, exchange)) for one in planned.runs]
-        others = prepare_followers(exchange, configuration, facts)
-        own = WorkerDevice.of(backend, model, device, exchange.hosts[0])
-        by_backend = uses_engine(exchanger, [own, *(other.computes for other in others)])
-        engine = connect_all(exchange, model) if by_backend else None
-        session = _Session(
-            watcher, store, plan, implementation, device, model, alone, stopping, start, exchange, engine
-        )
-        watcher.network(plan)
+        network = Networks(backend, implementation, device, exchange, exchanger)
+        alone = planned.folds == 1
+        session = _Session(watcher, network, alone, stopping, start)
+        others = network.compile(first)
+        watcher.network(network.models.whole)
         if start is not None:
             watcher.say(f"start: {start.start.part} from {start.start.file} ({start.start.zoo})")
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {device}")
         if others:
-            shards = configuration.training.shards
+            shards = first.settings.shards
             watcher.say(f"workers: {len(others) + 1}, for {shards} shards of each batch")
             watcher.say(f"worker 0 on {exchange.hosts[0]} (process {os.getpid()}): this one")
             for other in others:
                 watcher.say(str(other))
-            if by_backend:
+            if network.engine is not None:
                 watcher.say(f"exchange: by {backend.title}, on the devices")
         planned.prepare(watcher.say, claim)
-        for one, batches in work:
-            if len(work) > 1 and one.is_done():
-                watcher.say(f"{fold_label(one)}: finished already, {one.folder}")
-                if not one.has_after_training(THRESHOLDS_FILE):  # killed before the thresholds were found
-                    session.tune(one.folder, one.configuration.training)
+        for one in work:
+            if len(work) > 1 and one.run.is_done():
+                watcher.say(f"{one.run}: finished already, {one.run.folder}")
+                if one.run.is_last_stage and not one.run.has_after_training(THRESHOLDS_FILE):
+                    session.tune(one, one.run.folder)  # killed before the thresholds were found
                 continue
             if len(work) > 1:
-                watcher.say(f"{fold_label(one)}:")
-            watcher.say(batches.describe(data, facts))
-            if (interruption := session.train(one, batches)) is not None:
+                watcher.say(f"{one.run}:")
+            watcher.say(one.batches.describe(data, one.facts))
+            if (interruption := session.train(one)) is not None:
                 return interruption
-        if configuration.training.folds is not None:
-            session.tune_together(planned, configuration.training)
+        if first.settings.folds is not None:
+            session.tune_together(planned, work[-1])
     return None
-
-
-def _start(settings: Training, plan: Plan, planned: TrainingRuns) -> StartFile | None:
-    """Return the weights that new runs begin with; None where all begin at random or are resumed."""
-    if settings.start_from is None or all(one.source is not None for one in planned.runs):
-        return None
-    return load_start(Path(settings.start_from), plan)
 
 
 @dataclass(frozen=True)
 class _Session:
-    """Executes runs one after another with one compiled model."""
+    """Executes runs one after another."""
 
     watcher: Watcher
-    store: Store
-    plan: Plan
-    implementation: Implementation
-    device: str
-    model: Model
+    networks: Networks
     alone: bool
     stopping: StopContext
     start: StartFile | None
-    exchange: Exchange
-    engine: Engine | None
 
-    def train(self, one: TrainingRun, batches: RunBatches) -> Interruption | None:
+    def train(self, one: PreparedRun) -> Interruption | None:
         """Train one run to its end or until a stop request."""
-        settings, checkpoint = one.configuration.training, one.checkpoint()
+        settings, run, checkpoint = one.settings, one.run, one.run.checkpoint()
+        self.networks.compile(one)
         if checkpoint is not None:
             self._tell_changes(checkpoint, settings)
-        if checkpoint is None:
-            state, progress = initial_state(self.plan, settings.rules(), settings.seed), Progress()
-            if self.start is not None:
-                state |= self.start.arrays
-                progress = Progress(start=self.start.start)
-        else:
             state, progress = checkpoint.arrays, checkpoint.progress
-        begin_run(self.exchange, one.configuration)
-        log = TensorBoardLog(one.logs, len(progress.history), settings.threshold)
+        else:
+            state, progress = beginning(one, self.start)
+        begin_run(self.networks.exchange, run.configuration)
+        log = TensorBoardLog(run.logs, len(progress.history), settings.threshold)
         with self.watcher.epochs(settings) as shown:
             with self.stopping() as interrupted:
                 trainer = Trainer(
-                    model=self.model,
-                    plan=self.plan,
-                    configuration=one.configuration,
-                    data=facts_of(self.store),
-                    training=batches.training,
-                    validation=batches.validation,
-                    folder=one.folder,
-                    held_out=batches.held_out,
+                    model=self.networks.models.model,
+                    plan=one.plan,
+                    configuration=run.configuration,
+                    data=one.facts,
+                    training=one.batches.training,
+                    validation=one.batches.validation,
+                    folder=run.folder,
+                    held_out=one.batches.held_out,
                     observers=(shown, log),
                     interrupted=interrupted,
                     progress=progress,
-                    exchange=self.exchange,
-                    engine=self.engine,
+                    exchange=self.networks.exchange,
+                    engine=self.networks.engine,
+                    scoring=self.networks.models.scoring,
                 )
                 trainer.begin(state)
                 try:
@@ -259,26 +230,32 @@ class _Session:
             if outcome.reason == "interrupted":
                 done, number = outcome.progress, interrupted.number
                 epoch = len(done.history) + 1
-                return Interruption(one, self.alone, epoch, done.batch, batches.training.batches, number)
+                return Interruption(run, self.alone, epoch, done.batch, one.batches.training.batches, number)
             self._finish(trainer, outcome)
             trainer.end()
-        self.tune(one.folder, settings)
+        if run.is_last_stage:
+            self.tune(one, run.folder)
         names = [AVERAGED, BEST, LAST, "export/", "history.json", "predictions.png", THRESHOLDS_FILE]
-        written = ", ".join(name for name in names if (one.folder / name).exists())
-        self.watcher.say(f"Written: {one.folder}/ ({written}) and logs")
+        written = ", ".join(name for name in names if (run.folder / name).exists())
+        self.watcher.say(f"Written: {run.folder}/ ({written}) and logs")
         return None
 
-    def tune(self, folder: Path, settings: Training) -> None:
+    def tune(self, one: PreparedRun, folder: Path) -> None:
         """Search the thresholds of the model or the folds in a folder."""
         tune_after_training(
-            self.watcher, self.store, folder, self.implementation, self.device, settings.batch_size
+            self.watcher,
+            one.store,
+            folder,
+            self.networks.implementation,
+            self.networks.device,
+            one.settings.batch_size,
         )
 
-    def tune_together(self, planned: TrainingRuns, settings: Training) -> None:
+    def tune_together(self, planned: TrainingRuns, one: PreparedRun) -> None:
         """Search the thresholds of all folds together if all are trained; otherwise remove old thresholds."""
-        folders = (fold_folder(planned.folder, number) for number in range(settings.folds or 0))
+        folders = (fold_folder(planned.folder, number) for number in range(one.settings.folds or 0))
         if all((folder / BEST).is_file() for folder in folders):
-            self.tune(planned.folder, settings)
+            self.tune(one, planned.folder)
         else:
             (planned.folder / THRESHOLDS_FILE).unlink(missing_ok=True)
 
@@ -310,8 +287,3 @@ class _Session:
             f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
             f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
         )
-
-
-def fold_label(one: TrainingRun) -> str:
-    """Return the name of a run's fold, for people."""
-    return f"fold {one.configuration.training.fold}"

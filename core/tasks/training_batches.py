@@ -15,6 +15,7 @@ from core.experiment.checkpoint import DataFacts
 from core.experiment.configuration import Training
 from core.tasks.validation_split import split_of
 from data.batches.augmentation import AugmentationSettings
+from data.batches.crops import CropSettings
 from data.batches.loader import Loader
 from data.batches.sampling import SamplingSchedule
 from data.hdf5.store import Store
@@ -28,11 +29,13 @@ class RunBatches:
         training: Of each batch to train on, the rows of this worker.
         validation: The batches to score.
         held_out: False if no image is held out, so that the training images are scored.
+        crop: Height and width of the crops to train on; None for whole images.
     """
 
     training: Loader
     validation: Loader
     held_out: bool
+    crop: int | None
 
     @classmethod
     def of(cls, store: Store, settings: Training, exchange: Exchange) -> RunBatches:
@@ -49,16 +52,19 @@ class RunBatches:
             training_batches(store, split.training, settings, rows),
             Loader(store, split.validation if held_out else split.training, settings.batch_size),
             held_out,
+            None if settings.crop is None else settings.crop.size,
         )
 
     def describe(self, path: str, facts: DataFacts) -> str:
         """Return a line about a data file and its division, for people."""
-        share = f"{self.training.images} to train, {self.validation.images} held out"
+        crops = f" in crops of {self.crop}x{self.crop}" if self.crop else ""
+        share = f"{self.training.images} to train{crops}, {self.validation.images} held out"
         if not self.held_out:
-            share = "all to train; none is held out, so the scores below are of the training images"
+            share = f"all to train{crops}; none is held out, so the scores below are of the training images"
+        contrast = "" if facts.clahe is None else f", {facts.contrast}"
         return (
             f"data: {path}, {facts.images} images of {facts.height}x{facts.width}, "
-            f"{facts.positives} positive; {share}"
+            f"{facts.positives} positive{contrast}; {share}"
         )
 
 
@@ -68,7 +74,7 @@ def training_batches(
     settings: Training,
     rows: Callable[[int], range] | None = None,
 ) -> Loader:
-    """Return batches that are shuffled or sampled, and augmented, by the run's seed.
+    """Return batches that are shuffled or sampled, augmented and cropped, by the seed of the run's stage.
 
     Args:
         store: An open store.
@@ -81,4 +87,7 @@ def training_batches(
         final = wanted.positives if wanted.final is None else wanted.final
         sampling = SamplingSchedule(wanted.positives, final, wanted.over_epochs or settings.epochs)
     augmentation = AugmentationSettings(**settings.augmentation.model_dump())
-    return Loader(store, indices, settings.batch_size, settings.seed, sampling, augmentation, rows)
+    crops = None if settings.crop is None else CropSettings(**settings.crop.model_dump())
+    return Loader(
+        store, indices, settings.batch_size, settings.draws_seed, sampling, augmentation, rows, crops
+    )

@@ -1,12 +1,13 @@
-"""Plan of the runs to train: one, or one for each fold, with their folders and starting points.
+"""Plan of the runs to train: one, or one for each stage of each fold, with their folders and starting points.
 
 Planning changes nothing on disk. `prepare` then renames the folders of an earlier run and copies the files of
 a run that is resumed from elsewhere. A process that has `claimed` the folders locks them: no other process
 trains, tunes or exports there until it ends. Several processes may train a single fold each. Such a process
 locks the folders of all folds only while it starts, then its own fold.
 
-    NAME_model/            NAME_logs/             without folds
-    NAME_model/fold0/ …    NAME_logs/fold0/ …     with `training.folds`
+    NAME_model/             NAME_logs/              without folds
+    NAME_model/fold0/ …     NAME_logs/fold0/ …      with `training.folds`
+    …/stage1/, …/stage2/    …/stage1/, …/stage2/    the stages before the last one (`training.stages`)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.base.errors import UserError
@@ -24,7 +25,7 @@ from core.experiment.configuration import Configuration, Training, load_configur
 from core.files.atomic import make_folder, rename_existing, reserved, write_bytes
 from core.files.locks import LockedError, check_no_locks_in, lock_note
 from core.files.system_errors import explain_os_errors
-from core.prediction.trained_models import fold_folder, folds, model_folder
+from core.prediction.trained_models import fold_folder, folds, model_folder, stage_folder
 from core.training.best_epoch import should_stop
 from core.training.weight_averaging import AVERAGING_FOLDER
 
@@ -42,12 +43,28 @@ class TrainingRun:
         folder: The folder of the model.
         logs: The folder of the logs.
         source: The folder whose checkpoint is resumed; None starts a new run.
+        before: The folder of the model that a new run begins with: of the stage before. None for none.
+        is_left: Whether the next stage has begun.
     """
 
     configuration: Configuration
     folder: Path
     logs: Path
     source: Path | None
+    before: Path | None = None
+    is_left: bool = False
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether no stage follows."""
+        training = self.configuration.training
+        return training.stage in (None, len(training.stages))
+
+    def __str__(self) -> str:
+        training = self.configuration.training
+        fold = [] if training.fold is None else [f"fold {training.fold}"]
+        stage = [] if training.stage is None else [f"stage {training.stage} of {len(training.stages)}"]
+        return ", ".join([*fold, *stage])
 
     def checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint that is resumed, or None."""
@@ -55,9 +72,13 @@ class TrainingRun:
 
     def is_done(self) -> bool:
         """Tell whether the last epoch is trained and the files that follow it are written."""
-        if self.source is None or not self.has_after_training("predictions.png"):
+        return self.is_left or (self.has_after_training("predictions.png") and self.is_trained())
+
+    def is_trained(self) -> bool:
+        """Tell whether the last epoch is trained."""
+        if (checkpoint := self.checkpoint()) is None:
             return False
-        settings, history = self.configuration.training, load_checkpoint(self.folder / LAST).progress.history
+        settings, history = self.configuration.training, checkpoint.progress.history
         return len(history) >= settings.epochs or should_stop(history, settings.early_stop)
 
     def has_after_training(self, name: str) -> bool:
@@ -84,9 +105,19 @@ class TrainingRuns:
     source: Path | None
 
     @property
+    def folds(self) -> int:
+        """The number of folds that are trained; 1 without folds."""
+        return sum(run.is_last_stage for run in self.runs)
+
+    @property
     def _is_one_of_several(self) -> bool:
         """Whether this is a single fold, beside which other processes may train other folds."""
-        return len(self.runs) == 1 and self.runs[0].folder != self.folder
+        return self.folds == 1 and self._model.folder != self.folder
+
+    @property
+    def _model(self) -> TrainingRun:
+        """The run that the last model is from; the stages before are in its folder."""
+        return self.runs[-1]
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[contextlib.ExitStack]:
@@ -100,8 +131,8 @@ class TrainingRuns:
         """
         with contextlib.ExitStack() as claim:
             if self._is_one_of_several:
-                _check_idle(self.runs[0].folder)
-                _check_idle(self.runs[0].logs)
+                _check_idle(self._model.folder)
+                _check_idle(self._model.logs)
             else:
                 claim.enter_context(reserved(self.folder, shared=True))
                 claim.enter_context(reserved(self.logs, shared=True))
@@ -154,7 +185,7 @@ class TrainingRuns:
         """Return the folders that must not hold an earlier run; for a fold beside others only its own."""
         known = set(map(_split_name_in, folds(self.folder))) - {None}
         if self._is_one_of_several and known == {self._split_name}:
-            return [self.runs[0].folder, self.runs[0].logs]
+            return [self._model.folder, self._model.logs]
         return [self.folder, self.logs]
 
     @property
@@ -185,7 +216,7 @@ def plan_runs(
     folder = out / model_folder(framework)
     logs = out / f"{framework}_logs"
     source = None if resume is None else Path(resume or folder)
-    in_folds = source is not None and not (source / LAST).is_file()
+    in_folds = source is not None and not _is_begun(source)
     checkpoint = _first_checkpoint(source)
     configuration = _configuration(configuration_file, overrides, checkpoint, forget_fold=in_folds)
     settings = configuration.training
@@ -195,15 +226,46 @@ def plan_runs(
                 f"{source} holds folds, but the configuration has no training.folds.",
                 "Leave --config out to go on as it was begun, or add --folds.",
             )
-        return TrainingRuns((TrainingRun(configuration, folder, logs, source),), folder, logs, source)
-    runs = []
+        return TrainingRuns(tuple(_stages(configuration, folder, logs, source)), folder, logs, source)
+    runs: list[TrainingRun] = []
     for fold in range(settings.folds) if settings.fold is None else [settings.fold]:
         begun = fold_folder(source, fold) if source is not None and in_folds else source
-        if begun is not None and in_folds and not (begun / LAST).is_file():
+        if begun is not None and in_folds and not _is_begun(begun):
             begun = None
         of_fold = configuration.model_copy(update={"training": settings.model_copy(update={"fold": fold})})
-        runs.append(TrainingRun(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun))
+        runs += _stages(of_fold, fold_folder(folder, fold), fold_folder(logs, fold), begun)
     return TrainingRuns(tuple(runs), folder, logs, source)
+
+
+def _stages(configuration: Configuration, folder: Path, logs: Path, source: Path | None) -> list[TrainingRun]:
+    """Return the runs of all stages of a training; without stages, its only run.
+
+    Args:
+        configuration: The settings of the training.
+        folder: The folder of its last model.
+        logs: The folder of its last logs.
+        source: The folder of the training that is resumed; None for none.
+
+    Raises:
+        UserError: A stage that is resumed follows one that is not finished.
+    """
+    runs: list[TrainingRun] = []
+    in_stages = configuration.in_stages()
+    for number, settings in enumerate(in_stages, start=1):
+        is_last = number == len(in_stages)
+        here, log = (path if is_last else stage_folder(path, number) for path in (folder, logs))
+        begun = source if source is None or is_last else stage_folder(source, number)
+        if begun is not None and len(in_stages) > 1 and not (begun / LAST).is_file():
+            begun = None
+        if begun is not None and runs:
+            if not runs[-1].is_trained():
+                raise UserError(
+                    f"{begun} was begun with the result of {runs[-1]}, which now has more to train",
+                    "Leave the settings of finished stages as they were.",
+                )
+            runs[-1] = replace(runs[-1], is_left=True)
+        runs.append(TrainingRun(settings, here, log, begun, runs[-1].folder if runs else None))
+    return runs
 
 
 def _split_name(settings: Training) -> str:
@@ -213,8 +275,9 @@ def _split_name(settings: Training) -> str:
 
 def _split_name_in(folder: Path) -> str | None:
     """Return the split name of a fold's folder, from its checkpoint or from the process that trains it."""
-    if (folder / LAST).is_file():
-        return _split_name(load_checkpoint(folder / LAST).configuration.training)
+    for path in (folder, stage_folder(folder, 1)):
+        if (path / LAST).is_file():
+            return _split_name(load_checkpoint(path / LAST).configuration.training)
     return lock_note(Path(os.path.realpath(folder)))
 
 
@@ -225,13 +288,29 @@ def _check_idle(folder: Path) -> None:
             check_no_locks_in(Path(os.path.realpath(folder)))
 
 
+def _is_begun(folder: Path) -> bool:
+    """Tell whether a training has a checkpoint in a folder."""
+    return any((path / LAST).is_file() for path in (stage_folder(folder, 1), folder))
+
+
 def _first_checkpoint(source: Path | None) -> Checkpoint | None:
-    """Return a checkpoint with the configuration of the run, or of one of its folds."""
+    """Return a checkpoint with the configuration of the training, or of one of its folds.
+
+    Of several stages it is the first one's.
+
+    Raises:
+        UserError: There is none, or the folder is that of a single stage.
+    """
     if source is None:
         return None
-    candidates = [source, *folds(source)]
+    candidates = [stage for path in (source, *folds(source)) for stage in (stage_folder(path, 1), path)]
     found = next((path for path in candidates if (path / LAST).is_file()), source)
-    return load_checkpoint(found / LAST)
+    checkpoint = load_checkpoint(found / LAST)
+    if found == source and checkpoint.configuration.training.stages:
+        raise UserError(
+            f"{source} holds one of several stages", f"Resume the whole training: --resume {source.parent}"
+        )
+    return checkpoint
 
 
 def _configuration(
@@ -240,6 +319,7 @@ def _configuration(
     """Return the settings of the file, or of the checkpoint if no file is named, with the overrides."""
     if checkpoint is not None and file is None:
         content = checkpoint.configuration.model_dump(mode="json")
+        content["training"]["stage"] = None
         if forget_fold:
             content["training"]["fold"] = None
         return parse_configuration(content, overrides, source="command line")

@@ -14,10 +14,11 @@ from core.prediction.trained_models import Member, find_members
 from core.scoring.evaluation_record import Surface
 from core.scoring.threshold_search import SearchResult, search_thresholds, surfaces
 from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
+from core.scoring.views import PLAIN, Views
 from core.tasks.predictions import remark_on_folds
 from core.tasks.progress import Watcher
 from core.tasks.scoring import OpenModels, open_here, score
-from core.tasks.validation_split import scoring_groups
+from core.tasks.validation_split import scoring_groups, store_for_models
 from data.hdf5.store import Store
 
 
@@ -49,7 +50,7 @@ def tune_thresholds(
     open_models: OpenModels,
     batch_size: int,
     *,
-    flip: bool = False,
+    views: Views = PLAIN,
 ) -> tuple[SearchResult, tuple[Surface, ...]]:
     """Search the thresholds of the model or the folds in a folder on held-out images, and write them.
 
@@ -59,6 +60,7 @@ def tune_thresholds(
     members = find_members([folder])
     if remark := remark_on_folds([folder], members):
         watcher.say(remark)
+    store = store_for_models(store, members)
     parts = scoring_groups(store, members, "validation")
     scored = score(watcher, store, parts, open_models, Thresholds(), batch_size, "thresholds")
     histograms = scored.scorer.histograms()
@@ -74,12 +76,13 @@ def tune_thresholds(
         "images": found.images,
         "positives": found.positives,
         "reach": found.reach,
-        "flip": flip,
+        "flip": views.flip,
+        "scales": views.scales,
         "checkpoints": [str(member.path.relative_to(folder)) for member in members],
         "seconds": round(time.perf_counter() - began, 3),
     }
     save_thresholds(folder, found.thresholds, facts)
-    update_thresholds(folder / EXPORT, found.thresholds, flip=flip)
+    update_thresholds(folder / EXPORT, found.thresholds, views)
     return found, surfaces(histograms, found.thresholds)
 
 

@@ -19,6 +19,7 @@ from core.experiment.configuration import Training
 from core.prediction.trained_models import Member
 from data.batches.splits import Split, fold_of_store, split_store
 from data.hdf5.store import Store
+from data.radiographs.clahe import Clahe
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,33 @@ def split_of(store: Store, settings: Training) -> Split:
     return split_store(store, settings.validation_fraction, settings.seed)
 
 
+def store_for(store: Store, settings: Training) -> Store:
+    """Return a store with its images at the size that a training takes.
+
+    Raises:
+        UserError: They are smaller.
+    """
+    return store if settings.size is None else store.at_size(settings.size, settings.size)
+
+
+def store_for_models(store: Store, members: Sequence[Member]) -> Store:
+    """Return a store with its images at the size that some models take, if it is not larger than theirs."""
+    trained = members[0].checkpoint.data
+    if store.height >= trained.height and store.width >= trained.width:
+        return store.at_size(trained.height, trained.width)
+    return store
+
+
 def facts_of(store: Store) -> DataFacts:
     """Return the properties of the data that a run depends on."""
-    return DataFacts(store.count, int(store.positive.sum()), store.height, store.width)
+    clahe = None if store.clahe is None else (store.clahe.limit, store.clahe.tiles)
+    return DataFacts(store.count, int(store.positive.sum()), store.height, store.width, clahe)
+
+
+def clahe_of(members: Sequence[Member]) -> Clahe | None:
+    """Return how the images of some models are equalised; all of them in the same way (`find_members`)."""
+    found = members[0].checkpoint.data.clahe
+    return None if found is None else Clahe(*found)
 
 
 def scoring_groups(
@@ -58,8 +83,8 @@ def scoring_groups(
             it held out; with folds each image is scored by the one model that was not trained on it.
 
     Raises:
-        UserError: The images have another size, are not those of the training ("validation"), are not
-            annotated, or none was held out.
+        UserError: The images are smaller than the model's or have another contrast, are not those of the
+            training ("validation"), are not annotated, or none was held out.
     """
     facts = facts_of(store)
     for member in members:
@@ -71,6 +96,13 @@ def scoring_groups(
                 f"Preprocess with --size {trained.height}."
                 if trained.height == trained.width
                 else "Preprocess to that size.",
+            )
+        if trained.clahe != facts.clahe:
+            option = "" if trained.clahe is None else " --clahe {:g} --clahe-tiles {}".format(*trained.clahe)
+            raise UserError(
+                f"{member.folder} takes images with {trained.contrast}; those of {store.path} have "
+                f"{facts.contrast}.",
+                f"Preprocess with{option}." if option else "Preprocess without --clahe.",
             )
         if split == "validation" and trained != facts:
             raise UserError(

@@ -30,11 +30,10 @@ from core.distribution.exchange import Exchange
 from core.distribution.launch import connect, worker_command
 from core.distribution.shards import Shards
 from core.experiment.configuration import Configuration, Training
-from core.network.lowering import lower
 from core.parity.synthetic_batches import SYNTHETIC_SIZE, SyntheticBatch, SyntheticBatches
 from core.parity.trajectory import endless
 from core.tasks.training_batches import RunBatches
-from core.tasks.validation_split import facts_of
+from core.tasks.validation_split import facts_of, store_for
 from core.tolerance.budget import Budget, budget_floor, largest_share
 from core.training.schedules import learning_rate
 from core.training.team import Team
@@ -173,7 +172,7 @@ def _main(given: str, recorded: str, backend: str) -> None:
         work: _Work = pickle.loads(Path(given).read_bytes())  # written by our own process
         settings, rules = work.configuration.training, work.configuration.training.rules()
         with _batches(work, exchange) as (training, height, width):
-            plan = lower(work.configuration.network, height, width)
+            plan = work.configuration.training_plan(height, width)
             model = load_backend(backend)[1].compile(plan, rules, "cpu", settings.precision)
             team = Team(model, plan, settings, training, training, exchange)
             if exchange.worker > 0:
@@ -213,7 +212,8 @@ def _batches(work: _Work, exchange: Exchange) -> Iterator[tuple[BatchSource, int
         whole = SyntheticBatches(*SYNTHETIC_SIZE, settings.batch_size, settings.seed)
         yield _Rows(whole, settings, exchange), *SYNTHETIC_SIZE
         return
-    with Store.open(work.data) as store:
+    with Store.open(work.data) as file:
+        store = store_for(file, settings)
         facts = facts_of(store)
         yield RunBatches.of(store, settings, exchange).training, facts.height, facts.width
 

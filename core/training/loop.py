@@ -86,6 +86,7 @@ class Trainer:
         progress: How far the run has come.
         exchange: The connection with the other workers that train the same network.
         engine: As for `core.training.team.Team`.
+        scoring: As for `core.training.team.Team`.
     """
 
     model: Model
@@ -101,6 +102,7 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     exchange: Exchange = ALONE
     engine: Engine | None = None
+    scoring: Model | None = None
 
     def begin(self, state: State) -> None:
         """Give all workers the state of `progress`."""
@@ -148,7 +150,7 @@ class Trainer:
             with replacing(self.folder / EXPORT) as partial:
                 partial.mkdir()
                 metadata = export_metadata(checkpoint, path, None)
-                self.model.export(partial, metadata)
+                self._team.scorer().export(partial, metadata)
                 write_metadata(partial, metadata)
         except ModuleNotFoundError as error:
             if (missing := explain_missing(error, "the export")) is None:
@@ -303,7 +305,14 @@ class Trainer:
     def _team(self) -> Team:
         settings = self.configuration.training
         return Team(
-            self.model, self.plan, settings, self.training, self.validation, self.exchange, self.engine
+            self.model,
+            self.plan,
+            settings,
+            self.training,
+            self.validation,
+            self.exchange,
+            self.engine,
+            self.scoring,
         )
 
     @property

@@ -94,6 +94,8 @@ class Team:
         validation: The batches to score.
         exchange: The connection with the other workers.
         engine: Adds and exchanges the model's derivatives; all workers have the same kind. None: the host's.
+        scoring: The same network for the batches to score, if they have images of another size; it takes the
+            arrays of `model` before it scores. None: `model` scores too.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class Team:
         validation: BatchSource,
         exchange: Exchange = ALONE,
         engine: Engine | None = None,
+        scoring: Model | None = None,
     ) -> None:
+        self._scoring = model if scoring is None else scoring
         self._model, self._training, self._validation = model, training, validation
         self._settings, self._exchange = settings, exchange
         self._workers = len(exchange.hosts)
@@ -115,12 +119,18 @@ class Team:
             Shards(settings.shards, settings.batch_size, self._workers),
             engine or HostEngine(model, plan, settings.precision, exchange),
             exchange.worker,
-            settings.seed if settings.dropout_masks == "host" else None,
+            settings.draws_seed if settings.dropout_masks == "host" else None,
         )
 
     def state(self) -> State:
         """Return copies of all arrays, which all workers have alike."""
         return self._model.state()
+
+    def scorer(self) -> Model:
+        """Return the model that scores and is exported, with the current arrays."""
+        if self._scoring is not self._model:
+            self._scoring.load_state(self._model.state())
+        return self._scoring
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Replace the arrays of all workers."""
@@ -146,6 +156,7 @@ class Team:
         those of one worker.
         """
         self._command(BeginScoring())
+        self.scorer()
         summary = Summary()
         with contextlib.closing(self._validation.epoch(0, self._exchange.worker, self._workers)) as batches:
             for _ in range(0, self._validation.batches, self._workers):
@@ -180,6 +191,7 @@ class Team:
                         float(self._update(batch.rows.images, batch.rows.masks, batch.images, scalars))
                     case BeginScoring():
                         stack.close()
+                        self.scorer()
                         own = self._validation.epoch(0, self._exchange.worker, self._workers)
                         held_out = stack.enter_context(contextlib.closing(own))
                     case Score() if held_out is not None:
@@ -196,7 +208,7 @@ class Team:
 
     def _scored(self, batches: Generator[LabelledBatch, None, None]) -> EvaluatedBatch | None:
         batch = next(batches, None)
-        return None if batch is None else evaluate(self._model, batch, self._settings.threshold)
+        return None if batch is None else evaluate(self._scoring, batch, self._settings.threshold)
 
     def _command(self, command: Command) -> None:
         if self._workers > 1:

@@ -39,11 +39,11 @@ class StartFile:
 
     Args:
         start: Where the arrays are from.
-        arrays: Name of ours -> float32 array.
+        arrays: Name of ours -> array, float32 or, of a float64 model, float64.
     """
 
     start: Start
-    arrays: dict[str, NDArray[np.float32]]
+    arrays: dict[str, NDArray[np.floating[Any]]]
 
 
 def save_start_file(path: Path, fit: Fit, source: Path) -> None:
@@ -122,7 +122,7 @@ def _of_checkpoint(path: Path, plan: Plan) -> StartFile:
     """Return all arrays of a model, or those of its encoder if the network differs behind it."""
     state = load_checkpoint(path).arrays
     moments = by_kind(state)["moment"]
-    arrays = {name: array.astype(np.float32) for name, array in state.items() if name not in moments}
+    arrays = {name: array for name, array in state.items() if name not in moments}
     shapes = {array.name: array.shape for array in plan.arrays}
     part = "the whole network"
     if {name: array.shape for name, array in arrays.items()} != shapes and any(map(_of_encoder, shapes)):

@@ -8,53 +8,34 @@ are moved by the same map.
     move        with `affine_probability` one affine map about the image's centre: rotated by up to
                 `rotate` degrees either way, scaled by 1 - `scale` to 1 + `scale`, shifted by up to `shift`
                 of the height and of the width; each number uniform in its range
+    elastic     with `elastic_probability` each pixel displaced by noise of up to `elastic` of the shorter
+                side either way, smoothed by `elastic_smoothness` of the shorter side
+    grid        with `grid_probability` the corners of `grid_cells` times `grid_cells` cells displaced by up
+                to `grid_distortion` of a cell either way, and what is between them in proportion
+    clahe       with `clahe_probability` contrast-limited adaptive histogram equalisation with `clahe_tiles`
+                tiles along each side, the limit uniform from 1 to 1 + `clahe` (`data.radiographs.clahe`)
     tone        with `intensity_probability` x = mean + c * (x - mean) + b, c from 1 - `contrast` to
                 1 + `contrast`, b up to `brightness` either way; then x ** g, where log g is uniform up to
                 log(1 + `gamma`) either way
     noise       with `noise_probability` Gaussian noise, independent for each pixel, its standard deviation
                 uniform up to `noise`
 
-Radiograph and mask (as 0.0 and 1.0) are interpolated bilinearly at the same points; the mask is set where
-the result is at least 1/2, as in `data.radiographs.resize`. Nearest-neighbour interpolation of the mask would
-move the outline against the radiograph by up to half a pixel. The points are rounded to 1/32 of a pixel, like
-those of `cv2.warpAffine` in OpenCV 4; OpenCV 5 does not round and gives other images. This module computes
-the points itself, so that the images are the same with any version of OpenCV, or without it.
-
-Outside the image the radiograph continues with the value at its edge, the mask with 0. Black would add a
-straight edge between light and dark through the chest, and a thin edge along a dark field looks like a
-pneumothorax. A mirror image would show parts of lungs without a label.
+Move, elastic and grid are one map and one interpolation (`data.batches.warping`). Displacements are added and
+then reduced so far that they cannot fold the image (`data.batches.displacement`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.base.randomness import normal, uniform
-
-_FINE_BITS, _STEP_BITS = 10, 5  # points are added up in 1/1024 of a pixel and rounded to 1/32
-_FINE, _STEPS = 1 << _FINE_BITS, 1 << _STEP_BITS
-_ROWS = 64  # rows moved at a time, so that intermediate results stay in the processor's cache
-_BORDERS = 1, 2  # pixels before and after an image: a point on the last border has a neighbour to its right
-
-
-class _Points(NamedTuple):
-    """The points at which pixels are interpolated, (rows, W) each.
-
-    Attributes:
-        place: Index, in the image with its borders, of the pixel above and to the left of the point.
-        stride: Pixels in a row of that image.
-        right: Distance of the point to the right of that pixel, in [0, 1).
-        down: Distance of the point below that pixel, in [0, 1).
-    """
-
-    place: NDArray[np.signedinteger[Any]]
-    stride: int
-    right: NDArray[np.float32]
-    down: NDArray[np.float32]
+from data.batches.displacement import Lattice, elastic_lattice, grid_lattice, unfolded
+from data.batches.warping import move
+from data.radiographs.clahe import Clahe, equalize
 
 
 @dataclass(frozen=True)
@@ -73,6 +54,15 @@ class AugmentationSettings:
         intensity_probability: Probability of a change of tone.
         noise: Share of the full scale, from 0 to 1.
         noise_probability: Probability of noise.
+        elastic: Share of the shorter side, from 0 to 1.
+        elastic_smoothness: Share of the shorter side, above 0.
+        elastic_probability: Probability of an elastic displacement.
+        grid_distortion: Share of a cell, from 0 to 1.
+        grid_cells: Number of cells along each side, at least 1.
+        grid_probability: Probability of a displaced grid.
+        clahe: At least 0.
+        clahe_tiles: Number of tiles along each side, at least 1.
+        clahe_probability: Probability of an equalisation.
     """
 
     horizontal_flip: float = 0.0
@@ -86,11 +76,32 @@ class AugmentationSettings:
     intensity_probability: float = 1.0
     noise: float = 0.0
     noise_probability: float = 1.0
+    elastic: float = 0.0
+    elastic_smoothness: float = 0.1
+    elastic_probability: float = 1.0
+    grid_distortion: float = 0.0
+    grid_cells: int = 5
+    grid_probability: float = 1.0
+    clahe: float = 0.0
+    clahe_tiles: int = 8
+    clahe_probability: float = 1.0
 
     @property
     def moves(self) -> bool:
         """Whether affine maps are possible."""
         return self.affine_probability > 0 and max(self.shift, self.scale, self.rotate) > 0
+
+    @property
+    def displaces(self) -> bool:
+        """Whether displacements are possible."""
+        return min(self.elastic, self.elastic_probability) > 0 or (
+            min(self.grid_distortion, self.grid_probability) > 0
+        )
+
+    @property
+    def equalizes(self) -> bool:
+        """Whether equalisations are possible."""
+        return self.clahe_probability > 0 and self.clahe > 0
 
     @property
     def tones(self) -> bool:
@@ -105,7 +116,14 @@ class AugmentationSettings:
     @property
     def alters(self) -> bool:
         """Whether any change is possible."""
-        return self.horizontal_flip > 0 or self.moves or self.tones or self.roughens
+        return (
+            self.horizontal_flip > 0
+            or self.moves
+            or self.displaces
+            or self.equalizes
+            or self.tones
+            or self.roughens
+        )
 
 
 def augment(
@@ -127,15 +145,27 @@ def augment(
         place: Place of the image in the epoch, from 0.
     """
     key = ("augmentation", epoch, place)
-    # All numbers are always drawn, so that no setting changes another setting's numbers.
-    coins = uniform(seed, *key, "coins", shape=(4,))
-    drawn = 2.0 * uniform(seed, *key, "amounts", shape=(7,)) - 1.0
+    # Each number has its place in a stream, so that no setting changes another setting's numbers.
+    coins = uniform(seed, *key, "coins", shape=(7,))
+    drawn = 2.0 * uniform(seed, *key, "amounts", shape=(8,)) - 1.0
     if coins[0] < settings.horizontal_flip:
         image[:], mask[:] = image[:, ::-1].copy(), mask[:, ::-1].copy()
+    height, width = image.shape
+    lattices = {}
+    if settings.elastic and coins[4] < settings.elastic_probability:
+        lattices["elastic"] = elastic_lattice((height, width), settings.elastic, settings.elastic_smoothness)
+    if settings.grid_distortion and coins[5] < settings.grid_probability:
+        lattices["grid"] = grid_lattice((height, width), settings.grid_distortion, settings.grid_cells)
+    displacement = _displacement((height, width), lattices, seed, key)
     if settings.moves and coins[1] < settings.affine_probability:
-        height, width = image.shape
         shift = (drawn[0] * settings.shift * height, drawn[1] * settings.shift * width)
-        move(image, mask, shift, 1.0 + drawn[2] * settings.scale, drawn[3] * settings.rotate)
+        scale, degrees = 1.0 + drawn[2] * settings.scale, drawn[3] * settings.rotate
+        move(image, mask, shift, scale, degrees, displacement)
+    elif displacement is not None:
+        move(image, mask, displacement=displacement)
+    if settings.equalizes and coins[6] < settings.clahe_probability:
+        limit = 1.0 + settings.clahe * (1.0 + drawn[7]) / 2.0
+        image[:] = equalize(image, Clahe(limit, settings.clahe_tiles))
     if settings.tones and coins[2] < settings.intensity_probability:
         gamma = (1.0 + settings.gamma) ** drawn[6]
         tone(image, drawn[4] * settings.brightness, 1.0 + drawn[5] * settings.contrast, gamma)
@@ -143,33 +173,6 @@ def augment(
         deviation = settings.noise * uniform(seed, *key, "deviation", shape=())
         image += np.float32(deviation) * normal(seed, *key, "noise", shape=image.shape)
         np.clip(image, 0.0, 1.0, out=image)
-
-
-def move(
-    image: NDArray[np.float32],
-    mask: NDArray[np.uint8],
-    shift: tuple[float, float] = (0.0, 0.0),
-    scale: float = 1.0,
-    degrees: float = 0.0,
-) -> None:
-    """Map image and mask, in place, by out = centre + shift + scale * rotation(in - centre).
-
-    Args:
-        image: (H, W) in [0, 1].
-        mask: (H, W) in {0, 1}.
-        shift: Pixels down and to the right.
-        scale: Above 0.
-        degrees: Counter-clockwise rotation of the picture on a screen.
-    """
-    source = _source_of(image.shape, shift, scale, degrees)
-    bordered = np.pad(image, _BORDERS, mode="edge")
-    mask_bordered = np.pad(mask.astype(np.float32), _BORDERS) if mask.any() else None
-    for first in range(0, len(image), _ROWS):
-        rows = np.arange(first, min(first + _ROWS, len(image)))
-        points = _points(source, rows, image.shape)
-        np.clip(_read_at(points, bordered), 0.0, 1.0, out=image[rows[0] : rows[-1] + 1])
-        if mask_bordered is not None:
-            mask[rows[0] : rows[-1] + 1] = _read_at(points, mask_bordered) >= 0.5
 
 
 def tone(image: NDArray[np.float32], brightness: float, contrast: float, gamma: float) -> None:
@@ -187,64 +190,21 @@ def tone(image: NDArray[np.float32], brightness: float, contrast: float, gamma: 
         np.clip(image, 0.0, 1.0, out=image)
 
 
-def _source_of(
-    shape: tuple[int, ...], shift: tuple[float, float], scale: float, degrees: float
-) -> NDArray[np.float64]:
-    """Return the (2, 3) matrix from a point (x, y, 1) of the result to its point in the source image."""
-    centre = (np.array([shape[1], shape[0]]) - 1) / 2.0
-    cos, sin = np.cos(np.radians(degrees)) / scale, np.sin(np.radians(degrees)) / scale
-    back = np.array([[cos, -sin], [sin, cos]])
-    return np.column_stack([back, centre - back @ (centre + np.array(shift[::-1]))])
+def _displacement(
+    shape: tuple[int, int], lattices: Mapping[str, Lattice], seed: int, key: tuple[str | int, ...]
+) -> NDArray[np.float32] | None:
+    """Return a random displacement, (2, H, W) in pixels, that folds nothing; None without nodes.
 
-
-def _points(source: NDArray[np.float64], rows: NDArray[np.int64], shape: tuple[int, ...]) -> _Points:
-    """Return the source points of some rows of the result, in an image with `_BORDERS` around it.
-
-    Points outside the borders are moved into the borders, where all values are the same in that direction.
+    Args:
+        shape: Height and width of the image.
+        lattices: The nodes of the displacements to add, by the names of their random numbers.
+        seed: Seed of the random numbers.
+        key: The beginning of their path.
     """
-    height, width = shape
-    columns = np.arange(width)
-    stride = width + sum(_BORDERS)
-    whole = []
-    for (by_column, by_row, constant), size in zip(source, (width, height), strict=True):
-        # In 1/1024 of a pixel, separately along rows and columns, as OpenCV 4 adds them; then in 1/32.
-        along_rows = np.rint((by_row * rows + constant) * _FINE) + _FINE // _STEPS // 2
-        fine = _sums_of(along_rows, np.rint(by_column * columns * _FINE))
-        fine >>= _FINE_BITS - _STEP_BITS
-        np.clip(fine, -_STEPS, _STEPS * size, out=fine)
-        fine += _STEPS * _BORDERS[0]
-        whole.append(fine)
-    right, down = ((each & (_STEPS - 1)).astype(np.float32) / np.float32(_STEPS) for each in whole)
-    place = whole[1] >> _STEP_BITS
-    place *= stride
-    place += whole[0] >> _STEP_BITS
-    return _Points(place, stride, right, down)
-
-
-def _sums_of(rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.signedinteger[Any]]:
-    """Return the outer sum of two arrays of whole numbers, as int32 (faster) if the sums fit."""
-    greatest = np.abs(rows).max() + np.abs(columns).max()
-    kind = np.int32 if greatest < 2**31 else np.int64
-    limit = float(2**61)  # larger values occur only if the whole image shrinks to far less than a pixel
-    down, right = (np.clip(each, -limit, limit).astype(kind) for each in (rows, columns))
-    sums: NDArray[np.signedinteger[Any]] = np.add.outer(down, right)
-    return sums
-
-
-def _read_at(points: _Points, bordered: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Interpolate bilinearly: first between neighbours in a row, then between the two rows."""
-    flat = bordered.ravel()
-
-    def between(first: int) -> NDArray[np.float32]:
-        left = flat[first:].take(points.place)
-        found: NDArray[np.float32] = flat[first + 1 :].take(points.place)
-        found -= left
-        found *= points.right
-        found += left
-        return found
-
-    above, found = between(0), between(points.stride)
-    found -= above
-    found *= points.down
-    found += above
-    return found
+    if not lattices:
+        return None
+    total = np.zeros((2, *shape), np.float32)
+    for name, lattice in lattices.items():
+        drawn = 2.0 * uniform(seed, *key, name, shape=(2, *lattice.nodes(shape))) - 1.0
+        total += lattice.displacement(drawn, shape)
+    return unfolded(total)

@@ -1,9 +1,9 @@
 """Batches for training and evaluation, read ahead in the background.
 
 The batches of an epoch depend, to the byte, only on the file, the indices, the batch size, the seed, the
-settings of sampling and augmentation, and the epoch's number. The last, short batch is used. An epoch that
-starts at a later batch gives the same batches as an uninterrupted one from there on. Each batch has its own
-arrays, which are not overwritten while anything refers to them.
+settings of sampling, augmentation and crops, and the epoch's number. The last, short batch is used. An epoch
+that starts at a later batch gives the same batches as an uninterrupted one from there on. Each batch has its
+own arrays, which are not overwritten while anything refers to them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from core.base.system import available_cores
 from data.batches.augmentation import AugmentationSettings, augment
+from data.batches.crops import CropSettings, crop_window
 from data.batches.sampling import SamplingSchedule, check_classes, sampled, shuffled
 from data.hdf5.store import Store
 
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
     """Some images of a store: a batch, or the rows of it that the loader reads.
 
     Attributes:
-        images: (n, H, W, 1) float32 in [0, 1].
+        images: (n, H, W, 1) float32 in [0, 1]; H and W are those of the crops, if there are any.
         masks: (n, H, W, 1) uint8 in {0, 1}.
         indices: (n,) int64, their indices in the store.
     """
@@ -54,6 +55,7 @@ class Loader:
         sampling: Share of positives in each batch; None takes every image once. Needs a seed.
         augmentation: Random changes of the images. Needs a seed.
         rows: Returns, for the number of images in a batch, the places of those to read; None reads all.
+        crops: Random crops of the images. They need a seed, and images that are not smaller.
 
     Raises:
         ValueError: A batch size below 1, no images, or no seed where one is needed.
@@ -69,13 +71,14 @@ class Loader:
         sampling: SamplingSchedule | None = None,
         augmentation: AugmentationSettings | None = None,
         rows: Callable[[int], range] | None = None,
+        crops: CropSettings | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1. Received: {batch_size}")
         if len(indices) == 0:
             raise ValueError("a loader needs at least one image. Received: no indices")
-        if seed is None and (sampling is not None or augmentation is not None):
-            raise ValueError("sampling and augmentation are drawn by a seed. Received: None")
+        if seed is None and any(one is not None for one in (sampling, augmentation, crops)):
+            raise ValueError("sampling, augmentation and crops are drawn by a seed. Received: None")
         self.store = store
         self.batch_size = batch_size
         self.seed = seed
@@ -83,6 +86,10 @@ class Loader:
         self._rows = rows or range
         shape = (len(self._rows(min(batch_size, len(indices)))), store.height, store.width, 1)
         self._memory = _Recycled(shape, np.float32), _Recycled(shape, np.uint8)
+        self._crops = crops
+        if crops is not None:
+            shape = (shape[0], crops.size, crops.size, 1)
+        self._cropped = _Recycled(shape, np.float32), _Recycled(shape, np.uint8)
         self._sampling = sampling
         self._augmentation = augmentation if augmentation is not None and augmentation.alters else None
         if sampling is not None:
@@ -129,8 +136,8 @@ class Loader:
                         if stop.is_set():
                             return
                         batch, first = self._batch(order, number)
-                        self._alter(batch, epoch, first, helpers)
-                        ready.put(batch)
+                        ready.put(self._altered(batch, epoch, first, helpers))
+                        del batch  # so that its memory can be used again
                 ready.put(None)
             except BaseException as error:  # raised in the consumer, which would otherwise wait forever
                 ready.put(error)
@@ -161,19 +168,29 @@ class Loader:
         return Batch(images, masks, indices), first + rows.start
 
     def _helpers(self) -> ThreadPoolExecutor:
-        """Return the threads for augmentation; they start with the first image to change."""
+        """Return the threads for augmentation and crops; they start with the first image to change."""
         return ThreadPoolExecutor(min(available_cores(), _MOST_THREADS), thread_name_prefix="augmentation")
 
-    def _alter(self, batch: Batch, epoch: int, first: int, helpers: Executor) -> None:
-        """Augment each image of a batch; `first` is the place of its first image in the epoch."""
-        settings, seed = self._augmentation, self.seed
-        if settings is None or seed is None:
-            return
+    def _altered(self, batch: Batch, epoch: int, first: int, helpers: Executor) -> Batch:
+        """Return a batch augmented and cropped; `first` is the place of its first image in the epoch."""
+        settings, crops, seed = self._augmentation, self._crops, self.seed
+        if seed is None or (settings is None and crops is None):
+            return batch
+        result = batch
+        if crops is not None:
+            images, masks = (recycled.array(len(batch.indices)) for recycled in self._cropped)
+            result = Batch(images, masks, batch.indices)
 
         def alter(row: int) -> None:
-            augment(batch.images[row, ..., 0], batch.masks[row, ..., 0], settings, seed, epoch, first + row)
+            image, mask, place = batch.images[row, ..., 0], batch.masks[row, ..., 0], first + row
+            if settings is not None:
+                augment(image, mask, settings, seed, epoch, place)
+            if crops is not None:
+                window = crop_window(mask, crops, seed, epoch, place)
+                result.images[row, ..., 0], result.masks[row, ..., 0] = image[window], mask[window]
 
         list(helpers.map(alter, range(len(batch.indices))))  # asks for each result, and so for its error
+        return result
 
 
 class _Recycled:

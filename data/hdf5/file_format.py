@@ -25,6 +25,9 @@ A file of images without annotations has the attribute `annotated` = false and n
 or `runs_<n>`: empty masks would claim that nobody is ill. It can be read for prediction; asking it for masks
 or positives raises a `UserError`.
 
+If the images were equalised (`data.radiographs.clahe`), the attributes `clahe_limit` and `clahe_tiles` say
+how. A network that is trained on them gets new images equalised in the same way.
+
 `n` counts from 0 without gaps. k is the same in all datasets but the last, which may be shorter. The layout
 is contiguous, because it is the fastest to read image by image into an existing batch. A file with only
 `images_<n>` and `ann_<n>` can be read too: its ids are "0", "1", …, and the positives are found in the masks.
@@ -33,6 +36,7 @@ is contiguous, because it is the fastest to read image by image into an existing
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,7 @@ import numpy as np
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.files.system_errors import explain_os_errors
+from data.radiographs.clahe import LIMITS, MOST_TILES, Clahe
 
 FORMAT = "pneumoseg-data"
 FORMAT_VERSION = 3
@@ -61,6 +66,9 @@ READ_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 COLUMNS = ("images", "ann", "ids", "sizes", "positive", "patients", "runs")
 """The names of the datasets, without their numbers."""
+
+CLAHE = "clahe_limit", "clahe_tiles"
+"""The names of the attributes about the equalisation of the images, in the order of `Clahe`."""
 
 _LARGEST_ATTRIBUTE = 1 << 16  # bytes; those of this project have less than a hundred
 _PLAIN_CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)
@@ -142,6 +150,24 @@ def read_attribute(of: h5py.File | h5py.Dataset, name: str) -> Any:
         return value.decode() if isinstance(value, bytes) else value
     except READ_ERRORS:
         return None
+
+
+def equalization(attributes: Mapping[str, Any]) -> Clahe | None:
+    """Return how a file's images were equalised, from its attributes; None if they were not.
+
+    Raises:
+        ValueError: One of the attributes is missing or wrong; the message says what is expected.
+    """
+    found = [attributes.get(name) for name in CLAHE]
+    limit, tiles = found
+    if limit is None and tiles is None:
+        return None
+    least, most = LIMITS
+    if not (isinstance(limit, float) and least <= limit <= most):
+        raise ValueError(f"a number from {least:g} to {most:g} in {CLAHE[0]}")
+    if not (isinstance(tiles, int) and 1 <= tiles <= MOST_TILES):
+        raise ValueError(f"a whole number from 1 to {MOST_TILES} in {CLAHE[1]}")
+    return Clahe(limit, tiles)
 
 
 def checked_dataset(

@@ -7,11 +7,12 @@ what was expected. It checks names, shapes and types; `data.hdf5.verification` c
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5.file_format import (
+    CLAHE,
     READ_ERRORS,
     checked_dataset,
     damage_error,
     dataset_numbers,
+    equalization,
     format_error,
     image_scale,
     is_annotated,
@@ -33,6 +36,7 @@ from data.hdf5.file_format import (
     read_attributes,
 )
 from data.hdf5.row_reader import RowReader
+from data.radiographs.resize import resize_image, resize_mask
 
 _GREATEST_BYTE = 255
 _BITS_OF_ONE = int(np.float32(1).view(np.uint32))
@@ -55,6 +59,14 @@ class _Part:
     scale: float | None
 
 
+class _Row(NamedTuple):
+    """Memory for an image as it is stored (bytes, or float32) and its mask, (H, W, 1) each."""
+
+    bytes: NDArray[np.uint8]
+    image: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+
+
 class Store:
     """An open data file. Use it as a context manager, or `close` it.
 
@@ -67,6 +79,7 @@ class Store:
         sizes: (count, 2) int32, original height and width.
         annotated: Whether there are masks.
         patients: Names of the images' patients, in order; "" where the patient is unknown.
+        clahe: How the images were equalised; None if they were not.
         attributes: The file's attributes as Python values; only those that are single values.
     """
 
@@ -85,6 +98,14 @@ class Store:
         self._positive = self._read_positive() if self.annotated else None
         self._runs_read: dict[int, NDArray[np.int64]] = {}
         self.attributes = read_attributes(file)
+        try:
+            self.clahe = equalization(self.attributes)
+        except ValueError as error:
+            found = [self.attributes.get(name) for name in CLAHE]
+            raise UserError(
+                f"{path}, attributes {' and '.join(CLAHE)}: found {found}, expected {error}.",
+                preprocess_hint(),
+            ) from error
 
     @property
     def positive(self) -> NDArray[np.bool_]:
@@ -113,6 +134,29 @@ class Store:
                 raise damage_error(path, error) from error
             opened.pop_all()
         return store
+
+    def at_size(self, height: int, width: int) -> Store:
+        """Return the same images and masks, reduced to a size as `data.radiographs.resize` does it.
+
+        Both read the same file, and are closed together. Annotations keep their original size (`truth`).
+
+        Raises:
+            UserError: The file's images are smaller, or are equalised, which depends on the size.
+        """
+        own_height, own_width = self._parts[0].images.dataset.shape[1:3]
+        if self.clahe is not None and (height, width) != (own_height, own_width):
+            raise UserError(
+                f"{self.path} has images that were equalised at {own_height}x{own_width} (--clahe)",
+                f"Equalising depends on the size: preprocess to {height}x{width}.",
+            )
+        if height > own_height or width > own_width:
+            raise UserError(
+                f"{self.path} has images of {own_height}x{own_width}, smaller than {height}x{width}",
+                f"{preprocess_hint()} --size {height}" if height == width else preprocess_hint(),
+            )
+        reduced = copy.copy(self)
+        reduced.height, reduced.width = height, width
+        return reduced
 
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
@@ -153,21 +197,29 @@ class Store:
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.count:
             raise IndexError(f"indices from {wanted.min()} to {wanted.max()} of {self.count} images")
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
-        raw = np.empty((self.height, self.width, 1), dtype=np.uint8)
+        shape = self._parts[0].images.dataset.shape[1:]
+        stored = _Row(np.empty(shape, np.uint8), np.empty(shape, np.float32), np.empty(shape, np.uint8))
+        is_reduced = shape[:2] != (self.height, self.width)
         try:
             for row, (index, number) in enumerate(zip(wanted.tolist(), numbers.tolist(), strict=True)):
-                part = self._parts[number]
-                if part.masks is not None and masks_out is not None:
-                    part.masks.read(index - part.start, masks_out[row])
-                    self._check_mask(masks_out[row])
+                part, masks = self._parts[number], masks_out
+                if part.masks is not None and masks is not None:
+                    mask = stored.mask if is_reduced else masks[row]
+                    part.masks.read(index - part.start, mask)
+                    self._check_mask(mask)
+                    if is_reduced:
+                        masks[row, ..., 0] = resize_mask(mask[..., 0], self.height, self.width)
+                image = stored.image if is_reduced else images_out[row]
                 if part.scale is None:
-                    part.images.read(index - part.start, images_out[row])
-                    self._check_image(images_out[row])
+                    part.images.read(index - part.start, image)
+                    self._check_image(image)
                 else:
-                    part.images.read(index - part.start, raw)
-                    np.divide(raw, np.float32(part.scale), out=images_out[row], dtype=np.float32)
+                    part.images.read(index - part.start, stored.bytes)
+                    np.divide(stored.bytes, np.float32(part.scale), out=image, dtype=np.float32)
                     if part.scale < _GREATEST_BYTE:
-                        self._check_image(images_out[row])
+                        self._check_image(image)
+                if is_reduced:
+                    images_out[row, ..., 0] = resize_image(image[..., 0], self.height, self.width)
         except Exception as error:
             raise damage_error(self.path, error) from error
 
@@ -204,14 +256,15 @@ class Store:
 
     def _truth_without_runs(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the annotation from a file without runs: the stored mask, if the image was not resized."""
-        if (height, width) != (self.height, self.width):
+        stored = self._parts[0].images.dataset.shape[1:3]
+        if (height, width) != stored:
             raise UserError(
-                f"{self.path} has its annotations only at {self.height}x{self.width} pixels, but image "
+                f"{self.path} has its annotations only at {stored[0]}x{stored[1]} pixels, but image "
                 f"{self.ids[index]} has {height}x{width}; scores are counted at the original size.",
                 preprocess_hint(),
             )
         mask = np.empty((1, height, width, 1), dtype=np.uint8)
-        self.read(np.array([index]), np.empty(mask.shape, dtype=np.float32), mask)
+        self.at_size(height, width).read(np.array([index]), np.empty(mask.shape, dtype=np.float32), mask)
         return mask[0, ..., 0]
 
     def _runs(self, number: int) -> NDArray[np.int64]:

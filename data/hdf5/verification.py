@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5.file_format import (
+    CLAHE,
     FORMAT,
     FORMAT_VERSION,
     GREATEST_SIZE,
     READ_ERRORS,
     checked_dataset,
     dataset_numbers,
+    equalization,
     image_scale,
     is_annotated,
     open_file,
@@ -359,6 +361,11 @@ class _Inspection:
         for name, value in expected.items():
             if self.attributes.get(name) != value:
                 self._add_attribute_fault(name, value)
+        try:
+            equalization(self.attributes)
+        except ValueError as error:
+            found = [self.attributes.get(name) for name in CLAHE]
+            self.faults.append(f"attributes {' and '.join(CLAHE)}: found {found}, expected {error}")
         digest = self.attributes.get("annotations_sha256", "0" * 64)
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             self._add_attribute_fault("annotations_sha256", "64 hexadecimal digits")

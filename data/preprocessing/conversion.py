@@ -20,7 +20,8 @@ from data.hdf5.row_layout import Layout, RowFile
 from data.preprocessing.settings import PreprocessingSettings, Storage
 from data.preprocessing.staging import JournalEntry, checksum
 from data.radiographs import dicom, headers
-from data.radiographs.resize import resize_image, resize_mask
+from data.radiographs.network_image import network_image
+from data.radiographs.resize import resize_mask
 
 
 class ConvertedFile(NamedTuple):
@@ -99,7 +100,8 @@ def convert(file: Path, name: str, context: WorkerContext) -> ConvertedFile:
         return ConvertedFile(replace(entry, reason=printable(error.reason)))
     height, width = radiograph.values.shape
     entry = replace(entry, height=height, width=width, reason=radiograph.note)
-    image = resize_image(radiograph.values, settings.size, settings.size, radiograph.full)
+    size = settings.size, settings.size
+    image = network_image(radiograph.values, *size, radiograph.full, settings.equalization)
     row = [_to_storage(image, settings.storage)]
     if rows_of is not None:
         row.append(np.zeros_like(image, np.uint8))

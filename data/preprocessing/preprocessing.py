@@ -170,7 +170,7 @@ def _fingerprint(
     formats = (file_format.FORMAT_VERSION, FORMAT_VERSION)
     labels = "" if annotations is None else annotations.sha256
     patients = settings.ignore_patients, hashlib.sha256(key).hexdigest()
-    made = settings.size, settings.storage, settings.per_dataset
+    made = settings.size, settings.storage, settings.per_dataset, *(settings.equalization or ())
     facts = (*formats, *made, labels, *patients, *versions)
     digest.update(repr(facts).encode())
     for file, name in zip(files, names, strict=True):
@@ -295,6 +295,8 @@ def _assemble(
     """Write the staged rows into the final file; return its number of datasets."""
     kept = [entry for entry in staging.entries if entry.kept]
     attributes: dict[str, str | int | float] = {"source_files": len(staging.entries)}
+    if (clahe := settings.equalization) is not None:
+        attributes |= dict(zip(file_format.CLAHE, clahe, strict=True))
     positive, runs = None, list[NDArray[np.int64]]()
     if annotations is not None:
         runs = [annotations.runs_of.get(entry.image_id, _NO_RUNS) for entry in kept]

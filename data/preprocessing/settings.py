@@ -13,6 +13,7 @@ from core.files.checks import Input, check_free, check_inputs_stay
 from core.files.system_errors import explain_os_errors
 from data.hdf5 import file_format
 from data.radiographs import dicom
+from data.radiographs.clahe import DEFAULT_TILES, LIMITS, MOST_TILES, Clahe
 
 Storage = Literal["float32", "uint8"]
 """Type of the stored images."""
@@ -32,6 +33,8 @@ class PreprocessingSettings:
         size: Height and width of the images written, in pixels.
         per_dataset: Images in each dataset but the last.
         storage: "float32", or "uint8" for a quarter of the size with 8 bits per pixel.
+        clahe: The limit of the equalisation (`data.radiographs.clahe`); None leaves the contrast as it is.
+        clahe_tiles: Its number of tiles along each side.
         workers: Number of worker processes; None uses all cores.
         overwrite: Whether an existing `out` or `report` may be replaced.
         strict: Whether a file left out, or an annotation without a file, is an error.
@@ -46,12 +49,19 @@ class PreprocessingSettings:
     size: int = 384
     per_dataset: int = 512
     storage: Storage = "float32"
+    clahe: float | None = None
+    clahe_tiles: int = DEFAULT_TILES
     workers: int | None = None
     overwrite: bool = False
     strict: bool = False
     report: Path | None = None
     patient_key_file: Path | None = None
     ignore_patients: bool = False
+
+    @property
+    def equalization(self) -> Clahe | None:
+        """How the images are equalised; None if they are not."""
+        return None if self.clahe is None else Clahe(float(self.clahe), self.clahe_tiles)
 
 
 def row_types(settings: PreprocessingSettings) -> list[str]:
@@ -68,11 +78,15 @@ def check_settings(settings: PreprocessingSettings) -> None:
     for name, value, greatest in (
         ("--size", settings.size, file_format.GREATEST_SIZE),
         ("--per-dataset", settings.per_dataset, None),
+        ("--clahe-tiles", settings.clahe_tiles, MOST_TILES),
         ("--workers", 1 if settings.workers is None else settings.workers, None),
     ):
         if value < 1 or (greatest is not None and value > greatest):
             limits = "at least 1" if greatest is None else f"from 1 to {greatest}"
             raise UserError(f"{name} must be {limits}. Received: {value}")
+    least, most = LIMITS
+    if settings.clahe is not None and not least <= settings.clahe <= most:
+        raise UserError(f"--clahe must be from {least:g} to {most:g}. Received: {settings.clahe:g}")
     if settings.storage not in ("float32", "uint8"):
         raise UserError(f"--storage must be float32 or uint8. Received: {settings.storage}")
     if settings.out.is_dir():

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from core.processes.pool import MapInOrder, map_in_order
 from data.annotations.image_ids import Identities, image_id, name_below, printable
 from data.radiographs import dicom
+from data.radiographs.clahe import Clahe
 from data.radiographs.headers import UNKNOWN_GEOMETRY, Geometry, geometry
-from data.radiographs.resize import resize_image
+from data.radiographs.network_image import network_image
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class _ReadSettings(NamedTuple):
     identities: Identities
     height: int
     width: int
+    clahe: Clahe | None
 
 
 _settings: _ReadSettings | None = None  # set only in the workers, before their first file
@@ -76,6 +78,7 @@ def read_all(
     height: int,
     width: int,
     *,
+    clahe: Clahe | None = None,
     workers: int,
     mapping: MapInOrder = map_in_order,
 ) -> Generator[Reading, None, None]:
@@ -86,13 +89,14 @@ def read_all(
         files: The result of `data.radiographs.dicom.find`.
         height: Rows of the resized images.
         width: Columns of the resized images.
+        clahe: How the resized images are equalised; None leaves them as they are.
         workers: Number of worker processes.
         mapping: Does what `map_in_order` does.
 
     Yields:
         One reading for each file, in their order.
     """
-    settings = _ReadSettings(folder, Identities.of(None, files), height, width)
+    settings = _ReadSettings(folder, Identities.of(None, files), height, width, clahe)
     crashed = functools.partial(_crashed, folder=folder)
     return mapping(_read, files, workers=workers, on_crash=crashed, prepare=_prepare, arguments=(settings,))
 
@@ -123,6 +127,5 @@ def _read(file: Path) -> Reading:
         return Reading(replace(source, reason=printable(error.reason)), None)
     height, width = radiograph.values.shape
     source = replace(source, height=height, width=width, geometry=geometry(dataset), note=radiograph.note)
-    return Reading(
-        source, resize_image(radiograph.values, _settings.height, _settings.width, radiograph.full)
-    )
+    size = _settings.height, _settings.width
+    return Reading(source, network_image(radiograph.values, *size, radiograph.full, _settings.clahe))

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from command_line import NETWORK, history, prepare, refused, run, run_here, succeed, train, write_data
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 import backends.reference
 from core.prediction.trained_models import Predictor, find_members
 from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
+from core.scoring.views import Views
 from data.annotations import rle
 from data.batches.splits import split_store
 from data.hdf5.file_writing import ImageMetadata, write
@@ -81,7 +83,7 @@ def by_hand(
 ) -> list[tuple[NDArray[Any], NDArray[Any], float]]:
     """Return mask, truth and existence of images: one image at a time, with the winners' threshold rule."""
     members = find_members([folder / "reference_model"])
-    predictor = Predictor(members, backends.reference.backend.load(), "cpu", flip=flip)
+    predictor = Predictor(members, backends.reference.backend.load(), "cpu", views=Views(flip))
     found = []
     with Store.open(folder / "data.h5") as store:
         for index in chosen.tolist():
@@ -239,6 +241,17 @@ def test_training_without_held_out_images_searches_nothing(tmp_path: Path) -> No
             for size in ("48x48", "16x16", "32x48", "48x32", "32x20", "20x32", "20x40")
             for split in ([], ["--split", "all"])
         ),
+        *(
+            (
+                ["--data", "equalised.h5", *split],
+                [
+                    "takes images with no CLAHE",
+                    "equalised.h5 have CLAHE with limit 2 and 8x8 tiles",
+                    "without",
+                ],
+            )
+            for split in ([], ["--split", "all"])
+        ),
         (["--json", "reference_model"], ["cannot write reference_model: it is a folder"]),
         (["--json", "data.h5/e.json"], ["cannot write data.h5/e.json"]),
         (["--json", "data.h5"], ["--json data.h5 is the data file"]),
@@ -256,6 +269,9 @@ def test_bad_input_is_one_clear_error(trained: Path, folder: Path, words: list[s
     if len(words) > 1 and (found := re.fullmatch(r"(\d+)x(\d+)\.h5", words[1])):
         write_data(folder / words[1], 12, int(found[1]), 0, width=int(found[2]))
     shutil.copy(trained / "data.h5", folder / "data.h5")
+    shutil.copy(trained / "data.h5", folder / "equalised.h5")
+    with h5py.File(folder / "equalised.h5", "a") as file:
+        file.attrs.update({"clahe_limit": 2.0, "clahe_tiles": 8})
     data = [] if "--data" in words else ["--data", "data.h5"]
     refused("evaluate", "-f", "reference", *data, *words, cwd=folder, how=run_here, says=says)
 

@@ -35,6 +35,7 @@ from processes import interruptible
 from selected import BACKENDS
 from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
+import pneumoseg
 from core.backend.registry import load_backend
 from core.files.names import file_name
 from core.pictures.radiographs import outline
@@ -42,6 +43,7 @@ from core.prediction.trained_models import Predictor, find_members
 from core.scoring.thresholds import Thresholds, save_thresholds
 from data.annotations import rle
 from data.hdf5.store import Store
+from data.radiographs.clahe import Clahe, equalize
 from data.radiographs.resize import resize_image
 
 IMAGES = "images"
@@ -379,6 +381,30 @@ def test_ensembles_and_mirror_images_are_means(place: Path) -> None:
     back = probabilities(place, "--images", "mirrored")[:, :, ::-1]
     assert np.abs(one - back).max() > 1e-3
     np.testing.assert_allclose(probabilities(place, "--tta"), (one + back) / 2, atol=1e-6)
+
+
+def test_a_model_of_equalised_images_gets_such_images(place: Path) -> None:
+    """From a DICOM file, from a data file that was equalised in the same way, and in Python."""
+    write_model(place / "equal", clahe=(3.0, 4))
+    words = ["--images", IMAGES, "--no-annotations", "--size", str(SIZE), "--workers", "1"]
+    for name, more in {"plain": [], "equal": ["--clahe", "3", "--clahe-tiles", "4"]}.items():
+        succeed(*words, *more, "--out", f"{name}.h5", cwd=place, program="preprocess.py", how=run_here)
+    images = {}
+    for name in ("plain", "equal"):
+        with Store.open(place / f"{name}.h5") as store:
+            images[name] = np.empty((store.count, SIZE, SIZE, 1), np.float32)
+            store.read(np.arange(store.count), images[name], None)
+    for plain, equal in zip(images["plain"][..., 0], images["equal"][..., 0], strict=True):
+        np.testing.assert_array_equal(equalize(plain, Clahe(3.0, 4)), equal)
+    _, reference = load_backend("reference")
+    predictor = Predictor(find_members([place / "equal"]), reference, "cpu")
+    expected = predictor.predict(images["equal"])
+    np.testing.assert_allclose(probabilities(place, "--model", "equal"), expected, atol=1e-6)
+    assert np.abs(predictor.predict(images["plain"]) - expected).max() > 0.05
+    found = pneumoseg.load_model(place / "equal", backend="reference").predict(place / IMAGES / "e.dcm")
+    np.testing.assert_allclose(found.probability, expected[-1, ..., 0], atol=1e-6)  # of SIZE x SIZE already
+    both = ["--model", MODEL, "equal"]
+    refused(*PREDICT, *both, cwd=place, how=run_here, says=["contrast", "no CLAHE", "limit 3 and 4x4 tiles"])
 
 
 def test_thresholds_are_the_models_or_those_given(place: Path) -> None:

@@ -13,14 +13,19 @@ import numpy as np
 import pytest
 from command_line import assert_same_run, history, refused, run_here, train
 
+from backends.reference.model import ReferenceModel
 from core.commands.train import training
 from core.experiment import recipe
+from core.experiment.checkpoint import load_checkpoint
 from core.experiment.configuration import load_configuration
+from core.network.lowering import lower
 from core.tasks.training import StopRequest
 from core.tasks.training_batches import training_batches
 from data.batches.augmentation import AugmentationSettings
+from data.batches.crops import CropSettings
 from data.batches.loader import Loader
 from data.batches.sampling import SamplingSchedule
+from data.batches.splits import split_store
 from data.hdf5.store import Store
 
 MODEL = "reference_model"
@@ -31,6 +36,9 @@ def test_the_settings_are_those_of_the_data() -> None:
     assert recipe.AugmentationSettings().model_dump() == dataclasses.asdict(AugmentationSettings())
     assert list(recipe.AugmentationSettings.model_fields) == [
         field.name for field in dataclasses.fields(AugmentationSettings)
+    ]
+    assert list(recipe.CropSettings.model_fields) == [
+        field.name for field in dataclasses.fields(CropSettings)
     ]
     assert recipe.SamplingSettings.model_fields.keys() == {
         field.name for field in dataclasses.fields(SamplingSchedule)
@@ -70,6 +78,41 @@ def test_without_held_out_images_they_are_scored_as_they_are(folder: Path) -> No
     for record in history(folder / MODEL):
         assert record["scored_on"] == "training"
         assert record["dice_all_empty"] == pytest.approx(2 / 3)
+
+
+def test_crops_train_and_whole_images_are_scored(folder: Path) -> None:
+    """The scores are those of the saved weights on whole images, and a resumed run has the same bits."""
+    words = ["--set", "training.crop={size: 16, positives: 0.9}", "--set", "training.average_best=0"]
+    said = train(*words, "--epochs", "2", cwd=folder, how=run_here)
+    assert " to train in crops of 16x16, " in said
+    checkpoint = load_checkpoint(folder / MODEL / "last.safetensors")
+    configuration, settings = checkpoint.configuration, checkpoint.configuration.training
+    rules = settings.rules()
+    model = ReferenceModel(lower(configuration.network, 32, 32), rules, settings.precision)
+    model.load_state(checkpoint.arrays)
+    with Store.open(folder / "data.h5") as store:
+        held_out = split_store(store, settings.validation_fraction, settings.seed).validation
+        losses = [
+            (float(model.evaluate(batch.images, batch.masks)[0]), len(batch.images))
+            for batch in Loader(store, held_out, settings.batch_size).epoch(0)
+        ]
+    expected = sum(loss * count for loss, count in losses) / len(held_out)
+    assert history(folder / MODEL)[-1]["validation_loss"] == pytest.approx(expected, rel=1e-5)
+    (folder / MODEL).rename(folder / "whole")
+    train(*words, "--epochs", "1", cwd=folder, how=run_here)
+    train("--resume", "--epochs", "2", cwd=folder, how=run_here)
+    again = load_checkpoint(folder / MODEL / "last.safetensors")
+    for name, array in checkpoint.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [(33, ["training.crop.size: 33", "only 32x32"]), (15, ["training.crop.size: 15", "masks of 16x16"])],
+)
+def test_crops_that_do_not_fit_are_refused(folder: Path, size: int, says: list[str]) -> None:
+    words = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml"]
+    refused(*words, "--set", f"training.crop={{size: {size}}}", cwd=folder, how=run_here, says=says)
 
 
 def test_the_rate_is_shown_where_it_changes(folder: Path) -> None:

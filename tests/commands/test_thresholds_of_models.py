@@ -12,6 +12,7 @@ from tiny_model import SIZE, radiograph, write_model, write_radiograph
 
 from core.prediction.exports import update_thresholds, write_metadata
 from core.scoring.thresholds import Thresholds, save_thresholds
+from core.scoring.views import PLAIN, Views
 
 ALL_GIVEN = ["--pixel", "0.25", "--area", "3", "--score", "0.75"]
 SEARCHED = Thresholds(0.25, 100, 0.5)
@@ -92,6 +93,50 @@ def test_what_is_asked_for_goes_before_and_is_remarked_on(place: Path) -> None:
         assert f"run.py tune -f NAME --model {model}{' --tta' if option == '--tta' else ''}" in found
 
 
+def test_scales_are_followed_or_remarked_on_like_mirror_images(place: Path) -> None:
+    searched = {"flip": True, "scales": [0.75, 1.0]}
+    save_thresholds(place / "one", SEARCHED, searched)
+    said, followed = predict(place, "--model", "one")
+    assert ", with mirror images and scales 0.75,1 (as the thresholds were searched)" in said
+    assert followed["model"]["scales"] == [0.75, 1.0]
+    assert lines(said, "thresholds of ") == []
+    _, asked = predict(place, "--model", "one", *ALL_GIVEN, "--tta", "--scales", "1,0.75")
+    assert [one["existence"] for one in asked["images"]] == [one["existence"] for one in followed["images"]]
+    said, answers = predict(place, "--model", "one", "--no-tta", "--scales", "1")
+    assert (answers["model"]["mirror_images"], answers["model"]["scales"]) == (False, [1.0])
+    (line,) = lines(said, "thresholds of one ")
+    assert "with mirror images, and are used without them; with scales 0.75,1, and are used with 1;" in line
+    said, _ = predict(place, "--model", "one", "--scales", "1.25,1")
+    (line,) = lines(said, "thresholds of one ")
+    assert "with scales 0.75,1, and are used with 1,1.25;" in line
+    assert "run.py tune -f NAME --model one --tta --scales 1,1.25" in line
+    save_thresholds(place / "two", SEARCHED, searched | {"scales": [1.0]})
+    said, answers = predict(place, "--model", "one", "two")
+    assert answers["model"]["scales"] == [1.0]
+    assert len(lines(said, "thresholds of one were searched with scales 0.75,1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("scales", "says"),
+    [
+        ("1,1", ["scales", "different numbers", "1.0, 1.0"]),
+        ("0", ["from 0.1 to 10", "0.0"]),
+        ("nan", ["nan"]),
+        ("1,1.01", ["scales 1 and 1.01 both give images of 32x32"]),
+    ],
+)
+def test_scales_that_cannot_be(place: Path, scales: str, says: list[str]) -> None:
+    words = ["predict", "-f", "reference", "--images", "images", "--model", "one", "--scales", scales]
+    refused(*words, cwd=place, how=run_here, says=says)
+
+
+@pytest.mark.parametrize("scales", [[0.0], 3, ["x"], []])
+def test_damaged_scales_are_named(place: Path, scales: object) -> None:
+    save_thresholds(place / "one", SEARCHED, {"flip": True, "scales": scales})
+    words = ["predict", "-f", "reference", "--images", "images", "--model", "one"]
+    refused(*words, cwd=place, how=run_here, says=["one/thresholds.json", "scales"])
+
+
 def test_models_that_disagree_are_told(place: Path) -> None:
     save_thresholds(place / "one", SEARCHED, {"flip": True})
     save_thresholds(place / "two", SEARCHED, {"flip": False})
@@ -127,13 +172,16 @@ def test_tune_evaluate_and_the_export_agree(tmp_path: Path) -> None:
     train("--epochs", "2", "--set", "training.validation_fraction=0.4", cwd=tmp_path, how=run_here)
     folder, given = tmp_path / "reference_model", ["-f", "reference", "--data", "data.h5"]
     write_metadata(folder / "export", {"format": "pneumoseg-export", "white": "1"})
-    for words, mirrored in ((["--tta"], True), ([], False)):
+    for words, mirrored in ((["--tta", "--scales", "0.5,1"], True), ([], False)):
         succeed("tune", *given, *words, cwd=tmp_path, how=run_here)
         said = succeed("evaluate", *given, "--json", "e.json", "--overwrite", cwd=tmp_path, how=run_here)
         assert json.loads((tmp_path / "e.json").read_text())["origin"]["flip"] is mirrored
         assert lines(said, "thresholds of ") == []
         facts = json.loads((folder / "export" / "metadata.json").read_text())
         assert facts.get("mirror_images") == ("true" if mirrored else None)
+        assert facts.get("scales") == ("[0.5, 1.0]" if mirrored else None)
+        assert json.loads((folder / "thresholds.json").read_text())["scales"] == [0.5] * mirrored + [1.0]
+        assert ("0.5,1" in said) is mirrored
         assert facts["white"] == "1"
     said = succeed("evaluate", *given, "--tta", cwd=tmp_path, how=run_here)
     assert len(lines(said, "thresholds of reference_model were searched without mirror images")) == 1
@@ -147,8 +195,16 @@ def test_an_export_says_that_its_thresholds_want_mirror_images(place: Path) -> N
         facts = json.loads((place / f"out{flip}" / "metadata.json").read_text())
         assert facts.get("mirror_images") == ("true" if flip else None)
         assert ("mirror image" in said) is flip
+        assert "clahe" not in facts
+    write_model(place / "equalised", clahe=(3.0, 4))
+    succeed("export", "--model", "equalised", "--to", "onnx", "--out", "equal", cwd=place, how=run_here)
+    assert (
+        json.loads((place / "equal" / "metadata.json").read_text())["clahe"] == '{"limit": 3.0, "tiles": 4}'
+    )
     write_metadata(place / "bare", {"format": "pneumoseg-export"})
-    update_thresholds(place / "bare", SEARCHED, flip=True)
-    update_thresholds(place / "bare", SEARCHED, flip=False)
-    assert "mirror_images" not in json.loads((place / "bare" / "metadata.json").read_text())
+    update_thresholds(place / "bare", SEARCHED, Views(flip=True, scales=(0.5, 1.0)))
+    facts = json.loads((place / "bare" / "metadata.json").read_text())
+    assert (facts["mirror_images"], facts["scales"]) == ("true", "[0.5, 1.0]")
+    update_thresholds(place / "bare", SEARCHED, PLAIN)
+    assert not {"mirror_images", "scales"} & set(json.loads((place / "bare" / "metadata.json").read_text()))
     assert SIZE == 32

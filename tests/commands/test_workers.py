@@ -36,6 +36,7 @@ RECIPE = [
     *("--epochs", "3", "--batch-size", "5", "--threads", "1", "--set", "training.shards=4"),
     *("--set", "training.clip_norm=0.05", "--set", "training.sampling.positives=0.5"),
     *("--set", "training.augmentation.shift=0.1", "--set", "training.average_best=2"),
+    *("--set", "training.crop={size: 24, positives: 0.7}"),
 ]
 LONG = ["--epochs", "4", "--batch-size", "6", "--threads", "1", "--set", "training.shards=6"]
 BEGIN = ["-f", "reference", "--data", "data.h5", "--config", "network.yaml", *LONG]

@@ -30,7 +30,9 @@ CONFIGURATION = parse_configuration(
 _ROOT = "1.2.826.0.1.3680043.8.498.4711."
 
 
-def write_model(folder: Path, seed: int = 1, size: int = SIZE) -> None:
+def write_model(
+    folder: Path, seed: int = 1, size: int = SIZE, clahe: tuple[float, int] | None = None
+) -> None:
     """Write a model folder. Bright pixels get high probabilities; the kernel is not symmetric."""
     plan = lower(CONFIGURATION.network, size, size)
     state = initial_state(plan, CONFIGURATION.training.rules(), seed)
@@ -39,7 +41,7 @@ def write_model(folder: Path, seed: int = 1, size: int = SIZE) -> None:
     state["mask/kernel"][..., 0] = np.float32([[5, 4, 3], [6, 5, 4], [7, 6, 5]])[..., np.newaxis]
     state["mask/bias"][:] = -4
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(CONFIGURATION, DataFacts(4, 1, size, size), Progress(), state)
+    checkpoint = Checkpoint(CONFIGURATION, DataFacts(4, 1, size, size, clahe), Progress(), state)
     save_checkpoint(folder / "best.safetensors", checkpoint)
 
 

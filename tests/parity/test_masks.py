@@ -21,6 +21,7 @@ from core.parity.synthetic_batches import SyntheticBatches
 from core.prediction.predictor_process import RemotePredictor
 from core.prediction.trained_models import find_members
 from core.scoring.thresholds import Thresholds
+from core.scoring.views import Views
 from core.tasks.predictions import Segmentation, segment_image
 
 HEIGHT, WIDTH = 40, 56
@@ -56,7 +57,7 @@ def answers(
 ) -> list[Segmentation]:
     with BackendProcess(name) as process:
         title, members = find_backend(name).title, find_members(models)
-        predictor = RemotePredictor(process, title, members, "cpu", flip=True)
+        predictor = RemotePredictor(process, title, members, "cpu", views=Views(flip=True))
         first, second = (
             predictor.begin(images[:9]),
             predictor.begin(images[9:]),

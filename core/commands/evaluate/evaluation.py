@@ -25,10 +25,12 @@ from core.files.atomic import write_text
 from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members, has_existence
 from core.scoring.evaluation_record import Evaluation
+from core.scoring.views import PLAIN, shown
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.evaluation import EvaluatedModel, evaluate
 from core.tasks.predictions import PredictionSettings, choose_settings, remark_on_folds
 from data.hdf5.store import Store
+from data.radiographs.resize import resize_image
 
 
 def run(arguments: argparse.Namespace) -> Status:
@@ -70,7 +72,9 @@ def _evaluate_all(console: Terminal, arguments: argparse.Namespace, names: Seque
         opened = [(name, folders, find_members(folders)) for name, folders in wanted]
         for name, folders, members in opened:
             head = has_existence(members)
-            decision = choose_settings(folders, given_thresholds(arguments), arguments.tta, head=head)
+            decision = choose_settings(
+                folders, given_thresholds(arguments), arguments.tta, arguments.scales, head=head
+            )
             for note in filter(None, (remark_on_folds(folders, members), *decision.remarks)):
                 console.print(visible(note))
             compared = frozenset(case.row.id for case in found[0].cases) if found else frozenset()
@@ -108,7 +112,9 @@ def _evaluate(
     with BackendProcess(name) as process:
 
         def open_models(some: Sequence[Member]) -> tuple[BeginPrediction, str]:
-            predictor = RemotePredictor(process, backend.title, some, arguments.device, flip=decision.flip)
+            predictor = RemotePredictor(
+                process, backend.title, some, arguments.device, views=decision.views, resize=resize_image
+            )
             return predictor.begin, predictor.device
 
         return evaluate(
@@ -139,6 +145,7 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
 def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Return the rows of the table: a label, and one cell per evaluation."""
     lines: dict[str, list[str]] = {}
+    any_scales = any(evaluation.origin.scales != PLAIN.scales for evaluation in found)
     any_head = any(evaluation.summary.auroc_head is not None for evaluation in found)
     for evaluation in found:
         scores, origin = evaluation.summary, evaluation.origin
@@ -156,6 +163,7 @@ def _lines(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
             "thresholds": f"{scores.thresholds} ({origin.thresholds})",
             "checkpoint": ", ".join(f"{one.checkpoint} of epoch {one.epoch}" for one in origin.members),
             "mirror images": "yes" if origin.flip else "no",
+            **({"scales": shown(origin.scales)} if any_scales else {}),
             "images/s": f"{origin.images_per_second:.1f} ({origin.device})",
         }
         for label, cell in cells.items():

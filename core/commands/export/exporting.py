@@ -36,7 +36,8 @@ from core.prediction.exports import (
     write_metadata,
 )
 from core.prediction.trained_models import Member, find_members
-from core.scoring.thresholds import load_saved_thresholds
+from core.scoring.thresholds import SavedThresholds, load_saved_thresholds
+from core.scoring.views import PLAIN
 
 
 def run(arguments: argparse.Namespace) -> Status:
@@ -93,7 +94,7 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     console.print(
         f"images: (N, {data.height}, {data.width}, 1) float32, white is {arguments.white:g}; "
         f"thresholds: {searched}"
-        f"{', for the mean with the mirror image' if saved is not None and saved.flip else ''}"
+        f"{_for_views(saved)}"
     )
     if received is None:
         console.print(f"NOT checked: the backend {backend.name} cannot read {what} back")
@@ -104,6 +105,14 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
         )
     details = "" if out.is_file() else f", and what it is in {METADATA}"
     console.print(f"Written: {visible(str(out))} ({size / 1e6:.1f} MB{details})")
+
+
+def _for_views(saved: SavedThresholds | None) -> str:
+    """Return the views that saved thresholds are for, if they are not for the image alone."""
+    views = PLAIN if saved is None else saved.views or PLAIN
+    if views == PLAIN:
+        return ""
+    return f", for the mean with the {'mirror image' if not views.scaled else views.extras}"
 
 
 def _only_member(folder: Path) -> Member:

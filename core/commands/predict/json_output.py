@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 def as_json(arguments: argparse.Namespace, outcomes: FileOutcomes, model: LoadedModel) -> dict[str, Any]:
     """Return the content of the JSON file; docs/prediction.md describes it."""
     left_out = outcomes.unreadable + outcomes.not_listed
+    clahe = model.members[0].checkpoint.data.clahe
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -31,9 +32,11 @@ def as_json(arguments: argparse.Namespace, outcomes: FileOutcomes, model: Loaded
                 {"checkpoint": str(member.path), "sha256": digest}
                 for member, digest in zip(model.members, model.hashes, strict=True)
             ],
-            "mirror_images": model.flip,
+            "mirror_images": model.views.flip,
+            "scales": list(model.views.scales),
             "height": model.size[0],
             "width": model.size[1],
+            "clahe": None if clahe is None else {"limit": clahe[0], "tiles": clahe[1]},
         },
         "versions": {
             TOOL: importlib.metadata.version(TOOL),

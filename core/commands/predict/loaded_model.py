@@ -13,6 +13,7 @@ from core.backend.contract import Backend
 from core.commands.shared.versions import TOOL
 from core.prediction.trained_models import Member
 from core.scoring.thresholds import Thresholds
+from core.scoring.views import Views
 from core.tasks.predictions import PredictionSettings
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class LoadedModel:
         backend: The framework's descriptor.
         device: Where the backend computes.
         members: The models; several are an ensemble.
-        decision: Thresholds, and whether mirror images are predicted too.
+        decision: Thresholds, and the views of an image.
     """
 
     backend: Backend
@@ -41,9 +42,9 @@ class LoadedModel:
         return self.decision.thresholds
 
     @property
-    def flip(self) -> bool:
-        """Whether mirror images are predicted too."""
-        return self.decision.flip
+    def views(self) -> Views:
+        """The views whose predictions are averaged."""
+        return self.decision.views
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,5 +63,5 @@ class LoadedModel:
         from data.submissions.dicom_segmentation import Algorithm
 
         combined = hashlib.sha256("".join(self.hashes).encode()).hexdigest()
-        parameters = f"{self.thresholds}{', mirror images' if self.flip else ''}"
+        parameters = f"{self.thresholds}{', ' if self.views.extras else ''}{self.views.extras}"
         return Algorithm(TOOL, importlib.metadata.version(TOOL), combined[:16], parameters)

@@ -34,6 +34,7 @@ from core.prediction.trained_models import Prediction
 from core.processes.pool import MapInOrder
 from data.annotations import rle
 from data.hdf5.probability_maps import ProbabilityFile
+from data.radiographs.clahe import Clahe
 from data.radiographs.reading import ImageFile, Reading, read_all
 
 Predict: TypeAlias = Callable[[Iterator[NDArray[np.float32]]], Generator[Prediction, None, None]]
@@ -81,6 +82,7 @@ class PredictionPipeline:
         folder: The folder of the images.
         files: The files in it.
         size: Height and width of the network's images.
+        clahe: How the network's images are equalised; None if they are not.
         predict: Runs the network.
         batch_size: The number of images that the network takes at a time.
         workers: The number of processes that read, and of those that finish images.
@@ -94,6 +96,7 @@ class PredictionPipeline:
     folder: Path
     files: Sequence[Path]
     size: tuple[int, int]
+    clahe: Clahe | None
     predict: Predict
     batch_size: int
     workers: int
@@ -149,7 +152,14 @@ class PredictionPipeline:
     def _batches(self) -> Iterator[list[Reading]]:
         """Yield every readable image once, in batches."""
         outcomes, seen, batch = self.outcomes, set[str](), list[Reading]()
-        readings = read_all(self.folder, self.files, *self.size, workers=self.workers, mapping=self.mapping)
+        readings = read_all(
+            self.folder,
+            self.files,
+            *self.size,
+            clahe=self.clahe,
+            workers=self.workers,
+            mapping=self.mapping,
+        )
         with contextlib.closing(readings):
             for reading in readings:
                 source = reading.source

@@ -41,12 +41,15 @@ from core.files.system_errors import explain_os_errors
 from core.prediction.predictor_process import SharedPrediction
 from core.prediction.trained_models import Prediction, Predictor, find_members, has_existence
 from core.processes.pool import map_in_order
+from core.scoring.views import shown
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.predictions import choose_settings, remark_on_folds
+from core.tasks.validation_split import clahe_of
 from data.annotations.annotation_file import Annotations, read_annotations
 from data.annotations.image_ids import Identities, image_id
 from data.hdf5.probability_maps import ProbabilityFile
 from data.radiographs import dicom
+from data.radiographs.resize import resize_image
 from data.submissions.submission_file import write_rows
 
 
@@ -66,7 +69,9 @@ def run(arguments: argparse.Namespace, machines: Machines | None = None) -> Stat
         require(["highdicom"], "--dicom-seg")
     members = find_members(folders)
     head = has_existence(members)
-    decision = choose_settings(folders, given_thresholds(arguments), arguments.tta, head=head)
+    decision = choose_settings(
+        folders, given_thresholds(arguments), arguments.tta, arguments.scales, head=head
+    )
     files = _find(arguments.images)
     annotations = None
     if arguments.annotations is not None:
@@ -104,7 +109,7 @@ def run(arguments: argparse.Namespace, machines: Machines | None = None) -> Stat
 
 def _predict_here(model: LoadedModel, implementation: Implementation) -> Predict:
     """Compile the models in this process."""
-    predictor = Predictor(model.members, implementation, model.device, flip=model.flip)
+    predictor = Predictor(model.members, implementation, model.device, views=model.views, resize=resize_image)
 
     def predict(batches: Iterator[NDArray[np.float32]]) -> Generator[Prediction, None, None]:
         for images in batches:
@@ -116,7 +121,7 @@ def _predict_here(model: LoadedModel, implementation: Implementation) -> Predict
 def _predict_on(machines: Machines, model: LoadedModel, asked: str) -> Predict:
     """Let all machines compile the models and predict. If this one chose a GPU, all must have one."""
     device = model.device.partition(":")[0] if asked == "auto" else asked
-    shared = SharedPrediction(model.backend.name, model.members, device, model.flip)
+    shared = SharedPrediction(model.backend.name, model.members, device, model.views, resize_image)
     return lambda batches: machines.spread(shared, batches)
 
 
@@ -186,6 +191,7 @@ def _predict(
             folder=arguments.images,
             files=files,
             size=model.size,
+            clahe=clahe_of(model.members),
             predict=predict,
             batch_size=arguments.batch_size,
             workers=arguments.workers or available_cores(),
@@ -222,8 +228,10 @@ def _begin_maps(
     attributes: dict[str, str | int | float] = {
         "framework": model.backend.name,
         "models": len(model.members),
-        "flip": model.flip,
+        "flip": model.views.flip,
     }
+    if model.views.scaled:
+        attributes["scales"] = shown(model.views.scales)
     with explain_os_errors(path, "write"):
         file = ProbabilityFile(partial, *model.size, most, attributes)
     return MapsOutput(stack.enter_context(file), path)

@@ -24,12 +24,14 @@ def describe(model: LoadedModel, files: int) -> str:
         f"{len(model.members)} models" if len(model.members) > 1 else visible(str(model.members[0].path))
     )
     number = f"{files} DICOM file{'' if files == 1 else 's'}"
-    mirrored = ", with mirror images" if model.flip else ""
+    views = f", with {model.views.extras}" if model.views.extras else ""
     if model.decision.followed:
-        mirrored += " (as the thresholds were searched)"
+        views += " (as the thresholds were searched)"
+    data = model.members[0].checkpoint.data
+    contrast = "" if data.clahe is None else f", {data.contrast}"
     return (
-        f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}{mirrored}\n"
-        f"thresholds: {model.thresholds} ({model.decision.origin}); {number}"
+        f"{several} on {model.backend.title} {model.backend.version()}, device: {model.device}{views}\n"
+        f"thresholds: {model.thresholds} ({model.decision.origin}); {number}{contrast}"
     )
 
 

@@ -95,7 +95,7 @@ def _add_timeout(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+def add_overwrite_option(parser: argparse._ActionsContainer) -> None:
     """Add --overwrite; see `core.commands.shared.outputs`."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace outputs that exist; without it they are an error"
@@ -164,13 +164,16 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def add_prediction_options(
-    parser: argparse.ArgumentParser, tta_default: str = "as when the thresholds were searched"
+    parser: argparse.ArgumentParser,
+    tta_default: str = "as when the thresholds were searched",
+    scales_default: str = "as when the thresholds were searched",
 ) -> None:
-    """Add --tta, --no-tta, --batch-size and --device. Without the first two, `tta` is None.
+    """Add --tta, --no-tta, --scales, --batch-size and --device. Without the first three, both are None.
 
     Args:
         parser: The parser of the subcommand.
         tta_default: What the help says of None.
+        scales_default: What it says of None for the scales.
     """
     parser.add_argument(
         "--tta",
@@ -178,8 +181,20 @@ def add_prediction_options(
         help="predict the mirror image too and take the mean (test-time augmentation; default: "
         f"{tta_default})",
     )
+    parser.add_argument(
+        "--scales",
+        type=_scales,
+        metavar="S,S,...",
+        help="predict at these multiples of the images' size and take the mean, as in 0.75,1,1.25 "
+        f"(default: {scales_default})",
+    )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="number of images at a time")
     add_device_option(parser)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    """Read the value of --scales. Which numbers are allowed is checked by `core.scoring.views`."""
+    return tuple(float(part) for part in text.split(","))
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:

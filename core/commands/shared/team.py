@@ -70,7 +70,7 @@ def run_over_machines(arguments: argparse.Namespace, work: Callable[[Machines | 
     _check_timeout(arguments)
     if not has_started_several():
         return work(None)
-    exchange = connect(arguments.worker_timeout)
+    exchange = connect(arguments.worker_timeout, survive=True)
     from core.distribution.machines import Machines, serve
 
     own = arguments.workers or available_cores()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands.shared.options import (
@@ -10,6 +11,7 @@ from core.commands.shared.options import (
     add_data_option,
     add_device_option,
     add_framework_option,
+    add_overwrite_option,
     add_team_options,
 )
 
@@ -40,11 +42,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL_DIR",
         help="continue NAME_model/, or the model in MODEL_DIR, of any backend",
     )
+    group = parser.add_argument_group("trials", "they train some batches and write no model")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="try some batches of each stage; show memory and how long the whole will take",
+    )
+    either.add_argument(
+        "--rate-test",
+        type=Path,
+        metavar="FILE",
+        help="train while the learning rate grows, and draw the loss over it: .png, .svg or .pdf",
+    )
+    add_overwrite_option(group)
     add_team_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train to the end, or until Ctrl-C or SIGTERM."""
+    if arguments.dry_run or arguments.rate_test is not None:
+        from core.commands.train import trials
+
+        return trials.run(arguments)
+
     from core.commands.shared.team import run_as_team
 
     def work(exchange: Exchange) -> int:

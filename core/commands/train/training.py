@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace, exchange: Exchange) -> int:
         console.problem(visible(str(interruption)))
         console.problem(visible(f"Go on with: {_continuation(arguments, interruption)}"))
         return of_signal(interruption.number)
-    if len(planned.runs) > 1:
-        number = len(planned.runs)
+    if planned.folds > 1:
+        number = planned.folds
         watcher.say(f"All {number} folds are trained; together they predict as an ensemble: {planned.folder}")
     return Status.DONE
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a model, or of folds (default: NAME_model, or the only one there)",
     )
     add_data_option(parser)
-    add_prediction_options(parser, tta_default="no; the choice is saved with the thresholds")
+    add_prediction_options(parser, *["no; the choice is saved with the thresholds", "1; saved too"])
 
 
 def run(arguments: argparse.Namespace) -> Status:

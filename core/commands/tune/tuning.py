@@ -23,9 +23,11 @@ from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members
 from core.scoring.evaluation_record import Surface
 from core.scoring.threshold_search import SearchResult
+from core.scoring.views import Views, checked_scales
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.tuning import describe, tune_thresholds
 from data.hdf5.store import Store
+from data.radiographs.resize import resize_image
 
 
 def run(arguments: argparse.Namespace) -> Status:
@@ -33,6 +35,9 @@ def run(arguments: argparse.Namespace) -> Status:
     console = terminal.console(soft_wrap=True)
     watcher = ConsoleWatcher(console)
     check_at_least_one(arguments, "batch_size")
+    views = Views(bool(arguments.tta))
+    if arguments.scales is not None:
+        views = Views(views.flip, checked_scales(arguments.scales))
     named = None if arguments.framework is None else require_backend(arguments.framework)
     folder = Path(arguments.model or model_of(arguments.framework))
     backend = named or choose_predictor(find_members([folder]), arguments.device)
@@ -46,12 +51,10 @@ def run(arguments: argparse.Namespace) -> Status:
 
         def open_models(members: Sequence[Member]) -> BeginPrediction:
             return RemotePredictor(
-                process, backend.title, members, arguments.device, flip=bool(arguments.tta)
+                process, backend.title, members, arguments.device, views=views, resize=resize_image
             ).begin
 
-        found, shown = tune_thresholds(
-            watcher, store, folder, open_models, arguments.batch_size, flip=bool(arguments.tta)
-        )
+        found, shown = tune_thresholds(watcher, store, folder, open_models, arguments.batch_size, views=views)
     _print(console, found, shown)
     console.result(visible(describe(folder, found)))
     return Status.DONE

@@ -31,7 +31,7 @@ def set_folder(folder: Path) -> None:
 
 def worker() -> int:
     """Return the number of the worker that this process belongs to."""
-    return int(os.environ["PMI_RANK"])
+    return int(os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"])
 
 
 def square(number: int) -> tuple[int, int]:
@@ -52,6 +52,15 @@ def square_or_die(number: int) -> int:
     if number == 11 or (worker() == 1 and not mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def square_or_lose_machine(number: int) -> int:
+    """Return the square. The machine of worker 1 is lost when it has begun with its items."""
+    time.sleep(0.005)
+    if worker() == 1 and number > 30:
+        os.kill(int((_folder / "worker1").read_text()), signal.SIGKILL)
+        time.sleep(60)
     return number * number
 
 
@@ -127,6 +136,12 @@ def crash(machines: Machines, folder: Path) -> Any:
     return list(mapped(machines, square_or_die, list(range(60)), folder))
 
 
+def lost(machines: Machines, folder: Path) -> Any:
+    """Return the results although a machine is lost, and those of more work."""
+    found = list(mapped(machines, square_or_lose_machine, list(range(60)), folder))
+    return [found, list(mapped(machines, square_or_raise, list(range(9)), folder))]
+
+
 def error(machines: Machines, folder: Path) -> Any:
     """Return the results before an exception, and its message; then do more work."""
     found: list[Any] = []
@@ -153,13 +168,14 @@ def idle(machines: Machines, folder: Path) -> Any:
 
 def main(job: str, folder: str) -> int:
     """Run a job."""
-    jobs = {one.__name__: one for one in (nested, crash, error, refused, idle)}
+    jobs = {one.__name__: one for one in (nested, crash, lost, error, refused, idle)}
 
     def work(machines: Machines | None) -> Status:
         assert machines is not None
         print(json.dumps(jobs[job](machines, Path(folder))))
         return Status.DONE
 
+    (Path(folder) / f"worker{worker()}").write_text(str(os.getpid()))
     before = time.process_time()
     status = run_over_machines(argparse.Namespace(workers=2, worker_timeout=60.0), work)
     if worker() > 0 and job == "idle":

@@ -214,7 +214,7 @@ def test_what_a_continuation_may_not_change_is_named(override: str, message: str
 
 def test_a_checkpoint_from_before_the_recipe_is_continued() -> None:
     content = CHECKPOINT.configuration.model_dump(mode="json")
-    for key in ("schedule", "sampling", "augmentation", "average_best", "folds", "fold"):
+    for key in ("schedule", "sampling", "augmentation", "average_best", "folds", "fold", "crop"):
         del content["training"][key]
     old = replace(CHECKPOINT, configuration=parse_configuration(content))
     check_continuation(old, CHECKPOINT.configuration, CHECKPOINT.data)
@@ -226,3 +226,6 @@ def test_other_data_are_refused() -> None:
         UserError, match=r"20 images \(3 positive\) of 32x48, --data holds 20 images \(4 positive\)"
     ):
         check_continuation(CHECKPOINT, CHECKPOINT.configuration, other)
+    equalised = replace(CHECKPOINT.data, clahe=(2.0, 8))
+    with pytest.raises(UserError, match=r"of 32x48, --data .* of 32x48, CLAHE with limit 2 and 8x8 tiles"):
+        check_continuation(CHECKPOINT, CHECKPOINT.configuration, equalised)

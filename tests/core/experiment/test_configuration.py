@@ -82,6 +82,9 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
         **dict.fromkeys(("horizontal_flip", "shift", "scale", "rotate"), 0.0),
         **dict.fromkeys(("brightness", "contrast", "gamma", "noise"), 0.0),
         **dict.fromkeys(("affine_probability", "intensity_probability", "noise_probability"), 1.0),
+        **dict.fromkeys(("elastic_probability", "grid_probability", "clahe_probability"), 1.0),
+        **{"elastic": 0.0, "elastic_smoothness": 0.1, "grid_distortion": 0.0, "grid_cells": 5},
+        **{"clahe": 0.0, "clahe_tiles": 8},
     }
     assert training.pop("early_stop") == {
         **{"monitor": "validation_loss", "patience": 15, "min_delta": 0.0, "enabled": True},
@@ -91,7 +94,8 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
     assert training == {
         **{"epochs": 100, "batch_size": 32, "shards": 1, "seed": 0, "precision": "float32", "threshold": 0.5},
         **{"validation_fraction": 0.2, "folds": None, "fold": None, "average_best": 0},
-        **{"clip_norm": None, "sampling": None, "start_from": None, "dropout_masks": "host"},
+        **{"clip_norm": None, "sampling": None, "start_from": None, "dropout_masks": "host", "crop": None},
+        **{"size": None, "stages": [], "stage": None},
     }
 
 
@@ -140,6 +144,8 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "network.blocks[3].dropout": BELOW_ONE,
     "network.batch_norm_settings.momentum": BETA,
     "network.batch_norm_settings.epsilon": (1e-5 - TINY, 1e-5, 1.0, 1 + 1e-9),
+    "training.size": (0, 1, 65535, 65536),
+    "training{stages: [{}, {}, {}]}.stage": (0, 1, 3, 4),
     "training.epochs": EPOCHS,
     "training.batch_size": (0, 1, 65536, 65537),
     "training{batch_size: 65536}.shards": (0, 1, 65536, 65537),
@@ -183,11 +189,19 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "training.schedule{name: plateau}.factor": INSIDE,
     "training.schedule{name: plateau}.patience": (0, 1, BIG, np.inf),
     "training.schedule{name: plateau}.min_rate": (-TINY, 0.0, 100.0, 100.1),
+    "training.crop.size": (0, 1, 8192, 8193),
+    "training.crop{size: 64}.positives": SHARE,
     "training.sampling.positives": SHARE,
     "training.sampling{positives: 0.5}.final": SHARE,
     "training.sampling{positives: 0.5}.over_epochs": EPOCHS,
     **{f"training.augmentation.{key}": SHARE for key in ("horizontal_flip", "brightness", "contrast")},
     **{f"training.augmentation.{key}_probability": SHARE for key in ("affine", "intensity", "noise")},
+    **{f"training.augmentation.{key}_probability": SHARE for key in ("elastic", "grid", "clahe")},
+    **{f"training.augmentation.{key}": SHARE for key in ("elastic", "grid_distortion")},
+    "training.augmentation.elastic_smoothness": FACTOR,
+    "training.augmentation.grid_cells": (0, 1, 1000, 1001),
+    "training.augmentation.clahe": (-TINY, 0.0, 255.0, 255.1),
+    "training.augmentation.clahe_tiles": (0, 1, 256, 257),
     **{f"training.augmentation.{key}": BELOW_ONE for key in ("shift", "scale")},
     "training.augmentation.rotate": (-TINY, 0.0, 180.0, 180.1),
     "training.augmentation.gamma": (-TINY, 0.0, 10.0, 10.1),

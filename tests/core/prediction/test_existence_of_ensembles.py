@@ -25,6 +25,7 @@ from core.prediction.exports import (
 )
 from core.prediction.trained_models import Predictor, find_members, has_existence, mean_thresholds
 from core.scoring.thresholds import Thresholds
+from core.scoring.views import Views
 from core.tasks.predictions import choose_settings
 
 HEIGHT, WIDTH = 8, 12
@@ -78,7 +79,7 @@ def test_an_ensemble_is_the_mean_of_its_models_and_of_mirror_images(tmp_path: Pa
     assert found.existence is not None
     np.testing.assert_allclose(found.existence, plain.mean(axis=0), atol=1e-7)
     assert found.existence_of(1) == found.existence[1]
-    flipped = Predictor(members, REFERENCE, "cpu", flip=True)
+    flipped = Predictor(members, REFERENCE, "cpu", views=Views(flip=True))
     both = flipped.predict_with_existence(images())
     assert both.existence is not None
     np.testing.assert_allclose(both.existence, (plain + turned).mean(axis=0) / 2, atol=1e-7)

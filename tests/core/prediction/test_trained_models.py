@@ -24,6 +24,7 @@ from core.prediction.trained_models import (
     missing_folds,
 )
 from core.scoring.thresholds import Thresholds, save_thresholds
+from core.scoring.views import PLAIN, Views
 
 HEIGHT, WIDTH = 8, 12
 CONFIGURATION = parse_configuration(
@@ -46,9 +47,9 @@ def write_model(path: Path, seed: int, height: int = HEIGHT) -> None:
     save_checkpoint(path, Checkpoint(CONFIGURATION, DataFacts(4, 1, height, WIDTH), Progress(), state))
 
 
-def predictor(*folders: Path, flip: bool = False) -> Predictor:
+def predictor(*folders: Path, views: Views = PLAIN) -> Predictor:
     _, reference = load_backend("reference")
-    return Predictor(find_members(folders), reference, "cpu", flip=flip)
+    return Predictor(find_members(folders), reference, "cpu", views=views)
 
 
 def images() -> NDArray[np.float32]:
@@ -74,6 +75,39 @@ def test_an_ensemble_is_the_mean_of_its_models(tmp_path: Path) -> None:
     assert np.abs(together - each[0]).max() > 1e-3
 
 
+def shrunk(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Return an image of half the size (means of four pixels), or of twice the size (each pixel repeated)."""
+    rows, columns = pixels.shape
+    if rows < height:
+        return np.repeat(np.repeat(pixels, height // rows, axis=0), width // columns, axis=1)
+    return pixels.reshape(height, rows // height, width, columns // width).mean(axis=(1, 3))
+
+
+def test_scales_are_averaged(tmp_path: Path) -> None:
+    """Each image at half its size too, predicted by a network compiled for that size, and repeated back."""
+    write_model(tmp_path / "1" / "best.safetensors", 1)
+    plan, training = lower(CONFIGURATION.network, HEIGHT // 2, WIDTH // 2), CONFIGURATION.training
+    small = load_backend("reference")[1].compile(plan, training.rules(), "cpu", training.precision)
+    small.load_state(initial_state(plan, training.rules(), 1))
+
+    def by_hand(of: NDArray[np.float32]) -> NDArray[np.float64]:
+        halved = (of[:, ::2, ::2] + of[:, 1::2, ::2] + of[:, ::2, 1::2] + of[:, 1::2, 1::2]) / 4
+        found = small.predict(halved.astype(np.float32))
+        assert np.abs(np.kron(found[0, ..., 0], np.ones((2, 2))) - alone(1, of)[0, ..., 0]).max() > 1e-3
+        return (
+            alone(1, of).astype(float) + np.stack([np.kron(one, np.ones((2, 2, 1))) for one in found])
+        ) / 2
+
+    expected, turned = by_hand(images()), by_hand(np.ascontiguousarray(images()[:, :, ::-1]))[:, :, ::-1]
+    members, (_, reference) = find_members([tmp_path / "1"]), load_backend("reference")
+    for views, wanted in (
+        (Views(scales=(0.5, 1.0)), expected),
+        (Views(flip=True, scales=(0.5, 1.0)), (expected + turned) / 2),
+    ):
+        found = Predictor(members, reference, "cpu", views=views, resize=shrunk).predict(images())
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_flip_averaging(tmp_path: Path) -> None:
     """The prediction for the mirror image is the mirrored prediction for the image."""
     for seed in (1, 2):
@@ -82,10 +116,10 @@ def test_flip_averaging(tmp_path: Path) -> None:
     plain = {seed: alone(seed, images()) for seed in (1, 2)}
     turned = {seed: alone(seed, np.ascontiguousarray(mirrored))[:, :, ::-1] for seed in (1, 2)}
     assert np.abs(turned[1] - plain[1]).max() > 1e-3
-    one = predictor(tmp_path / "1", flip=True)
+    one = predictor(tmp_path / "1", views=Views(flip=True))
     np.testing.assert_allclose(one.predict(images()), (plain[1] + turned[1]) / 2, atol=1e-7)
     np.testing.assert_allclose(one.predict(mirrored), one.predict(images())[:, :, ::-1], atol=1e-7)
-    both = predictor(tmp_path / "1", tmp_path / "2", flip=True).predict(images())
+    both = predictor(tmp_path / "1", tmp_path / "2", views=Views(flip=True)).predict(images())
     np.testing.assert_allclose(both, (plain[1] + turned[1] + plain[2] + turned[2]) / 4, atol=1e-7)
 
 

@@ -24,6 +24,7 @@ from core.scoring.thresholds import (
     load_thresholds,
     save_thresholds,
 )
+from core.scoring.views import Views
 
 BRIGHT = np.array([[0.9, 0.2], [0.8, 0.1]], np.float32)
 
@@ -56,7 +57,9 @@ def test_without_the_head_nothing_of_it_is_shown_or_written(tmp_path: Path) -> N
 
 def test_the_file_has_it(tmp_path: Path) -> None:
     save_thresholds(tmp_path, Thresholds(0.25, 3, 0.5, 0.75), {"flip": True})
-    assert load_saved_thresholds(tmp_path) == SavedThresholds(Thresholds(0.25, 3, 0.5, 0.75), flip=True)
+    assert load_saved_thresholds(tmp_path) == SavedThresholds(
+        Thresholds(0.25, 3, 0.5, 0.75), Views(flip=True)
+    )
 
 
 @pytest.mark.parametrize("value", ["high", True, -0.1, 1.5, float("nan")])

@@ -5,6 +5,7 @@ The end of the test run lists wrong ways to move a mask, and that the tests noti
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from data.batches import augmentation
-from data.batches.augmentation import AugmentationSettings, augment, move, tone
+from core.base.randomness import uniform
+from data.batches import warping
+from data.batches.augmentation import AugmentationSettings, augment, tone
+from data.batches.warping import move
+from data.radiographs.clahe import Clahe, equalize
 
 SHAPES = [(9, 14), (16, 11), (12, 12), (13, 13)]
 Image = NDArray[np.float32]
@@ -194,7 +198,7 @@ def test_every_pixel_is_read_where_it_is_said(
 ) -> None:
     image, mask = drawn(shape, seed=3)
     mask[0, -1] = 1
-    matrix = augmentation._source_of(shape, shift, scale, degrees)
+    matrix = warping._source_of(shape, shift, scale, degrees)
     found = moved(image, mask, shift, scale, degrees)
     np.testing.assert_allclose(found[0], read_by_hand(image, matrix, False), atol=3e-7)
     shares = read_by_hand(mask.astype(np.float32), matrix, True)
@@ -242,7 +246,7 @@ def left_where_it_was(image: Image, mask: Mask, *how: Any) -> None:
 
 def nearest_pixel(image: Image, mask: Mask, shift: Any, scale: float, degrees: float) -> None:
     """The mask is read at the nearest pixel."""
-    source = augmentation._source_of(mask.shape, shift, scale, degrees)
+    source = warping._source_of(mask.shape, shift, scale, degrees)
     before = mask.copy()
     move(image, mask, shift, scale, degrees)
     for row in range(mask.shape[0]):
@@ -350,6 +354,9 @@ def test_a_probability_is_a_share_of_the_images() -> None:
     for wanted in (
         AugmentationSettings(horizontal_flip=0.3),
         AugmentationSettings(shift=0.3, affine_probability=0.3),
+        AugmentationSettings(elastic=0.3, elastic_probability=0.3),
+        AugmentationSettings(grid_distortion=0.3, grid_probability=0.3),
+        AugmentationSettings(clahe=3.0, clahe_tiles=2, clahe_probability=0.3),
         AugmentationSettings(contrast=0.5, intensity_probability=0.3),
         AugmentationSettings(noise=0.5, noise_probability=0.3),
     ):
@@ -379,18 +386,78 @@ def test_one_setting_changes_no_other_s_numbers() -> None:
         np.testing.assert_array_equal(altered(image, mask, more, 1, 1, place)[1], alone[1])
 
 
+def test_an_equalization_has_the_limit_that_was_drawn() -> None:
+    """The limit is the eighth number of the amounts, uniform from 1 to 1 + `clahe`."""
+    image, mask = drawn((64, 48))
+    for place in range(3):
+        (share,) = uniform(1, "augmentation", 1, place, "amounts", shape=(8,))[7:]
+        found = altered(image, mask, AugmentationSettings(clahe=6.0, clahe_tiles=2), 1, 1, place)
+        np.testing.assert_array_equal(found[0], equalize(image, Clahe(1 + 6 * share, 2)))
+        np.testing.assert_array_equal(found[1], mask)
+
+
+def test_a_displacement_changes_no_other_s_numbers() -> None:
+    image, mask = drawn((16, 11))
+    seldom = AugmentationSettings(0.5, 0.1, 0.1, 20, 0.5, 0.2, 0.2, 0.2, 0.5, 0.1, 0.5, elastic=0.2)
+    without, with_grid = (
+        AugmentationSettings(**{**vars(seldom), "elastic_probability": 0.4, "grid_distortion": amount})
+        for amount in (0.0, 0.5)
+    )
+    never = AugmentationSettings(**{**vars(seldom), "elastic": 0.0})
+    same = []
+    for place in range(60):
+        one, both, none = (altered(image, mask, how, 1, 1, place) for how in (without, with_grid, never))
+        same.append(np.array_equal(one[0], none[0]))
+        gridless = AugmentationSettings(**{**vars(with_grid), "grid_probability": 0.0})
+        np.testing.assert_array_equal(altered(image, mask, gridless, 1, 1, place)[0], one[0])
+        assert not np.array_equal(both[0], one[0])
+    assert np.mean(same) == pytest.approx(0.6, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "a3c74cf05a1016a9dc4f3782bcf243d62aa33dd870a7f5ede19e79ab9821b4f6"),
+        (
+            {"elastic": 0.05, "elastic_probability": 0.7, "grid_distortion": 0.3, "grid_probability": 0.6},
+            "ffa767fed25bdec86b8cdd86b51553400771d1d0c5b8d072fe86c3d627fcc365",
+        ),
+    ],
+    ids=["version 0.2.0", "displacements"],
+)
+def test_images_of_before_stay(more: dict[str, float], expected: str) -> None:
+    """With other bits, a run that is resumed would not be the same run. Hashes of what was given before."""
+    wanted = AugmentationSettings(
+        **{"horizontal_flip": 0.5, "shift": 0.1, "scale": 0.2, "rotate": 20, "affine_probability": 0.8},
+        **{"brightness": 0.2, "contrast": 0.2, "intensity_probability": 0.7},
+        **{"noise": 0.02, "noise_probability": 0.6},
+        **more,
+    )
+    digest = hashlib.sha256()
+    for place, shape in enumerate([(61, 83), (128, 96), (70, 45)] * 3):
+        image = np.round(uniform(9, "image", place, shape=shape) * 255).astype(np.float32) / np.float32(255)
+        mask = (uniform(9, "mask", place, shape=shape) < 0.3).astype(np.uint8)
+        augment(image, mask, wanted, 3, 2, place)
+        digest.update(image.tobytes() + mask.tobytes())
+    assert digest.hexdigest() == expected
+
+
 AMOUNT = st.floats(0, 1, exclude_max=True)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(AMOUNT, min_size=11, max_size=11), st.sampled_from(SHAPES), st.integers(0, 99))
+@given(st.lists(AMOUNT, min_size=14, max_size=14), st.sampled_from(SHAPES), st.integers(0, 99))
 def test_values_stay_what_they_are_allowed_to_be(
     amounts: list[float], shape: tuple[int, int], place: int
 ) -> None:
     amounts[3] *= 180
+    *amounts, elastic, grid, clahe = amounts
     image, mask = drawn(shape, seed=place)
     image[:2] = [[0.0], [1.0]]
-    image, mask = altered(image, mask, AugmentationSettings(*amounts), 1, 1, place)
+    wanted = AugmentationSettings(
+        *amounts, elastic=elastic, grid_distortion=grid, grid_cells=1 + place, clahe=clahe, clahe_tiles=3
+    )
+    image, mask = altered(image, mask, wanted, 1, 1, place)
     assert image.dtype == np.float32
     assert mask.dtype == np.uint8
     assert 0 <= image.min() <= image.max() <= 1

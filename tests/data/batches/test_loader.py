@@ -16,6 +16,7 @@ from store_files import COUNT, content, write_store
 from core.base.errors import UserError
 from data.batches import loader as loader_module
 from data.batches.augmentation import AugmentationSettings, augment
+from data.batches.crops import CropSettings
 from data.batches.loader import Batch, Loader
 from data.batches.sampling import SamplingSchedule, sampled
 from data.hdf5.store import Store
@@ -163,7 +164,9 @@ def test_errors_of_the_helpers_reach_the_consumer(store: Store, monkeypatch: pyt
         next(batches)
 
 
-@pytest.mark.parametrize("drawn", [{"sampling": MIXED}, {"augmentation": ALTERED}])
+@pytest.mark.parametrize(
+    "drawn", [{"sampling": MIXED}, {"augmentation": ALTERED}, {"crops": CropSettings(2, 1)}]
+)
 def test_what_is_drawn_needs_a_seed(store: Store, drawn: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="drawn by a seed"):
         Loader(store, np.arange(COUNT), 2, **drawn)

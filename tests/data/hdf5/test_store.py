@@ -171,3 +171,40 @@ def test_a_byte_above_the_scale_and_a_mask_of_2_are_refused(tmp_path: Path) -> N
             read_all(store, [2])
         with pytest.raises(UserError, match="is damaged: masks with values from"):
             read_all(store, [3])
+
+
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_images_and_masks_at_a_smaller_size(tmp_path: Path, storage: str) -> None:
+    """Each reduced pixel against the mean over its area, written out."""
+    write_store(tmp_path / "a.h5", storage, 3, 2)
+    height, width, order = HEIGHT - 2, WIDTH - 3, [6, 0, 3, 3]
+
+    def means(pixels: NDArray[Any]) -> NDArray[np.float64]:
+        fine = np.repeat(np.repeat(pixels.astype(np.float64), height, axis=0), width, axis=1)
+        return fine.reshape(height, HEIGHT, width, WIDTH).mean(axis=(1, 3))
+
+    with Store.open(tmp_path / "a.h5") as store:
+        images, masks = read_all(store, order)
+        reduced = store.at_size(height, width)
+        found_images, found_masks = read_all(reduced, order)
+        assert found_images.shape == (len(order), height, width, 1)
+        for row in range(len(order)):
+            expected = means(images[row, ..., 0])
+            np.testing.assert_allclose(found_images[row, ..., 0], expected, atol=1e-6)
+            covered = means(masks[row, ..., 0])
+            np.testing.assert_array_equal(found_masks[row, ..., 0], covered >= 0.5 - 1e-12)
+        np.testing.assert_array_equal(reduced.truth(0), store.truth(0))
+        assert (reduced.count, reduced.ids) == (store.count, store.ids)
+        assert (store.height, store.width) == (HEIGHT, WIDTH)
+        with pytest.raises(UserError, match=f"smaller than {HEIGHT + 1}x{WIDTH}"):
+            store.at_size(HEIGHT + 1, WIDTH)
+
+
+def test_equalised_images_keep_their_size(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.h5", "uint8", 3, 2)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["clahe_limit"], file.attrs["clahe_tiles"] = 2.0, 4
+    with Store.open(tmp_path / "a.h5") as store:
+        assert store.at_size(HEIGHT, WIDTH).height == HEIGHT
+        with pytest.raises(UserError, match="equalised at"):
+            store.at_size(HEIGHT - 1, WIDTH)

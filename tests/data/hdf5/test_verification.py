@@ -180,6 +180,8 @@ COUNTS = ["attribute images: found 7", "attribute positives: found 6"]
         (say("positives", 5), ["attribute positives: found 5, expected 6"]),
         (say("annotations_sha256", "abc"), ["attribute annotations_sha256: found 'abc'"]),
         (say("height", np.arange(3)), ["attribute height"]),
+        (say("clahe_limit", 2.0), ["clahe_tiles: found [2.0, None], expected a whole number"]),
+        (say("clahe_tiles", 4), ["clahe_tiles: found [None, 4], expected a number from 1 to 256"]),
         (lambda file: file.attrs.__delitem__("annotated"), ["attribute annotated: found nothing"]),
         (say("annotated", False), ["ann_0: there, but 'annotated' is false", "there, but", COUNTS[1]]),
     ],

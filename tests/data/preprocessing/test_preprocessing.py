@@ -30,12 +30,14 @@ from processes import interruptible
 from core.base.errors import UserError
 from data.annotations import rle
 from data.annotations.annotation_file import Annotations, combined_mask, read_annotations
+from data.hdf5 import file_format
 from data.hdf5.store import Store
 from data.phantoms.data_set import PhantomSettings, write_phantoms
 from data.preprocessing.preprocessing import preprocess
 from data.preprocessing.report import PreprocessingReport
 from data.preprocessing.settings import PreprocessingSettings
 from data.radiographs import dicom
+from data.radiographs.clahe import Clahe, equalize
 
 ROOT = Path(__file__).parents[3]
 
@@ -98,6 +100,29 @@ def test_images_and_masks_are_the_sources(phantoms: Path, tmp_path: Path) -> Non
             np.testing.assert_array_equal(masks[row, ..., 0], exact(full, 40, 40) >= 0.5 - 1e-9)
             assert store.sizes[row].tolist() == [96, 96]
             assert store.positive[row] == full.any()
+
+
+def test_images_are_equalised_and_the_file_says_so(phantoms: Path, tmp_path: Path) -> None:
+    def interrupt(_what: str, done: int, _total: int) -> None:
+        if done == 3:
+            raise Stop
+
+    made = {"limited.h5": (2.5, 3), "plain.h5": (None, 8)}
+    for name, (limit, tiles) in made.items():
+        with pytest.raises(Stop):  # rows of another contrast are not taken over
+            preprocess(settings(phantoms, tmp_path / name, clahe=4.0), interrupt)
+        report = preprocess(settings(phantoms, tmp_path / name, clahe=limit, clahe_tiles=tiles))
+        assert report.resumed == 0
+    with Store.open(tmp_path / "plain.h5") as plain, Store.open(tmp_path / "limited.h5") as limited:
+        assert plain.clahe is None
+        assert not set(plain.attributes) & set(file_format.CLAHE)
+        assert limited.clahe == Clahe(2.5, 3)
+        images, masks = np.empty((2, 11, 40, 40, 1), np.float32), np.empty((2, 11, 40, 40, 1), np.uint8)
+        for number, store in enumerate((plain, limited)):
+            store.read(np.arange(11), images[number], masks[number])
+    for before, after in zip(*images[..., 0], strict=True):
+        np.testing.assert_array_equal(equalize(before, Clahe(2.5, 3)), after)
+    np.testing.assert_array_equal(*masks)
 
 
 def test_the_number_of_workers_does_not_matter(phantoms: Path, tmp_path: Path) -> None:
@@ -520,6 +545,9 @@ def test_no_image_that_can_be_used(phantoms: Path, tmp_path: Path, sub: str) -> 
         ({"per_dataset": 0}, "--per-dataset"),
         ({"workers": 0}, "--workers"),
         ({"storage": "float16"}, "float16"),
+        ({"clahe": 0.9}, "--clahe must be from 1 to 256. Received: 0.9"),
+        ({"clahe": float("nan")}, "--clahe"),
+        ({"clahe": 2.0, "clahe_tiles": 0}, "--clahe-tiles"),
         ({"images": Path("nowhere")}, "nowhere"),
         ({"annotations": Path("nowhere.csv")}, "nowhere.csv"),
         ({"out": Path()}, "folder"),
