@@ -50,7 +50,9 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=9, help="rounds that count")
     parser.add_argument("--device", default="cpu", metavar="auto|cpu|gpu|gpu:N")
-    parser.add_argument("--precision", default="float32", choices=("float32", "float64", "mixed_bfloat16"))
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "float64", "mixed_bfloat16", "mixed_float16")
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     names = list(dict.fromkeys(arguments.framework or ["tf", "mxnet", "onnx"]))

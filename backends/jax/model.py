@@ -18,9 +18,17 @@ from backends.jax import losses, operations, optimizers
 from backends.jax.devices import framework_device, list_devices
 from backends.jax.framework import jax
 from backends.jax.operations import Tensor
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    array_type,
+    product_type,
+)
 from core.backend.outputs import Outputs
-from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -54,7 +62,7 @@ class JaxModel:
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._trained = trained_part(plan, rules)
-        self._on_cpu, self._mixed = device == "cpu", precision == "mixed_bfloat16"
+        self._on_cpu, self._half = device == "cpu", product_type(precision)
         self._dtype = np.dtype(array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays: Arrays = {
@@ -67,7 +75,7 @@ class JaxModel:
         )
         # The first argument's arrays are donated: the new arrays use their memory.
         self._update = jit(self._pure_update, donate_argnums=0)
-        self._apply = jit(self._pure_apply, donate_argnums=0)
+        self._apply = jit(self._pure_apply_or_skip, donate_argnums=0)
         self._differentiate = jit(self._pure_differentiate)
         self._infer = jit(self._pure_infer)
         self._loss = jit(self._pure_loss)
@@ -188,7 +196,7 @@ class JaxModel:
 
     def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Outputs, Arrays]:
         by_batch = frozenset() if keep is None else self._trained.by_batch
-        return operations.forward(self._plan, images, arrays, keep, by_batch, self._on_cpu, self._mixed)
+        return operations.forward(self._plan, images, arrays, keep, by_batch, self._on_cpu, self._half)
 
     def _pure_draw(self, count: int, step: Tensor) -> Arrays:
         """Draw dropout masks from JAX's own generator, keyed by seed, name and step."""
@@ -205,20 +213,35 @@ class JaxModel:
     ) -> tuple[Tensor, Arrays]:
         """Return the loss and the new arrays."""
         loss, gradients, statistics = self._pure_differentiate(arrays, images, masks, keep)
-        return loss, self._pure_apply(arrays, gradients, statistics, scalars)
+        return loss, self._pure_apply_or_skip(arrays, gradients, statistics, scalars)
 
     def _pure_differentiate(
         self, arrays: Arrays, images: Tensor, masks: Tensor, keep: Arrays
     ) -> tuple[Tensor, Arrays, Arrays]:
         """Return the loss, the gradients and the batch's statistics."""
+        scale = arrays[LOSS_SCALE][0] if self._rules.loss_scale is not None else None
 
-        def loss_of(parameters: Arrays) -> tuple[Tensor, Arrays]:
+        def loss_of(parameters: Arrays) -> tuple[Tensor, tuple[Tensor, Arrays]]:
             logits, statistics = self._forward(arrays | parameters, images, keep)
-            return self._pure_loss(logits, masks), statistics
+            loss = self._pure_loss(logits, masks)
+            return loss if scale is None else loss * scale, (loss, statistics)
 
         parameters = {parameter.name: arrays[parameter.name] for parameter in self._trained.parameters}
-        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        gradients, (loss, statistics) = jax.grad(loss_of, has_aux=True)(parameters)
+        if scale is not None:
+            gradients = {name: gradient / scale for name, gradient in gradients.items()}
         return loss, gradients, {array.name: statistics[array.name] for array in self._trained.statistics}
+
+    def _pure_apply_or_skip(
+        self, arrays: Arrays, gradients: Arrays, statistics: Arrays, scalars: Scalars
+    ) -> Arrays:
+        """Return the new arrays; with a loss scale, the old ones if a gradient is not finite."""
+        new, rule = self._pure_apply(arrays, gradients, statistics, scalars), self._rules.loss_scale
+        if rule is None:
+            return new
+        finite = optimizers.all_finite(gradients)
+        kept = {name: jax.numpy.where(finite, array, arrays[name]) for name, array in new.items()}
+        return kept | optimizers.adapted_loss_scale(rule, arrays, finite)
 
     def _pure_apply(self, arrays: Arrays, gradients: Arrays, statistics: Arrays, scalars: Scalars) -> Arrays:
         """Return the new arrays."""

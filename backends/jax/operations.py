@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from backends.jax.framework import jax
 from backends.jax.layers import LAYERS
 from core.backend.outputs import Outputs
+from core.base.rounding import Half
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -108,19 +109,18 @@ def _alone(x: Tensor, numbers: Tensor) -> Tensor:
     return (_columns(x) * _tiled(numbers, x)).reshape(x.shape)
 
 
-def in_bfloat16(product: Product, on_cpu: bool) -> Product:
-    """Return the product in precision "mixed_bfloat16". Gradients are rounded as values are.
+def in_half(product: Product, half: Half, on_cpu: bool) -> Product:
+    """Return the product with operands and result rounded to 16 bits. Gradients are rounded as values are.
 
     `core.backend.training_rules` states the rounding.
-
-    `reduce_precision` rounds, since XLA removes a cast to bfloat16 and back.
     """
+    dtype = jnp.dtype(half)
 
     def rounded(operation: Any, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
-        x, kernel = _to_bfloat16(x), _to_bfloat16(kernel)
+        x, kernel = _rounded(half, x), _rounded(half, kernel)
         if not on_cpu:  # the CPU computes in float32 in any case
-            x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        return _to_bfloat16(product(operation, algorithms, x, kernel).astype(jnp.float32))
+            x, kernel = x.astype(dtype), kernel.astype(dtype)
+        return _rounded(half, product(operation, algorithms, x, kernel).astype(jnp.float32))
 
     return rounded
 
@@ -178,7 +178,7 @@ def forward(
     keep: Mapping[str, Tensor] | None,
     by_batch: Collection[str],
     on_cpu: bool,
-    mixed: bool,
+    half: Half | None,
 ) -> tuple[Outputs, dict[str, Tensor]]:
     """Return the logits, and the statistics that normalised by the running ones' names.
 
@@ -189,7 +189,7 @@ def forward(
     algorithms = _fastest_algorithms(on_cpu, images.dtype)
     products: tuple[Product, ...] = (conv2d, conv2d_of_groups, conv_transpose2d)
     convolve, convolve_groups, transpose = (
-        in_bfloat16(product, on_cpu) if mixed else product for product in products
+        product if half is None else in_half(product, half, on_cpu) for product in products
     )
     for op in plan.forward:
         x = values[op.input]
@@ -368,8 +368,16 @@ def _mean(x: Tensor, columns: Tensor) -> Tensor:
     return _sums(x, columns)[0] / (x.size // x.shape[-1])
 
 
-def _to_bfloat16(x: Tensor) -> Tensor:
-    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rounded(half: Half, x: Tensor) -> Tensor:
+    """Round to numbers of 16 bits, as float32; the gradient is rounded in the same way.
+
+    XLA removes a cast there and back. `reduce_precision` stays, but it takes float16's subnormal numbers for
+    0; so a barrier stands between the two casts.
+    """
+    if half == "bfloat16":
+        return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return lax.optimization_barrier(x.astype(jnp.float16)).astype(jnp.float32)
 
 
 def _conv2d_backward(operation: Conv2D, algorithms: Algorithms, operands: Operands, dy: Tensor) -> Operands:
@@ -438,6 +446,7 @@ def _batch_norm_backward(
     return dx.reshape(x.shape), d_gamma, d_beta
 
 
+_rounded.defvjp(lambda half, x: (_rounded(half, x), None), lambda half, _, dy: (_rounded(half, dy),))
 conv2d.defvjp(lambda *given: (conv2d(*given), given[2:]), _conv2d_backward)
 conv_transpose2d.defvjp(lambda *given: (conv_transpose2d(*given), given[2:]), _conv_transpose2d_backward)
 _normalize_by_batch.defvjp(_batch_norm_forward, _batch_norm_backward)

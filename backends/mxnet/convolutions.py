@@ -28,6 +28,7 @@ from backends.mxnet.gradients import (
 from backends.mxnet.sums import batch_sum, image_sums, plain_layout
 from backends.mxnet.symmetric_padding import AxisPadding, axis_paddings
 from core.backend.kernel_switches import Switch
+from core.base.rounding import Half
 from core.network.plan import Conv2D, ConvTranspose2D, GroupedConv2D, Operation, Tensor
 
 SEVERAL_CHANNELS = Switch("a transposed convolution to one channel goes by phases", "channels", 2)
@@ -142,21 +143,30 @@ def conv_transpose2d_by_phases(
     return Result(y, pullback)
 
 
-def in_bfloat16(
-    operation: Conv2D | ConvTranspose2D, input_tensor: Tensor, x: Symbol, kernel: Symbol, b: Symbol | None
+def in_half(
+    operation: Conv2D | ConvTranspose2D,
+    input_tensor: Tensor,
+    x: Symbol,
+    kernel: Symbol,
+    b: Symbol | None,
+    half: Half,
 ) -> Result:
-    """Compute a convolution of either kind in precision "mixed_bfloat16", then add the bias, unrounded.
+    """Compute a convolution of either kind, rounded to 16 bits, then add the bias, unrounded.
 
     `core.backend.training_rules` states the rounding.
 
     The product of the rounded operands is taken in float32; MXNet has no bfloat16 kernels that train.
     """
+
+    def rounded(x: Symbol) -> Symbol:
+        return _rounded(x, half)
+
     if isinstance(operation, ConvTranspose2D):
         # Not Deconvolution, which ends in a segmentation fault when its weight is computed.
-        y, pullback = conv_transpose2d_by_phases(operation, _rounded(x), _rounded(kernel), None, "float32")
+        y, pullback = conv_transpose2d_by_phases(operation, rounded(x), rounded(kernel), None, "float32")
     else:
-        y, pullback = conv2d(operation, input_tensor, _rounded(x), _rounded(kernel), None, "float32")
-    product = Result(_rounded(y), lambda dy: tuple(map(_rounded, pullback(_rounded(dy)))))
+        y, pullback = conv2d(operation, input_tensor, rounded(x), rounded(kernel), None, "float32")
+    product = Result(rounded(y), lambda dy: tuple(map(rounded, pullback(rounded(dy)))))
     return _add_bias(operation, product, b, "float32")
 
 
@@ -186,11 +196,11 @@ def _bias_gradient(operation: Operation, dy: Symbol, dtype: str) -> Symbol:
     return mx.sym.cast(batch_sum(image_sums(operation, dy)), dtype=dtype)
 
 
-def _rounded(x: Symbol) -> Symbol:
-    """Round to bfloat16; the result is float32. The gradient is cast, and so rounded, in the same way."""
-    # `mx.sym.amp_cast` asks NumPy for the type, which NumPy has only after an import of ml_dtypes.
+def _rounded(x: Symbol, half: Half) -> Symbol:
+    """Round to numbers of 16 bits; the result is float32."""
+    # `mx.sym.amp_cast` asks NumPy for bfloat16, which NumPy has only after an import of ml_dtypes.
     name = mx.sym.amp_cast(x, dtype="float16").name
-    return mx.sym.amp_cast(new_node("amp_cast", [x], {"dtype": "bfloat16"}, name), dtype="float32")
+    return mx.sym.amp_cast(new_node("amp_cast", [x], {"dtype": half}, name), dtype="float32")
 
 
 def _cut(x: Symbol, height: AxisPadding, width: AxisPadding) -> Result:

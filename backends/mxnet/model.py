@@ -16,10 +16,18 @@ from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Symbol, linked_graph
 from backends.mxnet.limits import check_precision
 from backends.mxnet.symmetric_padding import best_flip
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    array_type,
+    product_type,
+)
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -38,7 +46,7 @@ class MXNetModel:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
         self._trained = trained_part(plan, rules)
         self._dtype, self._optimize = array_type(precision), optimizers.update_of(rules.optimizer)
-        self._mixed = precision == "mixed_bfloat16"
+        self._half = product_type(precision)
         self._flip = best_flip(plan)
         self._flipped_plan = self._flip.plan(plan)
         # A GPU's own kernel adds well enough, and is slow in float64.
@@ -57,8 +65,23 @@ class MXNetModel:
         """Update the model; return the loss before the update."""
         kept = self._draw(len(images), scalars.step) if keep is None else self._given_masks(keep)
         loss, gradients, statistics = self._differentiate(images, masks, kept)
-        self._update(gradients, statistics, scalars)
+        self._update_or_skip(gradients, statistics, scalars)
         return loss
+
+    def _update_or_skip(
+        self, gradients: Mapping[str, Any], statistics: Mapping[str, Any], scalars: StepScalars
+    ) -> None:
+        """Update the model; with a loss scale, keep the arrays if a gradient is not finite."""
+        rule = self._rules.loss_scale
+        if rule is None:
+            self._update(gradients, statistics, scalars)
+            return
+        before = {name: array.copy() for name, array in self._arrays.items()}
+        finite = optimizers.all_finite(gradients, self._dtype)
+        self._update(gradients, statistics, scalars)
+        for name, array in self._arrays.items():
+            array[:] = optimizers.chosen(finite, array, before[name])
+        optimizers.adapt_loss_scale(rule, self._arrays, finite)
 
     def _update(
         self, gradients: Mapping[str, Any], statistics: Mapping[str, Any], scalars: StepScalars
@@ -116,7 +139,7 @@ class MXNetModel:
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         """Update the model with the gradients and statistics of a batch."""
-        self._update(
+        self._update_or_skip(
             {name: self._sent(array) for name, array in gradients.items()},
             {name: self._sent(array) for name, array in statistics.items()},
             scalars,
@@ -149,7 +172,7 @@ class MXNetModel:
         saved = {f"{kinds[name]}:{name}": array for name, array in arrays.items()}
         try:
             with utf8_name(directory) as name:
-                # By default MXNet leaves out the casts to bfloat16; the file would predict by another rule.
+                # By default MXNet leaves out the casts to 16 bits; the file would predict by another rule.
                 symbol.save(f"{name}/model-symbol.json", remove_amp_cast=False)
                 mx.nd.save(f"{name}/model-0000.params", saved)
         except mx.base.MXNetError as error:  # how MXNet reports a full disk
@@ -201,9 +224,17 @@ class MXNetModel:
         if self._training_graph is None:
             logits, masks, statistics, pullback = self._symbols(training=True)
             loss, d_logits = losses.total(self._rules.loss, logits, masks, self._dtype)
-            self._training_graph = _TrainingGraph(
-                loss, pullback(d_logits), statistics, self._arrays, self._context
-            )
+            if self._rules.loss_scale is None:
+                gradients = pullback(d_logits)
+            else:
+                variable = mx.sym.Variable(LOSS_SCALE)
+                scale = {axes: mx.sym.reshape(variable, shape=(1,) * axes) for axes in (1, 4)}
+                scaled = pullback(d_logits.mapped(lambda slope: mx.sym.broadcast_mul(slope, scale[4])))
+                gradients = {
+                    parameter.name: mx.sym.broadcast_div(scaled[parameter.name], scale[len(parameter.shape)])
+                    for parameter in self._trained.parameters
+                }
+            self._training_graph = _TrainingGraph(loss, gradients, statistics, self._arrays, self._context)
         return self._training_graph
 
     def _symbols(
@@ -221,7 +252,7 @@ class MXNetModel:
             keep,
             self._dtype,
             self._exact_sums,
-            self._mixed,
+            self._half,
         )
         return logits, self._channels_first(_MASKS), statistics, pullback
 

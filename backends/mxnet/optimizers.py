@@ -1,4 +1,4 @@
-"""Gradient clipping and the optimisers of `core.backend.training_rules` in MXNet.
+"""Gradient clipping, the optimisers and the loss scale of `core.backend.training_rules` in MXNet.
 
 No function waits for a result.
 """
@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends.mxnet.framework import attribute, mx
-from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.backend.state import GOOD_STEPS, LOSS_SCALE, SKIPPED_STEPS
+from core.backend.training_rules import (
+    LEAST_LOSS_SCALE,
+    MOST_LOSS_SCALE,
+    AdamRule,
+    LossScaleRule,
+    OptimizerRule,
+    SgdRule,
+    StepScalars,
+    update_for,
+)
 from core.network.plan import Parameter
 
 Array = Any
@@ -74,6 +84,27 @@ def update_of(rule: OptimizerRule) -> Callable[..., None]:
     """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "mxnet")
+
+
+def all_finite(gradients: Mapping[str, Array], dtype: str) -> Array:
+    """Return (1,): 1 if no gradient has infinity or NaN, else 0."""
+    arrays = list(gradients.values())
+    return mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays), init_output=True).astype(dtype)
+
+
+def chosen(first: Array, one: Array, other: Array) -> Array:
+    """Return one array where `first`, (1,), is 1, and the other where it is 0."""
+    return mx.nd.where(mx.nd.broadcast_like(_with_axes_of(one, first), one), one, other)
+
+
+def adapt_loss_scale(rule: LossScaleRule, arrays: Mapping[str, Array], finite: Array) -> None:
+    """Update the loss scale's arrays in place, after an update or a skipped one."""
+    scale, good, skipped = (arrays[name] for name in (LOSS_SCALE, GOOD_STEPS, SKIPPED_STEPS))
+    grows = good + 1 >= rule.growth_interval
+    grown = chosen(grows, mx.nd.minimum(scale * rule.factor, MOST_LOSS_SCALE), scale)
+    skipped += 1 - finite
+    scale[:] = chosen(finite, grown, mx.nd.maximum(scale / rule.factor, LEAST_LOSS_SCALE))
+    good[:] = (good + 1) * finite * (1 - grows)
 
 
 def _decay(scalars: StepScalars, parameter: Parameter, w: Array) -> None:

@@ -12,5 +12,5 @@ backend = Backend(
     implementation="backends.onnx.model",
     exports=("onnx",),
     trains=False,
-    precisions=("float32", "mixed_bfloat16"),
+    precisions=("float32", "mixed_bfloat16", "mixed_float16"),
 )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from backends.onnx.framework import onnx
 from backends.onnx.graph import Graph
 from backends.onnx.layers import LAYERS
+from core.base.rounding import Half
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -118,12 +119,11 @@ def sigmoid(graph: Graph, x: Value, name: str) -> Value:
 
 
 def forward(
-    plan: Plan, graph: Graph, images: Value, arrays: Mapping[str, NDArray[Any]], *, mixed: bool
+    plan: Plan, graph: Graph, images: Value, arrays: Mapping[str, NDArray[Any]], half: Half | None
 ) -> Logits:
     """Return the logits of images (N, 1, H, W); `arrays` are in the neutral layouts.
 
-    With `mixed`, operands and results of the two products are rounded to bfloat16, as
-    `core.backend.training_rules` states.
+    Operands and results of the two products are rounded to `half`, as `core.backend.training_rules` states.
     """
     values = {plan.input.name: images}
 
@@ -132,10 +132,10 @@ def forward(
         return graph.array(name, host.transpose(3, 2, 0, 1) if host.ndim == 4 else host)
 
     def product(make: Callable[..., Value], op: Conv2D | ConvTranspose2D, x: Value) -> Value:
-        if not mixed:
+        if half is None:
             return make(graph, op, x, array(op.kernel), op.output.name)
-        x, kernel = _rounded(graph, x), _rounded(graph, array(op.kernel))
-        return _rounded(graph, make(graph, op, x, kernel, op.output.name))
+        x, kernel = _rounded(graph, x, half), _rounded(graph, array(op.kernel), half)
+        return _rounded(graph, make(graph, op, x, kernel, op.output.name), half)
 
     for op in plan.forward:
         x = values[op.input]
@@ -179,7 +179,7 @@ def _divisor(op: BatchNorm, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] 
     return divisor
 
 
-def _rounded(graph: Graph, x: Value) -> Value:
-    """Round to the nearest bfloat16 numbers, as float32."""
-    narrow = graph.node("Cast", x, to=onnx.TensorProto.BFLOAT16)
+def _rounded(graph: Graph, x: Value, half: Half) -> Value:
+    """Round to the nearest numbers of 16 bits, as float32."""
+    narrow = graph.node("Cast", x, to=getattr(onnx.TensorProto, half.upper()))
     return graph.node("Cast", narrow, to=onnx.TensorProto.FLOAT)

@@ -17,12 +17,20 @@ from backends.reference import losses, operations, optimizers
 from backends.reference.devices import list_devices
 from backends.reference.layers import LAYERS
 from backends.reference.operations import Floats
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    array_type,
+    product_type,
+)
 from core.backend.dropout_masks import draw_dropout_masks
-from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
-from core.base.rounding import to_bfloat16
+from core.base.rounding import to_half
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -38,7 +46,7 @@ from core.network.plan import (
     require_operations,
     unknown_operation,
 )
-from core.tolerance.budget import Perturbation
+from core.tolerance.budget import Perturbation, jump_units
 
 OPERATIONS = (
     *(BatchNorm, Bias, Concat, Conv2D, ConvTranspose2D, Dropout, Existence, GroupedConv2D, Relu),
@@ -70,7 +78,7 @@ class ReferenceModel:
         self._plan, self._rules, self._trained = plan, rules, trained_part(plan, rules)
         self._dtype = np.dtype(dtype or array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
-        self._mixed, self._moves = precision == "mixed_bfloat16", moves
+        self._half, self._moves = product_type(precision), moves
         self._arrays: dict[str, Floats] = {
             name: np.zeros(shape, self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
@@ -96,7 +104,17 @@ class ReferenceModel:
 
     @_without_warnings
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
-        """Update the model with the gradients and statistics of a batch."""
+        """Update the model with the gradients and statistics of a batch, or skip the update."""
+        if self._rules.loss_scale is None:
+            self._update(gradients, statistics, scalars)
+            return
+        before, finite = self.state(), optimizers.all_finite(gradients)
+        self._update(gradients, statistics, scalars)
+        if not finite:
+            self._arrays.update(before)
+        optimizers.adapt_loss_scale(self._rules.loss_scale, self._arrays, finite)
+
+    def _update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         if self._rules.clip_norm is not None:
             gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
         groups = scalars.groups
@@ -210,7 +228,8 @@ class ReferenceModel:
     def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Derivatives:
         values = self._forward(images, keep)
         loss, d_logits = self._loss(values, masks)
-        flowing = {name: self._moved(slope) for name, slope in d_logits.items()}
+        scale = self._dtype.type(1) if self._rules.loss_scale is None else self._arrays[LOSS_SCALE][0]
+        flowing = {name: self._moved(slope) * scale for name, slope in d_logits.items()}
         gradients: dict[str, Floats] = {}
         for op in reversed(self._plan.forward):
             dy = flowing.pop(op.output.name, None)
@@ -218,7 +237,7 @@ class ReferenceModel:
                 continue
             for name, dx in zip(op.inputs, self._backward(op, values, dy, keep, gradients), strict=True):
                 flowing[name] = flowing[name] + dx if name in flowing else dx
-        trained = {name: array for name, array in gradients.items() if name in self._trained.groups}
+        trained = {name: g / scale for name, g in gradients.items() if name in self._trained.groups}
         statistics = {array.name: values[array.name] for array in self._trained.statistics}
         return Derivatives(float(loss), trained, statistics)
 
@@ -280,12 +299,15 @@ class ReferenceModel:
 
     def _operands(self, *arrays: Floats) -> Iterator[Floats]:
         """Yield the operands of a product: in mixed precision rounded, then float64 to have exact sums."""
-        return (to_bfloat16(array).astype(np.float64) if self._mixed else array for array in arrays)
+        half = self._half
+        return (array if half is None else to_half(array, half).astype(np.float64) for array in arrays)
 
     def _product(self, array: Floats) -> Floats:
-        """Return the result of a product; in mixed precision the float32 sum, rounded to bfloat16."""
+        """Return the result of a product; in mixed precision the float32 sum, rounded to 16 bits."""
         array = self._moved(array)
-        return to_bfloat16(array.astype(np.float32)).astype(self._dtype) if self._mixed else array
+        if self._half is None:
+            return array
+        return to_half(array.astype(np.float32), self._half).astype(self._dtype)
 
 
 class Float64Reference(ReferenceModel):
@@ -314,4 +336,5 @@ def compile_reference(
     plan: Plan, rules: TrainingRules, precision: Precision, draw: int | None = None
 ) -> Float64Reference:
     """Return the reference for a model of this precision. `draw` perturbs it (`core.tolerance.budget`)."""
-    return Float64Reference(plan, rules, precision, None if draw is None else Perturbation(draw))
+    moves = None if draw is None else Perturbation(draw, jump_units(precision))
+    return Float64Reference(plan, rules, precision, moves)

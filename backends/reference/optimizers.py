@@ -1,4 +1,4 @@
-"""Gradient clipping and the optimisers of `core.backend.training_rules` in NumPy."""
+"""Gradient clipping, the optimisers and the loss scale of `core.backend.training_rules` in NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from backends.reference.operations import Floats
-from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.backend.state import GOOD_STEPS, LOSS_SCALE, SKIPPED_STEPS
+from core.backend.training_rules import (
+    LEAST_LOSS_SCALE,
+    MOST_LOSS_SCALE,
+    AdamRule,
+    LossScaleRule,
+    OptimizerRule,
+    SgdRule,
+    StepScalars,
+    update_for,
+)
 from core.network.plan import Parameter
 
 
@@ -53,6 +63,23 @@ def update_of(rule: OptimizerRule) -> Callable[..., None]:
     """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "the reference")
+
+
+def all_finite(gradients: Mapping[str, Floats]) -> bool:
+    """Return whether no gradient has infinity or NaN."""
+    return all(bool(np.isfinite(gradient).all()) for gradient in gradients.values())
+
+
+def adapt_loss_scale(rule: LossScaleRule, arrays: Mapping[str, Floats], finite: bool) -> None:
+    """Update the loss scale's arrays in place, after an update or a skipped one."""
+    scale, good, skipped = (arrays[name] for name in (LOSS_SCALE, GOOD_STEPS, SKIPPED_STEPS))
+    if not finite:
+        scale[...], good[...] = np.maximum(scale / rule.factor, LEAST_LOSS_SCALE), 0
+        skipped += 1
+    elif good + 1 < rule.growth_interval:
+        good += 1
+    else:
+        scale[...], good[...] = np.minimum(scale * rule.factor, MOST_LOSS_SCALE), 0
 
 
 def _step(scalars: StepScalars, parameter: Parameter, w: Floats, direction: Floats) -> None:

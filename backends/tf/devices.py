@@ -6,6 +6,7 @@ import functools
 
 from backends.tf.framework import tf
 from core.base import system
+from core.base.rounding import Half
 
 
 def list_devices() -> list[str]:
@@ -20,16 +21,16 @@ def framework_device(name: str) -> str:
 
 
 @functools.cache
-def multiplies_bfloat16(name: str) -> bool:
-    """Return whether a device's bfloat16 convolutions are fast and add in float32.
+def multiplies_half(half: Half, name: str) -> bool:
+    """Return whether a device's convolutions of 16 bits are fast and add in float32.
 
-    A GPU's do. On a CPU oneDNN's do if the processor has bfloat16 products, but Eigen's add in bfloat16 (a
-    kernel's gradient is off by 2 % after 300 pixels). A gradient that sums 1,024 ones shows which is used:
-    addition in bfloat16 gives 256.
+    A GPU's do. A CPU multiplies float32 in place of float16. Of bfloat16 oneDNN's do if the processor has
+    such products, but Eigen's add in bfloat16 (a kernel's gradient is off by 2 % after 300 pixels). A
+    gradient that sums 1,024 ones shows which is used: addition in bfloat16 gives 256.
     """
     if name != "cpu":
         return True
-    if not system.multiplies_bfloat16():
+    if half == "float16" or not system.multiplies_bfloat16():
         return False
     with tf.device(framework_device(name)):
         ones = tf.ones([1, 32, 32, 16], tf.bfloat16)

@@ -9,12 +9,20 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.tf import cpu, im2col, losses, operations, optimizers
-from backends.tf.devices import framework_device, list_devices, multiplies_bfloat16
+from backends.tf.devices import framework_device, list_devices, multiplies_half
 from backends.tf.framework import Tensor, tf
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    array_type,
+    product_type,
+)
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -46,8 +54,8 @@ class TensorFlowModel:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._trained = trained_part(plan, rules)
         self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
-        self._mixed = precision == "mixed_bfloat16"
-        self._multiplies_bfloat16 = self._mixed and multiplies_bfloat16(device)
+        self._half = product_type(precision)
+        self._multiplies_half = self._half is not None and multiplies_half(self._half, device)
         self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
             self._arrays = {
@@ -70,8 +78,10 @@ class TensorFlowModel:
             {array.name: tf.TensorSpec(array.shape, self._dtype) for array in arrays}
             for arrays in (self._trained.parameters, self._trained.statistics)
         )
-        self._apply = tf.function(self._graph_apply, [gradients, statistics, scalars])
-        self._apply_without_decay = tf.function(self._graph_apply, [gradients, statistics, without_decay])
+        self._apply = tf.function(self._graph_apply_or_skip, [gradients, statistics, scalars])
+        self._apply_without_decay = tf.function(
+            self._graph_apply_or_skip, [gradients, statistics, without_decay]
+        )
         self._draw = tf.function(self._graph_draw, [tf.TensorSpec((), tf.int32), step])
 
     def train_step(
@@ -171,10 +181,10 @@ class TensorFlowModel:
     def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Outputs, dict[str, Tensor]]:
         training = keep is not None
         # Predictions on a CPU do not use bfloat16 products, so that an exported graph runs on any CPU.
-        native = self._multiplies_bfloat16 and (training or not self._on_cpu)
-        context = operations.Context(self._on_cpu, training, multiplies_bfloat16=native)
+        native = self._multiplies_half and (training or not self._on_cpu)
+        context = operations.Context(self._on_cpu, training, multiplies_half=native)
         by_batch = self._trained.by_batch if training else frozenset()
-        return operations.forward(self._plan, images, self._arrays, keep, by_batch, context, self._mixed)
+        return operations.forward(self._plan, images, self._arrays, keep, by_batch, context, self._half)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Draw dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
@@ -195,14 +205,33 @@ class TensorFlowModel:
             logits, statistics = self._forward(images, keep)
             loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
         moving = {array.name: statistics[array.name] for array in self._trained.statistics}
-        return loss, tape.gradient(loss, parameters), moving
+        if self._rules.loss_scale is None:
+            return loss, tape.gradient(loss, parameters), moving
+        scale = tf.reshape(self._arrays[LOSS_SCALE], ())
+        scaled = tape.gradient(loss, parameters, output_gradients=scale)
+        return loss, {name: gradient / scale for name, gradient in scaled.items()}, moving
 
     def _graph_update(
         self, images: Tensor, masks: Tensor, scalars: Scalars, keep: dict[str, Tensor]
     ) -> Tensor:
         loss, gradients, statistics = self._graph_differentiate(images, masks, keep)
-        self._graph_apply(gradients, statistics, scalars)
+        self._graph_apply_or_skip(gradients, statistics, scalars)
         return loss
+
+    def _graph_apply_or_skip(
+        self, gradients: dict[str, Tensor], statistics: dict[str, Tensor], scalars: Scalars
+    ) -> None:
+        """Update the model; with a loss scale, keep the arrays if a gradient is not finite."""
+        rule = self._rules.loss_scale
+        if rule is None:
+            self._graph_apply(gradients, statistics, scalars)
+            return
+        before = {name: variable.read_value() for name, variable in self._arrays.items()}
+        finite = optimizers.all_finite(gradients)
+        self._graph_apply(gradients, statistics, scalars)
+        for name, variable in self._arrays.items():
+            variable.assign(tf.where(finite, variable, before[name]))
+        optimizers.adapt_loss_scale(rule, self._arrays, finite)
 
     def _graph_apply(
         self, gradients: dict[str, Tensor], statistics: dict[str, Tensor], scalars: Scalars

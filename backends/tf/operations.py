@@ -12,6 +12,7 @@ from backends.tf.im2col import Windows
 from backends.tf.layers import LAYERS
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
+from core.base.rounding import Half
 from core.network.padding import same_pads
 from core.network.plan import (
     BatchNorm,
@@ -46,12 +47,12 @@ class Context:
     Attributes:
         on_cpu: Whether the device is the CPU.
         training: Whether gradients are taken.
-        multiplies_bfloat16: Whether kernels may be used that multiply bfloat16 numbers and add in float32.
+        multiplies_half: Whether kernels may be used that multiply numbers of 16 bits and add in float32.
     """
 
     on_cpu: bool
     training: bool
-    multiplies_bfloat16: bool
+    multiplies_half: bool
 
     @property
     def trains_on_cpu(self) -> bool:
@@ -124,23 +125,24 @@ def conv_transpose2d(operation: ConvTranspose2D, x: Tensor, kernel: Tensor, cont
     return tf.nn.conv2d_transpose(x, kernel, shape, operation.stride, pads)
 
 
-def in_bfloat16(product: Product) -> Product:
-    """Return the product in precision "mixed_bfloat16". `tf.cast` rounds gradients as it rounds values.
+def in_half(product: Product, half: Half) -> Product:
+    """Return the product rounded to 16 bits. `tf.cast` rounds gradients as it rounds values.
 
     `core.backend.training_rules` states the rounding.
 
-    If there are no kernels of bfloat16, or they are Eigen's, the product of the rounded operands is taken in
+    If there are no kernels of this type, or they are Eigen's, the product of the rounded operands is taken in
     float32.
     """
+    dtype = tf.as_dtype(half)
 
     def rounded(operation: Any, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
-        x, kernel = tf.cast(x, tf.bfloat16), tf.cast(kernel, tf.bfloat16)
+        x, kernel = tf.cast(x, dtype), tf.cast(kernel, dtype)
         several = SEVERAL_CHANNELS.reached(operation.output.channels)
         plain = not isinstance(operation, GroupedConv2D)
         by_eigen = context.on_cpu and not (plain and several and _padding(operation, x) == "SAME")
-        if by_eigen or not context.multiplies_bfloat16:
+        if by_eigen or not context.multiplies_half:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
-        return tf.cast(tf.cast(product(operation, x, kernel, context), tf.bfloat16), tf.float32)
+        return tf.cast(tf.cast(product(operation, x, kernel, context), dtype), tf.float32)
 
     return rounded
 
@@ -208,7 +210,7 @@ def forward(
     keep: Mapping[str, Tensor] | None,
     by_batch: Collection[str],
     context: Context,
-    mixed: bool,
+    half: Half | None,
 ) -> tuple[Outputs, dict[str, Tensor]]:
     """Return the logits, and the statistics that normalised by the running ones' names.
 
@@ -218,8 +220,8 @@ def forward(
     statistics: dict[str, Tensor] = {}
     convolve: Product = conv2d
     transpose: Product = conv_transpose2d
-    if mixed:
-        convolve, transpose = in_bfloat16(conv2d), in_bfloat16(conv_transpose2d)
+    if half is not None:
+        convolve, transpose = in_half(conv2d, half), in_half(conv_transpose2d, half)
     rectified = {op.input for op in plan.operations if isinstance(op, Relu)}
     transposed = {op.output.name for op in plan.operations if isinstance(op, ConvTranspose2D)}
     for op in plan.forward:
@@ -230,7 +232,7 @@ def forward(
             case ConvTranspose2D():
                 y = transpose(op, x, arrays[op.kernel], context)
             case Bias():
-                only_with_relu = op.output.name in rectified and (mixed or op.input in transposed)
+                only_with_relu = op.output.name in rectified and (half is not None or op.input in transposed)
                 y = bias(op, x, arrays[op.bias], context, only_with_relu)
             case Relu():
                 y = relu(op, x)

@@ -1,11 +1,20 @@
-"""Gradient clipping and the optimisers of `core.backend.training_rules` in TensorFlow."""
+"""Gradient clipping, the optimisers and the loss scale of `core.backend.training_rules` in TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from backends.tf.framework import Tensor, tf
-from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, update_for
+from core.backend.state import GOOD_STEPS, LOSS_SCALE, SKIPPED_STEPS
+from core.backend.training_rules import (
+    LEAST_LOSS_SCALE,
+    MOST_LOSS_SCALE,
+    AdamRule,
+    LossScaleRule,
+    OptimizerRule,
+    SgdRule,
+    update_for,
+)
 from core.network.plan import Parameter
 
 
@@ -69,6 +78,21 @@ def update_of(rule: OptimizerRule) -> Callable[..., None]:
     """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "tf")
+
+
+def all_finite(gradients: Mapping[str, Tensor]) -> Tensor:
+    """Return whether no gradient has infinity or NaN."""
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(one)) for one in gradients.values()]))
+
+
+def adapt_loss_scale(rule: LossScaleRule, arrays: Mapping[str, Tensor], finite: Tensor) -> None:
+    """Update the loss scale's arrays in place, after an update or a skipped one."""
+    scale, good, skipped = (arrays[name] for name in (LOSS_SCALE, GOOD_STEPS, SKIPPED_STEPS))
+    grows = good + 1 >= rule.growth_interval
+    grown = tf.where(grows, tf.minimum(scale * rule.factor, MOST_LOSS_SCALE), scale)
+    skipped.assign_add(1 - tf.cast(tf.reshape(finite, (1,)), skipped.dtype))
+    scale.assign(tf.where(finite, grown, tf.maximum(scale / rule.factor, LEAST_LOSS_SCALE)))
+    good.assign(tf.where(finite & ~grows, good + 1, tf.zeros_like(good)))
 
 
 def _decay(decay: Tensor | None, parameter: Parameter, w: Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from backends.torch.framework import torch
 from core.base import system
+from core.base.rounding import Half
 
 
 def list_devices() -> list[str]:
@@ -18,12 +19,14 @@ def framework_device(name: str) -> Any:
     return torch.device(name.replace("gpu", "cuda"))
 
 
-def multiplies_bfloat16(name: str) -> bool:
-    """Return whether a device's bfloat16 convolutions are fast and add in float32.
+def multiplies_half(half: Half, name: str) -> bool:
+    """Return whether a device's convolutions of 16 bits are fast and add in float32.
 
-    A GPU's do. On a CPU oneDNN's do if the processor has bfloat16 products, but PyTorch's own add tap by tap
-    in bfloat16 (off by 3e-3) and are very slow.
+    A GPU's do. A CPU multiplies float32 in place of float16. Of bfloat16 oneDNN's do if the processor has
+    such products, but PyTorch's own add tap by tap in bfloat16 (off by 3e-3) and are very slow.
     """
     if name != "cpu":
         return True
+    if half == "float16":
+        return False
     return bool(torch.backends.mkldnn.is_available()) and system.multiplies_bfloat16()

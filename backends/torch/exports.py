@@ -2,8 +2,7 @@
 
 Each file takes images (N, H, W, C), float32, with any N, and returns probabilities (N, H, W, 1), float32,
 whatever the network computes in. With the existence head it returns a pair of these and the probabilities of
-existence, (N,). It is written for the CPU, and does not need a processor with bfloat16
-products.
+existence, (N,). It is written for the CPU, and does not need a processor with products of 16 bits.
 
     pt2           model.pt2   `torch.export.load`
     torchscript   model.pt    `torch.jit.load`, its predecessor; deprecated (PyTorch 2.13), written as long as
@@ -26,6 +25,7 @@ from backends.torch.operations import Tensor
 from core.backend.contract import Array
 from core.base.errors import UserError
 from core.base.programs import command_line
+from core.base.rounding import Half
 from core.network.plan import Plan
 
 TORCHSCRIPT, PT2 = "torchscript", "pt2"
@@ -38,13 +38,13 @@ class Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's typ
     Args:
         plan: What it computes.
         arrays: Its parameters and statistics by their names, on the CPU.
-        mixed: Whether the precision is "mixed_bfloat16".
+        half: The type that a mixed precision rounds to; None for no rounding.
     """
 
-    def __init__(self, plan: Plan, arrays: Mapping[str, Tensor], mixed: bool) -> None:
+    def __init__(self, plan: Plan, arrays: Mapping[str, Tensor], half: Half | None) -> None:
         super().__init__()
         self._plan = plan
-        self._products = operations.products(mixed, multiplies_bfloat16=False)
+        self._products = operations.products(half, multiplies_half=False)
         for name, array in arrays.items():
             self.register_buffer(name.replace("/", "_"), array)
 

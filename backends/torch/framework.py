@@ -19,6 +19,8 @@ torch.utils.deterministic.fill_uninitialized_memory = False
 # `torch.export` and everything else that reads the names below raises an error (2.13).
 torch.backends.cudnn.allow_tf32 = False
 torch.backends.cuda.matmul.allow_tf32 = False
+# A convolution in float16 that becomes a product of matrices adds in float32, as the others do.
+torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 keep_freed_memory()  # otherwise training is much slower: the system maps the same memory again and again
 

@@ -8,14 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from backends.torch import exports, losses, operations, optimizers
-from backends.torch.devices import framework_device, list_devices, multiplies_bfloat16
+from backends.torch.devices import framework_device, list_devices, multiplies_half
 from backends.torch.distributed import DeviceEngine
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, Workers, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    Workers,
+    array_type,
+    product_type,
+)
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
@@ -30,11 +39,11 @@ class TorchModel:
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._trained = trained_part(plan, rules)
-        self._dtype, self._mixed = array_type(precision), precision == "mixed_bfloat16"
-        multiplies = self._mixed and multiplies_bfloat16(device)
-        self._products = operations.products(self._mixed, multiplies)
+        self._dtype, self._half = array_type(precision), product_type(precision)
+        multiplies = self._half is not None and multiplies_half(self._half, device)
+        self._products = operations.products(self._half, multiplies)
         # Predictions on a CPU do not use bfloat16 products, so that they equal an exported file's on any CPU.
-        self._prediction_products = operations.products(self._mixed, multiplies and device != "cpu")
+        self._prediction_products = operations.products(self._half, multiplies and device != "cpu")
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays = {
             name: self._to_inner(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
@@ -47,8 +56,23 @@ class TorchModel:
     ) -> Tensor:
         """Update the model; return the loss before the update."""
         loss, derivatives = self._differentiate(images, masks, keep, scalars.step)
-        self._update(derivatives, scalars)
+        self._update_or_skip(derivatives, scalars)
         return loss
+
+    def _update_or_skip(self, derivatives: Mapping[str, Tensor], scalars: StepScalars) -> None:
+        """Update the model; with a loss scale, keep the arrays if a gradient is not finite."""
+        rule = self._rules.loss_scale
+        if rule is None:
+            self._update(derivatives, scalars)
+            return
+        with torch.no_grad():
+            before = {name: array.clone() for name, array in self._arrays.items()}
+            gradients = [derivatives[parameter.name] for parameter in self._trained.parameters]
+            finite = optimizers.all_finite(gradients)
+            self._update(derivatives, scalars)
+            for name, array in self._arrays.items():
+                array.copy_(torch.where(finite, array, before[name]))
+            optimizers.adapt_loss_scale(rule, self._arrays, finite)
 
     def _update(self, derivatives: Mapping[str, Tensor], scalars: StepScalars) -> None:
         with torch.no_grad():
@@ -108,14 +132,16 @@ class TorchModel:
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         """Update the model with the gradients and statistics of a batch."""
         derivatives = {**gradients, **statistics}
-        self._update({name: self._to_inner(array) for name, array in derivatives.items()}, scalars)
+        inner = {name: self._to_inner(array) for name, array in derivatives.items()}
+        self._update_or_skip(inner, scalars)
 
     def connect(self, workers: Workers) -> DeviceEngine:
         """Return an engine that keeps the derivatives on the device; see `backends.torch.distributed`."""
         names = [array.name for array in self._trained.parameters]
         names += [array.name for array in self._trained.statistics]
         shapes = {name: self._arrays[name].shape for name in names}
-        return DeviceEngine(shapes, self._to_inner(np.zeros(1)), self._differentiate, self._update, workers)
+        zero = self._to_inner(np.zeros(1))
+        return DeviceEngine(shapes, zero, self._differentiate, self._update_or_skip, workers)
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -131,7 +157,7 @@ class TorchModel:
     def export(self, directory: Path, metadata: Mapping[str, str], form: str | None = None) -> None:
         """Write `images` to probabilities as "torchscript" or "pt2"; see `backends.torch.exports`."""
         arrays = {array.name: self._arrays[array.name].detach().cpu() for array in self._plan.arrays}
-        prediction, image = exports.Prediction(self._plan, arrays, self._mixed), self._plan.input
+        prediction, image = exports.Prediction(self._plan, arrays, self._half), self._plan.input
         exports.write(prediction, (image.height, image.width, image.channels), directory, metadata, form)
 
     def _floats(self, array: Array) -> Tensor:
@@ -182,7 +208,12 @@ class TorchModel:
         logits, statistics = self._forward(self._floats(images), kept)
         loss = losses.total(self._rules.loss, logits, self._floats(masks))
         names = [parameter.name for parameter in self._trained.parameters]
-        gradients = torch.autograd.grad(loss, [self._arrays[name] for name in names])
+        parameters = [self._arrays[name] for name in names]
+        if self._rules.loss_scale is None:
+            gradients = torch.autograd.grad(loss, parameters)
+        else:
+            scale = self._arrays[LOSS_SCALE].reshape(())
+            gradients = [g / scale for g in torch.autograd.grad(loss, parameters, scale)]
         return loss.detach(), {**statistics, **dict(zip(names, gradients, strict=True))}
 
 

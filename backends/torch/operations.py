@@ -17,6 +17,7 @@ from backends.torch.framework import torch
 from backends.torch.layers import LAYERS, per_channel
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
+from core.base.rounding import Half
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -102,19 +103,19 @@ def _transposed(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor
     return _padded(y, (-top, -bottom), (-left, -right))
 
 
-def products(mixed: bool, multiplies_bfloat16: bool) -> Products:
-    """Return the products in the precision of their operands, or in "mixed_bfloat16".
+def products(half: Half | None, multiplies_half: bool) -> Products:
+    """Return the products in the precision of their operands, or rounded to 16 bits.
 
     `core.backend.training_rules` states the rounding.
 
     Args:
-        mixed: Whether the precision is "mixed_bfloat16".
-        multiplies_bfloat16: Whether the device's kernels multiply bfloat16 (see `devices`). Otherwise the
+        half: The type that a mixed precision rounds to; None for no rounding.
+        multiplies_half: Whether the device's kernels multiply this type (see `devices`). Otherwise the
             product of the rounded operands is taken in float32.
     """
-    if not mixed:
+    if half is None:
         return conv2d, conv_transpose2d
-    return _in_bfloat16(conv2d, multiplies_bfloat16), _in_bfloat16(conv_transpose2d, multiplies_bfloat16)
+    return _in_half(conv2d, half, multiplies_half), _in_half(conv_transpose2d, half, multiplies_half)
 
 
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
@@ -222,12 +223,14 @@ def forward(
     return Outputs.of(plan, values), statistics
 
 
-def _in_bfloat16(product: Product, multiplies_bfloat16: bool) -> Product:
+def _in_half(product: Product, half: Half, multiplies_half: bool) -> Product:
+    dtype = getattr(torch, half)
+
     def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
-        x, kernel = x.to(torch.bfloat16), kernel.to(torch.bfloat16)  # gradients are rounded as values are
-        if not multiplies_bfloat16:
+        x, kernel = x.to(dtype), kernel.to(dtype)  # gradients are rounded as values are
+        if not multiplies_half:
             x, kernel = x.to(torch.float32), kernel.to(torch.float32)
-        return product(operation, x, kernel).to(torch.bfloat16).to(torch.float32)
+        return product(operation, x, kernel).to(dtype).to(torch.float32)
 
     return rounded
 

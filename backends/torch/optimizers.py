@@ -1,15 +1,25 @@
-"""Gradient clipping and the optimisers of `core.backend.training_rules` in PyTorch.
+"""Gradient clipping, the optimisers and the loss scale of `core.backend.training_rules` in PyTorch.
 
 No function waits for a result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
-from core.backend.training_rules import AdamRule, OptimizerRule, SgdRule, StepScalars, update_for
+from core.backend.state import GOOD_STEPS, LOSS_SCALE, SKIPPED_STEPS
+from core.backend.training_rules import (
+    LEAST_LOSS_SCALE,
+    MOST_LOSS_SCALE,
+    AdamRule,
+    LossScaleRule,
+    OptimizerRule,
+    SgdRule,
+    StepScalars,
+    update_for,
+)
 from core.network.plan import Parameter
 
 
@@ -58,6 +68,21 @@ def update_of(rule: OptimizerRule) -> Callable[..., None]:
     """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "torch")
+
+
+def all_finite(gradients: Iterable[Tensor]) -> Tensor:
+    """Return whether no gradient has infinity or NaN."""
+    return torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()
+
+
+def adapt_loss_scale(rule: LossScaleRule, arrays: Mapping[str, Tensor], finite: Tensor) -> None:
+    """Update the loss scale's arrays in place, after an update or a skipped one."""
+    scale, good, skipped = (arrays[name] for name in (LOSS_SCALE, GOOD_STEPS, SKIPPED_STEPS))
+    grows = good + 1 >= rule.growth_interval
+    grown = torch.where(grows, (scale * rule.factor).clamp(max=MOST_LOSS_SCALE), scale)
+    skipped.add_(1 - finite.to(skipped.dtype))
+    scale.copy_(torch.where(finite, grown, (scale / rule.factor).clamp(min=LEAST_LOSS_SCALE)))
+    good.copy_(torch.where(finite & ~grows, good + 1, torch.zeros_like(good)))
 
 
 def _decay(scalars: StepScalars, parameter: Parameter, w: Tensor) -> None:

@@ -40,13 +40,14 @@ from numpy.typing import NDArray
 
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.errors import UserError
+from core.base.rounding import Half
 from core.network.plan import Plan
 
 Array: TypeAlias = NDArray[Any]
 State: TypeAlias = dict[str, NDArray[Any]]
 DropoutMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
-Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16"]
-"""Precision of a model. "mixed_bfloat16" keeps all but the products in float32 (see `training_rules`)."""
+Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"]
+"""Precision of a model. The mixed ones keep all but the products in float32 (see `training_rules`)."""
 Flat: TypeAlias = Any
 """The derivatives of some shards in one array of one axis, in an order that an `Engine` chooses."""
 
@@ -54,6 +55,12 @@ Flat: TypeAlias = Any
 def array_type(precision: Precision) -> Literal["float32", "float64"]:
     """Return the type of a model's arrays: of its state and of everything between its products."""
     return "float64" if precision == "float64" else "float32"
+
+
+def product_type(precision: Precision) -> Half | None:
+    """Return the type that the operands and results of products are rounded to; None for no rounding."""
+    rounded: dict[Precision, Half] = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
+    return rounded.get(precision)
 
 
 class Derivatives(NamedTuple):
@@ -104,6 +111,8 @@ class Model(Protocol):
     ) -> Derivatives:
         """Return what `train_step` computes before it updates the arrays; change nothing.
 
+        The gradients are those of the loss: a loss scale of the rules is divided out again.
+
         Args:
             images: As for `train_step`.
             masks: As for `train_step`.
@@ -114,6 +123,8 @@ class Model(Protocol):
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         """Clip the gradients, then update weights, moments, running statistics and averages once.
+
+        With a loss scale, gradients that are not finite change the loss scale's arrays alone.
 
         `differentiate` with `draw=scalars.step` and then `update` give the bits of `train_step`, or differ
         from them by rounding where the framework computes both in one graph.
@@ -377,7 +388,7 @@ class Backend:
     implementation: str
     exports: tuple[str, ...] = ()
     trains: bool = True
-    precisions: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16")
+    precisions: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
     weight_files: WeightFiles | None = None
 
     def is_available(self) -> bool:

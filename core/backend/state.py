@@ -7,6 +7,7 @@ missing, unknown or of a wrong shape.
     <block>/moving_mean, /moving_variance            running statistics
     optimizer/<slot>/<parameter>                     the optimiser's moments, one for each slot of its rule
     optimizer/average/<array>                        the moving averages of parameters and statistics, if any
+    loss_scale/scale, /good_steps, /skipped_steps    (1,) each, if the rules scale the loss
 
 Kernels are (kh, kw, in, out) for convolutions and (kh, kw, out, in) for transposed ones.
 """
@@ -29,6 +30,15 @@ ArrayKind: TypeAlias = Literal["statistic", "loss", "gradient", "update", "weigh
 
 _SLOTS, _AVERAGE = "optimizer/", "average"
 
+LOSS_SCALE, GOOD_STEPS, SKIPPED_STEPS = (
+    "loss_scale/scale",
+    "loss_scale/good_steps",
+    "loss_scale/skipped_steps",
+)
+"""The scale, the updates without an overflow since it changed, and the skipped updates of the run."""
+
+LOSS_SCALE_ARRAYS = (LOSS_SCALE, GOOD_STEPS, SKIPPED_STEPS)
+
 
 def slot_name(slot: str, parameter: str) -> str:
     """Return the name of the optimiser's array `slot` of a parameter."""
@@ -36,8 +46,8 @@ def slot_name(slot: str, parameter: str) -> str:
 
 
 def slot_of(name: str) -> str:
-    """Return the slot of one of the optimiser's arrays: the inverse of `slot_name`."""
-    return name.removeprefix(_SLOTS).split("/")[0]
+    """Return the slot of one of the optimiser's arrays; each array of the loss scale is its own."""
+    return name.removeprefix(_SLOTS).split("/")[0] if name.startswith(_SLOTS) else name
 
 
 def average_name(array: str) -> str:
@@ -57,15 +67,20 @@ def state_shapes(plan: Plan, rules: TrainingRules) -> dict[str, tuple[int, ...]]
         shapes |= {slot_name(slot, parameter.name): parameter.shape for parameter in plan.parameters}
     if rules.average_decay is not None:
         shapes |= {average_name(array.name): array.shape for array in plan.arrays}
+    if rules.loss_scale is not None:
+        shapes |= dict.fromkeys(LOSS_SCALE_ARRAYS, (1,))
     return shapes
 
 
 def by_kind(state: Mapping[str, NDArray[Any]]) -> dict[ArrayKind, dict[str, NDArray[Any]]]:
-    """Split a state into running statistics, weights and moments, each in the state's order."""
+    """Split a state into running statistics, weights and moments, each in the state's order.
+
+    The loss scale's arrays belong to the optimiser, so they count as moments.
+    """
     found: dict[ArrayKind, dict[str, NDArray[Any]]] = {"statistic": {}, "weight": {}, "moment": {}}
     for name, array in state.items():
         kind: ArrayKind = "weight"
-        if name.startswith(_SLOTS):
+        if name.startswith(_SLOTS) or name in LOSS_SCALE_ARRAYS:
             kind = "moment"
         elif name.endswith(("/moving_mean", "/moving_variance")):
             kind = "statistic"
@@ -88,10 +103,13 @@ def initial_state(
         given: Weights and statistics to begin with in place of these; None for none.
     """
     state = {array.name: _initial(array, seed) for array in plan.arrays} | dict(given or {})
-    averages = {average_name(name): array for name, array in state.items()}
-    for name, shape in state_shapes(plan, rules).items():
-        state.setdefault(name, averages[name].copy() if name in averages else np.zeros(shape, np.float32))
-    return state
+    state |= {average_name(name): array.copy() for name, array in state.items()}
+    if rules.loss_scale is not None:
+        state[LOSS_SCALE] = np.full(1, rules.loss_scale.initial, np.float32)
+    shapes = state_shapes(plan, rules)
+    return {
+        name: state[name] if name in state else np.zeros(shape, np.float32) for name, shape in shapes.items()
+    }
 
 
 def check_state(

@@ -4,14 +4,29 @@ A backend gets everything about loss, optimiser and clipping from `TrainingRules
 from step to step from `StepScalars`. The numbers are computed on the host in float64 and rounded to float32
 once. The formulas are below; each backend implements them in its framework.
 
-In precision "mixed_bfloat16" everything is float32 (weights, moments, running statistics, bias, ReLU, batch
-norm, dropout, concatenation, losses, the optimiser and the arrays at the boundary) except the two products,
-convolution and transposed convolution. With r(.) for rounding to bfloat16 (`core.base.rounding.to_bfloat16`):
+In the precisions "mixed_bfloat16" and "mixed_float16" everything is float32 (weights, moments, running
+statistics, bias, ReLU, batch norm, dropout, concatenation, losses, the optimiser and the arrays at the
+boundary) except the two products, convolution and transposed convolution. With r(.) for rounding to bfloat16
+or float16 (`core.base.rounding.to_half`):
     y = r(conv(r(x), r(kernel)));    the sums inside are float32 or wider
     dx = r(conv_dx(r(dy), r(kernel)));    dkernel = r(conv_dkernel(r(x), r(dy)))
-A framework derives the same from `conv(x.to(bfloat16), kernel.to(bfloat16)).to(float32)`. The product of two
-bfloat16 numbers is exact in float32, so a float32 product of rounded operands follows the rule too. The loss
-is not scaled, because bfloat16 has the range of float32 (Kalamkar et al., 2019).
+A framework derives the same from `conv(x.to(half), kernel.to(half)).to(float32)`. The product of two numbers
+of 16 bits is exact in float32, so a float32 product of rounded operands follows the rule too.
+
+Bfloat16 has the range of float32 (Kalamkar et al., 2019), so its loss is not scaled. Float16 has no number
+between 0 and 2**-24, and none above 65,504. Small gradients would vanish, so the loss is scaled (Micikevicius
+et al., 2018, section 3.2), by a `LossScaleRule` and three arrays of the model's state, each of one number:
+`scale` s, `good_steps` n and `skipped_steps` k (`core.backend.state`).
+    g = (gradient of s * loss) / s
+    if all g are finite:   update as below;  n = n + 1;  if n = growth_interval: s = s * factor, n = 0
+    else:                  update nothing;   n = 0;  s = s / factor;  k = k + 1
+- s is kept within `LEAST_LOSS_SCALE` and `MOST_LOSS_SCALE`. With factor 1 it is fixed.
+- s and the factor are powers of two. So scaling changes no digit, and shards, workers and clipping see the
+  gradients of the loss itself. Infinity and NaN survive division and the sum of the shards, so all workers
+  skip the same updates.
+- "Nothing" includes the running statistics. An overflow may have begun in the forward pass, where it makes
+  them infinite for ever; and so a batch counts either wholly or not at all, on every framework.
+- Skipped steps are steps to the host, in Adam's `step` and in schedules: it must not wait for the device.
 
 Loss, with logits x, ground truth z in {0, 1}, p = sigmoid(x), means and sums over batch, height and width:
 
@@ -125,6 +140,25 @@ class SgdRule:
 OptimizerRule: TypeAlias = AdamRule | SgdRule
 
 
+LEAST_LOSS_SCALE, MOST_LOSS_SCALE = 2.0**-24, 2.0**24
+"""The bounds of a loss scale that changes."""
+
+
+@dataclass(frozen=True)
+class LossScaleRule:
+    """How the loss is scaled; all but `growth_interval` are powers of two.
+
+    Args:
+        initial: The scale before the first step.
+        factor: By what the scale is multiplied or divided; 1 leaves it as it is.
+        growth_interval: Updates without an overflow after which the scale grows.
+    """
+
+    initial: float = 2.0**16
+    factor: float = 2.0
+    growth_interval: int = 2000
+
+
 Update = TypeVar("Update")
 
 
@@ -151,6 +185,7 @@ class TrainingRules:
         frozen: Names of blocks that are not trained (`core.backend.trained_part`).
         rates: Names of blocks, and the factor of their learning rate.
         average_decay: Decay of the moving average of the arrays; None for no average.
+        loss_scale: How the loss is scaled; None for no scaling.
     """
 
     loss: LossRule
@@ -160,6 +195,7 @@ class TrainingRules:
     frozen: tuple[str, ...] = ()
     rates: tuple[tuple[str, float], ...] = ()
     average_decay: float | None = None
+    loss_scale: LossScaleRule | None = None
 
 
 @dataclass(frozen=True)

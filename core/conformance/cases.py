@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -27,7 +27,7 @@ from core.backend.contract import (
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.registry import load_backend
 from core.backend.state import ArrayKind, by_kind, initial_state
-from core.backend.training_rules import StepScalars, TrainingRules, step_scalars
+from core.backend.training_rules import LossScaleRule, StepScalars, TrainingRules, step_scalars
 from core.experiment.configuration import Configuration, parse_configuration
 from core.network.lowering import lower_blocks
 from core.network.plan import Plan
@@ -113,6 +113,17 @@ def case_of(
     if lively:
         state = _lively(state, rng)
     return Case(plan, rules, state, drawn, optimizer.learning_rate, optimizer.weight_decay)
+
+
+def in_precision(case: Case, precision: Precision) -> Case:
+    """Return the case with the loss scale that training in a precision has, or the case itself."""
+    return with_loss_scale(case, LossScaleRule()) if precision == "mixed_float16" else case
+
+
+def with_loss_scale(case: Case, rule: LossScaleRule) -> Case:
+    """Return the case with a loss scale, at its beginning."""
+    rules = replace(case.rules, loss_scale=rule)
+    return replace(case, rules=rules, state={**initial_state(case.plan, rules, 0), **case.state})
 
 
 def _lively(state: Mapping[str, Array], rng: np.random.Generator) -> State:

@@ -14,8 +14,16 @@ from typing import Any, cast
 import numpy as np
 
 from core.backend.contract import Array, ExistenceModel, Implementation, Precision
-from core.conformance.cases import Case, Nonconformity, all_results, make_case, require_agreement
-from core.conformance.mixed import agreement_in_bfloat16
+from core.backend.training_rules import LossScaleRule
+from core.conformance.cases import (
+    Case,
+    Nonconformity,
+    all_results,
+    make_case,
+    require_agreement,
+    with_loss_scale,
+)
+from core.conformance.mixed import agreement_when_rounded
 from core.conformance.random_networks import random_case
 from core.conformance.suite import BackendCaller, Check
 from core.tolerance.differences import difference
@@ -40,7 +48,7 @@ def existence_checks() -> list[Check]:
     weighted = existence_case()
     dropped = existence_case(batches=(4, 3), source="deep", dropout=0.4)
     cases = [
-        ("its weight, in batches of 4, 1 and 3", weighted),
+        ("its weight, in batches of 4, 1 and 3", with_loss_scale(weighted, LossScaleRule(growth_interval=2))),
         ("the output of a larger block", existence_case(batches=(3,), source="wide")),
         ("dropout and a block that others read", dropped),
         ("blocks that only the head reads, squeezes and pools", _branched()),
@@ -48,13 +56,13 @@ def existence_checks() -> list[Check]:
     ]
     return [
         *(_agreement(name, case, precision) for precision in _PRECISIONS for name, case in cases),
-        agreement_in_bfloat16(SUBJECT, "its weight, in batches of 4, 1 and 3", weighted),
-        agreement_in_bfloat16(SUBJECT, "dropout and a block that others read", dropped),
+        agreement_when_rounded(SUBJECT, "its weight, in batches of 4, 1 and 3", weighted),
+        agreement_when_rounded(SUBJECT, "dropout and a block that others read", dropped),
         *(
             _agreement(f"random network {seed}", random_case(seed, existence=True), "float64")
             for seed in range(RANDOM_NETWORKS)
         ),
-        *(_export(precision) for precision in ("float32", "mixed_bfloat16")),
+        *(_export(precision) for precision in ("float32", "mixed_bfloat16", "mixed_float16")),
     ]
 
 

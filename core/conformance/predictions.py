@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from core.conformance.cases import (
 from core.conformance.existence import SUBJECT as EXISTENCE
 from core.conformance.existence import existence_case
 from core.conformance.layers import every_operation
-from core.conformance.mixed import LARGEST as LARGEST_MIXED
+from core.conformance.mixed import BFLOAT16, FLOAT16, Rounding
 from core.conformance.suite import BackendCaller, Check
 from core.experiment.configuration import load_configuration
 from core.tolerance.budget import ArraysByKind
@@ -45,8 +46,14 @@ def prediction_checks() -> list[Check]:
     return [
         *checks,
         *(_agreement(EXISTENCE, "predictions and their loss", head, precision) for precision in precisions),
-        Check(EXISTENCE, "predictions", "mixed_bfloat16", _existence_in_bfloat16),
-        Check(SUBJECT, "products in bfloat16", "mixed_bfloat16", _products_in_bfloat16),
+        *(
+            Check(subject, name, rounding.precision, partial(run, rounding=rounding))
+            for rounding in (BFLOAT16, FLOAT16)
+            for subject, name, run in (
+                (EXISTENCE, "predictions", _existence_when_rounded),
+                (SUBJECT, rounding.subject, _products_when_rounded),
+            )
+        ),
         Check(SUBJECT, "logits of 10,000", "float32", lambda backend: _require_extremes(backend, extreme)),
         Check(SUBJECT, "each image by itself, in any batch", "float32", _each_by_itself),
         Check(SUBJECT, "predict and evaluate change nothing", "float32", _pure),
@@ -122,21 +129,21 @@ def _agreement(subject: str, name: str, case: Case, precision: Precision) -> Che
     return Check(subject, name, precision, run)
 
 
-def _existence_in_bfloat16(backend: BackendCaller) -> None:
-    case = existence_case()
-    received = backend.call(_with_existence, case, "mixed_bfloat16")
-    for name, expected in _with_existence(load_backend("reference")[1], case, "mixed_bfloat16").items():
-        if not (found := difference(received[name], expected)) <= LARGEST_MIXED:
-            raise Nonconformity(f"{name}: relative difference {found:.1e}, allowed {LARGEST_MIXED:g}")
+def _existence_when_rounded(backend: BackendCaller, rounding: Rounding) -> None:
+    case, precision = existence_case(), rounding.precision
+    received = backend.call(_with_existence, case, precision)
+    for name, expected in _with_existence(load_backend("reference")[1], case, precision).items():
+        if not (found := difference(received[name], expected)) <= rounding.largest:
+            raise Nonconformity(f"{name}: relative difference {found:.1e}, allowed {rounding.largest:g}")
 
 
-def _products_in_bfloat16(backend: BackendCaller) -> None:
+def _products_when_rounded(backend: BackendCaller, rounding: Rounding) -> None:
     """Most probabilities equal the reference's except for float32's rounding; few elements flip (`mixed`)."""
     down = {"name": "down", "kind": "conv", "filters": 3}
     case = make_case([down, {"name": "mask", "kind": "output"}], 24, 32, batch_norm=False)
-    expected, _, loss = _outputs(load_backend("reference")[1], case, "mixed_bfloat16")
-    received, of_evaluate, found = backend.call(_outputs, case, "mixed_bfloat16")
-    allowed = LARGEST_MIXED
+    expected, _, loss = _outputs(load_backend("reference")[1], case, rounding.precision)
+    received, of_evaluate, found = backend.call(_outputs, case, rounding.precision)
+    allowed = rounding.largest
     for what, got in (("predictions", received), ("probabilities of evaluate", of_evaluate)):
         if got.shape != expected.shape or not difference(got, expected) <= allowed:
             raise Nonconformity(f"{what}: relative difference beyond {allowed:g}")

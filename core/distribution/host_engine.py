@@ -36,6 +36,7 @@ class HostEngine:
         self._workers = len(exchange.hosts)
         self._part = -(-(1 + sum(int(np.prod(shape)) for shape in shapes)) // self._workers)
 
+    @np.errstate(over="ignore", invalid="ignore")  # with a loss scale, gradients may overflow
     def derivatives(
         self, images: Array, masks: Array, keep: DropoutMasks | None, draw: int, weight: float
     ) -> HostFlat:
@@ -50,6 +51,7 @@ class HostEngine:
         flat *= self._dtype.type(weight)
         return flat
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add(self, left: HostFlat, right: HostFlat) -> HostFlat:
         """Add to the left one."""
         left += right

@@ -59,6 +59,8 @@ class EpochRecord:
         images_per_second: Training images per second of training time, without scoring.
         scored_on: "validation", or "training" if no image was held out.
         step: Updates since the run began.
+        skipped_steps: Updates of the epoch that were skipped, as gradients overflowed; None without a scale.
+        loss_scale: The loss scale after the epoch; None without one.
     """
 
     epoch: int
@@ -71,6 +73,8 @@ class EpochRecord:
     images_per_second: float
     scored_on: str
     step: int
+    skipped_steps: int | None = None
+    loss_scale: float | None = None
 
 
 @dataclass(frozen=True)

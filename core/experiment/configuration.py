@@ -8,6 +8,7 @@ there is no file of that name.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,15 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from core.backend.contract import Precision
 from core.backend.trained_part import divide_blocks
-from core.backend.training_rules import AdamRule, LossRule, OptimizerRule, SgdRule, TrainingRules
+from core.backend.training_rules import (
+    MOST_LOSS_SCALE,
+    AdamRule,
+    LossRule,
+    LossScaleRule,
+    OptimizerRule,
+    SgdRule,
+    TrainingRules,
+)
 from core.base.errors import UserError
 from core.base.randomness import words
 from core.base.rounding import to_float32
@@ -130,6 +139,34 @@ class Loss(Strict):
         return LossRule(**{name: to_float32(1.0 if value is None else value) for name, value in self})
 
 
+class LossScale(Strict):
+    """How the loss is scaled in precision mixed_float16. The rule is in `core.backend.training_rules`."""
+
+    initial: Annotated[float, Field(ge=1.0, le=MOST_LOSS_SCALE)] = 65536.0
+    factor: Annotated[float, Field(ge=1.0, le=256.0)] = 2.0
+    growth_interval: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+
+    @model_validator(mode="after")
+    def _scales_exactly(self) -> Self:
+        for key, value in (("initial", self.initial), ("factor", self.factor)):
+            if math.frexp(value)[0] != 0.5:
+                raise UserError(
+                    f"training.loss_scale.{key} must be a power of two; received {value:g}",
+                    "Other scales would round the gradients. Take 1024, for example.",
+                )
+        return self
+
+    def rule(self) -> LossScaleRule:
+        """Return the constants for the backends."""
+        return LossScaleRule(self.initial, self.factor, self.growth_interval)
+
+
+def _with_fixed_scale(scale: Any) -> Any:
+    """Turn a number alone into a scale that does not change."""
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    return {"initial": scale, "factor": 1.0} if is_number else scale
+
+
 class EarlyStop(Strict):
     """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs.
 
@@ -158,6 +195,7 @@ class Training(Strict):
     shards: Annotated[int, Field(ge=1, le=65536)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Precision = "float32"
+    loss_scale: Annotated[LossScale, BeforeValidator(_with_fixed_scale)] = LossScale()
     start_from: str | None = None
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
@@ -236,6 +274,7 @@ class Training(Strict):
             frozen=self.freeze,
             rates=tuple(self.rates.items()),
             average_decay=None if self.ema is None else self.ema.decay,
+            loss_scale=self.loss_scale.rule() if self.precision == "mixed_float16" else None,
         )
 
 

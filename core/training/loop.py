@@ -31,7 +31,7 @@ from typing import Literal, SupportsFloat
 import numpy as np
 
 from core.backend.contract import Engine, Model, State
-from core.backend.state import averaged_state
+from core.backend.state import LOSS_SCALE, SKIPPED_STEPS, averaged_state
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import TrainingRules, step_scalars
 from core.base.errors import UserError
@@ -119,7 +119,7 @@ class Trainer:
                 return TrainingOutcome("early stop", self.progress)
             found = self._score() if self._train_epoch() else None
             if found is None:
-                save_checkpoint(self.folder / LAST, self._checkpoint())
+                save_checkpoint(self.folder / LAST, self._checkpoint(self._finite_state()))
                 return TrainingOutcome("interrupted", self.progress)
             self._finish_epoch(found)
         return TrainingOutcome("finished", self.progress)
@@ -254,7 +254,10 @@ class Trainer:
         return found
 
     def _finish_epoch(self, found: ValidationResult) -> None:
-        scores, progress = found.scores, self.progress
+        scores, progress, state = found.scores, self.progress, self._finite_state()
+        skipped = None
+        if SKIPPED_STEPS in state:
+            skipped = int(state[SKIPPED_STEPS][0]) - sum(old.skipped_steps or 0 for old in progress.history)
         record = EpochRecord(
             epoch=len(progress.history) + 1,
             loss=progress.loss_sum / progress.images,
@@ -266,13 +269,15 @@ class Trainer:
             images_per_second=progress.images / progress.seconds,
             scored_on="validation" if self.held_out else "training",
             step=progress.step,
+            skipped_steps=skipped,
+            loss_scale=float(state[LOSS_SCALE][0]) if LOSS_SCALE in state else None,
         )
         self.progress = Progress(
             step=progress.step, history=(*progress.history, record), start=progress.start
         )
         history = self.progress.history
         best = best_epoch(history, self.configuration.training.early_stop) == record.epoch
-        checkpoint = self._checkpoint()
+        checkpoint = self._checkpoint(state)
         self._kept_epochs.keep(checkpoint, self.plan)
         if best:
             save_checkpoint(self.folder / BEST, checkpoint)
@@ -296,19 +301,24 @@ class Trainer:
     def _divergence_error(self, how: str) -> UserError:
         last = self.folder / LAST
         kept = f"The last good checkpoint is kept: {last}" if last.is_file() else "No checkpoint was written"
-        rate = self.configuration.training.optimizer.learning_rate
+        settings = self.configuration.training
+        rate, half = settings.optimizer.learning_rate, settings.precision == "mixed_float16"
         return UserError(
             f"training diverged: {how}",
-            f"{kept}. Lower --learning-rate (now {rate:g}), or set training.clip_norm=1.",
+            f"{kept}. Lower --learning-rate (now {rate:g}), or set training.clip_norm=1."
+            + (" Or take another --precision: a product beyond 65504 is infinite in this one." * half),
         )
 
-    def _checkpoint(self) -> Checkpoint:
-        """Return a checkpoint of the current state, which must be finite."""
+    def _checkpoint(self, state: State) -> Checkpoint:
+        return Checkpoint(self.configuration, self.data, self.progress, state)
+
+    def _finite_state(self) -> State:
+        """Return copies of all arrays, which must be finite."""
         state = self._team.state()
         for array, values in state.items():
             if not np.isfinite(values).all():
                 raise self._divergence_error(f"{array} is no longer finite")
-        return Checkpoint(self.configuration, self.data, self.progress, state)
+        return state
 
     @functools.cached_property
     def _team(self) -> Team:

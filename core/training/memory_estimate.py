@@ -8,7 +8,8 @@
     activations     the arrays that the forward pass keeps for the backward pass: the input of every
                     convolution and batch normalisation, the output of every ReLU, dropout masks, the logits
     transient       short-lived arrays, at the moment when memory is largest: gradients of activations, other
-                    results, and one convolution's input and output in the layout of a kernel
+                    results, and one convolution's input and output in the layout of a kernel; or, with a
+                    loss scale, the state before an update that may be skipped
 
 The last two come from a walk through the plan, forwards and backwards, in which an array is freed after its
 last use (reverse-mode differentiation without recomputation: Griewank and Walther, Evaluating Derivatives,
@@ -87,9 +88,12 @@ def estimate_training(
     trained = trained_part(plan, rules)
     walk = _Walk(plan, trained.tensors, -(-batch_size // shards), item)
     kept, most = walk.run()
+    state = item * sum(map(math.prod, state_shapes(plan, rules).values()))
+    if rules.loss_scale is not None:  # an update that may be skipped keeps the old state until its end
+        most = max(most, state)
     pixels = batch_size * plan.input.height * plan.input.width
     return MemoryEstimate(
-        state=item * sum(map(math.prod, state_shapes(plan, rules).values())),
+        state=state,
         gradients=item * sums * sum(parameter.size for parameter in trained.parameters),
         batch=BATCHES * pixels * (4 * plan.input.channels + 1),
         activations=kept,

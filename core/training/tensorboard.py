@@ -47,6 +47,8 @@ _SCALARS = {
     "dice/positive": "dice_positive",
     "learning_rate": "learning_rate",
     "images_per_second": "images_per_second",
+    "loss_scale/scale": "loss_scale",
+    "loss_scale/skipped_steps": "skipped_steps",
 }
 
 

@@ -26,7 +26,9 @@ from typing import Protocol
 import numpy as np
 
 from core.backend.contract import Array, State
+from core.backend.state import LOSS_SCALE
 from core.backend.trained_part import TrainedPart
+from core.backend.training_rules import LEAST_LOSS_SCALE
 from core.experiment.checkpoint import Checkpoint, EpochRecord, load_checkpoint, save_checkpoint
 from core.experiment.configuration import EarlyStop
 from core.files.system_errors import explain_os_errors
@@ -58,7 +60,7 @@ class WeightAverage:
         score: The average's score; a Dice is negated, so that lower is better.
         to_beat: The best score without the average.
         recomputed_statistics: Whether the running statistics were recomputed rather than averaged.
-        state: The model's arrays, with moments of 0.
+        state: The model's arrays, with moments of 0 (and the least loss scale).
     """
 
     epochs: tuple[int, ...]
@@ -168,6 +170,8 @@ def average_kept_epochs(
     epochs = kept.epochs(history)
     mean = kept.mean(epochs)
     state = {name: mean.get(name, np.zeros_like(array)) for name, array in model.state().items()}
+    if LOSS_SCALE in state:  # the least: an update whose gradients overflow would leave statistics of 0
+        state[LOSS_SCALE][...] = LEAST_LOSS_SCALE
     candidates = [(state, False)]
     if trained.batch_norms:
         candidates.append((recompute_statistics(model, trained, state, updates()), True))

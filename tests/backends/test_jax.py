@@ -65,6 +65,7 @@ def types_of_floats(implementation: Implementation, case: Case, precision: Preci
     [
         ("float32", {"float32"}),
         ("mixed_bfloat16", {"float32"}),  # on the CPU the rounded operands are
+        ("mixed_float16", {"float32", "float16"}),  # float16 between two casts, which round
         ("float64", {"float64", "float32"}),  # the dropout masks are drawn in float32
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,16 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
-def test_mixed_precision_rounds_operands_and_results_of_products() -> None:
+def to_float16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return values.astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("precision", "rounded"), [("mixed_bfloat16", to_bfloat16), ("mixed_float16", to_float16)]
+)
+def test_mixed_precision_rounds_operands_and_results_of_products(
+    precision: Precision, rounded: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> None:
     blocks = [
         {"name": "one", "kind": "conv", "filters": 5, "kernel": 1, "stride": 1, "batch_norm": False},
         {"name": "mask", "kind": "output", "kernel": 1, "stride": 1},
@@ -225,13 +235,13 @@ def test_mixed_precision_rounds_operands_and_results_of_products() -> None:
     case = make_case(blocks, 9, 11)
     x, arrays = case.batches[0][0], case.state
     for block, turned in (("one", False), ("mask", True)):
-        kernel = to_bfloat16(arrays[f"{block}/kernel"])[0, 0]
-        x = to_bfloat16(to_bfloat16(x) @ (kernel.T if turned else kernel)) + arrays[f"{block}/bias"]
+        kernel = rounded(arrays[f"{block}/kernel"])[0, 0]
+        x = rounded(rounded(x) @ (kernel.T if turned else kernel)) + arrays[f"{block}/bias"]
         x = x if turned else np.maximum(x, 0)
     wanted = 1 / (1 + np.exp(-x.astype(np.float64)))
-    received = model_of(case, "mixed_bfloat16").predict(case.batches[0][0])
+    received = model_of(case, precision).predict(case.batches[0][0])
     np.testing.assert_allclose(received, wanted, rtol=0, atol=1e-6)
-    assert np.abs(received - model_of(case).predict(case.batches[0][0])).max() > 1e-4
+    assert np.abs(received - model_of(case).predict(case.batches[0][0])).max() > 5e-5
 
 
 def test_training_and_float64_are_refused_with_the_reason() -> None:

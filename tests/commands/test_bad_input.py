@@ -168,7 +168,11 @@ def test_a_configuration_that_is_missing(folder: Path) -> None:
         (["--set", "network.blocks[9].filters=3"], ["network.blocks[9]"]),
         (["--set", "network.blocks[0].filters=0"], ["network.blocks[0].filters", "received 0"]),
         (["--set", "training.epochs=[1"], ["training.epochs=[1", "YAML"]),
-        (["--set", "training.precision=float16"], ["training.precision", "'float16'"]),
+        (["--set", "training.precision=float16"], ["training.precision", "'mixed_float16'", "'float16'"]),
+        (
+            ["--set", "training.loss_scale=1000"],
+            ["training.loss_scale.initial", "power of two", "1000"],
+        ),
         (["--precision", "bfloat16"], ["training.precision", "'mixed_bfloat16'", "'bfloat16'"]),
         (["--epochs", "2024-13-45"], ["2024-13-45"]),
         (["--epochs", "0x_"], ["0x_"]),

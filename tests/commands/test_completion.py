@@ -85,7 +85,7 @@ def place(tmp_path: Path) -> Path:
         ("run.py predict --device g", ["gpu", "gpu:0"]),
         ("run.py export --to ", EXPORTS),
         ("run.py evaluate --split ", ["validation", "all"]),
-        ("run.py --precision m", ["mixed_bfloat16"]),
+        ("run.py --precision m", ["mixed_bfloat16", "mixed_float16"]),
         ("run.py --set training.early_stop.p", ["training.early_stop.patience="]),
         ("run.py --set network.blocks.0.stri", ["network.blocks.0.stride=", "network.blocks.0.stride_at="]),
         # Files and folders.

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.reference import layers, losses, operations
+from backends.reference import layers, losses, operations, optimizers
 from backends.reference.model import ReferenceModel
-from core.backend.contract import Array, DropoutMasks, Implementation, Precision, State
-from core.backend.state import average_name
+from core.backend.contract import Array, Derivatives, DropoutMasks, Implementation, Precision, State
+from core.backend.state import GOOD_STEPS, LOSS_SCALE, average_name
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import SgdRule, StepScalars, TrainingRules, step_scalars
 from core.base.rounding import to_bfloat16
@@ -572,11 +572,11 @@ class BackwardNotRounded(ReferenceModel):
     """Gradients computed entirely in float32."""
 
     def _backward(self, *arguments: Any) -> Any:
-        self._mixed = False
+        half, self._half = self._half, None
         try:
             return super()._backward(*arguments)
         finally:
-            self._mixed = True
+            self._half = half
 
 
 class ActivationsInBfloat16(ReferenceModel):
@@ -585,6 +585,71 @@ class ActivationsInBfloat16(ReferenceModel):
     def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
         y = super()._apply(op, values, keep)
         return to_bfloat16(y) if isinstance(op, Bias | BatchNorm) else y
+
+
+class SubnormalsFlushed(ReferenceModel):
+    """Numbers below 2**-14 taken for 0, as XLA's `reduce_precision` to float16 does."""
+
+    def _operands(self, *arrays: Array) -> Iterator[Array]:
+        return (np.where(np.abs(array) < 2.0**-14, 0, array) for array in super()._operands(*arrays))
+
+
+class NotUnscaled(ReferenceModel):
+    """Gradients of the scaled loss, which are not divided by the scale again."""
+
+    def _differentiate(self, *arguments: Any) -> Derivatives:
+        found, scale = super()._differentiate(*arguments), self._arrays[LOSS_SCALE][0]
+        return found._replace(gradients={name: g * scale for name, g in found.gradients.items()})
+
+
+class ClippedWhileScaled(ReferenceModel):
+    """Clipping sees gradients of the scaled loss."""
+
+    def _update(self, gradients: State, *others: Any) -> None:
+        scale, norm = self._arrays[LOSS_SCALE][0], self._rules.clip_norm
+        self._rules = dataclasses.replace(self._rules, clip_norm=norm and norm / float(scale))
+        super()._update(gradients, *others)
+        self._rules = dataclasses.replace(self._rules, clip_norm=norm)
+
+
+class OverflowNotSkipped(ReferenceModel):
+    """Updates with gradients that are not finite, which the scale alone takes notice of."""
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        super().update(gradients, statistics, scalars)
+        if not optimizers.all_finite(gradients):
+            self._update(gradients, statistics, scalars)
+
+
+class StatisticsOfSkippedUpdates(ReferenceModel):
+    """Running statistics that move with every batch, as in frameworks where the forward pass moves them."""
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        super().update(gradients, statistics, scalars)
+        if not optimizers.all_finite(gradients):
+            for operation in self._plan.batch_norms:
+                for name in (operation.moving_mean, operation.moving_variance):
+                    momentum = np.float32(operation.momentum)
+                    self._arrays[name] = momentum * self._arrays[name] + (1 - momentum) * statistics[name]
+
+
+class ScaleNeverFalls(ReferenceModel):
+    """A scale that is not divided after an overflow."""
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        before = self._arrays[LOSS_SCALE].copy()
+        super().update(gradients, statistics, scalars)
+        self._arrays[LOSS_SCALE] = np.maximum(before, self._arrays[LOSS_SCALE])
+
+
+class GoodStepsNotInARow(ReferenceModel):
+    """Good steps that an overflow does not count anew."""
+
+    def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
+        before = self._arrays[GOOD_STEPS].copy()
+        super().update(gradients, statistics, scalars)
+        if not optimizers.all_finite(gradients):
+            self._arrays[GOOD_STEPS] = before
 
 
 def with_layer(
@@ -679,14 +744,14 @@ class GroupsInterleaved(ReferenceModel):
 
 
 class GroupsNotRounded(ReferenceModel):
-    """Convolutions with groups or a dilation in float32, all others in bfloat16."""
+    """Convolutions with groups or a dilation in float32, all others in 16 bits."""
 
     def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
-        self._mixed = not isinstance(op, GroupedConv2D)
+        half, self._half = self._half, None if isinstance(op, GroupedConv2D) else self._half
         try:
             return super()._apply(op, values, keep)
         finally:
-            self._mixed = True
+            self._half = half
 
 
 def sum_for_mean(op: GlobalMean, x: Array) -> Array:

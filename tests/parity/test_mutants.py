@@ -17,6 +17,7 @@ from mutants import (
     AddedPixelByPixel,
     BackwardNotRounded,
     BesselCorrected,
+    ClippedWhileScaled,
     CorrectionOffByOne,
     DecayInTheGradient,
     DecayOfBatchNorm,
@@ -27,6 +28,7 @@ from mutants import (
     EmptyTruthLeftOut,
     EpsilonOutsideTheCorrection,
     ExistenceDetached,
+    GoodStepsNotInARow,
     GroupsNotRounded,
     KernelFlipped,
     KernelTransposed,
@@ -35,13 +37,18 @@ from mutants import (
     Mutant,
     NesterovOfTheOldVelocity,
     NoSlopeAtZero,
+    NotUnscaled,
     OperandsCutOff,
     OperandsNotRounded,
+    OverflowNotSkipped,
     OverTheBatch,
     RateInTheVelocity,
     ResultNotRounded,
+    ScaleNeverFalls,
     ShareOfPositivePixels,
+    StatisticsOfSkippedUpdates,
     StepBehind,
+    SubnormalsFlushed,
     WeightsInBfloat16,
     changed_sgd,
     crop_on_the_other_side,
@@ -57,7 +64,7 @@ from backends.reference.model import ReferenceModel
 from core.conformance import Check, all_checks, examine
 from core.network.plan import BatchNorm, Conv2D, ConvTranspose2D
 
-MIXED_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
+BFLOAT16_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
     "weights kept in bfloat16": ("products in bfloat16", WeightsInBfloat16),
     "operands not rounded": ("products in bfloat16", OperandsNotRounded),
     "operands cut off": ("products in bfloat16", OperandsCutOff),
@@ -70,6 +77,25 @@ MIXED_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
     "convolutions with groups not rounded": ("products in bfloat16", GroupsNotRounded),
     "weights kept in bfloat16, in training": ("Adam", WeightsInBfloat16),
 }
+
+FLOAT16_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
+    "operands not rounded, in float16": ("products in float16", OperandsNotRounded),
+    "result not rounded, in float16": ("products in float16", ResultNotRounded),
+    "gradients not rounded, in float16": ("products in float16", BackwardNotRounded),
+    "convolutions with groups not rounded, in float16": ("products in float16", GroupsNotRounded),
+    "subnormal numbers flushed": ("products in float16", SubnormalsFlushed),
+    "gradients not divided by the scale": ("loss scale", NotUnscaled),
+    "clipping of scaled gradients": ("loss scale", ClippedWhileScaled),
+    "an overflow that is not skipped": ("loss scale", OverflowNotSkipped),
+    "statistics of skipped updates": ("loss scale", StatisticsOfSkippedUpdates),
+    "a scale that never falls": ("loss scale", ScaleNeverFalls),
+    "good steps not in a row": ("loss scale", GoodStepsNotInARow),
+}
+
+MIXED_MUTANTS = [
+    *((name, "mixed_bfloat16", *found) for name, found in BFLOAT16_MUTANTS.items()),
+    *((name, "mixed_float16", *found) for name, found in FLOAT16_MUTANTS.items()),
+]
 
 
 MUTANTS: dict[str, tuple[str, Mutant]] = {
@@ -144,13 +170,18 @@ def test_caught(name: str, precision: str, record_property: Callable[[str, objec
     record_property("mutant", f"{name} ({precision}): {subject}: {telling[0]}")
 
 
-@pytest.mark.parametrize("name", MIXED_MUTANTS)
-def test_caught_in_mixed_precision(name: str, record_property: Callable[[str, object], None]) -> None:
-    subject, model = MIXED_MUTANTS[name]
-    reasons = caught(Mutant(model=model), subject, "mixed_bfloat16")
+@pytest.mark.parametrize(("name", "precision", "subject", "model"), MIXED_MUTANTS)
+def test_caught_in_mixed_precision(
+    name: str,
+    precision: str,
+    subject: str,
+    model: type[ReferenceModel],
+    record_property: Callable[[str, object], None],
+) -> None:
+    reasons = caught(Mutant(model=model), subject, precision)
     telling = [reason for reason in reasons if "relative difference" in reason or "gradient is" in reason]
     assert telling, reasons
-    record_property("mutant", f"{name} (mixed_bfloat16): {subject}: {telling[0]}")
+    record_property("mutant", f"{name} ({precision}): {subject}: {telling[0]}")
 
 
 def test_sums_that_lose_digits_are_caught(record_property: Callable[[str, object], None]) -> None:
@@ -162,7 +193,9 @@ def test_sums_that_lose_digits_are_caught(record_property: Callable[[str, object
 
 
 def test_without_an_error_nothing_is_caught() -> None:
-    subjects = {subject for subject, _ in [*MUTANTS.values(), *MIXED_MUTANTS.values()]}
+    subjects = {
+        subject for subject, _ in [*MUTANTS.values(), *BFLOAT16_MUTANTS.values(), *FLOAT16_MUTANTS.values()]
+    }
     for subject in subjects:
         for check in of_subject(subject):
             assert examine(check, Mutant()).status == "passed", str(check)

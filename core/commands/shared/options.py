@@ -130,7 +130,8 @@ def add_configuration_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="P",
-        help="sets training.precision: float32, float64, or mixed_bfloat16 for GPUs and new CPUs",
+        help="sets training.precision: float32, float64, mixed_bfloat16 (GPUs and new CPUs), "
+        "mixed_float16 (older GPUs)",
     )
     parser.add_argument("--seed", metavar="N", help="sets training.seed")
     parser.add_argument(

@@ -144,6 +144,14 @@ class TrainingConsole(Observer):
             f"epoch {record.epoch:>{width}}/{self._epochs}  loss {record.loss:.4f}  "
             f"{record.scored_on}: loss {record.validation_loss:.4f}  Dice {record.dice:.4f} "
             f"(all-empty {record.dice_all_empty:.4f})  positives {of_positives}  "
-            f"{rate}{record.images_per_second:.1f} images/s{'  best' if best else ''}",
+            f"{rate}{record.images_per_second:.1f} images/s{'  best' if best else ''}{_skipped(record)}",
             soft_wrap=True,
         )
+
+
+def _skipped(record: EpochRecord) -> str:
+    """Return what an epoch's line says of skipped updates; nothing if there were none."""
+    if not record.skipped_steps:
+        return ""
+    updates = "1 update" if record.skipped_steps == 1 else f"{record.skipped_steps} updates"
+    return f"  {updates} skipped (overflow), loss scale {record.loss_scale:g}"

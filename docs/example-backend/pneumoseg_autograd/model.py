@@ -9,11 +9,35 @@ from typing import Any
 import numpy as np
 from autograd import value_and_grad
 
-from core.backend.contract import Array, Derivatives, DropoutMasks, Precision, State, array_type
+from core.backend.contract import (
+    Array,
+    Derivatives,
+    DropoutMasks,
+    Precision,
+    State,
+    array_type,
+    product_type,
+)
 from core.backend.dropout_masks import draw_dropout_masks
-from core.backend.state import average_name, check_state, slot_name, state_shapes
+from core.backend.state import (
+    GOOD_STEPS,
+    LOSS_SCALE,
+    SKIPPED_STEPS,
+    average_name,
+    check_state,
+    slot_name,
+    state_shapes,
+)
 from core.backend.trained_part import trained_part
-from core.backend.training_rules import AdamRule, SgdRule, StepScalars, TrainingRules
+from core.backend.training_rules import (
+    LEAST_LOSS_SCALE,
+    MOST_LOSS_SCALE,
+    AdamRule,
+    LossScaleRule,
+    SgdRule,
+    StepScalars,
+    TrainingRules,
+)
 from core.base.errors import UserError
 from core.network.plan import Plan, require_operations
 from pneumoseg_autograd import losses, operations
@@ -31,7 +55,7 @@ class AutogradModel:
         if not isinstance(rules.optimizer, AdamRule | SgdRule):
             raise UserError(f"autograd has no optimiser {type(rules.optimizer).__name__}")
         self._plan, self._rules, self._dtype = plan, rules, np.dtype(array_type(precision))
-        self._mixed = precision == "mixed_bfloat16"
+        self._half = product_type(precision)
         self._trained, shapes = trained_part(plan, rules), state_shapes(plan, rules)
         self._arrays = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
 
@@ -45,7 +69,15 @@ class AutogradModel:
         return found.loss
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
-        """Update the arrays once with the gradients and statistics of a batch."""
+        """Update the arrays once with the gradients and statistics of a batch, or skip the update."""
+        rule, before = self._rules.loss_scale, dict(self._arrays)
+        finite = all(np.isfinite(gradient).all() for gradient in gradients.values())
+        if rule is None or finite:
+            self._update_all(gradients, statistics, scalars)
+        if rule is not None:
+            self._arrays |= _adapted_loss_scale(rule, before, finite)
+
+    def _update_all(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         if self._rules.clip_norm is not None:
             norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients.values()))
             factor = self._dtype.type(min(1.0, self._rules.clip_norm / norm)) if norm > 0 else 1
@@ -100,12 +132,13 @@ class AutogradModel:
     def _logits(self, images: Array) -> Array:
         floats = images.astype(self._dtype)
         logits: Array
-        logits, _ = operations.forward(self._plan, floats, self._arrays, None, (), self._mixed)
+        logits, _ = operations.forward(self._plan, floats, self._arrays, None, (), self._half)
         return logits
 
     def _draw(self, step: int, count: int) -> DropoutMasks:
         return draw_dropout_masks(self._plan, self._rules.seed, step, count)
 
+    @np.errstate(over="ignore", invalid="ignore")  # an overflow is skipped, or shows in the loss
     def _differentiate(self, images: Array, masks: Array, keep: DropoutMasks) -> Derivatives:
         statistics: State = {}
 
@@ -113,14 +146,15 @@ class AutogradModel:
             arrays = {**self._arrays, **{name: parameters[name] for name in names}}
             floats = images.astype(self._dtype)
             by_batch = self._trained.by_batch
-            logits, found = operations.forward(self._plan, floats, arrays, keep, by_batch, self._mixed)
+            logits, found = operations.forward(self._plan, floats, arrays, keep, by_batch, self._half)
             statistics.update(found)
-            return losses.total(self._rules.loss, logits, masks.astype(self._dtype))
+            return losses.total(self._rules.loss, logits, masks.astype(self._dtype)) * scale
 
+        scale = 1 if self._rules.loss_scale is None else self._arrays[LOSS_SCALE][0]
         names = [parameter.name for parameter in self._trained.parameters]
         loss, gradients = value_and_grad(loss_of)({name: self._arrays[name] for name in names})
-        cast = {name: g.astype(self._dtype) for name, g in gradients.items()}
-        return Derivatives(float(loss), cast, statistics)
+        cast = {name: g.astype(self._dtype) / self._dtype.type(scale) for name, g in gradients.items()}
+        return Derivatives(float(loss / scale), cast, statistics)
 
     def _update(self, name: str, gradient: Array, size: float, decay: float) -> None:
         rule, weights = self._rules.optimizer, self._arrays[name]
@@ -134,6 +168,17 @@ class AutogradModel:
             slots, direction = [velocity], gradient + rule.momentum * velocity if rule.nesterov else velocity
         self._arrays[name] = weights - decay * weights - size * direction
         self._arrays |= {slot_name(slot, name): kept for slot, kept in zip(rule.slots, slots, strict=True)}
+
+
+def _adapted_loss_scale(rule: LossScaleRule, arrays: State, finite: bool) -> State:
+    """Return the loss scale's arrays after an update or a skipped one."""
+    scale, good, skipped = (arrays[name] for name in (LOSS_SCALE, GOOD_STEPS, SKIPPED_STEPS))
+    if not finite:
+        smaller = np.maximum(scale / rule.factor, LEAST_LOSS_SCALE)
+        return {LOSS_SCALE: smaller, GOOD_STEPS: 0 * good, SKIPPED_STEPS: skipped + 1}
+    if good + 1 < rule.growth_interval:
+        return {GOOD_STEPS: good + 1}
+    return {LOSS_SCALE: np.minimum(scale * rule.factor, MOST_LOSS_SCALE), GOOD_STEPS: 0 * good}
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> AutogradModel:  # noqa: A001

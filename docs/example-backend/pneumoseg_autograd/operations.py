@@ -12,7 +12,7 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
-from core.base.rounding import to_bfloat16
+from core.base.rounding import Half, to_half
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -64,12 +64,12 @@ def batch_norm(
 
 
 @primitive  # type: ignore[untyped-decorator]
-def rounded(x: Array) -> Array:
-    """Round to bfloat16, and the gradient too, as "mixed_bfloat16" does before and after products."""
-    return to_bfloat16(x)
+def rounded(x: Array, half: Half) -> Array:
+    """Round to 16 bits, and the gradient too, as mixed precisions do before and after products."""
+    return to_half(x, half)
 
 
-defvjp(rounded, lambda *_: to_bfloat16)
+defvjp(rounded, lambda _y, _x, half: lambda dy: to_half(dy, half), argnums=(0,))
 
 
 def sigmoid(x: Array) -> Array:
@@ -88,7 +88,7 @@ def forward(
     arrays: Mapping[str, Array],
     keep: Mapping[str, Array] | None,
     by_batch: Collection[str],
-    mixed: bool,
+    half: Half | None,
 ) -> tuple[Array, dict[str, Array]]:
     """Return the logits, and the batch's statistics of the batch norms in `by_batch`.
 
@@ -96,7 +96,10 @@ def forward(
     """
     values = {plan.input.name: images}
     statistics: dict[str, Array] = {}
-    r = rounded if mixed else lambda x: x
+
+    def r(x: Array) -> Array:
+        return x if half is None else rounded(x, half)
+
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:

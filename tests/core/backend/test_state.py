@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.backend.state import check_state, initial_state, state_shapes
+from core.backend.state import LOSS_SCALE_ARRAYS, by_kind, check_state, initial_state, state_shapes
 from core.backend.training_rules import TrainingRules
 from core.base.errors import UserError
 from core.experiment.configuration import load_configuration, parse_configuration
@@ -52,6 +52,17 @@ def test_first_values_are_those_of_their_role() -> None:
             moment = state[f"optimizer/{slot}/{parameter.name}"]
             assert moment.shape == parameter.shape
             assert not moment.any()
+
+
+def test_a_loss_scale_has_three_numbers_of_its_own() -> None:
+    plan, rules = made("training.precision=mixed_float16", "training.loss_scale.initial=1024")
+    state = initial_state(plan, rules, 0)
+    assert [state[name].tolist() for name in LOSS_SCALE_ARRAYS] == [[1024.0], [0.0], [0.0]]
+    assert set(LOSS_SCALE_ARRAYS) < set(by_kind(state)["moment"])
+    plain = initial_state(*made(), 0)
+    assert [*plain, *LOSS_SCALE_ARRAYS] == list(state)
+    with pytest.raises(UserError, match="missing loss_scale/good_steps, loss_scale/scale"):
+        check_state(plain, state_shapes(plan, rules))
 
 
 def test_a_block_more_changes_no_other_blocks_weights() -> None:

@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 agrees with exact arithmetic and with IEEE 754's table of special numbers."""
+"""Rounding to 16 bits agrees with exact arithmetic and with IEEE 754's table of special numbers."""
 
 from __future__ import annotations
 
@@ -7,40 +7,68 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from core.base.rounding import to_bfloat16
+from core.base.rounding import Half, to_bfloat16, to_float16, to_half
 
 SMALLEST = 2.0**-133
+TYPES: dict[Half, tuple[int, int, int]] = {"bfloat16": (8, -133, 128), "float16": (11, -24, 16)}
+"""Significant bits, and the powers of two of the smallest number and of the first that is too large."""
 
 
-def neighbours(value: float) -> tuple[Fraction, Fraction, bool]:
-    """Return the bfloat16 numbers at and beyond a finite float32 number, and whether the first is even."""
+def neighbours(value: float, bits: int, smallest: int) -> tuple[Fraction, Fraction, bool]:
+    """Return the numbers of 16 bits at and beyond a finite float32 number; whether the first is even."""
     exact = abs(Fraction(value))
-    unit = Fraction(2) ** -133
-    while exact >= 256 * unit:
+    unit = Fraction(2) ** smallest
+    while exact >= 2**bits * unit:
         unit *= 2
     steps = exact // unit
     return steps * unit, (steps + 1) * unit, steps % 2 == 0
 
 
-def test_finite_numbers_become_the_nearest_bfloat16_to_even() -> None:
-    bits = np.random.default_rng(0).integers(0, 2**32, 3000, dtype=np.uint64).astype(np.uint32)
-    bits[:1000] &= np.uint32(0xFFFF8000)  # bfloat16 numbers, and midpoints between two
+@pytest.mark.parametrize("half", TYPES)
+def test_finite_numbers_become_the_nearest_of_16_bits_to_even(half: Half) -> None:
+    significant, smallest, too_large = TYPES[half]
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, 3000, dtype=np.uint64).astype(np.uint32)
+    if half == "float16":  # random exponents of float32 are nearly all beyond its range
+        bits = (bits & np.uint32(0x807FFFFF)) | (rng.integers(98, 145, 3000).astype(np.uint32) << 23)
+    bits[:1000] &= np.uint32(0xFFFFFFFF << (23 - significant) & 0xFFFFFFFF)  # numbers, and midpoints of two
     numbers = bits.view(np.float32)
     numbers = numbers[np.isfinite(numbers)]
-    rounded = to_bfloat16(numbers)
+    rounded = to_half(numbers, half)
     middles = 0
     for number, got in zip(numbers.tolist(), rounded.tolist(), strict=True):
-        below, above, even = neighbours(number)
+        below, above, even = neighbours(number, significant, smallest)
         exact = abs(Fraction(number))
         middles += exact - below == above - exact
         up = exact - below > above - exact or (exact - below == above - exact and not even)
         expected = above if up else below
-        if expected >= Fraction(2) ** 128:
+        if expected >= Fraction(2) ** too_large:
             assert abs(got) == np.inf
         else:
             assert abs(Fraction(got)) == expected
         assert np.signbit(got) == np.signbit(number)
     assert middles > 300
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (-0.0, -0.0),
+        (np.inf, np.inf),
+        (65504.0, 65504.0),
+        (65520 - 2.0**-8, 65504.0),
+        (65520.0, np.inf),
+        (-1e30, -np.inf),
+        (2.0**-25, 0.0),
+        (-1.5 * 2.0**-24, -(2.0**-23)),
+        (2.0**-14 - 2.0**-26, 2.0**-14),
+    ],
+)
+def test_special_numbers_of_float16(number: float, expected: float) -> None:
+    (got,) = to_float16(np.array([number], np.float32))
+    assert got == expected
+    assert np.signbit(got) == np.signbit(expected)
+    assert np.isnan(to_float16(np.array([np.nan], np.float32))).all()
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from threads import ThreadExchange, run_threads
 from backends.reference.model import ReferenceModel
 from core.backend.contract import Array, State
 from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.state import LOSS_SCALE_ARRAYS
 from core.backend.trained_part import trained_part
-from core.backend.training_rules import StepScalars, TrainingRules
+from core.backend.training_rules import LossScaleRule, StepScalars, TrainingRules
 from core.base.errors import UserError
-from core.conformance.cases import Case, make_case
+from core.conformance.cases import Case, make_case, with_loss_scale
 from core.distribution.exchange import ALONE, Exchange
 from core.distribution.host_engine import HostEngine
 from core.distribution.shards import Node, Shards
@@ -176,6 +177,16 @@ def test_any_number_of_workers_gives_the_same_bits(shards: int, workers: int, ho
     case = case_of(13, 13, 4, 1)
     (alone,) = trained(case, shards, 13, host=host)
     for state in trained(case, shards, 13, workers, host=host):
+        assert same_bits(state, alone)
+
+
+def test_an_overflow_in_one_shard_skips_the_update_of_all_workers() -> None:
+    case = with_loss_scale(case_of(8, 8, 8), LossScaleRule(2.0**10))
+    case.batches[1][0][-1, 3, 4] = np.inf
+    (alone,) = trained(case, 8, 8)
+    assert [float(alone[name][0]) for name in LOSS_SCALE_ARRAYS] == [2.0**9, 1, 1]
+    assert all(np.isfinite(array).all() for array in alone.values())
+    for state in trained(case, 8, 8, 4):
         assert same_bits(state, alone)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.backend.training_rules import AdamRule, SgdRule
+from core.backend.training_rules import AdamRule, LossScaleRule, SgdRule
 from core.base.errors import UserError
 from core.experiment.configuration import (
     Configuration,
@@ -90,6 +90,7 @@ def test_what_is_not_given_is_what_it_always_was() -> None:
         **{"monitor": "validation_loss", "patience": 15, "min_delta": 0.0, "enabled": True},
     }
     assert (training.pop("freeze"), training.pop("rates"), training.pop("ema")) == ([], {}, None)
+    assert training.pop("loss_scale") == {"initial": 65536.0, "factor": 2.0, "growth_interval": 2000}
     assert training.pop("schedule") == {"name": "constant", "warmup_epochs": 0.0}
     assert training == {
         **{"epochs": 100, "batch_size": 32, "shards": 1, "seed": 0, "precision": "float32", "threshold": 0.5},
@@ -155,6 +156,9 @@ RANGES: dict[str, tuple[float, float, float, float]] = {
     "training{folds: 100}.fold": (-1, 0, 99, 100),
     "training.threshold": INSIDE,
     "training.clip_norm": (0.0, TINY, BIG, np.inf),
+    "training.loss_scale.initial": (0.5, 1.0, 2.0**24, 2.0**25),
+    "training.loss_scale.factor": (0.5, 1.0, 256.0, 512.0),
+    "training.loss_scale.growth_interval": EPOCHS,
     "training.average_best": (-1, 0, 100, 101),
     "training.ema.decay": INSIDE,
     "training.rates": RATE,
@@ -422,3 +426,21 @@ def test_the_constants_of_each_part_reach_the_rules() -> None:
         name: float(np.float32(value))
         for name, value in ({"dice": 1, "focal": 0, "focal_gamma": 2, "existence": 1} | wanted).items()
     }
+
+
+def test_only_float16_scales_the_loss_and_a_number_alone_is_a_fixed_scale() -> None:
+    for precision in ("float32", "float64", "mixed_bfloat16"):
+        settings = parse_configuration(minimal(), [f"training.precision={precision}"]).training
+        assert settings.rules().loss_scale is None
+    half = ["training.precision=mixed_float16"]
+    usual = parse_configuration(minimal(), half).training.rules().loss_scale
+    assert usual == LossScaleRule(65536.0, 2.0, 2000)
+    fixed = parse_configuration(minimal(), [*half, "training.loss_scale=1024"])
+    assert fixed.training.rules().loss_scale == LossScaleRule(1024.0, 1.0, 2000)
+    assert Configuration.model_validate(fixed.model_dump(mode="json")) == fixed
+
+
+@pytest.mark.parametrize("key", ["initial", "factor"])
+def test_a_loss_scale_is_a_power_of_two(key: str) -> None:
+    with pytest.raises(UserError, match=f"training.loss_scale.{key} must be a power of two; received 3"):
+        parse_configuration(minimal(), [f"training.loss_scale.{key}=3"])

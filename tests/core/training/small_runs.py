@@ -162,7 +162,7 @@ class Scripted(ReferenceModel):
 
 def scripted(configuration: Configuration, **losses: tuple[float, ...]) -> Scripted:
     plan = lower(configuration.network, HEIGHT, WIDTH)
-    model = Scripted(plan, configuration.training.rules(), "float32")
+    model = Scripted(plan, configuration.training.rules(), configuration.training.precision)
     for name, values in losses.items():
         setattr(model, name, values)
     return model

@@ -327,3 +327,35 @@ def test_diverging_in_the_first_epoch_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No checkpoint was written"):
         trainer.run()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_skipped_updates_are_counted_and_do_not_end_the_run(tmp_path: Path) -> None:
+    """The scale of 2**24 is too large, and 2**18 is not; an interrupted run finds its place in both."""
+    configuration = configured(
+        "training.precision=mixed_float16",
+        "training.loss_scale={initial: 16777216, factor: 4, growth_interval: 4}",
+    )
+    whole = prepared(tmp_path / "whole", configuration).run().progress.history
+    outcome = prepared(tmp_path / "parts", configuration, watcher=Watcher(2)).run()
+    assert outcome.reason == "interrupted"
+    parts = prepared(tmp_path / "parts", configuration).run().progress.history
+    assert without_times(parts) == without_times(whole)
+    states = [load_file(tmp_path / folder / LAST) for folder in ("whole", "parts")]
+    for name, array in states[0].items():
+        np.testing.assert_array_equal(states[1][name], array, err_msg=name)
+    assert whole[0].skipped_steps
+    assert sum(record.skipped_steps or 0 for record in whole) == states[0]["loss_scale/skipped_steps"][0]
+    assert whole[-1].loss_scale == states[0]["loss_scale/scale"][0] < 2.0**24
+    records = json.loads((tmp_path / "whole" / "history.json").read_text())
+    assert [record["loss_scale"] for record in records] == [record.loss_scale for record in whole]
+
+
+def test_in_float16_a_loss_that_is_not_finite_names_its_range(tmp_path: Path) -> None:
+    configuration = configured("training.precision=mixed_float16")
+    plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
+    model = ReferenceModel(plan, rules, "mixed_float16")
+    trainer = prepared(tmp_path, configuration, model=model)
+    model.load_state({**model.state(), "down/kernel": np.full((3, 3, 1, 3), 1e6, np.float32)})
+    with pytest.raises(UserError, match="training diverged") as caught:
+        trainer.run()
+    assert "65504" in (caught.value.hint or "")

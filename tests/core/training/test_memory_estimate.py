@@ -40,6 +40,15 @@ def test_every_part_by_hand(precision: str, item: int) -> None:
     assert found.arrays == sum((found.state, found.gradients, found.batch, kept, found.transient))
 
 
+def test_a_loss_scale_needs_three_numbers_and_a_copy_of_the_state_where_that_is_most() -> None:
+    plain, scaled = (estimate([DOWN, MASK], 5, (14, 10), precision=p) for p in ("float32", "mixed_float16"))
+    assert scaled.state == plain.state + 3 * 4
+    assert scaled.transient == plain.transient
+    wide = {**DOWN, "filters": 4000, "dropout": 0.0}
+    scaled = estimate([wide, MASK], 1, (2, 2), precision="mixed_float16")
+    assert scaled.activations + scaled.transient == scaled.state
+
+
 def test_without_moments_and_dropout() -> None:
     found = estimate([{**DOWN, "dropout": 0.0}, MASK], 2, (14, 10), optimizer={"name": "sgd"})
     assert found.state == 4 * (2 * (60 + 12 + 55) + 12)

@@ -59,7 +59,8 @@ def sample(seed: int) -> Sample:
 def test_scalars_of_every_epoch_and_pictures_of_the_best(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path / "tf_logs", epochs=0, threshold=0.5)
     log.epoch_ended(RECORD, True, [sample(0), sample(1)])
-    log.epoch_ended(replace(RECORD, epoch=2, loss=0.4, dice_positive=None), False, [sample(2)])
+    second = replace(RECORD, epoch=2, loss=0.4, dice_positive=None, skipped_steps=3, loss_scale=512.0)
+    log.epoch_ended(second, False, [sample(2)])
     log.close()
     values = [(event.step, value) for event in read(tmp_path / "tf_logs") for value in event.summary.value]
     scalars = {(step, value.tag): value.simple_value for step, value in values if not value.HasField("image")}
@@ -75,7 +76,8 @@ def test_scalars_of_every_epoch_and_pictures_of_the_best(tmp_path: Path) -> None
     assert {tag: scalars[1, tag] for tag in expected} == pytest.approx(expected)
     assert scalars[2, "loss/training"] == pytest.approx(0.4)
     assert (2, "dice/positive") not in scalars
-    assert len(scalars) == 13
+    assert (scalars[2, "loss_scale/scale"], scalars[2, "loss_scale/skipped_steps"]) == (512, 3)
+    assert len(scalars) == 15
     images = {(step, value.tag): value.image for step, value in values if value.HasField("image")}
     assert [tag for _, tag in images] == ["validation/1", "validation/2"]
     png = Image.open(io.BytesIO(images[1, "validation/2"].encoded_image_string))
