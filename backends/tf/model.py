@@ -67,10 +67,12 @@ class TensorFlowModel:
         scalar, step = tf.TensorSpec((), self._dtype), tf.TensorSpec((), tf.int64)
         keep = {op.name: tf.TensorSpec(_shape(op.output), tf.uint8) for op in plan.dropouts}
         of_groups = (scalar,) * (1 + len(rules.rates))
-        scalars = Scalars(of_groups, of_groups, scalar)
-        without_decay = scalars._replace(decays=())
-        self._update = tf.function(self._graph_update, [images, masks, scalars, keep])
-        self._update_without_decay = tf.function(self._graph_update, [images, masks, without_decay, keep])
+        # By whether there is a decay. A graph is made when it is first called.
+        scalars = {decays: Scalars(of_groups, of_groups * decays, scalar) for decays in (False, True)}
+        self._update = {
+            decays: tf.function(self._graph_update, [images, masks, spec, keep])
+            for decays, spec in scalars.items()
+        }
         self._evaluate = tf.function(self._graph_evaluate, [images, masks])
         self._predict = tf.function(self._graph_predict, [images])
         self._differentiate = tf.function(self._graph_differentiate, [images, masks, keep])
@@ -78,10 +80,10 @@ class TensorFlowModel:
             {array.name: tf.TensorSpec(array.shape, self._dtype) for array in arrays}
             for arrays in (self._trained.parameters, self._trained.statistics)
         )
-        self._apply = tf.function(self._graph_apply_or_skip, [gradients, statistics, scalars])
-        self._apply_without_decay = tf.function(
-            self._graph_apply_or_skip, [gradients, statistics, without_decay]
-        )
+        self._apply = {
+            decays: tf.function(self._graph_apply_or_skip, [gradients, statistics, spec])
+            for decays, spec in scalars.items()
+        }
         self._draw = tf.function(self._graph_draw, [tf.TensorSpec((), tf.int32), step])
 
     def train_step(
@@ -90,9 +92,8 @@ class TensorFlowModel:
         """Update the model; return the loss before the update."""
         with tf.device(self._device):
             kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
-            sent = self._scalars(scalars)
-            update = self._update if sent.decays else self._update_without_decay
-            return update(self._floats(images), tf.constant(masks, tf.uint8), sent, kept)
+            given = self._floats(images), tf.constant(masks, tf.uint8), self._scalars(scalars), kept
+            return self._update[bool(scalars.decay)](*given)
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
@@ -125,12 +126,8 @@ class TensorFlowModel:
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         """Update the model with the gradients and statistics of a batch."""
         with tf.device(self._device):
-            given = (
-                {name: self._floats(array) for name, array in gradients.items()},
-                {name: self._floats(array) for name, array in statistics.items()},
-                self._scalars(scalars),
-            )
-            (self._apply if given[-1].decays else self._apply_without_decay)(*given)
+            sent = [{name: self._floats(x) for name, x in each.items()} for each in (gradients, statistics)]
+            self._apply[bool(scalars.decay)](*sent, self._scalars(scalars))
 
     def state(self) -> State:
         """Return copies of all arrays."""
@@ -166,9 +163,8 @@ class TensorFlowModel:
         return tf.constant(images, self._dtype)
 
     def _scalars(self, scalars: StepScalars) -> Scalars:
-        groups, decays = scalars.groups, ()
-        if any(one.decay for one in groups):
-            decays = tuple(tf.constant(one.decay, self._dtype) for one in groups)
+        groups = scalars.groups
+        decays = tuple(tf.constant(one.decay, self._dtype) for one in groups) if scalars.decay else ()
         step_sizes = tuple(tf.constant(one.step_size, self._dtype) for one in groups)
         return Scalars(step_sizes, decays, tf.constant(scalars.average_share, self._dtype))
 
