@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif("jax" not in BACKENDS, reason="jax is deselected
 EVERYTHING = {
     "loss": {"bce": 1, "dice": 1, "focal": 1, "tversky": 1, "lovasz": 1},
     "optimizer": {"weight_decay": 0.1},
+    "rates": {"down": 0.5},
+    "ema": {"decay": 0.9},
     "clip_norm": 0.5,
 }
 BLOCKS: list[dict[str, Any]] = [
@@ -39,9 +41,8 @@ def types_of_floats(implementation: Implementation, case: Case, precision: Preci
 
     model: Any = implementation.compile(case.plan, case.rules, "cpu", precision)
     images, masks = case.batches[0]
-    size = np.float64(1.0) if precision == "float64" else np.float32(1.0)
-    drawn = model._drawn_masks(len(images), 1)
-    given = (model._arrays, model._floats(images), model._bytes(masks), size, size, drawn)
+    drawn, scalars = model._drawn_masks(len(images), 1), model._scalars(case.scalars(1))
+    given = (model._arrays, model._floats(images), model._bytes(masks), scalars, drawn)
     found: set[str] = set()
 
     def has_equations(parameter: Any) -> bool:
