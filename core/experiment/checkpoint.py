@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: the metadata are damaged: {error}") from error
 
 
+def check_unchanged(checkpoint: Checkpoint, configuration: Configuration, stage: str) -> None:
+    """Refuse other settings of a stage that is finished.
+
+    Args:
+        checkpoint: The newest one of the stage.
+        configuration: The settings of the stage now.
+        stage: Its name: "stage 1 of 3".
+
+    Raises:
+        UserError: Something differs. The text names the first key, and both values.
+    """
+    before, after = checkpoint.configuration.model_dump(), configuration.model_dump()
+    if difference := _first_difference(before, after, (), free=("training.stages",)):
+        path, old, new = difference
+        key = path.removeprefix("training.")
+        raise UserError(
+            f"cannot resume: {stage} is finished, and {path} was {old!r} in it and is now {new!r}",
+            f"Change a stage that is not finished: --set training.stages[N].{key}=…",
+        )
+
+
 def check_continuation(checkpoint: Checkpoint, configuration: Configuration, data: DataFacts) -> None:
     """Refuse to resume a run with another network, other data or another arithmetic.
 
@@ -212,7 +234,7 @@ def check_continuation(checkpoint: Checkpoint, configuration: Configuration, dat
         UserError: Something differs. The text names the first key or fact, and both values.
     """
     before, after = checkpoint.configuration.model_dump(), configuration.model_dump()
-    if difference := _first_difference(before, after, ()):
+    if difference := _first_difference(before, after, (), free=_FREE_KEYS):
         path, old, new = difference
         raise UserError(
             f"cannot resume: {path} was {old!r} in the checkpoint and is now {new!r}",
@@ -234,9 +256,11 @@ def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _first_difference(old: Any, new: Any, path: tuple[str | int, ...]) -> tuple[str, Any, Any] | None:
+def _first_difference(
+    old: Any, new: Any, path: tuple[str | int, ...], free: Sequence[str]
+) -> tuple[str, Any, Any] | None:
     """Return path, old and new value of the first key that differs and must not; None if there is none."""
-    if key_path(path) in _FREE_KEYS or old == new:
+    if key_path(path) in free or old == new:
         return None
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         pairs = [(key, old[key], new[key]) for key in old]
@@ -244,7 +268,7 @@ def _first_difference(old: Any, new: Any, path: tuple[str | int, ...]) -> tuple[
         pairs = [(index, *both) for index, both in enumerate(zip(old, new, strict=True))]
     else:
         return key_path(path), old, new
-    found = (_first_difference(a, b, (*path, key)) for key, a, b in pairs)
+    found = (_first_difference(a, b, (*path, key), free) for key, a, b in pairs)
     return next((difference for difference in found if difference), None)
 
 

@@ -25,6 +25,13 @@ _CHOICES = {
 }
 
 
+_MESSAGES = {
+    "valid tuple": "Input should be a list, as in [a, b]",
+    "valid dictionary": "Input should be keys and values, as in {key: value}",
+}
+"""What pydantic says of the types of Python, and the same in words of YAML."""
+
+
 def key_path(location: Iterable[str | int]) -> str:
     """Write ("network", "blocks", 3, "skip") as network.blocks[3].skip."""
     path = ""
@@ -75,7 +82,8 @@ def explain_error(item: Any, known: Sequence[Key]) -> str:
         if item["type"] == "union_tag_not_found":
             return f"{path}: missing"
         return f"{path}: received {context['tag']!r}; expected one of {context['expected_tags']}"
-    return f"{path}: {item['msg']}; received {item['input']!r}"
+    message = next((ours for theirs, ours in _MESSAGES.items() if theirs in item["msg"]), item["msg"])
+    return f"{path}: {message}; received {item['input']!r}"
 
 
 def _without_choices(location: Sequence[str | int]) -> tuple[list[str | int], str | None]:

@@ -258,6 +258,14 @@ def mean_thresholds(found: Sequence[Thresholds | None]) -> Thresholds | None:
 def _member(folder: Path) -> Member:
     found = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
     if not found:
+        if begun := [
+            path for path in folder.glob("stage*") if _STAGE.fullmatch(path.name) and (path / LAST).is_file()
+        ]:
+            newest = max(begun, key=lambda stage: int(stage.name.removeprefix("stage")))
+            raise UserError(
+                f"the training in {folder} has come to {newest.name} and is not finished",
+                f"Go on with it: {command_line('train', '-f NAME --resume')}; or name {newest}.",
+            )
         what = "has no trained model in it" if folder.is_dir() else "does not exist"
         raise UserError(
             f"the model folder {folder} {what} (looked for {' and '.join(CHECKPOINTS)}).",

@@ -116,10 +116,11 @@ def mean_interval(values: NDArray[np.float64], chosen: NDArray[np.bool_] | None 
             varies as it would in another sample. None takes the mean over all.
 
     Returns:
-        The interval; None with fewer than two images to take the mean over.
+        The interval; None if all images that the mean is taken over have one value, as their resamples have:
+        they do not tell how much others vary.
     """
     taken = np.ones(len(values)) if chosen is None else chosen.astype(np.float64)
-    if np.count_nonzero(taken) < 2:
+    if len(np.unique(values[taken > 0])) < 2:
         return None
     total, count = resampled_sums(np.stack([values * taken, taken], axis=1)).T
     drawn = count > 0

@@ -27,7 +27,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,8 @@ class Thresholds:
         return self.decide(probability)[0]
 
 
+_RATES: tuple[Literal["sensitivity", "specificity"], ...] = ("sensitivity", "specificity")
+
 WITH_HEAD = Thresholds(existence=0.5)
 """The thresholds of a network with the existence head if none were searched."""
 
@@ -142,10 +144,13 @@ class SavedThresholds:
     Args:
         thresholds: The thresholds.
         views: The views on whose mean probabilities they were searched; None if the file does not tell.
+        operating_point: The rate that they were asked to reach ("sensitivity" or "specificity") and its least
+            value; None for the best Dice.
     """
 
     thresholds: Thresholds
     views: Views | None
+    operating_point: tuple[Literal["sensitivity", "specificity"], float] | None = None
 
 
 def load_thresholds(folder: Path) -> Thresholds | None:
@@ -174,6 +179,8 @@ def load_saved_thresholds(folder: Path) -> SavedThresholds | None:
             raise ValueError(f"flip is {flip!r}, which is neither true nor false")
         if not isinstance(scales, list):
             raise ValueError(f"scales is {scales!r}, which is no list")
+        asked = content.get("operating_point") or {}
+        point = next(((rate, float(asked[rate])) for rate in _RATES if rate in asked), None)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: expected JSON with pixel, area and score; {error!r}",
@@ -181,6 +188,6 @@ def load_saved_thresholds(folder: Path) -> SavedThresholds | None:
         ) from error
     try:
         views = None if flip is None else Views(flip, checked_scales(scales))
-        return SavedThresholds(Thresholds(**found), views)
+        return SavedThresholds(Thresholds(**found), views, point)
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error

@@ -265,7 +265,9 @@ class _Session:
         spans = []
         if isinstance(settings.schedule, CosineSchedule) and settings.schedule.cycle_epochs is None:
             spans.append("the learning rate (schedule: cosine)")
-        if settings.sampling is not None and settings.sampling.over_epochs is None:
+        sampling = settings.sampling
+        changes = sampling is not None and sampling.final not in (None, sampling.positives)
+        if sampling is not None and changes and sampling.over_epochs is None:
             spans.append("the share of positives (sampling.over_epochs: null)")
         if spans and before != after:
             self.watcher.say(
@@ -277,7 +279,9 @@ class _Session:
         if outcome.reason == "early stop":
             patience = trainer.configuration.training.early_stop.patience
             done = len(outcome.progress.history)
-            self.watcher.say(f"Stopped after epoch {done}: no improvement for {patience} epochs")
+            self.watcher.say(
+                f"Stopped after epoch {done}: no improvement for {patience} epoch{'s' * (patience > 1)}"
+            )
         found = trainer.finish()
         if found is None:
             raise UserError("no epoch was finished, so there is no model to export")

@@ -19,6 +19,7 @@ from data.batches.crops import CropSettings
 from data.batches.loader import Loader
 from data.batches.sampling import SamplingSchedule
 from data.hdf5.store import Store
+from data.radiographs.clahe import check_tiles
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ def training_batches(
         final = wanted.positives if wanted.final is None else wanted.final
         sampling = SamplingSchedule(wanted.positives, final, wanted.over_epochs or settings.epochs)
     augmentation = AugmentationSettings(**settings.augmentation.model_dump())
+    if augmentation.clahe > 0:
+        key = "training.augmentation.clahe_tiles"
+        check_tiles(augmentation.clahe_tiles, store.height, store.width, key)
     crops = None if settings.crop is None else CropSettings(**settings.crop.model_dump())
     return Loader(
         store, indices, settings.batch_size, settings.draws_seed, sampling, augmentation, rows, crops

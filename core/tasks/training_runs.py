@@ -20,7 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.base.errors import UserError
-from core.experiment.checkpoint import AVERAGED, BEST, LAST, Checkpoint, load_checkpoint
+from core.experiment.checkpoint import (
+    AVERAGED,
+    BEST,
+    LAST,
+    Checkpoint,
+    check_unchanged,
+    load_checkpoint,
+)
 from core.experiment.configuration import Configuration, Training, load_configuration, parse_configuration
 from core.files.atomic import make_folder, rename_existing, reserved, write_bytes
 from core.files.locks import LockedError, check_no_locks_in, lock_note
@@ -247,7 +254,7 @@ def _stages(configuration: Configuration, folder: Path, logs: Path, source: Path
         source: The folder of the training that is resumed; None for none.
 
     Raises:
-        UserError: A stage that is resumed follows one that is not finished.
+        UserError: A finished stage has other settings now, or a folder holds another stage.
     """
     runs: list[TrainingRun] = []
     in_stages = configuration.in_stages()
@@ -258,14 +265,33 @@ def _stages(configuration: Configuration, folder: Path, logs: Path, source: Path
         if begun is not None and len(in_stages) > 1 and not (begun / LAST).is_file():
             begun = None
         if begun is not None and runs:
-            if not runs[-1].is_trained():
-                raise UserError(
-                    f"{begun} was begun with the result of {runs[-1]}, which now has more to train",
-                    "Leave the settings of finished stages as they were.",
-                )
+            _check_left(runs[-1], begun)
             runs[-1] = replace(runs[-1], is_left=True)
         runs.append(TrainingRun(settings, here, log, begun, runs[-1].folder if runs else None))
     return runs
+
+
+def _check_left(before: TrainingRun, begun: Path) -> None:
+    """Refuse to go on with a stage whose predecessor has other settings now.
+
+    Args:
+        before: The stage before.
+        begun: The folder of the stage that is resumed.
+
+    Raises:
+        UserError: The text names what differs.
+    """
+    settings, checkpoint = before.configuration.training, before.checkpoint()
+    found = load_checkpoint(begun / LAST).configuration.training.stage
+    if found != (settings.stage or 0) + 1:
+        raise UserError(
+            f"{begun} holds {'no stage' if found is None else f'stage {found}'}, not stage "
+            f"{(settings.stage or 0) + 1} of {len(settings.stages)}",
+            "The number of stages cannot change when a training is resumed.",
+        )
+    if checkpoint is None:
+        raise UserError(f"{before.folder} has no checkpoint, but {begun} has one of the stage after it")
+    check_unchanged(checkpoint, before.configuration, str(before))
 
 
 def _split_name(settings: Training) -> str:

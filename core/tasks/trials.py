@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
-from core.backend.state import initial_state
+from core.backend.state import SKIPPED_STEPS, initial_state
 from core.backend.training_rules import step_scalars
+from core.base.errors import UserError
 from core.base.system import peak_memory, reset_peak_memory
 from core.distribution.exchange import ALONE
 from core.tasks.prepared_runs import Networks, PreparedRun, prepare_run, start_of
@@ -103,6 +106,8 @@ def try_rates(
     """Make the learning-rate range test with the first run; the arguments are those of `rehearse`."""
     with _opened(watcher, planned, framework, data, device) as (work, networks, team_of):
         one = work[0]
+        if str(one.run):
+            watcher.say(f"with {one.run}")
         networks.compile(one)
         team, rules = team_of(one), one.settings.rules()
         batches = _endless(team)
@@ -113,7 +118,9 @@ def try_rates(
             return float(team.train_step(next(batches), step_scalars(rules, number, rate, decay)))
 
         with watcher.images("updates", UPDATES) as done:
-            return find_rates(update)
+            found = find_rates(update)
+        _check_skipped(team, len(found.rates))
+        return found
 
 
 @contextlib.contextmanager
@@ -161,6 +168,7 @@ def _rehearsed(one: PreparedRun, team: Team) -> StageRehearsal:
     while len(losses) - before < _LEAST or time.perf_counter() - began < _LEAST_S:
         update()
     per_update = (time.perf_counter() - began) / (len(losses) - before)
+    _check_skipped(team, len(losses))
     return StageRehearsal(
         name=str(one.run),
         height=one.facts.height,
@@ -176,6 +184,16 @@ def _rehearsed(one: PreparedRun, team: Team) -> StageRehearsal:
         peak_bytes=peak_memory(),
         loss=losses[0],
     )
+
+
+def _check_skipped(team: Team, updates: int) -> None:
+    """Raise if most updates were skipped, because gradients overflowed: what was tried says nothing then."""
+    skipped = int(team.state().get(SKIPPED_STEPS, np.zeros(1))[0])
+    if 2 * skipped > updates:
+        raise UserError(
+            f"{skipped} of {updates} updates were skipped, because gradients overflow float16",
+            "Set a smaller training.loss_scale, or train in another --precision.",
+        )
 
 
 def _scoring_time(one: PreparedRun, team: Team) -> float:

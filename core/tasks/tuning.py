@@ -17,7 +17,12 @@ from core.scoring.histograms import Histograms
 from core.scoring.intervals import Interval, Proportion
 from core.scoring.operating_points import OperatingPoint, greatest_rate
 from core.scoring.threshold_search import SearchResult, search_thresholds, surfaces
-from core.scoring.thresholds import THRESHOLDS_FILE, Thresholds, save_thresholds
+from core.scoring.thresholds import (
+    THRESHOLDS_FILE,
+    Thresholds,
+    load_saved_thresholds,
+    save_thresholds,
+)
 from core.scoring.views import PLAIN, Views
 from core.tasks.predictions import remark_on_folds
 from core.tasks.progress import Watcher
@@ -48,17 +53,28 @@ def tune_after_training(
     device: str,
     batch_size: int,
 ) -> None:
-    """Tune in the process of a finished training; if that is not possible, one line tells the reason."""
+    """Tune in the process of a finished training; if that is not possible, one line tells the reason.
 
-    def open_models(members: Sequence[Member]) -> BeginPrediction:
-        return open_here(members, implementation, device)
-
+    If the training was continued, its thresholds are searched as those of before: for the same operating
+    point, on the same views.
+    """
     try:
-        tuned = tune_thresholds(watcher, store, folder, open_models, batch_size)
+        before = load_saved_thresholds(folder)
+        views = PLAIN if before is None or before.views is None else before.views
+        asked = None if before is None else before.operating_point
+        point = None if asked is None else OperatingPoint(*asked)
+
+        def open_models(members: Sequence[Member]) -> BeginPrediction:
+            return open_here(members, implementation, device, views=views)
+
+        tuned = tune_thresholds(watcher, store, folder, open_models, batch_size, views=views, point=point)
     except UserError as error:
-        watcher.say(f"Thresholds were not searched, so the defaults hold: {error.message}")
+        holding = "those of before hold" if (folder / THRESHOLDS_FILE).is_file() else "the defaults hold"
+        watcher.say(f"Thresholds were not searched, so {holding}: {error.message}")
         return
     watcher.say(describe(folder, tuned.search))
+    if point is not None or views != PLAIN:
+        watcher.say(describe_rates(tuned.search))
 
 
 def tune_thresholds(

@@ -33,7 +33,7 @@ import numpy as np
 from core.backend.contract import Engine, Model, State
 from core.backend.state import LOSS_SCALE, SKIPPED_STEPS, averaged_state
 from core.backend.trained_part import trained_part
-from core.backend.training_rules import TrainingRules, step_scalars
+from core.backend.training_rules import LEAST_LOSS_SCALE, TrainingRules, step_scalars
 from core.base.errors import UserError
 from core.base.packages import explain_missing
 from core.distribution.exchange import ALONE, Exchange
@@ -272,6 +272,7 @@ class Trainer:
             skipped_steps=skipped,
             loss_scale=float(state[LOSS_SCALE][0]) if LOSS_SCALE in state else None,
         )
+        self._check_skipped(record)
         self.progress = Progress(
             step=progress.step, history=(*progress.history, record), start=progress.start
         )
@@ -287,6 +288,19 @@ class Trainer:
         self._write_history()
         for observer in self.observers:
             observer.epoch_ended(record, best, found.samples)
+
+    def _check_skipped(self, record: EpochRecord) -> None:
+        """Raise if no update of an epoch was made, at a loss scale that will not change."""
+        rule, history = self._rules.loss_scale, self.progress.history
+        if rule is None or record.skipped_steps is None or record.loss_scale is None:
+            return
+        is_fixed = rule.factor == 1 or record.loss_scale <= LEAST_LOSS_SCALE
+        if is_fixed and record.skipped_steps == record.step - (history[-1].step if history else 0):
+            raise UserError(
+                f"all {record.skipped_steps} updates of epoch {record.epoch} were skipped, because gradients "
+                f"overflow float16 at the loss scale {record.loss_scale:.0f}",
+                "Set a smaller training.loss_scale, or leave it out; or train in another --precision.",
+            )
 
     def _rate(self, step: int) -> float:
         """Return the learning rate of an update of the current epoch."""

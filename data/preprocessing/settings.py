@@ -13,7 +13,7 @@ from core.files.checks import Input, check_free, check_inputs_stay
 from core.files.system_errors import explain_os_errors
 from data.hdf5 import file_format
 from data.radiographs import dicom
-from data.radiographs.clahe import DEFAULT_TILES, LIMITS, MOST_TILES, Clahe
+from data.radiographs.clahe import DEFAULT_TILES, LIMITS, MOST_TILES, Clahe, check_tiles
 
 Storage = Literal["float32", "uint8"]
 """Type of the stored images."""
@@ -87,6 +87,8 @@ def check_settings(settings: PreprocessingSettings) -> None:
     least, most = LIMITS
     if settings.clahe is not None and not least <= settings.clahe <= most:
         raise UserError(f"--clahe must be from {least:g} to {most:g}. Received: {settings.clahe:g}")
+    if settings.clahe is not None:
+        check_tiles(settings.clahe_tiles, settings.size, settings.size, "--clahe-tiles")
     if settings.storage not in ("float32", "uint8"):
         raise UserError(f"--storage must be float32 or uint8. Received: {settings.storage}")
     if settings.out.is_dir():

@@ -21,13 +21,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from core.base.errors import UserError
+
 DEFAULT_TILES = 8
 """Number of tiles along each side, as in OpenCV."""
 
 LIMITS = 1.0, 256.0
 """The least limit, and the one from which nothing is clipped."""
 
-MOST_TILES = 256
+MOST_TILES, LEAST_TILE = 256, 8
+"""The greatest number of tiles, and the least height and width of one: fewer pixels make no histogram."""
 
 _LEVELS = 256
 _TABLE = (
@@ -46,6 +49,26 @@ class Clahe(NamedTuple):
 
     limit: float
     tiles: int = DEFAULT_TILES
+
+
+def check_tiles(tiles: int, height: int, width: int, key: str) -> None:
+    """Refuse tiles that are too small.
+
+    Args:
+        tiles: Number of tiles down and to the right.
+        height: Rows of the images.
+        width: Columns of the images.
+        key: What sets the number.
+
+    Raises:
+        UserError: One would have fewer than `LEAST_TILE` rows or columns.
+    """
+    most = min(height, width) // LEAST_TILE
+    if tiles > most:
+        raise UserError(
+            f"{key}: {tiles} tiles of an image of {height}x{width} have less than {LEAST_TILE} pixels a side",
+            f"Take at most {most}." if most else "The images are too small.",
+        )
 
 
 def equalize(image: NDArray[np.float32], clahe: Clahe) -> NDArray[np.float32]:

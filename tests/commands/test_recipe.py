@@ -188,7 +188,8 @@ def test_the_whole_recipe_interrupted_and_resumed_gives_the_same_bits(
 
 
 def test_what_spans_the_run_is_said_to_change_with_its_length(folder: Path) -> None:
-    cosine = ["--set", "training.schedule={name: cosine}", "--set", "training.sampling={positives: 0.5}"]
+    shares = "training.sampling={positives: 0.5, final: 0.25}"
+    cosine = ["--set", "training.schedule={name: cosine}", "--set", shares]
     train("--epochs", "1", *cosine, cwd=folder, how=run_here)
     said = train("--resume", "--epochs", "2", cwd=folder, how=run_here)
     assert (

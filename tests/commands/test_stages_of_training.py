@@ -176,9 +176,33 @@ def test_the_model_is_evaluated_on_the_larger_images_of_its_file(tmp_path: Path)
 def test_what_cannot_be_resumed_is_refused(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "copy")
     place = tmp_path / "copy"
-    more = ["--set", "training.stages[0].epochs=5"]
-    refused(*BEGIN[:4], "--resume", *more, cwd=place, says=["which now has more to train"], how=run_here)
-    refused(
-        *BEGIN[:4], "--resume", f"{MODEL}/stage1", cwd=place, says=["one of several stages"], how=run_here
-    )
+    resume = [*BEGIN[:4], "--resume"]
+    for key, says in (
+        (
+            "training.stages[0].epochs=5",
+            "stage 1 of 3 is finished, and training.epochs was 2 in it and is now 5",
+        ),
+        ("training.stages[0].optimizer.learning_rate=9", "training.optimizer.learning_rate was 0.02 in it"),
+        ("training.stages=[{}]", "training.size was"),
+        ("training.stages=[{}, {}, {}, {}]", "holds stage 3, not stage 4 of 4"),
+    ):
+        refused(*resume, "--set", key, cwd=place, says=[says], how=run_here)
+    refused(*resume, f"{MODEL}/stage1", cwd=place, says=["one of several stages"], how=run_here)
     refused(*BEGIN, "--set", "training.stages[1].size=64", cwd=place, says=["32x32, smaller"], how=run_here)
+    for file in (LAST, BEST, "averaged.safetensors"):
+        (place / MODEL / file).unlink(missing_ok=True)
+    says = ["has come to stage2 and is not finished", "--resume"]
+    refused("evaluate", "-f", "reference", "--data", "data.h5", cwd=place, says=says, how=run_here)
+
+
+def test_thresholds_of_a_continued_training_are_searched_for_the_same_operating_point(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    keys = ("training.stages=[]", "training.average_best=0")
+    train(*(word for key in keys for word in ("--set", key)), cwd=tmp_path, how=run_here)
+    tune = ["tune", "-f", "reference", "--data", "data.h5", "--sensitivity", "0.25", "--tta"]
+    succeed(*tune, cwd=tmp_path, how=run_here)
+    said = train("--resume", "--epochs", "3", cwd=tmp_path, how=run_here)
+    found = json.loads((tmp_path / MODEL / "thresholds.json").read_text())
+    assert (found["operating_point"], found["flip"]) == ({"sensitivity": 0.25}, True)
+    assert found["sensitivity"]["value"] >= 0.25
+    assert "ensitivity" in said

@@ -140,13 +140,20 @@ def _evaluate(
 
 def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Evaluation]) -> None:
     first = found[0].summary
-    which = "held-out images" if arguments.split == "validation" else "images, seen in training or not"
+    which = "held-out images" if arguments.split == "validation" else "images, held out or not"
+    counts = [evaluation.summary for evaluation in found]
+    differ = len({(one.images, one.positives) for one in counts}) > 1
+    title = f"{first.images} {which}, {first.positives} positive"
+    if differ:
+        title = f"other {which} for each model; their scores do not compare"
     table = Table(
         "",
         *(visible(evaluation.name) for evaluation in found),
-        title=visible(f"{arguments.data}: {first.images} {which}, {first.positives} positive"),
+        title=visible(f"{arguments.data}: {title}"),
         caption="in brackets: 95 % confidence intervals",
     )
+    if differ:
+        table.add_row("images, positive", *(f"{one.images}, {one.positives}" for one in counts))
     for label, values in _lines(found):
         table.add_row(label, *map(visible, values))
     console.result(table)

@@ -194,7 +194,12 @@ def add_prediction_options(
 
 def _scales(text: str) -> tuple[float, ...]:
     """Read the value of --scales. Which numbers are allowed is checked by `core.scoring.views`."""
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers with commas between them, as in 0.75,1,1.25. Received: {text!r}"
+        ) from error
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:

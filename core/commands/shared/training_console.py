@@ -154,4 +154,4 @@ def _skipped(record: EpochRecord) -> str:
     if not record.skipped_steps:
         return ""
     updates = "1 update" if record.skipped_steps == 1 else f"{record.skipped_steps} updates"
-    return f"  {updates} skipped (overflow), loss scale {record.loss_scale:g}"
+    return f"  {updates} skipped (overflow), loss scale {record.loss_scale:.10g}"

@@ -55,6 +55,9 @@ def _continuation(arguments: argparse.Namespace, interruption: Interruption) -> 
     out = [] if arguments.out == "." else ["--out", arguments.out]
     number = interruption.run.configuration.training.fold
     only = ["--fold", str(number)] if interruption.alone and number is not None else []
-    workers = [] if arguments.workers is None else ["--workers", str(arguments.workers)]
-    words = [*words_of("train"), "-f", arguments.framework, "--data", arguments.data, *out, *only, *workers]
+    machine = [] if arguments.device == "auto" else ["--device", arguments.device]
+    for name in ("workers", "threads", "exchange"):
+        if (value := getattr(arguments, name)) is not None:
+            machine += [f"--{name}", str(value)]
+    words = [*words_of("train"), "-f", arguments.framework, "--data", arguments.data, *out, *only, *machine]
     return shlex.join([*words, "--resume"])

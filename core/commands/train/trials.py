@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace) -> Status:
     require_training(arguments.framework)
     if (arguments.workers or 1) > 1:
         raise UserError("--dry-run and --rate-test run one worker", "Leave --workers out.")
+    if arguments.resume is not None:
+        raise UserError("--dry-run and --rate-test begin anew", "Leave --resume out.")
     plot: Path | None = arguments.rate_test
     if plot is not None:
         if plot.suffix.lower() not in _PLOTS:

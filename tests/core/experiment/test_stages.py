@@ -106,8 +106,8 @@ def test_a_training_without_stages_is_its_only_one() -> None:
         ([{"seed": 3}], (), "training.stages[0].seed: this key is the same in all stages"),
         ([{"folds": 3}], (), "training.stages[0].folds: this key is the same in all stages"),
         ([{"shards": 64}], (), "training.shards is 64, but a batch has 32 images"),
-        (3, (), "training.stages: Input should be a valid tuple"),
-        ([3], (), "training.stages[0]: Input should be a valid dictionary"),
+        (3, (), "training.stages: Input should be a list"),
+        ([3], (), "training.stages[0]: Input should be keys and values"),
     ],
 )
 def test_what_is_wrong_is_named(stages: object, overrides: tuple[str, ...], says: str) -> None:
