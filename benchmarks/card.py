@@ -5,6 +5,7 @@ Nothing here needs a card or `nvidia-smi`: without them all answers are None.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -83,25 +84,33 @@ def memory_counter(framework: str, device: str) -> Callable[[], int | None]:
     count = _COUNTERS.get(framework)
     if device == "cpu" or count is None:
         return lambda: None
-    before = count(reset=True)
+
+    def counted(*, reset: bool = False) -> int | None:
+        with contextlib.suppress(Exception):  # of any framework: a measurement goes on without this number
+            found: int = count(reset=reset)
+            return found
+        return None
+
+    before = counted(reset=True)
 
     def peak() -> int | None:
-        found = count(reset=False)
+        found = counted()
         return found if found is not None and before is not None and found > before else None
 
     return peak
 
 
-def _torch(*, reset: bool) -> int | None:
+def _torch(*, reset: bool) -> int:
     import torch
 
+    torch.cuda.init()
     if reset:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     return int(torch.cuda.max_memory_allocated())
 
 
-def _tf(*, reset: bool) -> int | None:
+def _tf(*, reset: bool) -> int:
     import tensorflow as tf
 
     if reset:
@@ -109,12 +118,11 @@ def _tf(*, reset: bool) -> int | None:
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
 
-def _jax(*, reset: bool) -> int | None:
+def _jax(*, reset: bool) -> int:
     import jax
 
     del reset
-    found: dict[str, Any] = jax.local_devices(backend="gpu")[0].memory_stats() or {}
-    return found.get("peak_bytes_in_use", 0)
+    return int(jax.local_devices(backend="gpu")[0].memory_stats()["peak_bytes_in_use"])
 
 
 _COUNTERS: dict[str, Any] = {"torch": _torch, "tf": _tf, "jax": _jax}

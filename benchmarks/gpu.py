@@ -34,10 +34,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,13 @@ class Sizes:
     sizes: Sequence[int] = (384, 512)
     batches: Sequence[int] = (32, 8, 64, 16)
     turns: Sequence[str] = ("--seconds", "0.5", "--repetitions", "3")
+    checks: int = 10_000
     steps: int = 50
-    radiographs: int = 64
+    radiographs: int = 240
     predicted: int = 32
 
 
-TINY = Sizes(("fcn",), (64,), (2, 4), ("--steps", "2", "--repetitions", "1"), 3, 12, 2)
+TINY = Sizes(("fcn",), (64,), (2, 4), ("--steps", "2", "--repetitions", "1"), 12, 3, 12, 2)
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,10 @@ class Outcome:
     seconds: float
 
 
-def run_task(task: Task, share: float, limit: float, environment: dict[str, str]) -> Outcome:
-    """Run a task; end it and all its processes after `limit` seconds."""
+def run_task(
+    task: Task, share: float, limit: float, environment: dict[str, str], stop: threading.Event
+) -> Outcome:
+    """Run a task; end it and all its processes after `limit` seconds, or when `stop` is set."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pneumoseg-gpu-") as name:
         record, output, errors = (Path(name) / each for each in ("record.json", "output", "errors"))
@@ -123,16 +127,16 @@ def run_task(task: Task, share: float, limit: float, environment: dict[str, str]
                 env=environment,
                 start_new_session=True,
             )
-        error = None
-        try:
-            if status := process.wait(limit):
-                error = _last_words(errors, output) or f"exit status {status}"
-        except subprocess.TimeoutExpired:
-            error = f"stopped after {limit:.0f} s"
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # all of them have ended
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        while process.poll() is None and time.monotonic() < began + limit and not stop.wait(0.1):
+            pass
+        status, error = process.poll(), None
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if status is None:
+            error = f"stopped after {time.monotonic() - began:.0f} s"
+        elif status:
+            error = _last_words(errors, output) or f"exit status {status}"
         found: Any = None
         with contextlib.suppress(OSError, ValueError):
             found = json.loads((output if task.prints else record).read_text(errors="replace"))
@@ -176,6 +180,11 @@ class Report:
         print(f"  ({task.name}: {outcome.seconds:.0f} s, {self.left:.0f} s left)", flush=True)
         self.write()
 
+    def leave_out(self, part: str, what: str, why: str, *, failed: bool = False) -> None:
+        """Add a row on what is not run."""
+        self.rows.append({"part": part, "what": what, "result": why, "failed": failed})
+        print(_line(self.rows[-1]), flush=True)
+
     @property
     def left(self) -> float:
         """The seconds that are left."""
@@ -201,19 +210,26 @@ def run_part(
 ) -> None:
     """Run the tasks of a part within some seconds, so many at once."""
     until = time.monotonic() + min(seconds, report.left)
-    waiting = list(tasks)
+    waiting, stop = list(tasks), threading.Event()
 
-    def next_task(task: Task) -> tuple[Task, Outcome]:
+    def next_task(task: Task) -> Outcome:
         left = until - time.monotonic()
         share = left / max(-(-len(waiting) // at_once), 1)
         waiting.remove(task)
-        if left < 1:
-            return task, Outcome(None, "not run: no time was left", 0.0)
-        return task, run_task(task, share, min(OVERTIME * share, left), environment)
+        if left < 1 or stop.is_set():
+            return Outcome(None, "not run: no time was left", 0.0)
+        return run_task(task, share, min(OVERTIME * share, left), environment, stop)
 
     with ThreadPoolExecutor(at_once) as pool:
-        for task, outcome in pool.map(next_task, tasks):
-            report.add(task, outcome)
+        begun = {pool.submit(next_task, task): task for task in tasks}
+        try:
+            for one in as_completed(list(begun)):
+                report.add(begun.pop(one), one.result())
+        except KeyboardInterrupt:
+            stop.set()
+            for one, task in begun.items():
+                report.add(task, one.result())
+            raise
 
 
 def script(name: str, *words: object) -> list[str]:
@@ -222,10 +238,21 @@ def script(name: str, *words: object) -> list[str]:
     return [str(place), *map(str, words)]
 
 
-def conformance(names: Sequence[str], device: str) -> Iterator[Task]:
+def conformance(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Task]:
     """Yield the checks of each framework."""
     for name in names:
-        words = ("-f", name, "--device", device, "--within", "SECONDS", "--json", "JSON")
+        words = (
+            "-f",
+            name,
+            "--device",
+            device,
+            "--within",
+            "SECONDS",
+            "--most",
+            sizes.checks,
+            "--json",
+            "JSON",
+        )
 
         def rows(record: list[Row], name: str = name) -> list[Row]:
             found = []
@@ -344,7 +371,7 @@ def _or_dash(value: Any, form: Callable[[Any], str]) -> str:
 
 
 def prediction(names: Sequence[str], device: str, sizes: Sizes, onnx: str | None) -> Iterator[Task]:
-    """Yield predictions of each framework, and of ONNX Runtime on the device `onnx`."""
+    """Yield predictions by the networks alone; `onnx` is the device of ONNX Runtime, None without it."""
     beside = ["-f", "onnx"] if onnx == device else []
     for name in names:
         words = (*beside, "-f", name, "--size", sizes.sizes[0], "--batch-size", sizes.predicted)
@@ -361,14 +388,18 @@ def prediction(names: Sequence[str], device: str, sizes: Sizes, onnx: str | None
             ]
 
         yield Task("prediction", f"prediction by {name}", script("prediction.py", *words), rows)
+
+
+def predict_commands(names: Sequence[str], device: str, sizes: Sizes, onnx: str | None) -> Iterator[Task]:
+    """Yield predictions from DICOM files to masks, in the same way."""
     places = [(name, device) for name in names] + ([("onnx", onnx)] if onnx else [])
     for name, place in places:
         words = ("-f", name, "--train-with", names[0] if name == "onnx" else name, "--device", place)
         words = (*words, "--count", sizes.radiographs, "--repetitions", 1, "--json", "JSON")
 
         def command_rows(record: Row, what: str = f"{name}, from DICOM to masks, {place}") -> list[Row]:
-            rates = [1 / seconds for seconds in record["command"]]
-            return [{"what": what, "result": f"{shown(spread(rates), '.1f')} images/s"}]
+            rates = [1 / seconds for seconds in record["command"] if seconds > 0]  # else too few radiographs
+            return [{"what": what, "result": f"{shown(spread(rates), '.1f')} images/s" if rates else "-"}]
 
         yield Task(
             "prediction", f"predict command of {name}", script("predict_command.py", *words), command_rows
@@ -376,7 +407,7 @@ def prediction(names: Sequence[str], device: str, sizes: Sizes, onnx: str | None
 
 
 def workers(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Task]:
-    """Yield runs by one and by two workers; nothing without mpi4py."""
+    """Yield runs by one and by two workers."""
     for name in names:
         words = (
             *("parity", "-f", name, "--workers", 1, "--workers", 2, "--set", "training.shards=2"),
@@ -456,6 +487,7 @@ def main() -> int:
         "cores": len(os.sched_getaffinity(0)),
     }
     report = Report(arguments.json, facts, until)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was found so far is written
     with tempfile.TemporaryDirectory(prefix="pneumoseg-gpu-") as name:
         try:
             run_all(arguments, report, Path(name))
@@ -469,7 +501,9 @@ def main() -> int:
 def run_all(arguments: argparse.Namespace, report: Report, folder: Path) -> None:
     """Run the parts in their order."""
     device, sizes = arguments.device, Sizes() if arguments.device == "gpu" else TINY
-    wanted = ["machine", *(part for part in PARTS if part in (arguments.only or PARTS) and part != "machine")]
+    wanted = [part for part in PARTS if part in (arguments.only or PARTS)]
+    if "prediction" in wanted or not arguments.framework:  # they need to know what sees the device
+        wanted = list(dict.fromkeys(["machine", *wanted]))
     environment = environment_for(folder)
     # Work that is not timed may share the card; each framework has a process, and the reference has two.
     together = max(report.facts["cores"] // 4, 1)
@@ -478,32 +512,45 @@ def run_all(arguments: argparse.Namespace, report: Report, folder: Path) -> None
         ahead = sum(PARTS[one] for one in wanted[wanted.index(part) :])
         run_part(tasks, report.left * PARTS[part] / ahead, at_once, report, environment)
 
-    backends = script("run.py", "backends", "--json")
-    run("machine", [Task("machine", "machine", backends, machine_rows, prints=True)])
+    if "machine" in wanted:
+        words = script("run.py", "backends", "--json")
+        run("machine", [Task("machine", "machine", words, machine_rows, prints=True)])
     found = {one["name"]: one for one in report.records.get("machine") or []}
     seen = {name: {one.partition(":")[0] for one in probe["devices"]} for name, probe in found.items()}
     names = arguments.framework or [name for name in TRAINERS if device in seen.get(name, ())]
     onnx = next((place for place in (device, "cpu") if place in seen.get("onnx", ())), None)
     if not names:
-        nothing = {"part": "machine", "what": device, "result": "no framework sees it", "failed": True}
-        report.rows.append(nothing)
+        report.leave_out("machine", device, "no framework sees it", failed=True)
         return
+    for_files, for_workers = absent("cv2", "pydicom"), absent("mpi4py")
     if "conformance" in wanted:
-        run("conformance", list(conformance(names, device)), together)
+        run("conformance", list(conformance(names, device, sizes)), together)
     if "certificate" in wanted:
         run("certificate", list(certificate(names, device, sizes)), together)
     if "training" in wanted:
-        begun = time.monotonic()
-        run_part(list(files_of_phantoms(folder, sizes)), report.left / 4, 1, report, environment)
-        report.facts["seconds_of_files"] = time.monotonic() - begun
+        if for_files:
+            report.leave_out("training", "files of phantoms", f"- ({for_files}); it trains on noise")
+        else:
+            run_part(list(files_of_phantoms(folder, sizes)), report.left / 4, 1, report, environment)
         run("training", list(training(names, device, sizes, folder)))
     if "prediction" in wanted:
-        run("prediction", list(prediction(names, device, sizes, onnx)))
+        tasks = list(prediction(names, device, sizes, onnx))
+        if for_files:
+            report.leave_out("prediction", "from DICOM to masks", f"- ({for_files})")
+        else:
+            tasks += predict_commands(names, device, sizes, onnx)
+        run("prediction", tasks)
     if "workers" in wanted:
-        if importlib.util.find_spec("mpi4py") is None:
-            report.rows.append({"part": "workers", "what": "all", "result": "- (mpi4py is not installed)"})
+        if for_workers:
+            report.leave_out("workers", "all", f"- ({for_workers})")
         else:
             run("workers", list(workers(names, device, sizes)))
+
+
+def absent(*modules: str) -> str | None:
+    """Return which of some modules are not installed; None if all are."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"{' and '.join(missing)} not installed" if missing else None
 
 
 if __name__ == "__main__":
