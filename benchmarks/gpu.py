@@ -336,13 +336,12 @@ def training(names: Sequence[str], device: str, sizes: Sizes, folder: Path) -> I
 def training_rows(record: Sequence[Row]) -> list[Row]:
     """Return a row for each contender and setting of `training.py`."""
     found: list[Row] = []
-    by_hand: dict[tuple[Any, ...], list[float]] = {}
-    keys = ("network", "size", "batch_size")
+    keys = ("framework", "network", "size", "batch_size", "precision")
+    by_hand = {
+        tuple(one[key] for key in keys): _rates(one) for one in record if one["contender"] == "by hand"
+    }
     for one in record:
-        if one["contender"] == "by hand" and one["blocks"]:
-            by_hand[(*(one[key] for key in keys), one["precision"])] = _rates(one)
-    for one in record:
-        setting = (*(one[key] for key in keys), one["precision"])
+        setting = tuple(one[key] for key in keys)
         what = "{framework} {contender}, {network} {size}, batch {batch_size}, {precision}".format(**one)
         if "error" in one:
             found.append({"what": what, "result": one["error"][:300], "failed": True})
@@ -355,7 +354,7 @@ def training_rows(record: Sequence[Row]) -> list[Row]:
             waiting = sum(block["waiting"] for block in one["blocks"]) / seconds
             inside = sum(block["inside"] for block in one["blocks"]) / seconds
             text += f"; waits for data {waiting:.1%}, host between steps {1 - waiting - inside:.1%}"
-            if setting in by_hand:
+            if by_hand.get(setting):
                 of_hand = [a / b for a, b in zip(rates, by_hand[setting], strict=True)]
                 text += f"; {shown(spread(of_hand))} of by hand"
         found.append({"what": what, "result": text, "images_per_second": spread(rates)[0]})

@@ -115,7 +115,7 @@ def main() -> int:
         help="of ours; may be repeated",
     )
     parser.add_argument(
-        "--same-precision", action="store_true", help="the loops by hand have it too, where they can"
+        "--same-precision", action="store_true", help="the loops by hand have it too, or are left out"
     )
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout to compare ours with")
     parser.add_argument("--only-ours", action="store_true", help="leave out the loops by hand, and Keras")
@@ -273,7 +273,7 @@ def take_all_turns(
             continue
         hand = (setting.network, setting.batch_size, setting.size, arguments.device)
         hand = (*hand, by_hand_precision(arguments, name, setting))
-        if name in BY_HAND:
+        if name in BY_HAND and not (arguments.same_precision and hand[-1] != setting.precision):
             add(name, "by hand", by_hand, BY_HAND[name], *hand)
         if name == "tf" and setting.network in IN_KERAS:
             add(name, "keras", by_hand, "keras", *hand)

@@ -114,6 +114,36 @@ def test_the_check_of_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
     assert set(statuses) == {"passed", "not run"}
 
 
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+*-lms*) [ "$2" = GPU-two ] && while true; do printf '40\\n[N/A]\\n60\\n'; sleep 0.05; done ;;
+*name*) echo "A card, 123, 81559"; echo "Another, 123, 16000" ;;
+*) exit 6 ;;
+esac
+"""
+
+
+def test_a_card_is_watched_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu()  # finds the module
+    card = importlib.import_module("card")
+    (tmp_path / "nvidia-smi").write_text(NVIDIA_SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, GPU-two")
+    fields = ("name", "driver_version", "memory.total")
+    assert [one["memory.total"] for one in card.query(*fields)] == ["81559", "16000"]
+    assert card.query("no such field") is None
+    with card.CardWatch("gpu:1") as watch, card.CardWatch("cpu") as nothing:
+        begun, deadline = time.monotonic(), time.monotonic() + 10
+        while watch.busy([(begun, math.inf)]) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    busy = watch.busy([(begun, math.inf)])
+    assert busy is not None
+    assert 0.4 <= busy <= 0.6
+    assert watch.busy([(0.0, begun)]) is None
+    assert nothing.busy([(begun, math.inf)]) is None
+
+
 def test_a_task_that_fails_or_hangs_ends_no_other(tmp_path: Path) -> None:
     module, children = gpu(), tmp_path / "children"
     half = "import sys, time; open(sys.argv[1], 'w').write('[1]'); sys.stdout.flush(); "
