@@ -60,6 +60,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 CARD = ("name", "driver_version", "memory.total", "compute_cap")
 OVERTIME = 1.5  # a task may take so many times its share of the time before it is killed
 
+NO_TIME = "not run: no time was left"
+
 Row = dict[str, Any]
 
 
@@ -173,16 +175,17 @@ class Report:
         except Exception as error:  # a record that is cut off may lack anything
             rows = [{"what": task.name, "result": f"its record cannot be read: {error!r}", "failed": True}]
         if outcome.error is not None and not any(row.get("failed") for row in rows):
-            rows.append({"what": task.name, "result": outcome.error, "failed": True})
+            failed = outcome.error != NO_TIME
+            rows.append({"what": task.name, "result": outcome.error, "failed": failed})
         for row in rows:
             self.rows.append({"part": task.part, **row})
             print(_line(self.rows[-1]), flush=True)
         print(f"  ({task.name}: {outcome.seconds:.0f} s, {self.left:.0f} s left)", flush=True)
         self.write()
 
-    def leave_out(self, part: str, what: str, why: str, *, failed: bool = False) -> None:
-        """Add a row on what is not run."""
-        self.rows.append({"part": part, "what": what, "result": why, "failed": failed})
+    def say(self, part: str, what: str, result: str, *, failed: bool = False) -> None:
+        """Add a row that no task found."""
+        self.rows.append({"part": part, "what": what, "result": result, "failed": failed})
         print(_line(self.rows[-1]), flush=True)
 
     @property
@@ -217,7 +220,7 @@ def run_part(
         share = left / max(-(-len(waiting) // at_once), 1)
         waiting.remove(task)
         if left < 1 or stop.is_set():
-            return Outcome(None, "not run: no time was left", 0.0)
+            return Outcome(None, NO_TIME, 0.0)
         return run_task(task, share, min(OVERTIME * share, left), environment, stop)
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -241,18 +244,8 @@ def script(name: str, *words: object) -> list[str]:
 def conformance(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Task]:
     """Yield the checks of each framework."""
     for name in names:
-        words = (
-            "-f",
-            name,
-            "--device",
-            device,
-            "--within",
-            "SECONDS",
-            "--most",
-            sizes.checks,
-            "--json",
-            "JSON",
-        )
+        limits = ("--within", "SECONDS", "--most", sizes.checks)
+        words = ("-f", name, "--device", device, *limits, "--json", "JSON")
 
         def rows(record: list[Row], name: str = name) -> list[Row]:
             found = []
@@ -344,7 +337,7 @@ def training_rows(record: Sequence[Row]) -> list[Row]:
         setting = tuple(one[key] for key in keys)
         what = "{framework} {contender}, {network} {size}, batch {batch_size}, {precision}".format(**one)
         if "error" in one:
-            found.append({"what": what, "result": one["error"][:300], "failed": True})
+            found.append({"what": what, "result": one["error"].splitlines()[0][:300], "failed": True})
             continue
         rates, seconds = _rates(one), sum(block["seconds"] for block in one["blocks"])
         text = f"{shown(spread(rates), '.0f')} images/s"
@@ -429,17 +422,27 @@ def workers(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Task]:
         yield Task("workers", f"workers of {name}", script("run.py", *words), rows)
 
 
-def machine_rows(backends: Sequence[Row]) -> list[Row]:
-    """Return rows for the card and each backend."""
-    cards = query(*CARD)
-    rows = [
-        {"what": f"card {number}", "result": ", ".join(f"{key} {value}" for key, value in card.items())}
-        for number, card in enumerate(cards or [])
-    ] or [{"what": "card", "result": "- (nvidia-smi tells nothing)"}]
-    for one in backends:
-        text = f"{one['version'] or '-'}; {', '.join(one['devices']) or one['error']}"
-        rows.append({"what": one["title"], "result": text})
-    return rows
+def cards() -> list[tuple[str, str]]:
+    """Return the name of each card in the table, and what is known of it."""
+    return [
+        (f"card {number}", ", ".join(f"{key} {value}" for key, value in card.items()))
+        for number, card in enumerate(query(*CARD) or [])
+    ] or [("card", "- (nvidia-smi tells nothing)")]
+
+
+def frameworks() -> Iterator[Task]:
+    """Yield what asks each framework for its version and devices, as `run.py backends` does."""
+    code = (
+        "import dataclasses, json, sys; from core.backend.availability import probe; "
+        "print(json.dumps(dataclasses.asdict(probe(sys.argv[1]))))"
+    )
+
+    def rows(found: Row) -> list[Row]:
+        text = f"{found['version'] or '-'}; {', '.join(found['devices']) or found['error']}"
+        return [{"what": found["title"], "result": text}]
+
+    for name in (*TRAINERS, "onnx"):
+        yield Task("machine", name, ["-c", code, name], rows, prints=True)
 
 
 def environment_for(folder: Path) -> dict[str, str]:
@@ -512,14 +515,17 @@ def run_all(arguments: argparse.Namespace, report: Report, folder: Path) -> None
         run_part(tasks, report.left * PARTS[part] / ahead, at_once, report, environment)
 
     if "machine" in wanted:
-        words = script("run.py", "backends", "--json")
-        run("machine", [Task("machine", "machine", words, machine_rows, prints=True)])
-    found = {one["name"]: one for one in report.records.get("machine") or []}
-    seen = {name: {one.partition(":")[0] for one in probe["devices"]} for name, probe in found.items()}
-    names = arguments.framework or [name for name in TRAINERS if device in seen.get(name, ())]
-    onnx = next((place for place in (device, "cpu") if place in seen.get("onnx", ())), None)
+        for what, result in cards():
+            report.say("machine", what, result)
+        run("machine", list(frameworks()), len(TRAINERS) + 1)
+    seen = {
+        name: {one.partition(":")[0] for one in (report.records.get(name) or {"devices": ()})["devices"]}
+        for name in (*TRAINERS, "onnx")
+    }
+    names = arguments.framework or [name for name in TRAINERS if device in seen[name]]
+    onnx = next((place for place in (device, "cpu") if place in seen["onnx"]), None)
     if not names:
-        report.leave_out("machine", device, "no framework sees it", failed=True)
+        report.say("machine", device, "no framework sees it", failed=True)
         return
     for_files, for_workers = absent("cv2", "pydicom"), absent("mpi4py")
     if "conformance" in wanted:
@@ -528,20 +534,20 @@ def run_all(arguments: argparse.Namespace, report: Report, folder: Path) -> None
         run("certificate", list(certificate(names, device, sizes)), together)
     if "training" in wanted:
         if for_files:
-            report.leave_out("training", "files of phantoms", f"- ({for_files}); it trains on noise")
+            report.say("training", "files of phantoms", f"- ({for_files}); it trains on noise")
         else:
             run_part(list(files_of_phantoms(folder, sizes)), report.left / 4, 1, report, environment)
         run("training", list(training(names, device, sizes, folder)))
     if "prediction" in wanted:
         tasks = list(prediction(names, device, sizes, onnx))
         if for_files:
-            report.leave_out("prediction", "from DICOM to masks", f"- ({for_files})")
+            report.say("prediction", "from DICOM to masks", f"- ({for_files})")
         else:
             tasks += predict_commands(names, device, sizes, onnx)
         run("prediction", tasks)
     if "workers" in wanted:
         if for_workers:
-            report.leave_out("workers", "all", f"- ({for_workers})")
+            report.say("workers", "all", f"- ({for_workers})")
         else:
             run("workers", list(workers(names, device, sizes)))
 
