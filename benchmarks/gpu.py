@@ -9,8 +9,8 @@ The parts, the most important first:
     conformance   the checks of `run.py conformance` on the card, as many as fit (quick_conformance.py)
     certificate   `run.py parity`: 50 steps on the card against the reference on the CPU, float64 and float32
     training      images/s, memory and waiting, ours and by hand, in three precisions (training.py)
-    prediction    images/s of the network (prediction.py) and of all from DICOM to masks (predict_command.py),
-                  beside ONNX Runtime
+    prediction    images/s of the network (prediction.py), and of `run.py predict` from DICOM to masks, its
+                  compilation included, beside ONNX Runtime
     workers       1 and 2 workers on the card give the same bits (`run.py parity --workers`)
 
 Each part consists of tasks. A task is a process with a time limit: what is left of the whole time is shared
@@ -30,6 +30,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 CARD = ("name", "driver_version", "memory.total", "compute_cap")
 OVERTIME = 1.5  # a task may take so many times its share of the time before it is killed
 
+PHANTOMS, IMAGES, ANNOTATIONS = "phantoms", "dicom-images-train", "train-rle.csv"  # preprocess.py phantoms
 NO_TIME = "not run: no time was left"
 
 Row = dict[str, Any]
@@ -76,10 +78,11 @@ class Sizes:
     checks: int = 10_000
     steps: int = 50
     radiographs: int = 240
+    radiograph_size: int = 1024
     predicted: int = 32
 
 
-TINY = Sizes(("fcn",), (64,), (2, 4), ("--steps", "2", "--repetitions", "1"), 12, 3, 12, 2)
+TINY = Sizes(("fcn",), (64,), (2, 4), ("--steps", "2", "--repetitions", "1"), 12, 3, 12, 128, 2)
 
 
 @dataclass(frozen=True)
@@ -290,25 +293,12 @@ def certificate(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Tas
 
 def files_of_phantoms(folder: Path, sizes: Sizes) -> Iterator[Task]:
     """Yield what makes the data files for training."""
-    radiographs, largest = folder / "phantoms", max(sizes.sizes)
-    words: Sequence[object] = (
-        "phantoms",
-        "--out",
-        radiographs,
-        "--count",
-        sizes.radiographs,
-        "--size",
-        largest,
-    )
-    yield Task("training", "phantoms", script("preprocess.py", *words, "--no-progress"))
+    radiographs = folder / PHANTOMS
+    drawn = ("--out", radiographs, "--count", sizes.radiographs, "--size", sizes.radiograph_size)
+    yield Task("training", "phantoms", script("preprocess.py", "phantoms", *drawn, "--no-progress"))
+    found = ("--images", radiographs / IMAGES, "--annotations", radiographs / ANNOTATIONS, "--no-progress")
     for size in sizes.sizes:
-        words = (
-            "--images",
-            radiographs / "dicom-images-train",
-            "--annotations",
-            radiographs / "train-rle.csv",
-        )
-        words = (*words, "--size", size, "--out", folder / f"{size}.h5", "--no-progress")
+        words = (*found, "--size", size, "--out", folder / f"{size}.h5")
         yield Task("training", f"data file of {size}x{size}", script("preprocess.py", *words))
 
 
@@ -382,20 +372,30 @@ def prediction(names: Sequence[str], device: str, sizes: Sizes, onnx: str | None
         yield Task("prediction", f"prediction by {name}", script("prediction.py", *words), rows)
 
 
-def predict_commands(names: Sequence[str], device: str, sizes: Sizes, onnx: str | None) -> Iterator[Task]:
-    """Yield predictions from DICOM files to masks, in the same way."""
+def predict_commands(
+    names: Sequence[str], device: str, sizes: Sizes, onnx: str | None, folder: Path
+) -> Iterator[Task]:
+    """Yield the training of a model for a moment, and predictions from DICOM files to masks with it."""
+    trained = ("-f", names[0], "--config", sizes.networks[0], "--data", folder / f"{sizes.sizes[0]}.h5")
+    trained = (*trained, "--epochs", 1, "--out", folder, "--device", device, "-q", "--no-progress")
+    yield Task("prediction", "a model to predict with", script("run.py", *trained))
     places = [(name, device) for name in names] + ([("onnx", onnx)] if onnx else [])
     for name, place in places:
-        words = ("-f", name, "--train-with", names[0] if name == "onnx" else name, "--device", place)
-        words = (*words, "--count", sizes.radiographs, "--repetitions", 1, "--json", "JSON")
-
-        def command_rows(record: Row, what: str = f"{name}, from DICOM to masks, {place}") -> list[Row]:
-            rates = [1 / seconds for seconds in record["command"] if seconds > 0]  # else too few radiographs
-            return [{"what": what, "result": f"{shown(spread(rates), '.1f')} images/s" if rates else "-"}]
-
-        yield Task(
-            "prediction", f"predict command of {name}", script("predict_command.py", *words), command_rows
+        words = ("predict", "-f", name, "--device", place, "--model", folder / f"{names[0]}_model")
+        words = (
+            *words,
+            "--images",
+            folder / PHANTOMS / IMAGES,
+            "--out",
+            folder / f"{name}.csv",
+            "--no-progress",
         )
+
+        def rows(record: str, what: str = f"{name}, from DICOM to masks, {place}") -> list[Row]:
+            (rate,) = re.findall(r"[\d.]+ images/s", " ".join(record.split()))
+            return [{"what": what, "result": rate}]
+
+        yield Task("prediction", f"predict by {name}", script("run.py", *words), rows)
 
 
 def workers(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Task]:
@@ -532,19 +532,16 @@ def run_all(arguments: argparse.Namespace, report: Report, folder: Path) -> None
         run("conformance", list(conformance(names, device, sizes)), together)
     if "certificate" in wanted:
         run("certificate", list(certificate(names, device, sizes)), together)
+    if for_files:
+        for part in {"training", "prediction"} & set(wanted):
+            report.say(part, "files of phantoms", f"- ({for_files})")
+    elif "training" in wanted or "prediction" in wanted:
+        run_part(list(files_of_phantoms(folder, sizes)), report.left / 4, 1, report, environment)
     if "training" in wanted:
-        if for_files:
-            report.say("training", "files of phantoms", f"- ({for_files}); it trains on noise")
-        else:
-            run_part(list(files_of_phantoms(folder, sizes)), report.left / 4, 1, report, environment)
         run("training", list(training(names, device, sizes, folder)))
     if "prediction" in wanted:
-        tasks = list(prediction(names, device, sizes, onnx))
-        if for_files:
-            report.say("prediction", "from DICOM to masks", f"- ({for_files})")
-        else:
-            tasks += predict_commands(names, device, sizes, onnx)
-        run("prediction", tasks)
+        commands = [] if for_files else predict_commands(names, device, sizes, onnx, folder)
+        run("prediction", [*prediction(names, device, sizes, onnx), *commands])
     if "workers" in wanted:
         if for_workers:
             report.say("workers", "all", f"- ({for_workers})")

@@ -53,7 +53,6 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-f", "--framework", default="tf", metavar="NAME")
-    parser.add_argument("--train-with", metavar="NAME", help="train by another backend than predicts")
     parser.add_argument("--count", type=int, default=240, help="radiographs")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=5, help="rounds that count")
@@ -80,9 +79,8 @@ def main() -> int:
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     """Seconds an image, of each part in every round."""
     print(f"drawing {arguments.count} radiographs and training for a moment …", flush=True)
-    trainer = arguments.train_with or arguments.framework
     write_phantoms(PhantomSettings(folder, count=arguments.count, seed=1))
-    images, model = folder / IMAGES, folder / f"{trainer}_model"
+    images, model = folder / IMAGES, folder / f"{arguments.framework}_model"
     few = folder / "few"
     few.mkdir()
     for path in dicom.find(images)[:HANDFUL]:
@@ -91,7 +89,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         *("preprocess.py", "--images", images, "--annotations", folder / ANNOTATIONS, "--size", SIZE),
         *("--out", folder / "data.h5"),
     )
-    command("run.py", "-f", trainer, "--data", folder / "data.h5", "--out", folder, "--epochs", 3)
+    command("run.py", "-f", arguments.framework, "--data", folder / "data.h5", "--out", folder, "--epochs", 3)
     backend, implementation = load_backend(arguments.framework)
     device = choose_device(arguments.device, implementation.list_devices(), backend.title)
     predictor = Predictor(find_members([model]), implementation, device)
