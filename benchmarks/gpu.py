@@ -533,7 +533,7 @@ def run_all(arguments: argparse.Namespace, report: Report, folder: Path) -> None
     if "certificate" in wanted:
         run("certificate", list(certificate(names, device, sizes)), together)
     if for_files:
-        for part in {"training", "prediction"} & set(wanted):
+        for part in [one for one in ("training", "prediction") if one in wanted]:
             report.say(part, "files of phantoms", f"- ({for_files})")
     elif "training" in wanted or "prediction" in wanted:
         run_part(list(files_of_phantoms(folder, sizes)), report.left / 4, 1, report, environment)
