@@ -9,9 +9,13 @@ same for work in this process, or for whole processes.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import functools
+import gc
 import multiprocessing
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -33,6 +37,7 @@ class Block:
         waiting: Seconds of it spent waiting for the next batch.
         inside: Seconds of it inside the framework: in a step, or waiting for its loss.
         processor: Processor time of all cores, in seconds.
+        begun: `time.monotonic` at the beginning.
     """
 
     steps: int
@@ -40,20 +45,34 @@ class Block:
     waiting: float
     inside: float
     processor: float
+    begun: float = 0.0
 
 
 class Finished(Exception):  # noqa: N818  it is no error
     """There are no more turns."""
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """The exception that ended a contender."""
+
+    reason: str
+
+
 class Turn:
-    """A contender's side of the turns: the contender reports when it is ready, and when each step is done."""
+    """A contender's side of the turns: the contender reports when it is ready, and when each step is done.
+
+    Attributes:
+        device_memory: Returns the peak of the device's memory in bytes; None if it is not known. The
+            contender sets it.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._steps = self._left = 0
         self.waiting = self.inside = 0.0
-        self._began = self._processor = 0.0
+        self._began = self._processor = self._begun = 0.0
+        self.device_memory: Callable[[], int | None] = lambda: None
 
     def ready(self, **facts: Any) -> None:
         """Report that everything is set up; return when the first turn begins."""
@@ -68,7 +87,7 @@ class Turn:
         settle()
         seconds = time.perf_counter() - self._began
         processor = time.process_time() - self._processor
-        block = Block(self._steps, seconds, self.waiting, self.inside, processor)
+        block = Block(self._steps, seconds, self.waiting, self.inside, processor, self._begun)
         self._connection.send(block)
         self._wait()
 
@@ -78,56 +97,91 @@ class Turn:
         except EOFError:
             raise Finished from None
         if not self._steps:
-            self._connection.send(_peak_memory())
+            self._connection.send((_peak_memory(), self.device_memory()))
             raise Finished
         self.waiting = self.inside = 0.0
+        self._begun = time.monotonic()
         self._began, self._processor = time.perf_counter(), time.process_time()
 
 
+class Seat:
+    """A process in which contenders run one after another, so that a framework is imported once."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_run, args=(theirs,))
+        self._process.start()
+        # If this process fails, it waits for its children. Without this they would wait for it.
+        atexit.register(self.connection.close)
+        theirs.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self._process.join(_PATIENCE_S)
+        self._process.kill()  # a framework with running threads may not end by itself
+
+
 class Contender:
-    """A process that runs `function(turn, *arguments)`.
+    """A process that runs `function(turn, *arguments)`. It begins at once, and `facts` waits for it.
+
+    Args:
+        name: For messages.
+        function: What runs.
+        arguments: Its arguments after the turn.
+        seat: The process, if contenders share it; one that has failed cannot be used again.
 
     Raises:
-        RuntimeError: From any method: the process ended with an exception, which it printed.
+        RuntimeError: From any method: the function ended with an exception, which its process printed.
     """
 
-    def __init__(self, name: str, function: Callable[..., None], *arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(
+        self, name: str, function: Callable[..., None], *arguments: Any, seat: Seat | None = None
+    ) -> None:
         self.name = name
         self.blocks: list[Block] = []
         self.peak_memory = 0
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, function, arguments))
-        self._process.start()
-        # If this process fails, it waits for its children. Without this they would wait for it.
-        atexit.register(self._connection.close)
-        theirs.close()
-        self.facts: dict[str, Any] = self._receive()
+        self.device_memory: int | None = None
+        self._seat, self._shares = seat or Seat(), seat is not None
+        self._seat.connection.send((function, arguments))
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the contender said of itself when it was ready."""
+        found: dict[str, Any] = self._receive()
+        return found
 
     def take_turn(self, steps: int, *, counts: bool = True) -> Block:
         """Let the contender make a number of steps."""
-        self._connection.send(steps)
+        _ = self.facts
+        self._seat.connection.send(steps)
         block: Block = self._receive()
         if counts:
             self.blocks.append(block)
         return block
 
     def finish(self) -> None:
-        """End the process, and store its peak memory."""
-        self._connection.send(0)
-        self.peak_memory = self._receive()
-        self._process.join(_PATIENCE_S)
-        self._process.kill()  # a framework with running threads may not end by itself
+        """End the function, and store the peaks of memory."""
+        self._seat.connection.send(0)
+        self.peak_memory, self.device_memory = self._receive()
+        if not self._shares:
+            self._seat.close()
 
     def _receive(self) -> Any:
         try:
-            return self._connection.recv()
-        except EOFError:
+            received = self._seat.connection.recv()
+        except (EOFError, ConnectionResetError):
             raise RuntimeError(f"{self.name}: its process ended") from None
+        if isinstance(received, _Failed):
+            raise RuntimeError(f"{self.name}: {received.reason}")
+        return received
 
 
 def take_turns(contenders: Sequence[Contender], steps: int, rounds: int, warm_up: int = 1) -> None:
     """Run rounds in which each has one turn, every second round in reverse order; the first do not count."""
+    for contender in contenders:
+        _ = contender.facts  # all of them are ready
     for number in range(warm_up + rounds):
         for contender in _in_order(contenders, number):
             contender.take_turn(steps, counts=number >= warm_up)
@@ -168,13 +222,20 @@ def _in_order(items: Sequence[Item], number: int) -> Sequence[Item]:
     return items[:: -1 if number % 2 else 1]
 
 
-def _run(connection: Connection, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    try:
-        function(Turn(connection), *arguments)
-    except Finished:
-        pass
-    finally:
-        connection.close()
+def _run(connection: Connection) -> None:
+    """Run one function after the other, until the connection is closed or a function fails."""
+    with contextlib.closing(connection), contextlib.suppress(EOFError):
+        while True:
+            function, arguments = connection.recv()
+            try:
+                function(Turn(connection), *arguments)
+            except Finished:
+                pass
+            except Exception as error:
+                traceback.print_exc()
+                connection.send(_Failed(f"{type(error).__name__}: {error}"))
+                return
+            gc.collect()
 
 
 def _peak_memory() -> int:

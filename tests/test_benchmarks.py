@@ -8,8 +8,10 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from processes import wait_until_ended
 from selected import BACKENDS
 
 from benchmarks.facts.measures import Part, Script
@@ -68,7 +71,7 @@ def numbers(row: Mapping[str, Any]) -> Iterator[float]:
 @pytest.mark.parametrize(
     "words",
     [
-        f"training.py -f NAME {SMALL} --steps 1",
+        f"training.py -f NAME {SMALL} --steps 1 --precision mixed_bfloat16 --same-precision",
         f"prediction.py -f NAME {SMALL}",
         f"start.py -f NAME {SMALL}",
         "scaling.py -f NAME --counts 40 80 --sizes 32 64 --batch-size 2 --repetitions 1",
@@ -84,6 +87,97 @@ def test_a_benchmark_runs_and_leaves_a_record(words: str, tmp_path: Path) -> Non
     assert printed
     assert record
     check_rows(script, record, options)
+    if script == "training.py":
+        rows = gpu().training_rows(record)
+        assert [row["what"].split(",")[0] for row in rows] == [f"{BY_HAND[0]} ours", f"{BY_HAND[0]} by hand"]
+        assert all(row["images_per_second"] > 0 for row in rows)
+        assert "of by hand" in rows[0]["result"]
+
+
+def gpu() -> Any:
+    """Return the module `benchmarks/gpu.py`."""
+    sys.path.insert(0, str(SCRIPTS))
+    return importlib.import_module("gpu")
+
+
+def test_the_check_of_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "-f", "reference", "--only", "conformance", "--minutes", "1"]
+    printed, record = run("gpu.py", options, tmp_path)
+    precisions = ("float64", "float32", "mixed_bfloat16", "mixed_float16")
+    assert [row["what"] for row in record["rows"]] == [f"reference, {precision}" for precision in precisions]
+    for row in record["rows"]:
+        assert not row["failed"]
+        line = re.compile(rf"conformance +{row['what']} +{row['result']}")
+        assert len(line.findall(printed)) == 2  # when it ended, and in the table
+    statuses = [one["status"] for one in record["records"]["conformance of reference"]]
+    assert statuses.count("passed") == 12
+    assert set(statuses) == {"passed", "not run"}
+
+
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+*-lms*) [ "$2" = GPU-two ] && while true; do printf '40\\n[N/A]\\n60\\n'; sleep 0.05; done ;;
+*name*) echo "A card, 123, 81559"; echo "Another, 123, 16000" ;;
+*) exit 6 ;;
+esac
+"""
+
+
+def test_a_card_is_watched_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu()  # finds the module
+    card = importlib.import_module("card")
+    (tmp_path / "nvidia-smi").write_text(NVIDIA_SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, GPU-two")
+    fields = ("name", "driver_version", "memory.total")
+    assert [one["memory.total"] for one in card.query(*fields)] == ["81559", "16000"]
+    assert card.query("no such field") is None
+    begun, deadline = time.monotonic(), time.monotonic() + 10
+    with card.CardWatch("gpu:1") as watch, card.CardWatch("cpu") as nothing:
+        while watch.busy([(begun, math.inf)]) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    busy = watch.busy([(begun, math.inf)])
+    assert busy is not None
+    assert 0.4 <= busy <= 0.6
+    assert watch.busy([(0.0, begun)]) is None
+    assert nothing.busy([(begun, math.inf)]) is None
+
+
+def test_a_task_that_fails_or_hangs_ends_no_other(tmp_path: Path) -> None:
+    module, children = gpu(), tmp_path / "children"
+    half = "import sys, time; open(sys.argv[1], 'w').write('[1]'); sys.stdout.flush(); "
+    hangs = half + (
+        "import subprocess; p = subprocess.Popen(['sleep', '100']); "
+        f"open({str(children)!r}, 'w').write(str(p.pid)); time.sleep(100)"
+    )
+    codes = {
+        "crashes": half + "import os; os.kill(os.getpid(), 11)",
+        "hangs": hangs,
+        "says why": "raise SystemExit('error: no memory')",
+        "works": half,
+        "writes nonsense": "import sys; open(sys.argv[1], 'w').write('{}')",
+    }
+
+    def rows(record: Any) -> list[dict[str, Any]]:
+        return [{"what": "number", "result": str(record[0])}]
+
+    tasks = [module.Task("training", name, ["-c", code, "JSON"], rows) for name, code in codes.items()]
+    path = tmp_path / "record.json"
+    report = module.Report(path, {"command": []}, time.monotonic() + 15)
+    module.run_part(tasks, 15.0, 1, report, dict(os.environ))
+    found = json.loads(path.read_text())["rows"]
+    assert [(row["what"], row["result"]) for row in found if not row.get("failed")] == [("number", "1")] * 3
+    failed = {row["what"]: row["result"] for row in found if row.get("failed")}
+    assert list(failed) == ["crashes", "hangs", "says why", "writes nonsense"]
+    assert failed["crashes"] == "exit status -11"
+    assert failed["hangs"].startswith("stopped after ")
+    assert failed["says why"] == "error: no memory"
+    assert "cannot be read" in failed["writes nonsense"]
+    wait_until_ended([int(children.read_text())])
+    late = module.Report(None, {}, time.monotonic())
+    module.run_part(tasks[:1], 15.0, 1, late, dict(os.environ))
+    assert [(row["result"], row["failed"]) for row in late.rows] == [("not run: no time was left", False)]
 
 
 def by_hand_and_ours(

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEARNING_RATE = 1e-3
+LOSS_SCALE = 1024.0
+"""In float16, where the framework brings no scale of its own."""
 
 
 def batches(batch_size: int, size: int, count: int = 4) -> list[tuple[NDArray[Any], NDArray[Any]]]:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from paired_timings import Turn
 
-from by_hand.batches import LEARNING_RATE, batches
+from by_hand.batches import LEARNING_RATE, LOSS_SCALE, batches
 from by_hand.networks import NETWORKS, Scale, Unit
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -26,7 +26,10 @@ class Layers:
     NumPy makes them: JAX would compile each operation of the first pass by itself.
     """
 
-    def __init__(self, parameters: Arrays | None = None, running: Arrays | None = None) -> None:
+    def __init__(
+        self, parameters: Arrays | None = None, running: Arrays | None = None, dtype: Any = np.float32
+    ) -> None:
+        self._dtype = dtype
         self.parameters: Arrays = [] if parameters is None else parameters
         self.running: Arrays = [] if running is None else running
         self._makes = parameters is None
@@ -47,7 +50,7 @@ class Layers:
         else:
             w = self._kernel((kernel, kernel, x.shape[-1], 1), kernel * kernel * x.shape[-1])
             y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=LAYOUT)
-        return y + self._array(lambda: np.zeros(1, np.float32))
+        return y + self._array(lambda: np.zeros(1, np.float32)).astype(self._dtype)
 
     def concat(self, x: Any, skip: Any) -> Any:
         return jnp.concatenate([x, skip], axis=-1)
@@ -82,7 +85,7 @@ class Layers:
         return lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
 
     def _finish(self, y: Any, filters: int) -> Any:
-        y = jax.nn.relu(y + self._array(lambda: np.zeros(filters, np.float32)))
+        y = jax.nn.relu(y + self._array(lambda: np.zeros(filters, np.float32)).astype(self._dtype))
         return self._normalise(y, filters, 1e-3)
 
     def _normalise(self, y: Any, filters: int, epsilon: float) -> Any:
@@ -92,14 +95,16 @@ class Layers:
         )
         if self._makes:
             self.running += [np.zeros(filters, np.float32), np.ones(filters, np.float32)]
+        y = y.astype(np.float32)
         mean, variance = jnp.mean(y, axis=(0, 1, 2)), jnp.var(y, axis=(0, 1, 2))
         self.found += [mean, variance]
-        return (y - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta
+        return ((y - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta).astype(self._dtype)
 
     def _kernel(self, shape: tuple[int, ...], fan_in: int) -> Any:
         rng = np.random.default_rng(self._next)
         deviation = np.float32((2 / fan_in) ** 0.5)
-        return self._array(lambda: rng.standard_normal(shape, np.float32) * deviation)
+        drawn = self._array(lambda: rng.standard_normal(shape, np.float32) * deviation)
+        return drawn.astype(self._dtype)
 
     def _array(self, make: Any) -> Any:
         if self._makes:
@@ -108,10 +113,12 @@ class Layers:
         return self.parameters[self._next - 1]
 
 
-def loss_of(parameters: Arrays, running: Arrays, images: Any, masks: Any, network: str) -> Any:
+def loss_of(
+    parameters: Arrays, running: Arrays, images: Any, masks: Any, network: str, dtype: str = "float32"
+) -> Any:
     """Return BCE and soft Dice of logits, and the new running statistics."""
-    layers = Layers(parameters, running)
-    logits = NETWORKS[network](layers, images)
+    layers = Layers(parameters, running, jnp.dtype(dtype))
+    logits = NETWORKS[network](layers, images.astype(dtype)).astype(np.float32)
     p = jax.nn.sigmoid(logits)
     bce = jnp.mean(jax.nn.softplus(logits) - logits * masks)
     overlap = 2 * jnp.sum(p * masks) + 1
@@ -126,12 +133,26 @@ def loss_with(network: str, arrays: Arrays, images: Any, masks: Any) -> float:
     return float(loss)
 
 
-@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
-def step(state: tuple[Any, ...], images: Any, masks: Any, network: str) -> tuple[tuple[Any, ...], Any]:
+def _scaled_loss(*arguments: Any) -> Any:
+    """Return the loss times the scale; then the loss, and the new running statistics."""
+    loss, running = loss_of(*arguments)
+    return loss * _scale(arguments[-1]), (loss, running)
+
+
+def _scale(dtype: str) -> float:
+    return LOSS_SCALE if dtype == "float16" else 1.0
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=(3, 4))
+def step(
+    state: tuple[Any, ...], images: Any, masks: Any, network: str, dtype: str = "float32"
+) -> tuple[tuple[Any, ...], Any]:
     """Make one update by Adam."""
     parameters, running, m, v, t = state
-    found = jax.value_and_grad(loss_of, has_aux=True)(parameters, running, images, masks, network)
-    (loss, running), gradients = found
+    found = jax.value_and_grad(_scaled_loss, has_aux=True)(parameters, running, images, masks, network, dtype)
+    (_, (loss, running)), gradients = found
+    if _scale(dtype) != 1:
+        gradients = [gradient / _scale(dtype) for gradient in gradients]
     t = t + 1
     size = LEARNING_RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
     m = [0.9 * a + 0.1 * g for a, g in zip(m, gradients, strict=True)]
@@ -140,15 +161,19 @@ def step(state: tuple[Any, ...], images: Any, masks: Any, network: str) -> tuple
     return (parameters, running, m, v, t), loss
 
 
-def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+def train(
+    turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
+) -> None:
     """Train until there are no more turns."""
+    jax.config.update("jax_default_matmul_precision", "highest" if precision == "float32" else None)
+    dtype = precision.removeprefix("mixed_")
     where = jax.local_devices(backend=device)[0]
     state, data = jax.device_put(first_state(network, size), where), batches(batch_size, size)
     turn.ready(version=jax.__version__)
     loss = previous = None
     for images, masks in itertools.cycle(data):
         previous = loss
-        state, loss = step(state, *jax.device_put((images, masks), where), network)
+        state, loss = step(state, *jax.device_put((images, masks), where), network, dtype)
         if previous is not None:
             float(previous)
         turn.step_done(lambda loss=loss: float(loss))

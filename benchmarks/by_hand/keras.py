@@ -59,11 +59,16 @@ class Gate(keras.callbacks.Callback):
         self._turn.step_done(lambda: None)
 
 
-def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+def train(
+    turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
+) -> None:
     """Train until there are no more turns."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    keras.mixed_precision.set_global_policy(precision)
     with tf.device("/CPU:0" if device == "cpu" else "/GPU:0"):
         inputs = keras.Input((size, size, 1))
-        model = keras.Model(inputs, NETWORKS[network](Layers(), inputs))
+        logits = keras.layers.Activation("linear", dtype="float32")(NETWORKS[network](Layers(), inputs))
+        model = keras.Model(inputs, logits)
         model.compile(keras.optimizers.Adam(LEARNING_RATE), loss)
         images, masks = (np.concatenate(arrays) for arrays in zip(*batches(batch_size, size), strict=True))
         data = tf.data.Dataset.from_tensor_slices((images, masks))

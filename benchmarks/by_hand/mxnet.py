@@ -136,8 +136,12 @@ def loss_with(network: str, arrays: list[Any], images: Any, masks: Any) -> float
         return float(block(images, masks).asscalar())
 
 
-def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+def train(
+    turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
+) -> None:
     """Train until there are no more turns."""
+    if precision != "float32":
+        raise ValueError(f"the loop by hand in MXNet has float32 alone; received: {precision}")
     context = mx.cpu() if device == "cpu" else mx.gpu()
     block = Loss(network)
     block.initialize(mx.init.Xavier(), ctx=context)

@@ -8,7 +8,7 @@ from typing import Any
 
 from paired_timings import Turn
 
-from by_hand.batches import LEARNING_RATE, batches
+from by_hand.batches import LEARNING_RATE, LOSS_SCALE, batches
 from by_hand.networks import NETWORKS, Scale, Unit
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -19,14 +19,14 @@ import tensorflow as tf
 class Layers:
     """Variables, made by the first pass through the network and used in the same order by the next."""
 
-    def __init__(self, network: str) -> None:
-        self._network = network
+    def __init__(self, network: str, dtype: Any = tf.float32) -> None:
+        self._network, self._dtype = network, dtype
         self._made: list[tf.Variable] = []
         self._next = 0
 
     def __call__(self, images: Any) -> Any:
         self._next = 0
-        return NETWORKS[self._network](self, images)
+        return tf.cast(NETWORKS[self._network](self, tf.cast(images, self._dtype)), tf.float32)
 
     @property
     def trained(self) -> list[tf.Variable]:
@@ -45,13 +45,13 @@ class Layers:
         else:
             w = self._kernel((kernel, kernel, x.shape[-1], 1), kernel * kernel * x.shape[-1])
             y = tf.nn.conv2d(x, w, 1, "SAME")
-        return tf.nn.bias_add(y, self._variable(tf.zeros([1])))
+        return tf.nn.bias_add(y, tf.cast(self._variable(tf.zeros([1])), self._dtype))
 
     def concat(self, x: Any, skip: Any) -> Any:
         return tf.concat([x, skip], -1)
 
     def three(self, x: Any, scale: Scale) -> Any:
-        return (x - tf.constant(scale.mean)) / tf.constant(scale.std)
+        return (x - tf.constant(scale.mean, x.dtype)) / tf.constant(scale.std, x.dtype)
 
     def unit(self, x: Any, unit: Unit) -> Any:
         channels, stride, padding = x.shape[-1], unit.stride, "SAME"
@@ -85,7 +85,7 @@ class Layers:
         return tf.nn.conv2d_transpose(x, w, shape, 2, "SAME")
 
     def _finish(self, y: Any, filters: int) -> Any:
-        y = tf.nn.relu(tf.nn.bias_add(y, self._variable(tf.zeros([filters]))))
+        y = tf.nn.relu(tf.nn.bias_add(y, tf.cast(self._variable(tf.zeros([filters])), self._dtype)))
         return self._normalise(y, filters, 1e-3, 0.99)
 
     def _normalise(self, y: Any, filters: int, epsilon: float, momentum: float) -> Any:
@@ -98,7 +98,8 @@ class Layers:
         return y
 
     def _kernel(self, shape: tuple[int, ...], fan_in: int) -> Any:
-        return self._variable(tf.random.stateless_normal(shape, [0, self._next]) * (2 / fan_in) ** 0.5)
+        drawn = tf.random.stateless_normal(shape, [0, self._next])
+        return tf.cast(self._variable(drawn * (2 / fan_in) ** 0.5), self._dtype)
 
     def _variable(self, value: Any, *, trainable: bool = True) -> Any:
         if self._next == len(self._made):
@@ -124,12 +125,17 @@ def loss_with(network: str, arrays: list[Any], images: Any, masks: Any) -> float
     return float(loss_of(layers(tf.constant(images)), tf.constant(masks)))
 
 
-def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+def train(
+    turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
+) -> None:
     """Train until there are no more turns."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    dtype = tf.as_dtype(precision.removeprefix("mixed_"))
+    scale = LOSS_SCALE if dtype == tf.float16 else 1.0
     spec = tf.TensorSpec((None, size, size, 1), tf.float32)
 
     with tf.device("/CPU:0" if device == "cpu" else "/GPU:0"):
-        layers = Layers(network)
+        layers = Layers(network, dtype)
         layers(tf.zeros((1, size, size, 1)))
         moments = [(tf.Variable(w * 0), tf.Variable(w * 0)) for w in layers.trained]
         steps = tf.Variable(0.0)
@@ -138,7 +144,10 @@ def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> 
         def step(images: Any, masks: Any) -> Any:
             with tf.GradientTape() as tape:
                 loss = loss_of(layers(images), masks)
-            gradients = tape.gradient(loss, layers.trained)
+                scaled = loss if scale == 1 else loss * scale
+            gradients = tape.gradient(scaled, layers.trained)
+            if scale != 1:
+                gradients = [gradient / scale for gradient in gradients]
             t = steps.assign_add(1.0)
             for w, (m, v), gradient in zip(layers.trained, moments, gradients, strict=True):
                 tf.raw_ops.ResourceApplyAdam(

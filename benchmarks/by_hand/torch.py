@@ -102,8 +102,12 @@ def loss_with(network: str, arrays: list[Any], images: Any, masks: Any) -> float
         return float(loss_of(model(images), masks))
 
 
-def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> None:
+def train(
+    turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
+) -> None:
     """Train until there are no more turns."""
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True
+    half = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}.get(precision)
     where = torch.device("cpu" if device == "cpu" else "cuda")
     layout = torch.contiguous_format if device == "cpu" else torch.channels_last
     model = Layers(network).to(where)
@@ -114,15 +118,19 @@ def train(turn: Turn, network: str, batch_size: int, size: int, device: str) -> 
         tuple(torch.from_numpy(array).permute(0, 3, 1, 2) for array in batch)
         for batch in batches(batch_size, size)
     ]
+    scaler = torch.amp.GradScaler(where.type, enabled=half is torch.float16)
     turn.ready(version=torch.__version__)
     loss = previous = None
     for images, masks in itertools.cycle(data):
         images = images.to(where, memory_format=layout)
         masks = masks.to(where)
-        previous, loss = loss, loss_of(model(images), masks)
+        with torch.autocast(where.type, half, enabled=half is not None):
+            logits = model(images)
+        previous, loss = loss, loss_of(logits.float(), masks)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         if previous is not None:
             previous.item()
         turn.step_done(lambda: torch.cuda.synchronize() if where.type == "cuda" else None)

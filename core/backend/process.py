@@ -15,9 +15,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from core.backend.contract import Implementation
+from core.backend.devices import OnDevice, choose_device
 from core.backend.registry import load_backend, require_backend
 from core.base.errors import UserError
 from core.processes.workers import WorkerPool, set_up_worker, start_resource_tracker
@@ -32,14 +33,16 @@ class BackendProcess:
     Args:
         name: The backend's registered name.
         timeout_s: The longest time to wait for one call.
+        device: Where all its models compute, as for `core.backend.devices.choose_device`; by default where
+            the functions say.
 
     Raises:
         UserError: There is no such backend, or its framework is not installed.
     """
 
-    def __init__(self, name: str, timeout_s: float = 600.0) -> None:
+    def __init__(self, name: str, timeout_s: float = 600.0, device: str | None = None) -> None:
         require_backend(name)
-        self.name, self._timeout_s = name, timeout_s
+        self.name, self._timeout_s, self._device = name, timeout_s, device
         context = multiprocessing.get_context("spawn")
         self._pool = WorkerPool(1, context, _prepare)
 
@@ -54,7 +57,7 @@ class BackendProcess:
     ) -> Future[R]:
         """Start a call without waiting for it; calls of one process run one after another."""
         with _interrupts_blocked():  # the first call starts the process, which inherits the blocked signal
-            return self._pool.submit(_call, self.name, function, args, kwargs)
+            return self._pool.submit(_call, self.name, self._device, function, args, kwargs)
 
     def wait(self, future: Future[R]) -> R:
         """Wait for a call that `start` began; return its result or raise its exception."""
@@ -78,8 +81,13 @@ class BackendProcess:
         self.close()
 
 
-def _call(name: str, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-    _, implementation = load_backend(name)
+def _call(
+    name: str, device: str | None, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    backend, implementation = load_backend(name)
+    if device is not None:
+        chosen = choose_device(device, implementation.list_devices(), backend.title)
+        implementation = cast(Implementation, OnDevice(implementation, chosen))
     return function(implementation, *args, **kwargs)
 
 

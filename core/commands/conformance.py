@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from core.commands.shared.options import NAMED_BACKEND, add_overwrite_option
+from core.commands.shared.options import NAMED_BACKEND, add_device_option, add_overwrite_option
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
 
 if TYPE_CHECKING:
+    from core.backend.contract import Implementation
     from core.commands.shared.terminal import Terminal
     from core.conformance import CheckOutcome
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--markdown", type=output_file, metavar="FILE", help="write the table as Markdown; - prints it"
     )
+    add_device_option(parser, "cpu")
     add_overwrite_option(parser)
 
 
@@ -99,8 +101,14 @@ def _examine(console: Terminal, name: str, arguments: argparse.Namespace) -> lis
     checks = [check for check in all_checks(large=arguments.large) if only is None or only in str(check)]
     if not checks:
         raise UserError(f"--only {only}: no check's name contains that")
-    with BackendProcess(name) as backend, bar_of(console, transient=True) as bar:
+    with BackendProcess(name, device=arguments.device) as backend, bar_of(console, transient=True) as bar:
+        backend.call(_begun)
         return [examine(check, backend) for check in bar.track(checks, description=name)]
+
+
+def _begun(implementation: Implementation) -> None:
+    """Do nothing: if the backend does not see the device, this call raises the error before all checks."""
+    del implementation
 
 
 def _print(console: Terminal, table: Table) -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.base.programs import command_line
-from core.commands.shared.options import NAMED_BACKEND, add_overwrite_option, check_at_least_one
+from core.commands.shared.options import (
+    NAMED_BACKEND,
+    add_device_option,
+    add_overwrite_option,
+    check_at_least_one,
+)
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
 
@@ -84,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", type=output_file, metavar="FILE", help="write all measurements as JSON; - prints them"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the distances: .png, .svg or .pdf")
+    add_device_option(parser, "cpu")
     add_overwrite_option(parser)
 
 
@@ -154,7 +160,9 @@ def _compare_workers(console: Terminal, arguments: argparse.Namespace) -> Status
     failed = False
     with progress_bar(console) as bar:
         task = bar.add_task("runs", total=len(teams))
-        results = compare(teams, configuration, data, arguments.steps, lambda: bar.advance(task))
+        results = compare(
+            teams, configuration, data, arguments.steps, lambda: bar.advance(task), device=arguments.device
+        )
     for result in results:
         text = f"{result.run}: the same bits over {arguments.steps} steps"
         if result.first_difference is not None:
@@ -185,6 +193,7 @@ def _certify(arguments: argparse.Namespace, console: Terminal) -> Certificate:
                 arguments.steps,
                 relay=arguments.relay,
                 round_trip=arguments.round,
+                device=arguments.device,
                 after_step=lambda step: bar.update(task, completed=step),
             )
 

@@ -37,6 +37,9 @@ from core.training.validation import BatchSource, LabelledBatch
 TRUTH = "truth"
 """The name of the base in precisions other than float64: the run of the reference in float64."""
 
+REFERENCE = "reference"
+"""The backend that all others are compared with."""
+
 _PROCESSES = 2
 """Number of processes that share the runs of the float64 reference."""
 
@@ -126,6 +129,7 @@ def certify(
     *,
     relay: bool = False,
     round_trip: bool = False,
+    device: str = "cpu",
     after_step: Callable[[int], None] = lambda _: None,
 ) -> Certificate:
     """Train on all backends in step and compare them after each step.
@@ -141,6 +145,8 @@ def certify(
         relay: Also continue each backend's run on every other one, half-way, through a checkpoint file.
         round_trip: Also train one run on all backends in turn, in the given order and back to the first, in
             legs of equal length, through checkpoint files.
+        device: Where the backends compute, as for `core.backend.devices.choose_device`. The reference
+            computes on the CPU whatever it is.
         after_step: Called with the number of each finished step.
 
     Raises:
@@ -155,7 +161,10 @@ def certify(
             f"received: --steps {steps}"
         )
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(BackendProcess(name)) for name in names}
+        processes = {
+            name: stack.enter_context(BackendProcess(name, device=None if name == REFERENCE else device))
+            for name in names
+        }
         work = _Certification(processes, plan, configuration, batches.batches, data, stack)
         if round_trip:
             work.begin_round(-(-steps // (len(names) + 1)))
@@ -193,11 +202,11 @@ class _Certification:
         base, others = TRUTH, list(processes)
         self._perturbed: list[_ActiveRun] = []
         if precision == "float64":
-            base = "reference" if "reference" in processes else others[0]
+            base = REFERENCE if REFERENCE in processes else others[0]
             others.remove(base)
             self._base = self._begin(base, base, self._state)
         else:
-            references = [stack.enter_context(BackendProcess("reference")) for _ in range(_PROCESSES)]
+            references = [stack.enter_context(BackendProcess(REFERENCE)) for _ in range(_PROCESSES)]
             self._base = self._begin_reference(references[0], TRUTH, None)
             self._perturbed = [
                 self._begin_reference(references[draw % _PROCESSES], f"perturbed {draw}", draw)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.backend.contract import State, array_type
+from core.backend.contract import Engine, Model, State, array_type
+from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.backend.state import by_kind, initial_state
 from core.backend.training_rules import step_scalars
@@ -32,6 +33,7 @@ from core.distribution.shards import Shards
 from core.experiment.configuration import Configuration, Training
 from core.parity.synthetic_batches import SYNTHETIC_SIZE, SyntheticBatch, SyntheticBatches
 from core.parity.trajectory import endless
+from core.tasks.engines import WorkerDevice, connect_model, uses_engine
 from core.tasks.training_batches import RunBatches
 from core.tasks.validation_split import facts_of, store_for
 from core.tolerance.budget import Budget, budget_floor, largest_share
@@ -89,6 +91,7 @@ class _Work:
     configuration: Configuration
     data: Path | None
     steps: int
+    device: str
 
 
 def compare(
@@ -97,6 +100,7 @@ def compare(
     data: Path | None,
     steps: int,
     after_run: Callable[[], None] = lambda: None,
+    device: str = "cpu",
 ) -> list[Comparison]:
     """Train with each team of workers; compare each with the first whose worker 0 has the same backend.
 
@@ -106,6 +110,8 @@ def compare(
         data: A data file, which is split and read as for training; None for synthetic images.
         steps: Number of updates.
         after_run: Called after each run.
+        device: Where the workers compute, as for `core.backend.devices.choose_device`. Workers with GPUs of
+            their own exchange by their backend's engine where it has one, as in training; others by MPI.
 
     Raises:
         UserError: The shards cannot be shared, or a worker has an error.
@@ -120,7 +126,7 @@ def compare(
             )
     runs = []
     for team in teams:
-        runs.append(_run(team, _Work(configuration, data, steps)))
+        runs.append(_run(team, _Work(configuration, data, steps, device)))
         after_run()
     firsts: dict[str, WorkerRun] = {}
     for run in runs:
@@ -173,8 +179,15 @@ def _main(given: str, recorded: str, backend: str) -> None:
         settings, rules = work.configuration.training, work.configuration.training.rules()
         with _batches(work, exchange) as (training, height, width):
             plan = work.configuration.training_plan(height, width)
-            model = load_backend(backend)[1].compile(plan, rules, "cpu", settings.precision)
-            team = Team(model, plan, settings, training, training, exchange)
+            descriptor, implementation = load_backend(backend)
+            device = choose_device(
+                work.device, implementation.list_devices(), descriptor.title, exchange.place
+            )
+            model = implementation.compile(plan, rules, device, settings.precision)
+            computes = WorkerDevice.of(descriptor, model, device, exchange.hosts[exchange.worker])
+            team = Team(
+                model, plan, settings, training, training, exchange, _engine(model, computes, exchange)
+            )
             if exchange.worker > 0:
                 team.follow()
                 exchange.collect((backend, _digest(model.state())))
@@ -194,6 +207,18 @@ def _main(given: str, recorded: str, backend: str) -> None:
             if len(set(ends)) > len({name for name, _ in ends}):
                 raise UserError("workers of one run, with one backend, have different arrays at its end")
             Path(recorded).write_bytes(pickle.dumps((losses, digests, team.state())))
+
+
+def _engine(model: Model, computes: WorkerDevice, exchange: Exchange) -> Engine | None:
+    """Return the model's engine if the workers exchange by it, as `train` decides; else None."""
+    everyone = exchange.collect(computes)
+    by_backend = uses_engine(None, everyone) if exchange.worker == 0 else None
+    if len(exchange.hosts) > 1:
+        by_backend = exchange.command(by_backend)
+    if not by_backend:
+        return None
+    with exchange.together():
+        return connect_model(model, exchange)
 
 
 def _digest(state: State) -> str:

@@ -76,6 +76,25 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return install
 
 
+ON_ITS_GPU = """
+from core.backend.contract import Backend
+from core.base.errors import UserError
+from backends.reference.model import ReferenceModel
+
+backend = Backend("foreign", "Foreign", None, ("numpy",), "-", "foreign")
+
+
+def list_devices():
+    return ["cpu", "gpu:0"]
+
+
+def compile(plan, rules, device, precision):
+    if device != "gpu:0":
+        raise UserError(f"asked for {device}")
+    return ReferenceModel(plan, rules, precision)
+"""
+
+
 def certified(*names: str, config: str = "fcn", steps: int = 12, **options: Any) -> Certificate:
     precision, training = options.pop("precision", "float64"), options.pop("training", {})
     narrow = {"network.dropout": 0.2, "training.batch_size": 2, "training.precision": precision}
@@ -181,3 +200,16 @@ def test_wrong_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixtu
     words = ["parity", "-f", "reference", "-f", BACKENDS[0], *wrong]
     assert main("run.py", "", ("train", "parity"), words) == 1
     assert capsys.readouterr().err.startswith(f"error: {wrong[0]}")
+
+
+def test_the_backends_compute_on_the_device_and_the_reference_on_the_cpu(
+    installed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed(ON_ITS_GPU)
+    assert certified("reference", "foreign", steps=2, device="gpu").holds
+    with pytest.raises(UserError, match="asked for cpu"):
+        certified("reference", "foreign", steps=2)
+    checks = ["conformance", "-f", "foreign", "--only", "determinism", "--device"]
+    assert main("run.py", "", ("train", "conformance"), [*checks, "cuda:0"]) == 0
+    assert main("run.py", "", ("train", "conformance"), [*checks, "gpu:1"]) == 1
+    assert "Foreign sees no such device; it sees: cpu, gpu:0" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mutants import Mutant
 
+from core.backend.devices import OnDevice
 from core.backend.kernel_switches import Switch, record_switch_values
 from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
@@ -114,6 +115,17 @@ def test_a_switch_that_is_never_asked_fails() -> None:
     outcome = examine(switch_check("pixels of a batch norm"), NeverAsking())  # type: ignore[arg-type]
     assert outcome.status == "failed"
     assert "sums: the suite met []" in outcome.detail
+
+
+def test_on_a_gpu_a_switch_of_the_cpus_kernels_need_not_be_asked() -> None:
+    class OnGPU(NeverAsking):
+        def call(self, function: object, *given: object) -> object:
+            if function is declared_switches:
+                return super().call(function)
+            return function(OnDevice(Mutant(), "gpu:0"), *given)  # type: ignore[operator, arg-type]
+
+    outcome = examine(switch_check("pixels of a batch norm"), OnGPU())  # type: ignore[arg-type]
+    assert outcome.status == "passed", outcome.detail
 
 
 def test_an_error_on_one_side_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

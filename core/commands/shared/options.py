@@ -112,11 +112,11 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     """Add --device."""
     parser.add_argument(
         "--device",
-        default="auto",
+        default=default,
         metavar="auto|cpu|gpu|gpu:N",
         help="the device that computes; cuda and cuda:N mean the same as gpu and gpu:N",
     )
