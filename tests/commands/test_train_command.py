@@ -108,7 +108,9 @@ def test_each_epoch_is_a_line_with_the_numbers_of_the_history(chain: Chain) -> N
 
 def test_the_history_has_a_record_of_each_epoch(chain: Chain) -> None:
     for number, record in enumerate(chain.records, start=1):
-        assert record.keys() == {"epoch", "scored_on", "step", *TAGS.values()}
+        scaling = {"skipped_steps", "loss_scale"}
+        assert record.keys() == {"epoch", "scored_on", "step", *scaling, *TAGS.values()}
+        assert all(record[key] is None for key in scaling)
         assert (record["epoch"], record["scored_on"]) == (number, "validation")
         assert record["step"] == number * 4  # 18 images, 5 in a batch
         assert record["learning_rate"] == 0.01

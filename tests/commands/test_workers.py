@@ -116,7 +116,7 @@ def test_an_interrupted_team_leaves_a_checkpoint_that_one_worker_continues(
         output, errors = process.communicate(timeout=TIMEOUT_S)
         wait_until_ended(workers, 5)
     assert (process.returncode, errors) == (128 + sent, ""), output + errors
-    assert "--workers 2 --resume" in output
+    assert "--workers 2 --threads 1 --resume" in output
     train("--resume", "--threads", "1", cwd=tmp_path)
     assert_same_run(whole / MODEL, tmp_path / MODEL)
 
