@@ -350,6 +350,14 @@ def test_skipped_updates_are_counted_and_do_not_end_the_run(tmp_path: Path) -> N
     assert [record["loss_scale"] for record in records] == [record.loss_scale for record in whole]
 
 
+def test_an_epoch_without_an_update_at_a_fixed_scale_ends_the_run(tmp_path: Path) -> None:
+    configuration = configured("training.precision=mixed_float16", "training.loss_scale=16777216")
+    with pytest.raises(UserError, match="updates of epoch 1 were skipped") as caught:
+        prepared(tmp_path, configuration).run()
+    assert "training.loss_scale" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_in_float16_a_loss_that_is_not_finite_names_its_range(tmp_path: Path) -> None:
     configuration = configured("training.precision=mixed_float16")
     plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()

@@ -175,7 +175,10 @@ def normalised(*overrides: str) -> Configuration:
 @pytest.mark.parametrize("overflows", [False, True])
 def test_statistics_taken_anew_are_those_of_the_batches(tmp_path: Path, overflows: bool) -> None:
     """With a loss scale so large that training skips updates, this moves the statistics all the same."""
-    scale = ["training.precision=mixed_float16", "training.loss_scale=16777216"]
+    scale = [
+        "training.precision=mixed_float16",
+        "training.loss_scale={initial: 16777216, growth_interval: 1}",
+    ]
     configuration = normalised(*(scale if overflows else []))
     model = scripted(configuration, validation=(5, 3, 4, 2, 0.9, 0.8, 9.0))
     _, keeper = trained(tmp_path, configuration, model)
