@@ -78,12 +78,14 @@ def main() -> int:
         path = Path(folder) / "noise.h5"
         write_noise(path, arguments.size, "uint8", arguments.count)
         with Store.open(path) as store:
+            tiles = f"training.augmentation.clahe_tiles={min(8, arguments.size // 8)}"  # not too small
             loaders = {
                 kind: training_batches(
                     store,
                     np.arange(store.count),
                     load_configuration(
-                        ROOT / "configs/siim.yaml", ["training.stages=[]", "training.batch_size=32", *how]
+                        ROOT / "configs/siim.yaml",
+                        ["training.stages=[]", "training.batch_size=32", *how, tiles],
                     ).training,
                 )
                 for kind, how in KINDS.items()
