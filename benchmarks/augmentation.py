@@ -59,7 +59,7 @@ KINDS = {
             "clahe": "clahe: 3",
         }.items()
     },
-    "crop": [*OFF, "training.crop={size: 192}"],
+    "crop": [*OFF, "training.crop={size: HALF}"],
     "everything": ["training.sampling=null", f"training.augmentation={EVERYTHING}"],
 }
 
@@ -78,6 +78,7 @@ def main() -> int:
         path = Path(folder) / "noise.h5"
         write_noise(path, arguments.size, "uint8", arguments.count)
         with Store.open(path) as store:
+            half = str(arguments.size // 2)
             tiles = f"training.augmentation.clahe_tiles={min(8, arguments.size // 8)}"  # not too small
             loaders = {
                 kind: training_batches(
@@ -85,7 +86,12 @@ def main() -> int:
                     np.arange(store.count),
                     load_configuration(
                         ROOT / "configs/siim.yaml",
-                        ["training.stages=[]", "training.batch_size=32", *how, tiles],
+                        [
+                            "training.stages=[]",
+                            "training.batch_size=32",
+                            *(key.replace("HALF", half) for key in how),
+                            tiles,
+                        ],
                     ).training,
                 )
                 for kind, how in KINDS.items()
