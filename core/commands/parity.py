@@ -14,6 +14,7 @@ from core.commands.shared.options import (
     add_device_option,
     add_overwrite_option,
     check_at_least_one,
+    check_plot,
 )
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 HELP = "train on several backends in step and show how much their numbers differ"
 
 _DEFAULTS = {"batch_size": "8", "precision": "float64"}  # not the configuration's own
-_PLOTS = (".png", ".svg", ".pdf")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +97,6 @@ def run(arguments: argparse.Namespace) -> Status:
     """Compare the backends. One that exceeds its tolerance is a fault."""
     from core.backend.registry import require_training
     from core.base.errors import UserError
-    from core.base.packages import require
     from core.commands.shared.outputs import Input, claimed_reports
     from core.commands.shared.terminal import console
 
@@ -116,10 +115,8 @@ def run(arguments: argparse.Namespace) -> Status:
         return _compare_workers(console(), arguments)
     if mixed := [name for name in arguments.framework if "+" in name]:
         raise UserError(f"-f {mixed[0]}: workers of several backends need --workers")
-    if arguments.plot and arguments.plot.suffix.lower() not in _PLOTS:
-        raise UserError(f"--plot {arguments.plot}: the name must end in one of {', '.join(_PLOTS)}")
     if arguments.plot:
-        require(["matplotlib"], "--plot")
+        check_plot("--plot", arguments.plot)
     reports = {"--json": arguments.json, "--plot": arguments.plot}
     inputs = [Input("the data file", Path(arguments.data))] if arguments.data else []
     with claimed_reports(reports, inputs, overwrite=arguments.overwrite):

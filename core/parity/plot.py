@@ -5,13 +5,12 @@ A run that goes from backend to backend has the colour of its first one, and a l
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 from core.parity.certificate import Certificate
 from core.parity.measures import KINDS
-from core.pictures.plotting import Axes, Figure
+from core.pictures.plotting import Axes, Figure, as_file
 
 _LINES = ("--", "-.", ":", (0, (1, 3)))
 
@@ -31,9 +30,7 @@ def draw(certificate: Certificate, suffix: str) -> bytes:
     _draw_shares(shares, certificate, steps)
     shares.set_xlabel("step")
     figure.legend(*losses.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    image = io.BytesIO()
-    figure.savefig(image, format=suffix.lstrip("."), dpi=100)
-    return image.getvalue()
+    return as_file(figure, suffix)
 
 
 def _styles(certificate: Certificate) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ When it fills the cache, it says that this takes a moment. Users need to do noth
 
 from __future__ import annotations
 
+import io
 import logging
 
 _log = logging.getLogger("matplotlib")
@@ -20,4 +21,11 @@ try:
 finally:
     _log.setLevel(_level)
 
-__all__ = ["Axes", "Figure", "FuncFormatter", "MaxNLocator", "NullLocator", "mpl"]
+__all__ = ["Axes", "Figure", "FuncFormatter", "MaxNLocator", "NullLocator", "as_file", "mpl"]
+
+
+def as_file(figure: Figure, suffix: str) -> bytes:
+    """Return a figure as a file of the format with this suffix: ".png", ".svg" or ".pdf"."""
+    image = io.BytesIO()
+    figure.savefig(image, format=suffix.lstrip("."), dpi=100)
+    return image.getvalue()

@@ -121,6 +121,9 @@ def follow(exchange: Exchange, framework: str, data: str, device: str) -> None:
         match command:
             case Prepare(configuration):
                 answer: Ready | str
+                if network is not None:
+                    network.close()
+                network = None  # its memory is needed
                 try:
                     network = _Network(exchange, framework, data, device, configuration)
                     answer = network.ready
@@ -154,6 +157,10 @@ class _Network:
         host = exchange.hosts[exchange.worker]
         computes = WorkerDevice.of(backend, self._models.model, chosen, host)
         self.ready = Ready(exchange.worker, host, os.getpid(), computes, facts)
+
+    def close(self) -> None:
+        """Close the data file."""
+        self._store.close()
 
     def connect(self) -> None:
         """Exchange by the model's engine."""

@@ -21,13 +21,14 @@ from core.backend.training_rules import step_scalars
 from core.base.errors import UserError
 from core.base.system import peak_memory, reset_peak_memory
 from core.distribution.exchange import ALONE
+from core.parity.trajectory import endless
 from core.tasks.prepared_runs import Networks, PreparedRun, prepare_run, start_of
 from core.tasks.progress import Watcher
 from core.tasks.training_runs import TrainingRuns
 from core.training.memory_estimate import estimate_training
 from core.training.rate_range import UPDATES, RateRange, find_rates
 from core.training.schedules import learning_rate
-from core.training.team import SharedBatch, Team
+from core.training.team import Team
 from core.training.validation import evaluate
 from data.hdf5.store import Store
 
@@ -110,7 +111,7 @@ def try_rates(
             watcher.say(f"with {one.run}")
         networks.compile(one)
         team, rules = team_of(one), one.settings.rules()
-        batches = _endless(team)
+        batches = endless(team.epoch)
 
         def update(number: int, rate: float) -> float:
             done(1)
@@ -154,7 +155,7 @@ def _opened(
 
 def _rehearsed(one: PreparedRun, team: Team) -> StageRehearsal:
     settings, rules = one.settings, one.settings.rules()
-    batches, losses = _endless(team), list[float]()
+    batches, losses = endless(team.epoch), list[float]()
 
     def update() -> None:
         step = len(losses) + 1
@@ -208,7 +209,3 @@ def _scoring_time(one: PreparedRun, team: Team) -> float:
             else:
                 scored += 1
     return (time.perf_counter() - began) / scored * batches.batches
-
-
-def _endless(team: Team) -> Iterator[SharedBatch]:
-    return itertools.chain.from_iterable(map(team.epoch, itertools.count(1)))

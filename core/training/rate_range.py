@@ -14,7 +14,6 @@ with.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,7 +96,7 @@ def find_rates(
 
 def draw_rates(found: RateRange, suffix: str) -> bytes:
     """Return the plot of a test as a file of the format with this `suffix` (".png", ".svg", ".pdf")."""
-    from core.pictures.plotting import Figure  # imports matplotlib, which training does not need
+    from core.pictures.plotting import Figure, as_file  # imports matplotlib, which training does not need
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -109,6 +108,4 @@ def draw_rates(found: RateRange, suffix: str) -> bytes:
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
     axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format=suffix.lstrip("."), dpi=100)
-    return image.getvalue()
+    return as_file(figure, suffix)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from core.base.errors import UserError
+from core.base.packages import require
 from core.base.programs import command_line
 from core.commands.shared.parser import Switch
 
@@ -234,6 +236,20 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
 def given_thresholds(arguments: argparse.Namespace) -> dict[str, float | None]:
     """Return the thresholds that were given, by name; None where one was left out."""
     return {name: getattr(arguments, name) for name in ("pixel", "area", "score", "existence")}
+
+
+PLOTS = (".png", ".svg", ".pdf")
+
+
+def check_plot(option: str, path: Path) -> None:
+    """Raise if a plot cannot be written: another ending than `PLOTS`, or no matplotlib.
+
+    Raises:
+        UserError: The message has the option and the path.
+    """
+    if path.suffix.lower() not in PLOTS:
+        raise UserError(f"{option} {path}: the name must end in one of {', '.join(PLOTS)}")
+    require(["matplotlib"], option)
 
 
 def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:

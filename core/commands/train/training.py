@@ -15,7 +15,7 @@ from core.commands.shared.statuses import Status, of_signal
 from core.commands.shared.training_console import ConsoleWatcher
 from core.distribution.exchange import Exchange
 from core.tasks.training import Interruption, interruptible, train
-from core.tasks.training_runs import plan_runs
+from core.tasks.training_runs import TrainingRuns, plan_runs
 
 
 def run(arguments: argparse.Namespace, exchange: Exchange) -> int:
@@ -23,13 +23,7 @@ def run(arguments: argparse.Namespace, exchange: Exchange) -> int:
     require_training(arguments.framework)  # checked first, so a misspelt name is reported at once
     console = terminal.console(soft_wrap=True)
     watcher = ConsoleWatcher(console)
-    planned = plan_runs(
-        arguments.framework,
-        Path(arguments.out),
-        None if arguments.config is None else Path(arguments.config),
-        overrides(arguments),
-        arguments.resume,
-    )
+    planned = planned_runs(arguments)
     interruption = train(
         watcher,
         planned,
@@ -48,6 +42,17 @@ def run(arguments: argparse.Namespace, exchange: Exchange) -> int:
         number = planned.folds
         watcher.say(f"All {number} folds are trained; together they predict as an ensemble: {planned.folder}")
     return Status.DONE
+
+
+def planned_runs(arguments: argparse.Namespace) -> TrainingRuns:
+    """Return the runs that the command line asks for."""
+    return plan_runs(
+        arguments.framework,
+        Path(arguments.out),
+        None if arguments.config is None else Path(arguments.config),
+        overrides(arguments),
+        arguments.resume,
+    )
 
 
 def _continuation(arguments: argparse.Namespace, interruption: Interruption) -> str:

@@ -10,18 +10,15 @@ from rich.table import Table
 
 from core.backend.registry import require_training
 from core.base.errors import UserError
-from core.base.packages import require
 from core.commands.shared import terminal
-from core.commands.shared.options import overrides
+from core.commands.shared.options import check_plot
 from core.commands.shared.outputs import Input, claimed_reports
 from core.commands.shared.statuses import Status
 from core.commands.shared.training_console import ConsoleWatcher
+from core.commands.train.training import planned_runs
 from core.files.atomic import write_bytes
-from core.tasks.training_runs import plan_runs
 from core.tasks.trials import StageRehearsal, rehearse, try_rates
 from core.training.rate_range import draw_rates
-
-_PLOTS = (".png", ".svg", ".pdf")
 
 
 def run(arguments: argparse.Namespace) -> Status:
@@ -33,9 +30,7 @@ def run(arguments: argparse.Namespace) -> Status:
         raise UserError("--dry-run and --rate-test begin anew", "Leave --resume out.")
     plot: Path | None = arguments.rate_test
     if plot is not None:
-        if plot.suffix.lower() not in _PLOTS:
-            raise UserError(f"--rate-test {plot}: the name must end in one of {', '.join(_PLOTS)}")
-        require(["matplotlib"], "--rate-test")
+        check_plot("--rate-test", plot)
     inputs = [Input("the data file", Path(arguments.data))]
     with claimed_reports({"--rate-test": plot}, inputs, overwrite=arguments.overwrite):
         return _run(arguments, plot)
@@ -43,13 +38,7 @@ def run(arguments: argparse.Namespace) -> Status:
 
 def _run(arguments: argparse.Namespace, plot: Path | None) -> Status:
     console = terminal.console(soft_wrap=True)
-    planned = plan_runs(
-        arguments.framework,
-        Path(arguments.out),
-        None if arguments.config is None else Path(arguments.config),
-        overrides(arguments),
-        arguments.resume,
-    )
+    planned = planned_runs(arguments)
     given = ConsoleWatcher(console), planned, arguments.framework, arguments.data, arguments.device
     if plot is None:
         console.result(_table(found := rehearse(*given)))
