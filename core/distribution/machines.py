@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from core.distribution.exchange import Lost, Messages
-from core.processes.pool import OpenPool, Outcome, in_batches
+from core.processes.pool import OpenPool, Outcome, closing_generator, in_batches
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -189,7 +189,8 @@ class Machines:
 
         Args:
             work: The work.
-            items: Its items. They are taken one by one, a few ahead of the results.
+            items: Its items. They are taken one by one, a few ahead of the results. A generator is closed
+                when the results end or are closed.
 
         Yields:
             The results, in the order of the items.
@@ -201,23 +202,24 @@ class Machines:
     ) -> Generator[Any, None, None]:
         number = next(self._numbers)
         self._tell(_Begin(number, work))
-        loop = _Loop(number, work, items, processes, self._others, self._messages)
-        self._loops[number] = loop
-        try:
-            while loop.give():
-                while (outcome := loop.take()) is None:
+        with closing_generator(items) as waiting:
+            loop = _Loop(number, work, waiting, processes, self._others, self._messages)
+            self._loops[number] = loop
+            try:
+                while loop.give():
+                    while (outcome := loop.take()) is None:
+                        self._go_on()
+                        loop.give()
+                    results, error = outcome
+                    yield from results
+                    if error is not None:
+                        raise error
+                self._end(loop)
+                while not loop.ended >= self._others:  # then they have closed their files
                     self._go_on()
-                    loop.give()
-                results, error = outcome
-                yield from results
-                if error is not None:
-                    raise error
-            self._end(loop)
-            while not loop.ended >= self._others:  # then they have closed their files
-                self._go_on()
-        finally:
-            self._end(loop)
-            self._loops.pop(number, None)
+            finally:
+                self._end(loop)
+                self._loops.pop(number, None)
 
     def _end(self, loop: _Loop) -> None:
         """End a loop on all machines, unless that was done before."""

@@ -4,6 +4,7 @@
 dozen items per worker are in progress. A worker that dies (a decoder crashes, the system is out of memory)
 costs one item, for which `on_crash` makes a result. The other items are processed. Workers ignore Ctrl-C,
 which the parent handles. They print nothing at SIGTERM, and they end with the parent, even if it is killed.
+When the results are closed, the workers have ended, and so has the generator that gave the items.
 
 `OpenPool` does the same for batches that come at any time: `core.distribution.machines` has one per machine.
 """
@@ -73,7 +74,8 @@ def map_in_order(
 
     Args:
         function: A function of a module (workers look it up by name).
-        items: Its arguments. They are taken one by one, a few ahead of the results.
+        items: Its arguments. They are taken one by one, a few ahead of the results. A generator is closed
+            when the results end or are closed.
         workers: Number of processes.
         on_crash: Makes the result of an item whose process died again when it had this item alone. It is
             called in this process.
@@ -83,18 +85,33 @@ def map_in_order(
     Yields:
         The results, in the order of the items.
     """
-    waiting, taken = iter(items), deque[Item]()
-    while True:
-        try:
-            yield from _run(function, waiting, taken, workers, prepare, arguments)
-            return
-        except BrokenProcessPool:
-            # It is unknown which item in progress caused it, so try each in a process of its own.
-            died = False
-            while taken and not died:
-                result, died = _run_alone(function, taken.popleft(), on_crash, prepare, arguments)
-                yield result
-            waiting, taken = itertools.chain(taken, waiting), deque()
+    with closing_generator(items) as waiting:
+        taken = deque[Item]()
+        while True:
+            try:
+                yield from _run(function, waiting, taken, workers, prepare, arguments)
+                return
+            except BrokenProcessPool:
+                # It is unknown which item in progress caused it, so try each in a process of its own.
+                died = False
+                while taken and not died:
+                    result, died = _run_alone(function, taken.popleft(), on_crash, prepare, arguments)
+                    yield result
+                waiting, taken = itertools.chain(taken, waiting), deque()
+
+
+@contextlib.contextmanager
+def closing_generator(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
+    """Iterate over items in a block. If they are a generator, it is closed at the end of the block.
+
+    Python closes a generator when nothing refers to it any more. The traceback of an exception may refer to
+    it until the program ends, and a generator that waits for a pool's results keeps that pool's processes.
+    """
+    try:
+        yield iter(items)
+    finally:
+        if isinstance(items, Generator):
+            items.close()
 
 
 class MapInOrder(Protocol):

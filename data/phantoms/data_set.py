@@ -11,6 +11,7 @@ Nothing here comes from a patient: `data.phantoms.anatomy` draws the images, and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 from collections.abc import Callable
@@ -132,12 +133,12 @@ def _write_phantoms(settings: PhantomSettings, progress: Progress | None) -> Pha
         partial.mkdir(parents=True)
         tasks = _tasks(settings, partial)
         workers = settings.workers or available_cores()
-        for result in map_in_order(
-            _write_one, tasks, workers=workers, on_crash=_crashed, prepare=limit_threads
-        ):
-            drawn.append(result)
-            if progress is not None:
-                progress("drawing", len(drawn), len(tasks))
+        results = map_in_order(_write_one, tasks, workers=workers, on_crash=_crashed, prepare=limit_threads)
+        with contextlib.closing(results):
+            for result in results:
+                drawn.append(result)
+                if progress is not None:
+                    progress("drawing", len(drawn), len(tasks))
     unannotated = _unannotated(settings)
     listed = drawn[: len(drawn) - unannotated]
     write_text(annotations, _table(settings.seed, listed))

@@ -205,15 +205,16 @@ def _read_all(
         prepare=set_worker_context,
         arguments=(context,),
     )
-    for entry in entries:
-        if entry.kept and entry.image_id in seen:
-            reason = f"another file with the id {entry.image_id} came before"
-            staging.append(replace(entry, status="duplicate", reason=reason, checksum=0))
-        else:
-            staging.append(entry)
-        if entry.kept:
-            seen.add(entry.image_id)
-        progress("reading", len(staging.entries), len(sources))
+    with contextlib.closing(entries):
+        for entry in entries:
+            if entry.kept and entry.image_id in seen:
+                reason = f"another file with the id {entry.image_id} came before"
+                staging.append(replace(entry, status="duplicate", reason=reason, checksum=0))
+            else:
+                staging.append(entry)
+            if entry.kept:
+                seen.add(entry.image_id)
+            progress("reading", len(staging.entries), len(sources))
 
 
 def _with_written_report(settings: PreprocessingSettings, report: PreprocessingReport) -> PreprocessingReport:

@@ -106,7 +106,7 @@ class PredictionPipeline:
     outcomes: FileOutcomes
     advance: Callable[[], None]
 
-    def rows(self) -> Iterator[tuple[str, str]]:
+    def rows(self) -> Generator[tuple[str, str], None, None]:
         """Yield image id and run-length encoding of every image: the predicted ones, then the unreadable."""
         outcomes, started = self.outcomes, time.perf_counter()
         results = self.mapping(

@@ -40,7 +40,7 @@ from core.files.destinations import is_stream
 from core.files.system_errors import explain_os_errors
 from core.prediction.predictor_process import SharedPrediction
 from core.prediction.trained_models import Prediction, Predictor, find_members, has_existence
-from core.processes.pool import map_in_order
+from core.processes.pool import closing_generator, map_in_order
 from core.scoring.views import shown
 from core.tasks.backend_choice import choose_predictor
 from core.tasks.predictions import choose_settings, remark_on_folds
@@ -112,8 +112,9 @@ def _predict_here(model: LoadedModel, implementation: Implementation) -> Predict
     predictor = Predictor(model.members, implementation, model.device, views=model.views, resize=resize_image)
 
     def predict(batches: Iterator[NDArray[np.float32]]) -> Generator[Prediction, None, None]:
-        for images in batches:
-            yield predictor.predict_with_existence(images)
+        with closing_generator(batches) as waiting:
+            for images in waiting:
+                yield predictor.predict_with_existence(images)
 
     return predict
 
@@ -201,8 +202,8 @@ def _predict(
             outcomes=outcomes,
             advance=lambda: bar.advance(task),
         )
-        with explain_os_errors(arguments.out, "write"):
-            write_rows(partials[arguments.out], pipeline.rows(), compressed=arguments.out.suffix == ".gz")
+        with explain_os_errors(arguments.out, "write"), contextlib.closing(pipeline.rows()) as rows:
+            write_rows(partials[arguments.out], rows, compressed=arguments.out.suffix == ".gz")
         if arguments.json is not None:
             with explain_os_errors(arguments.json, "write"):
                 text = json.dumps(as_json(arguments, outcomes, model), indent=1, allow_nan=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -103,6 +104,16 @@ def test_what_a_lost_machine_had_is_done_by_the_others_in_order() -> None:
     given = [message.loop for message, worker in messages.sent if worker == 1 and hasattr(message, "items")]
     assert given, "it was given work, which others had to do again"
     assert set(given) == {0}, "it was given work after its loss"
+
+
+def test_a_loop_ends_with_the_one_it_feeds() -> None:
+    with machines.Machines(Silent(), [1, 1, 1]) as all_of_them:
+        inner = all_of_them.map_in_order(tenfold, range(200), workers=1, on_crash=tenfold)
+        outer = all_of_them.map_in_order(tenfold, inner, workers=1, on_crash=tenfold)
+        assert next(outer) == 0
+        outer.close()
+        assert inner.gi_frame is None
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.skipif(
