@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core.scoring.histograms import LEVELS, Histograms
+from core.scoring.histograms import LOWER_ENDS, Histograms
 from core.scoring.intervals import QUANTILE, Interval
 from core.scoring.metrics import Confusion
 from core.scoring.operating_points import OperatingPoint
@@ -47,7 +47,7 @@ def population(count: int, seed: int = 0, positive: float = 0.22) -> Histograms:
 
 def _levels(pixels: NDArray[np.float64], centre: NDArray[np.float64], spread: float) -> NDArray[np.int64]:
     """Return (n, 128) histograms with these numbers of pixels, whose logits are logistic around `centre`."""
-    edges = np.arange(1, LEVELS) / LEVELS
+    edges = LOWER_ENDS[1:].astype(np.float64)
     logits = np.log(edges / (1 - edges))
     below = 1 / (1 + np.exp(-(logits - centre[:, np.newaxis]) / spread))
     ends = np.round(pixels[:, np.newaxis] * np.pad(below, ((0, 0), (1, 1)), constant_values=(0, 1)))

@@ -2,8 +2,11 @@
 
 Each image is reduced to two histograms of its probabilities with 128 levels each: over all pixels at the
 original size, and over the pixels of the true mask. They give the exact Dice and the exact decision of every
-triplet whose `pixel` and `score` are multiples of 1/128, so no probability map is needed again, and an image
+triplet whose `pixel` and `score` are in `LOWER_ENDS`, so no probability map is needed again, and an image
 takes a few KiB.
+
+The levels are equally wide in the logit, log(p / (1 - p)). A network trained with the Dice loss gives most
+pixels a probability near 0 or 1, and there levels of equal width in p would not tell images apart.
 """
 
 from __future__ import annotations
@@ -21,7 +24,22 @@ from core.scoring.thresholds import AREA_SIZE, Thresholds
 N = TypeVar("N", np.int64, np.float64)
 
 LEVELS = 128
-"""Number of probability levels: level k is [k / 128, (k + 1) / 128), and the last one includes 1."""
+"""Number of probability levels. Level 64 begins at 0.5."""
+
+_LOGITS_PER_LEVEL = 7 / 64
+_SPARE_BITS = 8  # the last bits of a float32 number, by which levels do not differ
+
+
+def _lower_ends() -> NDArray[np.float32]:
+    logits = (np.arange(LEVELS) - LEVELS / 2) * _LOGITS_PER_LEVEL
+    ends = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    ends[0] = 0
+    bits = ends.view(np.uint32) >> np.uint32(_SPARE_BITS) << np.uint32(_SPARE_BITS)
+    return bits.view(np.float32)
+
+
+LOWER_ENDS: NDArray[np.float32] = _lower_ends()
+"""(128,) the least probability of each level: 0, then from 0.001 to 0.999. The last level includes 1."""
 
 AREAS = (
     *(0, 50, 100, 150, 200, 300, 400, 500, 750, 1000, 1250, 1500, 1750, 2000),
@@ -124,18 +142,38 @@ class Histograms:
 def histograms_of(
     probability: NDArray[np.float32], truth: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the two histograms of an image, (128,) each, from its (H, W) probabilities and true mask.
-
-    A multiplication by 128 is exact in float32, so comparing levels equals comparing with the threshold.
-    """
-    level = np.minimum(probability * np.float32(LEVELS), LEVELS - 1).astype(np.uint8)
+    """Return the two histograms of an image, (128,) each, from its (H, W) probabilities and true mask."""
+    level = levels_of(probability)
     pixels = np.bincount(level.ravel(), minlength=LEVELS)
     return pixels, np.bincount(level[truth.astype(bool)], minlength=LEVELS)
 
 
+def levels_of(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the level of each probability, in an array of the same shape."""
+    bits = np.ascontiguousarray(probability, np.float32).view(np.uint32)
+    levels: NDArray[np.uint8] = _level_of_bits()[bits >> np.uint32(_SPARE_BITS)]
+    return levels
+
+
+@functools.cache
+def _level_of_bits() -> NDArray[np.uint8]:
+    """Return the level of each float32 number from 0 to 1, by its bits without the last ones (4 MiB).
+
+    Float32 numbers that are not negative have the order of their bits, read as integers.
+    """
+    one = np.float32(1).view(np.uint32) >> np.uint32(_SPARE_BITS)
+    numbers = (np.arange(one + 1, dtype=np.uint32) << np.uint32(_SPARE_BITS)).view(np.float32)
+    return (np.searchsorted(LOWER_ENDS, numbers, side="right") - 1).astype(np.uint8)
+
+
 def nearest_level(value: float) -> int:
     """Return the level, at least 1, whose lower end is nearest to a threshold."""
-    return min(max(round(value * LEVELS), 1), LEVELS - 1)
+    return 1 + int(np.argmin(np.abs(LOWER_ENDS[1:].astype(np.float64) - value)))
+
+
+def threshold_at(level: int) -> float:
+    """Return the threshold that the pixels of a level and of all higher ones reach."""
+    return float(LOWER_ENDS[level])
 
 
 def from_above(values: NDArray[N], axis: int = 1) -> NDArray[N]:

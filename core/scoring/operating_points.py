@@ -9,7 +9,7 @@ Without the existence head the image threshold and the minimum area decide, so b
 it the existence threshold decides: it is chosen from the probabilities of the head alone, between two of the
 images', and the triplet must not make any image negative that the head found rightly.
 
-An image whose probabilities are all below 1/128 has no mask with any threshold of the search, so it is
+An image whose probabilities are all below 0.001 has no mask with any threshold of the search, so it is
 negative.
 """
 

@@ -1,7 +1,8 @@
 """Search of the thresholds that maximise the competition's mean Dice on scored images.
 
-All triplets whose `pixel` and `score` are multiples of 1/128 are tried with every area of `AREAS`. The
-histograms of `core.scoring.histograms` give their exact Dice.
+All triplets whose `pixel` and `score` are in `LOWER_ENDS` are tried with every area of `AREAS`. These are 127
+probabilities at equal distances in the logit. The histograms of `core.scoring.histograms` give their exact
+Dice.
 
 The best triplet of a small set is often an isolated peak that another set does not have. So the search
 maximises the Dice averaged over neighbouring triplets: both probabilities up to `reach` levels away, the area
@@ -10,7 +11,7 @@ one step. Among triplets within 0.1 standard error of the best, it takes the one
 thresholds on the images themselves, the defaults are returned.
 
 With the existence head there is a fourth threshold, `existence`, of which 16 are tried. The Dice of each is
-that of the best neighbourhood of triplets in multiples of 1/32, if the masks of images below it are empty. By
+that of the best neighbourhood among every fourth level, if the masks of images below it are empty. By
 the same rule, the neighbours one step away count too, and the one nearest to the centroid of those that are
 equally good is taken. Then the triplet is searched with it.
 
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.scoring.evaluation_record import Surface
-from core.scoring.histograms import AREAS, LEVELS, Histograms, nearest_level
+from core.scoring.histograms import AREAS, LEVELS, Histograms, nearest_level, threshold_at
 from core.scoring.intervals import QUANTILE, Interval
 from core.scoring.metrics import Confusion
 from core.scoring.operating_points import OperatingPoint, admissible
@@ -42,6 +43,10 @@ _SURFACE_STEP = 4  # levels between two rows or columns of a surface
 _TOLERANCE = 0.1  # standard errors within which triplets count as equally good
 _PARTS = 5  # number of parts for cross-fitting
 
+# Agresti and Min (2005) for differences of paired proportions: two images are added, of which half a one
+# gains 1 and half a one loses 1. Otherwise the interval would have no width if no image is found.
+_ADDED_IMAGES, _ADDED_SQUARES = 2, 1.0
+
 
 @dataclass(frozen=True)
 class CrossFitted:
@@ -49,10 +54,11 @@ class CrossFitted:
 
     No image influences its own thresholds, so the scores are free of the luck of the search. The interval has
     two parts. The first is the standard error of the mean of these scores over images (Bayle et al.,
-    "Cross-validation confidence intervals for test error", NeurIPS 2020). It is for the mean of the five
-    thresholds. Those found on all images differ from that by about as much as the five among themselves, so
-    the standard deviation of the five mean scores on all images is the second. benchmarks/threshold_intervals
-    measures how often the interval holds.
+    "Cross-validation confidence intervals for test error", NeurIPS 2020), with the correction of Agresti and
+    Min ("Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24,
+    2005) for few differences. It is for the mean of the five thresholds. Those found on all images differ
+    from that by about as much as the five among themselves, so the standard deviation of the five mean scores
+    on all images is the second. benchmarks/threshold_intervals measures how often the interval holds.
 
     Args:
         dice: Mean Dice.
@@ -145,13 +151,13 @@ def surfaces(images: Histograms, thresholds: Thresholds) -> tuple[Surface, Surfa
     """Return the mean Dice over score and pixel (area fixed), and over area and score (pixel fixed)."""
     images = images.at(thresholds.existence)
     shown = np.arange(_SURFACE_STEP, LEVELS, _SURFACE_STEP)
-    values = tuple((shown / LEVELS).tolist())
+    values = tuple(map(threshold_at, shown.tolist()))
     pixel = nearest_level(thresholds.pixel)
     over_pixel = images.dice_sums(thresholds.area)[np.ix_(shown, shown)] / len(images)
     over_area = np.stack([images.dice_sums(area)[shown, pixel] for area in AREAS]) / len(images)
     return (
         Surface("area", thresholds.area, "score", "pixel", values, values, _with_none(over_pixel)),
-        Surface("pixel", pixel / LEVELS, "area", "score", AREAS, values, _with_none(over_area)),
+        Surface("pixel", threshold_at(pixel), "area", "score", AREAS, values, _with_none(over_area)),
     )
 
 
@@ -242,8 +248,10 @@ def _cross_fitted(parts: Sequence[Histograms], thresholds: Sequence[Thresholds |
     dice = np.concatenate([part.dice(found) for part, found in zip(parts, known, strict=True)])
     gain = dice - ~np.concatenate([part.positive for part in parts])
     on_all = [sum(float(part.dice(found).sum()) for part in parts) / len(dice) for found in known]
-    error = math.sqrt(gain.var(ddof=1) / len(gain) + np.var(on_all, ddof=1))
-    middle, reach = float(gain.mean()), QUANTILE * error
+    middle, count = float(gain.mean()), len(gain) + _ADDED_IMAGES
+    spread = (np.square(gain - middle).sum() + _ADDED_SQUARES) / (count - 1)
+    error = math.sqrt(spread / count + np.var(on_all, ddof=1))
+    reach = QUANTILE * error
     return CrossFitted(float(dice.mean()), middle, Interval(middle - reach, middle + reach))
 
 
@@ -275,17 +283,22 @@ def _best_thresholds(
     if triplets is not None:
         smooth[~triplets] = np.nan
     area, score, pixel = (int(place) for place in np.unravel_index(np.nanargmax(smooth), smooth.shape))
-    spread = images.dice(Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)).std()
+    spread = images.dice(_thresholds(pixel, area, score, existence)).std()
     tolerance = _TOLERANCE * float(spread) / math.sqrt(len(images)) + 1e-9
     candidates = np.argwhere(smooth >= smooth[area, score, pixel] - tolerance)
     scale = np.array([len(AREAS), LEVELS, LEVELS])
     distance = np.square((candidates - candidates.mean(axis=0)) / scale).sum(axis=1)
     area, score, pixel = candidates[np.argmin(distance)].tolist()
-    found = Thresholds(pixel / LEVELS, AREAS[area], score / LEVELS, existence)
+    found = _thresholds(pixel, area, score, existence)
     if triplets is not None:
         return found
     default = default_thresholds(head=existence is not None)
     return found if images.dice(found).mean() >= images.dice(default).mean() else default
+
+
+def _thresholds(pixel: int, area: int, score: int, existence: float | None) -> Thresholds:
+    """Return thresholds from two levels and the place of an area in `AREAS`."""
+    return Thresholds(threshold_at(pixel), AREAS[area], threshold_at(score), existence)
 
 
 def _reach(images: Histograms) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from test_threshold_search import Maps, cross_fitted, histograms, maps
 
 from core.base.errors import UserError
-from core.scoring.histograms import Histograms
+from core.scoring.histograms import Histograms, threshold_at
 from core.scoring.metrics import auroc, dice_per_image
 from core.scoring.scorer import Scorer, summary, tally
 from core.scoring.threshold_search import EXISTENCE_STEPS, search_thresholds, surfaces
@@ -97,13 +97,13 @@ def brute_force(of: Maps, head: NDArray[np.float64], thresholds: Thresholds) -> 
 def test_dice_from_histograms_is_that_of_the_masks() -> None:
     some, images, head = with_head(40)
     for existence in (0.0, 0.25, 0.5, float(head[7]), 1.0):
-        thresholds = Thresholds(0.25, 700, 0.5, existence)
+        thresholds = Thresholds(threshold_at(52), 700, 0.5, existence)
         expected = brute_force(some, head, thresholds)
         np.testing.assert_allclose(images.dice(thresholds), expected, rtol=0, atol=1e-12)
         sums = images.at(thresholds.existence).dice_sums(700)
-        assert sums[64, 32] == pytest.approx(sum(expected))
+        assert sums[64, 52] == pytest.approx(sum(expected))
         over_pixel, _ = surfaces(images, thresholds)
-        shown = over_pixel.dice[over_pixel.rows.index(0.5)][over_pixel.columns.index(0.25)]
+        shown = over_pixel.dice[over_pixel.rows.index(0.5)][over_pixel.columns.index(threshold_at(52))]
         assert shown == pytest.approx(np.mean(expected))
 
 

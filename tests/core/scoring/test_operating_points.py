@@ -12,7 +12,7 @@ from test_existence_threshold import with_head
 from test_threshold_search import Maps, histograms, maps
 
 from core.base.errors import UserError
-from core.scoring.histograms import LEVELS
+from core.scoring.histograms import LEVELS, nearest_level, threshold_at
 from core.scoring.metrics import Confusion
 from core.scoring.operating_points import OperatingPoint, admissible, greatest_rate
 from core.scoring.threshold_search import search_thresholds
@@ -58,7 +58,7 @@ def test_the_rate_is_reached_and_no_thresholds_give_more_of_the_other(
     other = {"sensitivity": "specificity", "specificity": "sensitivity"}[rate]
     tried = []
     for area, level in itertools.product(FEW_AREAS, range(1, LEVELS)):
-        thresholds = Thresholds(level / LEVELS, area, level / LEVELS)
+        thresholds = Thresholds(threshold_at(level), area, threshold_at(level))
         scores = [thresholds.existence_score(probability) for probability, _ in some]
         predicted = np.array(scores) >= thresholds.score
         counted = Confusion.count(predicted, images.positive)
@@ -76,8 +76,8 @@ def test_the_mask_has_the_best_dice_under_the_point() -> None:
     assert found is not None
     chosen = found.thresholds
     of_pixels = [
-        images.dice(dataclasses.replace(chosen, pixel=level / LEVELS)).mean()
-        for level in range(1, round(chosen.score * LEVELS) + 1)
+        images.dice(dataclasses.replace(chosen, pixel=threshold_at(level))).mean()
+        for level in range(1, nearest_level(chosen.score) + 1)
     ]
     assert found.dice >= max(of_pixels) - 0.01
     assert found.dice > min(of_pixels) + 0.02

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from benchmarks.threshold_intervals import coverage, population
-from core.scoring.histograms import AREAS, LEVELS, Histograms, histograms_of
+from core.scoring.histograms import (
+    AREAS,
+    LEVELS,
+    LOWER_ENDS,
+    Histograms,
+    histograms_of,
+    nearest_level,
+    threshold_at,
+)
 from core.scoring.metrics import dice_per_image
 from core.scoring.threshold_search import search_thresholds, surfaces
 from core.scoring.thresholds import Thresholds
@@ -19,7 +27,7 @@ Maps = list[tuple[Any, Any]]
 
 
 def maps(count: int, seed: int = 0, blur: float = 0.25) -> Maps:
-    """Return probabilities (some exactly on levels and at 1) and true masks of different sizes."""
+    """Return probabilities (some at the end of a level and at 1) and true masks of different sizes."""
     random = np.random.default_rng(seed)
     found = []
     for number in range(count):
@@ -28,7 +36,8 @@ def maps(count: int, seed: int = 0, blur: float = 0.25) -> Maps:
         if number % 3 == 0:
             top, left = random.integers(0, 10, 2)
             truth[top : top + 9, left : left + random.integers(3, 10)] = 1
-        probability = np.clip(0.15 + 0.5 * truth + random.normal(0, blur, truth.shape), 0, 1)
+        logits = -1.8 + 2.4 * truth + random.normal(0, 5 * blur, truth.shape)
+        probability = 1 / (1 + np.exp(-logits))
         probability[0, :3] = [1.0, 0.5, np.nextafter(np.float32(0.5), np.float32(0))]
         found.append((probability.astype(np.float32), truth))
     return found
@@ -43,12 +52,35 @@ def brute_force(of: Maps, thresholds: Thresholds) -> list[float]:
     return [dice_per_image(thresholds.mask(p)[None], t[None])[0] for p, t in of]
 
 
+def best_dice(images: Histograms) -> float:
+    return float(max(np.nanmax(images.dice_sums(area)) for area in AREAS)) / len(images)
+
+
 def test_histograms_count_pixels_by_level() -> None:
-    probability = np.array([[0.0, 0.5, 1.0], [0.4999, 1 / 128, 0.9999]], np.float32)
+    probability = np.array([[0.0, 0.5, 1.0], [0.4999, 0.00103, 0.9999]], np.float32)
     truth = np.array([[0, 1, 1], [0, 0, 0]], np.uint8)
     pixels, of_truth = histograms_of(probability, truth)
     assert np.flatnonzero(pixels).tolist() == [0, 1, 63, 64, 127]
     assert (pixels[127], of_truth[127], of_truth[64], of_truth.sum()) == (2, 1, 1, 2)
+
+
+def test_levels_are_equally_wide_in_the_logit() -> None:
+    ends = LOWER_ENDS[1:].astype(np.float64)
+    assert (ends[0], ends[63], ends[-1]) == (
+        pytest.approx(0.00102, rel=0.01),
+        0.5,
+        pytest.approx(0.99899, 1e-4),
+    )
+    np.testing.assert_allclose(np.diff(np.log(ends / (1 - ends))), 7 / 64, rtol=0.08)
+
+
+def test_levels_are_exact_at_their_ends() -> None:
+    ends = np.stack([np.nextafter(LOWER_ENDS[1:], np.float32(0)), LOWER_ENDS[1:]])
+    for level, (below, at) in enumerate(ends.T, start=1):
+        pixels, _ = histograms_of(np.array([[below, at, at]]), np.zeros((1, 3), np.uint8))
+        assert (pixels[level - 1], pixels[level]) == (1, 2)
+        assert nearest_level(threshold_at(level)) == level
+    assert (nearest_level(0.0), nearest_level(1.0)) == (1, LEVELS - 1)
 
 
 def test_dice_from_histograms_is_that_of_the_masks() -> None:
@@ -57,7 +89,8 @@ def test_dice_from_histograms_is_that_of_the_masks() -> None:
     nonempty = 0
     for _ in range(40):
         pixel, score = np.sort(random.integers(1, LEVELS, 2))
-        thresholds = Thresholds(pixel / LEVELS, float(random.choice([0, 700, 9000, 90000])), score / LEVELS)
+        area = float(random.choice([0, 700, 9000, 90000]))
+        thresholds = Thresholds(threshold_at(pixel), area, threshold_at(score))
         expected = brute_force(some, thresholds)
         np.testing.assert_allclose(images.dice(thresholds), expected, rtol=0, atol=1e-12)
         sums = images.dice_sums(thresholds.area)
@@ -74,7 +107,7 @@ def test_existence_is_that_of_the_thresholds() -> None:
     for area in (0.0, 5000.0, 1024.0**2):
         levels = histograms(some).existence(area)
         expected = [Thresholds(area=area).existence_score(probability) for probability, _ in some]
-        np.testing.assert_array_equal(levels, np.minimum(np.floor(np.array(expected) * LEVELS), LEVELS - 1))
+        np.testing.assert_array_equal(levels, np.searchsorted(LOWER_ENDS, expected, side="right") - 1)
 
 
 def test_what_is_found_is_nearly_the_best_and_better_than_the_defaults() -> None:
@@ -84,11 +117,14 @@ def test_what_is_found_is_nearly_the_best_and_better_than_the_defaults() -> None
     assert found is not None
     assert found.dice == pytest.approx(np.mean(brute_force(some, found.thresholds)))
     assert found.dice_default == pytest.approx(np.mean(brute_force(some, Thresholds())))
-    best = max(np.nanmax(images.dice_sums(area)) for area in AREAS) / len(images)
-    assert found.dice_default + 0.2 < found.dice <= best
-    assert found.dice > best - 0.02
+    assert found.dice_default + 0.2 < found.dice <= best_dice(images)
     assert (found.images, found.positives) == (60, 20)
     assert found.dice_all_empty == pytest.approx(40 / 60)
+    simulated = population(300)
+    found = search_thresholds(simulated)
+    assert found is not None
+    assert found.dice_default + 0.02 < found.dice
+    assert best_dice(simulated) - 0.01 < found.dice <= best_dice(simulated)
 
 
 def test_the_middle_of_a_plateau_is_taken() -> None:
@@ -158,19 +194,24 @@ def test_the_gain_is_that_over_empty_masks_and_its_interval_has_two_parts() -> N
         gain = images.dice(others.thresholds) - ~images.positive
         gains.extend(gain[part == number])
         on_all.append(gain.mean())
-    error = np.sqrt(np.var(gains, ddof=1) / 41 + np.var(on_all, ddof=1))
+    squares = np.square(np.array(gains) - np.mean(gains)).sum() + 1  # of half an image each at 1 and at -1
+    error = np.sqrt(squares / 42 / 43 + np.var(on_all, ddof=1))
     assert fitted.gain_interval.upper - fitted.gain == pytest.approx(1.959964 * error)
     assert np.var(on_all) > 0
 
 
 def test_intervals_hold_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In 100 samples of 100 simulated images, with fewer areas; benchmarks/threshold_intervals has more."""
+    """In 100 samples of 100 simulated images, with fewer areas; benchmarks/threshold_intervals has more.
+
+    In 100 samples the share of an interval that holds in 0.95 of all is off by up to 0.06.
+    """
     monkeypatch.setattr("core.scoring.threshold_search.AREAS", (0, 1500, 12000))
     found = coverage(population(4000), 100, 100)
-    assert 0.92 <= found.gain <= 0.98
+    assert 0.89 <= found.gain <= 0.99
     assert 0.9 <= found.sensitivity <= 0.99
     assert 0.9 <= found.specificity <= 0.99
-    assert abs(found.bias) < 0.5 * found.optimism
+    assert abs(found.bias) < 0.005
+    assert 0 < found.optimism < 0.01
 
 
 def test_the_areas_that_are_tried() -> None:
@@ -213,14 +254,14 @@ def test_few_or_no_positives() -> None:
 
 def test_surfaces_pass_through_the_thresholds() -> None:
     some = maps(20)
-    images, thresholds = histograms(some), Thresholds(0.25, 1500, 0.5)
+    images, thresholds = histograms(some), Thresholds(threshold_at(52), 1500, 0.5)
     over_pixel, over_area = surfaces(images, thresholds)
-    row, column = over_pixel.rows.index(0.5), over_pixel.columns.index(0.25)
+    row, column = over_pixel.rows.index(0.5), over_pixel.columns.index(threshold_at(52))
     mean = np.mean(brute_force(some, thresholds))
     assert (over_pixel.row_name, over_pixel.column_name, over_pixel.value) == ("score", "pixel", 1500)
     assert over_pixel.dice[row][column] == pytest.approx(mean)
     assert over_pixel.dice[column][row] is None
-    assert (over_area.row_name, over_area.column_name, over_area.value) == ("area", "score", 0.25)
+    assert (over_area.row_name, over_area.column_name, over_area.value) == ("area", "score", threshold_at(52))
     assert over_area.dice[AREAS.index(1500)][over_area.columns.index(0.5)] == pytest.approx(mean)
 
 
