@@ -151,8 +151,8 @@ def choose_settings(
     origin: ThresholdsOrigin = "given" if given else "tuned" if tuned else "default"
     all_given = len(given) == len(default_thresholds(head=head).as_dict())
     saved = {} if all_given else dict(zip(folders, found, strict=True))
-    searched = {folder: one.views for folder, one in saved.items() if one is not None} if tuned else {}
-    known = [views or PLAIN for views in searched.values()] or [PLAIN]
+    searched = {folder: one for folder, one in saved.items() if one is not None} if tuned else {}
+    known = [one.views or PLAIN for one in searched.values()] or [PLAIN]
     agreed = Views(
         all(views.flip for views in known),
         known[0].scales if len({views.scales for views in known}) == 1 else PLAIN.scales,
@@ -173,15 +173,16 @@ def _on_missing(saved: Mapping[Path, SavedThresholds | None]) -> list[str]:
         return []
     return [
         f"thresholds of {', '.join(without)} were never searched, so the defaults hold for all models; "
-        f"search them: {_command(without[0], PLAIN)}"
+        f"search them: {_command(without[0], PLAIN, None)}"
     ]
 
 
-def _on_views(searched: Mapping[Path, Views | None], views: Views) -> list[str]:
+def _on_views(searched: Mapping[Path, SavedThresholds], views: Views) -> list[str]:
     """Return remarks on thresholds that are used with other views than they were searched with."""
     words = {True: "with", False: "without"}
     remarks = []
-    for folder, found in searched.items():
+    for folder, one in searched.items():
+        found = one.views
         if found is None or found == views:
             continue
         differences = []
@@ -191,13 +192,14 @@ def _on_views(searched: Mapping[Path, Views | None], views: Views) -> list[str]:
             differences.append(f"with scales {shown(found.scales)}, and are used with {shown(views.scales)}")
         remarks.append(
             f"thresholds of {folder} were searched {'; '.join(differences)}; "
-            f"search them again: {_command(str(folder), views)}"
+            f"search them again: {_command(str(folder), views, one.operating_point)}"
         )
     return remarks
 
 
-def _command(folder: str, views: Views) -> str:
+def _command(folder: str, views: Views, point: tuple[str, float] | None) -> str:
     options = ["--tta"] * views.flip + ["--scales", shown(views.scales)] * views.scaled
+    options += [] if point is None else [f"--{point[0]}", f"{point[1]:g}"]
     return command_line("tune", "-f", "NAME", "--model", shlex.quote(folder), *options)
 
 

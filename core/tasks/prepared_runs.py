@@ -8,6 +8,7 @@ from typing import Any
 
 from core.backend.contract import Backend, Engine, Implementation, State
 from core.backend.state import initial_state
+from core.base.errors import UserError
 from core.distribution.exchange import Exchange
 from core.experiment.checkpoint import DataFacts, Progress, check_continuation
 from core.experiment.configuration import Training
@@ -53,12 +54,17 @@ def prepare_run(one: TrainingRun, store: Store, exchange: Exchange) -> PreparedR
         UserError: They do not fit each other.
     """
     settings = one.configuration.training
-    reduced = store_for(store, settings)
-    facts = facts_of(reduced)
-    if (checkpoint := one.checkpoint()) is not None:
-        check_continuation(checkpoint, one.configuration, facts)
-    plan = one.configuration.training_plan(reduced.height, reduced.width)
-    return PreparedRun(one, reduced, facts, plan, RunBatches.of(reduced, settings, exchange))
+    try:
+        reduced = store_for(store, settings)
+        facts = facts_of(reduced)
+        if (checkpoint := one.checkpoint()) is not None:
+            check_continuation(checkpoint, one.configuration, facts)
+        plan = one.configuration.training_plan(reduced.height, reduced.width)
+        return PreparedRun(one, reduced, facts, plan, RunBatches.of(reduced, settings, exchange))
+    except UserError as error:
+        if settings.stage is None:
+            raise
+        raise UserError(f"stage {settings.stage}: {error.message}", error.hint) from error
 
 
 class Networks:

@@ -188,7 +188,14 @@ def test_what_cannot_be_resumed_is_refused(whole: Path, tmp_path: Path) -> None:
     ):
         refused(*resume, "--set", key, cwd=place, says=[says], how=run_here)
     refused(*resume, f"{MODEL}/stage1", cwd=place, says=["one of several stages"], how=run_here)
-    refused(*BEGIN, "--set", "training.stages[1].size=64", cwd=place, says=["32x32, smaller"], how=run_here)
+    refused(
+        *BEGIN,
+        "--set",
+        "training.stages[1].size=64",
+        cwd=place,
+        says=["stage 2: ", "32x32, smaller"],
+        how=run_here,
+    )
     for file in (LAST, BEST, "averaged.safetensors"):
         (place / MODEL / file).unlink(missing_ok=True)
     says = ["has come to stage2 and is not finished", "--resume"]

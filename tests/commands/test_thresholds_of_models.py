@@ -80,17 +80,27 @@ def test_thresholds_that_were_searched_with_mirror_images_are_used_with_them(pla
 
 
 def test_what_is_asked_for_goes_before_and_is_remarked_on(place: Path) -> None:
-    save_thresholds(place / "one", SEARCHED, {"flip": True})
+    save_thresholds(place / "one", SEARCHED, {"flip": True, "operating_point": {"sensitivity": 0.95}})
     save_thresholds(place / "two", SEARCHED, {"flip": False})
-    for model, option, line in (
-        ("one", "--no-tta", "thresholds of one were searched with mirror images, and are used without"),
-        ("two", "--tta", "thresholds of two were searched without mirror images, and are used with"),
+    for model, option, line, options in (
+        (
+            "one",
+            "--no-tta",
+            "thresholds of one were searched with mirror images, and are used without",
+            "one --sensitivity 0.95",
+        ),
+        (
+            "two",
+            "--tta",
+            "thresholds of two were searched without mirror images, and are used with",
+            "two --tta",
+        ),
     ):
         said, answers = predict(place, "--model", model, option)
         assert answers["model"]["mirror_images"] is (option == "--tta")
         (found,) = lines(said, "thresholds of ")
         assert found.startswith(line)
-        assert f"run.py tune -f NAME --model {model}{' --tta' if option == '--tta' else ''}" in found
+        assert found.endswith(f"run.py tune -f NAME --model {options}")
 
 
 def test_scales_are_followed_or_remarked_on_like_mirror_images(place: Path) -> None:
