@@ -1,4 +1,4 @@
-"""The devices PyTorch runs on."""
+"""The devices PyTorch runs on, and what is fast on each."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def list_devices() -> list[str]:
 def framework_device(name: str) -> Any:
     """Return PyTorch's device for a device of `list_devices`."""
     return torch.device(name.replace("gpu", "cuda"))
+
+
+def memory_layout(name: str) -> Any:
+    """Return the order of axes in memory that is fast on a device; PyTorch's order by index is the same.
+
+    Tensor cores multiply arrays whose channels are last; of others cuDNN makes copies. On the CPU channels
+    come first: see `backends.torch.operations`.
+    """
+    return torch.contiguous_format if name == "cpu" else torch.channels_last
 
 
 def multiplies_half(half: Half, name: str) -> bool:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from backends.torch import exports, losses, operations, optimizers
-from backends.torch.devices import framework_device, list_devices, multiplies_half
+from backends.torch.devices import framework_device, list_devices, memory_layout, multiplies_half
 from backends.torch.distributed import DeviceEngine
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
+from backends.torch.transfer import Sender
 from core.backend.contract import (
     Array,
     Derivatives,
@@ -38,6 +39,7 @@ class TorchModel:
 
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
+        self._sender, self._layout = Sender(self._device), memory_layout(device)
         self._trained = trained_part(plan, rules)
         self._dtype, self._half = array_type(precision), product_type(precision)
         multiplies = self._half is not None and multiplies_half(self._half, device)
@@ -102,7 +104,7 @@ class TorchModel:
         """Return loss and probabilities with running statistics."""
         with torch.no_grad():
             logits, _ = self._forward(self._floats(images), None)
-            loss = losses.total(self._rules.loss, logits, self._floats(masks))
+            loss = losses.total(self._rules.loss, logits, self._sent_masks(masks))
         return loss, _to_neutral(operations.sigmoid(logits.masks), (0, 2, 3, 1))
 
     def predict(self, images: Array) -> Array:
@@ -160,16 +162,21 @@ class TorchModel:
         prediction, image = exports.Prediction(self._plan, arrays, self._half), self._plan.input
         exports.write(prediction, (image.height, image.width, image.channels), directory, metadata, form)
 
-    def _floats(self, array: Array) -> Tensor:
-        """Send images or masks to the device."""
-        return self._to_device(array, (0, 3, 1, 2), self._dtype)
+    def _floats(self, images: Array) -> Tensor:
+        """Send images to the device."""
+        return self._to_device(images, (0, 3, 1, 2), self._dtype)
+
+    def _sent_masks(self, masks: Array) -> Tensor:
+        """Send masks to the device, a byte for each pixel, which becomes a float there."""
+        return self._to_device(masks, (0, 3, 1, 2), "uint8").to(getattr(torch, self._dtype))
 
     def _given_masks(self, keep: DropoutMasks) -> dict[str, Tensor]:
         return {op.name: self._to_device(keep[op.name], (0, 3, 1, 2), "uint8") for op in self._plan.dropouts}
 
     def _to_inner(self, array: Array) -> Tensor:
-        """Send an array of the state to the device, in the layout that `operations` uses."""
-        return self._to_device(array, (3, 2, 0, 1), self._dtype)
+        """Send an array of the state to the device, in the order of axes that `operations` uses."""
+        inner = self._to_device(array, (3, 2, 0, 1), self._dtype)
+        return inner.contiguous(memory_format=self._layout) if inner.ndim == 4 else inner
 
     def _to_device(self, array: Array, axes: tuple[int, ...], dtype: str) -> Tensor:
         """Copy an array to the model's device, four axes in this order. A copy to a GPU may not be finished.
@@ -177,10 +184,7 @@ class TorchModel:
         NumPy transposes the axes: PyTorch would keep the former layout in the strides.
         """
         transposed = array.transpose(axes) if array.ndim == 4 else array
-        tensor = torch.from_numpy(np.array(transposed, dtype, order="C"))
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return self._sender.send(torch.from_numpy(np.array(transposed, dtype, order="C")))
 
     def _forward(
         self, images: Tensor, keep: Mapping[str, Tensor] | None
@@ -206,7 +210,7 @@ class TorchModel:
         """Return loss, and the gradients of the parameters with the batch's statistics, by their names."""
         kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
         logits, statistics = self._forward(self._floats(images), kept)
-        loss = losses.total(self._rules.loss, logits, self._floats(masks))
+        loss = losses.total(self._rules.loss, logits, self._sent_masks(masks))
         names = [parameter.name for parameter in self._trained.parameters]
         parameters = [self._arrays[name] for name in names]
         if self._rules.loss_scale is None:

@@ -100,3 +100,25 @@ def test_narrow_images_and_last_batches_of_one(
     case = narrow(height, width, batches)
     assert min(counts(case).values()) == least
     require_agreement(all_results, torch.call(all_results, case, precision), case, precision)
+
+
+def _with_channels_last(implementation: Any, case: Case, precision: Precision) -> tuple[Any, list[str]]:
+    """Run a case as on a GPU, whose layout is another; return the results and the arrays that have it."""
+    layout, before = implementation.torch.channels_last, implementation.memory_layout
+    implementation.memory_layout = lambda _: layout
+    try:
+        arrays = implementation.compile(case.plan, case.rules, "cpu", precision)._arrays
+        chosen = [name for name, x in arrays.items() if x.ndim == 4 and x.is_contiguous(memory_format=layout)]
+        return run_case(implementation, case, precision), chosen
+    finally:
+        implementation.memory_layout = before
+
+
+@pytest.mark.parametrize("name", ["fcn", "demo", "unet"])
+def test_the_layout_of_a_gpu_gives_the_same_results(torch: BackendProcess, name: str) -> None:
+    """In float64: on a CPU the kernels of this layout add pixel by pixel in float32."""
+    case = case_of(load_configuration(Path(name), []), 48, 32, batches=(3, 2))
+    received, chosen = torch.call(_with_channels_last, case, "float64")
+    require_agreement(all_results, [results_by_kind(received)], case, "float64")
+    kernels = {array.name for array in case.plan.arrays if len(array.shape) == 4}
+    assert kernels <= set(chosen)
