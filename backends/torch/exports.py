@@ -113,6 +113,8 @@ def _as_torchscript(prediction: Prediction, image: tuple[int, ...], metadata: Ma
         )
     file = io.BytesIO()
     with _without_deprecations(), torch.no_grad():
+        # A tensor made from numbers of the plan becomes a constant of the file, as it should.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.jit.save(torch.jit.trace(prediction, torch.zeros(1, *image)), file, dict(metadata))
     return file.getvalue()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,23 @@ def test_the_bare_framework_predicts_the_same(name: str, form: str, tmp_path: Pa
 @pytest.mark.parametrize(("name", "form"), FORMATS)
 def test_files_of_float64_take_and_give_float32(name: str, form: str, tmp_path: Path) -> None:
     bare_predicts_the_same(name, form, tmp_path, "float64")
+
+
+def export_scaled_without_a_warning(implementation: Implementation, folder: Path) -> None:
+    """Export a network that scales its input, as those of the zoos do."""
+    scaled = ["network.input={channels: 3, mean: [0.4], std: [0.3]}"]
+    configuration = load_configuration(Path("fcn_skip"), scaled)
+    plan, rules = lower(configuration.network, 32, 48), configuration.training.rules()
+    source = ExportSource(plan, rules, "float32", initial_state(plan, rules, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_export(implementation, source, folder, {})
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
+def test_pytorch_exports_a_scaled_input_without_a_warning(tmp_path: Path) -> None:
+    with BackendProcess("torch") as process:
+        process.call(export_scaled_without_a_warning, tmp_path / "export")
 
 
 def export_by_itself(implementation: Implementation, folder: Path) -> None:
