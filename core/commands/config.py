@@ -155,7 +155,7 @@ def _size(text: str) -> tuple[int, int]:
 def _as_json(
     name: str, configuration: Configuration, plan: Plan, stages: Sequence[_StageMemory]
 ) -> dict[str, Any]:
-    from core.network.summary import summarise_plan
+    from core.network.summary import multiply_adds, summarise_plan
 
     outputs = {block: op.output for block, last in plan.blocks for op in plan.operations if op.name == last}
     blocks = [
@@ -174,6 +174,7 @@ def _as_json(
             "input": [plan.input.height, plan.input.width, plan.input.channels],
             "blocks": blocks,
             "parameters": sum(parameter.size for parameter in plan.parameters),
+            "multiply_adds": multiply_adds(plan),
         },
         "memory": max(stages, key=lambda stage: stage.estimate.arrays).as_json(),
         "stages": [
@@ -201,7 +202,7 @@ def _as_text(
 
 
 def _network(plan: Plan) -> list[str]:
-    from core.network.summary import summarise_plan
+    from core.network.summary import multiply_adds, summarise_plan
 
     rows = summarise_plan(plan)
     total = sum(row.parameters for row in rows)
@@ -209,7 +210,8 @@ def _network(plan: Plan) -> list[str]:
     cells += [(row.name, row.operations, row.output, f"{row.parameters:,}") for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
-        f"Network for images of {plan.input}: {total:,} parameters",
+        f"Network for images of {plan.input}: {total:,} parameters, "
+        f"{multiply_adds(plan) / 1e9:,.4g} billion multiply-adds an image",
         "",
         *(
             f"{name:<{widths[0]}}  {ops:<{widths[1]}}  {output:>{widths[2]}}  {number:>{widths[3]}}"

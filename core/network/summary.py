@@ -1,4 +1,4 @@
-"""The table of a network that `run.py` prints before training."""
+"""The table of a network that `run.py` prints before training, and the work that an image takes."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ def summarise_plan(plan: Plan) -> list[BlockSummary]:
         parameters = sum(array.size for array in plan.parameters if array.name.split("/")[0] == name)
         rows.append(BlockSummary(name, ", ".join(map(_short, own)), str(output), parameters))
     return rows
+
+
+def multiply_adds(plan: Plan) -> int:
+    """Return how many products of two numbers the convolutions add up to predict one image.
+
+    Every element of a kernel meets every pixel of the result once, or of the input if the convolution is
+    transposed. Products with padding and with pixels that are cropped count too. An update takes about three
+    times as many: the gradients of the input and of the kernel need as many each.
+    """
+    sizes = {parameter.name: parameter.size for parameter in plan.parameters}
+    values = {plan.input.name: plan.input} | {op.output.name: op.output for op in plan.operations}
+    total = 0
+    for op in plan.operations:
+        if isinstance(op, Conv2D | ConvTranspose2D):
+            pixels = op.output if isinstance(op, Conv2D) else values[op.input]
+            total += pixels.height * pixels.width * sizes[op.kernel]
+    return total
 
 
 def _short(operation: Operation) -> str:

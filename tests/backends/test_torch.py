@@ -22,6 +22,7 @@ from core.conformance.cases import (
     run_case,
 )
 from core.experiment.configuration import load_configuration
+from core.network.summary import multiply_adds
 
 pytestmark = pytest.mark.skipif("torch" not in BACKENDS, reason="torch is deselected by PNEUMOSEG_BACKENDS")
 PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
@@ -122,3 +123,19 @@ def test_the_layout_of_a_gpu_gives_the_same_results(torch: BackendProcess, name:
     require_agreement(all_results, [results_by_kind(received)], case, "float64")
     kernels = {array.name for array in case.plan.arrays if len(array.shape) == 4}
     assert kernels <= set(chosen)
+
+
+def _counted(implementation: Any, case: Case) -> int:
+    """Return PyTorch's own count of the floating-point operations of a prediction."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = implementation.compile(case.plan, case.rules, "cpu", "float32")
+    with FlopCounterMode(display=False) as counter:
+        model.predict(case.batches[0][0])
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("name", ["fcn", "demo", "unet", "unet_resnet34", "unet_efficientnet_lite0"])
+def test_multiply_adds_are_those_that_pytorch_counts(torch: BackendProcess, name: str) -> None:
+    case = case_of(load_configuration(Path(name), []), 64, 96, batches=(2,))
+    assert torch.call(_counted, case) == 2 * 2 * multiply_adds(case.plan)  # two operations, two images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.experiment.configuration import parse_configuration
 from core.network.lowering import lower
-from core.network.summary import BlockSummary, summarise_plan
+from core.network.summary import BlockSummary, multiply_adds, summarise_plan
 
 
 def test_a_row_for_each_block() -> None:
@@ -19,3 +19,5 @@ def test_a_row_for_each_block() -> None:
         BlockSummary("middle", "conv 1x1/1, bias, relu", "3x5x4", 4 * 4 + 4),
         BlockSummary("mask", "concat, conv transpose 3x3/2, bias, sigmoid", "6x10x1", 9 * 8 + 1),
     ]
+    # By hand: kernel elements times pixels of the result, or of the input of the transposed convolution.
+    assert multiply_adds(plan) == 25 * 4 * 15 + 16 * 15 + 9 * 8 * 15
