@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING
 
 from core.base.errors import UserError
 from core.base.programs import installation
-from core.base.system import use_cores
+from core.base.system import idlest_cores, use_cores
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Comm
@@ -80,6 +80,8 @@ def connect(limit_s: float, threads: int | None = None, *, survive: bool = False
         shared = workers > 1 and len({tuple(found) for found in machine.allgather(cores)}) == 1
         if threads is None:
             threads = max(len(cores) // workers, 1) if shared else len(cores)
+        if workers == 1 and threads < len(cores):  # beside other work, which may have taken the first ones
+            cores = idlest_cores(cores)
         first = place * threads if shared else 0
         use_cores([cores[(first + number) % len(cores)] for number in range(threads)])
     from core.distribution.mpi import MPIExchange

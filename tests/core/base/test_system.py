@@ -9,13 +9,29 @@ from pathlib import Path
 
 import pytest
 
-from core.base.system import available_cores, hidden_stderr, multiplies_bfloat16, utf8_name
+from core.base.system import (
+    available_cores,
+    by_idleness,
+    hidden_stderr,
+    idlest_cores,
+    multiplies_bfloat16,
+    utf8_name,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_idle_cores_come_first() -> None:
+    before = {0: 500, 1: 900, 2: 100, 5: 40}
+    after = {0: 500, 1: 910, 2: 110, 5: 49}  # core 0 was busy all the time
+    assert by_idleness([0, 1, 2, 5], before, after) == [1, 2, 5, 0]
+    assert by_idleness([5, 2], before, after) == [2, 5]
+    assert by_idleness([3, 0], {}, {}) == [3, 0]
+    assert sorted(idlest_cores(range(4), 0.01)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
