@@ -14,7 +14,7 @@ from core.backend.trained_part import TrainedPart
 from core.network.plan import Plan
 from core.parity.trajectory import StepResult
 from core.tolerance.budget import KINDS as ALL_KINDS
-from core.tolerance.budget import Budget, Distance, budget_floor
+from core.tolerance.budget import LONG_RUN_JUMP_FACTOR, Budget, Distance, budget_floor
 
 KINDS: tuple[ArrayKind, ...] = tuple(kind for kind in ALL_KINDS if kind != "prediction")
 """The compared kinds, in the order in which an error within one step shows: forward, backward, update."""
@@ -64,7 +64,7 @@ class RunComparer:
     """Compares runs of one plan with the reference, step by step."""
 
     def __init__(self, plan: Plan, trained: TrainedPart, precision: Precision) -> None:
-        self._budget = Budget(partial(budget_floor, precision=precision))
+        self._budget = Budget(partial(budget_floor, precision=precision), LONG_RUN_JUMP_FACTOR)
         self._parameters = [parameter.name for parameter in plan.parameters]
         self._trained = [parameter.name for parameter in trained.parameters]
         self._owners = {

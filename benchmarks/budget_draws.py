@@ -1,0 +1,123 @@
+"""How often the budget of a float32 certificate would condemn an honest run.
+
+    python -m benchmarks.budget_draws FILE [--config fcn] [--steps 12] [--draws 24] [--batch-size 3]
+
+The reference trains in float64 on a data file, beside many copies of it whose numbers are perturbed as
+float32 would round them (`core.tolerance.budget`), by 2 units in the last place. Again and again some of the
+copies make a budget, and the others are judged by it. Printed is the share of these that leave it at any
+step, by the number of copies in the budget and by the factor of jumps. It should be small. It need not be 0,
+as rounding moves a number by half a unit: a backend takes the other side of a kink less often than a copy.
+All copies are trained one after the other, on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.reference.model import compile_reference
+from core.backend.dropout_masks import draw_dropout_masks
+from core.backend.state import initial_state
+from core.backend.trained_part import trained_part
+from core.backend.training_rules import step_scalars
+from core.experiment.configuration import Configuration, load_configuration
+from core.network.lowering import lower
+from core.parity.measures import KINDS, RunComparer, Snapshot
+from core.parity.trajectory import StepResult, endless
+from core.tasks.training_batches import training_batches
+from core.tasks.validation_split import split_of
+from core.tolerance.budget import DRAWS, LONG_RUN_DRAWS, budget_floor
+from core.training.schedules import learning_rate
+from data.hdf5.store import Store
+
+FACTORS = (3.0, 4.5, 6.0, 9.0)
+REPETITIONS = 300
+
+_SMOOTH = 2  # draws that are not for jumps
+
+
+def distances(
+    configuration: Configuration, path: Path, steps: int, draws: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the distance of each copy from the reference, and the part of a budget that is always allowed.
+
+    Returns:
+        (steps, draws, arrays), relative to each array's scale; and (arrays,), the floors.
+    """
+    settings = configuration.training
+    rules = settings.rules()
+    with Store.open(path) as store:
+        plan = lower(configuration.network, store.height, store.width)
+        loader = training_batches(store, split_of(store, settings).training, settings)
+        state = initial_state(plan, rules, settings.seed)
+        numbers = [None, *range(_SMOOTH, _SMOOTH + draws)]
+        models = [compile_reference(plan, rules, "float32", number) for number in numbers]
+        for model in models:
+            model.load_state(state)
+        before = [{one.name: state[one.name] for one in plan.parameters} for _ in models]
+        comparer = RunComparer(plan, trained_part(plan, rules), "float32")
+        found: list[Any] = []
+        for step, batch in enumerate(itertools.islice(endless(loader.epoch), steps), start=1):
+            rate = learning_rate(settings, step, loader.batches)
+            scalars = step_scalars(rules, step, rate, settings.optimizer.weight_decay)
+            keep = draw_dropout_masks(plan, settings.seed, step, len(batch.images))
+            of_step = []
+            for number, model in enumerate(models):
+                loss, gradients = model.step_and_gradients(batch.images, batch.masks, scalars, keep)
+                snapshot = Snapshot(StepResult(loss, gradients, model.state()), before[number])
+                before[number] = {one.name: snapshot.step.state[one.name] for one in plan.parameters}
+                if number == 0:
+                    comparer.advance(snapshot, [])
+                    continue
+                measured = comparer.measure(snapshot)
+                of_step.append([one.value for kind in KINDS for one in measured[kind].values()])
+                floors = [budget_floor(kind, "float32") for kind in KINDS for _ in measured[kind]]
+            found.append(of_step)
+            print(f"step {step} of {steps}", flush=True)
+    return np.array(found), np.array(floors)
+
+
+def share_that_leaves(
+    found: NDArray[np.float64], floors: NDArray[np.float64], copies: int, factor: float
+) -> tuple[float, float]:
+    """Return how often a copy leaves the budget that `copies` others make, and the largest share of it."""
+    random, pairs = np.random.default_rng(0), found.shape[1] // 2
+    largest = np.maximum.accumulate(found, axis=0)
+    shares: list[float] = []
+    for _ in range(REPETITIONS):
+        order = random.permutation(pairs)
+        inside, outside = (
+            [2 * pair + sign for pair in some for sign in (0, 1)]
+            for some in (order[: copies // 2], order[copies // 2 :])
+        )
+        budget = factor * largest[:, inside].max(axis=1) + floors
+        shares += [float((found[:, copy] / budget).max()) for copy in outside]
+    return float(np.mean(np.array(shares) > 1)), max(shares)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--config", type=Path, default=Path("fcn"))
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--draws", type=int, default=24)
+    parser.add_argument("--batch-size", type=int, default=3)
+    options = parser.parse_args()
+    overrides = [f"training.batch_size={options.batch_size}", "training.precision=float32"]
+    configuration = load_configuration(options.config, overrides)
+    found, floors = distances(configuration, options.data, options.steps, options.draws)
+    print("copies in the budget   factor   others that leave it   largest share of it")
+    for copies in (DRAWS - _SMOOTH, LONG_RUN_DRAWS - _SMOOTH):
+        for factor in FACTORS:
+            leave, largest = share_that_leaves(found, floors, copies, factor)
+            print(f"{copies:20d}   {factor:6.1f}   {leave:20.3f}   {largest:19.2f}")
+
+
+if __name__ == "__main__":
+    main()
