@@ -203,15 +203,15 @@ def test_the_gain_is_that_over_empty_masks_and_its_interval_has_two_parts() -> N
 def test_intervals_hold_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 100 samples of 100 simulated images, with fewer areas; benchmarks/threshold_intervals has more.
 
-    In 100 samples the share of an interval that holds in 0.95 of all is off by up to 0.06.
+    The share of 100 samples has a standard error of 0.022 if it is 0.95 in all; four of them are allowed.
     """
     monkeypatch.setattr("core.scoring.threshold_search.AREAS", (0, 1500, 12000))
     found = coverage(population(4000), 100, 100)
-    assert 0.89 <= found.gain <= 0.99
+    assert 0.86 <= found.gain <= 0.99
     assert 0.9 <= found.sensitivity <= 0.99
     assert 0.9 <= found.specificity <= 0.99
     assert abs(found.bias) < 0.005
-    assert 0 < found.optimism < 0.01
+    assert -0.005 < found.optimism < 0.015
 
 
 def test_the_areas_that_are_tried() -> None:
