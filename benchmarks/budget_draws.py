@@ -31,14 +31,12 @@ from core.parity.measures import KINDS, RunComparer, Snapshot
 from core.parity.trajectory import StepResult, endless
 from core.tasks.training_batches import training_batches
 from core.tasks.validation_split import split_of
-from core.tolerance.budget import DRAWS, LONG_RUN_DRAWS, budget_floor
+from core.tolerance.budget import DRAWS, LONG_RUN_DRAWS, SMOOTH_DRAWS, budget_floor
 from core.training.schedules import learning_rate
 from data.hdf5.store import Store
 
 FACTORS = (3.0, 4.5, 6.0, 9.0)
 REPETITIONS = 300
-
-_SMOOTH = 2  # draws that are not for jumps
 
 
 def distances(
@@ -55,7 +53,7 @@ def distances(
         plan = lower(configuration.network, store.height, store.width)
         loader = training_batches(store, split_of(store, settings).training, settings)
         state = initial_state(plan, rules, settings.seed)
-        numbers = [None, *range(_SMOOTH, _SMOOTH + draws)]
+        numbers = [None, *range(SMOOTH_DRAWS, SMOOTH_DRAWS + draws)]
         models = [compile_reference(plan, rules, "float32", number) for number in numbers]
         for model in models:
             model.load_state(state)
@@ -113,7 +111,7 @@ def main() -> None:
     configuration = load_configuration(options.config, overrides)
     found, floors = distances(configuration, options.data, options.steps, options.draws)
     print("copies in the budget   factor   others that leave it   largest share of it")
-    for copies in (DRAWS - _SMOOTH, LONG_RUN_DRAWS - _SMOOTH):
+    for copies in (DRAWS - SMOOTH_DRAWS, LONG_RUN_DRAWS - SMOOTH_DRAWS):
         for factor in FACTORS:
             leave, largest = share_that_leaves(found, floors, copies, factor)
             print(f"{copies:20d}   {factor:6.1f}   {leave:20.3f}   {largest:19.2f}")

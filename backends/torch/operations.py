@@ -1,8 +1,8 @@
 """The primitive operations of `core.network.plan` in PyTorch. Arrays are (N, C, H, W) inside.
 
-On a GPU kernels are in `torch.channels_last`, and all arrays after the first convolution follow them. On the
-CPU (PyTorch 2.13) they are not: with it the kernel's gradient of a strided 1x1 transposed convolution is
-wrong, batch norm adds pixel by pixel in float32, and the default network is no faster.
+On a GPU kernels are in `torch.channels_last`, and the results of convolutions of several channels follow
+them. On the CPU (PyTorch 2.13) they are not: with it the kernel's gradient of a strided 1x1 transposed
+convolution is wrong, batch norm adds pixel by pixel in float32, and the default network is no faster.
 
 Kernels are (out, in, kh, kw) for convolutions and (in, out, kh, kw) for transposed ones: in both cases
 `transpose(3, 2, 0, 1)` of the neutral layout.

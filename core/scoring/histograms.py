@@ -143,27 +143,22 @@ def histograms_of(
     probability: NDArray[np.float32], truth: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the two histograms of an image, (128,) each, from its (H, W) probabilities and true mask."""
-    level = levels_of(probability)
+    bits = np.ascontiguousarray(probability, np.float32).view(np.uint32)
+    level = _level_of_bits().take(bits >> np.uint32(_SPARE_BITS), mode="clip")
     pixels = np.bincount(level.ravel(), minlength=LEVELS)
     return pixels, np.bincount(level[truth.astype(bool)], minlength=LEVELS)
-
-
-def levels_of(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the level of each probability, in an array of the same shape."""
-    bits = np.ascontiguousarray(probability, np.float32).view(np.uint32)
-    levels: NDArray[np.uint8] = _level_of_bits()[bits >> np.uint32(_SPARE_BITS)]
-    return levels
 
 
 @functools.cache
 def _level_of_bits() -> NDArray[np.uint8]:
     """Return the level of each float32 number from 0 to 1, by its bits without the last ones (4 MiB).
 
-    Float32 numbers that are not negative have the order of their bits, read as integers.
+    Float32 numbers that are not negative have the order of their bits, read as integers. One more entry, 0,
+    is for NaN and -0, whose bits come after: they reach no threshold.
     """
     one = np.float32(1).view(np.uint32) >> np.uint32(_SPARE_BITS)
     numbers = (np.arange(one + 1, dtype=np.uint32) << np.uint32(_SPARE_BITS)).view(np.float32)
-    return (np.searchsorted(LOWER_ENDS, numbers, side="right") - 1).astype(np.uint8)
+    return np.append(np.searchsorted(LOWER_ENDS, numbers, side="right") - 1, 0).astype(np.uint8)
 
 
 def nearest_level(value: float) -> int:

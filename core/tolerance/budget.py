@@ -69,8 +69,10 @@ JUMP_UNITS = 2.0
 JUMP_FACTOR, LONG_RUN_JUMP_FACTOR = 3.0, 6.0
 
 _SMALL = 2.0**-10  # units
-_SMOOTH_DRAWS = 2
-DRAWS, LONG_RUN_DRAWS = _SMOOTH_DRAWS + 4, _SMOOTH_DRAWS + 8
+SMOOTH_DRAWS = 2
+"""Number of perturbed copies with small perturbations; they are the first."""
+
+DRAWS, LONG_RUN_DRAWS = SMOOTH_DRAWS + 4, SMOOTH_DRAWS + 8
 """Number of perturbed copies for a few steps, and for a long run."""
 
 KINDS: tuple[ArrayKind, ...] = ("statistic", "loss", "gradient", "update", "weight", "moment", "prediction")
@@ -125,7 +127,7 @@ class Perturbation:
     """
 
     def __init__(self, draw: int, jump_units: float = JUMP_UNITS) -> None:
-        smooth = draw < _SMOOTH_DRAWS
+        smooth = draw < SMOOTH_DRAWS
         self._signs = np.random.default_rng([draw if smooth else draw // 2, int(smooth)])
         units = _SMALL if smooth else jump_units
         self._size = UNIT * units * (-1 if draw % 2 and not smooth else 1)
@@ -186,7 +188,7 @@ class Budget:
         for key, of_draws in drifts.items():
             if not np.isfinite(of_draws).all():  # the reference itself has NaN or infinity
                 continue
-            smooth, jump = max(of_draws[:_SMOOTH_DRAWS]), max(of_draws[_SMOOTH_DRAWS:])
+            smooth, jump = max(of_draws[:SMOOTH_DRAWS]), max(of_draws[SMOOTH_DRAWS:])
             before = self._drifts.get(key, (0.0, 0.0))
             now = (SMOOTH / _SMALL * smooth, self._jump_factor * jump)
             self._drifts[key] = max(before[0], now[0]), max(before[1], now[1])

@@ -83,6 +83,13 @@ def test_levels_are_exact_at_their_ends() -> None:
     assert (nearest_level(0.0), nearest_level(1.0)) == (1, LEVELS - 1)
 
 
+def test_what_is_no_probability_reaches_no_threshold() -> None:
+    pixels, of_truth = histograms_of(
+        np.array([[np.nan, -0.0, 1.0]], np.float32), np.array([[1, 1, 0]], np.uint8)
+    )
+    assert (pixels[0], of_truth[0], pixels[-1]) == (2, 2, 1)
+
+
 def test_dice_from_histograms_is_that_of_the_masks() -> None:
     some = maps(40)
     images, random = histograms(some), np.random.default_rng(2)
