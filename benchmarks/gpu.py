@@ -7,8 +7,9 @@ The parts, the most important first:
 
     machine       the card, its driver and memory, the frameworks and the devices that they see
     conformance   the checks of `run.py conformance` on the card, as many as fit (quick_conformance.py)
-    certificate   `run.py parity`: 50 steps on the card against the reference on the CPU, float64 and float32
-    training      images/s, memory and waiting, ours and by hand, in three precisions (training.py)
+    certificate   `run.py parity`: 50 steps on the card against the reference on the CPU, in float64, float32
+                  and TF32
+    training      images/s, memory and waiting, ours and by hand, in four precisions (training.py)
     prediction    images/s of the network (prediction.py), and of `run.py predict` from DICOM to masks, its
                   compilation included, beside ONNX Runtime
     workers       1 and 2 workers on the card give the same bits (`run.py parity --workers`)
@@ -57,7 +58,7 @@ PARTS = {"machine": 4, "conformance": 4, "certificate": 4, "training": 9, "predi
 """The parts in their order, with the weight by which they share the time."""
 
 TRAINERS = ("torch", "jax", "tf", "mxnet")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("float32", "tf32", "mixed_bfloat16", "mixed_float16")
 CARD = ("name", "driver_version", "memory.total", "compute_cap")
 OVERTIME = 1.5  # a task may take so many times its share of the time before it is killed
 
@@ -265,9 +266,9 @@ def conformance(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Tas
 
 
 def certificate(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Task]:
-    """Yield the certificate of each framework, in float64 and float32."""
+    """Yield the certificate of each framework; in TF32 not MXNet's, which has it on the CPU alone."""
     for name in names:
-        for precision in ("float64", "float32"):
+        for precision in ("float64", "float32", "tf32")[: 2 if name == "mxnet" else 3]:
             words = (
                 *("parity", "-f", "reference", "-f", name, "--config", "demo", "--steps", sizes.steps),
                 *("--batch-size", 4, "--precision", precision, "--device", device),

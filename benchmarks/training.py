@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument(
         "--precision",
         action="append",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        choices=("float32", "tf32", "mixed_bfloat16", "mixed_float16"),
         help="of ours; may be repeated",
     )
     parser.add_argument(

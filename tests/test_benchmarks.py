@@ -103,7 +103,7 @@ def gpu() -> Any:
 def test_the_check_of_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
     options = ["--device", "cpu", "-f", "reference", "--only", "conformance", "--minutes", "1"]
     printed, record = run("gpu.py", options, tmp_path)
-    precisions = ("float64", "float32", "mixed_bfloat16", "mixed_float16")
+    precisions = ("float64", "float32", "mixed_bfloat16", "mixed_float16", "tf32")
     assert [row["what"] for row in record["rows"]] == [f"reference, {precision}" for precision in precisions]
     for row in record["rows"]:
         assert not row["failed"]

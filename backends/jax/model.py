@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from core.backend.contract import (
     Precision,
     State,
     array_type,
+    exported_product_type,
     product_type,
 )
 from core.backend.outputs import Outputs
@@ -32,6 +33,7 @@ from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name,
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
+from core.base.rounding import Narrow
 from core.network.plan import Plan, require_operations
 
 __all__ = ["JaxModel", "compile", "list_devices", "predict_exported"]
@@ -62,7 +64,8 @@ class JaxModel:
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._trained = trained_part(plan, rules)
-        self._on_cpu, self._half = device == "cpu", product_type(precision)
+        self._on_cpu, self._narrow = device == "cpu", product_type(precision)
+        self._exported = exported_product_type(precision)
         self._dtype = np.dtype(array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays: Arrays = {
@@ -71,7 +74,9 @@ class JaxModel:
         self._donated: Arrays = {}
         # Without it a GPU adds in any order, and chooses the convolution that was fastest when measured.
         jit = functools.partial(
-            jax.jit, compiler_options=None if self._on_cpu else {"xla_gpu_deterministic_ops": True}
+            _jit,
+            allow_tf32=self._narrow == "tf32",
+            compiler_options=None if self._on_cpu else {"xla_gpu_deterministic_ops": True},
         )
         # The first argument's arrays are donated: the new arrays use their memory.
         self._update = jit(self._pure_update, donate_argnums=0)
@@ -157,7 +162,8 @@ class JaxModel:
         arrays = {array.name: np.array(self._arrays[array.name]) for array in self._plan.arrays}
 
         def predict(images: Tensor) -> dict[str, Tensor]:
-            _, (masks, existence) = self._pure_infer(arrays, images.astype(self._dtype))
+            logits, _ = self._forward(arrays, images.astype(self._dtype), None, self._exported)
+            masks, existence = operations.probabilities(logits)
             outputs = {"probabilities": masks.astype(np.float32)}
             if existence is not None:
                 outputs["existence"] = existence.astype(np.float32).reshape(-1)
@@ -194,9 +200,11 @@ class JaxModel:
         )
         return Scalars(step_sizes, decays, number(scalars.average_share))
 
-    def _forward(self, arrays: Arrays, images: Tensor, keep: Arrays | None) -> tuple[Outputs, Arrays]:
+    def _forward(
+        self, arrays: Arrays, images: Tensor, keep: Arrays | None, narrow: Narrow | None
+    ) -> tuple[Outputs, Arrays]:
         by_batch = frozenset() if keep is None else self._trained.by_batch
-        return operations.forward(self._plan, images, arrays, keep, by_batch, self._on_cpu, self._half)
+        return operations.forward(self._plan, images, arrays, keep, by_batch, self._on_cpu, narrow)
 
     def _pure_draw(self, count: int, step: Tensor) -> Arrays:
         """Draw dropout masks from JAX's own generator, keyed by seed, name and step."""
@@ -222,7 +230,7 @@ class JaxModel:
         scale = arrays[LOSS_SCALE][0] if self._rules.loss_scale is not None else None
 
         def loss_of(parameters: Arrays) -> tuple[Tensor, tuple[Tensor, Arrays]]:
-            logits, statistics = self._forward(arrays | parameters, images, keep)
+            logits, statistics = self._forward(arrays | parameters, images, keep, self._narrow)
             loss = self._pure_loss(logits, masks)
             return loss if scale is None else loss * scale, (loss, statistics)
 
@@ -279,11 +287,22 @@ class JaxModel:
 
     def _pure_infer(self, arrays: Arrays, images: Tensor) -> tuple[Outputs, Outputs]:
         """Return logits and probabilities."""
-        logits, _ = self._forward(arrays, images, None)
+        logits, _ = self._forward(arrays, images, None, self._narrow)
         return logits, operations.probabilities(logits)
 
     def _pure_loss(self, logits: Outputs, masks: Tensor) -> Tensor:
         return losses.total(self._rules.loss, logits, masks.astype(logits.masks.dtype))
+
+
+def _jit(function: Callable[..., Any], allow_tf32: bool, **options: Any) -> Callable[..., Any]:
+    """Return the jitted function; products of float32 may be rounded to TF32 by a GPU if allowed."""
+    jitted = jax.jit(function, **options)
+
+    def in_tf32(*given: Any) -> Any:
+        with jax.default_matmul_precision("tensorfloat32"):
+            return jitted(*given)
+
+    return in_tf32 if allow_tf32 else jitted
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> JaxModel:  # noqa: A001

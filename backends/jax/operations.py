@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from backends.jax.framework import jax
 from backends.jax.layers import LAYERS
 from core.backend.outputs import Outputs
-from core.base.rounding import Half
+from core.base.rounding import Half, Narrow
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -125,6 +125,19 @@ def in_half(product: Product, half: Half, on_cpu: bool) -> Product:
     return rounded
 
 
+def in_tf32(product: Product, on_cpu: bool) -> Product:
+    """Return the product with operands rounded to TF32, as a GPU's kernels do by themselves.
+
+    `core.backend.training_rules` states the rounding.
+    """
+
+    def rounded(operation: Any, algorithms: Algorithms, x: Tensor, kernel: Tensor) -> Tensor:
+        y = product(operation, algorithms, _to_tf32(True, x), _to_tf32(True, kernel))
+        return _to_tf32(False, y)
+
+    return rounded if on_cpu else product
+
+
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
     """Add b to every pixel."""
     return (_columns(x) + _tiled(b, x)).reshape(x.shape)
@@ -178,7 +191,7 @@ def forward(
     keep: Mapping[str, Tensor] | None,
     by_batch: Collection[str],
     on_cpu: bool,
-    half: Half | None,
+    narrow: Narrow | None,
 ) -> tuple[Outputs, dict[str, Tensor]]:
     """Return the logits, and the statistics that normalised by the running ones' names.
 
@@ -188,9 +201,11 @@ def forward(
     statistics: dict[str, Tensor] = {}
     algorithms = _fastest_algorithms(on_cpu, images.dtype)
     products: tuple[Product, ...] = (conv2d, conv2d_of_groups, conv_transpose2d)
-    convolve, convolve_groups, transpose = (
-        product if half is None else in_half(product, half, on_cpu) for product in products
-    )
+    if narrow == "tf32":
+        products = tuple(in_tf32(product, on_cpu) for product in products)
+    elif narrow is not None:
+        products = tuple(in_half(product, narrow, on_cpu) for product in products)
+    convolve, convolve_groups, transpose = products
     for op in plan.forward:
         x = values[op.input]
         match op:
@@ -380,6 +395,12 @@ def _rounded(half: Half, x: Tensor) -> Tensor:
     return lax.optimization_barrier(x.astype(jnp.float16)).astype(jnp.float32)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _to_tf32(values: bool, x: Tensor) -> Tensor:
+    """Round to TF32, as float32: the values, or their gradient alone."""
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10) if values else x
+
+
 def _conv2d_backward(operation: Conv2D, algorithms: Algorithms, operands: Operands, dy: Tensor) -> Operands:
     x, kernel = operands
     dx = algorithms.transpose(dy, kernel, operation.stride, operation.pads, x.shape[1:3])
@@ -446,6 +467,9 @@ def _batch_norm_backward(
     return dx.reshape(x.shape), d_gamma, d_beta
 
 
+_to_tf32.defvjp(
+    lambda values, x: (_to_tf32(values, x), None), lambda values, _, dy: (_to_tf32(not values, dy),)
+)
 _rounded.defvjp(lambda half, x: (_rounded(half, x), None), lambda half, _, dy: (_rounded(half, dy),))
 conv2d.defvjp(lambda *given: (conv2d(*given), given[2:]), _conv2d_backward)
 conv_transpose2d.defvjp(lambda *given: (conv_transpose2d(*given), given[2:]), _conv_transpose2d_backward)

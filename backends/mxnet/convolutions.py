@@ -28,7 +28,7 @@ from backends.mxnet.gradients import (
 from backends.mxnet.sums import batch_sum, image_sums, plain_layout
 from backends.mxnet.symmetric_padding import AxisPadding, axis_paddings
 from core.backend.kernel_switches import Switch
-from core.base.rounding import Half
+from core.base.rounding import Half, Narrow
 from core.network.plan import Conv2D, ConvTranspose2D, GroupedConv2D, Operation, Tensor
 
 SEVERAL_CHANNELS = Switch("a transposed convolution to one channel goes by phases", "channels", 2)
@@ -143,30 +143,33 @@ def conv_transpose2d_by_phases(
     return Result(y, pullback)
 
 
-def in_half(
+def rounded(
     operation: Conv2D | ConvTranspose2D,
     input_tensor: Tensor,
     x: Symbol,
     kernel: Symbol,
     b: Symbol | None,
-    half: Half,
+    narrow: Narrow,
 ) -> Result:
-    """Compute a convolution of either kind, rounded to 16 bits, then add the bias, unrounded.
+    """Compute a convolution of either kind with rounded operands, then add the bias, unrounded.
 
     `core.backend.training_rules` states the rounding.
 
     The product of the rounded operands is taken in float32; MXNet has no bfloat16 kernels that train.
     """
 
-    def rounded(x: Symbol) -> Symbol:
-        return _rounded(x, half)
+    def operand(x: Symbol) -> Symbol:
+        return _to_tf32(x) if narrow == "tf32" else _to_half(x, narrow)
+
+    def result(y: Symbol) -> Symbol:
+        return y if narrow == "tf32" else _to_half(y, narrow)
 
     if isinstance(operation, ConvTranspose2D):
         # Not Deconvolution, which ends in a segmentation fault when its weight is computed.
-        y, pullback = conv_transpose2d_by_phases(operation, rounded(x), rounded(kernel), None, "float32")
+        y, pullback = conv_transpose2d_by_phases(operation, operand(x), operand(kernel), None, "float32")
     else:
-        y, pullback = conv2d(operation, input_tensor, rounded(x), rounded(kernel), None, "float32")
-    product = Result(rounded(y), lambda dy: tuple(map(rounded, pullback(rounded(dy)))))
+        y, pullback = conv2d(operation, input_tensor, operand(x), operand(kernel), None, "float32")
+    product = Result(result(y), lambda dy: tuple(map(result, pullback(operand(dy)))))
     return _add_bias(operation, product, b, "float32")
 
 
@@ -196,7 +199,7 @@ def _bias_gradient(operation: Operation, dy: Symbol, dtype: str) -> Symbol:
     return mx.sym.cast(batch_sum(image_sums(operation, dy)), dtype=dtype)
 
 
-def _rounded(x: Symbol, half: Half) -> Symbol:
+def _to_half(x: Symbol, half: Half) -> Symbol:
     """Round to numbers of 16 bits; the result is float32."""
     # `mx.sym.amp_cast` asks NumPy for bfloat16, which NumPy has only after an import of ml_dtypes.
     name = mx.sym.amp_cast(x, dtype="float16").name
@@ -245,3 +248,14 @@ def _interleaved(s: int, channels: int, height: int, width: int) -> tuple[Step, 
         transposed(0, 2, 1, 3),
         reshaped(-1, channels, s * height, s * width),
     )
+
+
+def _to_tf32(x: Symbol) -> Symbol:
+    """Round to TF32; the result is float32.
+
+    MXNet has no operations on bits. But float16 has as many digits, so x is rounded to it after a division by
+    a power of two near |x|; both change no digit.
+    """
+    exponent = mx.sym.floor(mx.sym.log2(mx.sym.abs(x)))
+    power = mx.sym.pow(2.0, mx.sym.clip(exponent, a_min=-126, a_max=127))
+    return _to_half(x / power, "float16") * power

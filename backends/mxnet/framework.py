@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
 # One workspace for operations. The default is four, each as large as the largest operation needs, but on a
 # CPU it runs one operation after the other.
 os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
+# cuDNN would round the operands of float32 products to TF32 on cards that have it, and MXNet has no switch.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 # An executor must not fuse operations: it takes every graph without autograd for one that only predicts.
 os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"
 

@@ -46,7 +46,7 @@ class MXNetModel:
         self._plan, self._rules, self._context = plan, rules, framework_device(device)
         self._trained = trained_part(plan, rules)
         self._dtype, self._optimize = array_type(precision), optimizers.update_of(rules.optimizer)
-        self._half = product_type(precision)
+        self._narrow = product_type(precision)
         self._flip = best_flip(plan)
         self._flipped_plan = self._flip.plan(plan)
         # A GPU's own kernel adds well enough, and is slow in float64.
@@ -252,7 +252,7 @@ class MXNetModel:
             keep,
             self._dtype,
             self._exact_sums,
-            self._half,
+            self._narrow,
         )
         return logits, self._channels_first(_MASKS), statistics, pullback
 

@@ -19,7 +19,7 @@ from backends.mxnet.layers import LAYERS
 from backends.mxnet.sums import plain_layout
 from core.backend.outputs import Outputs
 from core.backend.trained_part import TrainedPart
-from core.base.rounding import Half
+from core.base.rounding import Narrow
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -83,7 +83,7 @@ def forward(
     keep: Mapping[str, Symbol] | None,
     dtype: str,
     exact_sums: bool,
-    half: Half | None,
+    narrow: Narrow | None,
 ) -> tuple[Outputs, dict[str, Symbol], Callable[[Outputs], dict[str, Symbol]]]:
     """Return the logits, the batch's statistics, and the function from the logits' gradient to all others.
 
@@ -95,7 +95,7 @@ def forward(
         keep: Dropout masks by the operation's name; None for a prediction.
         dtype: Of all arrays.
         exact_sums: Whether batch norm adds as float64 does in training, or as MXNet's kernel does.
-        half: The type that a mixed precision rounds to; None for no rounding.
+        narrow: The type that operands of products are rounded to; None for no rounding.
 
     Returns:
         The logits; in training, the batch's statistics by the running ones' names, else none; and a function
@@ -113,8 +113,8 @@ def forward(
             case Conv2D() | ConvTranspose2D():
                 names = (op.kernel, biases[op.name]) if op.name in biases else (op.kernel,)
                 kernel, b = (*(arrays[name] for name in names), None)[:2]
-                if half is not None:
-                    made = convolutions.in_half(op, input_tensor, x, kernel, b, half)
+                if narrow is not None:
+                    made = convolutions.rounded(op, input_tensor, x, kernel, b, narrow)
                 elif isinstance(op, Conv2D):
                     made = convolutions.conv2d(op, input_tensor, x, kernel, b, dtype)
                 elif op.input not in trained.tensors or not convolutions.SEVERAL_CHANNELS.reached(

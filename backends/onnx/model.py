@@ -14,7 +14,7 @@ from backends.onnx.framework import onnx, open_session
 from backends.onnx.graph import Graph, Shape
 from backends.onnx.losses import Losses
 from backends.onnx.operations import Logits
-from core.backend.contract import Array, DropoutMasks, Precision, State, product_type
+from core.backend.contract import Array, DropoutMasks, Precision, State, exported_product_type
 from core.backend.state import check_state, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.errors import UserError
@@ -126,7 +126,7 @@ class ONNXModel:
         """Return the graph from images to probabilities, and its logits."""
         graph, plan = Graph(), self._plan
         images = _channels_first(graph, graph.input(_IMAGES, np.float32, self._shape(plan.input)))
-        half = product_type(self._precision)
+        half = exported_product_type(self._precision)
         logits = operations.forward(plan, graph, images, self._arrays, half)
         probabilities = operations.sigmoid(graph, logits.masks, plan.output.name)
         graph.node("Transpose", probabilities, name=_PROBABILITIES, perm=(0, 2, 3, 1))

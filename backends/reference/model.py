@@ -30,7 +30,7 @@ from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
-from core.base.rounding import to_half
+from core.base.rounding import to_narrow
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -78,7 +78,7 @@ class ReferenceModel:
         self._plan, self._rules, self._trained = plan, rules, trained_part(plan, rules)
         self._dtype = np.dtype(dtype or array_type(precision))
         self._optimize = optimizers.update_of(rules.optimizer)
-        self._half, self._moves = product_type(precision), moves
+        self._narrow, self._moves = product_type(precision), moves
         self._arrays: dict[str, Floats] = {
             name: np.zeros(shape, self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
@@ -298,16 +298,16 @@ class ReferenceModel:
         return array if self._moves is None else self._moves(array)
 
     def _operands(self, *arrays: Floats) -> Iterator[Floats]:
-        """Yield the operands of a product: in mixed precision rounded, then float64 to have exact sums."""
-        half = self._half
-        return (array if half is None else to_half(array, half).astype(np.float64) for array in arrays)
+        """Yield the operands of a product: where they are rounded, as float64 to have exact sums."""
+        narrow = self._narrow
+        return (array if narrow is None else to_narrow(array, narrow).astype(np.float64) for array in arrays)
 
     def _product(self, array: Floats) -> Floats:
         """Return the result of a product; in mixed precision the float32 sum, rounded to 16 bits."""
         array = self._moved(array)
-        if self._half is None:
-            return array
-        return to_half(array.astype(np.float32), self._half).astype(self._dtype)
+        if self._narrow is None or self._narrow == "tf32":
+            return array.astype(self._dtype, copy=False)
+        return to_narrow(array.astype(np.float32), self._narrow).astype(self._dtype)
 
 
 class Float64Reference(ReferenceModel):

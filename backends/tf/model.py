@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.tf import cpu, im2col, losses, operations, optimizers
-from backends.tf.devices import framework_device, list_devices, multiplies_half
+from backends.tf.devices import computing_on, framework_device, list_devices, multiplies
 from backends.tf.framework import Tensor, tf
 from core.backend.contract import (
     Array,
@@ -18,6 +18,7 @@ from core.backend.contract import (
     Precision,
     State,
     array_type,
+    exported_product_type,
     product_type,
 )
 from core.backend.kernel_switches import Switch
@@ -26,6 +27,7 @@ from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name,
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
+from core.base.rounding import Narrow
 from core.base.system import utf8_name
 from core.network import plan as plans
 from core.network.plan import Plan, require_operations
@@ -54,8 +56,8 @@ class TensorFlowModel:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._trained = trained_part(plan, rules)
         self._on_cpu, self._dtype = device == "cpu", tf.as_dtype(array_type(precision))
-        self._half = product_type(precision)
-        self._multiplies_half = self._half is not None and multiplies_half(self._half, device)
+        self._narrow, self._exported = product_type(precision), exported_product_type(precision)
+        self._native = self._narrow is not None and multiplies(self._narrow, device)
         self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
             self._arrays = {
@@ -90,26 +92,26 @@ class TensorFlowModel:
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
     ) -> Tensor:
         """Update the model; return the loss before the update."""
-        with tf.device(self._device):
+        with computing_on(self._device, self._narrow):
             kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
             given = self._floats(images), tf.constant(masks, tf.uint8), self._scalars(scalars), kept
             return self._update[bool(scalars.decay)](*given)
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""
-        with tf.device(self._device):
+        with computing_on(self._device, self._narrow):
             loss, probabilities = self._evaluate(self._floats(images), tf.constant(masks, tf.uint8))
         return loss, probabilities.masks.numpy()
 
     def predict(self, images: Array) -> Array:
         """Return probabilities."""
-        with tf.device(self._device):
+        with computing_on(self._device, self._narrow):
             probabilities: Array = self._predict(self._floats(images)).masks.numpy()
         return probabilities
 
     def predict_with_existence(self, images: Array) -> tuple[Array, Array]:
         """Return probabilities, and those of existence."""
-        with tf.device(self._device):
+        with computing_on(self._device, self._narrow):
             masks, existence = self._predict(self._floats(images))
         return masks.numpy(), existence.numpy().reshape(-1)
 
@@ -117,7 +119,7 @@ class TensorFlowModel:
         self, images: Array, masks: Array, keep: DropoutMasks | None = None, draw: int = 0
     ) -> Derivatives:
         """Return training loss, gradients and the batch's statistics; change nothing."""
-        with tf.device(self._device):
+        with computing_on(self._device, self._narrow):
             kept = self._drawn_masks(len(images), draw) if keep is None else self._given_masks(keep)
             found = self._differentiate(self._floats(images), tf.constant(masks, tf.uint8), kept)
         loss, gradients, statistics = found
@@ -125,7 +127,7 @@ class TensorFlowModel:
 
     def update(self, gradients: State, statistics: State, scalars: StepScalars) -> None:
         """Update the model with the gradients and statistics of a batch."""
-        with tf.device(self._device):
+        with computing_on(self._device, self._narrow):
             sent = [{name: self._floats(x) for name, x in each.items()} for each in (gradients, statistics)]
             self._apply[bool(scalars.decay)](*sent, self._scalars(scalars))
 
@@ -174,13 +176,15 @@ class TensorFlowModel:
     def _drawn_masks(self, count: int, step: int) -> dict[str, Tensor]:
         return self._draw(count, step) if self._plan.dropouts else {}  # saves a call that draws nothing
 
-    def _forward(self, images: Tensor, keep: dict[str, Tensor] | None) -> tuple[Outputs, dict[str, Tensor]]:
+    def _forward(
+        self, images: Tensor, keep: dict[str, Tensor] | None, narrow: Narrow | None
+    ) -> tuple[Outputs, dict[str, Tensor]]:
         training = keep is not None
         # Predictions on a CPU do not use bfloat16 products, so that an exported graph runs on any CPU.
-        native = self._multiplies_half and (training or not self._on_cpu)
-        context = operations.Context(self._on_cpu, training, multiplies_half=native)
+        native = self._native and (training or not self._on_cpu)
+        context = operations.Context(self._on_cpu, training, native)
         by_batch = self._trained.by_batch if training else frozenset()
-        return operations.forward(self._plan, images, self._arrays, keep, by_batch, context, self._half)
+        return operations.forward(self._plan, images, self._arrays, keep, by_batch, context, narrow)
 
     def _graph_draw(self, count: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Draw dropout masks from TensorFlow's own stateless generator, keyed by seed, name and step."""
@@ -198,7 +202,7 @@ class TensorFlowModel:
         parameters = {parameter.name: self._arrays[parameter.name] for parameter in self._trained.parameters}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parameters)
-            logits, statistics = self._forward(images, keep)
+            logits, statistics = self._forward(images, keep, self._narrow)
             loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
         moving = {array.name: statistics[array.name] for array in self._trained.statistics}
         if self._rules.loss_scale is None:
@@ -262,16 +266,17 @@ class TensorFlowModel:
             average.assign_add(scalars.average_share * (self._arrays[array.name] - average))
 
     def _graph_evaluate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Outputs]:
-        logits, _ = self._forward(images, None)
+        logits, _ = self._forward(images, None, self._narrow)
         loss = losses.total(self._rules.loss, logits, tf.cast(masks, self._dtype))
         return loss, operations.probabilities(logits)
 
     def _graph_predict(self, images: Tensor) -> Outputs:
-        logits, _ = self._forward(images, None)
+        logits, _ = self._forward(images, None, self._narrow)
         return operations.probabilities(logits)
 
     def _graph_export(self, images: Tensor) -> dict[str, Tensor]:
-        masks, existence = self._graph_predict(tf.cast(images, self._dtype))
+        logits, _ = self._forward(tf.cast(images, self._dtype), None, self._exported)
+        masks, existence = operations.probabilities(logits)
         outputs = {"probabilities": tf.cast(masks, tf.float32)}
         if existence is not None:
             outputs["existence"] = tf.reshape(tf.cast(existence, tf.float32), (-1,))

@@ -12,7 +12,7 @@ from backends.tf.im2col import Windows
 from backends.tf.layers import LAYERS
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.base.rounding import Half
+from core.base.rounding import Half, Narrow
 from core.network.padding import same_pads
 from core.network.plan import (
     BatchNorm,
@@ -47,12 +47,12 @@ class Context:
     Attributes:
         on_cpu: Whether the device is the CPU.
         training: Whether gradients are taken.
-        multiplies_half: Whether kernels may be used that multiply numbers of 16 bits and add in float32.
+        native: Whether kernels may be used that multiply numbers of the products' type and add in float32.
     """
 
     on_cpu: bool
     training: bool
-    multiplies_half: bool
+    native: bool
 
     @property
     def trains_on_cpu(self) -> bool:
@@ -140,11 +140,41 @@ def in_half(product: Product, half: Half) -> Product:
         several = SEVERAL_CHANNELS.reached(operation.output.channels)
         plain = not isinstance(operation, GroupedConv2D)
         by_eigen = context.on_cpu and not (plain and several and _padding(operation, x) == "SAME")
-        if by_eigen or not context.multiplies_half:
+        if by_eigen or not context.native:
             x, kernel = tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
         return tf.cast(tf.cast(product(operation, x, kernel, context), dtype), tf.float32)
 
     return rounded
+
+
+def in_tf32(product: Product) -> Product:
+    """Return the product with operands rounded to TF32, as a GPU's kernels do by themselves."""
+
+    def rounded(operation: Any, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
+        if context.native:
+            return product(operation, x, kernel, context)
+        y = product(operation, _to_tf32(x, True), _to_tf32(kernel, True), context)
+        return _to_tf32(y, False)
+
+    return rounded
+
+
+def _to_tf32(x: Tensor, values: bool) -> Tensor:
+    """Round to TF32 in the bits, ties to even: the values, or their gradient alone."""
+
+    def rounded(x: Tensor) -> Tensor:
+        bits = tf.bitcast(x, tf.int32)
+        odd = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 13), 1)
+        short = tf.bitcast(tf.bitwise.bitwise_and(bits + 0xFFF + odd, ~0x1FFF), tf.float32)
+        return tf.where(tf.math.is_nan(x), x, short)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def apply(x: Tensor) -> Any:
+        if values:
+            return rounded(x), lambda dy: dy
+        return tf.identity(x), rounded
+
+    return apply(x)
 
 
 def bias(_: Operation, x: Tensor, b: Tensor, context: Context, only_with_relu: bool) -> Tensor:
@@ -210,7 +240,7 @@ def forward(
     keep: Mapping[str, Tensor] | None,
     by_batch: Collection[str],
     context: Context,
-    half: Half | None,
+    narrow: Narrow | None,
 ) -> tuple[Outputs, dict[str, Tensor]]:
     """Return the logits, and the statistics that normalised by the running ones' names.
 
@@ -220,8 +250,10 @@ def forward(
     statistics: dict[str, Tensor] = {}
     convolve: Product = conv2d
     transpose: Product = conv_transpose2d
-    if half is not None:
-        convolve, transpose = in_half(conv2d, half), in_half(conv_transpose2d, half)
+    if narrow == "tf32":
+        convolve, transpose = in_tf32(conv2d), in_tf32(conv_transpose2d)
+    elif narrow is not None:
+        convolve, transpose = in_half(conv2d, narrow), in_half(conv_transpose2d, narrow)
     rectified = {op.input for op in plan.operations if isinstance(op, Relu)}
     transposed = {op.output.name for op in plan.operations if isinstance(op, ConvTranspose2D)}
     for op in plan.forward:
@@ -232,7 +264,9 @@ def forward(
             case ConvTranspose2D():
                 y = transpose(op, x, arrays[op.kernel], context)
             case Bias():
-                only_with_relu = op.output.name in rectified and (half is not None or op.input in transposed)
+                only_with_relu = op.output.name in rectified and (
+                    narrow is not None or op.input in transposed
+                )
                 y = bias(op, x, arrays[op.bias], context, only_with_relu)
             case Relu():
                 y = relu(op, x)

@@ -6,7 +6,7 @@ from typing import Any
 
 from backends.torch.framework import torch
 from core.base import system
-from core.base.rounding import Half
+from core.base.rounding import Narrow
 
 
 def list_devices() -> list[str]:
@@ -28,14 +28,19 @@ def memory_layout(name: str) -> Any:
     return torch.contiguous_format if name == "cpu" else torch.channels_last
 
 
-def multiplies_half(half: Half, name: str) -> bool:
-    """Return whether a device's convolutions of 16 bits are fast and add in float32.
+def allow_tf32(allowed: bool) -> None:
+    """Say whether, from here on, a GPU rounds the operands of convolutions of float32 to TF32."""
+    torch.backends.cudnn.allow_tf32 = allowed
 
-    A GPU's do. A CPU multiplies float32 in place of float16. Of bfloat16 oneDNN's do if the processor has
-    such products, but PyTorch's own add tap by tap in bfloat16 (off by 3e-3) and are very slow.
+
+def multiplies(narrow: Narrow, name: str) -> bool:
+    """Return whether a device's convolutions of a type are fast and add in float32.
+
+    A GPU's do. A CPU multiplies float32 in place of float16 and TF32. Of bfloat16 oneDNN's do if the
+    processor has such products, but PyTorch's own add tap by tap in bfloat16 (off by 3e-3) and are very slow.
     """
     if name != "cpu":
         return True
-    if half == "float16":
+    if narrow != "bfloat16":
         return False
     return bool(torch.backends.mkldnn.is_available()) and system.multiplies_bfloat16()

@@ -44,7 +44,7 @@ class Prediction(torch.nn.Module):  # type: ignore[misc] # without PyTorch's typ
     def __init__(self, plan: Plan, arrays: Mapping[str, Tensor], half: Half | None) -> None:
         super().__init__()
         self._plan = plan
-        self._products = operations.products(half, multiplies_half=False)
+        self._products = operations.products(half, multiplies=False)
         for name, array in arrays.items():
             self.register_buffer(name.replace("/", "_"), array)
 

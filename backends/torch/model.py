@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from backends.torch import exports, losses, operations, optimizers
-from backends.torch.devices import framework_device, list_devices, memory_layout, multiplies_half
+from backends.torch.devices import allow_tf32, framework_device, list_devices, memory_layout, multiplies
 from backends.torch.distributed import DeviceEngine
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
@@ -21,6 +21,7 @@ from core.backend.contract import (
     State,
     Workers,
     array_type,
+    exported_product_type,
     product_type,
 )
 from core.backend.kernel_switches import Switch
@@ -41,11 +42,12 @@ class TorchModel:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._sender, self._layout = Sender(self._device), memory_layout(device)
         self._trained = trained_part(plan, rules)
-        self._dtype, self._half = array_type(precision), product_type(precision)
-        multiplies = self._half is not None and multiplies_half(self._half, device)
-        self._products = operations.products(self._half, multiplies)
+        self._dtype, self._narrow = array_type(precision), product_type(precision)
+        self._exported = exported_product_type(precision)
+        native = self._narrow is not None and multiplies(self._narrow, device)
+        self._products = operations.products(self._narrow, native)
         # Predictions on a CPU do not use bfloat16 products, so that they equal an exported file's on any CPU.
-        self._prediction_products = operations.products(self._half, multiplies and device != "cpu")
+        self._prediction_products = operations.products(self._narrow, native and device != "cpu")
         self._optimize = optimizers.update_of(rules.optimizer)
         self._arrays = {
             name: self._to_inner(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
@@ -159,7 +161,7 @@ class TorchModel:
     def export(self, directory: Path, metadata: Mapping[str, str], form: str | None = None) -> None:
         """Write `images` to probabilities as "torchscript" or "pt2"; see `backends.torch.exports`."""
         arrays = {array.name: self._arrays[array.name].detach().cpu() for array in self._plan.arrays}
-        prediction, image = exports.Prediction(self._plan, arrays, self._half), self._plan.input
+        prediction, image = exports.Prediction(self._plan, arrays, self._exported), self._plan.input
         exports.write(prediction, (image.height, image.width, image.channels), directory, metadata, form)
 
     def _floats(self, images: Array) -> Tensor:
@@ -189,6 +191,7 @@ class TorchModel:
     def _forward(
         self, images: Tensor, keep: Mapping[str, Tensor] | None
     ) -> tuple[Outputs, dict[str, Tensor]]:
+        allow_tf32(self._narrow == "tf32")
         products, by_batch = self._products, self._trained.by_batch
         if keep is None:
             products, by_batch = self._prediction_products, frozenset()

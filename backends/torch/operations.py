@@ -17,7 +17,7 @@ from backends.torch.framework import torch
 from backends.torch.layers import LAYERS, per_channel
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
-from core.base.rounding import Half
+from core.base.rounding import Half, Narrow
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -103,19 +103,21 @@ def _transposed(operation: ConvTranspose2D, x: Tensor, kernel: Tensor) -> Tensor
     return _padded(y, (-top, -bottom), (-left, -right))
 
 
-def products(half: Half | None, multiplies_half: bool) -> Products:
-    """Return the products in the precision of their operands, or rounded to 16 bits.
+def products(narrow: Narrow | None, multiplies: bool) -> Products:
+    """Return the products in the precision of their operands, or rounded.
 
     `core.backend.training_rules` states the rounding.
 
     Args:
-        half: The type that a mixed precision rounds to; None for no rounding.
-        multiplies_half: Whether the device's kernels multiply this type (see `devices`). Otherwise the
-            product of the rounded operands is taken in float32.
+        narrow: The type that operands are rounded to; None for no rounding.
+        multiplies: Whether the device's kernels multiply this type (see `devices`). Otherwise the product of
+            the rounded operands is taken in float32.
     """
-    if half is None:
+    if narrow is None or (narrow == "tf32" and multiplies):  # then the kernels round
         return conv2d, conv_transpose2d
-    return _in_half(conv2d, half, multiplies_half), _in_half(conv_transpose2d, half, multiplies_half)
+    if narrow == "tf32":
+        return _in_tf32(conv2d), _in_tf32(conv_transpose2d)
+    return _in_half(conv2d, narrow, multiplies), _in_half(conv_transpose2d, narrow, multiplies)
 
 
 def bias(_: Operation, x: Tensor, b: Tensor) -> Tensor:
@@ -223,16 +225,44 @@ def forward(
     return Outputs.of(plan, values), statistics
 
 
-def _in_half(product: Product, half: Half, multiplies_half: bool) -> Product:
+def _in_half(product: Product, half: Half, multiplies: bool) -> Product:
     dtype = getattr(torch, half)
 
     def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
         x, kernel = x.to(dtype), kernel.to(dtype)  # gradients are rounded as values are
-        if not multiplies_half:
+        if not multiplies:
             x, kernel = x.to(torch.float32), kernel.to(torch.float32)
         return product(operation, x, kernel).to(dtype).to(torch.float32)
 
     return rounded
+
+
+def _in_tf32(product: Product) -> Product:
+    def rounded(operation: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        y = product(operation, _Tf32.apply(x, True), _Tf32.apply(kernel, True))
+        return _Tf32.apply(y, False)
+
+    return rounded
+
+
+class _Tf32(torch.autograd.Function):  # type: ignore[misc] # as Prediction
+    """Rounding to TF32, as float32: of the values or of their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, of_values: bool) -> Tensor:
+        ctx.of_values = of_values
+        return _to_tf32(x) if of_values else x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return dy if ctx.of_values else _to_tf32(dy), None
+
+
+def _to_tf32(x: Tensor) -> Tensor:
+    """Round to nearest, ties to even, in the bits, of which the last 13 become 0."""
+    bits = x.view(torch.int32)
+    rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
+    return torch.where(x.isnan(), x, rounded.view(torch.float32))
 
 
 def _symmetric(sides: tuple[Pads, Pads]) -> tuple[tuple[int, int], tuple[Pads, Pads]]:

@@ -165,8 +165,9 @@ def train(
     turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
 ) -> None:
     """Train until there are no more turns."""
-    jax.config.update("jax_default_matmul_precision", "highest" if precision == "float32" else None)
-    dtype = precision.removeprefix("mixed_")
+    products = {"float32": "highest", "tf32": "tensorfloat32"}.get(precision)
+    jax.config.update("jax_default_matmul_precision", products)
+    dtype = "float32" if precision == "tf32" else precision.removeprefix("mixed_")
     where = jax.local_devices(backend=device)[0]
     state, data = jax.device_put(first_state(network, size), where), batches(batch_size, size)
     turn.ready(version=jax.__version__)

@@ -63,8 +63,8 @@ def train(
     turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
 ) -> None:
     """Train until there are no more turns."""
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    keras.mixed_precision.set_global_policy(precision)
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
+    keras.mixed_precision.set_global_policy("float32" if precision == "tf32" else precision)
     with tf.device("/CPU:0" if device == "cpu" else "/GPU:0"):
         inputs = keras.Input((size, size, 1))
         logits = keras.layers.Activation("linear", dtype="float32")(NETWORKS[network](Layers(), inputs))

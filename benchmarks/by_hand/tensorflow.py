@@ -129,8 +129,8 @@ def train(
     turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
 ) -> None:
     """Train until there are no more turns."""
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    dtype = tf.as_dtype(precision.removeprefix("mixed_"))
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
+    dtype = tf.as_dtype("float32" if precision == "tf32" else precision.removeprefix("mixed_"))
     scale = LOSS_SCALE if dtype == tf.float16 else 1.0
     spec = tf.TensorSpec((None, size, size, 1), tf.float32)
 

@@ -106,7 +106,7 @@ def train(
     turn: Turn, network: str, batch_size: int, size: int, device: str, precision: str = "float32"
 ) -> None:
     """Train until there are no more turns."""
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = precision == "tf32", True
     half = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}.get(precision)
     where = torch.device("cpu" if device == "cpu" else "cuda")
     layout = torch.contiguous_format if device == "cpu" else torch.channels_last

@@ -14,7 +14,7 @@ from benchmarks.facts.records import SOFTWARE, told
 from benchmarks.facts.registry import BACKENDS
 from core.base.errors import UserError
 
-_PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+_PRECISIONS = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
 
 
 def render(name: str, records: Records) -> str:

@@ -33,21 +33,21 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.errors import UserError
-from core.base.rounding import Half
+from core.base.rounding import Half, Narrow
 from core.network.plan import Plan
 
 Array: TypeAlias = NDArray[Any]
 State: TypeAlias = dict[str, NDArray[Any]]
 DropoutMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
-Precision: TypeAlias = Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"]
-"""Precision of a model. The mixed ones keep all but the products in float32 (see `training_rules`)."""
+Precision: TypeAlias = Literal["float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16"]
+"""Precision of a model. The last three keep all but the products in float32 (see `training_rules`)."""
 Flat: TypeAlias = Any
 """The derivatives of some shards in one array of one axis, in an order that an `Engine` chooses."""
 
@@ -57,10 +57,26 @@ def array_type(precision: Precision) -> Literal["float32", "float64"]:
     return "float64" if precision == "float64" else "float32"
 
 
-def product_type(precision: Precision) -> Half | None:
-    """Return the type that the operands and results of products are rounded to; None for no rounding."""
-    rounded: dict[Precision, Half] = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
+def product_type(precision: Precision) -> Narrow | None:
+    """Return the type that the operands of products are rounded to; None for no rounding.
+
+    Results are rounded too if it has 16 bits.
+    """
+    rounded: dict[Precision, Narrow] = {
+        "tf32": "tf32",
+        "mixed_bfloat16": "bfloat16",
+        "mixed_float16": "float16",
+    }
     return rounded.get(precision)
+
+
+def exported_product_type(precision: Precision) -> Half | None:
+    """Return the type that products are rounded to in an exported file; None for no rounding.
+
+    TF32 is a matter of the device that a file is used on, so a file of a model in TF32 computes in float32.
+    """
+    narrow = product_type(precision)
+    return None if narrow == "tf32" else narrow
 
 
 class Derivatives(NamedTuple):
@@ -388,7 +404,7 @@ class Backend:
     implementation: str
     exports: tuple[str, ...] = ()
     trains: bool = True
-    precisions: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+    precisions: tuple[Precision, ...] = get_args(Precision)
     weight_files: WeightFiles | None = None
 
     def is_available(self) -> bool:

@@ -7,11 +7,16 @@ once. The formulas are below; each backend implements them in its framework.
 In the precisions "mixed_bfloat16" and "mixed_float16" everything is float32 (weights, moments, running
 statistics, bias, ReLU, batch norm, dropout, concatenation, losses, the optimiser and the arrays at the
 boundary) except the two products, convolution and transposed convolution. With r(.) for rounding to bfloat16
-or float16 (`core.base.rounding.to_half`):
+or float16 (`core.base.rounding.to_narrow`):
     y = r(conv(r(x), r(kernel)));    the sums inside are float32 or wider
     dx = r(conv_dx(r(dy), r(kernel)));    dkernel = r(conv_dkernel(r(x), r(dy)))
 A framework derives the same from `conv(x.to(half), kernel.to(half)).to(float32)`. The product of two numbers
 of 16 bits is exact in float32, so a float32 product of rounded operands follows the rule too.
+
+In "tf32" the operands alone are rounded, r(.) being that of `core.base.rounding.to_tf32`:
+    y = conv(r(x), r(kernel));    dx = conv_dx(r(dy), r(kernel));    dkernel = conv_dkernel(r(x), r(dy))
+So the gradient of r is that of the identity. Cards with TF32 do this for float32 numbers (how they round is
+their own); elsewhere a backend rounds and multiplies float32. Their products are exact in float32 as well.
 
 Bfloat16 has the range of float32 (Kalamkar et al., 2019), so its loss is not scaled. Float16 has no number
 between 0 and 2**-24, and none above 65,504. Small gradients would vanish, so the loss is scaled (Micikevicius

@@ -1,11 +1,11 @@
-"""Rounding of hyperparameters to float32, and of the operands of mixed precision to 16 bits.
+"""Rounding of hyperparameters to float32, and of the operands of products to fewer digits.
 
 Every hyperparameter passes through `to_float32` on the host before a backend gets it. For a float32 number b
 in [0.5, 1], the difference 1 - b is exact in float32 and in float64 (Sterbenz, 1974). So float32 kernels and
 float64 references compute with the same numbers.
 
-`to_bfloat16` and `to_float16` define the roundings of "mixed_bfloat16" and "mixed_float16"
-(`core.backend.training_rules`), bit for bit.
+`to_bfloat16`, `to_float16` and `to_tf32` define the roundings of the precisions "mixed_bfloat16",
+"mixed_float16" and "tf32" (`core.backend.training_rules`), bit for bit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 Half: TypeAlias = Literal["bfloat16", "float16"]
 """A type of numbers of 16 bits."""
+
+Narrow: TypeAlias = Literal["bfloat16", "float16", "tf32"]
+"""A type with fewer digits than float32."""
 
 _QUIET = np.uint32(0x00400000)
 
@@ -33,11 +36,16 @@ def to_bfloat16(array: NDArray[np.float32]) -> NDArray[np.float32]:
     equally near numbers the even one is taken (IEEE 754-2019, roundTiesToEven). Numbers from
     2**127 * (2 - 2**-8) become infinite. Subnormal numbers are rounded as others are. NaN stays NaN.
     """
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    # Adding to a NaN could change its sign, and cutting its bits off could make it infinite.
-    rounded = np.where(np.isnan(array), bits | _QUIET, bits + half) & np.uint32(0xFFFF0000)
-    return rounded.view(np.float32)
+    return _without_last_bits(array, 16)
+
+
+def to_tf32(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the TF32 numbers nearest to those of an array, as float32 numbers.
+
+    TF32 has float32's sign and 8 bits of exponent, and 10 of its 23 bits of fraction (NVIDIA, 2020, "NVIDIA
+    A100 Tensor Core GPU Architecture"). It is rounded as bfloat16 is: ties to even, NaN stays NaN.
+    """
+    return _without_last_bits(array, 13)
 
 
 def to_float16(array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,6 +59,21 @@ def to_float16(array: NDArray[np.float32]) -> NDArray[np.float32]:
         return array.astype(np.float16).astype(np.float32)
 
 
-def to_half(array: NDArray[np.float32], half: Half) -> NDArray[np.float32]:
-    """Return the numbers of 16 bits nearest to those of an array, as float32 numbers."""
-    return to_bfloat16(array) if half == "bfloat16" else to_float16(array)
+def to_narrow(array: NDArray[np.float32], narrow: Narrow) -> NDArray[np.float32]:
+    """Return the numbers of a type nearest to those of an array, as float32 numbers."""
+    match narrow:
+        case "bfloat16":
+            return to_bfloat16(array)
+        case "float16":
+            return to_float16(array)
+        case "tf32":
+            return to_tf32(array)
+
+
+def _without_last_bits(array: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Round the last bits of the fraction away, to nearest, ties to even."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    half = np.uint32(2 ** (count - 1) - 1) + ((bits >> np.uint32(count)) & np.uint32(1))
+    # Adding to a NaN could change its sign, and cutting its bits off could make it infinite.
+    rounded = np.where(np.isnan(array), bits | _QUIET, bits + half) & np.uint32(2**32 - 2**count)
+    return rounded.view(np.float32)

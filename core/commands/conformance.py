@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Table = Mapping[str, Mapping[str, Mapping[str, str]]]
 
-_PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+_PRECISIONS = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
 
 HELP = "test a backend against the contract and show what it supports"
 

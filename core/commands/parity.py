@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("float64", "float32", "mixed_bfloat16", "mixed_float16"),
+        choices=("float64", "float32", "tf32", "mixed_bfloat16", "mixed_float16"),
         help="float64 has a fixed tolerance; that of the others is the rounding error of the reference "
         f"(default: {_DEFAULTS['precision']})",
     )

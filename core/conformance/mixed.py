@@ -1,4 +1,4 @@
-"""Checks of the mixed precisions against the reference, which rounds as the rules say.
+"""Checks of the precisions that round the operands of products. The reference rounds as the rules say.
 
 A bfloat16 number has 8 significant bits, so its neighbour is at most 2**-7 of it away. Two backends that
 follow the rule add float32 numbers in different orders, so the sums that they round differ by about 2**-24.
@@ -16,6 +16,8 @@ A float16 number has 11 significant bits. So the three tolerances are an eighth 
 element that flips in bfloat16, eight flip in float16. Large networks always have some, whose effect batch
 norm spreads to all elements: there the medians of right backends are beyond the tolerance. So the checks in
 float16 have small networks. They have the default loss scale.
+
+A TF32 number has 11 significant bits too, and only operands are rounded. The tolerances are those of float16.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from core.backend.contract import Array, Implementation, Precision, State
 from core.backend.registry import load_backend
 from core.backend.state import GOOD_STEPS, LOSS_SCALE, LOSS_SCALE_ARRAYS
 from core.backend.training_rules import MOST_LOSS_SCALE, LossScaleRule
-from core.base.rounding import Half, to_half
+from core.base.rounding import Narrow, to_narrow
 from core.conformance.cases import (
     Case,
     Nonconformity,
@@ -54,25 +56,24 @@ from core.tolerance.differences import difference, differences
 
 @dataclass(frozen=True)
 class Rounding:
-    """A mixed precision, with the tolerances of its checks.
+    """A precision that rounds the operands of products, with the tolerances of its checks.
 
     Args:
-        half: The type that products are rounded to.
-        bits: Its significant bits.
+        precision: Its name.
+        narrow: The type that operands are rounded to.
+        bits: The significant bits of the type.
+        results: Whether the results of products are rounded too.
     """
 
-    half: Half
+    precision: Precision
+    narrow: Narrow
     bits: int
-
-    @property
-    def precision(self) -> Precision:
-        """The name of the precision."""
-        return "mixed_bfloat16" if self.half == "bfloat16" else "mixed_float16"
+    results: bool = True
 
     @property
     def subject(self) -> str:
         """The row of the table."""
-        return f"products in {self.half}"
+        return f"products in {self.narrow}"
 
     @property
     def largest(self) -> float:
@@ -90,7 +91,9 @@ class Rounding:
         return 1e-5 * 2.0 ** (8 - self.bits)
 
 
-BFLOAT16, FLOAT16 = Rounding("bfloat16", 8), Rounding("float16", 11)
+BFLOAT16 = Rounding("mixed_bfloat16", "bfloat16", 8)
+FLOAT16 = Rounding("mixed_float16", "float16", 11)
+TF32 = Rounding("tf32", "tf32", 11, results=False)
 
 _MANY = 16
 _LITERATURE = "operations of networks from the literature"
@@ -101,23 +104,25 @@ _DOWN_UP: list[dict[str, Any]] = [
 
 
 def mixed_checks() -> list[Check]:
-    """Return all checks of the mixed precisions."""
+    """Return all checks of the precisions that round operands."""
     return [
         *_geometry(),
         *_sums(),
         *_parts(),
         _network(),
-        *(check for rounding in (BFLOAT16, FLOAT16) for check in _of_rounding(rounding)),
+        *(check for rounding in (BFLOAT16, FLOAT16, TF32) for check in _of_rounding(rounding)),
         _check(BFLOAT16, BFLOAT16.subject, "weights keep steps below bfloat16's", _small_steps),
         agreement_when_rounded(BFLOAT16.subject, _LITERATURE, every_operation()),
         agreement_when_rounded(FLOAT16.subject, "batch norm, groups and a dilation", _groups(), FLOAT16),
         agreement_when_rounded("short last batch", "batches of 4, 1, 3, 4 and 2", _short(), FLOAT16),
+        agreement_when_rounded(TF32.subject, "batch norm, groups and a dilation", _groups(), TF32),
+        agreement_when_rounded(TF32.subject, "batches of 4, 1, 3, 4 and 2", _short(), TF32),
         *_loss_scale_checks(),
     ]
 
 
 def _of_rounding(rounding: Rounding) -> list[Check]:
-    """Return the checks of both precisions."""
+    """Return the checks of each precision."""
     float32 = "bias, batch norm, loss and sigmoid are float32"
     return [
         *_rounded(rounding),
@@ -319,7 +324,7 @@ def _rounded(rounding: Rounding) -> list[Check]:
         case.state["there/bias"][...] = _middles(rng, (3,), rounding.bits)
         case.state["mask/kernel"][...] = np.reshape([0.5, -0.25, 0.5], (1, 1, 1, 3))
         case.state["mask/bias"][...] = -0.125
-        what = f"{name}: operands and result, to even"
+        what = f"{name}: operands{' and result' if rounding.results else ''}, to even"
         checks.append(_check(rounding, rounding.subject, what, _exactly(case, rounding)))
     return checks
 
@@ -351,12 +356,14 @@ def _gradients_are_rounded(rounding: Rounding) -> Check:
         gradients = backend.call(run_case, case, rounding.precision).gradients
         for parameter in case.plan.parameters:
             scaled = gradients[parameter.name].astype(np.float32) * np.float32(scale)
-            rounded = np.array_equal(to_half(scaled, rounding.half), scaled)
-            if rounded != (parameter.role == "kernel"):
-                what = f"that of {parameter.name} {'is' if rounded else 'is not'} {rounding.half}"
+            rounded = np.array_equal(to_narrow(scaled, rounding.narrow), scaled)
+            if rounded != (rounding.results and parameter.role == "kernel"):
+                what = f"that of {parameter.name} {'is' if rounded else 'is not'} {rounding.narrow}"
                 raise Nonconformity(f"the gradient is wrong: {what}")
 
-    name = f"gradients of kernels are {rounding.half} numbers, no others are"
+    name = f"gradients of kernels are {rounding.narrow} numbers, no others are"
+    if not rounding.results:
+        name = f"gradients are not {rounding.narrow} numbers"
     return _check(rounding, rounding.subject, name, run)
 
 

@@ -91,13 +91,14 @@ def budget_floor(kind: ArrayKind, precision: Precision) -> float:
     agrees to 1e-13. With a larger epsilon, or with SGD, it does not.
 
     In mixed precision the share allows for one element of a small gradient that is rounded to the other
-    neighbouring number of 16 bits (see `core.conformance.mixed`), which is eight times nearer in float16.
+    neighbouring number of 16 bits (see `core.conformance.mixed`), which is eight times nearer in float16 and
+    in TF32.
     """
     if precision == "float64":
         return 1e-11 if kind == "loss" else 1e-9
     if precision == "mixed_bfloat16":
         return 2.0**-9
-    if precision == "mixed_float16":
+    if precision in ("mixed_float16", "tf32"):
         return 2.0**-12
     return 2.0**-20 if kind in _DECISIVE else 2.0**-16
 

@@ -40,7 +40,7 @@ CHECKS = [
 
 def pretend(implementation: Implementation, multiplies: bool) -> None:
     """Make the backend in this process believe that the CPU multiplies bfloat16, or does not."""
-    implementation.multiplies_half = lambda *_: multiplies  # type: ignore[attr-defined]
+    implementation.multiplies = lambda *_: multiplies  # type: ignore[attr-defined]
 
 
 def operands(implementation: Implementation, name: str, case: Case, folder: Path) -> set[str]:
@@ -87,7 +87,7 @@ def asked(_: Implementation) -> bool:
     from backends.tf import devices
 
     devices.system.multiplies_bfloat16 = lambda: True  # type: ignore[assignment]
-    return devices.multiplies_half("bfloat16", "cpu")
+    return devices.multiplies("bfloat16", "cpu")
 
 
 @pytest.mark.skipif("tf" not in BACKENDS, reason="tf is deselected by PNEUMOSEG_BACKENDS")

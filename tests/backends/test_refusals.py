@@ -19,7 +19,7 @@ from core.conformance.cases import Case, make_case
 from core.network.plan import Conv2D, Operation, Plan, Relu, Sigmoid
 
 NAMES = [*PREDICTORS, "reference"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from core.backend.contract import Array, Derivatives, DropoutMasks, Implementati
 from core.backend.state import GOOD_STEPS, LOSS_SCALE, average_name
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import SgdRule, StepScalars, TrainingRules, step_scalars
-from core.base.rounding import to_bfloat16
+from core.base.rounding import to_bfloat16, to_tf32
 from core.network.plan import (
     Activation,
     Add,
@@ -561,6 +561,21 @@ class OperandsCutOff(ReferenceModel):
         return ((bits & np.uint32(0xFFFF0000)).view(np.float32) for bits in whole)
 
 
+class OperandsCutOffToTf32(ReferenceModel):
+    """Operands truncated to the 10 upper bits of their fraction instead of rounded."""
+
+    def _operands(self, *arrays: Array) -> Iterator[Array]:
+        whole = (np.ascontiguousarray(array).view(np.uint32) for array in arrays)
+        return ((bits & np.uint32(0xFFFFE000)).view(np.float32) for bits in whole)
+
+
+class ResultRoundedToTf32(ReferenceModel):
+    """Products whose result is rounded as the operands are."""
+
+    def _product(self, array: Array) -> Array:
+        return to_tf32(array.astype(np.float32))
+
+
 class ResultNotRounded(ReferenceModel):
     """Products of bfloat16 operands whose result stays float32, as with `preferred_element_type`."""
 
@@ -572,11 +587,11 @@ class BackwardNotRounded(ReferenceModel):
     """Gradients computed entirely in float32."""
 
     def _backward(self, *arguments: Any) -> Any:
-        half, self._half = self._half, None
+        narrow, self._narrow = self._narrow, None
         try:
             return super()._backward(*arguments)
         finally:
-            self._half = half
+            self._narrow = narrow
 
 
 class ActivationsInBfloat16(ReferenceModel):
@@ -747,11 +762,11 @@ class GroupsNotRounded(ReferenceModel):
     """Convolutions with groups or a dilation in float32, all others in 16 bits."""
 
     def _apply(self, op: Operation, values: Any, keep: DropoutMasks | None) -> Any:
-        half, self._half = self._half, None if isinstance(op, GroupedConv2D) else self._half
+        narrow, self._narrow = self._narrow, None if isinstance(op, GroupedConv2D) else self._narrow
         try:
             return super()._apply(op, values, keep)
         finally:
-            self._half = half
+            self._narrow = narrow
 
 
 def sum_for_mean(op: GlobalMean, x: Array) -> Array:

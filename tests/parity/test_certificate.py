@@ -134,7 +134,7 @@ def test_gradient_descent_on_tversky_and_lovasz_is_the_same_everywhere() -> None
     assert certificate.holds, certificate.violations
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "mixed_bfloat16", "mixed_float16"])
 def test_but_in_float64_all_are_compared_with_the_truth(precision: str) -> None:
     certificate = certified("reference", *BACKENDS[:2], precision=precision, steps=6, relay=True)
     assert certificate.holds, certificate.violations

@@ -39,11 +39,13 @@ from mutants import (
     NoSlopeAtZero,
     NotUnscaled,
     OperandsCutOff,
+    OperandsCutOffToTf32,
     OperandsNotRounded,
     OverflowNotSkipped,
     OverTheBatch,
     RateInTheVelocity,
     ResultNotRounded,
+    ResultRoundedToTf32,
     ScaleNeverFalls,
     ShareOfPositivePixels,
     StatisticsOfSkippedUpdates,
@@ -92,7 +94,16 @@ FLOAT16_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
     "good steps not in a row": ("loss scale", GoodStepsNotInARow),
 }
 
+TF32_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
+    "operands not rounded, in TF32": ("products in tf32", OperandsNotRounded),
+    "operands cut off, in TF32": ("products in tf32", OperandsCutOffToTf32),
+    "results rounded, in TF32": ("products in tf32", ResultRoundedToTf32),
+    "gradients not rounded, in TF32": ("products in tf32", BackwardNotRounded),
+    "convolutions with groups not rounded, in TF32": ("products in tf32", GroupsNotRounded),
+}
+
 MIXED_MUTANTS = [
+    *((name, "tf32", *found) for name, found in TF32_MUTANTS.items()),
     *((name, "mixed_bfloat16", *found) for name, found in BFLOAT16_MUTANTS.items()),
     *((name, "mixed_float16", *found) for name, found in FLOAT16_MUTANTS.items()),
 ]

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 _GROUP = "pneumoseg.backends"  # as in `core.backend.registry`, which is not imported since it needs NumPy
 _DEVICES = ("auto", "cpu", "gpu", "gpu:0", "cuda", "cuda:0")
-_PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+_PRECISIONS = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
 _FOLDERS, _FILES = re.compile("DIR"), re.compile("FILE|PATH")
 
 

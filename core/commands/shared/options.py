@@ -132,7 +132,7 @@ def add_configuration_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="P",
-        help="sets training.precision: float32, float64, mixed_bfloat16 (GPUs and new CPUs), "
+        help="sets training.precision: float32, float64, tf32 (GPUs), mixed_bfloat16 (GPUs and new CPUs), "
         "mixed_float16 (older GPUs)",
     )
     parser.add_argument("--seed", metavar="N", help="sets training.seed")

@@ -55,7 +55,7 @@ class AutogradModel:
         if not isinstance(rules.optimizer, AdamRule | SgdRule):
             raise UserError(f"autograd has no optimiser {type(rules.optimizer).__name__}")
         self._plan, self._rules, self._dtype = plan, rules, np.dtype(array_type(precision))
-        self._half = product_type(precision)
+        self._narrow = product_type(precision)
         self._trained, shapes = trained_part(plan, rules), state_shapes(plan, rules)
         self._arrays = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
 
@@ -132,7 +132,7 @@ class AutogradModel:
     def _logits(self, images: Array) -> Array:
         floats = images.astype(self._dtype)
         logits: Array
-        logits, _ = operations.forward(self._plan, floats, self._arrays, None, (), self._half)
+        logits, _ = operations.forward(self._plan, floats, self._arrays, None, (), self._narrow)
         return logits
 
     def _draw(self, step: int, count: int) -> DropoutMasks:
@@ -146,7 +146,7 @@ class AutogradModel:
             arrays = {**self._arrays, **{name: parameters[name] for name in names}}
             floats = images.astype(self._dtype)
             by_batch = self._trained.by_batch
-            logits, found = operations.forward(self._plan, floats, arrays, keep, by_batch, self._half)
+            logits, found = operations.forward(self._plan, floats, arrays, keep, by_batch, self._narrow)
             statistics.update(found)
             return losses.total(self._rules.loss, logits, masks.astype(self._dtype)) * scale
 

@@ -12,7 +12,7 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
-from core.base.rounding import Half, to_half
+from core.base.rounding import Narrow, to_narrow
 from core.network.plan import (
     BatchNorm,
     Bias,
@@ -64,12 +64,23 @@ def batch_norm(
 
 
 @primitive  # type: ignore[untyped-decorator]
-def rounded(x: Array, half: Half) -> Array:
-    """Round to 16 bits, and the gradient too, as mixed precisions do before and after products."""
-    return to_half(x, half)
+def operand(x: Array, narrow: Narrow) -> Array:
+    """Round an operand of a product; its gradient too if it has 16 bits."""
+    return to_narrow(x, narrow)
 
 
-defvjp(rounded, lambda _y, _x, half: lambda dy: to_half(dy, half), argnums=(0,))
+@primitive  # type: ignore[untyped-decorator]
+def result(y: Array, narrow: Narrow) -> Array:
+    """Round the result of a product if it has 16 bits; its gradient in any case."""
+    return y if narrow == "tf32" else to_narrow(y, narrow)
+
+
+def _given(dx: Array, narrow: Narrow) -> Array:
+    return dx if narrow == "tf32" else to_narrow(dx, narrow)
+
+
+defvjp(operand, lambda _y, _x, narrow: lambda dx: _given(dx, narrow), argnums=(0,))
+defvjp(result, lambda _y, _x, narrow: lambda dy: to_narrow(dy, narrow), argnums=(0,))
 
 
 def sigmoid(x: Array) -> Array:
@@ -88,7 +99,7 @@ def forward(
     arrays: Mapping[str, Array],
     keep: Mapping[str, Array] | None,
     by_batch: Collection[str],
-    half: Half | None,
+    narrow: Narrow | None,
 ) -> tuple[Array, dict[str, Array]]:
     """Return the logits, and the batch's statistics of the batch norms in `by_batch`.
 
@@ -97,16 +108,19 @@ def forward(
     values = {plan.input.name: images}
     statistics: dict[str, Array] = {}
 
-    def r(x: Array) -> Array:
-        return x if half is None else rounded(x, half)
+    def product(compute: Any, op: Any, x: Array) -> Array:
+        kernel = arrays[op.kernel]
+        if narrow is None:
+            return compute(op, x, kernel)
+        return result(compute(op, operand(x, narrow), operand(kernel, narrow)), narrow)
 
     for op in plan.operations[:-1]:
         x = values[op.input]
         match op:
             case Conv2D():
-                y = r(conv2d(op, r(x), r(arrays[op.kernel])))
+                y = product(conv2d, op, x)
             case ConvTranspose2D():
-                y = r(conv_transpose2d(op, r(x), r(arrays[op.kernel])))
+                y = product(conv_transpose2d, op, x)
             case Bias():
                 y = x + arrays[op.bias]
             case Relu():

@@ -1,4 +1,4 @@
-"""Rounding to 16 bits agrees with exact arithmetic and with IEEE 754's table of special numbers."""
+"""Rounding to fewer digits agrees with exact arithmetic and with IEEE 754's table of special numbers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from core.base.rounding import Half, to_bfloat16, to_float16, to_half
+from core.base.rounding import Narrow, to_bfloat16, to_float16, to_narrow, to_tf32
 
 SMALLEST = 2.0**-133
-TYPES: dict[Half, tuple[int, int, int]] = {"bfloat16": (8, -133, 128), "float16": (11, -24, 16)}
+TYPES: dict[Narrow, tuple[int, int, int]] = {
+    "bfloat16": (8, -133, 128),
+    "float16": (11, -24, 16),
+    "tf32": (11, -136, 128),
+}
 """Significant bits, and the powers of two of the smallest number and of the first that is too large."""
 
 
 def neighbours(value: float, bits: int, smallest: int) -> tuple[Fraction, Fraction, bool]:
-    """Return the numbers of 16 bits at and beyond a finite float32 number; whether the first is even."""
+    """Return the numbers of a type at and beyond a finite float32 number; whether the first is even."""
     exact = abs(Fraction(value))
     unit = Fraction(2) ** smallest
     while exact >= 2**bits * unit:
@@ -24,17 +28,17 @@ def neighbours(value: float, bits: int, smallest: int) -> tuple[Fraction, Fracti
     return steps * unit, (steps + 1) * unit, steps % 2 == 0
 
 
-@pytest.mark.parametrize("half", TYPES)
-def test_finite_numbers_become_the_nearest_of_16_bits_to_even(half: Half) -> None:
-    significant, smallest, too_large = TYPES[half]
+@pytest.mark.parametrize("narrow", TYPES)
+def test_finite_numbers_become_the_nearest_to_even(narrow: Narrow) -> None:
+    significant, smallest, too_large = TYPES[narrow]
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, 3000, dtype=np.uint64).astype(np.uint32)
-    if half == "float16":  # random exponents of float32 are nearly all beyond its range
+    if narrow == "float16":  # random exponents of float32 are nearly all beyond its range
         bits = (bits & np.uint32(0x807FFFFF)) | (rng.integers(98, 145, 3000).astype(np.uint32) << 23)
     bits[:1000] &= np.uint32(0xFFFFFFFF << (23 - significant) & 0xFFFFFFFF)  # numbers, and midpoints of two
     numbers = bits.view(np.float32)
     numbers = numbers[np.isfinite(numbers)]
-    rounded = to_half(numbers, half)
+    rounded = to_narrow(numbers, narrow)
     middles = 0
     for number, got in zip(numbers.tolist(), rounded.tolist(), strict=True):
         below, above, even = neighbours(number, significant, smallest)
@@ -97,9 +101,9 @@ def test_special_numbers(number: float, expected: float) -> None:
 
 def test_not_a_number_stays_so() -> None:
     bits = np.array([0x7F800001, 0x7FFFFFFF, 0xFF80FFFF, 0xFFFFFFFF, 0x7FC00000], np.uint32)
-    rounded = to_bfloat16(bits.view(np.float32))
-    assert np.isnan(rounded).all()
-    np.testing.assert_array_equal(rounded.view(np.uint32) >> 31, bits >> 31)
+    for rounded in (to_bfloat16(bits.view(np.float32)), to_tf32(bits.view(np.float32))):
+        assert np.isnan(rounded).all()
+        np.testing.assert_array_equal(rounded.view(np.uint32) >> 31, bits >> 31)
 
 
 def test_any_layout_is_read_and_none_is_changed() -> None:

@@ -429,7 +429,7 @@ def test_the_constants_of_each_part_reach_the_rules() -> None:
 
 
 def test_only_float16_scales_the_loss_and_a_number_alone_is_a_fixed_scale() -> None:
-    for precision in ("float32", "float64", "mixed_bfloat16"):
+    for precision in ("float32", "float64", "tf32", "mixed_bfloat16"):
         settings = parse_configuration(minimal(), [f"training.precision={precision}"]).training
         assert settings.rules().loss_scale is None
     half = ["training.precision=mixed_float16"]
