@@ -77,6 +77,16 @@ def tune_after_training(
         watcher.say(describe_rates(tuned.search))
 
 
+def held_out_histograms(
+    watcher: Watcher, store: Store, members: Sequence[Member], open_models: OpenModels, batch_size: int
+) -> Histograms:
+    """Return the histograms of the images that some models held out; thresholds are searched on them."""
+    store = store_for_models(store, members)
+    parts = scoring_groups(store, members, "validation")
+    scored = score(watcher, store, parts, open_models, Thresholds(), batch_size, "thresholds")
+    return scored.scorer.histograms()
+
+
 def tune_thresholds(
     watcher: Watcher,
     store: Store,
@@ -105,10 +115,7 @@ def tune_thresholds(
     members = find_members([folder])
     if remark := remark_on_folds([folder], members):
         watcher.say(remark)
-    store = store_for_models(store, members)
-    parts = scoring_groups(store, members, "validation")
-    scored = score(watcher, store, parts, open_models, Thresholds(), batch_size, "thresholds")
-    histograms = scored.scorer.histograms()
+    histograms = held_out_histograms(watcher, store, members, open_models, batch_size)
     began = time.perf_counter()
     found = search_thresholds(histograms, point)
     if found is None:

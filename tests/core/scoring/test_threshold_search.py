@@ -213,7 +213,7 @@ def test_intervals_hold_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) ->
     The share of 100 samples has a standard error of 0.022 if it is 0.95 in all; four of them are allowed.
     """
     monkeypatch.setattr("core.scoring.threshold_search.AREAS", (0, 1500, 12000))
-    found = coverage(population(4000), 100, 100)
+    found = coverage([population(4000)], 100, 100)
     assert 0.86 <= found.gain <= 0.99
     assert 0.9 <= found.sensitivity <= 0.99
     assert 0.9 <= found.specificity <= 0.99
