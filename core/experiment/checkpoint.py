@@ -62,6 +62,8 @@ class EpochRecord:
         step: Updates since the run began.
         skipped_steps: Updates of the epoch that were skipped, as gradients overflowed; None without a scale.
         loss_scale: The loss scale after the epoch; None without one.
+        auroc: AUROC of the scored images' highest probabilities: how well they tell which have a mask. None
+            without positive or negative images, and in records of earlier versions.
     """
 
     epoch: int
@@ -76,6 +78,7 @@ class EpochRecord:
     step: int
     skipped_steps: int | None = None
     loss_scale: float | None = None
+    auroc: float | None = None
 
 
 @dataclass(frozen=True)

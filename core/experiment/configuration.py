@@ -175,7 +175,7 @@ class EarlyStop(Strict):
     learn scores less.
     """
 
-    monitor: Literal["validation_loss", "dice", "dice_positive"] = "validation_loss"
+    monitor: Literal["validation_loss", "dice", "dice_positive", "auroc"] = "validation_loss"
     patience: Annotated[int, Field(ge=1)] = 15
     min_delta: Annotated[float, Field(ge=0.0)] = 0.0
     enabled: bool = True

@@ -286,8 +286,11 @@ class _Session:
         if found is None:
             raise UserError("no epoch was finished, so there is no model to export")
         scores = found.scores
-        of_positives = "-" if scores.dice_positive is None else f"{scores.dice_positive:.4f}"
+        of_positives, auroc = (
+            "-" if score is None else f"{score:.4f}" for score in (scores.dice_positive, found.auroc)
+        )
         self.watcher.say(
             f"Best model: Dice {scores.dice:.4f} (all-empty floor {scores.dice_all_empty:.4f}), "
-            f"Dice on positives {of_positives}, over {scores.images} images with {scores.positives} positive"
+            f"Dice on positives {of_positives}, AUROC {auroc}, "
+            f"over {scores.images} images with {scores.positives} positive"
         )

@@ -32,9 +32,14 @@ class MonitoredScores(Protocol):
         """Mean Dice over the positive images; None where there is none."""
         ...
 
+    @property
+    def auroc(self) -> float | None:
+        """AUROC of the images' highest probabilities; None without positive or negative images."""
+        ...
+
 
 def monitored_score(scores: MonitoredScores, monitor: EarlyStop) -> float:
-    """Return the score that `monitor` names; a Dice is negated, so that lower is better."""
+    """Return the score that `monitor` names; all but the loss are negated, so that lower is better."""
     if monitor.monitor == "validation_loss":
         return scores.validation_loss
     return -(getattr(scores, monitor.monitor) or 0.0)

@@ -271,6 +271,7 @@ class Trainer:
             step=progress.step,
             skipped_steps=skipped,
             loss_scale=float(state[LOSS_SCALE][0]) if LOSS_SCALE in state else None,
+            auroc=found.auroc,
         )
         self._check_skipped(record)
         self.progress = Progress(

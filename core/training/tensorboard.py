@@ -45,6 +45,7 @@ _SCALARS = {
     "dice/all": "dice",
     "dice/all_empty": "dice_all_empty",
     "dice/positive": "dice_positive",
+    "auroc": "auroc",
     "learning_rate": "learning_rate",
     "images_per_second": "images_per_second",
     "loss_scale/scale": "loss_scale",

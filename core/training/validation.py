@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from core.backend.contract import Model
 from core.pictures.radiographs import Sample
-from core.scoring.metrics import Scores, dice_per_image, summarise
+from core.scoring.metrics import Scores, auroc, dice_per_image, summarise
 
 _POSITIVE_SAMPLES, _NEGATIVE_SAMPLES = 4, 2
 
@@ -54,11 +54,19 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Loss, scores and some samples of a set of images."""
+    """Loss, scores and some samples of a set of images.
+
+    Args:
+        loss: Mean over the images.
+        scores: Those of the masks.
+        samples: Some images.
+        auroc: AUROC of the images' highest probabilities; None without positive or without negative images.
+    """
 
     loss: float
     scores: Scores
     samples: tuple[Sample, ...]
+    auroc: float | None
 
     @property
     def validation_loss(self) -> float:
@@ -83,12 +91,14 @@ class EvaluatedBatch:
     Args:
         loss_sum: The loss, times the number of images.
         dice: (n,), the Dice of each image.
+        highest: (n,), the highest probability of a pixel, which is the existence score for any area.
         positive: (n,), whether the image is positive.
         samples: The first images of each class.
     """
 
     loss_sum: float
     dice: NDArray[np.float64]
+    highest: NDArray[np.float64]
     positive: NDArray[np.bool_]
     samples: tuple[Sample, ...]
 
@@ -108,7 +118,8 @@ def evaluate(model: Model, batch: LabelledBatch, threshold: float) -> EvaluatedB
         )
         for index in sorted(chosen)
     )
-    return EvaluatedBatch(float(loss) * len(batch.images), dice, positive, samples)
+    highest = probabilities.max(axis=(1, 2, 3)).astype(np.float64)
+    return EvaluatedBatch(float(loss) * len(batch.images), dice, highest, positive, samples)
 
 
 class Summary:
@@ -117,6 +128,7 @@ class Summary:
     def __init__(self) -> None:
         self._loss_sum = 0.0
         self._dice: list[NDArray[np.float64]] = []
+        self._highest: list[NDArray[np.float64]] = []
         self._positive: list[NDArray[np.bool_]] = []
         self._samples: dict[bool, list[Sample]] = {True: [], False: []}
 
@@ -124,6 +136,7 @@ class Summary:
         """Add the next batch."""
         self._loss_sum += batch.loss_sum
         self._dice.append(batch.dice)
+        self._highest.append(batch.highest)
         self._positive.append(batch.positive)
         for sample in batch.samples:
             is_positive = bool(sample.truth.any())
@@ -135,4 +148,5 @@ class Summary:
         """Return the result over all batches added."""
         dice, positive = np.concatenate(self._dice), np.concatenate(self._positive)
         samples = (*self._samples[True], *self._samples[False])
-        return ValidationResult(self._loss_sum / len(dice), summarise(dice, positive), samples)
+        of_images = auroc(np.concatenate(self._highest), positive)
+        return ValidationResult(self._loss_sum / len(dice), summarise(dice, positive), samples, of_images)

@@ -40,12 +40,14 @@ TAGS = {
     "dice/all": "dice",
     "dice/all_empty": "dice_all_empty",
     "dice/positive": "dice_positive",
+    "auroc": "auroc",
     "learning_rate": "learning_rate",
     "images_per_second": "images_per_second",
 }
 EPOCH_LINE = re.compile(
     r"epoch (?P<epoch>\d+)/3  loss (?P<loss>\S+)  validation: loss (?P<validation_loss>\S+)  "
     r"Dice (?P<dice>\S+) \(all-empty (?P<dice_all_empty>\S+)\)  positives (?P<dice_positive>\S+)  "
+    r"AUROC (?P<auroc>\S+)  "
     r"(?P<images_per_second>\S+) images/s(?P<best>  best)?"
 )
 
@@ -117,6 +119,7 @@ def test_the_history_has_a_record_of_each_epoch(chain: Chain) -> None:
         assert record["images_per_second"] > 0
         assert 0 <= record["dice"] <= 1
         assert 0 <= record["dice_positive"] <= 1
+        assert 0 <= record["auroc"] <= 1
         assert record["loss"] > 0
     assert chain.records[-1]["loss"] < chain.records[0]["loss"]
 

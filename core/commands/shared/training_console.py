@@ -137,13 +137,15 @@ class TrainingConsole(Observer):
         """Print the epoch's line."""
         del samples
         width = len(str(self._epochs))
-        of_positives = "   -  " if record.dice_positive is None else f"{record.dice_positive:.4f}"
+        of_positives, auroc = (
+            "   -  " if score is None else f"{score:.4f}" for score in (record.dice_positive, record.auroc)
+        )
         rate = f"rate {record.learning_rate:.2e}  " if self._show_rate else ""
         self._bar.update(self._task, visible=False)
         self._console.print(
             f"epoch {record.epoch:>{width}}/{self._epochs}  loss {record.loss:.4f}  "
             f"{record.scored_on}: loss {record.validation_loss:.4f}  Dice {record.dice:.4f} "
-            f"(all-empty {record.dice_all_empty:.4f})  positives {of_positives}  "
+            f"(all-empty {record.dice_all_empty:.4f})  positives {of_positives}  AUROC {auroc}  "
             f"{rate}{record.images_per_second:.1f} images/s{'  best' if best else ''}{_skipped(record)}",
             soft_wrap=True,
         )

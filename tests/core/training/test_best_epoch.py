@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -36,7 +37,9 @@ def test_lower_is_better_of_every_score() -> None:
     assert monitored_score(record, EarlyStop()) == 0.375
     assert monitored_score(record, EarlyStop(monitor="dice")) == -0.5
     assert monitored_score(record, EarlyStop(monitor="dice_positive")) == -0.625
+    assert monitored_score(replace(record, auroc=0.875), EarlyStop(monitor="auroc")) == -0.875
     (without,) = history([0.375])
+    assert monitored_score(without, EarlyStop(monitor="auroc")) == 0
     assert monitored_score(without, EarlyStop(monitor="dice_positive")) == 0
 
 

@@ -59,13 +59,16 @@ def test_a_run_does_what_a_loop_written_by_hand_does(tmp_path: Path) -> None:
         record = outcome.progress.history[epoch - 1]
         assert (record.epoch, record.step) == (epoch, 3 * epoch)
         assert record.loss == pytest.approx(np.mean(losses), rel=1e-12)
-        found = [model.predict(batch.images) >= 0.5 for batch in held_out.epoch(0)]
+        predicted = np.concatenate([model.predict(batch.images) for batch in held_out.epoch(0)])
         truth = [batch.masks for batch in held_out.epoch(0)]
-        dice = dice_per_image(np.concatenate(found), np.concatenate(truth))
+        dice = dice_per_image(predicted >= 0.5, np.concatenate(truth))
         positive = np.concatenate(truth).any(axis=(1, 2, 3))
         assert record.dice == pytest.approx(dice.mean())
         assert record.dice_positive == pytest.approx(dice[positive].mean())
         assert record.dice_all_empty == pytest.approx(1 - positive.mean())
+        highest = predicted.reshape(len(predicted), -1).max(axis=1)
+        pairs = np.sign(np.subtract.outer(highest[positive], highest[~positive]))
+        assert record.auroc == pytest.approx((pairs.mean() + 1) / 2)
         assert record.scored_on == "validation"
     assert outcome.reason == "finished"
     for name, array in model.state().items():
