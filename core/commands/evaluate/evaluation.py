@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from core.backend.process import BackendProcess
 from core.backend.registry import require_backend
@@ -24,7 +25,7 @@ from core.commands.shared.training_console import ConsoleWatcher
 from core.files.atomic import write_text
 from core.prediction.predictor_process import BeginPrediction, RemotePredictor
 from core.prediction.trained_models import Member, find_members, has_existence
-from core.scoring.evaluation_record import Evaluation
+from core.scoring.evaluation_record import Evaluation, GroupScores
 from core.scoring.groups import FEW, Labels
 from core.scoring.intervals import Interval
 from core.scoring.views import PLAIN, shown
@@ -158,27 +159,26 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
         table.add_row(label, *map(visible, values))
     console.result(table)
     for evaluation in found:
-        if evaluation.groups:
-            console.result(_groups(evaluation))
+        for division, groups in itertools.groupby(evaluation.groups, lambda group: group.division):
+            console.result(_groups(evaluation.name, division, groups))
 
 
-def _groups(evaluation: Evaluation) -> Table:
-    """Return the table of the groups of images."""
+def _groups(name: str, division: str, groups: Iterable[GroupScores]) -> Table:
+    """Return the table of the groups of a division. It fits into 80 columns."""
     table = Table(
-        *("", "images", "positive", "Dice", "on positives", "sensitivity", "specificity"),
-        title=visible(f"{evaluation.name}: groups of images"),
-        caption=f"* fewer than {FEW} positive or {FEW} negative images: hardly anything can be said",
+        *("", "images, positive", "Dice", "on positives"),
+        *(Column(word, min_width=len(word)) for word in ("sensitivity", "specificity")),
+        title=visible(f"{name}: by {division}"),
     )
-    division = None
-    for group in evaluation.groups:
-        if group.division != division:
-            division = group.division
-            table.add_section()
-            table.add_row(visible(division))
+    for group in groups:
+        if group.small:
+            table.caption = (
+                f"* fewer than {FEW} positive or {FEW} negative images: hardly anything can be said"
+            )
         scores, between = group.scores, group.scores.intervals
         table.add_row(
-            visible(f"  {group.name}{' *' if group.small else ''}"),
-            *(str(scores.images), str(scores.positives), f"{scores.dice:.4f}{_range(between.dice)}"),
+            visible(f"{group.name}{' *' if group.small else ''}"),
+            *(f"{scores.images}, {scores.positives}", f"{scores.dice:.4f}{_range(between.dice)}"),
             _number(scores.dice_positive, between.dice_positive),
             _number(scores.sensitivity, between.sensitivity),
             _number(scores.specificity, between.specificity),
