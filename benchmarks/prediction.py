@@ -51,7 +51,9 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=9, help="rounds that count")
     parser.add_argument("--device", default="cpu", metavar="auto|cpu|gpu|gpu:N")
     parser.add_argument(
-        "--precision", default="float32", choices=("float32", "float64", "mixed_bfloat16", "mixed_float16")
+        "--precision",
+        default="float32",
+        choices=("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16"),
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
