@@ -64,7 +64,7 @@ def load_start(path: Path, plan: Plan) -> StartFile:
         UserError: It is none of these, is damaged, or does not fit: the text has the names.
     """
     if path.is_dir():
-        path = next((path / name for name in (AVERAGED, BEST) if (path / name).is_file()), path / BEST)
+        path = _checkpoint_in(path)
     found = _of_checkpoint(path, plan) if _format_of(path) == CHECKPOINT else _of_start_file(path)
     shapes = {array.name: array.shape for array in plan.arrays}
     faults = [f"{name}: the network has no such array" for name in found.arrays if name not in shapes]
@@ -85,6 +85,20 @@ def load_start(path: Path, plan: Plan) -> StartFile:
             f"Make one for this configuration: {command_line('weights', 'FILE --config NAME')}",
         )
     return found
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """Return the checkpoint in a model's folder that predicts."""
+    found = next((folder / name for name in (AVERAGED, BEST) if (folder / name).is_file()), None)
+    if found is not None:
+        return found
+    inside = sorted({path.parent for path in folder.glob(f"*/{BEST}")})
+    raise UserError(
+        f"training.start_from: {folder} holds no {BEST}",
+        f"Name one of the folders in it: {', '.join(path.name for path in inside)}"
+        if inside
+        else "Name the folder of a trained model, as tf_model, or a file.",
+    )
 
 
 def _format_of(path: Path) -> str | None:

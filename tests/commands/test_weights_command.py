@@ -199,6 +199,9 @@ def test_a_model_s_encoder_begins_another_network_at_another_size(tmp_path: Path
     write_network(tmp_path, "resnet18")
     words = ("-f", QUICK, "--data", "data.h5", "--config", "resnet18.yaml", *begin)
     refused(*words, cwd=tmp_path, says=("training.start_from", "does not fit the network"), how=run_here)
+    words = ("-f", QUICK, "--data", "data.h5", "--config", "network.yaml", "--set", "training.start_from=.")
+    says = ("training.start_from", "holds no best.safetensors", f"{QUICK}_model")
+    refused(*words, "--out", "c", cwd=tmp_path, says=says, how=run_here)
 
     if torch is not None:
         shown = succeed(
