@@ -122,6 +122,13 @@ class LossRule:
         ]
         return [part for part in every if part[0] > 0]
 
+    def in_words(self, head: bool) -> str:
+        """Return the sum for people, as "3 bce + dice"; with `head` it includes the existence head's part."""
+        weights = [(weight, name) for weight, name, _ in self.parts()]
+        if head:
+            weights.append((self.existence, "existence"))
+        return " + ".join(name if weight == 1 else f"{weight:g} {name}" for weight, name in weights)
+
 
 @dataclass(frozen=True)
 class AdamRule:

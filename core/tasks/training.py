@@ -176,6 +176,7 @@ def train(
             if len(work) > 1:
                 watcher.say(f"{one.run}:")
             watcher.say(one.batches.describe(data, one.facts))
+            watcher.say(f"loss: {one.settings.rules().loss.in_words(one.plan.existence is not None)}")
             if (interruption := session.train(one)) is not None:
                 return interruption
         if first.settings.folds is not None:

@@ -80,7 +80,10 @@ def test_the_counts_are_printed(chain: Chain) -> None:
     assert counts["images written"] == "23"
     assert counts["skipped: without annotation"] == "1"
     assert counts["skipped: unreadable"] == "0"
-    assert "data: data.h5, 23 images of 32x32, 10 positive; 18 to train, 5 held out" in chain.shown
+    assert (
+        "data: data.h5, 23 images of 32x32, 10 positive; 18 to train, 5 held out\nloss: bce + dice\n"
+        in chain.shown
+    )
 
 
 def test_the_network_and_the_device_are_printed(chain: Chain) -> None:

@@ -244,5 +244,9 @@ def test_existence_is_the_cross_entropy_of_any_positive_pixel() -> None:
 
 def test_parts_of_a_loss_are_those_of_a_weight() -> None:
     assert LossRule(1.0, 0.5, 0.0, 2.0).parts() == [(1.0, "bce", ()), (0.5, "dice", ())]
+    assert LossRule(1.0, 0.5, 0.0, 2.0).in_words(head=False) == "bce + 0.5 dice"
+    assert (
+        LossRule(3.0, 0.0, 4.0, 2.0, existence=2.5).in_words(head=True) == "3 bce + 4 focal + 2.5 existence"
+    )
     focal = LossRule(0.0, 0.0, 0.25, 3.0, tversky=0.5, lovasz=2.0)
     assert focal.parts() == [(0.25, "focal", (3.0,)), (0.5, "tversky", (0.3, 0.7)), (2.0, "lovasz", ())]
