@@ -32,6 +32,7 @@ def history(epochs: int, seed: int) -> tuple[EpochRecord, ...]:
             images_per_second=20.0,
             scored_on="validation",
             step=10 * epoch,
+            auroc=None if epoch == 1 else 0.9 - 0.4 / epoch,
         )
         for epoch in range(1, epochs + 1)
     )

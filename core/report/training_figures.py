@@ -1,7 +1,8 @@
-"""Figures of the training: loss, Dice and learning rate over the epochs."""
+"""Figures of the training: loss, Dice, AUROC and learning rate over the epochs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from core.pictures.plotting import Axes, FuncFormatter
@@ -55,6 +56,28 @@ def dice_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
     )
 
 
+def auroc_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
+    """Draw the AUROC of the held-out images over the epochs; None if no epoch has one."""
+    curves = [
+        (number, member, epochs, [nan_if_none(record.auroc) for record in member.history])
+        for number, member, epochs in _curves(evaluations)
+    ]
+    if all(math.isnan(value) for *_, values in curves for value in values):
+        return None
+    with drawing("Line chart: AUROC of the scored images over the epochs.") as plot:
+        for number, member, epochs, values in curves:
+            plot.axes.plot(epochs, values, **line_style(number))
+            _mark_epoch(plot.axes, number, member, values)
+        plot.axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        plot.axes.set_ylim(-0.02, 1.02)
+        label_axes(plot.axes, "epoch", "AUROC")
+    return Plot(
+        "AUROC while training",
+        plot.svg,
+        "How well the highest probability of an image tells whether it has a pneumothorax; dashes: chance.",
+    )
+
+
 def rate_curves(evaluations: Sequence[Evaluation]) -> Plot | None:
     """Draw the learning rate over the epochs."""
     if not _trained(evaluations):
@@ -103,4 +126,4 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         axes.set_ylim(0, most * 1.05)
 
 
-TRAINING: tuple[Draw, ...] = (loss_curves, dice_curves, rate_curves)
+TRAINING: tuple[Draw, ...] = (loss_curves, dice_curves, auroc_curves, rate_curves)

@@ -10,6 +10,7 @@ from report_page import Page
 
 from core.report.svg import SERIES, colour, drawing, line_style
 from core.report.threshold_figures import surface
+from core.report.training_figures import auroc_curves
 from core.scoring.evaluation_record import Evaluation, Surface
 from core.scoring.thresholds import Thresholds
 
@@ -78,6 +79,23 @@ def test_the_pair_in_use_is_the_nearest_by_shares_of_the_ranges(
     grid = Surface("pixel", 0.4, "area", "score", (0.0, 5000.0, 16000.0), (0.3, 0.5, 0.8), dice)
     assert first.summary.thresholds == Thresholds(0.4, 6000, 0.55)
     assert f"Ring: in use, {in_use:.4f}." in surface(first, grid).caption
+
+
+def test_the_auroc_is_drawn_where_the_history_has_it(first: Evaluation) -> None:
+    plot = auroc_curves([first])
+    assert plot is not None
+    assert ">AUROC<" in plot.svg
+    members = tuple(
+        dataclasses.replace(
+            member, history=tuple(dataclasses.replace(record, auroc=None) for record in member.history)
+        )
+        for member in first.origin.members
+    )
+    older = dataclasses.replace(first, origin=dataclasses.replace(first.origin, members=members))
+    assert auroc_curves([older]) is None
+    one, *others = first.origin.members[0].history
+    assert one.auroc is None  # which leaves a gap
+    assert all(record.auroc for record in others)
 
 
 def test_every_text_of_a_figure_stands_inside_of_it(both: Page) -> None:
