@@ -56,7 +56,7 @@ unit: .environment
 
 # The other end: make lowest VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTHON=python3.11
 lowest: .environment
-	PNEUMOSEG_CHECKS=half $(BIN)/pytest -n 2 --dist worksteal $(LOWEST_TESTS)
+	PNEUMOSEG_CHECKS=third $(BIN)/pytest -n 2 --dist worksteal $(LOWEST_TESTS)
 
 # The documentation as a site, build/site/index.html. Broken links and anchors are errors.
 docs:

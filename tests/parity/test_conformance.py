@@ -4,8 +4,8 @@ By default, slow checks are omitted if other checks cover the same errors: singl
 (checked in float32, and in float64 within networks), paddings, groups, residual blocks and upsampling in one
 of both precisions, single pools (checked within networks), most random networks, the largest whole network,
 and the checks on the largest images. PNEUMOSEG_CHECKS=all runs all of them. PNEUMOSEG_CHECKS=today, which
-`.ci/run` uses, adds a seventh of them: each has its day of the week. PNEUMOSEG_CHECKS=half, which `make
-lowest` uses, runs every second of the usual ones, the others on the next day.
+`.ci/run` uses, adds a fourteenth of them: each has its day of two weeks. PNEUMOSEG_CHECKS=third, which `make
+lowest` uses, runs every third of the usual ones, the others on the next two days.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
 
+DAYS = 14
 LONG = re.compile(
     r"((transposed )?convolution|output block): kernel .*\(float64\)"
     r"|(padding|(max|average) pool): (same|symmetric|valid|ceil), kernel .*\(float64\)"
@@ -31,9 +32,9 @@ LONG = re.compile(
 )
 
 
-def due(checks: list[Check], day: datetime.date) -> list[Check]:
-    """Return a seventh of the checks, depending on the day; within a week, each check has its day."""
-    return [check for place, check in enumerate(checks) if (day.toordinal() + place) % 7 == 0]
+def due(checks: list[Check], day: datetime.date, days: int) -> list[Check]:
+    """Return the checks whose turn it is on a day; within so many days, each check has its day."""
+    return [check for place, check in enumerate(checks) if (day.toordinal() + place) % days == 0]
 
 
 def seldom() -> list[Check]:
@@ -47,11 +48,12 @@ def seldom() -> list[Check]:
 
 def chosen() -> list[Any]:
     """Return the checks to run."""
-    added = {"all": seldom(), "today": due(seldom(), datetime.date.today())}
+    today = datetime.date.today()
+    added = {"all": seldom(), "today": due(seldom(), today, DAYS)}
     omitted, asked = set(map(str, seldom())), os.environ.get("PNEUMOSEG_CHECKS", "")
     usual = [check for check in all_checks() if str(check) not in omitted]
     return [
-        *(usual[datetime.date.today().toordinal() % 2 :: 2] if asked == "half" else usual),
+        *(due(usual, today, 3) if asked == "third" else usual),
         # The reference is slow on large images.
         *(pytest.param(one, marks=pytest.mark.timeout(1800)) for one in added.get(asked, [])),
     ]
@@ -65,6 +67,6 @@ def test_conformance(remote: BackendProcess, check: Check) -> None:
 
 def test_every_check_that_is_omitted_has_its_day() -> None:
     monday = datetime.date(2026, 11, 30)
-    week = [due(seldom(), monday + datetime.timedelta(days)) for days in range(7)]
-    assert sorted(str(check) for day in week for check in day) == sorted(map(str, seldom()))
-    assert max(map(len, week)) <= len(seldom()) // 7 + 1
+    turns = [due(seldom(), monday + datetime.timedelta(days), DAYS) for days in range(DAYS)]
+    assert sorted(str(check) for day in turns for check in day) == sorted(map(str, seldom()))
+    assert max(map(len, turns)) <= len(seldom()) // DAYS + 1
