@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name,
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
-from core.network.plan import Plan, require_operations
+from core.network.plan import Parameter, Plan, require_operations
 
 __all__ = ["TorchModel", "compile", "list_devices", "predict_exported", "switches"]
 
@@ -49,6 +49,13 @@ class TorchModel:
         # Predictions on a CPU do not use bfloat16 products, so that they equal an exported file's on any CPU.
         self._prediction_products = operations.products(self._narrow, native and device != "cpu")
         self._optimize = optimizers.update_of(rules.optimizer)
+        # Arrays that an update changes by the same numbers: parameters by scalars, statistics by momentum.
+        self._groups: dict[int, list[Parameter]] = {}
+        for parameter in self._trained.parameters:
+            self._groups.setdefault(self._trained.groups[parameter.name], []).append(parameter)
+        self._statistics: dict[float, list[str]] = {}
+        for op in self._trained.batch_norms:
+            self._statistics.setdefault(op.momentum, []).extend((op.moving_mean, op.moving_variance))
         self._arrays = {
             name: self._to_inner(np.zeros(shape)) for name, shape in state_shapes(plan, rules).items()
         }
@@ -80,27 +87,33 @@ class TorchModel:
 
     def _update(self, derivatives: Mapping[str, Tensor], scalars: StepScalars) -> None:
         with torch.no_grad():
-            trained, groups = self._trained, scalars.groups
-            gradients = {parameter.name: derivatives[parameter.name] for parameter in trained.parameters}
+            rule = self._rules.optimizer
+            gradients = {name: derivatives[name] for name in self._trained.groups}
             if self._rules.clip_norm is not None:
-                gradients = optimizers.clip_by_global_norm(gradients, self._rules.clip_norm)
-            for parameter in trained.parameters:
-                name = parameter.name
-                slots = [self._arrays[slot_name(slot, name)] for slot in self._rules.optimizer.slots]
-                of_group = groups[trained.groups[name]]
-                self._optimize(
-                    self._rules.optimizer, of_group, parameter, self._arrays[name], *slots, gradients[name]
-                )
-            for op in trained.batch_norms:
-                for name in (op.moving_mean, op.moving_variance):
-                    self._arrays[name].mul_(op.momentum).add_(derivatives[name], alpha=1 - op.momentum)
+                clipped = optimizers.clip_by_global_norm([*gradients.values()], self._rules.clip_norm)
+                gradients = dict(zip(gradients, clipped, strict=True))
+            for place, parameters in self._groups.items():
+                of_group, names = scalars.groups[place], [parameter.name for parameter in parameters]
+                kernels = [parameter.name for parameter in parameters if parameter.role == "kernel"]
+                slots = [self._of(slot_name(slot, name) for name in names) for slot in rule.slots]
+                optimizers.decay(self._of(kernels), of_group.decay)
+                of_names = [gradients[name] for name in names]
+                self._optimize(rule, of_group.step_size, self._of(names), *slots, of_names)
+            for momentum, names in self._statistics.items():
+                moving = self._of(names)
+                torch._foreach_mul_(moving, momentum)
+                torch._foreach_add_(moving, [derivatives[name] for name in names], alpha=1 - momentum)
             if self._rules.average_decay is not None:
                 self._average(scalars)
 
     def _average(self, scalars: StepScalars) -> None:
         """Move the moving averages towards their arrays."""
-        for array in self._plan.arrays:
-            self._arrays[average_name(array.name)].lerp_(self._arrays[array.name], scalars.average_share)
+        names = [array.name for array in self._plan.arrays]
+        torch._foreach_lerp_(self._of(map(average_name, names)), self._of(names), scalars.average_share)
+
+    def _of(self, names: Iterable[str]) -> list[Tensor]:
+        """Return some arrays of the state."""
+        return [self._arrays[name] for name in names]
 
     def evaluate(self, images: Array, masks: Array) -> tuple[Tensor, Array]:
         """Return loss and probabilities with running statistics."""

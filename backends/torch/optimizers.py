@@ -1,11 +1,12 @@
 """Gradient clipping, the optimisers and the loss scale of `core.backend.training_rules` in PyTorch.
 
-No function waits for a result.
+No function waits for a result. `torch._foreach_*`, which PyTorch's own optimisers use too, computes the same
+as a loop over the arrays; on a GPU it starts one kernel for many arrays, where a loop starts one for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from backends.torch.framework import torch
 from backends.torch.operations import Tensor
@@ -17,55 +18,57 @@ from core.backend.training_rules import (
     LossScaleRule,
     OptimizerRule,
     SgdRule,
-    StepScalars,
     update_for,
 )
-from core.network.plan import Parameter
 
 
-def clip_by_global_norm(gradients: Mapping[str, Tensor], clip_norm: float) -> dict[str, Tensor]:
+def clip_by_global_norm(gradients: Sequence[Tensor], clip_norm: float) -> list[Tensor]:
     """Scale all gradients together so that their norm is at most `clip_norm`."""
-    norm = torch.sqrt(sum(torch.sum(torch.square(gradient)) for gradient in gradients.values()))
+    squares = torch._foreach_mul(gradients, gradients)
+    norm = torch.sqrt(torch.stack([torch.sum(square) for square in squares]).sum())
     factor = torch.where(norm <= clip_norm, torch.ones_like(norm), clip_norm / norm)
-    return {name: gradient * factor for name, gradient in gradients.items()}
+    return list(torch._foreach_mul(gradients, factor))
 
 
 def adam(
     rule: AdamRule,
-    scalars: StepScalars,
-    parameter: Parameter,
-    w: Tensor,
-    m: Tensor,
-    v: Tensor,
-    gradient: Tensor,
+    size: float,
+    w: Sequence[Tensor],
+    m: Sequence[Tensor],
+    v: Sequence[Tensor],
+    g: Sequence[Tensor],
 ) -> None:
-    """Update the weights and both moments in place.
+    """Update weights and both moments in place.
 
     `torch.optim.Adam` is not used, because it adds epsilon after the bias correction.
     """
-    _decay(scalars, parameter, w)
-    m.mul_(rule.beta1).add_(gradient, alpha=1 - rule.beta1)
-    v.mul_(rule.beta2).addcmul_(gradient, gradient, value=1 - rule.beta2)
-    w.addcdiv_(m, torch.sqrt(v).add_(rule.epsilon), value=-scalars.step_size)
+    torch._foreach_mul_(m, rule.beta1)
+    torch._foreach_add_(m, g, alpha=1 - rule.beta1)
+    torch._foreach_mul_(v, rule.beta2)
+    torch._foreach_addcmul_(v, g, g, value=1 - rule.beta2)
+    roots = torch._foreach_sqrt(v)
+    torch._foreach_add_(roots, rule.epsilon)
+    torch._foreach_addcdiv_(w, m, roots, value=-size)
 
 
 def sgd(
-    rule: SgdRule,
-    scalars: StepScalars,
-    parameter: Parameter,
-    w: Tensor,
-    velocity: Tensor,
-    gradient: Tensor,
+    rule: SgdRule, size: float, w: Sequence[Tensor], velocity: Sequence[Tensor], g: Sequence[Tensor]
 ) -> None:
-    """Update the weights and the velocity in place."""
-    _decay(scalars, parameter, w)
-    velocity.mul_(rule.momentum).add_(gradient)
-    direction = gradient.add(velocity, alpha=rule.momentum) if rule.nesterov else velocity
-    w.sub_(direction, alpha=scalars.step_size)
+    """Update weights and velocities in place."""
+    torch._foreach_mul_(velocity, rule.momentum)
+    torch._foreach_add_(velocity, g)
+    direction = torch._foreach_add(g, velocity, alpha=rule.momentum) if rule.nesterov else velocity
+    torch._foreach_sub_(w, direction, alpha=size)
+
+
+def decay(kernels: Sequence[Tensor], share: float) -> None:
+    """Reduce kernels by a share of themselves in place."""
+    if kernels and share:
+        torch._foreach_sub_(kernels, kernels, alpha=share)
 
 
 def update_of(rule: OptimizerRule) -> Callable[..., None]:
-    """Return the update function of a rule. It takes the weights, then the slots, then the gradient."""
+    """Return the update function of a rule. It takes the weights, then the slots, then the gradients."""
     updates: dict[type, Callable[..., None]] = {AdamRule: adam, SgdRule: sgd}
     return update_for(rule, updates, "torch")
 
@@ -83,8 +86,3 @@ def adapt_loss_scale(rule: LossScaleRule, arrays: Mapping[str, Tensor], finite: 
     skipped.add_(1 - finite.to(skipped.dtype))
     scale.copy_(torch.where(finite, grown, (scale / rule.factor).clamp(min=LEAST_LOSS_SCALE)))
     good.copy_(torch.where(finite & ~grows, good + 1, torch.zeros_like(good)))
-
-
-def _decay(scalars: StepScalars, parameter: Parameter, w: Tensor) -> None:
-    if parameter.role == "kernel" and scalars.decay:
-        w.sub_(w, alpha=scalars.decay)
