@@ -13,7 +13,6 @@ All copies are trained one after the other, on one core.
 from __future__ import annotations
 
 import argparse
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.reference.model import compile_reference
-from core.backend.dropout_masks import draw_dropout_masks
+from benchmarks.steps import opened_training
 from core.backend.state import initial_state
 from core.backend.trained_part import trained_part
-from core.backend.training_rules import step_scalars
 from core.experiment.configuration import Configuration, load_configuration
-from core.network.lowering import lower
 from core.parity.measures import KINDS, RunComparer, Snapshot
-from core.parity.trajectory import StepResult, endless
-from core.tasks.training_batches import training_batches
-from core.tasks.validation_split import split_of
+from core.parity.trajectory import StepResult
 from core.tolerance.budget import DRAWS, LONG_RUN_DRAWS, SMOOTH_DRAWS, budget_floor
-from core.training.schedules import learning_rate
-from data.hdf5.store import Store
 
 FACTORS = (3.0, 4.5, 6.0, 9.0)
 REPETITIONS = 300
@@ -47,12 +40,8 @@ def distances(
     Returns:
         (steps, draws, arrays), relative to each array's scale; and (arrays,), the floors.
     """
-    settings = configuration.training
-    rules = settings.rules()
-    with Store.open(path) as store:
-        plan = lower(configuration.network, store.height, store.width)
-        loader = training_batches(store, split_of(store, settings).training, settings)
-        state = initial_state(plan, rules, settings.seed)
+    with opened_training(configuration, path, steps) as (plan, rules, prepared):
+        state = initial_state(plan, rules, configuration.training.seed)
         numbers = [None, *range(SMOOTH_DRAWS, SMOOTH_DRAWS + draws)]
         models = [compile_reference(plan, rules, "float32", number) for number in numbers]
         for model in models:
@@ -60,10 +49,7 @@ def distances(
         before = [{one.name: state[one.name] for one in plan.parameters} for _ in models]
         comparer = RunComparer(plan, trained_part(plan, rules), "float32")
         found: list[Any] = []
-        for step, batch in enumerate(itertools.islice(endless(loader.epoch), steps), start=1):
-            rate = learning_rate(settings, step, loader.batches)
-            scalars = step_scalars(rules, step, rate, settings.optimizer.weight_decay)
-            keep = draw_dropout_masks(plan, settings.seed, step, len(batch.images))
+        for step, (batch, scalars, keep) in enumerate(prepared, start=1):
             of_step = []
             for number, model in enumerate(models):
                 loss, gradients = model.step_and_gradients(batch.images, batch.masks, scalars, keep)

@@ -268,7 +268,7 @@ def conformance(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Tas
 def certificate(names: Sequence[str], device: str, sizes: Sizes) -> Iterator[Task]:
     """Yield the certificate of each framework; in TF32 not MXNet's, which has it on the CPU alone."""
     for name in names:
-        for precision in ("float64", "float32", "tf32")[: 2 if name == "mxnet" else 3]:
+        for precision in ("float64", "float32") if name == "mxnet" else ("float64", "float32", "tf32"):
             words = (
                 *("parity", "-f", "reference", "-f", name, "--config", "demo", "--steps", sizes.steps),
                 *("--batch-size", 4, "--precision", precision, "--device", device),

@@ -14,29 +14,22 @@ shows, so one of them stands for all. A GPU's kernels may round to TF32 in their
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.steps import opened_training
 from core.backend.contract import Precision
-from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.registry import load_backend
 from core.backend.state import initial_state
-from core.backend.training_rules import step_scalars
+from core.base.precisions import PRECISIONS
 from core.experiment.configuration import Configuration, load_configuration
-from core.network.lowering import lower
-from core.parity.trajectory import endless
-from core.tasks.training_batches import training_batches
-from core.tasks.validation_split import split_of
 from core.tolerance.differences import difference
-from core.training.schedules import learning_rate
-from data.hdf5.store import Store
 
 OTHER_SEED = "float64, other seed"
 SHOWN = (1, 10, 25, 50, 100, 200, 400)
@@ -51,22 +44,15 @@ class Run:
     probabilities: NDArray[np.float64]
 
 
-def train(name: str, configuration: Configuration, path: Path, precision: Precision, steps: int) -> Run:
-    """Train a backend for some steps."""
-    settings = configuration.training
-    rules = settings.rules()
-    with Store.open(path) as store:
-        plan = lower(configuration.network, store.height, store.width)
-        # The batches of one seed, whatever that of the weights.
-        of_batches = settings.model_copy(update={"seed": 0})
-        loader = training_batches(store, split_of(store, of_batches).training, of_batches)
+def train(
+    name: str, configuration: Configuration, path: Path, precision: Precision, steps: int, seed: int
+) -> Run:
+    """Train a backend for some steps from the first weights of a seed."""
+    with opened_training(configuration, path, steps) as (plan, rules, prepared):
         model = load_backend(name)[1].compile(plan, rules, "cpu", precision)
-        model.load_state(initial_state(plan, rules, settings.seed))
+        model.load_state(initial_state(plan, rules, seed))
         losses, weights = [], []
-        for step, batch in enumerate(itertools.islice(endless(loader.epoch), steps), start=1):
-            rate = learning_rate(settings, step, loader.batches)
-            scalars = step_scalars(rules, step, rate, settings.optimizer.weight_decay)
-            keep = draw_dropout_masks(plan, 0, step, len(batch.images))
+        for batch, scalars, keep in prepared:
             losses.append(float(model.train_step(batch.images, batch.masks, scalars, keep)))
             state = model.state()
             weights.append(np.concatenate([state[one.name].ravel() for one in plan.parameters], dtype=float))
@@ -97,17 +83,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    def configured(seed: int, precision: Precision) -> Configuration:
-        of_run = (f"seed={seed}", f"precision={precision}", f"batch_size={arguments.batch_size}")
-        return load_configuration(arguments.config, [f"training.{one}" for one in of_run])
-
     def run(seed: int, precision: Precision) -> Run:
-        one = configured(seed, precision)
-        return train(arguments.framework, one, arguments.file, precision, arguments.steps)
+        of_run = [f"training.precision={precision}", f"training.batch_size={arguments.batch_size}"]
+        configuration = load_configuration(arguments.config, of_run)
+        return train(arguments.framework, configuration, arguments.file, precision, arguments.steps, seed)
 
     base = run(0, "float64")
     found: dict[str, Mapping[str, Any]] = {}
-    others = [(precision, 0, precision) for precision in get_args(Precision) if precision != "float64"]
+    others = [(precision, 0, precision) for precision in PRECISIONS if precision != "float64"]
     for label, seed, precision in [*others, (OTHER_SEED, 1, "float64")]:
         found[label] = one = distances(run(seed, precision), base, arguments.steps)
         print(f"{label}: relative differences from float64")

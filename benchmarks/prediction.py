@@ -34,6 +34,7 @@ from core.backend.process import BackendProcess  # noqa: E402
 from core.backend.registry import find_backend  # noqa: E402
 from core.backend.state import initial_state  # noqa: E402
 from core.base.errors import UserError  # noqa: E402
+from core.base.precisions import PRECISIONS  # noqa: E402
 from core.experiment.configuration import Configuration, load_configuration  # noqa: E402
 from core.network.lowering import lower  # noqa: E402
 
@@ -53,7 +54,7 @@ def main() -> int:
     parser.add_argument(
         "--precision",
         default="float32",
-        choices=("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16"),
+        choices=PRECISIONS,
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()

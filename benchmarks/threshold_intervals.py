@@ -178,6 +178,8 @@ def main() -> None:
     options = parser.parse_args()
     if (options.model is None) != (options.data is None):
         parser.error("--model and --data go together")
+    if options.model is not None and options.epochs != 1:
+        parser.error("--epochs are those of simulated images; a model has one checkpoint")
     if options.model is None:
         epochs = [population(10000, epoch=epoch + 1) for epoch in range(options.epochs)]
         sizes = options.images or [60, 120, 250, 500]

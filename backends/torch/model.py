@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -27,12 +28,25 @@ from core.backend.contract import (
 from core.backend.kernel_switches import Switch
 from core.backend.outputs import Outputs
 from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
-from core.backend.trained_part import trained_part
+from core.backend.trained_part import TrainedPart, trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.randomness import words
-from core.network.plan import Parameter, Plan, require_operations
+from core.network.plan import Plan, require_operations
 
 __all__ = ["TorchModel", "compile", "list_devices", "predict_exported", "switches"]
+
+
+class _Group(NamedTuple):
+    """The names of the parameters that have the same scalars, and those of the kernels among them."""
+
+    names: list[str]
+    kernels: list[str]
+
+    @classmethod
+    def of(cls, trained: TrainedPart, place: int) -> Self:
+        """Return the group at a place of `StepScalars.groups`."""
+        found = [one for one in trained.parameters if trained.groups[one.name] == place]
+        return cls([one.name for one in found], [one.name for one in found if one.role == "kernel"])
 
 
 class TorchModel:
@@ -50,9 +64,8 @@ class TorchModel:
         self._prediction_products = operations.products(self._narrow, native and device != "cpu")
         self._optimize = optimizers.update_of(rules.optimizer)
         # Arrays that an update changes by the same numbers: parameters by scalars, statistics by momentum.
-        self._groups: dict[int, list[Parameter]] = {}
-        for parameter in self._trained.parameters:
-            self._groups.setdefault(self._trained.groups[parameter.name], []).append(parameter)
+        places = sorted(set(self._trained.groups.values()))
+        self._groups = {place: _Group.of(self._trained, place) for place in places}
         self._statistics: dict[float, list[str]] = {}
         for op in self._trained.batch_norms:
             self._statistics.setdefault(op.momentum, []).extend((op.moving_mean, op.moving_variance))
@@ -92,9 +105,8 @@ class TorchModel:
             if self._rules.clip_norm is not None:
                 clipped = optimizers.clip_by_global_norm([*gradients.values()], self._rules.clip_norm)
                 gradients = dict(zip(gradients, clipped, strict=True))
-            for place, parameters in self._groups.items():
-                of_group, names = scalars.groups[place], [parameter.name for parameter in parameters]
-                kernels = [parameter.name for parameter in parameters if parameter.role == "kernel"]
+            for place, (names, kernels) in self._groups.items():
+                of_group = scalars.groups[place]
                 slots = [self._of(slot_name(slot, name) for name in names) for slot in rule.slots]
                 optimizers.decay(self._of(kernels), of_group.decay)
                 of_names = [gradients[name] for name in names]

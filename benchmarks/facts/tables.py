@@ -13,8 +13,7 @@ from benchmarks.facts.layout import Records, block, record_of, rows_of, small, t
 from benchmarks.facts.records import SOFTWARE, told
 from benchmarks.facts.registry import BACKENDS
 from core.base.errors import UserError
-
-_PRECISIONS = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
+from core.base.precisions import PRECISIONS
 
 
 def render(name: str, records: Records) -> str:
@@ -54,7 +53,7 @@ def capabilities(records: Records) -> str:
     record = record_of(records, "capabilities")
     table: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ("reference", *BACKENDS[:-1])}
     for row in rows_of(record):
-        verdicts = {key: row[key] for key in _PRECISIONS if key in row}
+        verdicts: dict[str, str] = {key: row[key] for key in PRECISIONS if key in row}
         table[row["backend"]][row["subject"]] = verdicts
     _, text = as_markdown(table, "make facts").split("\n\n", maxsplit=1)  # the page has a heading of its own
     parts = [text, "How many checks these were, and when:\n"]

@@ -33,12 +33,13 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base import precisions
 from core.base.errors import UserError
 from core.base.rounding import Half, Narrow
 from core.network.plan import Plan
@@ -46,7 +47,7 @@ from core.network.plan import Plan
 Array: TypeAlias = NDArray[Any]
 State: TypeAlias = dict[str, NDArray[Any]]
 DropoutMasks: TypeAlias = Mapping[str, NDArray[np.uint8]]
-Precision: TypeAlias = Literal["float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16"]
+Precision: TypeAlias = precisions.Precision
 """Precision of a model. The last three keep all but the products in float32 (see `training_rules`)."""
 Flat: TypeAlias = Any
 """The derivatives of some shards in one array of one axis, in an order that an `Engine` chooses."""
@@ -404,7 +405,7 @@ class Backend:
     implementation: str
     exports: tuple[str, ...] = ()
     trains: bool = True
-    precisions: tuple[Precision, ...] = get_args(Precision)
+    precisions: tuple[Precision, ...] = precisions.PRECISIONS
     weight_files: WeightFiles | None = None
 
     def is_available(self) -> bool:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from core.base.precisions import PRECISIONS
 from core.commands.shared.options import NAMED_BACKEND, add_device_option, add_overwrite_option
 from core.commands.shared.statuses import Status
 from core.files.destinations import output_file
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from core.conformance import CheckOutcome
 
     Table = Mapping[str, Mapping[str, Mapping[str, str]]]
-
-_PRECISIONS = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
 
 HELP = "test a backend against the contract and show what it supports"
 
@@ -115,7 +114,7 @@ def _print(console: Terminal, table: Table) -> None:
     from rich.table import Table as RichTable
 
     shown = RichTable("", *table)
-    for precision in _PRECISIONS:
+    for precision in PRECISIONS:
         rows = [(subject, cells[precision]) for subject, cells in _rows(table) if any(cells[precision])]
         if rows:
             shown.add_row(f"in {precision}", style="bold")
@@ -129,7 +128,7 @@ def _rows(table: Table) -> list[tuple[str, Mapping[str, list[str]]]]:
     """Return each subject with the cells of all backends, by precision."""
     subjects = dict.fromkeys(subject for row in table.values() for subject in row)
     return [
-        (subject, {p: [row.get(subject, {}).get(p, "") for row in table.values()] for p in _PRECISIONS})
+        (subject, {p: [row.get(subject, {}).get(p, "") for row in table.values()] for p in PRECISIONS})
         for subject in subjects
     ]
 
@@ -155,7 +154,7 @@ def as_markdown(table: Table, command: str) -> str:
         "# What each backend can do",
         "",
         f"Written by `{command}`.",
-        f"Each cell sums up the checks of `core/conformance` on that subject, {' / '.join(_PRECISIONS)}:",
+        f"Each cell sums up the checks of `core/conformance` on that subject, {' / '.join(PRECISIONS)}:",
         "`yes` where all pass, `no` where the backend refuses, `partly` where it refuses some, `-` where",
         "there is none.",
         "",

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.base.precisions import PRECISIONS
 from core.base.programs import command_line
 from core.commands.shared.options import (
     NAMED_BACKEND,
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("float64", "float32", "tf32", "mixed_bfloat16", "mixed_float16"),
+        choices=PRECISIONS,
         help="float64 has a fixed tolerance; that of the others is the rounding error of the reference "
         f"(default: {_DEFAULTS['precision']})",
     )

@@ -62,13 +62,16 @@ class Rounding:
         precision: Its name.
         narrow: The type that operands are rounded to.
         bits: The significant bits of the type.
-        results: Whether the results of products are rounded too.
     """
 
     precision: Precision
     narrow: Narrow
     bits: int
-    results: bool = True
+
+    @property
+    def results(self) -> bool:
+        """Whether the results of products are rounded too."""
+        return self.narrow != "tf32"
 
     @property
     def subject(self) -> str:
@@ -93,7 +96,7 @@ class Rounding:
 
 BFLOAT16 = Rounding("mixed_bfloat16", "bfloat16", 8)
 FLOAT16 = Rounding("mixed_float16", "float16", 11)
-TF32 = Rounding("tf32", "tf32", 11, results=False)
+TF32 = Rounding("tf32", "tf32", 11)
 
 _MANY = 16
 _LITERATURE = "operations of networks from the literature"

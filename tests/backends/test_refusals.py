@@ -15,11 +15,11 @@ from selected import PREDICTORS
 from core.backend.contract import Implementation, Precision
 from core.backend.process import BackendProcess
 from core.base.errors import UserError
+from core.base.precisions import PRECISIONS
 from core.conformance.cases import Case, make_case
 from core.network.plan import Conv2D, Operation, Plan, Relu, Sigmoid
 
 NAMES = [*PREDICTORS, "reference"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)

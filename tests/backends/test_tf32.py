@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,19 @@ def test_an_exported_file_computes_in_float32(name: str, tmp_path: Path) -> None
         file, plain, short = process.call(exported, make_case(blocks, 12, 18), tmp_path)
     assert np.abs(file - plain).max() < 2e-6
     assert 1e-5 < np.abs(file - short).max() < 1e-2
+
+
+def of_cudnn(implementation: Implementation) -> str | None:
+    """Return the variable by which cuDNN's own rounding is switched off."""
+    del implementation
+    return os.environ.get("NVIDIA_TF32_OVERRIDE")
+
+
+@pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
+def test_cudnn_does_not_round_below_mxnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    with BackendProcess("mxnet") as process:
+        assert process.call(of_cudnn) == "0"
 
 
 def refused(implementation: Implementation, case: Case) -> None:

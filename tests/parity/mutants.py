@@ -556,17 +556,17 @@ class OperandsNotRounded(ReferenceModel):
 class OperandsCutOff(ReferenceModel):
     """Operands truncated to their upper 16 bits instead of rounded, as a cast by shifting does."""
 
+    kept = np.uint32(0xFFFF0000)
+
     def _operands(self, *arrays: Array) -> Iterator[Array]:
         whole = (np.ascontiguousarray(array).view(np.uint32) for array in arrays)
-        return ((bits & np.uint32(0xFFFF0000)).view(np.float32) for bits in whole)
+        return ((bits & self.kept).view(np.float32) for bits in whole)
 
 
-class OperandsCutOffToTf32(ReferenceModel):
+class OperandsCutOffToTf32(OperandsCutOff):
     """Operands truncated to the 10 upper bits of their fraction instead of rounded."""
 
-    def _operands(self, *arrays: Array) -> Iterator[Array]:
-        whole = (np.ascontiguousarray(array).view(np.uint32) for array in arrays)
-        return ((bits & np.uint32(0xFFFFE000)).view(np.float32) for bits in whole)
+    kept = np.uint32(0xFFFFE000)
 
 
 class ResultRoundedToTf32(ReferenceModel):

@@ -103,9 +103,13 @@ TF32_MUTANTS: dict[str, tuple[str, type[ReferenceModel]]] = {
 }
 
 MIXED_MUTANTS = [
-    *((name, "tf32", *found) for name, found in TF32_MUTANTS.items()),
-    *((name, "mixed_bfloat16", *found) for name, found in BFLOAT16_MUTANTS.items()),
-    *((name, "mixed_float16", *found) for name, found in FLOAT16_MUTANTS.items()),
+    (name, precision, *found)
+    for precision, mutants in (
+        ("tf32", TF32_MUTANTS),
+        ("mixed_bfloat16", BFLOAT16_MUTANTS),
+        ("mixed_float16", FLOAT16_MUTANTS),
+    )
+    for name, found in mutants.items()
 ]
 
 

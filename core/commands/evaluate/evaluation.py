@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -160,21 +160,19 @@ def _print(console: Terminal, arguments: argparse.Namespace, found: Sequence[Eva
     console.result(table)
     for evaluation in found:
         for division, groups in itertools.groupby(evaluation.groups, lambda group: group.division):
-            console.result(_groups(evaluation.name, division, groups))
+            console.result(_groups(evaluation.name, division, [*groups]))
 
 
-def _groups(name: str, division: str, groups: Iterable[GroupScores]) -> Table:
+def _groups(name: str, division: str, groups: Sequence[GroupScores]) -> Table:
     """Return the table of the groups of a division. It fits into 80 columns."""
     table = Table(
         *("", "images, positive", "Dice", "on positives"),
         *(Column(word, min_width=len(word)) for word in ("sensitivity", "specificity")),
         title=visible(f"{name}: by {division}"),
     )
+    if any(group.small for group in groups):
+        table.caption = f"* fewer than {FEW} positive or {FEW} negative images: hardly anything can be said"
     for group in groups:
-        if group.small:
-            table.caption = (
-                f"* fewer than {FEW} positive or {FEW} negative images: hardly anything can be said"
-            )
         scores, between = group.scores, group.scores.intervals
         table.add_row(
             visible(f"{group.name}{' *' if group.small else ''}"),

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from core.base.precisions import PRECISIONS
+
 _GROUP = "pneumoseg.backends"  # as in `core.backend.registry`, which is not imported since it needs NumPy
 _DEVICES = ("auto", "cpu", "gpu", "gpu:0", "cuda", "cuda:0")
-_PRECISIONS = ("float32", "float64", "tf32", "mixed_bfloat16", "mixed_float16")
 _FOLDERS, _FILES = re.compile("DIR"), re.compile("FILE|PATH")
 
 
@@ -65,7 +66,7 @@ def _attach(action: argparse.Action) -> None:
     by_name: dict[str, Callable[..., Iterable[str]]] = {
         "framework": _backends,
         "device": _from(_DEVICES),
-        "precision": _from(_PRECISIONS),
+        "precision": _from(PRECISIONS),
         "to": _formats,
         "set": _keys,
     }
