@@ -123,8 +123,9 @@ def _with_exact_sums(
     )
 
     def pullback(dy: Symbol) -> tuple[Symbol, ...]:
-        sums = image_sums(operation, dy)
-        slopes = image_sums_by_rows(operation, plain_layout(dy) * pixels) - mx.sym.broadcast_mul(
+        dy_pixels = plain_layout(dy)
+        sums = image_sums_by_rows(operation, dy_pixels)
+        slopes = image_sums_by_rows(operation, dy_pixels * pixels) - mx.sym.broadcast_mul(
             sums, mx.sym.reshape(rest, shape=(1, -1))
         )
         a = to_float32(scale)

@@ -7,7 +7,7 @@ plans the memory of forward and backward as one, and frees each array as soon as
 The gradient of MXNet's operation X is its operation `_backward_X`. This needs the attributes of its forward
 node, and an edge to that node which carries no data but tells it the shapes. MXNet has no public function for
 either. So `new_node` makes the node by the call that the functions of `mx.sym` make in the end, and
-`linked_graph` puts the edges into the graph's JSON.
+`linked_graph` puts the edges into the graph's JSON. It also finds results that symbols hide.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ Symbol = Any
 
 _BACKWARD, _SUFFIX = "_backward_", "/backward"
 
+_HIDDEN = {"Pooling": 4}
+"""The input of an operation's gradient that is the operation's second result, which symbols hide."""
+
 
 class Result(NamedTuple):
     """A value and its pullback: the function from the gradient of the value to those of its inputs."""
@@ -39,7 +42,8 @@ Step = Callable[[Symbol], Result]
 def gradient(kind: str, forward: Symbol, *inputs: Symbol, **other: str) -> tuple[Symbol, ...]:
     """Return all results of `_backward_<kind>` for the node `forward`. MXNet's sources list its inputs.
 
-    `other` are attributes that differ from those of `forward`.
+    `other` are attributes that differ from those of `forward`. Where the input is the second result of
+    `forward`, which symbols hide, pass `forward`.
     """
     attributes = {**forward.list_attr(), **other}
     return tuple(new_node(_BACKWARD + kind, inputs, attributes, forward.name + _SUFFIX))
@@ -62,6 +66,9 @@ def linked_graph(results: list[Symbol]) -> Symbol:
     for node in graph["nodes"]:
         if node["op"].startswith(_BACKWARD):
             node["control_deps"] = [places[node["name"].removesuffix(_SUFFIX)]]
+            if (hidden := _HIDDEN.get(node["op"].removeprefix(_BACKWARD))) is not None:
+                place, _, version = node["inputs"][hidden]
+                node["inputs"][hidden] = [place, 1, version]
     return mx.sym.load_json(json.dumps(graph))
 
 

@@ -37,9 +37,10 @@ def _activation(operation: Activation, _: Tensor, __: str, x: Symbol) -> Result:
     is_positive = x > 0
     match operation.function:
         case "relu6":
-            y = mx.sym.clip(x, 0, 6)
+            positive = mx.sym.Activation(plain_layout(x), act_type="relu")
+            y = mx.sym.minimum(positive, 6)  # `clip` is several times slower
             # The result is kept for the next operation in any case; the input is not.
-            return Result(y, lambda dy: (dy * ((y > 0) * (y < 6)),))
+            return Result(y, lambda dy: gradient("Activation", positive, plain_layout(dy) * (y < 6), y))
         case "leaky_relu":
             slope = is_positive + operation.slope * (1 - is_positive)
             return Result(positive + operation.slope * negative, lambda dy: (dy * slope,))
@@ -73,6 +74,35 @@ def _affine(operation: Affine, _: Tensor, dtype: str, x: Symbol) -> Result:
     )
     y = mx.sym.broadcast_add(mx.sym.broadcast_mul(x, scale), shift)
     return Result(y, lambda dy: (mx.sym.broadcast_mul(dy, scale),))
+
+
+def max_pool2d_of_cpu(operation: MaxPool2D, input_tensor: Tensor, x: Symbol) -> Result:
+    """Return the largest number of each window, by MXNet's kernel.
+
+    On the CPU its gradient goes to the first of equal ones. On a GPU it is cuDNN's, which does not say so.
+    """
+    pads, size = operation.pads, (input_tensor.height, input_tensor.width)
+    out = operation.output.height, operation.output.width
+    begins = [begin for begin, _ in pads]
+    made = [
+        (length + 2 * begin - taps) // operation.stride + 1
+        for length, begin, taps in zip(size, begins, operation.kernel_size, strict=True)
+    ]
+    as_planned = tuple(made) == out  # with the same pad at both ends
+    padded = x if as_planned else _padded(operation, x, _LOWEST)
+    y = mx.sym.Pooling(
+        padded,
+        kernel=operation.kernel_size,
+        stride=(operation.stride, operation.stride),
+        pad=begins if as_planned else (0, 0),
+        pool_type="max",
+    )
+
+    def pullback(dy: Symbol) -> tuple[Symbol]:
+        (dx,) = gradient("Pooling", y, dy, dy, padded, y, y)  # the last is where the largest numbers were
+        return (dx if as_planned else _without_pads(operation, input_tensor, dx),)
+
+    return Result(y, pullback)
 
 
 def _max_pool2d(operation: MaxPool2D, input_tensor: Tensor, _: str, x: Symbol) -> Result:
@@ -122,13 +152,9 @@ def _upsample(operation: Upsample, input_tensor: Tensor, _: str, x: Symbol) -> R
     height, width, factor = input_tensor.height, input_tensor.width, operation.factor
     x = plain_layout(x)
     if operation.method == "nearest":
-        y = mx.sym.repeat(mx.sym.repeat(x, repeats=factor, axis=2), repeats=factor, axis=3)
-
-        def sum_blocks(dy: Symbol) -> tuple[Symbol]:
-            blocks = mx.sym.reshape(plain_layout(dy), shape=(0, 0, height, factor, width, factor))
-            return (mx.sym.sum(blocks, axis=(3, 5)),)
-
-        return Result(y, sum_blocks)
+        y = mx.sym.UpSampling(x, scale=factor, sample_type="nearest", num_args=1)
+        block = {"kernel": (factor, factor), "stride": (factor, factor), "pool_type": "avg"}
+        return Result(y, lambda dy: (mx.sym.Pooling(dy, **block) * factor**2,))
     down = _stretch(x, factor, 2, (height, width))
     right = _stretch(down.value, factor, 3, (height * factor, width))
     return Result(right.value, lambda dy: down.pullback(*right.pullback(dy)))
@@ -217,12 +243,15 @@ def _spread(
     input_tensor: Tensor,
 ) -> Symbol:
     """Return the gradient of the image, from the share of each tap."""
-    (top, _), (left, _) = operation.pads
     parts = (gradient("slice", tap, share)[0] for tap, share in zip(taps, shares, strict=True))
-    end = (None, None, top + input_tensor.height, left + input_tensor.width)
     # One after the other, since each part is as large as the image.
-    total = functools.reduce(mx.sym.elemwise_add, parts)
-    return mx.sym.slice(total, begin=(None, None, top, left), end=end)
+    return _without_pads(operation, input_tensor, functools.reduce(mx.sym.elemwise_add, parts))
+
+
+def _without_pads(operation: MaxPool2D | AveragePool2D, input_tensor: Tensor, padded: Symbol) -> Symbol:
+    (top, _), (left, _) = operation.pads
+    end = (None, None, top + input_tensor.height, left + input_tensor.width)
+    return mx.sym.slice(plain_layout(padded), begin=(None, None, top, left), end=end)
 
 
 LAYERS: Mapping[type[Operation], Callable[..., Result]] = {

@@ -49,8 +49,7 @@ class MXNetModel:
         self._narrow = product_type(precision)
         self._flip = best_flip(plan)
         self._flipped_plan = self._flip.plan(plan)
-        # A GPU's own kernel adds well enough, and is slow in float64.
-        self._exact_sums = device == "cpu" and self._dtype == "float32"
+        self._on_cpu = device == "cpu"
         self._arrays = {
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
@@ -251,7 +250,7 @@ class MXNetModel:
             arrays,
             keep,
             self._dtype,
-            self._exact_sums,
+            self._on_cpu,
             self._narrow,
         )
         return logits, self._channels_first(_MASKS), statistics, pullback

@@ -15,7 +15,7 @@ from backends.mxnet import convolutions
 from backends.mxnet.batch_norm import batch_norm_of_prediction, batch_norm_of_training, frozen_batch_norm
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Result, Symbol, gradient, identity
-from backends.mxnet.layers import LAYERS
+from backends.mxnet.layers import LAYERS, max_pool2d_of_cpu
 from backends.mxnet.sums import plain_layout
 from core.backend.outputs import Outputs
 from core.backend.trained_part import TrainedPart
@@ -29,6 +29,7 @@ from core.network.plan import (
     Dropout,
     Existence,
     GroupedConv2D,
+    MaxPool2D,
     Plan,
     Relu,
     unknown_operation,
@@ -82,7 +83,7 @@ def forward(
     arrays: Mapping[str, Symbol],
     keep: Mapping[str, Symbol] | None,
     dtype: str,
-    exact_sums: bool,
+    on_cpu: bool,
     narrow: Narrow | None,
 ) -> tuple[Outputs, dict[str, Symbol], Callable[[Outputs], dict[str, Symbol]]]:
     """Return the logits, the batch's statistics, and the function from the logits' gradient to all others.
@@ -94,13 +95,15 @@ def forward(
         arrays: Parameters and running statistics, by their names.
         keep: Dropout masks by the operation's name; None for a prediction.
         dtype: Of all arrays.
-        exact_sums: Whether batch norm adds as float64 does in training, or as MXNet's kernel does.
+        on_cpu: Whether this is for the CPU. There batch norm of float32 arrays adds as float64 does in
+            training; a GPU's own kernel adds well enough, and is slow in float64. And a max pool is MXNet's.
         narrow: The type that operands of products are rounded to; None for no rounding.
 
     Returns:
         The logits; in training, the batch's statistics by the running ones' names, else none; and a function
         that takes the gradient of the logits and returns those of the trained parameters, by their names.
     """
+    exact_sums = on_cpu and dtype == "float32"
     values, tape = {plan.input.name: images}, []
     statistics: dict[str, Symbol] = {}
     tensors = {tensor.name: tensor for tensor in (plan.input, *(op.output for op in plan.operations))}
@@ -148,6 +151,8 @@ def forward(
                 made = concat(
                     op, [values[name] for name in op.inputs], [tensors[name].channels for name in op.inputs]
                 )
+            case MaxPool2D() if on_cpu:
+                made = max_pool2d_of_cpu(op, input_tensor, x)
             case _ if type(op) in LAYERS:
                 inputs = (values[name] for name in op.inputs)
                 made = LAYERS[type(op)](op, input_tensor, dtype, *inputs)

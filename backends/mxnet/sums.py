@@ -37,12 +37,15 @@ def image_sums_by_rows(operation: Operation, x: Symbol) -> Symbol:
 
 def batch_mean(operation: Operation, sums: Symbol) -> Symbol:
     """Return the mean of each channel over the batch, (C,), from sums of each image, (N, C)."""
-    return mx.sym.mean(sums, axis=0) * (1 / (operation.output.height * operation.output.width))
+    ones = _one_per_image(sums)
+    count = mx.sym.dot(ones, ones, transpose_a=True) * (operation.output.height * operation.output.width)
+    return mx.sym.broadcast_div(batch_sum(sums), mx.sym.reshape(count, shape=(1,)))
 
 
 def batch_sum(sums: Symbol) -> Symbol:
     """Return the sum of each channel over the batch, (C,), from sums of each image, (N, C)."""
-    return mx.sym.sum(sums, axis=0)
+    # A product is several times faster than `mx.sym.sum`.
+    return mx.sym.reshape(mx.sym.dot(_one_per_image(sums), sums, transpose_a=True), shape=(-1,))
 
 
 def to_float64(x: Symbol) -> Symbol:
@@ -63,6 +66,11 @@ def plain_layout(x: Symbol) -> Symbol:
     graph's memory, which other arrays use too.
     """
     return mx.sym.transpose(x, axes=(0, 1, 2, 3))
+
+
+def _one_per_image(sums: Symbol) -> Symbol:
+    """Return ones, (N, 1), for sums (N, C)."""
+    return mx.sym.ones_like(mx.sym.slice_axis(sums, axis=1, begin=0, end=1))
 
 
 def _add_parts(parts: Symbol, operation: Operation, size: tuple[int, ...]) -> Symbol:

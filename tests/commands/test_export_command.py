@@ -239,7 +239,8 @@ def test_conformance_says_yes_to_prediction_and_no_to_training(tmp_path: Path) -
     table = (tmp_path / "table.md").read_text()
     named = re.search(r"on that subject, (.+):$", table, re.MULTILINE)
     cells = re.search(r"^\| prediction \| (.+) \|$", table, re.MULTILINE)
-    assert named and cells, table
+    assert named, table
+    assert cells, table
     found = dict(zip(named[1].split(" / "), cells[1].split(" / "), strict=True))
     assert found.pop("tf32") == "-"  # no check of prediction of its own
     assert found == {"float32": "yes", "float64": "no", "mixed_bfloat16": "yes", "mixed_float16": "yes"}
