@@ -434,10 +434,12 @@ def test_the_processor_is_named_with_what_clouds_leave_out(tmp_path: Path) -> No
 
 
 def test_rows_of_training_are_ratios_of_the_rounds() -> None:
-    def contender(framework: str, kind: str, seconds: list[float], memory: int) -> dict[str, object]:
+    def contender(
+        framework: str, kind: str, seconds: list[float], memory: int, network: str = "fcn"
+    ) -> dict[str, object]:
         blocks = [{"steps": 2, "seconds": one, "waiting": one / 8} for one in seconds]
         return {
-            **{"framework": framework, "contender": kind, "network": "fcn", "batch_size": 3, "size": 32},
+            **{"framework": framework, "contender": kind, "network": network, "batch_size": 3, "size": 32},
             **{"precision": "float32", "peak_memory": memory, "blocks": blocks},
         }
 
@@ -446,8 +448,10 @@ def test_rows_of_training_are_ratios_of_the_rounds() -> None:
         contender("tf", "by hand", [2.0, 3.0, 5.0], 200),
         contender("tf", "keras", [3.0, 8.0, 4.0], 500),
         contender("jax", "ours", [4.0, 1.0, 8.0], 100),
+        contender("tf", "ours", [7.0, 7.0, 7.0], 700, "unet"),
+        contender("tf", "by hand", [14.0, 14.0, 14.0], 100, "unet"),
     ]
-    tf, jax = training_rows(record, Part(("tf", "jax")))
+    tf, jax, unet = training_rows(record, Part(("tf", "jax")))
     assert tf["images_per_s"] == 3.0  # 2 steps of 3 images in 2 s
     assert tf["over_by_hand"] == pytest.approx((1.5, 1.25, 2.0))  # 2, 3/2, 5/4
     assert tf["over_keras"] == pytest.approx((3.0, 1.0, 4.0))  # 3, 4, 1
@@ -456,6 +460,8 @@ def test_rows_of_training_are_ratios_of_the_rounds() -> None:
     assert "over_tf" not in tf
     assert jax["over_tf"] == pytest.approx((0.5, 0.25, 2.0))  # 1/4, 2, 1/2
     assert "over_by_hand" not in jax
+    assert unet["over_by_hand"] == pytest.approx((2.0, 2.0, 2.0))
+    assert unet["memory_over_by_hand"] == 7
 
 
 def test_rows_of_the_loader_know_the_batch_size() -> None:

@@ -139,31 +139,33 @@ def certificate_rows(found: Mapping[str, Any], part: Part) -> list[Row]:
 
 
 def training_rows(record: Sequence[Mapping[str, Any]], part: Part) -> list[Row]:
-    """Return from `benchmarks/training.py` a row for each framework and batch size."""
+    """Return from `benchmarks/training.py` a row for each framework, network and batch size."""
     del part
+
+    def key(one: Mapping[str, Any]) -> tuple[str, str, str, int]:
+        return one["framework"], one["contender"], one["network"], one["batch_size"]
+
     rates = {
-        (one["framework"], one["contender"], one["batch_size"]): [
-            one["batch_size"] * block["steps"] / block["seconds"] for block in one["blocks"]
-        ]
+        key(one): [one["batch_size"] * block["steps"] / block["seconds"] for block in one["blocks"]]
         for one in record
     }
-    memory = {(one["framework"], one["contender"], one["batch_size"]): one["peak_memory"] for one in record}
+    memory = {key(one): one["peak_memory"] for one in record}
     rows: list[Row] = []
     for one in record:
         if one["contender"] != "ours":
             continue
-        name, size = one["framework"], one["batch_size"]
-        ours, hand = (name, "ours", size), (name, "by hand", size)
-        row = {key: one[key] for key in ("framework", "network", "precision", "batch_size")}
+        name, of = one["framework"], (one["network"], one["batch_size"])
+        ours, hand = (name, "ours", *of), (name, "by hand", *of)
+        row = {field: one[field] for field in ("framework", "network", "precision", "size", "batch_size")}
         row["images_per_s"] = median(rates[ours])
         if hand in rates:
             row["over_by_hand"] = ratios(rates[ours], rates[hand])
             row["memory_over_by_hand"] = memory[ours] / memory[hand]
-        if (keras := (name, "keras", size)) in rates:
+        if (keras := (name, "keras", *of)) in rates:
             row["over_keras"] = ratios(rates[ours], rates[keras])
-        if name != "tf" and (tf := ("tf", "ours", size)) in rates:
+        if name != "tf" and (tf := ("tf", "ours", *of)) in rates:
             row["over_tf"] = ratios(rates[ours], rates[tf])
-        seconds, waiting = (sum(block[key] for block in one["blocks"]) for key in ("seconds", "waiting"))
+        seconds, waiting = (sum(block[what] for block in one["blocks"]) for what in ("seconds", "waiting"))
         rows.append({**row, "waits": waiting / seconds})
     return rows
 

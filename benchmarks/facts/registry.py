@@ -38,6 +38,11 @@ _STEP = (
 )
 _LOADER = ("data/batches/loader.py", "data/hdf5/store.py", "data/batches/augmentation.py")
 
+_ENCODERS = (
+    "--network unet_resnet34 --network unet_efficientnet_lite0"
+    " --size 256 --batch-size 4 --steps 3 --repetitions 5"
+)
+
 
 @dataclass(frozen=True)
 class Old:
@@ -233,6 +238,7 @@ _ALL = (
                 "-f tf -f torch --precision mixed_bfloat16 --batch-size 8 --batch-size 32",
             ),
             Part(("tf",), "-f tf --network unet --precision mixed_bfloat16 --batch-size 8"),
+            *(Part((name,), f"-f {name} {_ENCODERS}") for name in ("tf", "mxnet", "torch", "jax")),
         ),
         (
             *("backends/{backend}/**/*.py", "benchmarks/by_hand/*.py", "benchmarks/training.py"),

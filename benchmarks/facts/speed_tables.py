@@ -120,8 +120,10 @@ def training(records: Records) -> str:
 
     def cells(row: Row) -> list[str]:
         precision = "" if row["precision"] == "float32" else f", {row['precision']}"
+        size = row.get("size", 384)  # records from before 2026-11-30 do not say it
+        shown = "" if size == 384 else f", {size}x{size}"
         return [
-            f"`{row['framework']}`, {_NETWORKS[row['network']]}{precision}",
+            f"`{row['framework']}`, {_NETWORKS[row['network']]}{precision}{shown}",
             str(row["batch_size"]),
             number(row.get("images_per_s"), ".1f"),
             *(ratio(row.get(key)) for key in ("over_by_hand", "over_keras", "over_tf")),
