@@ -17,7 +17,7 @@ from core.conformance.cases import Case, case_of, make_case, reference_results, 
 from core.conformance.mixed import all_differences
 from core.experiment.configuration import load_configuration
 from core.network.lowering import lower
-from core.network.plan import BatchNorm, Plan, Relu
+from core.network.plan import BatchNorm, MaxPool2D, Pads, Plan, Relu, Tensor
 from core.tolerance.differences import difference
 
 pytestmark = pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
@@ -155,6 +155,46 @@ def test_gradients_in_the_graph_are_those_of_autograd() -> None:
     for ours, theirs in pairs:
         assert np.ptp(theirs) > 0.1
         np.testing.assert_array_equal(ours, theirs)
+
+
+def pooled_by_mxnet(
+    _: Implementation, operation: MaxPool2D, x: np.ndarray[Any, Any], dy: np.ndarray[Any, Any]
+) -> list[np.ndarray[Any, Any]]:
+    """Return the maxima of the windows of x, (N, C, H, W), and the gradient of x for dy, that of the maxima."""
+    from backends.mxnet.framework import mx
+    from backends.mxnet.gradients import linked_graph
+    from backends.mxnet.layers import max_pool2d_of_cpu
+
+    y, pullback = max_pool2d_of_cpu(operation, Tensor("x", *x.shape[2:], x.shape[1]), mx.sym.Variable("x"))
+    graph = linked_graph([y, *pullback(mx.sym.Variable("dy"))])
+    values = {name: mx.nd.array(array, dtype=array.dtype) for name, array in (("x", x), ("dy", dy))}
+    executor = graph.bind(mx.cpu(), values, grad_req="null")
+    return [result.asnumpy() for result in executor.forward(is_train=True)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [3, 16, 24])  # oneDNN's blocks have 16
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 1), (1, 0)), ((1, 0), (0, 0)), ((2, 2), (1, 2))])
+def test_the_gradient_of_a_max_pool_goes_to_the_first_of_equal_numbers(
+    pads: tuple[Pads, Pads], channels: int, dtype: str
+) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.integers(-2, 1, (2, channels, 11, 14)).astype(dtype)  # zeros as pads would be the largest numbers
+    padded = np.pad(x, ((0, 0), (0, 0), *pads), constant_values=-np.inf)
+    height, width = ((length - 3) // 2 + 1 for length in padded.shape[2:])
+    dy = rng.normal(size=(2, channels, height, width)).astype(dtype)
+    y, dx = np.empty_like(dy), np.zeros_like(padded)
+    for image, channel, row, column in np.ndindex(dy.shape):
+        window = np.s_[image, channel, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+        y[image, channel, row, column] = padded[window].max()
+        place = np.unravel_index(padded[window].argmax(), (3, 3))
+        dx[window][place] += dy[image, channel, row, column]
+    operation = MaxPool2D("pool", ("x",), Tensor("y", height, width, channels), (3, 3), 2, pads)
+    with BackendProcess("mxnet") as mxnet:
+        received = mxnet.call(pooled_by_mxnet, operation, x, dy)
+    (top, _), (left, _) = pads
+    np.testing.assert_array_equal(received[0], y)
+    np.testing.assert_allclose(received[1], dx[:, :, top : top + 11, left : left + 14], rtol=0, atol=1e-6)
 
 
 def megabytes_of_a_step(
