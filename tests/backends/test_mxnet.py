@@ -160,7 +160,7 @@ def test_gradients_in_the_graph_are_those_of_autograd() -> None:
 def pooled_by_mxnet(
     _: Implementation, operation: MaxPool2D, x: np.ndarray[Any, Any], dy: np.ndarray[Any, Any]
 ) -> list[np.ndarray[Any, Any]]:
-    """Return the maxima of the windows of x, (N, C, H, W), and the gradient of x for dy, that of the maxima."""
+    """Return the maxima of the windows of x, (N, C, H, W), and the gradient of x for dy, theirs."""
     from backends.mxnet.framework import mx
     from backends.mxnet.gradients import linked_graph
     from backends.mxnet.layers import max_pool2d_of_cpu
