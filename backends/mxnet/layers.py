@@ -100,7 +100,7 @@ def max_pool2d_of_cpu(operation: MaxPool2D, input_tensor: Tensor, x: Symbol) -> 
 
     def pullback(dy: Symbol) -> tuple[Symbol]:
         (dx,) = gradient("Pooling", y, dy, dy, padded, y, y)  # the last is where the largest numbers were
-        return (dx if as_planned else _without_pads(operation, input_tensor, dx),)
+        return (dx if as_planned else _without_pads(operation, input_tensor, plain_layout(dx)),)
 
     return Result(y, pullback)
 
@@ -251,7 +251,7 @@ def _spread(
 def _without_pads(operation: MaxPool2D | AveragePool2D, input_tensor: Tensor, padded: Symbol) -> Symbol:
     (top, _), (left, _) = operation.pads
     end = (None, None, top + input_tensor.height, left + input_tensor.width)
-    return mx.sym.slice(plain_layout(padded), begin=(None, None, top, left), end=end)
+    return mx.sym.slice(padded, begin=(None, None, top, left), end=end)
 
 
 LAYERS: Mapping[type[Operation], Callable[..., Result]] = {
