@@ -39,7 +39,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,8 @@ from core.files.atomic import write_text  # noqa: E402
 
 PARTS = {"machine": 4, "conformance": 4, "certificate": 4, "training": 9, "prediction": 4, "workers": 2}
 """The parts in their order, with the weight by which they share the time."""
+
+GRAPHS = {"PNEUMOSEG_CUDA_GRAPHS": "1"}  # backends/torch/graphs.py
 
 TRAINERS = ("torch", "jax", "tf", "mxnet")
 PRECISIONS = ("float32", "tf32", "mixed_bfloat16", "mixed_float16")
@@ -97,6 +99,7 @@ class Task:
             time after which it should begin nothing new.
         rows: Turns its record into rows of the table; a record is None if there is none.
         prints: Its output is the record.
+        variables: Variables of its environment besides those of all tasks.
     """
 
     part: str
@@ -104,6 +107,7 @@ class Task:
     words: Sequence[str]
     rows: Callable[[Any], list[Row]] = lambda _: []
     prints: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def run_task(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environment,
+                env={**environment, **task.variables},
                 start_new_session=True,
             )
         while process.poll() is None and time.monotonic() < began + limit and not stop.wait(0.1):
@@ -315,6 +319,15 @@ def training(names: Sequence[str], device: str, sizes: Sizes, folder: Path) -> I
         words += ["-f", name, *data, *sizes.turns, "--same-precision", "--device", device]
         words += ["--within", "SECONDS", "--json", "JSON"]
         yield Task("training", f"training by {name}", script("training.py", *words), training_rows)
+        if name == "torch" and device != "cpu":
+            what = "training by torch with CUDA graphs"
+            yield Task("training", what, script("training.py", *words), graph_rows, variables=GRAPHS)
+
+
+def graph_rows(record: Sequence[Row]) -> list[Row]:
+    """Return the rows of `training_rows` for our steps as CUDA graphs."""
+    rows = training_rows(record)
+    return [{**row, "what": f"CUDA graphs, {row['what']}"} for row in rows if "by hand" not in row["what"]]
 
 
 def training_rows(record: Sequence[Row]) -> list[Row]:

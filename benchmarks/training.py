@@ -367,6 +367,7 @@ def ours(
         # One epoch of the same images again and again. It is long enough for all turns, which end it.
         indices = np.resize(np.arange(store.count), (steps + 1) * batch_size)
         loader = training_batches(store, indices, settings)
+        loader = loader if chosen == "cpu" else loader.in_bytes()  # as `run.py` trains
         console = Console(file=nowhere, force_terminal=True, highlight=False, markup=False)
         log = TensorBoardLog(Path(folder) / "logs", 0, settings.threshold)
         turn.ready(version=backend.version(), chosen=chosen)

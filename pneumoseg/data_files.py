@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from core.base.byte_images import as_numbers
 from core.base.errors import UserError
 from data.batches.loader import Loader
 from data.hdf5.store import Store
@@ -171,7 +172,7 @@ class DataFile:
             return
         with closing(loader.epoch(0)) as found:
             for images, masks, indices in found:
-                yield Batch(tuple(self.ids[place] for place in indices), images, masks, indices)
+                yield Batch(tuple(self.ids[place] for place in indices), as_numbers(images), masks, indices)
 
     def _read(self, places: Any, *, masks: bool) -> Batch:
         indices = np.array(places, dtype=np.int64)

@@ -92,6 +92,7 @@ def test_a_benchmark_runs_and_leaves_a_record(words: str, tmp_path: Path) -> Non
         assert [row["what"].split(",")[0] for row in rows] == [f"{BY_HAND[0]} ours", f"{BY_HAND[0]} by hand"]
         assert all(row["images_per_second"] > 0 for row in rows)
         assert "of by hand" in rows[0]["result"]
+        assert [row["what"] for row in gpu().graph_rows(record)] == [f"CUDA graphs, {rows[0]['what']}"]
 
 
 def gpu() -> Any:

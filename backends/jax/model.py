@@ -32,6 +32,7 @@ from core.backend.outputs import Outputs
 from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.byte_images import LEVELS
 from core.base.randomness import words
 from core.base.rounding import Narrow
 from core.network.plan import Plan, require_operations
@@ -71,6 +72,7 @@ class JaxModel:
         self._arrays: Arrays = {
             name: self._put(np.zeros(shape), self._dtype) for name, shape in state_shapes(plan, rules).items()
         }
+        self._levels = self._put(LEVELS, self._dtype)
         self._donated: Arrays = {}
         # Without it a GPU adds in any order, and chooses the convolution that was fastest when measured.
         jit = functools.partial(
@@ -181,6 +183,8 @@ class JaxModel:
         return jax.device_put(np.array(array, dtype, order="C"), self._device)
 
     def _floats(self, images: Array) -> Tensor:
+        if images.dtype == np.uint8:
+            return self._levels[self._bytes(images)]
         return self._put(images, self._dtype)
 
     def _bytes(self, masks: Array) -> Tensor:

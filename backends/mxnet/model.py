@@ -30,6 +30,7 @@ from core.backend.outputs import Outputs
 from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.byte_images import LEVELS
 from core.base.randomness import words
 from core.base.system import hidden_stderr, utf8_name
 from core.network.plan import Plan, require_operations
@@ -50,6 +51,7 @@ class MXNetModel:
         self._flip = best_flip(plan)
         self._flipped_plan = self._flip.plan(plan)
         self._on_cpu = device == "cpu"
+        self._levels = mx.nd.array(LEVELS, ctx=self._context, dtype=self._dtype)
         self._arrays = {
             name: mx.nd.zeros(_inner_shape(shape), ctx=self._context, dtype=self._dtype)
             for name, shape in state_shapes(plan, rules).items()
@@ -178,6 +180,8 @@ class MXNetModel:
             raise OSError("MXNet could not write the parameters; is the disk full?") from error
 
     def _floats(self, images: Array) -> Any:
+        if images.dtype == np.uint8:
+            return mx.nd.take(self._levels, self._bytes(images).astype(np.int32))
         return mx.nd.array(self._flip.pixels(images), ctx=self._context, dtype=self._dtype)
 
     def _bytes(self, masks: Array) -> Any:

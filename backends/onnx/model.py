@@ -17,6 +17,7 @@ from backends.onnx.operations import Logits
 from core.backend.contract import Array, DropoutMasks, Precision, State, exported_product_type
 from core.backend.state import check_state, state_shapes
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.byte_images import as_numbers
 from core.base.errors import UserError
 from core.network.plan import Plan, require_operations
 
@@ -170,7 +171,7 @@ def _no_training() -> UserError:
 
 
 def _floats(images: Array) -> Array:
-    return np.ascontiguousarray(images, np.float32)
+    return np.ascontiguousarray(as_numbers(images), np.float32)
 
 
 def _channels_first(graph: Graph, x: str) -> str:

@@ -30,6 +30,7 @@ from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.byte_images import as_numbers
 from core.base.rounding import to_narrow
 from core.network.plan import (
     BatchNorm,
@@ -188,7 +189,9 @@ class ReferenceModel:
 
     def _forward(self, images: Array, keep: DropoutMasks | None = None) -> dict[str, Floats]:
         """Return every tensor by name; in training (with `keep`), also the batch's statistics."""
-        values: dict[str, Floats] = {self._plan.input.name: self._moved(images.astype(self._dtype))}
+        values: dict[str, Floats] = {
+            self._plan.input.name: self._moved(as_numbers(images).astype(self._dtype))
+        }
         for op in self._plan.forward:
             values[op.output.name] = self._apply(op, values, keep)
         return values

@@ -26,6 +26,7 @@ from core.backend.outputs import Outputs
 from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.byte_images import LEVELS
 from core.base.randomness import words
 from core.base.rounding import Narrow
 from core.base.system import utf8_name
@@ -60,6 +61,7 @@ class TensorFlowModel:
         self._native = self._narrow is not None and multiplies(self._narrow, device)
         self._optimize = optimizers.update_of(rules.optimizer)
         with tf.device(self._device):
+            self._levels = tf.constant(LEVELS, self._dtype)
             self._arrays = {
                 name: tf.Variable(tf.zeros(shape, self._dtype), name=name, trainable=False)
                 for name, shape in state_shapes(plan, rules).items()
@@ -162,6 +164,8 @@ class TensorFlowModel:
             raise OSError(error.message.rpartition("; ")[2]) from error
 
     def _floats(self, images: Array) -> Tensor:
+        if images.dtype == np.uint8:
+            return tf.gather(self._levels, tf.cast(tf.constant(images, tf.uint8), tf.int32))
         return tf.constant(images, self._dtype)
 
     def _scalars(self, scalars: StepScalars) -> Scalars:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from backends.torch import exports, losses, operations, optimizers
+from backends.torch import exports, graphs, losses, operations, optimizers
 from backends.torch.devices import allow_tf32, framework_device, list_devices, memory_layout, multiplies
 from backends.torch.distributed import DeviceEngine
 from backends.torch.framework import torch
@@ -30,6 +30,7 @@ from core.backend.outputs import Outputs
 from core.backend.state import LOSS_SCALE, average_name, check_state, slot_name, state_shapes
 from core.backend.trained_part import TrainedPart, trained_part
 from core.backend.training_rules import StepScalars, TrainingRules
+from core.base.byte_images import LEVELS
 from core.base.randomness import words
 from core.network.plan import Plan, require_operations
 
@@ -55,6 +56,7 @@ class TorchModel:
     def __init__(self, plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> None:
         self._plan, self._rules, self._device = plan, rules, framework_device(device)
         self._sender, self._layout = Sender(self._device), memory_layout(device)
+        self._levels = self._to_device(LEVELS, (), array_type(precision))
         self._trained = trained_part(plan, rules)
         self._dtype, self._narrow = array_type(precision), product_type(precision)
         self._exported = exported_product_type(precision)
@@ -74,6 +76,10 @@ class TorchModel:
         }
         for parameter in self._trained.parameters:
             self._arrays[parameter.name].requires_grad_()
+        self._derived = [one.name for one in self._trained.statistics]
+        self._derived += [one.name for one in self._trained.parameters]
+        graphed = graphs.use_graphs(self._device)
+        self._derive = graphs.Graphed(self._derivatives) if graphed else self._derivatives
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
@@ -81,7 +87,9 @@ class TorchModel:
         """Update the model; return the loss before the update."""
         loss, derivatives = self._differentiate(images, masks, keep, scalars.step)
         self._update_or_skip(derivatives, scalars)
-        return loss
+        return (
+            loss.clone()
+        )  # the next step may begin before it is read, and a graph fills the same array again
 
     def _update_or_skip(self, derivatives: Mapping[str, Tensor], scalars: StepScalars) -> None:
         """Update the model; with a loss scale, keep the arrays if a gradient is not finite."""
@@ -190,7 +198,10 @@ class TorchModel:
         exports.write(prediction, (image.height, image.width, image.channels), directory, metadata, form)
 
     def _floats(self, images: Array) -> Tensor:
-        """Send images to the device."""
+        """Send images to the device; bytes become numbers there."""
+        if images.dtype == np.uint8:
+            sent = self._to_device(images, (0, 3, 1, 2), "uint8")
+            return self._levels[sent.int()]
         return self._to_device(images, (0, 3, 1, 2), self._dtype)
 
     def _sent_masks(self, masks: Array) -> Tensor:
@@ -237,16 +248,22 @@ class TorchModel:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return loss, and the gradients of the parameters with the batch's statistics, by their names."""
         kept = self._draw(len(images), draw) if keep is None else self._given_masks(keep)
-        logits, statistics = self._forward(self._floats(images), kept)
-        loss = losses.total(self._rules.loss, logits, self._sent_masks(masks))
-        names = [parameter.name for parameter in self._trained.parameters]
-        parameters = [self._arrays[name] for name in names]
+        masks_of_dropouts = [kept[op.name] for op in self._plan.dropouts]
+        loss, *found = self._derive(self._floats(images), self._sent_masks(masks), *masks_of_dropouts)
+        return loss, dict(zip(self._derived, found, strict=True))
+
+    def _derivatives(self, images: Tensor, masks: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
+        """Return loss and derivatives in the order of `_derived`, of arrays on the device."""
+        names = [op.name for op in self._plan.dropouts]
+        logits, statistics = self._forward(images, dict(zip(names, kept, strict=True)))
+        loss = losses.total(self._rules.loss, logits, masks)
+        parameters = [self._arrays[parameter.name] for parameter in self._trained.parameters]
         if self._rules.loss_scale is None:
             gradients = torch.autograd.grad(loss, parameters)
         else:
             scale = self._arrays[LOSS_SCALE].reshape(())
-            gradients = [g / scale for g in torch.autograd.grad(loss, parameters, scale)]
-        return loss.detach(), {**statistics, **dict(zip(names, gradients, strict=True))}
+            gradients = tuple(g / scale for g in torch.autograd.grad(loss, parameters, scale))
+        return loss.detach(), *(statistics[one.name] for one in self._trained.statistics), *gradients
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> TorchModel:  # noqa: A001

@@ -14,7 +14,8 @@ A `Model` has the eight methods of the protocol; one of a plan with the existenc
 be a `DistributedModel`, whose `Engine` keeps the sums of a batch in shards on the devices. Arrays at the
 boundary are NumPy arrays:
 
-    images    (N, H, W, 1) of the plan's size in [0, 1], float32 or float64
+    images    (N, H, W, 1) of the plan's size in [0, 1], float32 or float64; or uint8, whose numbers are those
+              of `core.base.byte_images`: training sends them to a GPU where the data file has bytes
     masks     (N, H, W, 1) in {0, 1}, uint8
     existence (N,) probabilities that an image's mask is not empty
     state     named arrays of the precision's `array_type`, in the layouts of `core.backend.state`
@@ -106,7 +107,7 @@ class Model(Protocol):
         The method may return before the work is done; `float()` of the result waits for it.
 
         Args:
-            images: (N, H, W, 1).
+            images: (N, H, W, 1), numbers or bytes.
             masks: (N, H, W, 1) in {0, 1}.
             scalars: The numbers of this step.
             keep: Dropout masks (N, h, w, c) by the name of their `Dropout`; 1 keeps an element, 0 drops it.

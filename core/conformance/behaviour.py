@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import numpy as np
 from core.backend.contract import Array, Implementation, Model, Precision, State
 from core.backend.state import by_kind
 from core.backend.training_rules import LossScaleRule, OptimizerRule, StepScalars
+from core.base.byte_images import as_numbers
 from core.base.errors import UserError
 from core.conformance.cases import (
     FLOAT64_TOLERANCE,
@@ -49,6 +51,8 @@ def behaviour_checks() -> list[Check]:
         ("state", "an update of size 0 moves running statistics and no weight", _size_0),
         ("state", "what does not fit is refused by name", _refusals),
         ("state", "arrays given are left as they are, and views are read right", _inputs),
+        ("images as bytes", "give the bits of their numbers", partial(_bytes, compute=_predicted)),
+        ("images as bytes", "give the same training, too", partial(_bytes, compute=_trained_once)),
         ("optimiser", "an unknown one is refused by name", _unknown_optimizer),
         ("determinism", "training twice gives the same bits", _twice),
         ("determinism", "interrupted and restored gives the same bits", _restored),
@@ -213,6 +217,29 @@ def _inputs(backend: BackendCaller) -> None:
         raise Nonconformity("train_step, gradients or load_state changed an array it was given")
     if not (np.array_equal(plain, view) and np.array_equal(plain, read_only)):
         raise Nonconformity("a view or a read-only array is predicted otherwise than its copy")
+
+
+def _predicted(implementation: Implementation, case: Case, images: Array) -> State:
+    model = _compiled(implementation, case)
+    loss, probabilities = model.evaluate(images, case.batches[0][1])
+    return {"loss": np.array(float(loss)), "evaluated": probabilities, "predicted": model.predict(images)}
+
+
+def _trained_once(implementation: Implementation, case: Case, images: Array) -> State:
+    model, (_, masks) = _compiled(implementation, case), case.batches[0]
+    gradients = model.differentiate(images, masks).gradients
+    model.train_step(images, masks, case.scalars(1))
+    return {**{f"gradient of {name}": array for name, array in gradients.items()}, **model.state()}
+
+
+def _bytes(backend: BackendCaller, compute: Callable[[Implementation, Case, Array], State]) -> None:
+    case = make_case(BLOCKS, 8, 12)
+    shape = case.batches[0][0].shape
+    images = np.random.default_rng(7).permutation(np.arange(math.prod(shape), dtype=np.uint8)).reshape(shape)
+    numbers = backend.call(compute, case, as_numbers(images))
+    reversed_twice = np.ascontiguousarray(images[:, ::-1])[:, ::-1]
+    for what, given in (("bytes", images), ("a view of bytes", reversed_twice)):
+        _require_equal(backend.call(compute, case, given), numbers, what)
 
 
 def _trained(implementation: Implementation, case: Case, precision: Precision) -> State:

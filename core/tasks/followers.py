@@ -169,7 +169,7 @@ class _Network:
     def follow(self, configuration: Configuration) -> bool:
         """Follow worker 0 through a run; return False if the work ended before the run."""
         settings = configuration.training
-        batches = RunBatches.of(self._store, settings, self._exchange)
+        batches = RunBatches.of(self._store, settings, self._exchange).sent_to(self.ready.computes.device)
         team = Team(
             self._models.model,
             self._models.plan,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import Implementation
+from core.base.byte_images import as_numbers
 from core.pictures.radiographs import Sample
 from core.prediction.predictor_process import BeginPrediction
 from core.prediction.trained_models import Member, Prediction, Predictor
@@ -112,7 +113,7 @@ def _predicted(loader: Loader, begin: BeginPrediction) -> Iterator[tuple[Batch, 
     waiting = None
     with contextlib.closing(loader.epoch(0)) as batches:
         for batch in batches:
-            finish = begin(batch.images)
+            finish = begin(as_numbers(batch.images))
             if waiting is not None:
                 yield waiting[0], waiting[1]()
             waiting = batch, finish

@@ -203,6 +203,7 @@ class _Session:
             state, progress = checkpoint.arrays, checkpoint.progress
         else:
             state, progress = beginning(one, self.start)
+        batches = one.batches.sent_to(self.networks.device)
         begin_run(self.networks.exchange, run.configuration)
         log = TensorBoardLog(run.logs, len(progress.history), settings.threshold)
         with self.watcher.epochs(settings) as shown:
@@ -212,10 +213,10 @@ class _Session:
                     plan=one.plan,
                     configuration=run.configuration,
                     data=one.facts,
-                    training=one.batches.training,
-                    validation=one.batches.validation,
+                    training=batches.training,
+                    validation=batches.validation,
                     folder=run.folder,
-                    held_out=one.batches.held_out,
+                    held_out=batches.held_out,
                     observers=(shown, log),
                     interrupted=interrupted,
                     progress=progress,
@@ -231,7 +232,7 @@ class _Session:
             if outcome.reason == "interrupted":
                 done, number = outcome.progress, interrupted.number
                 epoch = len(done.history) + 1
-                return Interruption(run, self.alone, epoch, done.batch, one.batches.training.batches, number)
+                return Interruption(run, self.alone, epoch, done.batch, batches.training.batches, number)
             self._finish(trainer, outcome)
             trainer.end()
         if run.is_last_stage:

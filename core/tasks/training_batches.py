@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,12 @@ class RunBatches:
             held_out,
             None if settings.crop is None else settings.crop.size,
         )
+
+    def sent_to(self, device: str) -> RunBatches:
+        """Return the same batches as a device should get them: a GPU as bytes, if the images are bytes."""
+        if device == "cpu":
+            return self
+        return replace(self, training=self.training.in_bytes(), validation=self.validation.in_bytes())
 
     def describe(self, path: str, facts: DataFacts) -> str:
         """Return a line about a data file and its division, for people."""

@@ -137,13 +137,13 @@ def _opened(
         watcher.say(f"backend: {backend.title} {backend.version()}, device: {chosen}")
 
         def team_of(one: PreparedRun) -> Team:
-            models = networks.models
+            models, batches = networks.models, one.batches.sent_to(chosen)
             team = Team(
                 models.model,
                 models.plan,
                 one.settings,
-                one.batches.training,
-                one.batches.validation,
+                batches.training,
+                batches.validation,
                 scoring=models.scoring,
             )
             given = start.arrays if start is not None and one.run.before is None else None

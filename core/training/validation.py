@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import Model
+from core.base.byte_images import Images, as_numbers
 from core.pictures.radiographs import Sample
 from core.scoring.metrics import Scores, auroc, dice_per_image, summarise
 
@@ -21,10 +22,10 @@ _POSITIVE_SAMPLES, _NEGATIVE_SAMPLES = 4, 2
 
 
 class LabelledBatch(Protocol):
-    """Images (n, H, W, 1) in [0, 1] and masks (n, H, W, 1) in {0, 1}."""
+    """Images (n, H, W, 1), numbers in [0, 1] or bytes, and masks (n, H, W, 1) in {0, 1}."""
 
     @property
-    def images(self) -> NDArray[np.float32]:
+    def images(self) -> Images:
         """The images."""
         ...
 
@@ -111,7 +112,7 @@ def evaluate(model: Model, batch: LabelledBatch, threshold: float) -> EvaluatedB
     chosen = [*np.flatnonzero(positive)[:_POSITIVE_SAMPLES], *np.flatnonzero(~positive)[:_NEGATIVE_SAMPLES]]
     samples = tuple(
         Sample(
-            image=batch.images[index, ..., 0],
+            image=as_numbers(batch.images[index, ..., 0]),
             truth=batch.masks[index, ..., 0],
             probability=probabilities[index, ..., 0],
             dice=float(dice[index]),

@@ -9,16 +9,18 @@ own arrays, which are not overwritten while anything refers to them.
 from __future__ import annotations
 
 import contextlib
+import copy
 import queue
 import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.base.byte_images import Images
 from core.base.system import available_cores
 from data.batches.augmentation import AugmentationSettings, augment
 from data.batches.crops import CropSettings, crop_window
@@ -34,12 +36,13 @@ class Batch(NamedTuple):
     """Some images of a store: a batch, or the rows of it that the loader reads.
 
     Attributes:
-        images: (n, H, W, 1) float32 in [0, 1]; H and W are those of the crops, if there are any.
+        images: (n, H, W, 1) float32 in [0, 1], or uint8 from a loader `in_bytes`; H and W are those of the
+            crops, if there are any.
         masks: (n, H, W, 1) uint8 in {0, 1}.
         indices: (n,) int64, their indices in the store.
     """
 
-    images: NDArray[np.float32]
+    images: Images
     masks: NDArray[np.uint8]
     indices: NDArray[np.int64]
 
@@ -84,17 +87,33 @@ class Loader:
         self.seed = seed
         self._indices = np.array(indices, dtype=np.int64)
         self._rows = rows or range
-        shape = (len(self._rows(min(batch_size, len(indices)))), store.height, store.width, 1)
-        self._memory = _Recycled(shape, np.float32), _Recycled(shape, np.uint8)
         self._crops = crops
-        if crops is not None:
-            shape = (shape[0], crops.size, crops.size, 1)
-        self._cropped = _Recycled(shape, np.float32), _Recycled(shape, np.uint8)
+        self._reserve(np.float32)
         self._sampling = sampling
         self._augmentation = augmentation if augmentation is not None and augmentation.alters else None
         if sampling is not None:
             self._positive = store.positive[self._indices]
             check_classes(self._positive, sampling)
+
+    def _reserve(self, kind: type[np.generic]) -> None:
+        """Reserve memory for batches with images of this type."""
+        rows = len(self._rows(min(self.batch_size, self.images)))
+        shape = (rows, self.store.height, self.store.width, 1)
+        self._memory = _Recycled(shape, kind), _Recycled(shape, np.uint8)
+        if self._crops is not None:
+            shape = (rows, self._crops.size, self._crops.size, 1)
+        self._cropped = _Recycled(shape, kind), _Recycled(shape, np.uint8)
+
+    def in_bytes(self) -> Loader:
+        """Return a loader of the same batches whose images are bytes, as a GPU should get them.
+
+        It is this loader if the images are not bytes: in the file, reduced, or augmented.
+        """
+        if self._augmentation is not None or not self.store.is_in_bytes:
+            return self
+        of_bytes = copy.copy(self)
+        of_bytes._reserve(np.uint8)
+        return of_bytes
 
     @property
     def images(self) -> int:
@@ -184,7 +203,7 @@ class Loader:
         def alter(row: int) -> None:
             image, mask, place = batch.images[row, ..., 0], batch.masks[row, ..., 0], first + row
             if settings is not None:
-                augment(image, mask, settings, seed, epoch, place)
+                augment(cast(NDArray[np.float32], image), mask, settings, seed, epoch, place)
             if crops is not None:
                 window = crop_window(mask, crops, seed, epoch, place)
                 result.images[row, ..., 0], result.masks[row, ..., 0] = image[window], mask[window]

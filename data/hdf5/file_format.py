@@ -48,6 +48,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from core.base.byte_images import WHITE
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.files.system_errors import explain_os_errors
@@ -55,7 +56,7 @@ from data.radiographs.clahe import LIMITS, MOST_TILES, Clahe
 
 FORMAT = "pneumoseg-data"
 FORMAT_VERSION = 3
-SCALE = 255.0
+SCALE = float(WHITE)
 """The divisor of uint8 images."""
 
 GREATEST_SIZE = 8192

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from core.base.byte_images import WHITE, Images
 from core.base.errors import UserError
 from data.annotations import rle
 from data.hdf5.file_format import (
@@ -38,7 +39,6 @@ from data.hdf5.file_format import (
 from data.hdf5.row_reader import RowReader
 from data.radiographs.resize import resize_image, resize_mask
 
-_GREATEST_BYTE = 255
 _BITS_OF_ONE = int(np.float32(1).view(np.uint32))
 
 
@@ -164,6 +164,12 @@ class Store:
         reduced.height, reduced.width = height, width
         return reduced
 
+    @property
+    def is_in_bytes(self) -> bool:
+        """Whether `read` can give bytes: all images are stored so, in the usual scale and at this size."""
+        stored = self._parts[0].images.dataset.shape[1:3] == (self.height, self.width)
+        return stored and all(part.scale == WHITE for part in self._parts)
+
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
         self._file.close()
@@ -183,20 +189,24 @@ class Store:
     def read(
         self,
         indices: NDArray[np.int64],
-        images_out: NDArray[np.float32],
+        images_out: Images,
         masks_out: NDArray[np.uint8] | None,
     ) -> None:
         """Read some images, and their masks if wanted, in the order of the indices.
 
         Args:
             indices: (k,) integers from 0 to count - 1; repetition is allowed.
-            images_out: (k, H, W, 1) float32, C order; filled with values in [0, 1].
+            images_out: (k, H, W, 1) float32, C order; filled with values in [0, 1]. It may be uint8 if the
+                store `is_in_bytes`, and is then filled with their bytes (`core.base.byte_images`).
             masks_out: (k, H, W, 1) uint8, C order; filled with 0 and 1. None reads no masks.
 
         Raises:
             IndexError: An index is not in the file.
             UserError: The file cannot be read any more, or masks are asked for and it has none.
+            ValueError: Bytes are asked for, and the store is not in bytes.
         """
+        if images_out.dtype == np.uint8 and not self.is_in_bytes:
+            raise ValueError(f"the images of {self.path} are not bytes")
         if masks_out is not None and not self.annotated:
             raise no_annotations_error(self.path)
         wanted = np.asarray(indices, dtype=np.int64)
@@ -216,13 +226,15 @@ class Store:
                     if is_reduced:
                         masks[row, ..., 0] = resize_mask(mask[..., 0], self.height, self.width)
                 image = stored.image if is_reduced else images_out[row]
-                if part.scale is None:
+                if images_out.dtype == np.uint8:
+                    part.images.read(index - part.start, image)
+                elif part.scale is None:
                     part.images.read(index - part.start, image)
                     self._check_image(image)
                 else:
                     part.images.read(index - part.start, stored.bytes)
                     np.divide(stored.bytes, np.float32(part.scale), out=image, dtype=np.float32)
-                    if part.scale < _GREATEST_BYTE:
+                    if part.scale < WHITE:
                         self._check_image(image)
                 if is_reduced:
                     images_out[row, ..., 0] = resize_image(image[..., 0], self.height, self.width)

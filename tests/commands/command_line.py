@@ -216,7 +216,9 @@ def prepare(folder: Path, images: int = 24, size: int = 32, seed: int = 0) -> No
     (folder / "network.yaml").write_text(NETWORK)
 
 
-def write_data(path: Path, images: int, size: int, seed: int, width: int | None = None) -> None:
+def write_data(
+    path: Path, images: int, size: int, seed: int, width: int | None = None, storage: str = "float32"
+) -> None:
     """Write images of noise with brighter rectangles as masks; they are square unless a width is given."""
     random = np.random.default_rng(seed)
     masks = np.zeros((images, size, width or size), np.uint8)
@@ -231,8 +233,9 @@ def write_data(path: Path, images: int, size: int, seed: int, width: int | None 
         positive=masks.any(axis=(1, 2)),
         runs=[rle.runs(rle.encode(mask)) for mask in masks],
     )
-    blocks = iter([(pixels, masks)])
-    write(path, rows, (size, width or size), blocks, per_dataset=10, storage="float32", attributes={})
+    stored = np.rint(pixels * 255).astype(np.uint8) if storage == "uint8" else pixels
+    blocks = iter([(stored, masks)])
+    write(path, rows, (size, width or size), blocks, per_dataset=10, storage=storage, attributes={})
 
 
 def name_patients(path: Path, names: Sequence[str]) -> None:

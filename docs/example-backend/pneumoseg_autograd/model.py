@@ -38,6 +38,7 @@ from core.backend.training_rules import (
     StepScalars,
     TrainingRules,
 )
+from core.base.byte_images import as_numbers
 from core.base.errors import UserError
 from core.network.plan import Plan, require_operations
 from pneumoseg_autograd import losses, operations
@@ -130,7 +131,7 @@ class AutogradModel:
         np.savez(directory / "weights.npz", **arrays)
 
     def _logits(self, images: Array) -> Array:
-        floats = images.astype(self._dtype)
+        floats = as_numbers(images).astype(self._dtype)
         logits: Array
         logits, _ = operations.forward(self._plan, floats, self._arrays, None, (), self._narrow)
         return logits
@@ -144,7 +145,7 @@ class AutogradModel:
 
         def loss_of(parameters: State) -> operations.Array:
             arrays = {**self._arrays, **{name: parameters[name] for name in names}}
-            floats = images.astype(self._dtype)
+            floats = as_numbers(images).astype(self._dtype)
             by_batch = self._trained.by_batch
             logits, found = operations.forward(self._plan, floats, arrays, keep, by_batch, self._narrow)
             statistics.update(found)

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from store_files import COUNT, content, write_store
 
+from core.base.byte_images import as_numbers
 from core.base.errors import UserError
 from data.batches import loader as loader_module
 from data.batches.augmentation import AugmentationSettings, augment
@@ -115,6 +116,33 @@ def test_the_number_of_threads_changes_nothing(store: Store, monkeypatch: pytest
 def test_settings_that_alter_nothing_are_as_none(store: Store) -> None:
     plain, zero = (Loader(store, np.arange(COUNT), 3, 3, None, how) for how in (None, AugmentationSettings()))
     assert everything(list(zero.epoch(1))) == everything(list(plain.epoch(1)))
+
+
+@pytest.mark.parametrize("crops", [None, CropSettings(4, 0.5)])
+def test_a_file_of_bytes_gives_batches_of_bytes(tmp_path: Path, crops: CropSettings | None) -> None:
+    write_store(tmp_path / "bytes.h5", "uint8")
+    with Store.open(tmp_path / "bytes.h5") as store:
+        loader = Loader(store, np.arange(COUNT), 3, 5, MIXED, crops=crops)
+        numbers, of_bytes = list(loader.epoch(2)), list(loader.in_bytes().epoch(2))
+        assert len(numbers) == len(of_bytes) == 3
+        for batch, other in zip(numbers, of_bytes, strict=True):
+            assert (batch.images.dtype, other.images.dtype) == (np.float32, np.uint8)
+            assert other.images.max() > 1
+            assert as_numbers(other.images).tobytes() == batch.images.tobytes()
+            assert everything([other._replace(images=batch.images)]) == everything([batch])
+
+
+def test_only_images_that_are_still_bytes_are_given_as_bytes(store: Store, tmp_path: Path) -> None:
+    write_store(tmp_path / "bytes.h5", "uint8")
+    with Store.open(tmp_path / "bytes.h5") as of_bytes:
+        reduced = of_bytes.at_size(of_bytes.height - 2, of_bytes.width - 2)
+        augmented = Loader(of_bytes, np.arange(COUNT), 2, 1, augmentation=ALTERED)
+        for loader in (Loader(store, np.arange(COUNT), 2), Loader(reduced, np.arange(COUNT), 2), augmented):
+            assert loader.in_bytes() is loader
+        for other in (store, reduced):
+            shape = (1, other.height, other.width, 1)
+            with pytest.raises(ValueError, match="not bytes"):
+                other.read(np.array([0]), np.empty(shape, np.uint8), None)
 
 
 def test_batches_stay_what_they_were(store: Store) -> None:
