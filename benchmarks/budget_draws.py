@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from backends.reference.model import compile_reference
 from benchmarks.steps import opened_training
 from core.backend.state import initial_state
-from core.backend.trained_part import trained_part
 from core.experiment.configuration import Configuration, load_configuration
-from core.parity.measures import KINDS, RunComparer, Snapshot
-from core.parity.trajectory import StepResult
+from core.parity.measures import KINDS, RunComparer
+from core.parity.trajectory import Run
 from core.tolerance.budget import DRAWS, LONG_RUN_DRAWS, SMOOTH_DRAWS, budget_floor
 
 FACTORS = (3.0, 4.5, 6.0, 9.0)
@@ -43,24 +42,22 @@ def distances(
     with opened_training(configuration, path, steps) as (plan, rules, prepared):
         state = initial_state(plan, rules, configuration.training.seed)
         numbers = [None, *range(SMOOTH_DRAWS, SMOOTH_DRAWS + draws)]
-        models = [compile_reference(plan, rules, "float32", number) for number in numbers]
-        for model in models:
-            model.load_state(state)
-        before = [{one.name: state[one.name] for one in plan.parameters} for _ in models]
-        comparer = RunComparer(plan, trained_part(plan, rules), "float32")
+        truth, *copies = (
+            Run(compile_reference(plan, rules, "float32", number), plan, rules, state) for number in numbers
+        )
+        comparer = RunComparer(plan, "float32")
         found: list[Any] = []
         for step, (batch, scalars, keep) in enumerate(prepared, start=1):
-            of_step = []
-            for number, model in enumerate(models):
-                loss, gradients = model.step_and_gradients(batch.images, batch.masks, scalars, keep)
-                snapshot = Snapshot(StepResult(loss, gradients, model.state()), before[number])
-                before[number] = {one.name: snapshot.step.state[one.name] for one in plan.parameters}
-                if number == 0:
-                    comparer.advance(snapshot, [])
-                    continue
-                measured = comparer.measure(snapshot)
-                of_step.append([one.value for kind in KINDS for one in measured[kind].values()])
-                floors = [budget_floor(kind, "float32") for kind in KINDS for _ in measured[kind]]
+            for run in (truth, *copies):
+                run.advance(batch.images, batch.masks, scalars, keep)
+            of_step: list[list[float]] = [[] for _ in copies]
+            floors: list[float] = []
+            for kind in KINDS:
+                reference = truth.arrays(kind)
+                comparer.advance(kind, reference, [])
+                for of_copy, run in zip(of_step, copies, strict=True):
+                    of_copy += [one.value for one in comparer.measure(kind, run.arrays(kind)).values()]
+                floors += [budget_floor(kind, "float32")] * len(reference)
             found.append(of_step)
             print(f"step {step} of {steps}", flush=True)
     return np.array(found), np.array(floors)

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from core.backend.contract import Precision, State, array_type
 from core.backend.dropout_masks import draw_dropout_masks
 from core.backend.process import BackendProcess
-from core.backend.state import ArrayKind, initial_state
-from core.backend.trained_part import trained_part
+from core.backend.state import ArrayKind
 from core.backend.training_rules import step_scalars
+from core.base.byte_images import as_numbers
 from core.base.errors import UserError
-from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
+from core.experiment.checkpoint import DataFacts
 from core.experiment.configuration import Configuration
 from core.network.plan import Plan
-from core.parity.measures import KINDS, Distances, RunComparer, Snapshot, Violation
+from core.parity.measures import KINDS, Distances, RunComparer, Violation
 from core.parity.trajectory import (
-    StepResult,
+    StoredArrays,
     advance_run,
     begin_reference_run,
     begin_run,
+    end_run,
     endless,
-    state_of_run,
+    save_run,
+    store_arrays,
 )
 from core.tolerance.budget import LONG_RUN_DRAWS, Distance, largest_share
 from core.training.schedules import learning_rate
@@ -112,11 +114,10 @@ class Certificate:
 
 @dataclass
 class _ActiveRun:
-    """A run in one of the processes; `before` are its parameters before the next step."""
+    """A run in one of the processes."""
 
     name: str
     process: BackendProcess
-    before: State
 
 
 def certify(
@@ -165,9 +166,8 @@ def certify(
             name: stack.enter_context(BackendProcess(name, device=None if name == REFERENCE else device))
             for name in names
         }
-        work = _Certification(processes, plan, configuration, batches.batches, data, stack)
-        if round_trip:
-            work.begin_round(-(-steps // (len(names) + 1)))
+        leg = -(-steps // (len(names) + 1)) if round_trip else None
+        work = _Certification(processes, plan, configuration, batches.batches, data, stack, leg)
         for step, batch in enumerate(endless(batches.epoch), start=1):
             work.advance(step, batch)
             if relay and step == steps // 2:
@@ -188,23 +188,20 @@ class _Certification:
         batches: int,
         data: DataFacts,
         stack: ExitStack,
+        leg: int | None,
     ) -> None:
         self._processes, self._plan, self._configuration, self._data = processes, plan, configuration, data
         self._batches, self._settings = batches, configuration.training
         self._rules = self._settings.rules()
-        precision = self._settings.precision
-        self._comparer = RunComparer(plan, trained_part(plan, self._rules), precision)
-        # In float64 the initial weights are the same float32 numbers.
-        self._state: State = {
-            name: array.astype(array_type(precision))
-            for name, array in initial_state(plan, self._rules, self._settings.seed).items()
-        }
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        precision, seed = self._settings.precision, self._settings.seed
+        self._comparer = RunComparer(plan, precision)
         base, others = TRUTH, list(processes)
         self._perturbed: list[_ActiveRun] = []
         if precision == "float64":
             base = REFERENCE if REFERENCE in processes else others[0]
             others.remove(base)
-            self._base = self._begin(base, base, self._state)
+            self._base = self._begin(base, base, seed)
         else:
             references = [stack.enter_context(BackendProcess(REFERENCE)) for _ in range(_PROCESSES)]
             self._base = self._begin_reference(references[0], TRUTH, None)
@@ -212,24 +209,22 @@ class _Certification:
                 self._begin_reference(references[draw % _PROCESSES], f"perturbed {draw}", draw)
                 for draw in range(LONG_RUN_DRAWS)
             ]
-        self._runs = [self._begin(name, name, self._state) for name in others]
+        self._runs = [self._begin(name, name, seed) for name in others]
         self.certificate = Certificate(precision, base, runs={name: RunHistory() for name in others})
         self._round: _ActiveRun | None = None
         self._ahead: list[str] = []  # the backends that the round trip has not reached
+        if leg is not None:
+            self._begin_round(leg)
 
-    def _begin(self, run: str, backend: str, state: State) -> _ActiveRun:
+    def _begin(self, run: str, backend: str, start: int | Path) -> _ActiveRun:
         process = self._processes[backend]
-        process.call(begin_run, run, self._plan, self._rules, self._settings.precision, state)
-        return _ActiveRun(run, process, self._parameters(state))
+        process.call(begin_run, run, self._plan, self._rules, self._settings.precision, start)
+        return _ActiveRun(run, process)
 
     def _begin_reference(self, process: BackendProcess, run: str, draw: int | None) -> _ActiveRun:
-        precision = self._settings.precision
-        process.call(begin_reference_run, run, self._plan, self._rules, precision, self._state, draw)
-        return _ActiveRun(run, process, self._parameters(self._state))
-
-    def _parameters(self, state: State) -> State:
-        """Return the parameters of a state; to keep all arrays of every run would need too much memory."""
-        return {parameter.name: state[parameter.name] for parameter in self._plan.parameters}
+        precision, seed = self._settings.precision, self._settings.seed
+        process.call(begin_reference_run, run, self._plan, self._rules, precision, seed, draw)
+        return _ActiveRun(run, process)
 
     def advance(self, step: int, batch: LabelledBatch) -> None:
         """Train one step of every run and record the distances."""
@@ -237,52 +232,62 @@ class _Certification:
         rate = learning_rate(settings, step, self._batches)  # no validation, so no plateau
         scalars = step_scalars(self._rules, step, rate, settings.optimizer.weight_decay)
         keep = draw_dropout_masks(self._plan, settings.seed, step, len(batch.images))
-        images = np.asarray(batch.images, array_type(settings.precision))
+        images = as_numbers(batch.images).astype(array_type(settings.precision))
         runs = [self._base, *self._perturbed, *self._runs]
         started = [
             run.process.start(advance_run, run.name, images, batch.masks, scalars, keep) for run in runs
         ]
-        waiting = deque(zip(runs, started, strict=True))
-        del started
-
-        def snapshot() -> Snapshot:
-            """Return the next run's results; nothing else keeps them, for they are large."""
-            run, future = waiting.popleft()
-            result: StepResult = run.process.wait(future)
-            before, run.before = run.before, self._parameters(result.state)
-            return Snapshot(result, before)
-
-        base = snapshot()
-        certificate.base_losses.append(base.step.loss)
-        self._comparer.advance(base, (snapshot() for _ in self._perturbed))
+        losses = {run.name: run.process.wait(future) for run, future in zip(runs, started, strict=True)}
+        certificate.base_losses.append(losses[self._base.name])
+        found = self._measure()
         already = {violation.run for violation in certificate.violations}
         for run in self._runs:
-            of_run = snapshot()
-            found = self._comparer.measure(of_run)
-            certificate.runs[run.name].add(of_run.step.loss, found)
+            certificate.runs[run.name].add(losses[run.name], found[run.name])
             if run.name not in already and (
-                violation := self._comparer.first_violation(run.name, step, found)
+                violation := self._comparer.first_violation(run.name, step, found[run.name])
             ):
                 certificate.violations.append(violation)
+
+    def _measure(self) -> dict[str, Distances]:
+        """Return the distances of all runs from the base, taking the arrays of one kind at a time."""
+        found: dict[str, dict[ArrayKind, Mapping[str, Distance]]] = {run.name: {} for run in self._runs}
+        for kind in KINDS:
+            arrays = self._arrays(kind, [self._base, *self._perturbed, *self._runs])
+            self._comparer.advance(kind, next(arrays), itertools.islice(arrays, len(self._perturbed)))
+            for run, of_run in zip(self._runs, arrays, strict=True):
+                found[run.name][kind] = self._comparer.measure(kind, of_run)
+        return dict(found)
+
+    def _arrays(self, kind: ArrayKind, runs: Sequence[_ActiveRun]) -> Iterator[State]:
+        """Yield the arrays of one kind of each run; the next run writes its own meanwhile."""
+        waiting: deque[tuple[_ActiveRun, Future[StoredArrays]]] = deque()
+        for number, run in enumerate(runs):
+            path = self._folder / f"{kind}-{number}.npy"
+            waiting.append((run, run.process.start(store_arrays, run.name, kind, path)))
+            if len(waiting) > 1:
+                earlier, stored = waiting.popleft()
+                yield earlier.process.wait(stored).take()
+        last, stored = waiting.popleft()
+        yield last.process.wait(stored).take()
 
     def hand_over(self, step: int) -> None:
         """Begin the relays: every backend continues from every other one's checkpoint."""
         self.certificate.relay_step = step
         plain = {run.name: run for run in [self._base, *self._runs]}
         for giver in self._processes:
-            received = self._through_a_checkpoint(plain[giver], step)
+            path = self._checkpoint(plain[giver], step)
             for taker in self._processes:
                 if taker != giver:
                     name = f"{giver} > {taker}"
-                    self._runs.append(self._begin(name, taker, received))
+                    self._runs.append(self._begin(name, taker, path))
                     self.certificate.runs[name] = RunHistory()
 
-    def begin_round(self, leg: int) -> None:
+    def _begin_round(self, leg: int) -> None:
         """Begin the round trip: each backend trains `leg` steps in turn, the first one twice."""
         first, *others = self._processes
         self._ahead, self.certificate.round_steps = [*others, first], leg
         name = " > ".join([first, *self._ahead])
-        self._round = self._begin(name, first, self._state)
+        self._round = self._begin(name, first, self._settings.seed)
         self._runs.append(self._round)
         self.certificate.runs[name] = RunHistory()
 
@@ -291,13 +296,12 @@ class _Certification:
         run, leg = self._round, self.certificate.round_steps
         if run is None or leg is None or step % leg or not self._ahead:
             return
-        received = self._through_a_checkpoint(run, step)
-        following = self._begin(run.name, self._ahead.pop(0), received)
-        run.process, run.before = following.process, following.before
+        path = self._checkpoint(run, step)
+        run.process.call(end_run, run.name)
+        run.process = self._begin(run.name, self._ahead.pop(0), path).process
 
-    def _through_a_checkpoint(self, run: _ActiveRun, step: int) -> State:
-        state = run.process.call(state_of_run, run.name)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "handed-over.safetensors"
-            save_checkpoint(path, Checkpoint(self._configuration, self._data, Progress(step=step), state))
-            return load_checkpoint(path).arrays
+    def _checkpoint(self, run: _ActiveRun, step: int) -> Path:
+        """Write a run's checkpoint, in place of the one before; return its path."""
+        path = self._folder / "handed-over.safetensors"
+        run.process.call(save_run, run.name, path, self._configuration, self._data, step)
+        return path

@@ -6,13 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from core.backend.contract import Precision, State
-from core.backend.state import ArrayKind, by_kind
-from core.backend.trained_part import TrainedPart
+from core.backend.state import ArrayKind
 from core.network.plan import Plan
-from core.parity.trajectory import StepResult
 from core.tolerance.budget import KINDS as ALL_KINDS
 from core.tolerance.budget import LONG_RUN_JUMP_FACTOR, Budget, Distance, budget_floor
 
@@ -52,21 +48,11 @@ class Violation:
         )
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The results of one step of a run, and the parameters before that step."""
-
-    step: StepResult
-    before: State
-
-
 class RunComparer:
     """Compares runs of one plan with the reference, step by step."""
 
-    def __init__(self, plan: Plan, trained: TrainedPart, precision: Precision) -> None:
+    def __init__(self, plan: Plan, precision: Precision) -> None:
         self._budget = Budget(partial(budget_floor, precision=precision), LONG_RUN_JUMP_FACTOR)
-        self._parameters = [parameter.name for parameter in plan.parameters]
-        self._trained = [parameter.name for parameter in trained.parameters]
         self._owners = {
             name: operation.name
             for operation in plan.operations
@@ -74,13 +60,16 @@ class RunComparer:
             if (name := getattr(operation, key, None)) is not None
         }
 
-    def advance(self, reference: Snapshot, perturbed: Iterable[Snapshot]) -> None:
-        """Set the next step's reference and its perturbed copies (`core.tolerance.budget`)."""
-        self._budget.advance(self._by_kind(reference), map(self._by_kind, perturbed))
+    def advance(self, kind: ArrayKind, reference: State, perturbed: Iterable[State]) -> None:
+        """Set the next step's arrays of one kind: the reference's and its perturbed copies'.
 
-    def measure(self, run: Snapshot) -> Distances:
-        """Return all distances of a run from the reference, sorted as an error within one step shows."""
-        return self._budget.distances(self._by_kind(run))
+        The kinds of a step come one after another, so that the arrays of one kind alone are in memory.
+        """
+        self._budget.advance({kind: reference}, ({kind: arrays} for arrays in perturbed))
+
+    def measure(self, kind: ArrayKind, run: State) -> Mapping[str, Distance]:
+        """Return the distances of a run's arrays from the reference's of the same kind."""
+        return self._budget.distances({kind: run})[kind]
 
     def first_violation(self, run: str, step: int, found: Distances) -> Violation | None:
         """Return the first array beyond its budget, in the order in which an error shows; None if none is."""
@@ -90,12 +79,3 @@ class RunComparer:
                     owner = self._owners.get(tensor.split("/", 2)[-1] if kind == "moment" else tensor, "loss")
                     return Violation(run, step, kind, tensor, owner, distance.value, distance.budget)
         return None
-
-    def _by_kind(self, run: Snapshot) -> dict[ArrayKind, State]:
-        after = run.step.state
-        return {
-            **by_kind(after),
-            "loss": {"loss": np.array(run.step.loss)},
-            "gradient": {name: run.step.gradients[name] for name in reversed(self._trained)},
-            "update": {name: after[name] - run.before[name] for name in self._parameters},
-        }

@@ -171,7 +171,7 @@ class Budget:
         self._drifts: dict[tuple[ArrayKind, str], tuple[float, float]] = {}
 
     def advance(self, reference: ArraysByKind, perturbed: Iterable[ArraysByKind] = ()) -> None:
-        """Set the arrays of the next step.
+        """Set the arrays of the next step, of all kinds or of those whose distances are asked for next.
 
         Args:
             reference: The reference's arrays.
