@@ -18,7 +18,6 @@ from backends.torch.framework import torch
 from backends.torch.operations import Tensor
 
 VARIABLE = "PNEUMOSEG_CUDA_GRAPHS"
-_WARM_UPS = 3  # cuDNN and cuBLAS take their workspaces in the first ones
 
 Outputs: TypeAlias = tuple[Tensor, ...]
 Recorded: TypeAlias = tuple[Callable[[], Any], Outputs]
@@ -35,7 +34,7 @@ def record(function: Callable[[], Outputs]) -> Recorded:
     computing, stream = torch.cuda.current_stream(), torch.cuda.Stream()
     stream.wait_stream(computing)
     with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS):
+        for _ in range(3):  # in which cuDNN and cuBLAS take their workspaces
             function()
     computing.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
