@@ -298,7 +298,6 @@ def switches() -> tuple[Switch, ...]:
     return (
         operations.ENOUGH_CHANNELS,
         operations.SEVERAL_CHANNELS,
-        cpu.ROW_PARTS,
         cpu.CANCELLATION,
         im2col.PART_FLOATS,
     )
