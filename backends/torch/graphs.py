@@ -29,17 +29,18 @@ def use_graphs(device: Any) -> bool:
     return device.type == "cuda" and os.environ.get(VARIABLE) == "1"
 
 
-def record(function: Callable[[], Outputs]) -> Recorded:
-    """Record a function of fixed arrays as a CUDA graph. It must wait for nothing and change nothing."""
-    computing, stream = torch.cuda.current_stream(), torch.cuda.Stream()
-    stream.wait_stream(computing)
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # in which cuDNN and cuBLAS take their workspaces
-            function()
-    computing.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function()
+def record(device: Any, function: Callable[[], Outputs]) -> Recorded:
+    """Record a function of fixed arrays on a GPU. It must wait for nothing and change nothing."""
+    with torch.cuda.device(device):
+        computing, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(computing)
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # in which cuDNN and cuBLAS take their workspaces
+                function()
+        computing.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = function()
     return graph.replay, outputs
 
 
@@ -51,7 +52,7 @@ class Graphed:
 
     Args:
         function: The function. Besides its arguments it may read arrays that stay where they are.
-        record: Records a function, as `record` does.
+        record: Records a function without arguments, as `record` on a device does.
 
     The results of a recorded call are overwritten by the next one.
     """
@@ -59,7 +60,7 @@ class Graphed:
     def __init__(
         self,
         function: Callable[..., Outputs],
-        record: Callable[[Callable[[], Outputs]], Recorded] = record,
+        record: Callable[[Callable[[], Outputs]], Recorded],
     ) -> None:
         self._function, self._record = function, record
         self._before: list[Any] = []

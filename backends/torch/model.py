@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -78,8 +79,9 @@ class TorchModel:
             self._arrays[parameter.name].requires_grad_()
         self._derived = [one.name for one in self._trained.statistics]
         self._derived += [one.name for one in self._trained.parameters]
-        graphed = graphs.use_graphs(self._device)
-        self._derive = graphs.Graphed(self._derivatives) if graphed else self._derivatives
+        self._derive: Callable[..., graphs.Outputs] = self._derivatives
+        if graphs.use_graphs(self._device):
+            self._derive = graphs.Graphed(self._derivatives, functools.partial(graphs.record, self._device))
 
     def train_step(
         self, images: Array, masks: Array, scalars: StepScalars, keep: DropoutMasks | None = None
@@ -87,9 +89,8 @@ class TorchModel:
         """Update the model; return the loss before the update."""
         loss, derivatives = self._differentiate(images, masks, keep, scalars.step)
         self._update_or_skip(derivatives, scalars)
-        return (
-            loss.clone()
-        )  # the next step may begin before it is read, and a graph fills the same array again
+        # It may be read after the next step has begun, and a graph fills the same array again.
+        return loss.clone()
 
     def _update_or_skip(self, derivatives: Mapping[str, Tensor], scalars: StepScalars) -> None:
         """Update the model; with a loss scale, keep the arrays if a gradient is not finite."""
@@ -252,7 +253,7 @@ class TorchModel:
         loss, *found = self._derive(self._floats(images), self._sent_masks(masks), *masks_of_dropouts)
         return loss, dict(zip(self._derived, found, strict=True))
 
-    def _derivatives(self, images: Tensor, masks: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
+    def _derivatives(self, images: Tensor, masks: Tensor, *kept: Tensor) -> graphs.Outputs:
         """Return loss and derivatives in the order of `_derived`, of arrays on the device."""
         names = [op.name for op in self._plan.dropouts]
         logits, statistics = self._forward(images, dict(zip(names, kept, strict=True)))
