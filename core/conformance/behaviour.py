@@ -235,7 +235,8 @@ def _trained_once(implementation: Implementation, case: Case, images: Array) -> 
 def _bytes(backend: BackendCaller, compute: Callable[[Implementation, Case, Array], State]) -> None:
     case = make_case(BLOCKS, 8, 12)
     shape = case.batches[0][0].shape
-    images = np.random.default_rng(7).permutation(np.arange(math.prod(shape), dtype=np.uint8)).reshape(shape)
+    all_bytes = np.arange(math.prod(shape)).astype(np.uint8)
+    images = np.random.default_rng(7).permutation(all_bytes).reshape(shape)
     numbers = backend.call(compute, case, as_numbers(images))
     reversed_twice = np.ascontiguousarray(images[:, ::-1])[:, ::-1]
     for what, given in (("bytes", images), ("a view of bytes", reversed_twice)):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -143,6 +144,16 @@ def test_only_images_that_are_still_bytes_are_given_as_bytes(store: Store, tmp_p
             shape = (1, other.height, other.width, 1)
             with pytest.raises(ValueError, match="not bytes"):
                 other.read(np.array([0]), np.empty(shape, np.uint8), None)
+
+
+def test_bytes_in_another_scale_are_given_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "bytes.h5"
+    write_store(path, "uint8")
+    with h5py.File(path, "r+") as file:
+        file["images_1"].attrs["scale"] = 256.0
+    with Store.open(path) as store:
+        loader = Loader(store, np.arange(COUNT), 2)
+        assert loader.in_bytes() is loader
 
 
 def test_batches_stay_what_they_were(store: Store) -> None:
