@@ -15,6 +15,11 @@ from core.base.system import available_cores
 
 # By default MXNet assumes hyper-threads and uses half of the cores that it sees.
 os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+# For how long a thread without work stays awake: some 20 microseconds. By default it is 2 if there are more
+# threads than cores, as MXNet soon has, so that most operations begin by waking one; else it is milliseconds.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # One workspace for operations. The default is four, each as large as the largest operation needs, but on a
 # CPU it runs one operation after the other.
 os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")

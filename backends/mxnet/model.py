@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.mxnet import convolutions, losses, operations, optimizers, sums
-from backends.mxnet.batch_norm import constants
+from backends.mxnet import batch_norm, convolutions, losses, operations, optimizers, sums
 from backends.mxnet.devices import framework_device, list_devices
 from backends.mxnet.framework import mx
 from backends.mxnet.gradients import Symbol, linked_graph
@@ -364,7 +363,12 @@ def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision)
 
 def switches() -> tuple[Switch, ...]:
     """Return the numbers at which kernels change."""
-    return (sums.WINDOW_SIDE, convolutions.SEVERAL_CHANNELS, convolutions.FILTER_BLOCK)
+    return (
+        batch_norm.MANY_PIXELS,
+        sums.WINDOW_SIDE,
+        convolutions.SEVERAL_CHANNELS,
+        convolutions.FILTER_BLOCK,
+    )
 
 
 def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Array]:
@@ -381,7 +385,7 @@ def predict_exported(directory: Path, images: Array) -> Array | tuple[Array, Arr
 
 
 def _constants(symbol: Symbol, context: Any) -> dict[str, Any]:
-    found = constants(symbol.list_inputs())
+    found = batch_norm.constants(symbol.list_inputs())
     return {name: mx.nd.array(array, ctx=context, dtype=array.dtype) for name, array in found.items()}
 
 

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 Quantity: TypeAlias = Literal[
     "pixels of a batch norm",
+    "pixels of an image",
     "channels",
     "filters of phases",
     "length of a side",
@@ -24,6 +25,7 @@ Quantity: TypeAlias = Literal[
 """The quantity that a size counts; `core.conformance.switches` has the cases for each.
 
 pixels of a batch norm      N * H * W, the number of elements behind each channel's statistics
+pixels of an image          H * W of a batch norm's input
 channels                    input or output channels of a convolution or transposed convolution
 filters of phases           stride**2 * output channels of a transposed convolution
 length of a side            rows or columns of an image

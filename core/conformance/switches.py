@@ -7,6 +7,7 @@ above its bound, so that a case that misses its switch is noticed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
@@ -86,13 +87,13 @@ def _around(bound: int) -> list[int]:
     return [number for number in (bound - 1, bound, bound + 1) if number > 0]
 
 
-def _pixels(bound: int) -> Iterator[tuple[str, Case]]:
-    """Yield batches of one image with the given number of pixels, as nearly square as possible."""
+def _pixels(bound: int, batches: tuple[int, ...] = (1, 1)) -> Iterator[tuple[str, Case]]:
+    """Yield batches of images around the given number of pixels, as nearly square as possible."""
     for pixels in _around(bound):
         height = max(side for side in range(1, math.isqrt(pixels) + 1) if pixels % side == 0)
         first = {"name": "first", "kind": "conv", "filters": 3, "kernel": 3, "stride": 1}
         mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
-        yield f"{pixels}", make_case([first, mask], height, pixels // height, batches=(1, 1))
+        yield f"{pixels}", make_case([first, mask], height, pixels // height, batches=batches)
 
 
 def _channels(bound: int) -> Iterator[tuple[str, Case]]:
@@ -158,6 +159,7 @@ def _cancelling(bound: int) -> Iterator[tuple[str, Case]]:
 
 _CASES: dict[Quantity, Callable[[int], Iterator[tuple[str, Case]]]] = {
     "pixels of a batch norm": _pixels,
+    "pixels of an image": functools.partial(_pixels, batches=(3, 1)),
     "channels": _channels,
     "filters of phases": _phases,
     "length of a side": _sides,
