@@ -332,6 +332,7 @@ def ours(
     from core.backend.devices import choose_device
     from core.backend.registry import load_backend
     from core.backend.state import initial_state
+    from core.base.system import return_freed_memory
     from core.commands.shared.training_console import TrainingConsole
     from core.experiment.checkpoint import DataFacts
     from core.experiment.configuration import load_configuration
@@ -351,6 +352,7 @@ def ours(
     turn.device_memory = memory_counter(name, chosen)
     model = implementation.compile(plan, rules, chosen, precision)  # type: ignore[arg-type]
     model.load_state(initial_state(plan, rules, settings.seed))
+    return_freed_memory()
     watched = Watched(model, turn)
 
     class Gate(Observer):

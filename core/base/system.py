@@ -132,6 +132,13 @@ def keep_freed_memory() -> None:
             mallopt(_TRIM_THRESHOLD, -1)
 
 
+def return_freed_memory() -> None:
+    """Return to the system what was freed so far; `keep_freed_memory` goes on for what is freed later."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library without this function
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def hidden_stderr() -> Iterator[None]:
     """Discard what the block writes to standard error, by C++ code too, unless the block raises.

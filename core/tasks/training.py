@@ -18,15 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from core.backend.contract import State
 from core.backend.devices import choose_device
 from core.backend.registry import load_backend
 from core.base.errors import UserError
+from core.base.system import return_freed_memory
 from core.distribution.exchange import ALONE, Exchange
 from core.experiment.checkpoint import (
     AVERAGED,
     BEST,
     LAST,
     Checkpoint,
+    Progress,
 )
 from core.experiment.configuration import Training
 from core.experiment.recipe import CosineSchedule
@@ -196,13 +199,9 @@ class _Session:
 
     def train(self, one: PreparedRun) -> Interruption | None:
         """Train one run to its end or until a stop request."""
-        settings, run, checkpoint = one.settings, one.run, one.run.checkpoint()
+        settings, run = one.settings, one.run
         self.networks.compile(one)
-        if checkpoint is not None:
-            self._tell_changes(checkpoint, settings)
-            state, progress = checkpoint.arrays, checkpoint.progress
-        else:
-            state, progress = beginning(one, self.start)
+        state, progress = self._begins_with(one)
         batches = one.batches.sent_to(self.networks.device)
         begin_run(self.networks.exchange, run.configuration)
         log = TensorBoardLog(run.logs, len(progress.history), settings.threshold)
@@ -225,6 +224,8 @@ class _Session:
                     scoring=self.networks.models.scoring,
                 )
                 trainer.begin(state)
+                del state  # the model has copies, and it is as large as they are
+                return_freed_memory()
                 try:
                     outcome = trainer.run()
                 finally:
@@ -241,6 +242,14 @@ class _Session:
         written = ", ".join(name for name in names if (run.folder / name).exists())
         self.watcher.say(f"Written: {run.folder}/ ({written}) and logs")
         return None
+
+    def _begins_with(self, one: PreparedRun) -> tuple[State, Progress]:
+        """Return the state and progress that a run begins or goes on with; tell what changed meanwhile."""
+        checkpoint = one.run.checkpoint()
+        if checkpoint is None:
+            return beginning(one, self.start)
+        self._tell_changes(checkpoint, one.settings)
+        return checkpoint.arrays, checkpoint.progress
 
     def tune(self, one: PreparedRun, folder: Path) -> None:
         """Search the thresholds of the model or the folds in a folder."""

@@ -182,8 +182,8 @@ class Team:
             while True:
                 command: Command | None = self._exchange.command()
                 match command:
-                    case Load(state):
-                        self._model.load_state(state)
+                    case Load():  # no name that lives on may hold the state
+                        self._model.load_state(command.state)
                     case BeginEpoch(epoch, start):
                         stack.close()
                         shared = stack.enter_context(contextlib.closing(self._shared(epoch, start)))

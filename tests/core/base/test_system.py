@@ -73,17 +73,18 @@ def test_freed_memory_is_kept_for_the_next_array() -> None:
     """By default glibc maps arrays of 96 MiB separately and returns their memory to the system."""
     code = """if True:
         import os, sys
-        from core.base.system import keep_freed_memory
+        from core.base.system import keep_freed_memory, return_freed_memory
         def resident() -> float:
             return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-        sys.argv[1] == "kept" and keep_freed_memory()
+        sys.argv[1] != "given back" and keep_freed_memory()
         one, other = b"x" * (96 << 20), b"y" * (96 << 20)
         full = resident()
         del other, one
+        sys.argv[1] == "kept, then returned" and return_freed_memory()
         print(full, resident())
     """
     left = {}
-    for how in ("kept", "given back"):
+    for how in ("kept", "kept, then returned", "given back"):
         done = subprocess.run(
             [sys.executable, "-c", code, how],
             cwd=ROOT,
@@ -97,6 +98,7 @@ def test_freed_memory_is_kept_for_the_next_array() -> None:
     if left["given back"] > -1.5:
         pytest.skip("another C library, which keeps it anyway")
     assert left["kept"] > -0.2
+    assert left["kept, then returned"] < -1.5
 
 
 def test_stderr_is_hidden_and_restored(capfd: pytest.CaptureFixture[str]) -> None:
