@@ -142,6 +142,37 @@ def test_another_backend_takes_over_in_the_middle_of_a_stage(tmp_path: Path) -> 
             np.testing.assert_allclose(found[array], values, rtol=1e-7, atol=1e-7, err_msg=array)
 
 
+def test_tensorflow_takes_over_from_pytorch_in_float16_with_frozen_blocks(tmp_path: Path) -> None:
+    """The loss scale is so large that it overflows; losses differ by what float16 rounds."""
+    prepare(tmp_path)
+    second = (
+        "{epochs: 5, freeze: [down], ema: {decay: 0.9}, loss_scale: {initial: 16777216, growth_interval: 9}}"
+    )
+    options = [
+        *("--set", "training.precision=mixed_float16", "--set", "training.average_best=0"),
+        *("--set", f"training.stages=[{{size: 20, epochs: 1}}, {second}]"),
+    ]
+    words = ["-f", "torch", *BEGIN[2:], *options]
+    succeed(*words, "--out", "whole", cwd=tmp_path)
+    with started(tmp_path, words) as process:
+        wait_for_line(process, "epoch 2/5")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate()
+    assert "Interrupted in stage 2 of 2, epoch " in output
+    stopped = len(history(tmp_path / "torch_model"))
+    succeed("-f", "tf", "--data", "data.h5", "--resume", "torch_model", cwd=tmp_path)
+    found, expected = (history(tmp_path / name) for name in ("tf_model", "whole/torch_model"))
+    assert 2 <= stopped < 5 == len(found)
+    assert sum(epoch["skipped_steps"] for epoch in expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert one["loss_scale"] == other["loss_scale"]
+        assert one["skipped_steps"] == other["skipped_steps"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-3)
+    before, after = arrays(tmp_path / "tf_model/stage1", BEST), arrays(tmp_path / "tf_model")
+    np.testing.assert_array_equal(after["down/kernel"], before["down/kernel"])
+
+
 def test_folds_have_stages(tmp_path: Path) -> None:
     prepare(tmp_path)
     train("--folds", "2", "--set", "training.average_best=0", cwd=tmp_path, how=run_here)
