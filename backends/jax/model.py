@@ -35,6 +35,7 @@ from core.backend.training_rules import StepScalars, TrainingRules
 from core.base.byte_images import LEVELS
 from core.base.randomness import words
 from core.base.rounding import Narrow
+from core.base.system import return_freed_memory
 from core.network.plan import Plan, require_operations
 
 __all__ = ["JaxModel", "compile", "list_devices", "predict_exported"]
@@ -74,9 +75,10 @@ class JaxModel:
         }
         self._levels = self._put(LEVELS, self._dtype)
         self._donated: Arrays = {}
+        self._steps: dict[int, Callable[..., Any]] = {}  # by the number of images
         # Without it a GPU adds in any order, and chooses the convolution that was fastest when measured.
         jit = functools.partial(
-            _jit,
+            _Jitted,
             allow_tf32=self._narrow == "tf32",
             compiler_options=None if self._on_cpu else {"xla_gpu_deterministic_ops": True},
         )
@@ -95,7 +97,11 @@ class JaxModel:
         kept = self._drawn_masks(len(images), scalars.step) if keep is None else self._given_masks(keep)
         arrays = self._arrays
         given = (self._floats(images), self._bytes(masks), self._scalars(scalars), kept)
-        loss, self._arrays = self._update(arrays, *given)
+        if len(images) not in self._steps:
+            # XLA needs much memory to compile. The first step needs other memory, which is larger.
+            self._steps[len(images)] = self._update.compiled(arrays, *given)
+            return_freed_memory()
+        loss, self._arrays = self._steps[len(images)](arrays, *given)
         # To free donated arrays waits for their step. So they are kept until the next step has begun.
         self._donated = arrays
         return loss
@@ -298,15 +304,22 @@ class JaxModel:
         return losses.total(self._rules.loss, logits, masks.astype(logits.masks.dtype))
 
 
-def _jit(function: Callable[..., Any], allow_tf32: bool, **options: Any) -> Callable[..., Any]:
-    """Return the jitted function; products of float32 may be rounded to TF32 by a GPU if allowed."""
-    jitted = jax.jit(function, **options)
+class _Jitted:
+    """A jitted function; products of float32 may be rounded to TF32 by a GPU if allowed."""
 
-    def in_tf32(*given: Any) -> Any:
-        with jax.default_matmul_precision("tensorfloat32"):
-            return jitted(*given)
+    def __init__(self, function: Callable[..., Any], allow_tf32: bool, **options: Any) -> None:
+        self._jitted = jax.jit(function, **options)
+        self._products = "tensorfloat32" if allow_tf32 else jax.config.jax_default_matmul_precision
 
-    return in_tf32 if allow_tf32 else jitted
+    def __call__(self, *given: Any) -> Any:
+        with jax.default_matmul_precision(self._products):
+            return self._jitted(*given)
+
+    def compiled(self, *given: Any) -> Callable[..., Any]:
+        """Return the function for arrays of these shapes."""
+        with jax.default_matmul_precision(self._products):
+            found: Callable[..., Any] = self._jitted.lower(*given).compile()
+        return found
 
 
 def compile(plan: Plan, rules: TrainingRules, device: str, precision: Precision) -> JaxModel:  # noqa: A001
