@@ -36,6 +36,7 @@ CHANNELS = {
 PLANS = {
     "demo": ("21e52502aa2753d9", "10201044f75de513"),
     "fcn": ("5a27da3ea970b54f", "bddf9bf42e75ddc3"),
+    "fcn64": ("1ba89bc67ae153a2", "e6a96204b84927d6"),
     "fcn_skip": ("67a5afc197ee661b", "c7be86709eb96247"),
     "siim": ("305c0137ba9325d3", "ce60902c07a4c441"),
     "unet": ("3f8373a0f1bba0b6", "3cb7402ce6111365"),
