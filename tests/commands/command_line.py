@@ -248,6 +248,17 @@ def name_patients(path: Path, names: Sequence[str]) -> None:
             del rest[:count]
 
 
+def install_backend(site: Path, name: str, source: str) -> dict[str, str]:
+    """Write a backend of a test, one module, into a new folder; return the environment that finds it."""
+    information = site / f"{name}-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    entry = f"[pneumoseg.backends]\n{name} = {name}_package:backend\n"
+    (information / "entry_points.txt").write_text(entry)
+    (site / f"{name}_package.py").write_text(source)
+    return {"PYTHONPATH": str(site)}
+
+
 def history(model: Path) -> list[dict[str, Any]]:
     """Return the records of a model's `history.json`."""
     records: list[dict[str, Any]] = json.loads((model / "history.json").read_text())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import NETWORK, assert_same_run, succeed, train, write_data
+from command_line import NETWORK, assert_same_run, install_backend, succeed, train, write_data
 
 PACKAGE = """
 from pathlib import Path
@@ -37,14 +37,9 @@ def compile(plan, rules, device, precision):
 @pytest.fixture
 def card(tmp_path: Path) -> dict[str, str]:
     """The environment in which the backend `card` is found; `bytes.h5` and `network.yaml` are written."""
-    information = tmp_path / "site" / "card-1.0.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: card\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[pneumoseg.backends]\ncard = card_package:backend\n")
-    (information.parent / "card_package.py").write_text(PACKAGE)
     (tmp_path / "network.yaml").write_text(NETWORK)
     write_data(tmp_path / "bytes.h5", 24, 32, 0, storage="uint8")
-    return {"PYTHONPATH": str(information.parent)}
+    return install_backend(tmp_path / "site", "card", PACKAGE)
 
 
 def received(folder: Path) -> set[str]:

@@ -1,21 +1,23 @@
 """Training does not keep the arrays that a model was given: they are as large as the model's own.
 
-The backend is one made here: the reference, which writes down how many of them are left at each step.
+The backend is one made here: the reference, which writes down how many of them are left in each forward pass.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from command_line import NETWORK, succeed, write_data
+import pytest
+from command_line import NETWORK, install_backend, succeed, write_data
 
 PACKAGE = """
+import os
 import weakref
 from pathlib import Path
 from core.backend.contract import Backend
 from backends.reference.model import ReferenceModel
 
-backend = Backend("card", "Card", None, ("numpy",), "-", "card_package")
+backend = Backend("watched", "Watched", None, ("numpy",), "-", "watched_package")
 
 
 class WatchingModel(ReferenceModel):
@@ -23,10 +25,11 @@ class WatchingModel(ReferenceModel):
         super().load_state(state)
         self._given = [weakref.ref(array) for array in state.values()]
 
-    def train_step(self, *given):
-        with Path("left.txt").open("a") as file:
-            print(sum(one() is not None for one in self._given), "of", len(self._given), file=file)
-        return super().train_step(*given)
+    def _forward(self, images, keep=None):
+        if keep is not None:  # in training
+            with Path("left.txt").open("a") as file:
+                print(os.getpid(), sum(one() is not None for one in self._given), file=file)
+        return super()._forward(images, keep)
 
 
 def list_devices():
@@ -38,18 +41,15 @@ def compile(plan, rules, device, precision):
 """
 
 
-def test_nothing_is_kept_of_the_state_that_a_run_begins_or_goes_on_with(tmp_path: Path) -> None:
-    information = tmp_path / "site" / "card-1.0.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: card\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[pneumoseg.backends]\ncard = card_package:backend\n")
-    (information.parent / "card_package.py").write_text(PACKAGE)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_kept_of_the_state_that_a_run_begins_or_goes_on_with(tmp_path: Path, workers: int) -> None:
+    environment = install_backend(tmp_path / "site", "watched", PACKAGE)
     (tmp_path / "network.yaml").write_text(NETWORK)
     write_data(tmp_path / "data.h5", 24, 32, 0)
-    given = ["-f", "card", "--config", "network.yaml", "--data", "data.h5", "-q"]
+    given = ["-f", "watched", "--config", "network.yaml", "--data", "data.h5", "-j", str(workers), "-q"]
     for more in (["--epochs", "1"], ["--epochs", "2", "--resume"]):
-        succeed(*given, *more, cwd=tmp_path, env={"PYTHONPATH": str(information.parent)})
-        lines = (tmp_path / "left.txt").read_text().splitlines()
+        succeed(*given, "--set", "training.shards=4", *more, cwd=tmp_path, env=environment)
+        lines = [line.split() for line in (tmp_path / "left.txt").read_text().splitlines()]
         (tmp_path / "left.txt").unlink()
-        assert lines
-        assert {line.split(" of ")[0] for line in lines} == {"0"}, lines
+        assert len({process for process, _ in lines}) == workers
+        assert {left for _, left in lines} == {"0"}
