@@ -39,6 +39,14 @@ def real_data() -> Path:
     return path
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a parameter of bytes by its place: the content may differ from one process of the run to another.
+
+    (A compressed file holds the second in which it was written, and xdist wants the same names everywhere.)
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show which test caught each deliberate error (mutant), and which facts are old."""
     for key, title in (

@@ -19,7 +19,7 @@ IMAGES = ["a.1", "b", "c"]
         b"image_id,View,hospital\na.1,PA,north\nb.dcm,AP,\n\nz,PA,south\n",
         "\ufeffVIEW;ImageId;hospital\r\nPA; a.1 ;north\r\nAP;b;\r\nPA;z;south\r\n".encode(),
         "hospital\tview\tid\nnorth\tPA\ta.1.png\n\tAP\tb\nsouth\tPA\tz\nsouth\tPA\tz\n".encode("utf-16"),
-        gzip.compress(b'image_id,view,hospital\n"a.1","PA","north"\nb,AP,\nz,PA,south\n'),
+        gzip.compress(b'image_id,view,hospital\n"a.1","PA","north"\nb,AP,\nz,PA,south\n', mtime=0),
     ],
 )
 def test_tables_of_many_kinds_are_read(content: bytes, tmp_path: Path) -> None:
