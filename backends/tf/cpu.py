@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from backends.tf import fused_batch_norm
 from backends.tf.framework import Tensor, tf
 from backends.tf.im2col import Windows, fold_to_one_channel, kernel_gradient, kernel_gradient_of_one_channel
@@ -20,6 +22,9 @@ CANCELLATION = Switch(
     "a variance is computed from centred values", "squared mean over variance", 16, by_data=True
 )
 """E[x²] - E[x]² multiplies the rounding error of the variance by this ratio."""
+
+FEW_COLUMNS = Switch("a depthwise kernel's gradient is computed in parts", "columns of a kernel", 3)
+"""oneDNN's gradient of a kernel of more columns takes two to four times as long as those of such parts."""
 
 
 def convolution(x: Tensor, kernel: Tensor, windows: Windows, pads: Padding) -> Tensor:
@@ -34,6 +39,28 @@ def convolution(x: Tensor, kernel: Tensor, windows: Windows, pads: Padding) -> T
             return dx, kernel_gradient(windows, x, dy)
 
         return tf.nn.conv2d(x, kernel, windows.stride, pads), gradient
+
+    y: Tensor = tf.custom_gradient(with_gradient)(x, kernel)
+    return y
+
+
+def depthwise_convolution(x: Tensor, kernel: Tensor, windows: Windows, pads: Padding) -> Tensor:
+    """Convolve each channel alone; the kernel's gradient is computed a few of its columns at a time.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: (taps down, taps across, C, filters of a channel).
+        windows: The position of the kernel at each pixel of the result.
+        pads: Those of `windows`.
+    """
+    strides = [1, windows.stride, windows.stride, 1]
+
+    def with_gradient(x: Tensor, kernel: Tensor) -> tuple[Tensor, Any]:
+        def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
+            dx = tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), kernel, dy, strides, pads)
+            return dx, _depthwise_kernel_gradient(windows, x, dy, kernel.shape)
+
+        return tf.nn.depthwise_conv2d(x, kernel, strides, pads), gradient
 
     y: Tensor = tf.custom_gradient(with_gradient)(x, kernel)
     return y
@@ -72,6 +99,20 @@ def transposed_to_one_channel(x: Tensor, kernel: Tensor, windows: Windows) -> Te
 
     y: Tensor = tf.custom_gradient(with_gradient)(x, kernel)
     return y
+
+
+def _depthwise_kernel_gradient(windows: Windows, x: Tensor, dy: Tensor, shape: Any) -> Tensor:
+    """Return the gradient of a depthwise kernel of this shape."""
+    (rows, columns), stride = windows.taps, windows.stride
+    down, across = ((count - 1) * stride for count in windows.count)
+    padded = tf.pad(x, [[0, 0], *windows.pads, [0, 0]])
+    parts = []
+    for part in np.array_split(np.arange(columns), FEW_COLUMNS.part_count(columns)):
+        first, width = int(part[0]), part.size
+        under = padded[:, : down + rows, first : first + across + width]
+        filter_sizes, strides = [rows, width, *shape[2:]], [1, stride, stride, 1]
+        parts.append(tf.nn.depthwise_conv2d_backprop_filter(under, filter_sizes, dy, strides, "VALID"))
+    return tf.concat(parts, axis=1)
 
 
 def bias(x: Tensor, b: Tensor, *, only_with_relu: bool) -> Tensor:

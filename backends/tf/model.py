@@ -299,6 +299,7 @@ def switches() -> tuple[Switch, ...]:
         operations.ENOUGH_CHANNELS,
         operations.SEVERAL_CHANNELS,
         cpu.CANCELLATION,
+        cpu.FEW_COLUMNS,
         im2col.PART_FLOATS,
     )
 

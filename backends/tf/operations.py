@@ -67,7 +67,7 @@ Product = Callable[[Any, Tensor, Tensor, Context], Tensor]
 def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
     """Convolve with the plan's pads."""
     if isinstance(operation, GroupedConv2D):
-        return _convolve_groups(operation, x, kernel)
+        return _convolve_groups(operation, x, kernel, context)
     pads = _padding(operation, x)
     if context.trains_on_cpu and pads != "SAME" and min(operation.kernel_size) >= operation.stride:
         # Without pads the gradients have oneDNN's kernels, as with SAME.
@@ -79,7 +79,7 @@ def conv2d(operation: Conv2D, x: Tensor, kernel: Tensor, context: Context) -> Te
     return tf.nn.conv2d(x, kernel, operation.stride, pads)
 
 
-def _convolve_groups(operation: GroupedConv2D, x: Tensor, kernel: Tensor) -> Tensor:
+def _convolve_groups(operation: GroupedConv2D, x: Tensor, kernel: Tensor, context: Context) -> Tensor:
     """Convolve with groups or a dilation, for which TensorFlow has no gradient on the CPU.
 
     It is one product for each group, of the kernel and the pixels of all taps. For groups of one channel
@@ -93,6 +93,9 @@ def _convolve_groups(operation: GroupedConv2D, x: Tensor, kernel: Tensor) -> Ten
         pads = _padding(operation, x)
         if pads != "SAME":
             x, pads = tf.pad(x, pads), "VALID"
+            operation = replace(operation, pads=((0, 0), (0, 0)))
+        if context.trains_on_cpu:
+            return cpu.depthwise_convolution(x, kernel, _windows(operation, x), pads)
         return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], pads)
     height, width = operation.output.height, operation.output.width
     padded = tf.pad(x, _explicit(operation.pads))

@@ -17,6 +17,7 @@ Quantity: TypeAlias = Literal[
     "pixels of a batch norm",
     "pixels of an image",
     "channels",
+    "columns of a kernel",
     "filters of phases",
     "length of a side",
     "floats of unfolded windows",
@@ -27,6 +28,7 @@ Quantity: TypeAlias = Literal[
 pixels of a batch norm      N * H * W, the number of elements behind each channel's statistics
 pixels of an image          H * W of a batch norm's input
 channels                    input or output channels of a convolution or transposed convolution
+columns of a kernel         taps across of a convolution of each channel alone
 filters of phases           stride**2 * output channels of a transposed convolution
 length of a side            rows or columns of an image
 floats of unfolded windows  size of one image's im2col matrix: windows * taps * channels

@@ -111,6 +111,17 @@ def _channels(bound: int) -> Iterator[tuple[str, Case]]:
             yield f"{channels}, kernel {kernel}, stride {stride}", make_case(blocks, 6, 9, batches=(3, 2))
 
 
+def _columns(bound: int) -> Iterator[tuple[str, Case]]:
+    """Yield convolutions of each channel alone, with about these taps across and a few more."""
+    first = {"name": "first", "kind": "conv", "filters": 6, "kernel": 3, "stride": 1}
+    mask = {"name": "mask", "kind": "output", "kernel": 1, "stride": 1}
+    for columns in [*_around(bound), 2 * bound - 1, 2 * bound + 1]:
+        for stride, padding in ((1, "same"), (1, "symmetric"), (2, "same"), (2, "symmetric")):
+            alone = {"name": "alone", "kind": "conv", "filters": 12, "groups": 6, "kernel": columns}
+            blocks = [first, {**alone, "stride": stride, "padding": padding}, mask]
+            yield f"{columns}, stride {stride}, {padding}", make_case(blocks, 11, 8, batches=(3, 2))
+
+
 def _phases(bound: int) -> Iterator[tuple[str, Case]]:
     """Yield transposed convolutions near the bound: many filters with stride 1, or 1 filter with a stride."""
     wide = [({"filters": filters, "stride": 1}, 1) for filters in _around(bound)]
@@ -161,6 +172,7 @@ _CASES: dict[Quantity, Callable[[int], Iterator[tuple[str, Case]]]] = {
     "pixels of a batch norm": _pixels,
     "pixels of an image": functools.partial(_pixels, batches=(3, 1)),
     "channels": _channels,
+    "columns of a kernel": _columns,
     "filters of phases": _phases,
     "length of a side": _sides,
     "floats of unfolded windows": _unfolded,
