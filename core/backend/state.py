@@ -60,6 +60,12 @@ def averaged_state(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
     return {name: state.get(average_name(name), array) for name, array in state.items()}
 
 
+def prediction_state(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return `averaged_state` without the optimiser's arrays: the state under `prediction_rules`."""
+    averaged, kinds = averaged_state(state), by_kind(state)
+    return {name: averaged[name] for name in state if name not in kinds["moment"]}
+
+
 def state_shapes(plan: Plan, rules: TrainingRules) -> dict[str, tuple[int, ...]]:
     """Return the shape of every array by its name, in a fixed order."""
     shapes = {array.name: array.shape for array in plan.arrays}

@@ -210,6 +210,11 @@ class TrainingRules:
     loss_scale: LossScaleRule | None = None
 
 
+def prediction_rules(rules: TrainingRules) -> TrainingRules:
+    """Return the rules of a model that only predicts: its state is the network's arrays alone."""
+    return TrainingRules(rules.loss, SgdRule(momentum=0.0, nesterov=False, slots=()), seed=rules.seed)
+
+
 @dataclass(frozen=True)
 class StepScalars:
     """The numbers that change from step to step.

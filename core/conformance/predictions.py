@@ -11,6 +11,8 @@ import numpy as np
 
 from core.backend.contract import Array, Implementation, Precision, State
 from core.backend.registry import load_backend
+from core.backend.state import prediction_state, state_shapes
+from core.backend.training_rules import prediction_rules
 from core.conformance.cases import (
     Case,
     Nonconformity,
@@ -57,6 +59,7 @@ def prediction_checks() -> list[Check]:
         Check(SUBJECT, "logits of 10,000", "float32", lambda backend: _require_extremes(backend, extreme)),
         Check(SUBJECT, "each image by itself, in any batch", "float32", _each_by_itself),
         Check(SUBJECT, "predict and evaluate change nothing", "float32", _pure),
+        Check(SUBJECT, "the same without the optimiser's arrays", "float32", _without_moments),
         Check(SUBJECT, "a state loaded later is the one that counts", "float32", _reloaded),
     ]
 
@@ -196,6 +199,24 @@ def _pure(backend: BackendCaller) -> None:
     changed = [name for name, array in before.items() if not np.array_equal(array, after[name])]
     if changed or not untouched:
         raise Nonconformity(f"predict or evaluate changed {', '.join(changed) or 'an array it was given'}")
+
+
+def _of_model_that_predicts(implementation: Implementation, case: Case) -> tuple[Outputs, State]:
+    """Return the outputs of `_outputs` under the rules of a prediction, and the model's state."""
+    alone = replace(case, rules=prediction_rules(case.rules), state=prediction_state(case.state))
+    model = implementation.compile(alone.plan, alone.rules, "cpu", "float32")
+    model.load_state(alone.state)
+    return _outputs(implementation, alone, "float32"), model.state()
+
+
+def _without_moments(backend: BackendCaller) -> None:
+    case = _network()
+    found, state = backend.call(_of_model_that_predicts, case)
+    if set(state) != set(state_shapes(case.plan, prediction_rules(case.rules))):
+        raise Nonconformity(f"a model that only predicts has the arrays {', '.join(sorted(state))}")
+    for got, wanted in zip(found, backend.call(_outputs, case, "float32"), strict=True):
+        if not np.array_equal(got, wanted):
+            raise Nonconformity("a model that only predicts has other outputs than one that trains")
 
 
 def _before_and_after(implementation: Implementation, first: Case, second: Case) -> Outputs:

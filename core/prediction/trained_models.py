@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.backend.contract import ExistenceModel, Implementation, Model
-from core.backend.state import averaged_state
+from core.backend.state import prediction_state
+from core.backend.training_rules import prediction_rules
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.experiment.checkpoint import AVERAGED, BEST, LAST, Checkpoint, EpochRecord, load_checkpoint
@@ -63,7 +64,7 @@ class Member:
     Args:
         folder: The model's folder.
         path: The checkpoint's file.
-        checkpoint: The checkpoint's content.
+        checkpoint: The checkpoint's content; its arrays are those that predict (`prediction_state`).
     """
 
     folder: Path
@@ -271,7 +272,8 @@ def _member(folder: Path) -> Member:
             f"the model folder {folder} {what} (looked for {' and '.join(CHECKPOINTS)}).",
             f"Train first: {command_line('train', '-f tf')}; or name another folder with --model.",
         )
-    return Member(folder, found[0], load_checkpoint(found[0]))
+    checkpoint = load_checkpoint(found[0])
+    return Member(folder, found[0], replace(checkpoint, arrays=prediction_state(checkpoint.arrays)))
 
 
 def _sizes(checkpoint: Checkpoint, scales: Sequence[float]) -> list[tuple[int, int]]:
@@ -295,6 +297,6 @@ def _compiled(
 ) -> Model:
     settings = checkpoint.configuration.training
     plan = lower(checkpoint.configuration.network, *size)
-    model = implementation.compile(plan, settings.rules(), device, settings.precision)
-    model.load_state(averaged_state(checkpoint.arrays))
+    model = implementation.compile(plan, prediction_rules(settings.rules()), device, settings.precision)
+    model.load_state(checkpoint.arrays)
     return model

@@ -13,7 +13,7 @@ import numpy as np
 from core.backend.contract import Backend
 from core.backend.process import BackendProcess
 from core.backend.registry import find_exporter, load_backend, require_backend
-from core.backend.state import averaged_state
+from core.backend.training_rules import prediction_rules
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.base.standard_streams import visible
@@ -65,9 +65,8 @@ def _export(arguments: argparse.Namespace, backend: Backend, out: Path) -> None:
     member = _only_member(arguments.model)
     settings, data = member.checkpoint.configuration.training, member.checkpoint.data
     plan = lower(member.checkpoint.configuration.network, data.height, data.width)
-    source = ExportSource(
-        plan, settings.rules(), settings.precision, averaged_state(member.checkpoint.arrays)
-    )
+    rules = prediction_rules(settings.rules())
+    source = ExportSource(plan, rules, settings.precision, member.checkpoint.arrays)
     written = with_white_level(source, arguments.white)
     saved = load_saved_thresholds(member.folder)
     writer = f"{backend.title} {backend.version()}"

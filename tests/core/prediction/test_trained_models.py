@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backends.reference.model import ReferenceModel
 from core.backend.registry import load_backend
-from core.backend.state import initial_state
+from core.backend.state import average_name, initial_state
 from core.base.errors import UserError
 from core.experiment.checkpoint import Checkpoint, DataFacts, Progress, load_checkpoint, save_checkpoint
 from core.experiment.configuration import parse_configuration
@@ -191,3 +192,29 @@ def test_thresholds_of_an_ensemble_are_the_mean(tmp_path: Path) -> None:
 )
 def test_what_a_model_is_made_of(name: str, expected: bool) -> None:
     assert belongs_to_model(Path(name)) == expected
+
+
+def test_models_that_predict_have_no_arrays_of_the_optimiser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam and a moving average keep three times the size of the network beside it."""
+    training = {"optimizer": {"name": "adam"}, "ema": {"decay": 0.9}}
+    configuration = parse_configuration({**CONFIGURATION.model_dump(), "training": training})
+    plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
+    state = initial_state(plan, rules, 1)
+    names = [array.name for array in plan.arrays]
+    averages = {average_name(name): state[name] / 2 for name in names}
+    assert len(state) == 4 * len(names)
+    content = Checkpoint(configuration, DataFacts(4, 1, HEIGHT, WIDTH), Progress(), {**state, **averages})
+    save_checkpoint(tmp_path / "best.safetensors", content)
+    (member,) = find_members([tmp_path])
+    assert set(member.checkpoint.arrays) == set(names)
+    for name, array in member.checkpoint.arrays.items():
+        np.testing.assert_array_equal(array, state[name] / 2)
+    loaded: list[list[str]] = []
+    (_, reference), load = load_backend("reference"), ReferenceModel.load_state
+    monkeypatch.setattr(
+        ReferenceModel, "load_state", lambda self, state: (loaded.append(list(state)), load(self, state))[1]
+    )
+    Predictor([member], reference, "cpu").predict(images())
+    assert [set(each) for each in loaded] == [set(names)]
