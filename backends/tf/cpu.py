@@ -58,7 +58,7 @@ def depthwise_convolution(x: Tensor, kernel: Tensor, windows: Windows, pads: Pad
     def with_gradient(x: Tensor, kernel: Tensor) -> tuple[Tensor, Any]:
         def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
             dx = tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), kernel, dy, strides, pads)
-            return dx, _depthwise_kernel_gradient(windows, x, dy, kernel.shape)
+            return dx, _depthwise_kernel_gradient(windows, pads, x, dy, kernel.shape)
 
         return tf.nn.depthwise_conv2d(x, kernel, strides, pads), gradient
 
@@ -101,18 +101,22 @@ def transposed_to_one_channel(x: Tensor, kernel: Tensor, windows: Windows) -> Te
     return y
 
 
-def _depthwise_kernel_gradient(windows: Windows, x: Tensor, dy: Tensor, shape: Any) -> Tensor:
+def _depthwise_kernel_gradient(windows: Windows, pads: Padding, x: Tensor, dy: Tensor, shape: Any) -> Tensor:
     """Return the gradient of a depthwise kernel of this shape."""
     (rows, columns), stride = windows.taps, windows.stride
+    strides = [1, stride, stride, 1]
+    first, *others = np.array_split(np.arange(columns), FEW_COLUMNS.part_count(columns))
+    if not others:
+        return tf.nn.depthwise_conv2d_backprop_filter(x, shape, dy, strides, pads)
     down, across = ((count - 1) * stride for count in windows.count)
     padded = tf.pad(x, [[0, 0], *windows.pads, [0, 0]])
-    parts = []
-    for part in np.array_split(np.arange(columns), FEW_COLUMNS.part_count(columns)):
-        first, width = int(part[0]), part.size
-        under = padded[:, : down + rows, first : first + across + width]
-        filter_sizes, strides = [rows, width, *shape[2:]], [1, stride, stride, 1]
-        parts.append(tf.nn.depthwise_conv2d_backprop_filter(under, filter_sizes, dy, strides, "VALID"))
-    return tf.concat(parts, axis=1)
+    gradients = []
+    for part in (first, *others):
+        left, width = int(part[0]), part.size
+        under = padded[:, : down + rows, left : left + across + width]
+        filter_sizes = [rows, width, *shape[2:]]
+        gradients.append(tf.nn.depthwise_conv2d_backprop_filter(under, filter_sizes, dy, strides, "VALID"))
+    return tf.concat(gradients, axis=1)
 
 
 def bias(x: Tensor, b: Tensor, *, only_with_relu: bool) -> Tensor:
