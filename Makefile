@@ -1,4 +1,5 @@
-# Two commands: `make demo` sees the whole chain work, `make test` runs every check.
+# Two commands: `make demo` sees the whole chain work; `make test` runs the checks, of slow ones those whose turn it
+# is (tests/turns.py). `PNEUMOSEG_CHECKS=all make test` runs every one.
 # FRAMEWORK=mxnet make demo does the same with MXNet. Both install into .venv by themselves, with the newest of
 # Python 3.13, 3.12 and 3.11 that is there; PYTHON=python3.12 names one, VENV another place, CONSTRAINTS a
 # file of exact versions.
@@ -7,7 +8,8 @@ FRAMEWORK ?= tf
 PYTHON ?=
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-export PYTHON VENV CONSTRAINTS
+PNEUMOSEG_CHECKS ?= turns
+export PYTHON VENV CONSTRAINTS PNEUMOSEG_CHECKS
 
 BIN := $(VENV)/bin
 # What is tested again with the lowest versions of everything: that every backend conforms, the whole chain,

@@ -1,12 +1,14 @@
-"""Fixtures and settings of all tests: backends, each in its own process, and real radiographs."""
+"""Fixtures and settings of all tests: backends, each in its own process, real radiographs, slow tests."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
+import turns
 from selected import BACKENDS
 
 from core.backend.process import BackendProcess
@@ -19,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Hundreds of processes import the toolkit, so compiled modules are kept.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+turns.fix_day()
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -45,6 +48,20 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     (A compressed file holds the second in which it was written, and xdist wants the same names everywhere.)
     """
     return argname if isinstance(val, bytes) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the slow tests that do not have their turn, if the run asks for it (`turns`)."""
+    if turns.asked() != "turns":
+        return
+    places = count()
+    kept, left = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        marker = item.get_closest_marker("turns")
+        runs = marker is None or turns.has_turn(next(places), *marker.args)
+        (kept if runs else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

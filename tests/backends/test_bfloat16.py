@@ -25,7 +25,10 @@ from core.conformance.suite import Check, examine
 ROOT = Path(__file__).resolve().parents[2]
 
 HERE = [name for name in BACKENDS if name in ("tf", "torch")]
-pytestmark = pytest.mark.skipif(not HERE, reason="tf and torch are deselected by PNEUMOSEG_BACKENDS")
+pytestmark = [
+    pytest.mark.turns(7),
+    pytest.mark.skipif(not HERE, reason="tf and torch are deselected by PNEUMOSEG_BACKENDS"),
+]
 BLOCKS: list[dict[str, Any]] = [
     {"name": "down", "kind": "conv", "filters": 4, "kernel": 3, "stride": 1},
     {"name": "up", "kind": "transpose", "filters": 5},

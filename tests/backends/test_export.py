@@ -23,6 +23,8 @@ from core.experiment.configuration import load_configuration
 from core.network.lowering import lower
 from core.prediction.exports import ExportSource, read_back, write_export
 
+pytestmark = pytest.mark.turns(7)
+
 IMAGES = np.random.default_rng(3).random((3, 32, 48, 1), dtype=np.float32)
 
 TF = """

@@ -13,6 +13,8 @@ from core.experiment.configuration import load_configuration
 from core.network.lowering import lower
 from core.training.memory_estimate import MemoryEstimate, estimate_training
 
+pytestmark = pytest.mark.turns(7)
+
 ROOT = Path(__file__).resolve().parents[2]
 
 _PREPARE = """

@@ -20,7 +20,10 @@ from core.network.lowering import lower
 from core.network.plan import BatchNorm, MaxPool2D, Pads, Plan, Relu, Tensor
 from core.tolerance.differences import difference
 
-pytestmark = pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS")
+pytestmark = [
+    pytest.mark.turns(7),
+    pytest.mark.skipif("mxnet" not in BACKENDS, reason="mxnet is deselected by PNEUMOSEG_BACKENDS"),
+]
 
 
 def radiographs(case: Case) -> None:

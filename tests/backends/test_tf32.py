@@ -18,6 +18,8 @@ from core.base.errors import UserError
 from core.base.rounding import to_tf32
 from core.conformance.cases import Case, make_case
 
+pytestmark = pytest.mark.turns(7)
+
 ROUNDING = [name for name in BACKENDS if name in ("tf", "torch", "jax", "mxnet")]
 SWITCHED = [name for name in ROUNDING if name != "mxnet"]
 

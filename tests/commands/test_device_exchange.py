@@ -20,6 +20,8 @@ from teams import started_team
 from core.base.errors import UserError
 from core.tasks.engines import WorkerDevice, uses_engine
 
+pytestmark = pytest.mark.turns(3)
+
 # Twelve shards of one image, so that each of four workers has two nodes of the tree. In the last batch of an
 # epoch some shards, and all of a worker's, are empty.
 SETTINGS = [

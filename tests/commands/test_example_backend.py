@@ -16,6 +16,8 @@ from core.backend.registry import backend_names
 from core.conformance import all_checks
 from core.tolerance.differences import differences
 
+pytestmark = pytest.mark.turns(3)
+
 EXAMPLE = ROOT / "docs" / "example-backend"
 
 

@@ -36,6 +36,8 @@ from core.backend.registry import find_backend
 from core.experiment.checkpoint import load_checkpoint, save_checkpoint
 from core.scoring.thresholds import Thresholds, save_thresholds
 
+pytestmark = pytest.mark.turns(3)
+
 VALUES = np.random.default_rng(4).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.float32)
 
 

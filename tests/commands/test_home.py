@@ -21,7 +21,10 @@ pwd.getpwuid = pwd.getpwnam = unknown
 USERS = ["LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "MPLCONFIGDIR", "KERAS_HOME", "XDG_CACHE_HOME"]
 USERS += ["XDG_CONFIG_HOME", "ORT_DISABLE_TELEMETRY", "CI"]
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and homes as POSIX has them")
+pytestmark = [
+    pytest.mark.turns(3),
+    pytest.mark.skipif(os.name == "nt", reason="users and homes as POSIX has them"),
+]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from test_interrupted_training import started, wait_for_line
 
 from core.experiment.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.turns(3)
+
 KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "2"))
 IMAGES = 60
 

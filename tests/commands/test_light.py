@@ -18,6 +18,8 @@ from selected import BACKENDS
 
 from core.base.packages import DICOM, PHANTOMS, REPORT, SEGMENTATIONS
 
+pytestmark = pytest.mark.turns(3)
+
 HEAVY = {**DICOM, **SEGMENTATIONS, **PHANTOMS, **REPORT, "pylibjpeg": "pylibjpeg"}
 AUGMENTED = "training.augmentation={horizontal_flip: 0.5, shift: 0.1, scale: 0.2, rotate: 20, gamma: 0.3}"
 

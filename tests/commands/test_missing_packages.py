@@ -21,6 +21,8 @@ from tiny_model import radiograph, write_model, write_radiograph
 
 from core.experiment.checkpoint import DataFacts, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.turns(3)
+
 PACKAGES = {
     "cv2": "opencv-python-headless",
     "h5py": "h5py",

@@ -41,6 +41,8 @@ from tiny_model import SIZE, radiograph, write_model, write_radiograph
 from core.experiment.checkpoint import load_checkpoint
 from core.files.atomic import reserved
 
+pytestmark = pytest.mark.turns(3)
+
 MODEL, LOGS = "reference_model", "reference_logs"
 SUBMISSION = "ImageId,EncodedPixels\nr0,1 5\nr1,-1\n"
 PREDICT = ("run.py", "predict", "-f", "reference", "--images", "images", "-j", "1", "--overwrite")

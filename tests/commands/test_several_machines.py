@@ -25,7 +25,10 @@ UNREADABLE = 3  # the exit status
 QUIETLY = ("-j", "2", "--no-progress")
 COPIES = 60  # of each phantom, where a run has to be long enough to be killed in it
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks for workers in /proc")
+pytestmark = [
+    pytest.mark.turns(3),
+    pytest.mark.skipif(sys.platform != "linux", reason="it looks for workers in /proc"),
+]
 
 
 def by_mpi(workers: int, program: str, *words: str) -> list[str]:

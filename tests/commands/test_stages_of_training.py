@@ -28,6 +28,8 @@ from test_interrupted_training import go_on, wait_for_line
 
 from core.experiment.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.turns(3)
+
 MODEL = "reference_model"
 IMAGES = 210
 STAGES = """\

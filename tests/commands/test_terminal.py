@@ -20,7 +20,7 @@ HOSTILE = "胸\x1b[31m\nforged é"  # it changes the colour and starts a new lin
 SHOWN = r"\x1b[31m\nforged"
 NOT_UTF8 = os.fsdecode(b"\xff")
 
-pytestmark = POSIX
+pytestmark = [pytest.mark.turns(3), POSIX]
 
 PREDICT = ("run.py", "predict", "-f", "numpy", "--images", "images", "--overwrite", "-o", f"{HOSTILE}.csv")
 EVALUATE = ("run.py", "evaluate", "-f", "reference", "--data", f"{HOSTILE}.h5", "--split", "all")

@@ -30,6 +30,8 @@ from core.weights.names import NAMINGS
 from core.weights.transfer import fit
 from core.weights.writing import as_state_dict, naming_for
 
+pytestmark = pytest.mark.turns(3)
+
 QUICK = "torch" if "torch" in BACKENDS else BACKENDS[0]  # it compiles nothing
 torch = pytest.importorskip("torch") if "torch" in BACKENDS else None
 needs_torch = pytest.mark.skipif(torch is None, reason="PNEUMOSEG_BACKENDS leaves PyTorch out")

@@ -31,6 +31,8 @@ from teams import started_team
 
 from core.distribution.launch import worker_command
 
+pytestmark = pytest.mark.turns(3)
+
 MODEL = "reference_model"
 RECIPE = [
     *("--epochs", "3", "--batch-size", "5", "--threads", "1", "--set", "training.shards=4"),

@@ -21,6 +21,8 @@ from core.conformance.training import Setting, case_of_setting, fill_with_radiog
 from core.experiment.configuration import load_configuration
 from core.tolerance.budget import Distance, largest_share
 
+pytestmark = pytest.mark.turns(7)
+
 Sum = Callable[[Floats], Floats]
 """Sums an array (pixels, C) in float32 over the pixels."""
 

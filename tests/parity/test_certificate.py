@@ -19,6 +19,8 @@ from core.network.lowering import lower
 from core.parity import KINDS, Certificate, certify
 from core.parity.synthetic_batches import SyntheticBatches
 
+pytestmark = pytest.mark.turns(7)
+
 ROOT = Path(__file__).resolve().parents[2]
 FOREIGN = """
 from core.backend.contract import Backend

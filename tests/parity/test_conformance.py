@@ -3,19 +3,16 @@
 By default, slow checks are omitted if other checks cover the same errors: single convolutions in float64
 (checked in float32, and in float64 within networks), paddings, groups, residual blocks and upsampling in one
 of both precisions, single pools (checked within networks), most random networks, the largest whole network,
-and the checks on the largest images. PNEUMOSEG_CHECKS=all runs all of them. PNEUMOSEG_CHECKS=today, which
-`.ci/run` uses, adds a fourteenth of them: each has its day of two weeks. PNEUMOSEG_CHECKS=third, which `make
-lowest` uses, runs every third of the usual ones, the others on the next two days.
+and the checks on the largest images. `turns` says which runs have them, and which a part of the others alone.
 """
 
 from __future__ import annotations
 
-import datetime
-import os
 import re
 from typing import Any
 
 import pytest
+from turns import asked, due
 
 from core.backend.process import BackendProcess
 from core.conformance import Check, all_checks, examine
@@ -32,11 +29,6 @@ LONG = re.compile(
 )
 
 
-def due(checks: list[Check], day: datetime.date, days: int) -> list[Check]:
-    """Return the checks whose turn it is on a day; within so many days, each check has its day."""
-    return [check for place, check in enumerate(checks) if (day.toordinal() + place) % days == 0]
-
-
 def seldom() -> list[Check]:
     """Return the checks that are omitted by default."""
     usual = all_checks()
@@ -48,25 +40,28 @@ def seldom() -> list[Check]:
 
 def chosen() -> list[Any]:
     """Return the checks to run."""
-    today = datetime.date.today()
-    added = {"all": seldom(), "today": due(seldom(), today, DAYS)}
-    omitted, asked = set(map(str, seldom())), os.environ.get("PNEUMOSEG_CHECKS", "")
+    omitted = set(map(str, seldom()))
     usual = [check for check in all_checks() if str(check) not in omitted]
+    added = due(seldom(), DAYS) if asked() in ("today", "all") else []
     return [
-        *(due(usual, today, 3) if asked == "third" else usual),
+        *(due(usual, 3) if asked() == "third" else usual),
         # The reference is slow on large images.
-        *(pytest.param(one, marks=pytest.mark.timeout(1800)) for one in added.get(asked, [])),
+        *(pytest.param(one, marks=pytest.mark.timeout(1800)) for one in added),
     ]
 
 
+@pytest.mark.turns(7)
 @pytest.mark.parametrize("check", chosen(), ids=str)
 def test_conformance(remote: BackendProcess, check: Check) -> None:
     outcome = examine(check, remote)
     assert outcome.status == "passed", outcome.detail
 
 
-def test_every_check_that_is_omitted_has_its_day() -> None:
-    monday = datetime.date(2026, 11, 30)
-    turns = [due(seldom(), monday + datetime.timedelta(days), DAYS) for days in range(DAYS)]
-    assert sorted(str(check) for day in turns for check in day) == sorted(map(str, seldom()))
-    assert max(map(len, turns)) <= len(seldom()) // DAYS + 1
+def test_every_check_that_is_omitted_has_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PNEUMOSEG_CHECKS", raising=False)
+    days = []
+    for day in range(DAYS):
+        monkeypatch.setenv("PNEUMOSEG_DAY", str(739950 + day))
+        days.append(due(seldom(), DAYS))
+    assert sorted(str(check) for day in days for check in day) == sorted(map(str, seldom()))
+    assert max(map(len, days)) <= len(seldom()) // DAYS + 1

@@ -31,7 +31,10 @@ KILLS = int(os.environ.get("PNEUMOSEG_KILLS", "3"))
 SEED = int(os.environ.get("PNEUMOSEG_SEED", "20"))
 FILES, HEIGHT, WIDTH = 300, 61, 47
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks for orphans in /proc")
+pytestmark = [
+    pytest.mark.turns(3),
+    pytest.mark.skipif(sys.platform != "linux", reason="it looks for orphans in /proc"),
+]
 
 
 @pytest.fixture(scope="module", params=["whole files", "wrecks too"])
