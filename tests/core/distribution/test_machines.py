@@ -107,13 +107,14 @@ def test_what_a_lost_machine_had_is_done_by_the_others_in_order() -> None:
 
 
 def test_a_loop_ends_with_the_one_it_feeds() -> None:
+    before = set(multiprocessing.active_children())  # other tests' backends
     with machines.Machines(Silent(), [1, 1, 1]) as all_of_them:
         inner = all_of_them.map_in_order(tenfold, range(200), workers=1, on_crash=tenfold)
         outer = all_of_them.map_in_order(tenfold, inner, workers=1, on_crash=tenfold)
         assert next(outer) == 0
         outer.close()
         assert inner.gi_frame is None
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.skipif(

@@ -113,12 +113,13 @@ def test_pools_feed_each_other() -> None:
 
 def test_a_pool_ends_with_the_one_it_feeds() -> None:
     """A traceback may keep a generator alive, and this process would wait for its pool when it ends."""
+    before = set(multiprocessing.active_children())  # other tests' backends
     inner = map_in_order(square, range(200), workers=2, on_crash=lost)
     outer = map_in_order(double_more, inner, workers=2, on_crash=lost)
     assert next(outer) == 1
     outer.close()
     assert inner.gi_frame is None
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_nothing_to_do() -> None:
