@@ -15,6 +15,7 @@ from typing import SupportsFloat, TypeAlias
 from core.backend.contract import Array, Engine, Model, State
 from core.backend.trained_part import trained_part
 from core.backend.training_rules import StepScalars
+from core.base.system import return_freed_memory
 from core.distribution.exchange import ALONE, Exchange
 from core.distribution.host_engine import HostEngine
 from core.distribution.shards import Shards
@@ -114,6 +115,7 @@ class Team:
         self._model, self._training, self._validation = model, training, validation
         self._settings, self._exchange = settings, exchange
         self._workers = len(exchange.hosts)
+        self._has_compiled = False
         self._update = ShardedUpdate(
             model,
             plan,
@@ -148,7 +150,7 @@ class Team:
         """Make an update from the next batch of `epoch`; return the loss of the whole batch before it."""
         with self._exchange.together():
             self._command(Step(scalars))
-            return self._update(batch.rows.images, batch.rows.masks, batch.images, scalars)
+            return self._updated(batch, scalars)
 
     def validate(self, after_batch: Callable[[], None] = lambda: None) -> ValidationResult:
         """Compute the loss, the scores and a few samples of the held-out images.
@@ -188,8 +190,7 @@ class Team:
                         stack.close()
                         shared = stack.enter_context(contextlib.closing(self._shared(epoch, start)))
                     case Step(scalars) if shared is not None:
-                        batch = next(shared)
-                        float(self._update(batch.rows.images, batch.rows.masks, batch.images, scalars))
+                        float(self._updated(next(shared), scalars))
                     case BeginScoring():
                         stack.close()
                         self.scorer()
@@ -201,6 +202,13 @@ class Team:
                         return command is not None
                     case _:
                         raise AssertionError(f"{command} out of its order")
+
+    def _updated(self, batch: SharedBatch, scalars: StepScalars) -> SupportsFloat:
+        loss = self._update(batch.rows.images, batch.rows.masks, batch.images, scalars)
+        if not self._has_compiled:  # the first update compiles, and needs memory for that alone
+            self._has_compiled = True
+            return_freed_memory()
+        return loss
 
     def _shared(self, epoch: int, start: int) -> Generator[SharedBatch, None, None]:
         size, images = self._settings.batch_size, self._training.images
