@@ -101,6 +101,18 @@ def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
     assert recorded == pytest.approx([0.02, falling[2], falling[5]])
 
 
+def test_the_memory_of_compiling_is_returned_once_after_the_first_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = configured()
+    plan, rules = lower(configuration.network, HEIGHT, WIDTH), configuration.training.rules()
+    model, updates = Noting(plan, rules, "float32"), list[int]()
+    monkeypatch.setattr("core.training.team.return_freed_memory", lambda: updates.append(len(model.scalars)))
+    prepared(tmp_path, configuration, model=model).run()
+    assert updates == [1]
+    assert len(model.scalars) > 1
+
+
 def test_a_plateau_lowers_the_rate_of_the_next_epoch(tmp_path: Path) -> None:
     configuration = configured("training.epochs=6", "training.schedule={name: plateau, patience: 1}")
     model = scripted(configuration, validation=(5, 6, 4, 4, 3, 2))
