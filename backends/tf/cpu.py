@@ -105,13 +105,13 @@ def _depthwise_kernel_gradient(windows: Windows, pads: Padding, x: Tensor, dy: T
     """Return the gradient of a depthwise kernel of this shape."""
     (rows, columns), stride = windows.taps, windows.stride
     strides = [1, stride, stride, 1]
-    first, *others = np.array_split(np.arange(columns), FEW_COLUMNS.part_count(columns))
-    if not others:
+    parts = np.array_split(np.arange(columns), FEW_COLUMNS.part_count(columns))
+    if parts[0].size == columns:
         return tf.nn.depthwise_conv2d_backprop_filter(x, shape, dy, strides, pads)
     down, across = ((count - 1) * stride for count in windows.count)
     padded = tf.pad(x, [[0, 0], *windows.pads, [0, 0]])
     gradients = []
-    for part in (first, *others):
+    for part in parts:
         left, width = int(part[0]), part.size
         under = padded[:, : down + rows, left : left + across + width]
         filter_sizes = [rows, width, *shape[2:]]

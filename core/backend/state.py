@@ -62,8 +62,8 @@ def averaged_state(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
 
 def prediction_state(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return `averaged_state` without the optimiser's arrays: the state under `prediction_rules`."""
-    averaged, kinds = averaged_state(state), by_kind(state)
-    return {name: averaged[name] for name in state if name not in kinds["moment"]}
+    moments = by_kind(state)["moment"]
+    return {name: array for name, array in averaged_state(state).items() if name not in moments}
 
 
 def state_shapes(plan: Plan, rules: TrainingRules) -> dict[str, tuple[int, ...]]:

@@ -137,7 +137,6 @@ def _named(blocks: list[str]) -> str:
 
 
 def _write(arguments: argparse.Namespace) -> Status:
-    from core.backend.state import averaged_state
     from core.base.errors import UserError
     from core.commands.shared.outputs import OutputFile, claimed, model
     from core.commands.shared.terminal import console
@@ -157,7 +156,7 @@ def _write(arguments: argparse.Namespace) -> Status:
     with claimed(
         [OutputFile("--out", out, or_stream=False)], [model(arguments.model)], overwrite=arguments.overwrite
     ):
-        arrays = as_state_dict(plan, averaged_state(checkpoint.arrays), naming)
+        arrays = as_state_dict(plan, checkpoint.arrays, naming)
         write(out, arrays)
     numbers = sum(array.size for array in arrays.values())
     shown = console()

@@ -201,20 +201,14 @@ def _pure(backend: BackendCaller) -> None:
         raise Nonconformity(f"predict or evaluate changed {', '.join(changed) or 'an array it was given'}")
 
 
-def _of_model_that_predicts(implementation: Implementation, case: Case) -> tuple[Outputs, State]:
-    """Return the outputs of `_outputs` under the rules of a prediction, and the model's state."""
-    alone = replace(case, rules=prediction_rules(case.rules), state=prediction_state(case.state))
-    model = implementation.compile(alone.plan, alone.rules, "cpu", "float32")
-    model.load_state(alone.state)
-    return _outputs(implementation, alone, "float32"), model.state()
-
-
 def _without_moments(backend: BackendCaller) -> None:
     case = _network()
-    found, state = backend.call(_of_model_that_predicts, case)
-    if set(state) != set(state_shapes(case.plan, prediction_rules(case.rules))):
+    alone = replace(case, rules=prediction_rules(case.rules), state=prediction_state(case.state))
+    state, *_ = backend.call(_around, alone)
+    if set(state) != set(state_shapes(alone.plan, alone.rules)):
         raise Nonconformity(f"a model that only predicts has the arrays {', '.join(sorted(state))}")
-    for got, wanted in zip(found, backend.call(_outputs, case, "float32"), strict=True):
+    outputs = (backend.call(_outputs, each, "float32") for each in (alone, case))
+    for got, wanted in zip(*outputs, strict=True):
         if not np.array_equal(got, wanted):
             raise Nonconformity("a model that only predicts has other outputs than one that trains")
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from core.backend.state import averaged_state, by_kind
+from core.backend.state import prediction_state
 from core.base.errors import UserError
 from core.base.programs import command_line
 from core.experiment.checkpoint import AVERAGED, BEST, Start, load_checkpoint
@@ -134,9 +134,7 @@ def _of_start_file(path: Path) -> StartFile:
 
 def _of_checkpoint(path: Path, plan: Plan) -> StartFile:
     """Return all arrays of a model, or those of its encoder if the network differs behind it."""
-    state = averaged_state(load_checkpoint(path).arrays)
-    moments = by_kind(state)["moment"]
-    arrays = {name: array for name, array in state.items() if name not in moments}
+    arrays = prediction_state(load_checkpoint(path).arrays)
     shapes = {array.name: array.shape for array in plan.arrays}
     part = "the whole network"
     if {name: array.shape for name, array in arrays.items()} != shapes and any(map(_of_encoder, shapes)):

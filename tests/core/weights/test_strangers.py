@@ -3,8 +3,8 @@
 In float64 an odd size is compared at the last feature map, since a pad at the wrong side shows there. In
 float32 all stages are compared: each is projected to one channel, enlarged and added, so that the map shows
 an error of any stage. (SqueezeNet does not pad, so only its last stage is compared.)
-PNEUMOSEG_CHECKS=all compares every network on every backend; otherwise a third of the
-pairs has its turn each day.
+PNEUMOSEG_CHECKS=all compares every network on every backend; otherwise a third of the pairs has its turn each
+day, and in `make test` a seventh of these.
 """
 
 from __future__ import annotations
